@@ -1,0 +1,144 @@
+"""The words every part of PIT shares: dimension letters, preferences, context trees and batches.
+
+Everything here is plain Python and NumPy; the module imports no JAX, so that data workers stay light.
+
+Dimension letters (used in array annotations throughout the project):
+
+======  =============================================================================
+letter  meaning
+======  =============================================================================
+B       row of a batch (a flat row of T tokens into which many trees are packed); also R
+T       token of a flat row
+S       slot of a sampler, or of a key/value cache
+D       model width
+F       feed-forward width
+N       query heads
+K       key/value heads
+H       head width
+V       vocabulary
+G       tree (one context tree)
+L       leaf of a tree
+C       token of one sampled output
+======  =============================================================================
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64, UInt8
+
+RoleName = Literal["system", "user", "assistant"]
+
+
+class Message(NamedTuple):
+    """One turn of a conversation."""
+
+    role: RoleName
+    content: str
+
+
+class Preference(NamedTuple):
+    """One preference triple (x, y_w, y_l): a conversation and two answers, the first one preferred."""
+
+    prompt: tuple[Message, ...]
+    better: str
+    worse: str
+
+
+class SegmentKind(enum.IntEnum):
+    """What a segment of a context tree holds; each kind ends in its own closing role token."""
+
+    INPUT = 0
+    REFERENCE = 1
+    OUTPUT = 2
+
+
+class Source(enum.IntEnum):
+    """Where the reference of a tree comes from (the curriculum's second coordinate)."""
+
+    NONE = 0
+    WORSE = 1
+    BETTER = 2
+    POLICY = 3
+
+
+FOLDS = ("sft", "reward", "rl", "judge", "eval")
+"""The folds of a preference set: the paper's three thirds, then two that no trained model of ours sees."""
+
+COLUMNS = ("prompt", "better", "worse")
+"""Token columns of a store, in the order in which a topology's `column` counts them."""
+
+
+class Segment(NamedTuple):
+    """One segment of a topology.
+
+    parent: index of the parent segment in the topology, -1 for the root.
+    column: which token column fills the segment.
+    kind: decides the closing role token.
+    loss: whether its tokens (the closing one included) carry loss.
+    leaf: slot in the leaf table at which its last token is recorded, -1 for none.
+    """
+
+    parent: int
+    column: int
+    kind: SegmentKind
+    loss: bool = False
+    leaf: int = -1
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The shape of a context tree: its segments in depth-first order, parents before children."""
+
+    name: str
+    segments: tuple[Segment, ...]
+
+    def __post_init__(self) -> None:
+        if not self.segments or self.segments[0].parent != -1:
+            raise ValueError(f"topology {self.name!r}: the first segment must be the root (parent -1)")
+        path = [0]
+        for i, segment in enumerate(self.segments[1:], start=1):
+            while path and path[-1] != segment.parent:
+                path.pop()
+            if not path:
+                raise ValueError(
+                    f"topology {self.name!r}: segment {i} has parent {segment.parent}, which is not on the path of "
+                    f"segment {i - 1}; segments must be written depth-first"
+                )
+            path.append(i)
+        leaves = sorted(s.leaf for s in self.segments if s.leaf >= 0)
+        if leaves != list(range(len(leaves))):
+            raise ValueError(f"topology {self.name!r}: leaf slots must be 0..L-1, each once; got {leaves}")
+
+    @property
+    def leaves(self) -> int:
+        """Number of leaf slots L."""
+        return sum(s.leaf >= 0 for s in self.segments)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed rows, the only thing a model is ever given (R rows of T tokens, G trees with L leaves).
+
+    Query q of a row sees key k exactly when ``k <= q < visible_until[k]`` and ``visible_until[q] > q``.
+
+    token: the tokens.
+    position: index of each token on its own root-to-leaf path (what rotary embeddings see).
+    visible_until: flat index at which the subtree of the token's segment ends; <= own index for padding.
+    previous: flat index of the token before it on its path (its own index where there is none).
+    loss_weight: weight of the token as a target, predicted from `previous`.
+    leaf: (row, index) of the last token of each leaf segment, row local to the group; (-1, -1) where absent.
+    example_id: row of the store each tree was made from, -1 where the slot is empty.
+    source: where its reference came from (see `Source`).
+    """
+
+    token: Int32[np.ndarray, "R T"]
+    position: Int32[np.ndarray, "R T"]
+    visible_until: Int32[np.ndarray, "R T"]
+    previous: Int32[np.ndarray, "R T"]
+    loss_weight: Float32[np.ndarray, "R T"]
+    leaf: Int32[np.ndarray, "G L 2"]
+    example_id: Int64[np.ndarray, " G"]
+    source: UInt8[np.ndarray, " G"]
