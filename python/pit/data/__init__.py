@@ -1,1 +1,4 @@
-"""Preference readers, the template of a tree, the token store, the curriculum and the loader (no JAX here)."""
+"""Preference data: readers, folds, the tree template, the tokenizer, the token store and a synthetic task.
+
+The package imports no JAX, so that data workers stay light.
+"""
