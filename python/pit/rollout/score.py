@@ -56,13 +56,13 @@ class Scorer:
         n = len(outputs)
         topology, leaf = gap_scoring(n, identity=form == "centred", swapped=form == "symmetric")
         scores = self.leaves([inputs, references, *outputs], topology)
-        raw = scores[:, leaf.output_over_reference]
+        raw = scores[:, list(leaf.raw)]
         if form == "raw":
             return raw
         if form == "symmetric":
-            gap = symmetric_gap(raw, scores[:, leaf.reference_over_output])
+            gap = symmetric_gap(raw, scores[:, list(leaf.swapped)])
         else:
-            gap = centred_gap(raw, scores[:, leaf.output_over_itself], scores[:, [leaf.reference_over_itself]])
+            gap = centred_gap(raw, scores[:, list(leaf.identity)], scores[:, [leaf.reference_identity]])
         # The same text read at two places of a row may differ in the last bit; over itself the gap is 0 by definition.
         same = [[list(y) == list(ref) for y in ys] for *ys, ref in zip(*outputs, references, strict=True)]
         return np.where(np.array(same), np.float32(0), gap)

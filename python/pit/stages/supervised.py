@@ -78,19 +78,18 @@ def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: i
             clock.tokens = restored.meta["tokens"]
         meta = {"hash": stage_hash, "tokens": clock.tokens}
         with StageLog(run.stage_folder(name), name, resumed_step=int(state.step)) as log:
-            feed = _feed(loader, sharding)
+            feed, last = _feed(loader, sharding), time.perf_counter()
 
             def step(state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
-                begin = time.perf_counter()
+                nonlocal last
                 arrays, tokens, slots, wait_s = next(feed)
                 state, metrics = update(state, arrays)
-                jax.block_until_ready(metrics)
                 clock.tokens += tokens
                 meta["tokens"] = clock.tokens
-                seconds = time.perf_counter() - begin
+                last, begin = time.perf_counter(), last
                 return state, {
                     **metrics,
-                    "perf/tokens_per_s": tokens / seconds,
+                    "perf/tokens_per_s": Total(np.float32(tokens), np.float32(last - begin)),
                     "perf/fill": tokens / slots,
                     "perf/data_wait_s": wait_s,
                 }
