@@ -46,9 +46,8 @@ def require_grouped_heads(operation: str, heads: int, kv_heads: int) -> None:
 
 def require_positive(operation: str, name: str, value: float) -> None:
     """Requires a finite Python number above 0."""
-    if not isinstance(value, (int, float)):
-        raise ValueError(  # noqa: TRY004 - a bad argument is a ValueError here, whatever is wrong with it
-            f"{operation}: {name} is a {type(value).__name__}; it must be a Python float, known when the program is compiled"
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+        raise ValueError(
+            f"{operation}: {name} is {value!r}; it must be a Python float, finite and above 0, known when the program is "
+            "compiled"
         )
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{operation}: {name} is {value}; it must be finite and above 0")

@@ -30,9 +30,9 @@ def cached_attention(
 ) -> Float[Array, "S N H"]:
     """Softmax attention of each slot's query over the held part of its prefix and of its suffix.
 
-    Slot s sees the first prefix_length[prefix_id[s]] entries of its prefix and the first suffix_length[s] of its suffix,
-    the new token's own key included if the caller has written it. Either may be empty (length <= 0; a length beyond the
-    cache counts as all of it); a slot that sees nothing gets exactly 0. What lies past a length reaches nothing, NaN
+    Slot s sees the first prefix_length[prefix_id[s]] entries of its prefix and the first suffix_length[s] of its
+    suffix, the new token's own key included if the caller has written it. Either may be empty (length <= 0; a length
+    beyond the cache counts as all of it); a slot that sees nothing gets exactly 0. What lies past a length reaches nothing, NaN
     included. Products accumulate in float32 and the two passes are merged in float32 (float64 stays).
 
     Args:
@@ -46,8 +46,8 @@ def cached_attention(
       prefix_id: prefix of each slot, 0..P-1. It gathers a copy of the prefix for each slot.
       scale: factor of the logits, H**-0.5 when None.
       logit_soft_cap: c of the cap c tanh(z / c) on the scaled logits; no cap when None.
-      slots_per_prefix: promise that S = P n and slot s belongs to prefix s // n: nothing is gathered, and `prefix_id` is
-        not read and may be None.
+      slots_per_prefix: promise that S = P n and slot s belongs to prefix s // n: nothing is gathered, and
+        `prefix_id` is not read and may be None.
       implementation: backend; see `pit_kernels.dispatch`.
 
     Raises:
@@ -75,8 +75,8 @@ def cached_attention(
     if slots_per_prefix is not None:
         if slots_per_prefix * prefixes != slots:
             raise ValueError(
-                f"{_NAME}: slots_per_prefix is {slots_per_prefix} with P={prefixes} prefixes and S={slots} slots; S must "
-                "be P times it. Give prefix_id instead when slots are not grouped evenly"
+                f"{_NAME}: slots_per_prefix is {slots_per_prefix} with P={prefixes} prefixes and S={slots} slots; S "
+                "must be P times it. Give prefix_id instead when slots are not grouped evenly"
             )
     elif prefix_id is None:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Decode-time attention in plain XLA: one pass over the shared prefix, one over the slot's own suffix, merged.
 
-The split is that of Hydragen (Juravsky et al., arXiv 2402.05099): slots that share a prefix read it in one batched product.
+The split is that of Hydragen (Juravsky et al., arXiv 2402.05099): slots that share a prefix read it in one
+batched product.
 """
 
 from typing import NamedTuple

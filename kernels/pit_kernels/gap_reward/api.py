@@ -1,7 +1,7 @@
 """The gap reward's last mile: scores at the leaves of context trees, and the gaps made of them.
 
-The raw gap of a candidate y over a reference is the score r(y, ref) itself; it has a free offset and must not be compared
-with 0. The centred and the symmetric gap have none (Wang et al., ICLR 2024, arXiv 2310.00898, train differences only).
+The raw gap of a candidate y over a reference is the score r(y, ref) itself; it has a free offset and must not be
+compared with 0. The centred and the symmetric gap have none (Wang et al., ICLR 2024, arXiv 2310.00898, train differences only).
 """
 
 from typing import Literal
@@ -27,12 +27,14 @@ def leaf_scores(
 ) -> Float[Array, "G L"]:
     """Final RMSNorm and scalar head, on the leaf rows only.
 
-    score = sum_d head_weight_d * gain_d * h_d / sqrt(mean(h^2) + eps) + head_bias, in float32 (float64 stays). An absent
-    leaf (an index of -1) scores 0 and sends no gradient anywhere. No other token is read, so a NaN elsewhere reaches nothing.
+    score = sum_d head_weight_d * gain_d * h_d / sqrt(mean(h^2) + eps) + head_bias, in float32 (float64 stays). An
+    absent leaf (an index of -1) scores 0 and sends no gradient anywhere. No other token is read, so a NaN elsewhere
+    reaches nothing.
 
     Args:
       hidden: hidden states before the final norm.
-      leaf: (row, index) of the last token of each leaf; a negative entry means absent. A leaf outside the rows scores NaN.
+      leaf: (row, index) of the last token of each leaf; a negative entry means absent. A leaf outside the
+        rows scores NaN.
       norm_scale: scale of the RMSNorm.
       head_weight: weight of the scalar head.
       head_bias: bias of the scalar head.

@@ -1,6 +1,7 @@
 """The obvious three-way attention: one dense T x T formula, computed in the dtype of its inputs.
 
-In float64 it is the truth the backends are measured against; in bfloat16 it is the naive formula whose error bounds theirs.
+In float64 it is the truth the backends are measured against; in bfloat16 it is the naive formula whose error bounds
+theirs.
 """
 
 import jax.numpy as jnp

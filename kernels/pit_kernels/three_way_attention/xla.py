@@ -24,7 +24,7 @@ SINGLE_BLOCK_LIMIT = 256
 
 
 class Settings(NamedTuple):
-    """Static settings: logits = soft_cap(scale * q.k) with soft_cap(z) = c tanh(z / c), the identity where c is None."""
+    """Static settings: logits = soft_cap(scale * q.k) with soft_cap(z) = c tanh(z / c), z where c is None."""
 
     scale: float
     logit_soft_cap: float | None

@@ -44,8 +44,8 @@ def token_logprob(
 ) -> TokenLogprob:
     """Log-softmax of soft_cap(hidden . weight + bias) / temperature at the targets, with its log-sum-exp and entropy.
 
-    Products accumulate in float32 and everything after them is float32, whatever the dtype (float64 stays). At most 2^24
-    logits live at once; the gradients recompute them. Differentiable (reverse mode) in hidden, weight and bias through
+    Products accumulate in float32 and everything after them is float32, whatever the dtype (float64 stays). At most
+    2^24 logits live at once; the gradients recompute them. Differentiable (reverse mode) in hidden, weight and bias through
     all three results. An invalid row gives exact zeros and zero gradients, and a NaN there reaches nothing.
 
     Args:
@@ -80,8 +80,8 @@ def token_logprob(
     vocabulary, weight_width = weight.shape if layout == "vd" else weight.shape[::-1]
     if weight_width != width:
         raise ValueError(
-            f"{_NAME}: weight has shape {weight.shape} with layout {layout!r}, so its width is {weight_width}; hidden has "
-            f"width {width}. Give the layout of the table as it is stored"
+            f"{_NAME}: weight has shape {weight.shape} with layout {layout!r}, so its width is {weight_width}; hidden "
+            f"has width {width}. Give the layout of the table as it is stored"
         )
     checks.require_shape(_NAME, "target", target, "M", (rows,))
     checks.require_positive(_NAME, "temperature", temperature)

@@ -40,7 +40,7 @@ _Residuals = tuple[Array, Array, Array | None, Array, Array, Array, Array]
 
 
 def chunk_count(rows: int, vocabulary: int) -> int:
-    """Chunks that keep a chunk's logits within LOGITS_AT_ONCE: a power of two, so that round row counts need no filling."""
+    """Chunks that keep a chunk's logits within LOGITS_AT_ONCE: a power of two, so that round row counts fit."""
     chunks = 1
     while rows * vocabulary > chunks * LOGITS_AT_ONCE and chunks < rows:
         chunks *= 2
@@ -103,8 +103,11 @@ _logprob.defvjp(_logprob_fwd, _logprob_bwd)
 
 
 def _split(x: Array, chunks: int) -> Array:
-    """[M, ...] to [n, M/n, ...], filled with zeros (invalid rows). Chunk i takes rows i, i + n, i + 2n, ...: where rows are
-    sharded, every chunk then has rows of every shard, and none is moved."""
+    """[M, ...] to [n, M/n, ...], filled with zeros (invalid rows).
+
+    Chunk i takes rows i, i + n, i + 2n, ...: where rows are sharded, every chunk then has rows of every shard, and none
+    is moved.
+    """
     size = -(-x.shape[0] // chunks)
     x = jnp.pad(x, ((0, size * chunks - x.shape[0]),) + ((0, 0),) * (x.ndim - 1))
     return x.reshape(size, chunks, *x.shape[1:]).swapaxes(0, 1)
