@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import grain
-import numpy as np
 
 from pit.config import PackingConfig
 from pit.data import _core
@@ -137,9 +136,3 @@ class Loader(Iterator[list[Batch]]):
     def restore(self, state: dict[str, Any]) -> None:
         """Continue after a saved state."""
         self._iterator.set_state(state)
-
-
-def fill(batches: list[Batch]) -> float:
-    """Share of a step's token slots that are not padding."""
-    live = sum(int(np.count_nonzero(b.visible_until > np.arange(b.token.shape[1], dtype=np.int32))) for b in batches)
-    return live / sum(b.token.size for b in batches)

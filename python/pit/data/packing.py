@@ -1,7 +1,7 @@
 """From trees to packed batches: a thin, typed layer over the C++ planner and packer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Int32
@@ -36,7 +36,7 @@ def core_topology(topology: Topology) -> _core.Topology:
         columns=[s.column for s in segments],
         kinds=[int(s.kind) for s in segments],
         loss=[s.loss for s in segments],
-        leaves=[s.leaf for s in segments],
+        leaf_slots=[s.leaf for s in segments],
     )
 
 
@@ -54,8 +54,10 @@ def token_columns(columns: Sequence[Sequence[Sequence[int]]]) -> list[list[tuple
 def materialise(
     plan: _core.Plan, first_group: int, groups: int, table: _core.TokenTable, topology: Topology, layout: Layout
 ) -> Batch:
-    """Write `groups` groups of a plan as one batch; leaf rows count from the batch's first row."""
+    """Write `groups` groups of a plan as one batch, empty ones where the plan ends before; leaf rows count from the
+    batch's first row."""
     rows, trees, length = groups * layout.rows, groups * layout.trees, layout.row_length
+    last = min(first_group + groups, plan.groups)
     batch = Batch(
         token=np.empty((rows, length), np.int32),
         position=np.empty((rows, length), np.int32),
@@ -66,26 +68,32 @@ def materialise(
         example_id=np.empty(trees, np.int64),
         source=np.empty(trees, np.uint8),
     )
-    _core.materialise(
-        plan,
-        first_group,
-        groups,
-        table,
-        core_topology(topology),
-        layout.closings,
-        layout.pad,
-        batch.token,
-        batch.position,
-        batch.visible_until,
-        batch.previous,
-        batch.loss_weight,
-        batch.leaf,
-        batch.example_id,
-        batch.source,
-    )
+    written = _first_groups(batch, last - first_group, layout)
+    _core.materialise(plan, first_group, last, table, closing=layout.closings, pad=layout.pad, out=written)
+    _clear_from(batch, last - first_group, layout)
     offset = np.repeat(np.arange(groups, dtype=np.int32) * layout.rows, layout.trees)[:, None]
     batch.leaf[:, :, 0] = np.where(batch.leaf[:, :, 0] >= 0, batch.leaf[:, :, 0] + offset, -1)
     return batch
+
+
+def _first_groups(batch: Batch, groups: int, layout: Layout) -> Batch:
+    """Views of the rows and trees of the first groups of a batch."""
+    rows, trees = groups * layout.rows, groups * layout.trees
+    by_row = ("token", "position", "visible_until", "previous", "loss_weight")
+    views = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    return Batch(**{name: view[: rows if name in by_row else trees] for name, view in views.items()})
+
+
+def _clear_from(batch: Batch, groups: int, layout: Layout) -> None:
+    """Fill the groups after the first ones with padding."""
+    rows, trees = groups * layout.rows, groups * layout.trees
+    batch.token[rows:] = layout.pad
+    for values in (batch.position, batch.visible_until, batch.loss_weight):
+        values[rows:] = 0
+    batch.previous[rows:] = np.arange(layout.row_length, dtype=np.int32)
+    batch.leaf[trees:] = -1
+    batch.example_id[trees:] = -1
+    batch.source[trees:] = 0
 
 
 def pack_trees(
@@ -107,7 +115,6 @@ def pack_trees(
         row_length=layout.row_length,
         rows_per_group=layout.rows,
         trees_per_group=layout.trees,
-        groups_multiple=shards,
     )
     return [
         materialise(plan, first, shards, table, topology, layout) for first in range(0, plan.groups, shards)

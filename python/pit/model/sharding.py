@@ -7,7 +7,7 @@ name. A dimension that a mesh axis does not divide is refused, never silently re
 import re
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
@@ -39,7 +39,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
             f"mesh = {shape}: needs {needed} devices, but this process sees {len(devices)}; lower mesh.data, mesh.fsdp "
             "or mesh.tensor"
         )
-    return jax.make_mesh(shape, ("data", "fsdp", "tensor"), devices=devices[:needed])
+    return jax.make_mesh(shape, ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=devices[:needed])
 
 
 def spec_of(name: str) -> P:

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from pit.config import ConfigError, ModelConfig, PackingConfig, RunConfig, digest, from_dict, to_dict
-from pit.data.atomic import write_text
+from pit.data.atomic import write_file
 from pit.data.packing import Layout
 from pit.data.store import Fold, Store
 from pit.data.template import Template
@@ -96,7 +96,7 @@ class Run:
                     "repeat the settings it was started with"
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(to_dict(self.config), indent=2) + "\n")
+        write_file(path, (json.dumps(to_dict(self.config), indent=2) + "\n").encode())
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -127,7 +127,7 @@ class Run:
         """Static shape of a packed group."""
         return Layout(
             closings=self.template.closings,
-            pad=self.tokenizer.pad_id,
+            pad=self.template.pad,
             row_length=packing.row_length,
             rows=packing.rows,
             trees=packing.trees,
@@ -207,4 +207,4 @@ class StageClock:
             "process": os.getpid(),
             **extra,
         }
-        write_text(self._run.stage_folder(self._name) / "done.json", json.dumps(record, indent=2) + "\n")
+        write_file(self._run.stage_folder(self._name) / "done.json", (json.dumps(record, indent=2) + "\n").encode())

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
 from pit.config import RunConfig, digest
-from pit.data.atomic import write_text
+from pit.data.atomic import write_file
 from pit.data.folds import fold_of
 from pit.data.readers import ReadReport, read_preferences
 from pit.data.store import Progress, build
@@ -46,7 +47,7 @@ def prepare(run: Run) -> ReadReport | None:
         preferences, folder / "store", template, fractions=fractions, key=config.data.fold_key, progress=progress
     )
     reporter.close()
-    write_text(stamp, json.dumps({"fingerprint": wanted, "report": report.to_dict()}, indent=2) + "\n")
+    write_file(stamp, (json.dumps({"fingerprint": wanted, "report": asdict(report)}, indent=2) + "\n").encode())
     return report
 
 
