@@ -83,7 +83,7 @@ class Update:
         self._optimizer = optimizer
         self._first = jax.jit(first)
         self._more = jax.jit(more, donate_argnums=1)
-        self._apply = jax.jit(apply, donate_argnums=(0, 1))
+        self._apply = jax.jit(apply, donate_argnums=0)
 
     def start(self, params: Params) -> TrainState:
         """State at step 0; takes ownership of the buffers of `params`."""

@@ -1,0 +1,350 @@
+"""The command `pit`: a thin layer of click over the stages; every error a user can cause ends in one clear line."""
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from pit.config import ConfigError, RunConfig, override
+from pit.data.errors import DataError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells use it."""
+
+run_option = click.option(
+    "--run",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder of a run, as made by `pit run RECIPE --out FOLDER` or `pit data prepare`.",
+)
+profile_option = click.option(
+    "--profile", "profile_steps", type=click.IntRange(min=0), default=0, help="Trace so many steps with JAX's profiler."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: runs a command and turns known errors into one line and an exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        cli.main(args=words, prog_name="pit", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _stopped(words, "stopped")
+    except Exception as error:
+        # The modules that define these are heavy (JAX); a name comparison spares `pit --help` their import.
+        names = {cls.__name__ for cls in type(error).__mro__}
+        if names & {"Interrupted", "PipelineInterrupted"}:
+            _stopped(words, str(error) or "stopped")
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _fail(f"the disk is full ({error.filename or 'no file named'}); free some space, then run the command again")
+        if names & _USER_ERRORS or isinstance(error, FileNotFoundError | PermissionError):
+            _fail(str(error))
+        raise
+
+
+_USER_ERRORS = {
+    "ConfigError",
+    "DataError",
+    "CoreError",
+    "CheckpointError",
+    "ResultsError",
+    "PipelineError",
+    "FloatingPointError",
+}
+
+
+def _fail(message: str) -> None:
+    Console(stderr=True).print(f"[bold red]pit: error:[/] {_escaped(message)}", highlight=False, soft_wrap=True)
+    sys.exit(1)
+
+
+def _stopped(words: Sequence[str], message: str) -> None:
+    console = Console(stderr=True)
+    console.print(f"pit: {message}; go on with:  [bold]pit {_escaped(' '.join(words))}[/]", highlight=False, soft_wrap=True)
+    sys.exit(INTERRUPTED)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="pit-jax")
+def cli() -> None:
+    """Teach a language model to improve its own answers, from preference data alone (PIT, ICLR 2024).
+
+    \b
+    Start here:
+      pit run demo --out runs/demo               the whole method on a synthetic task, minutes on two cores
+      pit run hh --data FOLDER --out runs/hh     the same on Anthropic's HH-RLHF as published
+      pit data check FOLDER                      look at preference data before training on it
+
+    \b
+    A run goes through these stages; each also runs alone with --run FOLDER:
+      data      tokenise preferences into a store
+      sft       policy: M_P on x -> y_w            improver: M_PIT on x, y_l -> y_w
+      reward    quality: R_P   gap: R_PIT          judge: an independent judge
+      rl        policy: M_P^RL                     first, second: RL,0 and RL,1 of the improver
+      evaluate  answers, improvements, intervals, report.html
+    """
+    cache = os.environ.get("PIT_CACHE", str(Path.home() / ".cache" / "pit"))
+    # Read by JAX when it is first imported; a value that the user set stands.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache) / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+@cli.command("run")
+@click.argument("recipe")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder or file of preferences (HH-RLHF, TRL, ...).")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the run [runs/RECIPE].")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change one field; repeatable.")
+@click.option("--dry-run", is_flag=True, help="Show stages, steps, tokens and memory; train nothing.")
+@profile_option
+def run_command(
+    recipe: str, data: Path | None, out: Path | None, settings: tuple[str, ...], dry_run: bool, profile_steps: int
+) -> None:
+    """Run all stages of RECIPE (demo, tiny, hh, paper); finished ones are skipped, half-done ones resumed.
+
+    \b
+    Examples:
+      pit run demo
+      pit run hh --data ~/hh-rlhf --out runs/hh --set rl_second.steps=50
+      pit run paper --dry-run
+    """
+    console = Console()
+    config = _config(recipe, data, settings)
+    folder = out or Path("runs") / recipe
+    if dry_run:
+        plan = importlib.import_module("pit.plan")
+        for table in plan.tables(config, folder):
+            console.print(table)
+        return
+    _require_data(config)
+    pipeline = importlib.import_module("pit.pipeline")
+    context = importlib.import_module("pit.stages.context")
+    pipeline.run_pipeline(context.Run(folder, config), console=console, profile_steps=profile_steps)
+    console.print(f"[bold]report[/]  {folder / 'report.html'}")
+
+
+def _config(recipe: str, data: Path | None, settings: Sequence[str]) -> RunConfig:
+    recipes = importlib.import_module("pit.recipes")
+    given = [] if data is None else [f"data.path={data}"]
+    config: RunConfig = override(recipes.recipe(recipe), [*given, *settings])
+    return config
+
+
+def _require_data(config: RunConfig) -> None:
+    if config.data.path is None and config.name not in ("demo", "tiny"):
+        raise ConfigError(f"data.path = None: recipe {config.name} needs preferences; give them with --data FOLDER")
+    if config.data.path is not None and not Path(config.data.path).exists():
+        raise DataError(f"{config.data.path}: there is no such file or folder; give the preferences with --data FOLDER")
+
+
+@cli.group()
+def data() -> None:
+    """Read, check, make and tokenise preference data."""
+
+
+@data.command("check")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--format", "format_name", default="auto", help="hh, summarize, trl or auto.", show_default=True)
+@click.option("--split", default="train", help="train, validation or test.", show_default=True)
+@click.option("--strict", is_flag=True, help="Fail on the first row that cannot be used.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def data_check(path: Path, format_name: str, split: str, strict: bool, as_json: bool) -> None:
+    """Count what is usable in PATH, say why the rest is not, and show lengths, length bias and an example tree."""
+    from pit.data.check import check
+
+    report = check(path, format=format_name, split=split, strict=strict)
+    if as_json:
+        click.echo(report.to_json())
+    else:
+        report.render(Console())
+
+
+@data.command("synthetic")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make (absent or empty).")
+@click.option("--rows", type=click.IntRange(min=1), default=48_000, show_default=True, help="Rows to write.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Names the data set.")
+def data_synthetic(out: Path, rows: int, seed: int) -> None:
+    """Write the demo's synthetic preferences as JSONL with TRL's columns prompt, chosen, rejected."""
+    from pit.data.synthetic import write
+
+    for file in write(out, rows, seed):
+        click.echo(f"{file}: {rows:,} rows")
+
+
+@data.command("prepare")
+@click.argument("recipe")
+@click.option("--data", "path", type=click.Path(path_type=Path), help="Folder or file of preferences.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change one field; repeatable.")
+def data_prepare(recipe: str, path: Path | None, out: Path, settings: tuple[str, ...]) -> None:
+    """Start a run folder for RECIPE and tokenise its data; the stages can then be run one by one."""
+    config = _config(recipe, path, settings)
+    _require_data(config)
+    context = importlib.import_module("pit.stages.context")
+    prepare = importlib.import_module("pit.stages.prepare").prepare
+    run = context.Run(out, config)
+    run.save_config()
+    report = prepare(run)
+    if report is None:
+        click.echo(f"{out / 'store'}: up to date")
+    else:
+        click.echo(f"{out / 'store'}: {report.kept:,} of {report.rows:,} rows")
+
+
+def _open(folder: Path) -> Any:
+    return importlib.import_module("pit.stages.context").Run.open(folder)
+
+
+def _stage(group: click.Group, which: str, help_text: str, body: Callable[[Any, int], None]) -> None:
+    """Add the command `pit GROUP WHICH --run FOLDER`."""
+
+    @group.command(which, help=help_text)
+    @run_option
+    @profile_option
+    def command(folder: Path, profile_steps: int) -> None:
+        body(_open(folder), profile_steps)
+
+
+@cli.group()
+def sft() -> None:
+    """Fine-tune the policy and the improver."""
+
+
+@cli.group()
+def reward() -> None:
+    """Train the reward models, and check what they can see."""
+
+
+@cli.group()
+def rl() -> None:
+    """Reinforcement learning of the policy, then of the improver in two curriculum stages."""
+
+
+def _sft(task: str) -> Callable[[Any, int], None]:
+    def body(run: Any, profile_steps: int) -> None:
+        module = importlib.import_module("pit.stages.sft")
+        module.run_sft(run, getattr(module, task), profile_steps=profile_steps)
+
+    return body
+
+
+def _reward(task: str) -> Callable[[Any, int], None]:
+    def body(run: Any, profile_steps: int) -> None:
+        module = importlib.import_module("pit.stages.reward")
+        module.run_reward(run, getattr(module, task), profile_steps=profile_steps)
+
+    return body
+
+
+def _rl(stage: str) -> Callable[[Any, int], None]:
+    def body(run: Any, profile_steps: int) -> None:
+        importlib.import_module("pit.stages.rl").run_rl(run, stage, profile_steps=profile_steps)
+
+    return body
+
+
+_stage(sft, "policy", "M_P: learn y_w from x.", _sft("POLICY"))
+_stage(sft, "improver", "M_PIT: learn y_w from x and the reference y_l.", _sft("IMPROVER"))
+_stage(reward, "quality", "R_P: rank y_w above y_l.", _reward("QUALITY"))
+_stage(reward, "gap", "R_PIT: the gap between an answer and a reference, from four orders of each pair.", _reward("GAP"))
+_stage(reward, "judge", "A judge trained on its own fold, for evaluation only.", _reward("JUDGE"))
+_stage(rl, "policy", "M_P^RL: maximise R_P under a KL to M_P.", _rl("rl-policy"))
+_stage(rl, "first", "RL,0: maximise the gap over references from the data.", _rl("rl-first"))
+_stage(rl, "second", "RL,1: maximise the gap over references sampled from M_P^RL.", _rl("rl-second"))
+
+
+@reward.command("check")
+@run_option
+def reward_check(folder: Path) -> None:
+    """Synthetic task only: can R_P and R_PIT tell a clean answer from one with a single flaw? Fails below the floor."""
+    module = importlib.import_module("pit.evaluate.sensitivity")
+    run = _open(folder)
+    if run.config.data.path is not None:
+        raise ConfigError("data.path: the check needs the synthetic task's oracle; it works on runs without --data")
+    rows = module.sensitivity(run)
+    Console(width=110).print(module.sensitivity_table(rows))
+    module.require_sensitive(rows, run.config.evaluate.sensitivity_floor)
+
+
+@cli.command()
+@run_option
+@click.option("--input", "source", type=click.File("r", encoding="utf-8"), default="-", help="JSONL [stdin].")
+@click.option("--output", "sink", type=click.File("w", encoding="utf-8"), default="-", help="JSONL [stdout].")
+@click.option("--iterations", type=click.IntRange(min=1), help="Passes of the improver [the run's config].")
+@click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature; 0 is greedy.")
+@click.option("--threshold", type=float, help="A candidate is accepted only if its centred gap exceeds this.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def improve(
+    folder: Path,
+    source: Any,
+    sink: Any,
+    iterations: int | None,
+    temperature: float | None,
+    threshold: float | None,
+    seed: int,
+) -> None:
+    """Answer prompts and improve the answers, again and again.
+
+    Reads one JSON object a line with `prompt` (text, or messages with role and content) and, if the first answer is
+    given, `answer`; writes `prompt`, `answers` (kept after each pass) and `steps` (candidate, gap, accepted).
+
+    \b
+    Example:
+      echo '{"prompt": "Warmly describe this red small cheap old round lamp: price and colour."}' \\
+        | pit improve --run runs/demo
+    """
+    serve = importlib.import_module("pit.serve")
+    changes = {"iterations": iterations, "temperature": temperature, "threshold": threshold}
+    given = {name: value for name, value in changes.items() if value is not None}
+    serve.improve_lines(_open(folder), source, sink, given, seed=seed)
+
+
+@cli.command()
+@run_option
+def evaluate(folder: Path) -> None:
+    """Measure a finished run: Delta with intervals, quality by iteration, accuracies; writes results.json, report.html."""
+    collect = importlib.import_module("pit.evaluate.collect").collect
+    schema = importlib.import_module("pit.evaluate.schema")
+    report = importlib.import_module("pit.report")
+    results = collect(_open(folder))
+    schema.write_results(results, folder / schema.FILE_NAME)
+    report.render(folder)
+    _print_deltas(results)
+
+
+@cli.command("report")
+@run_option
+def report_command(folder: Path) -> None:
+    """Draw report.html again from results.json and the stages' metrics."""
+    click.echo(str(importlib.import_module("pit.report").render(folder)))
+
+
+def _print_deltas(results: Any) -> None:
+    for name, d in results.delta.items():
+        click.echo(f"{name:<52} {d.value:+6.1f} points  [{d.low:+.1f}, {d.high:+.1f}]  n = {d.n}")
+
+
+@cli.command()
+def env() -> None:
+    """Print versions and devices, for a bug report."""
+    import platform
+
+    jax = importlib.import_module("jax")
+    collect = importlib.import_module("pit.evaluate.collect")
+    click.echo(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name, version in collect.versions().items():
+        click.echo(f"{name} {version}")
+    click.echo(f"devices: {', '.join(map(str, jax.devices()))}")
+    click.echo(f"compile cache: {os.environ['JAX_COMPILATION_CACHE_DIR']}")

@@ -1,0 +1,95 @@
+"""The last stage: measure everything and gather it, with costs and caveats, into one `Results`."""
+
+import json
+from importlib import metadata
+
+import jax
+
+from pit.config import digest, to_dict
+from pit.evaluate import measure
+from pit.evaluate.schema import RAW, STOP_RULE, Results, StageCost
+from pit.evaluate.sensitivity import sensitivity
+from pit.stages.context import STAGES, Run
+
+PACKAGES = ("pit-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pyarrow", "tokenizers")
+
+
+def collect(run: Run) -> Results:
+    """Measure a run whose training stages are finished."""
+    config = run.config
+    synthetic = config.data.path is None
+    answers = measure.answer_all(run)
+    accuracies = measure.model_accuracies(run)
+    model_judge = measure.model_judge(run, answers, accuracies)
+    judge = measure.oracle_judge(run, answers) if synthetic else model_judge
+    seed, resamples = config.seed, config.evaluate.resamples
+    found = measure.deltas(judge, answers, seed=seed, resamples=resamples)
+    if judge is not model_judge:
+        found |= measure.deltas(model_judge, answers, seed=seed, resamples=resamples)
+    series = {
+        STOP_RULE: measure.quality_series(judge, answers, stop_rule=True, seed=seed),
+        RAW: measure.quality_series(judge, answers, stop_rule=False, seed=seed),
+    }
+    return Results(
+        recipe=config.name,
+        dataset="synthetic instructions" if synthetic else "the preferences given",
+        device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        seeds=(config.seed,),
+        config_hash=digest(config),
+        config=to_dict(config),
+        versions=versions(),
+        delta=found,
+        quality=series if judge.verdict else {},
+        quality_measure="oracle quality, 0 to 1" if synthetic else "judge's score",
+        accuracies=accuracies,
+        sensitivity=tuple(sensitivity(run)) if synthetic else (),
+        stages=_costs(run),
+        tokens={name: sum(map(len, outputs)) for name, outputs in answers.methods.items()},
+        copy_rate=measure.copy_rates(answers),
+        examples=measure.examples(run, answers, judge),
+        notes=_notes(run, model_judge, accuracies),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that decide the numbers."""
+    installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
+    return {name: installed[name] for name in PACKAGES if name in installed}
+
+
+def _costs(run: Run) -> tuple[StageCost, ...]:
+    costs = []
+    for name in STAGES:
+        record = json.loads((run.stage_folder(name) / "done.json").read_text(encoding="utf-8"))
+        costs.append(
+            StageCost(
+                name=name,
+                seconds=record["seconds"],
+                compile_seconds=record["compile_seconds"],
+                steps=record["steps"],
+                tokens=record["tokens"],
+                peak_memory_bytes=record["peak_memory_bytes"],
+            )
+        )
+    return tuple(costs)
+
+
+def _notes(run: Run, judge: measure.Judge, accuracies: dict[str, measure.Interval]) -> tuple[str, ...]:
+    """Caveats that follow from the figures themselves."""
+    notes = []
+    length = accuracies["length"]
+    for name, accuracy in accuracies.items():
+        if name != "length" and not accuracy.low > length.value:
+            notes.append(
+                f"{name} ranks {accuracy.value:.1%} of held-out pairs right [{accuracy.low:.1%}, {accuracy.high:.1%}]; "
+                f'"longer is better" ranks {length.value:.1%} right, so it is not shown to know more than length.'
+            )
+    if not judge.verdict:
+        notes.append("The judge model's verdicts are left out: its accuracy is not clear of the length baseline.")
+    if run.config.data.path is None:
+        notes.append(
+            "The data are synthetic: a hidden rubric labels them, noisily, and the same rubric judges the result. "
+            "No model ever sees the rubric."
+        )
+    notes.append("Intervals are over prompts of this one run; they say nothing about other seeds.")
+    return tuple(notes)

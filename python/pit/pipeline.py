@@ -1,0 +1,199 @@
+"""`pit run`: every stage of a recipe in order, each in a process of its own, independent ones side by side.
+
+A stage whose record has the same hash is skipped, a half-done one is resumed from its checkpoint. Progress of the
+children comes as JSON lines on their stdout and is drawn here.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pit.config import RunConfig
+from pit.stages.context import STAGES, Run, needs_of
+from pit.stages.prepare import prepare
+from pit.train.log import PROGRESS_VARIABLE
+
+
+class PipelineError(RuntimeError):
+    """A stage failed; its own message is part of this one."""
+
+
+class PipelineInterrupted(Exception):
+    """The run was asked to stop; every running stage has saved its checkpoint."""
+
+
+@dataclass
+class Node:
+    """One process of the pipeline: its command line after `pit`, and the nodes that must be finished before it."""
+
+    name: str
+    arguments: list[str]
+    needs: tuple[str, ...]
+    title: str
+
+
+@dataclass
+class _Child:
+    node: Node
+    process: subprocess.Popen[str]
+    task: TaskID
+    begin: float = field(default_factory=time.monotonic)
+    errors: list[str] = field(default_factory=list)
+    readers: list[threading.Thread] = field(default_factory=list)
+
+
+def nodes_of(run: Run, profile_steps: int = 0) -> list[Node]:
+    """The nodes of a run in the order of the method; RL waits for the sensitivity check where there is an oracle."""
+    synthetic = run.config.data.path is None
+    folder = ["--run", str(run.folder)]
+    nodes = []
+    for name, spec in STAGES.items():
+        needs = needs_of(name, run.config)
+        if name == "rl-policy" and synthetic:
+            check = Node("check", ["reward", "check", *folder], ("reward-quality", "reward-gap"), "can the reward models see?")
+            nodes.append(check)
+        if name.startswith("rl-") and synthetic:
+            needs = (*needs, "check")
+        profile = ["--profile", str(profile_steps)] if profile_steps else []
+        nodes.append(Node(name, [*name.split("-", 1), *folder, *profile], needs, spec.title))
+    everything = tuple(node.name for node in nodes)
+    nodes.append(Node("evaluate", ["evaluate", *folder], everything, "improve, judge, report"))
+    return nodes
+
+
+def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
+    """Prepare the data and run all nodes.
+
+    Raises:
+        PipelineError: a stage failed.
+        PipelineInterrupted: Ctrl-C; what was running is checkpointed.
+    """
+    run.save_config()
+    console.print(f"[bold]data[/]  {run.config.data.path or 'synthetic instructions'} -> {run.folder / 'store'}")
+    report = prepare(run)
+    if report is not None:
+        dropped = sum(report.dropped.values())
+        console.print(f"      {report.rows:,} rows read, {report.kept:,} kept, {dropped:,} dropped")
+    nodes = nodes_of(run, profile_steps)
+    done = {node.name for node in nodes if node.name in STAGES and run.done(node.name) is not None}
+    for name in sorted(done):
+        console.print(f"[dim]{name}: finished before, skipped[/]")
+    scheduler = _Scheduler(run.config, console)
+    try:
+        scheduler.run(nodes, done)
+    finally:
+        scheduler.close()
+
+
+class _Scheduler:
+    """Starts every node whose needs are finished, at most `workers` at once."""
+
+    def __init__(self, config: RunConfig, console: Console) -> None:
+        self._workers = config.workers
+        self._console = console
+        self._progress = Progress(
+            TextColumn("[bold]{task.description:<15}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+        )
+        self._progress.start()
+
+    def close(self) -> None:
+        self._progress.stop()
+
+    def run(self, nodes: Sequence[Node], done: set[str]) -> None:
+        waiting = [node for node in nodes if node.name not in done]
+        running: list[_Child] = []
+        try:
+            while waiting or running:
+                ready = [node for node in waiting if set(node.needs) <= done]
+                for node in ready[: self._workers - len(running)]:
+                    waiting.remove(node)
+                    running.append(self._start(node))
+                time.sleep(0.05)
+                for child in [c for c in running if c.process.poll() is not None]:
+                    running.remove(child)
+                    self._finish(child)
+                    done.add(child.node.name)
+        except KeyboardInterrupt:
+            # The terminal sent SIGINT to the children too; each saves its checkpoint at the end of its step.
+            for child in running:
+                child.process.wait()
+            raise PipelineInterrupted from None
+        except PipelineError:
+            for child in running:
+                child.process.terminate()
+                child.process.wait()
+            raise
+
+    def _start(self, node: Node) -> _Child:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pit", *node.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, PROGRESS_VARIABLE: "json"},
+        )
+        task = self._progress.add_task(node.name, total=None, text="starting")
+        if not self._console.is_terminal:
+            self._console.print(f"{node.name}: started ({node.title})")
+        child = _Child(node, process, task)
+        child.readers = [
+            threading.Thread(target=self._read_progress, args=(child,), daemon=True),
+            threading.Thread(target=self._read_errors, args=(child,), daemon=True),
+        ]
+        for reader in child.readers:
+            reader.start()
+        return child
+
+    def _read_progress(self, child: _Child) -> None:
+        assert child.process.stdout is not None
+        for line in child.process.stdout:
+            if line.startswith('{"stage"'):
+                message: dict[str, Any] = json.loads(line)
+                self._progress.update(
+                    child.task, completed=message["done"], total=message["total"], text=message["text"]
+                )
+            else:
+                self._console.print(line.rstrip("\n"), markup=False, highlight=False)
+
+    def _read_errors(self, child: _Child) -> None:
+        assert child.process.stderr is not None
+        child.errors.extend(child.process.stderr)
+
+    def _finish(self, child: _Child) -> None:
+        for reader in child.readers:
+            reader.join()
+        code = child.process.returncode
+        if code == 130:
+            raise KeyboardInterrupt
+        if code != 0:
+            raise PipelineError(f"{child.node.name} failed (exit {code}):\n{''.join(child.errors[-30:]).rstrip()}")
+        seconds = time.monotonic() - child.begin
+        self._progress.update(child.task, visible=False)
+        self._console.print(f"[green]done[/]  {child.node.name:<15} {seconds:6.1f} s  {child.node.title}")
+
+
+def resume_command(arguments: Sequence[str]) -> str:
+    """The command that continues a run: the one it was started with."""
+    return " ".join(["pit", *arguments])
+
+
+def default_out(recipe: str) -> Path:
+    """Where a recipe's run goes when no --out is given."""
+    return Path("runs") / recipe
