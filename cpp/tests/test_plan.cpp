@@ -1,0 +1,214 @@
+// Planning and writing over many random settings (what the sanitizers watch), resuming, and damaged states.
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "check.hpp"
+#include "pit/materialise.hpp"
+#include "pit/philox.hpp"
+#include "pit/planner.hpp"
+
+namespace {
+
+// Numbers for the tests, from the core's own generator.
+class Dice {
+  public:
+    explicit Dice(std::uint64_t key) : key_(key) {}
+    std::int64_t roll(std::int64_t low, std::int64_t high) {
+        return low + static_cast<std::int64_t>(
+                         pit::uniform_below(key_, 99, index_++, static_cast<std::uint64_t>(high - low + 1)));
+    }
+
+  private:
+    std::uint64_t key_;
+    std::uint64_t index_ = 0;
+};
+
+pit::Topology gap_topology() {
+    return pit::Topology({-1, 0, 1, 1, 0, 4, 4}, {0, 1, 1, 2, 2, 1, 2}, {0, 1, 2, 2, 1, 2, 2},
+                         {true, false, true, true, false, true, true}, {-1, -1, 0, 1, -1, 2, 3});
+}
+
+constexpr std::int64_t kColumns = 3;
+
+// Token columns of one chunk each; the values tell column and row.
+struct Tokens {
+    explicit Tokens(const std::vector<std::int32_t>& lengths) {
+        const std::size_t rows = lengths.size() / kColumns;
+        for (std::size_t column = 0; column < kColumns; ++column) {
+            std::vector<std::int64_t> offset{0};
+            std::vector<std::int32_t> value;
+            for (std::size_t row = 0; row < rows; ++row) {
+                const std::int32_t length = lengths[row * kColumns + column];
+                value.insert(value.end(), static_cast<std::size_t>(length),
+                             static_cast<std::int32_t>(100 + 10 * row + column));
+                offset.push_back(static_cast<std::int64_t>(value.size()));
+            }
+            values.push_back(std::move(value));
+            offsets.push_back(std::move(offset));
+        }
+    }
+
+    pit::TokenTable table() const {
+        std::vector<std::vector<pit::TokenChunk>> columns;
+        for (std::size_t c = 0; c < kColumns; ++c) {
+            columns.push_back({{values[c].data(), static_cast<std::int64_t>(values[c].size()), offsets[c].data(),
+                                static_cast<std::int64_t>(offsets[c].size()) - 1}});
+        }
+        return pit::TokenTable(std::move(columns));
+    }
+
+    std::vector<std::vector<std::int32_t>> values;
+    std::vector<std::vector<std::int64_t>> offsets;
+};
+
+// Exactly the memory a batch needs, so that a sanitizer sees any write outside it.
+struct Rows {
+    Rows(const pit::Plan& plan, std::int64_t groups) {
+        const auto cells = static_cast<std::size_t>(groups * plan.sizes.rows_per_group * plan.sizes.row_length);
+        const auto trees = static_cast<std::size_t>(groups * plan.sizes.trees_per_group);
+        token.resize(cells);
+        position.resize(cells);
+        visible_until.resize(cells);
+        previous.resize(cells);
+        loss_weight.resize(cells);
+        leaf.resize(trees * static_cast<std::size_t>(plan.topology.leaves()) * 2);
+        example_id.resize(trees);
+        source.resize(trees);
+    }
+
+    pit::BatchArrays arrays() {
+        return {token.data(),       position.data(), visible_until.data(), previous.data(),
+                loss_weight.data(), leaf.data(),     example_id.data(),    source.data()};
+    }
+
+    std::vector<std::int32_t> token, position, visible_until, previous, leaf;
+    std::vector<float> loss_weight;
+    std::vector<std::int64_t> example_id;
+    std::vector<std::uint8_t> source;
+};
+
+struct Setting {
+    std::vector<std::int32_t> lengths;
+    pit::PlannerSettings planner;
+};
+
+Setting random_setting(Dice& dice) {
+    const std::int64_t longest = dice.roll(0, 9);
+    std::vector<std::int32_t> lengths;
+    for (std::int64_t i = 0; i < kColumns * dice.roll(1, 20); ++i) {
+        lengths.push_back(static_cast<std::int32_t>(dice.roll(0, longest)));
+    }
+    lengths.resize((lengths.size() + kColumns - 1) / kColumns * kColumns, 0);
+    const std::int64_t path = 3 * (longest + 1);
+    return {std::move(lengths),
+            {{dice.roll(path, 3 * path), dice.roll(4, 6), dice.roll(1, 9)},
+             dice.roll(1, 3),
+             dice.roll(1, 9),
+             static_cast<std::uint64_t>(dice.roll(0, INT64_MAX - 1)),
+             1,
+             2,
+             {{0, {0, 1, 1, 0}}, {2, {1, 0, 0, 5}}}}};
+}
+
+bool same(const pit::Plan& a, const pit::Plan& b) {
+    return a.tree_example == b.tree_example && a.tree_source == b.tree_source && a.tree_group == b.tree_group &&
+           a.piece_tree == b.piece_tree && a.piece_row == b.piece_row && a.piece_start == b.piece_start &&
+           a.piece_segments == b.piece_segments && a.piece_owned == b.piece_owned;
+}
+
+void check_rows(const pit::Plan& plan, Rows& rows) {
+    const std::int64_t length = plan.sizes.row_length;
+    std::int64_t alive = 0;
+    for (std::size_t i = 0; i < rows.token.size(); ++i) {
+        const std::int64_t place = static_cast<std::int64_t>(i) % length;
+        const bool is_alive = rows.visible_until[i] > place;
+        alive += is_alive;
+        CHECK(rows.visible_until[i] <= length);
+        CHECK(rows.previous[i] >= 0 && rows.previous[i] <= place);
+        CHECK(is_alive || (rows.token[i] == -1 && rows.loss_weight[i] == 0.0f && rows.previous[i] == place));
+        const std::size_t before = i - static_cast<std::size_t>(place - rows.previous[i]);
+        CHECK(before == i ? rows.position[i] == 0 : rows.position[i] == rows.position[before] + 1);
+    }
+    CHECK(alive == std::accumulate(plan.piece_length.begin(), plan.piece_length.end(), std::int64_t{0}));
+}
+
+void test_random_settings() {
+    for (std::uint64_t seed = 0; seed < 200; ++seed) {
+        Dice dice(seed);
+        const Setting setting = random_setting(dice);
+        pit::Planner planner(setting.lengths, kColumns, gap_topology(), setting.planner);
+        pit::Planner resumed(setting.lengths, kColumns, gap_topology(), setting.planner);
+        const Tokens tokens(setting.lengths);
+        const pit::TokenTable table = tokens.table();
+        for (int step = 0; step < 4; ++step) {
+            resumed.restore(planner.state());
+            CHECK(resumed.state() == planner.state());
+            const pit::Plan plan = planner.next_step();
+            CHECK(same(plan, resumed.next_step()));
+            Rows rows(plan, plan.groups);
+            pit::materialise(plan, 0, plan.groups, table, {{-2, -3, -4}, -1}, rows.arrays());
+            check_rows(plan, rows);
+            Rows last(plan, 1);
+            pit::materialise(plan, plan.groups - 1, plan.groups, table, {{-2, -3, -4}, -1}, last.arrays());
+            CHECK(std::equal(last.token.begin(), last.token.end(),
+                             rows.token.end() - static_cast<std::ptrdiff_t>(last.token.size())));
+        }
+    }
+}
+
+void test_plan_trees() {
+    for (std::uint64_t seed = 0; seed < 100; ++seed) {
+        Dice dice(seed);
+        const Setting setting = random_setting(dice);
+        const pit::Plan plan = pit::plan_trees(setting.lengths, kColumns, gap_topology(), setting.planner.sizes);
+        std::vector<std::int64_t> examples = plan.tree_example;
+        std::sort(examples.begin(), examples.end());
+        CHECK(examples.size() == setting.lengths.size() / kColumns);
+        for (std::size_t i = 0; i < examples.size(); ++i) {
+            CHECK(examples[i] == static_cast<std::int64_t>(i));
+        }
+    }
+    CHECK(pit::plan_trees({}, kColumns, gap_topology(), {1, 1, 1}).groups == 0);
+}
+
+// Every changed bit and every cut is refused, and leaves the planner as it was.
+void test_damaged_states() {
+    Dice dice(5);
+    const Setting setting = random_setting(dice);
+    pit::Planner planner(setting.lengths, kColumns, gap_topology(), setting.planner);
+    planner.next_step();
+    const std::string state = planner.state();
+    for (std::size_t place = 0; place < state.size(); ++place) {
+        for (int bit = 0; bit < 8; ++bit) {
+            std::string damaged = state;
+            damaged[place] = static_cast<char>(damaged[place] ^ (1 << bit));
+            CHECK_THROWS(planner.restore(damaged), "planner: the ");
+        }
+        CHECK_THROWS(planner.restore(state.substr(0, place)), "planner: the ");
+    }
+    CHECK(planner.state() == state);
+}
+
+void test_refusals() {
+    const pit::Topology topology({-1, 0}, {0, 1}, {0, 2}, {false, true}, {-1, 0});
+    CHECK_THROWS(pit::plan_trees({3, 3}, 2, topology, {7, 1, 1}),
+                 "example 0: the path from the root to segment 1 has 8");
+    CHECK_THROWS(pit::plan_trees({INT32_MAX, INT32_MAX}, 2, topology, {7, 1, 1}), "has 4294967296 tokens");
+    CHECK_THROWS(pit::plan_trees({3, -1}, 2, topology, {7, 1, 1}), "column 1 has length -1");
+    const std::vector<std::int32_t> values{1, 2};
+    const std::vector<std::int64_t> offsets{0, 3};
+    CHECK_THROWS(pit::TokenTable({{{values.data(), 2, offsets.data(), 1}}}), "offset 1 is 3, outside [0, 2]");
+}
+
+}  // namespace
+
+int main() {
+    test_random_settings();
+    test_plan_trees();
+    test_damaged_states();
+    test_refusals();
+    return pit_test::failures() != 0;
+}
