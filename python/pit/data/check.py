@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Shaped
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
@@ -222,7 +221,7 @@ def _count_tokens(group: Sequence[Preference], tokenizer: Tokenizer, tokens: Map
         tokens["worse"].append(next(lengths))
 
 
-def _quantiles(lengths: "Shaped[np.ndarray, ' rows'] | array[int]") -> tuple[int, ...]:
+def _quantiles(lengths: "array[int]") -> tuple[int, ...]:
     if not len(lengths):
         return ()
     return tuple(int(value) for value in np.quantile(np.asarray(lengths), QUANTILES, method="inverted_cdf"))

@@ -1,6 +1,7 @@
 """Read preference data as it is published: HH-RLHF, summarize-from-feedback comparisons, and TRL's columns.
 
-Rows that cannot be used are counted by reason with their first places, never repaired; with `strict` the first one raises.
+Rows that cannot be used are counted by reason with their first places, never repaired; with `strict` the first one
+raises.
 """
 
 import itertools
@@ -158,7 +159,8 @@ def _detect(file: Path) -> str | None:
     if rows and not votes:
         raise DataError(
             f"{file}: unknown format, its first {rows} rows have the columns {sorted(columns)[:12]}; known are 'hh' "
-            "(chosen, rejected as transcripts), 'summarize' (info, summaries, choice) and 'trl' ([prompt,] chosen, rejected)"
+            "(chosen, rejected as transcripts), 'summarize' (info, summaries, choice) and 'trl' ([prompt,] chosen, "
+            "rejected)"
         )
     return votes.most_common(1)[0][0] if votes else None
 

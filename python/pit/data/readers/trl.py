@@ -1,7 +1,7 @@
 """Anything with TRL's columns: `prompt`, `chosen`, `rejected`, or `chosen` and `rejected` with the prompt inside.
 
-Each column is plain text or a list of ``{"role", "content"}`` messages. Without a `prompt` column the prompt is what both
-share at their beginning.
+Each column is plain text or a list of ``{"role", "content"}`` messages. Without a `prompt` column the prompt is what
+both share at their beginning.
 """
 
 import os
