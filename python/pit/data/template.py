@@ -127,8 +127,6 @@ class Template:
         owner = max(start for start in starts if start <= first)
         if owner == first:
             return ids[first:], True
-        if first - 1 == owner:
-            return ids[owner:], True
         return [ids[owner], *ids[first:]], True
 
 

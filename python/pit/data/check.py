@@ -1,0 +1,227 @@
+"""What is in a preference set before anything is trained on it: counts, lengths, length bias, repeats, folds."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from pit.data.folds import DEFAULT_FRACTIONS, DEFAULT_KEY, fold_of
+from pit.data.readers import read_preferences
+from pit.data.tokenizer import Tokenizer
+from pit.types import COLUMNS, FOLDS, Preference
+
+QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
+"""Quantiles of the lengths that a report gives."""
+
+_GROUP_ROWS = 512
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found.
+
+    path, files: what was read, each file with its format.
+    rows, kept: rows seen and usable.
+    other_split: rows passed over because they belong to another split.
+    dropped, places: unusable rows by reason, and the first places of each.
+    characters: for each column its `QUANTILES` of length in characters; whole prompts, all messages.
+    tokens: the same in tokens (one more for each message of a prompt), None without a tokenizer.
+    longer_is_better: share of the pairs of unequal length whose longer answer is the better one.
+    longer_is_better_interval: its 95 % Wilson interval.
+    repeated_prompts: kept rows whose prompt an earlier row had.
+    turns: largest number of messages in a prompt.
+    folds: kept rows of each fold.
+    example: the first kept row.
+    """
+
+    path: str
+    files: dict[str, str]
+    rows: int
+    kept: int
+    other_split: int
+    dropped: dict[str, int]
+    places: dict[str, list[str]]
+    characters: dict[str, tuple[int, ...]]
+    tokens: dict[str, tuple[int, ...]] | None
+    longer_is_better: float
+    longer_is_better_interval: tuple[float, float]
+    repeated_prompts: int
+    turns: int
+    folds: dict[str, int]
+    example: Preference | None
+
+    def to_json(self) -> str:
+        """The report without its example as indented JSON; numbers that do not exist are null."""
+        content = dataclasses.asdict(dataclasses.replace(self, example=None))
+        del content["example"]
+        for name in ("longer_is_better", "longer_is_better_interval"):
+            if math.isnan(self.longer_is_better):
+                content[name] = None
+        return json.dumps({"quantiles": QUANTILES, **content}, indent=1, allow_nan=False)
+
+    def render(self, console: Console, example: bool = True) -> None:
+        """Print the report; `example` adds the first pair drawn as its tree."""
+        console.print(self._counts())
+        console.print(self._lengths())
+        low, high = self.longer_is_better_interval
+        console.print(
+            f"The longer answer is the better one in {self.longer_is_better:.1%} of the pairs "
+            f"(95 % interval {low:.1%} to {high:.1%}); {self.repeated_prompts} rows repeat a prompt.",
+            highlight=False,
+        )
+        if example and self.example is not None:
+            console.print(Panel(draw_tree(self.example), title="one example as its tree", expand=False))
+
+    def _counts(self) -> Table:
+        table = Table("what", "rows", "first places", title=Text(f"Preferences in {self.path}"))
+        table.add_row("read", str(self.rows), "")
+        table.add_row("kept", str(self.kept), "")
+        for reason, count in self.dropped.items():
+            table.add_row(f"dropped: {reason}", str(count), Text(", ".join(self.places[reason])))
+        if self.other_split:
+            table.add_row("of another split", str(self.other_split), "")
+        for name, count in self.folds.items():
+            table.add_row(f"fold {name}", str(count), "")
+        return table
+
+    def _lengths(self) -> Table:
+        headings = [f"{share:.0%}" for share in QUANTILES]
+        table = Table("length", *headings, title="Quantiles of length")
+        for unit, quantiles in (("characters", self.characters), ("tokens", self.tokens or {})):
+            for name, values in quantiles.items():
+                table.add_row(f"{name} ({unit})", *map(str, values))
+        return table
+
+
+def check(
+    path: str | Path,
+    *,
+    format: str = "auto",
+    split: str = "train",
+    tokenizer: Tokenizer | None = None,
+    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
+    key: str = DEFAULT_KEY,
+) -> CheckReport:
+    """Read a whole preference set and describe it.
+
+    Args:
+        path, format, split: see `pit.data.readers.read_preferences`.
+        tokenizer: adds lengths in tokens.
+        fractions, key: see `pit.data.folds.fold_of`.
+
+    Raises:
+        DataError: there is nothing to read, or a file is damaged.
+    """
+    preferences, report = read_preferences(path, format, split)
+    characters = {name: array("q") for name in COLUMNS}
+    tokens = {name: array("q") for name in COLUMNS}
+    folds = Counter(dict.fromkeys(FOLDS, 0))
+    seen: set[bytes] = set()
+    turns = 0
+    example: Preference | None = None
+    for group in _groups(preferences):
+        example = example or group[0]
+        for row in group:
+            for name, length in zip(COLUMNS, _characters(row), strict=True):
+                characters[name].append(length)
+            folds[fold_of(row.prompt, fractions, key)] += 1
+            turns = max(turns, len(row.prompt))
+            seen.add(hashlib.blake2b(json.dumps(row.prompt).encode(), digest_size=16).digest())
+        if tokenizer is not None:
+            _count_tokens(group, tokenizer, tokens)
+    better, worse = (np.asarray(characters[name]) for name in ("better", "worse"))
+    longer = int(np.sum(better > worse))
+    unequal = int(np.sum(better != worse))
+    return CheckReport(
+        path=str(path),
+        files=report.files,
+        rows=report.rows,
+        kept=report.kept,
+        other_split=report.other_split,
+        dropped=dict(report.dropped),
+        places=report.places,
+        characters={name: _quantiles(lengths) for name, lengths in characters.items()},
+        tokens={name: _quantiles(lengths) for name, lengths in tokens.items()} if tokenizer is not None else None,
+        longer_is_better=longer / unequal if unequal else math.nan,
+        longer_is_better_interval=wilson_interval(longer, unequal),
+        repeated_prompts=report.kept - len(seen),
+        turns=turns,
+        folds=dict(folds),
+        example=example,
+    )
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a share; (0, 1) without trials.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+
+    >>> low, high = wilson_interval(5, 10)
+    >>> round(low, 3), round(high, 3)
+    (0.237, 0.763)
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    z = 1.959964
+    share = successes / trials
+    centre = share + z * z / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def draw_tree(row: Preference, width: int = 60) -> Tree:
+    """The gap model's tree of one pair: x, then both answers as references, then both as outputs under each."""
+
+    def label(name: str, text: str) -> Text:
+        flat = " ".join(text.split())
+        short = flat if len(flat) <= width else f"{flat[: width - 1]}…"
+        return Text.assemble((f"{name} ", "bold"), (f"[{len(text)} characters] ", "dim"), short)
+
+    answers = (("better", row.better), ("worse", row.worse))
+    prompt = "\n".join(f"{message.role}: {message.content}" for message in row.prompt)
+    tree = Tree(label("x", prompt))
+    for reference, text in answers:
+        branch = tree.add(label(f"reference: {reference}", text))
+        for output, other in answers:
+            leaf = label(f"output: {output}", other)
+            branch.add(Group(leaf, Text(f"  scored as r({output}, {reference})", style="dim")))
+    return tree
+
+
+def _groups(rows: Iterable[Preference]) -> Iterable[list[Preference]]:
+    iterator = iter(rows)
+    while group := list(itertools.islice(iterator, _GROUP_ROWS)):
+        yield group
+
+
+def _characters(row: Preference) -> tuple[int, int, int]:
+    return sum(len(message.content) for message in row.prompt), len(row.better), len(row.worse)
+
+
+def _count_tokens(group: Sequence[Preference], tokenizer: Tokenizer, tokens: Mapping[str, "array[int]"]) -> None:
+    texts = [text for row in group for text in (*(m.content for m in row.prompt), row.better, row.worse)]
+    lengths = map(len, tokenizer.encode_batch(texts))
+    for row in group:
+        tokens["prompt"].append(sum(next(lengths) + 1 for _ in row.prompt))
+        tokens["better"].append(next(lengths))
+        tokens["worse"].append(next(lengths))
+
+
+def _quantiles(lengths: "array[int]") -> tuple[int, ...]:
+    if not len(lengths):
+        return ()
+    return tuple(int(value) for value in np.quantile(np.asarray(lengths), QUANTILES, method="inverted_cdf"))

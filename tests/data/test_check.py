@@ -1,0 +1,124 @@
+"""The check counts what it says, on a set whose figures are known by construction."""
+
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pit.data.check import check, draw_tree, wilson_interval
+from pit.data.errors import DataError
+from pit.data.tokenizer import Tokenizer
+from pit.types import FOLDS, Message, Preference
+from rich.console import Console
+
+ROWS = [
+    {"prompt": f"question {i % 90}", "chosen": "b" * (i + 1), "rejected": "w" * (i + 2 if i % 4 == 0 else max(i, 1))}
+    for i in range(100)
+]
+
+
+def make(path: Path) -> Path:
+    lines = [json.dumps(row) for row in ROWS]
+    (path / "rows.jsonl").write_text("\n".join([*lines, "{", json.dumps({**ROWS[0], "chosen": " "})]) + "\n")
+    return path / "rows.jsonl"
+
+
+def shown(report_console: Console) -> str:
+    file = report_console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def test_figures_known_by_construction(tmp_path: Path) -> None:
+    report = check(make(tmp_path), tokenizer=Tokenizer.train_bpe([], 300))
+    assert (report.rows, report.kept, report.repeated_prompts, report.turns) == (102, 100, 10, 1)
+    assert report.dropped == {"bad JSON": 1, "empty answer": 1}
+    assert report.places == {"bad JSON": ["rows.jsonl:101"], "empty answer": ["rows.jsonl:102"]}
+    assert report.characters["better"] == (10, 50, 90, 99, 100)
+    assert report.tokens is not None
+    # Bytes, a prefix space, and for the prompt its role token.
+    assert report.tokens["better"] == (11, 51, 91, 100, 101)
+    assert report.tokens["prompt"][-1] == len("question 89") + 2
+    # Rows 0, 4, 8, ... have the longer worse answer; row 0 is one of them.
+    assert report.longer_is_better == pytest.approx(75 / 100)
+    assert report.longer_is_better_interval == wilson_interval(75, 100)
+    assert sum(report.folds.values()) == 100
+    assert list(report.folds) == list(FOLDS)
+    assert report.example == Preference((Message("user", "question 0"),), "b", "ww")
+
+
+def test_json_holds_the_report_but_no_text(tmp_path: Path) -> None:
+    report = check(make(tmp_path))
+    content = json.loads(report.to_json())
+    assert content["kept"] == 100
+    assert content["tokens"] is None
+    assert "example" not in content
+    assert "question" not in report.to_json()
+
+
+def test_a_set_of_equal_lengths_has_no_length_bias(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}))
+    report = check(path)
+    assert math.isnan(report.longer_is_better)
+    assert json.loads(report.to_json())["longer_is_better"] is None
+
+
+def test_the_report_can_be_read(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=160)
+    check(make(tmp_path)).render(console)
+    text = shown(console)
+    for words in (
+        "dropped: bad JSON",
+        "rows.jsonl:101",
+        "75.0%",
+        "10 rows repeat a prompt",
+        "fold judge",
+        "question 0",
+    ):
+        assert words in text
+    console = Console(file=io.StringIO(), width=160)
+    check(make(tmp_path)).render(console, example=False)
+    assert "question 0" not in shown(console)
+
+
+def test_the_tree_is_drawn_with_its_orders() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    row = Preference((Message("user", "[red]why[/red]\n" + "x" * 100),), "good", "bad")
+    console.print(draw_tree(row))
+    lines = [line.rstrip() for line in shown(console).splitlines()]
+    assert lines[0] == f"x [121 characters] user: [red]why[/red] {'x' * 38}…"
+    assert lines[1:] == [
+        "├── reference: better [4 characters] good",
+        "│   ├── output: better [4 characters] good",
+        "│   │     scored as r(better, better)",
+        "│   └── output: worse [3 characters] bad",
+        "│         scored as r(worse, better)",
+        "└── reference: worse [3 characters] bad",
+        "    ├── output: better [4 characters] good",
+        "    │     scored as r(better, worse)",
+        "    └── output: worse [3 characters] bad",
+        "          scored as r(worse, worse)",
+    ]
+
+
+@given(st.integers(0, 500), st.integers(0, 500))
+def test_wilson_solves_its_equation(successes: int, others: int) -> None:
+    trials = successes + others
+    low, high = wilson_interval(successes, trials)
+    assert 0 <= low <= high <= 1
+    if trials == 0:
+        assert (low, high) == (0, 1)
+        return
+    share = successes / trials
+    # The ends are the shares p from which the observed one is 1.96 standard deviations away.
+    for end in (low, high):
+        assert (share - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / trials, abs=1e-9)
+
+
+def test_nothing_to_check(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        check(tmp_path / "absent")

@@ -1,0 +1,65 @@
+"""Folds are shares of the conversations, stable, and disjoint by prompt."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pit.data.errors import DataError
+from pit.data.folds import DEFAULT_FRACTIONS, fold_of
+from pit.types import FOLDS, Message
+
+GOLDEN = ["reward", "sft", "reward", "sft", "rl", "eval", "sft", "reward"]
+
+roles = st.sampled_from(["user", "assistant"])
+turns = st.lists(st.builds(Message, roles, st.text()), max_size=3)
+
+
+@given(st.text(), turns, turns)
+def test_conversations_that_open_alike_share_a_fold(opening: str, more: list[Message], other: list[Message]) -> None:
+    first = Message("user", opening)
+    folds = {fold_of([first, *more]), fold_of([first, *other]), fold_of(opening), fold_of(f" {opening}\n")}
+    assert len(folds) == 1
+    assert folds <= set(FOLDS)
+
+
+def test_a_shared_system_message_does_not_decide_the_fold() -> None:
+    system = Message("system", "You are helpful.")
+    folds = {fold_of([system, Message("user", f"question {i}")]) for i in range(200)}
+    assert folds == set(FOLDS)
+    assert all(fold_of([system, Message("user", f"q{i}")]) == fold_of(f"q{i}") for i in range(50))
+
+
+def test_folds_have_their_shares_and_never_change() -> None:
+    texts = [f"prompt {i}" for i in range(20_000)]
+    counts = Counter(fold_of(text) for text in texts)
+    for name, share in DEFAULT_FRACTIONS.items():
+        assert abs(counts[name] / len(texts) - share) < 4 * (share * (1 - share) / len(texts)) ** 0.5
+    # Written down once: another machine, version or run must give the same.
+    assert [fold_of(text) for text in texts[:8]] == GOLDEN
+    assert sum(fold_of(text, key="other") != fold_of(text) for text in texts[:1000]) > 500
+
+
+def test_a_fold_without_a_share_stays_empty() -> None:
+    fractions = {"sft": 0.0, "reward": 0.5, "rl": 0.0, "eval": 0.5}
+    assert {fold_of(str(i), fractions) for i in range(500)} == {"reward", "eval"}
+
+
+@pytest.mark.parametrize(
+    ("fractions", "key", "words"),
+    [
+        ({"sft": 0.5, "test": 0.5}, "pit", r"name \['test'\]; the folds are \['sft'"),
+        ({"sft": 1.5, "rl": -0.5}, "pit", r"fold fraction sft=1.5 must lie in \[0, 1\]"),
+        ({"sft": float("nan")}, "pit", "fold fraction sft=nan"),
+        ({"sft": 0.5}, "pit", "sum to 0.5, they must sum to 1"),
+        ({"sft": 1.0}, "k" * 65, "has 65 bytes, at most 64 fit"),
+    ],
+)
+def test_bad_fractions_are_named(fractions: dict[str, float], key: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        fold_of("x", fractions, key)
+
+
+def test_no_messages_no_fold() -> None:
+    with pytest.raises(DataError, match="without messages belongs to no fold"):
+        fold_of([])

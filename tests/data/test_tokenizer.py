@@ -1,0 +1,123 @@
+"""The tokenizer keeps every text, and no text forges a role token."""
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pit.data.errors import DataError
+from pit.data.tokenizer import RoleTokens, Tokenizer
+
+ROLES = list(dataclasses.astuple(RoleTokens()))
+TEXTS = ["describe this red lamp: price and size.", "price cheap, size small. fondly"] * 10
+
+# Text in which role tokens are typed, at any place and broken in any way.
+texts = st.one_of(
+    st.text(),
+    st.lists(st.one_of(st.sampled_from([*ROLES, " ", "<|", "|>", "user"]), st.text(max_size=3))).map("".join),
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train_bpe(TEXTS, 400)
+
+
+@given(text=texts)
+def test_every_text_comes_back_and_holds_no_role_token(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert not set(ids) & set(tokenizer.role_ids.values())
+    assert all(0 <= each < tokenizer.vocab_size for each in ids)
+    assert tokenizer.decode(ids) == text
+
+
+@given(batch=st.lists(texts, max_size=5))
+def test_a_batch_is_its_texts(tokenizer: Tokenizer, batch: list[str]) -> None:
+    assert tokenizer.encode_batch(batch) == [tokenizer.encode(text) for text in batch]
+
+
+def test_words_are_one_token_the_first_included(tokenizer: Tokenizer) -> None:
+    assert len(tokenizer.encode("price cheap, size small. fondly")) == 7
+    assert tokenizer.encode("price")[0] == tokenizer.encode("small price")[1]
+
+
+def test_decoding_leaves_role_tokens_out(tokenizer: Tokenizer) -> None:
+    ids = [tokenizer.role_ids["user"], *tokenizer.encode("red lamp"), tokenizer.role_ids["output"]]
+    assert tokenizer.decode(ids) == "red lamp"
+
+
+def test_saved_pickled_and_retrained_tokenizers_are_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "deep" / "tokenizer.json")
+    assert [each.name for each in (tmp_path / "deep").iterdir()] == ["tokenizer.json"]
+    text = "<|user|> red lamp <|output|>"
+    for other in (
+        Tokenizer.load(tmp_path / "deep" / "tokenizer.json"),
+        pickle.loads(pickle.dumps(tokenizer)),
+        Tokenizer.train_bpe(TEXTS, 400),
+    ):
+        assert other.hash == tokenizer.hash
+        assert other.encode(text) == tokenizer.encode(text)
+    assert Tokenizer.train_bpe(TEXTS, 300).hash != tokenizer.hash
+
+
+def test_the_hash_knows_the_roles(tokenizer: Tokenizer) -> None:
+    assert Tokenizer.from_json(tokenizer.to_json(), RoleTokens(pad="<|output|>")).hash != tokenizer.hash
+
+
+def edited(tokenizer: Tokenizer, edit: str) -> str:
+    """The tokenizer's JSON with one thing changed."""
+    content = json.loads(tokenizer.to_json())
+    if edit == "lacks":
+        content["added_tokens"] = [each for each in content["added_tokens"] if each["content"] != "<|user|>"]
+        del content["model"]["vocab"]["<|user|>"]
+    elif edit == "ordinary":
+        for each in content["added_tokens"]:
+            each["special"] = each["content"] != "<|user|>"
+    elif edit == "forgeable":
+        content["pre_tokenizer"] = None
+        content["model"]["ignore_merges"] = True
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        ("lacks", r"no token for \{'user': '<\|user\|>'\}; pass RoleTokens"),
+        ("ordinary", r"role tokens \{'user': '<\|user\|>'\} are not special tokens"),
+        ("forgeable", r"turns the text '<\|system\|>' into a role token, so a user could forge one"),
+    ],
+)
+def test_unfit_tokenizers_are_refused(tokenizer: Tokenizer, tmp_path: Path, edit: str, words: str) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(edited(tokenizer, edit))
+    with pytest.raises(DataError, match=words) as caught:
+        Tokenizer.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_roles_of_another_tokenizer_can_be_named(tokenizer: Tokenizer) -> None:
+    renamed = tokenizer.to_json().replace("<|output|>", "<eos>").replace("<|pad|>", "<unused>")
+    roles = RoleTokens(output="<eos>", pad="<eos>")
+    other = Tokenizer.from_json(renamed, roles)
+    assert other.role_ids["pad"] == other.role_ids["output"] == tokenizer.role_ids["output"]
+    assert other.decode(other.encode("<eos>")) == "<eos>"
+    with pytest.raises(DataError, match="role tokens must differ"):
+        Tokenizer.from_json(renamed, RoleTokens(output="<eos>", pad="<|user|>"))
+    with pytest.raises(DataError, match="role tokens must differ"):
+        Tokenizer.from_json(renamed, RoleTokens(output="<eos>", pad="<eos>", reference="<|input|>"))
+
+
+def test_bad_files_and_sizes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such tokenizer file"):
+        Tokenizer.load(tmp_path / "absent.json")
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(DataError, match=r"bad.json: not a tokenizer.json"):
+        Tokenizer.load(tmp_path / "bad.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="binary.json"):
+        Tokenizer.load(tmp_path / "binary.json")
+    with pytest.raises(DataError, match="vocab_size=262 is below 263, the 256 bytes and 7 role tokens"):
+        Tokenizer.train_bpe(["a"], 262)
