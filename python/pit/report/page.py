@@ -4,6 +4,7 @@ What a figure means is decided here (which comparison is the headline, whether a
 may speak), where it can be tested; the templates only lay it out.
 """
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -177,14 +178,15 @@ def headline(results: Results, comparisons: Mapping[str, Comparison]) -> Headlin
             return Headline(
                 "No verdict: the judge is not shown to do better than preferring the longer answer.", "", None
             )
-        return Headline("This run did not compare improved answers with the policy's own.", "", None)
+        return Headline("This run did not compare improved answers with the policy\u2019s own.", "", None)
     chosen = comparisons[spoken[0]]
     d = results.delta[spoken[0]]
     prompts = words.count(d.n)
     win, lose = words.percent(d.win / d.n), words.percent(d.lose / d.n)
     sentence = {
-        "better": f"The improved answer beats the policy's own on {win} of {prompts} prompts, and loses on {lose}.",
-        "worse": f"The improved answer is worse: it loses to the policy's own on {lose} of {prompts} prompts, and "
+        "better": f"The improved answer beats the policy\u2019s own on {win} of {prompts} prompts, and loses on "
+        f"{lose}.",
+        "worse": f"The improved answer is worse: it loses to the policy\u2019s own on {lose} of {prompts} prompts, and "
         f"wins on {win}.",
         "unclear": f"No difference shown: the improved answer wins on {win} of {prompts} prompts, and loses on {lose}.",
     }[chosen.tone]
@@ -254,10 +256,10 @@ def caveats(results: Results, comparisons: Mapping[str, Comparison]) -> Iterator
         yield "One seed: the intervals cover the choice of prompts, not the luck of training."
     if withheld(results):
         yield (
-            "The judge has no verdict: the lower end of its accuracy is not above the accuracy of “longer is better”."
+            "The judge has no verdict: the lower end of its accuracy is not above that of \u201clonger is better\u201d."
         )
     if "improved_over_policy/oracle" not in results.delta and results.delta:
-        yield "There is no exact oracle for this data: who wins is a model's opinion."
+        yield "There is no exact oracle for this data: who wins is a model\u2019s opinion."
     small = sorted({c.delta.n for c in comparisons.values() if c.delta and c.delta.n < 1000})
     if small:
         yield f"Comparisons of fewer than 1,000 prompts are coarse; the smallest here has {words.count(small[0])}."
@@ -291,6 +293,7 @@ def _measure(name: str) -> str:
     return name.split("/")[1] if "/" in name else ""
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pit.report", ""),
