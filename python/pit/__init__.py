@@ -1,0 +1,1 @@
+"""PIT: language models that learn self-improvement implicitly, from preference data (Wang et al., ICLR 2024)."""

@@ -1,0 +1,69 @@
+# One command a task. Everything runs in .venv, which is made once and remade when what it is built from changes.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+JOBS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+CPP_SOURCES := $(shell find cpp -type f)
+# The virtual environment's tools come first, so that cmake and ninja are those of constraints.txt.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help venv demo test test-all lint bench sanitize clean
+
+help:  ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## make .venv: download the pinned packages, compile the C++ core
+
+$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(CPP_SOURCES)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"PYTHON=$(PYTHON) is Python {sys.version.split()[0]}; PIT needs 3.11 or newer: make venv PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -c 'import os, sys, sysconfig as s; os.path.exists(os.path.join(s.get_path("include"), "Python.h")) or sys.exit("PYTHON=$(PYTHON) has no C headers (Python.h); install the python3-dev package that belongs to it")'
+	@command -v $(firstword $(CXX)) >/dev/null || { echo "CXX=$(CXX) is not a C++ compiler on PATH; install g++ or clang, or name one: make venv CXX=clang++" >&2; exit 1; }
+	@if [ -x $(BIN)/python ]; then echo "venv 1/3: $(VENV) exists and is reused"; else echo "venv 1/3: creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
+	@echo "venv 2/3: build tools (downloads about 35 MB the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt scikit-build-core pybind11 cmake ninja
+	@echo "venv 3/3: PIT with its dependencies (downloads about @SIZE@ MB the first time), then compiling the C++ core"
+	@CXX="$(CXX)" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[test,dev]'
+	@touch $@
+	@echo "venv: ready"
+
+demo: $(STAMP)  ## run the whole method on a small synthetic task; results go to runs/demo
+	$(BIN)/pit run demo --out runs/demo
+
+test: $(STAMP)  ## run the fast tests
+	@echo "test: all but the tests marked slow (those are part of make test-all)"
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS)
+
+test-all: $(STAMP)  ## run every test, the slow ones too, with 2000 examples a property
+	PIT_HYPOTHESIS_PROFILE=all $(BIN)/python -m pytest -n $(JOBS) --timeout=7200
+
+lint: $(STAMP)  ## check style, types, layers and the extension's stub
+	@echo "lint 1/6: ruff check"
+	@$(BIN)/ruff check .
+	@echo "lint 2/6: ruff format"
+	@$(BIN)/ruff format --check .
+	@echo "lint 3/6: mypy --strict"
+	@$(BIN)/mypy --strict
+	@echo "lint 4/6: import layers"
+	@$(BIN)/lint-imports
+	@echo "lint 5/6: clang-format"
+	@$(BIN)/clang-format --dry-run -Werror $(filter %.hpp %.cpp,$(CPP_SOURCES))
+	@echo "lint 6/6: the stub of pit.data._core against the module"
+	@$(BIN)/python -m mypy.stubtest pit.data._core --mypy-config-file pyproject.toml --allowlist cpp/bindings/stubtest_allowlist.txt
+
+bench: $(STAMP)  ## run every scenario in bench/; figures go to bench/results
+	@for scenario in $(filter-out bench/_%,$(wildcard bench/*.py)); do echo "bench: $$scenario"; $(BIN)/python $$scenario; done
+
+sanitize: $(STAMP)  ## build the C++ core and its tests with address and undefined-behaviour sanitizers, and run them
+	@echo "sanitize: building in build/sanitize"
+	@cmake -S . -B build/sanitize -G Ninja -DPIT_BUILD_TESTS=ON -DPIT_SANITIZE=address,undefined >/dev/null
+	@cmake --build build/sanitize
+	@ctest --test-dir build/sanitize --output-on-failure
+
+clean:  ## remove the environment, the builds and the caches; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,53 @@
+// The shape of a context tree: segments in depth-first order, parents before children.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+namespace pit {
+
+constexpr int kMaxSegments = 64;  // a set of segments is one 64-bit mask
+constexpr int kKinds = 3;         // input, reference, output; each has its own closing role token
+
+using SegmentMask = std::uint64_t;
+
+class Topology {
+  public:
+    // Per segment: its parent (-1 for the root), the token column that fills it, its kind, whether its tokens carry
+    // loss, its slot in the leaf table (-1 for none).
+    Topology(std::vector<std::int32_t> parent, std::vector<std::int32_t> column, std::vector<std::int32_t> kind,
+             std::vector<bool> loss, std::vector<std::int32_t> leaf);
+
+    int segments() const { return static_cast<int>(parent_.size()); }
+    int leaves() const { return leaves_; }
+    int parent(int segment) const { return parent_[segment]; }
+    int column(int segment) const { return column_[segment]; }
+    int kind(int segment) const { return kind_[segment]; }
+    bool loss(int segment) const { return loss_[segment]; }
+    int leaf(int segment) const { return leaf_[segment]; }
+    // The segments from the root to `segment`, both included.
+    SegmentMask path(int segment) const { return path_[segment]; }
+    // The segments that have no child, in depth-first order.
+    const std::vector<int>& tips() const { return tips_; }
+    // One more than the largest column that is named.
+    int columns() const;
+    std::uint64_t fingerprint() const;
+
+  private:
+    void check_sizes() const;
+    void check_segment(int segment) const;
+
+    std::vector<std::int32_t> parent_, column_, kind_;
+    std::vector<bool> loss_;
+    std::vector<std::int32_t> leaf_;
+    std::vector<SegmentMask> path_;
+    std::vector<int> tips_;
+    int leaves_ = 0;
+};
+
+inline bool contains(SegmentMask mask, int segment) {
+    return (mask >> segment) & 1u;
+}
+
+}  // namespace pit

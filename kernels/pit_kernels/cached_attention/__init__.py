@@ -1,0 +1,1 @@
+"""Decode-time attention over a shared prefix and an own suffix."""

@@ -1,0 +1,1 @@
+"""Scores at the leaves of context trees, and the gaps made of them."""

@@ -1,0 +1,111 @@
+"""Attention over rows of packed context trees: one int32 vector says causality, packing, prefix sharing and padding.
+
+This is the attention of every training and scoring pass of the project; the mask is described in kernels/README.md.
+"""
+
+from typing import Literal, overload
+
+from jaxtyping import Array, Float, Int32
+
+from pit_kernels import checks, dispatch
+from pit_kernels.three_way_attention import xla
+
+_NAME: Literal["three_way_attention"] = "three_way_attention"
+
+
+@overload
+def three_way_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    visible_until: Int32[Array, "B T"],
+    *,
+    scale: float | None = None,
+    logit_soft_cap: float | None = None,
+    implementation: dispatch.Implementation = "auto",
+    return_lse: Literal[False] = False,
+) -> Float[Array, "B T N H"]: ...
+
+
+@overload
+def three_way_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    visible_until: Int32[Array, "B T"],
+    *,
+    scale: float | None = None,
+    logit_soft_cap: float | None = None,
+    implementation: dispatch.Implementation = "auto",
+    return_lse: Literal[True],
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]: ...
+
+
+def three_way_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    visible_until: Int32[Array, "B T"],
+    *,
+    scale: float | None = None,
+    logit_soft_cap: float | None = None,
+    implementation: dispatch.Implementation = "auto",
+    return_lse: bool = False,
+) -> Float[Array, "B T N H"] | tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
+    """Softmax attention in which query t sees key s exactly when s <= t < visible_until[s] and t is alive.
+
+    A token t is alive when visible_until[t] > t; any other token is padding. Padding gets output exactly 0, log-sum-exp
+    -inf and gradients exactly 0, and a NaN in its q, k, v or incoming gradients reaches nothing. A living token always
+    sees itself, so its log-sum-exp is finite. Every int32 value follows the formula; none reads out of bounds.
+
+    Products accumulate in float32 and the softmax is float32, whatever the dtype (float64 inputs stay float64). The
+    gradient is defined for reverse mode only, through the output and through the log-sum-exp.
+
+    Args:
+      q: queries; B rows of T flat tokens, N heads of width H.
+      k: keys; K heads, each serving the N/K consecutive query heads from N/K times its index.
+      v: values.
+      visible_until: flat index at which the subtree of the token's segment ends.
+      scale: factor of the logits, H**-0.5 when None.
+      logit_soft_cap: c of the cap c tanh(z / c) on the scaled logits z (Gemma 2); no cap when None.
+      implementation: backend; see `pit_kernels.dispatch`.
+      return_lse: whether to return the log-sum-exp beside the output.
+
+    Returns:
+      The output in the dtype of q; with `return_lse` the pair of it and the natural log-sum-exp of each query's logits,
+      float32.
+
+    Raises:
+      ValueError: if shapes or dtypes do not fit.
+      UnsupportedImplementationError: if the named backend cannot serve.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.ones((1, 3, 1, 2))
+      >>> out, lse = three_way_attention(x, x, x, jnp.array([[2, 2, 0]], jnp.int32), return_lse=True)
+      >>> out[0, :, 0, 0].tolist()
+      [1.0, 1.0, 0.0]
+      >>> float(lse[0, 2, 0])
+      -inf
+    """
+    for name, x, letters in (("q", q, "B T N H"), ("k", k, "B T K H"), ("v", v, "B T K H")):
+        checks.require_rank(_NAME, name, x, letters)
+    checks.require_same_float(_NAME, q=q, k=k, v=v)
+    checks.require_int32(_NAME, "visible_until", visible_until)
+    batch, tokens, heads, width = q.shape
+    kv_heads = k.shape[2]
+    checks.require_shape(_NAME, "k", k, "B T K H", (batch, tokens, kv_heads, width))
+    checks.require_shape(_NAME, "v", v, "B T K H", (batch, tokens, kv_heads, width))
+    checks.require_shape(_NAME, "visible_until", visible_until, "B T", (batch, tokens))
+    checks.require_grouped_heads(_NAME, heads, kv_heads)
+    scale = width**-0.5 if scale is None else scale
+    checks.require_positive(_NAME, "scale", scale)
+    if logit_soft_cap is not None:
+        checks.require_positive(_NAME, "logit_soft_cap", logit_soft_cap)
+
+    dispatch.choose(_NAME, implementation)
+    settings = xla.Settings(
+        float(scale), None if logit_soft_cap is None else float(logit_soft_cap), xla.block_size(tokens)
+    )
+    out, lse = xla.attend(q, k, v, visible_until, settings)
+    return (out, lse) if return_lse else out

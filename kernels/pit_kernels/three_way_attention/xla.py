@@ -1,0 +1,257 @@
+"""Three-way attention in plain XLA: blockwise with an online softmax, memory linear in T forward and backward.
+
+The algorithm is FlashAttention-2's (Dao, arXiv 2307.08691) with one addition: a block of queries visits only the blocks
+of keys that some tree of the batch lets it see, found on the device from block maxima of `visible_until`. The cost
+therefore follows what can be seen, not T squared.
+
+Letters beside the project's: R query heads per key/value head (N = K R), Q tokens of a block, n blocks of a row.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int32
+
+BLOCK = 128
+"""Tokens of a block of queries and of a block of keys (chosen by measurement: see kernels/README.md)."""
+
+SINGLE_BLOCK_LIMIT = 256
+"""Rows of at most this many tokens are one block: nothing is padded and the loops run once."""
+
+
+class Settings(NamedTuple):
+    """Static settings: logits = soft_cap(scale * q.k) with soft_cap(z) = c tanh(z / c), z where c is None."""
+
+    scale: float
+    logit_soft_cap: float | None
+    block: int
+
+
+class _Tiles(NamedTuple):
+    """A row cut into n blocks of Q tokens, block axis first so that taking one block is a contiguous slice.
+
+    query_index is the token's flat index, or -1 for padding: no key index is <= -1, so padding sees nothing.
+    """
+
+    q: Float[Array, "n B K R Q H"]
+    k: Float[Array, "n B K Q H"]
+    v: Float[Array, "n B K Q H"]
+    query_index: Int32[Array, "n B Q"]
+    visible_until: Int32[Array, "n B Q"]
+
+
+_Residuals = tuple[Array, Array, Array, Array, Array, Array]
+
+
+def block_size(tokens: int) -> int:
+    """Tokens of a block for rows of `tokens` tokens."""
+    return max(tokens, 1) if tokens <= SINGLE_BLOCK_LIMIT else BLOCK
+
+
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    visible_until: Int32[Array, "B T"],
+    settings: Settings,
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
+    """Attention output and its log-sum-exp; the contract is that of `api.three_way_attention`."""
+    alive_BT = _alive(visible_until)
+    # Padding is removed by selection, before anything is multiplied: 0 * NaN is NaN. The transpose of a selection is a
+    # selection, so the gradients of padding are exact zeros.
+    q, k, v = (jnp.where(alive_BT[:, :, None, None], x, 0) for x in (q, k, v))
+    return _attend(q, k, v, visible_until, settings)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    visible_until: Int32[Array, "B T"],
+    settings: Settings,
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
+    tiles = _tile(q, k, v, visible_until, settings.block)
+
+    def query_block(i: Array) -> tuple[Array, Array]:
+        return _forward_block(tiles, i, settings)
+
+    out_nBKRQH, lse_nBKRQ = lax.map(query_block, jnp.arange(tiles.q.shape[0], dtype=jnp.int32))
+    out_BTNH = _untile(out_nBKRQH, q.shape[1])
+    lse_BTN = _untile(lse_nBKRQ[..., None], q.shape[1])[..., 0]
+    return out_BTNH, lse_BTN
+
+
+def _attend_fwd(
+    q: Array, k: Array, v: Array, visible_until: Array, settings: Settings
+) -> tuple[tuple[Array, Array], _Residuals]:
+    out, lse = _attend(q, k, v, visible_until, settings)
+    return (out, lse), (q, k, v, visible_until, out, lse)
+
+
+def _attend_bwd(
+    settings: Settings, residuals: _Residuals, cotangents: tuple[Array, Array]
+) -> tuple[Array, Array, Array, None]:
+    q, k, v, visible_until, out, lse = residuals
+    alive_BT = _alive(visible_until)
+    d_out, d_lse = cotangents
+    d_out = jnp.where(alive_BT[:, :, None, None], d_out, 0)
+    accumulator = lse.dtype
+    # d logit = p (dp - sum_s p dp + d lse), and sum_s p dp = out . d out: one number a query.
+    delta_BTN = jnp.where(alive_BT[:, :, None], d_lse, 0) - jnp.sum(
+        out.astype(accumulator) * d_out.astype(accumulator), axis=-1
+    )
+    lse = jnp.where(alive_BT[:, :, None], lse, 0)
+
+    block = settings.block
+    tiles = _tile(q, k, v, visible_until, block)
+    d_out_n, lse_n, delta_n = (_tile_heads(x, k.shape[2], block) for x in (d_out, lse[..., None], delta_BTN[..., None]))
+
+    def query_block(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], Array]:
+        return _backward_block(tiles, d_out_n[i], lse_n[i], delta_n[i], carry, i, settings)
+
+    zeros = jnp.zeros(tiles.k.shape, accumulator)
+    (d_k, d_v), d_q = lax.scan(query_block, (zeros, zeros), jnp.arange(tiles.q.shape[0], dtype=jnp.int32))
+    tokens = q.shape[1]
+    d_k, d_v = (_untile(x[:, :, :, None], tokens) for x in (d_k, d_v))
+    return _untile(d_q, tokens), d_k.astype(k.dtype), d_v.astype(v.dtype), None
+
+
+_attend.defvjp(_attend_fwd, _attend_bwd)
+
+
+def _alive(visible_until: Int32[Array, "B T"]) -> Bool[Array, "B T"]:
+    return visible_until > jnp.arange(visible_until.shape[1], dtype=jnp.int32)[None, :]
+
+
+def _tile_heads(x: Float[Array, "B T N H"], kv_heads: int, block: int) -> Float[Array, "n B K R Q H"]:
+    """Pads the row to whole blocks and brings the block axis to the front."""
+    batch, tokens, heads, width = x.shape
+    blocks = -(-tokens // block)
+    x = jnp.pad(x, ((0, 0), (0, blocks * block - tokens), (0, 0), (0, 0)))
+    x = x.reshape(batch, blocks, block, kv_heads, heads // kv_heads, width)
+    return x.transpose(1, 0, 3, 4, 2, 5)
+
+
+def _untile(x: Float[Array, "n B K R Q H"], tokens: int) -> Float[Array, "B T N H"]:
+    """Inverse of `_tile_heads`."""
+    blocks, batch, kv_heads, group, block, width = x.shape
+    x = x.transpose(1, 0, 4, 2, 3, 5).reshape(batch, blocks * block, kv_heads * group, width)
+    return x[:, :tokens]
+
+
+def _tile(q: Array, k: Array, v: Array, visible_until: Array, block: int) -> _Tiles:
+    batch, tokens = visible_until.shape
+    blocks = -(-tokens // block)
+    # Tokens added to fill the last block have visible_until 0: padding, by the formula.
+    until = jnp.pad(visible_until, ((0, 0), (0, blocks * block - tokens)))
+    index = jnp.arange(blocks * block, dtype=jnp.int32)[None, :]
+    query_index = jnp.where(until > index, index, -1)
+    until, query_index = (x.reshape(batch, blocks, block).swapaxes(0, 1) for x in (until, query_index))
+    kv_heads = k.shape[2]
+    k, v = (_tile_heads(x, kv_heads, block)[:, :, :, 0] for x in (k, v))
+    return _Tiles(_tile_heads(q, kv_heads, block), k, v, query_index, until)
+
+
+def _visible_blocks(tiles: _Tiles, i: Int32[Array, ""]) -> tuple[Int32[Array, " n"], Int32[Array, ""]]:
+    """Blocks of keys that block i of queries visits, in order, and how many they are.
+
+    Block j < i is visited when one of its keys, in any row of the batch, is visible past the first query of block i.
+    """
+    blocks, _, block = tiles.visible_until.shape
+    reach_n = jnp.max(tiles.visible_until, axis=(1, 2))
+    j_n = jnp.arange(blocks, dtype=jnp.int32)
+    visited_n = (j_n == i) | ((j_n < i) & (reach_n > i * block))
+    return jnp.argsort(~visited_n, stable=True).astype(jnp.int32), jnp.sum(visited_n, dtype=jnp.int32)
+
+
+def _logits(
+    tiles: _Tiles, i: Int32[Array, ""], j: Int32[Array, ""], settings: Settings
+) -> tuple[Float[Array, "B K R Q S"], Bool[Array, "B 1 1 Q S"]]:
+    """Capped logits of block i of queries against block j of keys, and which of them are seen."""
+    q_BKRQH, k_BKSH = tiles.q[i], tiles.k[j]
+    logits = jnp.einsum("bkrqh,bksh->bkrqs", q_BKRQH, k_BKSH, preferred_element_type=_accumulator(q_BKRQH))
+    logits = logits * settings.scale
+    if settings.logit_soft_cap is not None:
+        logits = settings.logit_soft_cap * jnp.tanh(logits / settings.logit_soft_cap)
+    block = tiles.visible_until.shape[2]
+    key_S = j * block + jnp.arange(block, dtype=jnp.int32)
+    query_BQ1, until_B1S = tiles.query_index[i][:, :, None], tiles.visible_until[j][:, None, :]
+    seen_BQS = (key_S[None, None, :] <= query_BQ1) & (query_BQ1 < until_B1S)
+    return logits, seen_BQS[:, None, None]
+
+
+def _accumulator(x: Array) -> jnp.dtype:
+    """float32 for every narrower type; float64 stays, so that a reference run in float64 is one."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _forward_block(
+    tiles: _Tiles, i: Int32[Array, ""], settings: Settings
+) -> tuple[Float[Array, "B K R Q H"], Float[Array, "B K R Q"]]:
+    order_n, count = _visible_blocks(tiles, i)
+    accumulator = _accumulator(tiles.q)
+    shape_BKRQH = tiles.q.shape[1:]
+
+    def visit(c: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        acc, peak, total = carry
+        j = order_n[c]
+        logits, seen = _logits(tiles, i, j, settings)
+        logits = jnp.where(seen, logits, -jnp.inf)
+        # `peak` starts finite, so an unseen logit gives exp(-inf - finite) = 0 and never inf - inf.
+        new_peak = jnp.maximum(peak, jnp.max(logits, axis=-1))
+        p = jnp.exp(logits - new_peak[..., None])
+        fade = jnp.exp(peak - new_peak)
+        v_BKSH = tiles.v[j]
+        new = jnp.einsum("bkrqs,bksh->bkrqh", p.astype(v_BKSH.dtype), v_BKSH, preferred_element_type=accumulator)
+        return acc * fade[..., None] + new, new_peak, total * fade + jnp.sum(p, axis=-1)
+
+    start = (
+        jnp.zeros(shape_BKRQH, accumulator),
+        jnp.full(shape_BKRQH[:-1], float(np.finfo(accumulator).min), accumulator),
+        jnp.zeros(shape_BKRQH[:-1], accumulator),
+    )
+    acc, peak, total = lax.fori_loop(0, count, visit, start)
+    alive_BQ = tiles.query_index[i] >= 0
+    alive_BKRQ = alive_BQ[:, None, None, :]
+    total = jnp.where(alive_BKRQ, total, 1)
+    out = acc / total[..., None]
+    lse = jnp.where(alive_BKRQ, peak + jnp.log(total), -jnp.inf)
+    return out.astype(tiles.q.dtype), lse
+
+
+def _backward_block(
+    tiles: _Tiles,
+    d_out: Float[Array, "B K R Q H"],
+    lse: Float[Array, "B K R Q 1"],
+    delta: Float[Array, "B K R Q 1"],
+    d_kv: tuple[Float[Array, "n B K Q H"], Float[Array, "n B K Q H"]],
+    i: Int32[Array, ""],
+    settings: Settings,
+) -> tuple[tuple[Float[Array, "n B K Q H"], Float[Array, "n B K Q H"]], Float[Array, "B K R Q H"]]:
+    """Adds block i's share to the gradients of keys and values, and returns the gradient of its queries."""
+    order_n, count = _visible_blocks(tiles, i)
+    accumulator = _accumulator(tiles.q)
+    q = tiles.q[i]
+
+    def visit(c: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        d_q, d_k, d_v = carry
+        j = order_n[c]
+        logits, seen = _logits(tiles, i, j, settings)
+        p = jnp.exp(jnp.where(seen, logits, -jnp.inf) - lse)
+        d_p = jnp.einsum("bkrqh,bksh->bkrqs", d_out, tiles.v[j], preferred_element_type=accumulator)
+        d_logits = p * (d_p + delta)
+        if settings.logit_soft_cap is not None:
+            d_logits = d_logits * (1 - (logits / settings.logit_soft_cap) ** 2)
+        d_logits = (d_logits * settings.scale).astype(q.dtype)
+        d_q = d_q + jnp.einsum("bkrqs,bksh->bkrqh", d_logits, tiles.k[j], preferred_element_type=accumulator)
+        d_k_j = jnp.einsum("bkrqs,bkrqh->bksh", d_logits, q, preferred_element_type=accumulator)
+        d_v_j = jnp.einsum("bkrqs,bkrqh->bksh", p.astype(d_out.dtype), d_out, preferred_element_type=accumulator)
+        return d_q, d_k.at[j].add(d_k_j), d_v.at[j].add(d_v_j)
+
+    d_q, d_k, d_v = lax.fori_loop(0, count, visit, (jnp.zeros(q.shape, accumulator), *d_kv))
+    return (d_k, d_v), d_q.astype(q.dtype)

@@ -1,0 +1,1 @@
+"""Log-probabilities of chosen tokens without keeping the logits."""

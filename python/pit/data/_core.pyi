@@ -1,0 +1,260 @@
+"""The C++ core: random numbers, permutations, the curriculum, planning and writing of packed trees.
+
+Everything is deterministic: the same arguments give the same result on every machine. Array arguments must be
+C-contiguous and of exactly the dtype named here; nothing is converted. Heavy calls release the GIL.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias, final
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt8, UInt64
+
+from pit.types import Batch
+
+_Stages: TypeAlias = Sequence[tuple[int, Sequence[int]]]
+
+class CoreError(ValueError):
+    """Bad input to the core; the message names the thing, its value, the rule and the remedy."""
+
+def philox4x32(counter: Sequence[int], key: Sequence[int]) -> list[int]:
+    """Philox4x32-10: four 32-bit words from a counter of four and a key of two (Salmon et al., SC 2011)."""
+
+def uniform_below(key: int, stream: int, index: int, n: int) -> int:
+    """The number in [0, n) at `index` of a stream, without bias; n in [1, 2^64)."""
+
+@final
+class Permutation:
+    """A keyed bijection of [0, n), n in [0, 2^48], at O(1) time an index and no memory."""
+
+    def __init__(self, n: int, key: int) -> None: ...
+    def __len__(self) -> int: ...
+    def apply(self, index: Int64[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
+        """Where each index goes; CoreError for one outside [0, n)."""
+
+    def invert(self, index: Int64[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
+        """The inverse of `apply`."""
+
+@final
+class StagedCurriculum:
+    """Draws (example, reference source): a fresh permutation each epoch, sources from integer weights by step.
+
+    seed: any 64-bit number.
+    examples: how many there are, at least 1.
+    stages: (first_step, weights), the first at step 0, increasing; weights[s] is the weight of `pit.types.Source` s.
+    """
+
+    def __init__(self, seed: int, examples: int, stages: _Stages) -> None: ...
+    def draw(self, step: int, count: int) -> tuple[Int64[np.ndarray, " n"], UInt8[np.ndarray, " n"]]:
+        """The next `count` draws, (example ids, sources), with the weights of `step`."""
+
+    @property
+    def draws(self) -> int:
+        """Number of draws so far."""
+
+    def state(self) -> bytes:
+        """What `restore` needs to go on from here."""
+
+    def restore(self, state: bytes) -> None:
+        """Goes on from a state; CoreError if it is damaged or of other settings."""
+
+@final
+class Topology:
+    """The core's copy of a `pit.types.Topology`: one entry a segment, at most 64 segments.
+
+    parents: index of the parent, -1 for the root; segments are in depth-first order.
+    columns: token column that fills the segment.
+    kinds: `pit.types.SegmentKind`.
+    loss: whether the segment's tokens carry loss.
+    leaf_slots: slot in the leaf table, -1 for none.
+    """
+
+    def __init__(
+        self,
+        parents: Sequence[int],
+        columns: Sequence[int],
+        kinds: Sequence[int],
+        loss: Sequence[bool],
+        leaf_slots: Sequence[int],
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    @property
+    def leaves(self) -> int:
+        """Number of leaf slots L."""
+
+@final
+class Plan:
+    """Where every tree of some groups lies; its arrays are read-only views.
+
+    P trees and Q pieces are listed group by group in the order of their placement; the slot of a tree in its group's
+    part of the leaf table is its rank among the trees of the group.
+    """
+
+    @property
+    def step(self) -> int:
+        """The step that is planned; 0 from `plan_trees`."""
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+
+    @property
+    def topology(self) -> Topology:
+        """The topology of every tree."""
+
+    @property
+    def row_length(self) -> int:
+        """T, tokens of a row."""
+
+    @property
+    def rows_per_group(self) -> int:
+        """Rows of a group."""
+
+    @property
+    def trees_per_group(self) -> int:
+        """Leaf-table slots of a group, the most trees it holds."""
+
+    @property
+    def tree_example(self) -> Int64[np.ndarray, " P"]:
+        """Row of `lengths` each tree is made from."""
+
+    @property
+    def tree_source(self) -> UInt8[np.ndarray, " P"]:
+        """`pit.types.Source` of each tree."""
+
+    @property
+    def tree_group(self) -> Int32[np.ndarray, " P"]:
+        """Group of each tree."""
+
+    @property
+    def piece_tree(self) -> Int32[np.ndarray, " Q"]:
+        """Tree of each piece; a piece is a connected part of a tree that lies in one row."""
+
+    @property
+    def piece_row(self) -> Int32[np.ndarray, " Q"]:
+        """Row of each piece, local to its group."""
+
+    @property
+    def piece_start(self) -> Int32[np.ndarray, " Q"]:
+        """Index of each piece's first token in its row."""
+
+    @property
+    def piece_length(self) -> Int32[np.ndarray, " Q"]:
+        """Tokens of each piece, closing tokens included."""
+
+    @property
+    def piece_segments(self) -> UInt64[np.ndarray, " Q"]:
+        """Bit s: segment s of the topology is in the piece."""
+
+    @property
+    def piece_owned(self) -> UInt64[np.ndarray, " Q"]:
+        """Bit s: segment s is in the piece and in no earlier one of its tree; only these carry loss and leaves."""
+
+@final
+class Planner:
+    """Plans training steps one after another; its draw position and its window are its whole state.
+
+    A segment has its content's length + 1 tokens (the closing role token). Row by row, the oldest waiting tree whose
+    pieces fit in the rows left opens the row, then the largest waiting tree that fits follows (the older of equals),
+    until none fits or the group has `trees_per_group`. A tree longer than a row is split: its tips are taken
+    depth-first into pieces of at most a row, each with all its ancestors, one row a piece, all in one group. The
+    oldest tree goes first in every group, so a tree is placed at most `window` groups after it is drawn (`window` rows
+    where no tree is split). Calls are serialised, so threads may share a planner.
+
+    lengths: content tokens of each column of each example; copied.
+    row_length: T. rows_per_group, trees_per_group: sizes of a group. groups_per_step: groups of each plan.
+    window: how many drawn trees wait, in [1, 2^24].
+    config_hash, data_hash: 64-bit hashes that a restored state must agree with.
+    stages: as in `StagedCurriculum`; a tree is drawn with the weights of the step that draws it.
+
+    Raises CoreError for an example that fits in no group: a root-to-leaf path longer than a row, or more pieces than
+    a group has rows.
+    """
+
+    def __init__(
+        self,
+        lengths: Int32[np.ndarray, "examples columns"],
+        topology: Topology,
+        *,
+        row_length: int,
+        rows_per_group: int,
+        groups_per_step: int,
+        trees_per_group: int,
+        window: int,
+        seed: int,
+        config_hash: int,
+        data_hash: int,
+        stages: _Stages,
+    ) -> None: ...
+    def next_step(self) -> Plan:
+        """The plan of `step`, after which `step` is one more."""
+
+    @property
+    def step(self) -> int:
+        """The step that is planned next."""
+
+    @property
+    def draws(self) -> int:
+        """Trees drawn so far, those that wait included."""
+
+    def state(self) -> bytes:
+        """What `restore` needs to go on from here."""
+
+    def restore(self, state: bytes) -> None:
+        """Goes on from a state; CoreError, and no change, if it is damaged or of another config or other data."""
+
+def plan_trees(
+    lengths: Int32[np.ndarray, "examples columns"],
+    topology: Topology,
+    *,
+    row_length: int,
+    rows_per_group: int,
+    trees_per_group: int,
+) -> Plan:
+    """Packs every row of `lengths` once, into as many groups as it takes, as `Planner` with a window of all of them."""
+
+@final
+class TokenTable:
+    """Token columns held without a copy.
+
+    columns: for each column its chunks (values i32[], offsets i64[]): row r of a chunk is
+        values[offsets[r]:offsets[r + 1]]. Columns may be chunked differently. The arrays are kept alive and must not
+        change. CoreError if an offset decreases or leaves its values, or columns differ in rows.
+    """
+
+    def __init__(
+        self, columns: Sequence[Sequence[tuple[Int32[np.ndarray, " v"], Int64[np.ndarray, " o"]]]]
+    ) -> None: ...
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+
+    def lengths(self) -> Int32[np.ndarray, "rows columns"]:
+        """Tokens of every row of every column, what planning wants."""
+
+def materialise(
+    plan: Plan,
+    first_group: int,
+    last_group: int,
+    table: TokenTable,
+    *,
+    closing: Sequence[int],
+    pad: int,
+    out: Batch,
+) -> None:
+    """Writes groups [first_group, last_group) of a plan into the arrays of `out`, every element of them.
+
+    With n groups, R = n * rows_per_group and G = n * trees_per_group; T, L are the plan's. Padding has token `pad`,
+    position 0, visible_until 0, previous = own index, weight 0; an unused tree slot has leaf (-1, -1), example -1,
+    source 0. Loss weight is 1 on the tokens of owned segments with loss (closing token included), but for the first
+    token of a tree.
+
+    closing: token id that closes a segment, by `pit.types.SegmentKind`.
+    out: any object with the fields of `pit.types.Batch`, C-contiguous and writable.
+
+    Raises CoreError for a group range, a shape or a table that is not the plan's; `out` may then be partly written.
+    """

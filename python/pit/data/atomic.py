@@ -1,0 +1,61 @@
+"""Files and folders that appear whole or not at all: written beside their place, then renamed into it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pit.data.errors import DataError
+
+
+def _default_mode(base: int) -> int:
+    """`base` less the umask: what open() or mkdir() would have given (the tempfile module gives 0600 and 0700)."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return base & ~umask
+
+
+def write_file(path: str | Path, content: bytes) -> None:
+    """Write `content` to `path` so that a reader sees the old file or the new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(_default_mode(0o666))
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def require_absent_or_empty(path: str | Path) -> None:
+    """Raise `DataError` unless `path` is missing or an empty folder."""
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path}: already exists and is not an empty folder; remove it or name another output folder")
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A fresh folder to fill, renamed to `path` on success and removed on failure.
+
+    Raises:
+        DataError: `path` exists and is not an empty folder.
+    """
+    path = Path(path)
+    require_absent_or_empty(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield part
+        part.chmod(_default_mode(0o777))
+        part.rename(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise

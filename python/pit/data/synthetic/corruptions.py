@@ -1,0 +1,78 @@
+"""Answers with one known fault each, to ask a reward model whether it feels that fault.
+
+The oracle is not needed here: a fault is made, not measured, so training code may use this module.
+"""
+
+import random
+
+from pit.data.synthetic.words import (
+    ATTRIBUTES,
+    COURTESIES,
+    FILLERS,
+    Answer,
+    Item,
+    Request,
+    parse_answer,
+    parse_prompt,
+    render_answer,
+)
+
+
+def clean_answer(prompt: str) -> str:
+    """The faultless answer to a prompt of the task.
+
+    >>> clean_answer("Warmly describe this red small cheap old round lamp: price, colour and size.")
+    'price cheap, colour red, size small. fondly'
+    """
+    request = parse_prompt(prompt)
+    truth = request.truth
+    return render_answer(Answer(tuple(Item(name, truth[name]) for name in request.asked), COURTESIES[request.tone]))
+
+
+def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
+    """One corrupted copy of a clean answer per aspect of the quality.
+
+    coverage: an item omitted (correctness falls with it: an omitted item is not right).
+    correct: one value replaced by another of the same attribute.
+    order: two neighbouring items swapped.
+    clean: an unasked item added, or one item repeated.
+    courtesy: the courtesy of another tone.
+    brevity: a filler before one item.
+
+    Args:
+        prompt: a prompt of the task.
+        answer: its clean answer.
+        rng: decides where each fault goes.
+    """
+    request = parse_prompt(prompt)
+    items = list(parse_answer(answer).items)
+    courtesy = COURTESIES[request.tone]
+    spot = rng.randrange(len(items))
+    chosen = items[spot]
+    left = rng.randrange(len(items) - 1)
+    wrong = rng.choice([value for value in ATTRIBUTES[chosen.attribute] if value != chosen.value])
+    other = rng.choice([word for word in COURTESIES.values() if word != courtesy])
+    extra = _extra(request, items, rng)
+
+    def write(changed: list[Item], closing: str = courtesy) -> str:
+        return render_answer(Answer(tuple(changed), closing))
+
+    return {
+        "coverage": write(items[:spot] + items[spot + 1 :]),
+        "correct": write(items[:spot] + [chosen._replace(value=wrong)] + items[spot + 1 :]),
+        "order": write(items[:left] + [items[left + 1], items[left]] + items[left + 2 :]),
+        "clean": write(extra),
+        "courtesy": write(items, other),
+        "brevity": write(items[:spot] + [chosen._replace(filler=rng.choice(FILLERS))] + items[spot + 1 :]),
+    }
+
+
+def _extra(request: Request, items: list[Item], rng: random.Random) -> list[Item]:
+    """The items with one more: unasked at any place, or repeated after its first mention."""
+    if rng.random() < 0.5:
+        name, value = rng.choice([pair for pair in request.given if pair[0] not in request.asked])
+        place = rng.randint(0, len(items))
+        return [*items[:place], Item(name, value), *items[place:]]
+    source = rng.randrange(len(items))
+    place = rng.randint(source + 1, len(items))
+    return [*items[:place], items[source], *items[place:]]

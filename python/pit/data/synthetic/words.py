@@ -1,0 +1,138 @@
+"""The words of the synthetic task: how a request and an answer are written as English, and read back.
+
+A prompt gives a tone, five true attributes of a thing and the three or four of them to report; an answer reports
+them one by one and closes with the courtesy that suits the tone.
+
+    Warmly describe this red small cheap old round lamp: price, colour and size.
+    price cheap, colour red, size small. fondly
+"""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "price": ("free", "cheap", "fair", "dear", "costly"),
+        "colour": ("red", "blue", "green", "black", "white"),
+        "size": ("tiny", "small", "medium", "large", "huge"),
+        "age": ("new", "recent", "used", "old", "ancient"),
+        "shape": ("round", "square", "oval", "flat", "slim"),
+        "material": ("wood", "glass", "steel", "stone", "paper"),
+    }
+)
+"""Values of each attribute; a word serves one attribute only."""
+
+COURTESIES: Mapping[str, str] = MappingProxyType({"Warmly": "fondly", "Formally": "sincerely", "Casually": "cheers"})
+"""The closing word that each tone asks for."""
+
+NOUNS = ("lamp", "chair", "table", "bowl", "clock", "vase", "box", "desk", "bench", "mirror", "shelf", "tray")
+FILLERS = ("um", "well", "er")
+
+ATTRIBUTE_OF: Mapping[str, str] = MappingProxyType(
+    {value: attribute for attribute, values in ATTRIBUTES.items() for value in values}
+)
+"""Attribute that a value word belongs to."""
+
+_CLOSINGS = frozenset(COURTESIES.values())
+_PROMPT = re.compile(
+    rf"(?P<tone>{'|'.join(COURTESIES)}) describe this (?P<values>[a-z]+(?: [a-z]+)*) (?P<noun>{'|'.join(NOUNS)}): "
+    r"(?P<asked>[a-z]+(?:, [a-z]+)* and [a-z]+)\."
+)
+
+
+class Request(NamedTuple):
+    """What a prompt says: a tone, the true (attribute, value) pairs as listed, a noun, the attributes asked for."""
+
+    tone: str
+    given: tuple[tuple[str, str], ...]
+    noun: str
+    asked: tuple[str, ...]
+
+    @property
+    def truth(self) -> dict[str, str]:
+        """True value of each given attribute."""
+        return dict(self.given)
+
+
+class Item(NamedTuple):
+    """One reported attribute; `filler` is the filler word before it, or empty."""
+
+    attribute: str
+    value: str
+    filler: str = ""
+
+
+class Answer(NamedTuple):
+    """What an answer says.
+
+    items: the reported attributes in order.
+    courtesy: the closing word, empty where there is none.
+    junk: words that belong to no item.
+    fillers: filler words, wherever they stand.
+    """
+
+    items: tuple[Item, ...]
+    courtesy: str
+    junk: int = 0
+    fillers: int = 0
+
+
+def render_prompt(request: Request) -> str:
+    """The request as one English sentence."""
+    values = " ".join(value for _, value in request.given)
+    asked = f"{', '.join(request.asked[:-1])} and {request.asked[-1]}"
+    return f"{request.tone} describe this {values} {request.noun}: {asked}."
+
+
+def parse_prompt(text: str) -> Request:
+    """The request that `render_prompt` wrote.
+
+    Raises:
+        ValueError: `text` is no prompt of this task.
+    """
+    match = _PROMPT.fullmatch(text.strip())
+    values = match["values"].split(" ") if match else []
+    asked = tuple(re.split(r", | and ", match["asked"])) if match else ()
+    given = tuple((ATTRIBUTE_OF.get(value, ""), value) for value in values)
+    names = {attribute for attribute, _ in given}
+    if (
+        match is None
+        or "" in names
+        or len(names) != len(given)
+        or len(set(asked)) != len(asked)
+        or not set(asked) <= names
+    ):
+        raise ValueError(f"not a prompt of the synthetic task: {text[:200]!r}; take prompts from synthetic.generate")
+    return Request(match["tone"], given, match["noun"], asked)
+
+
+def render_answer(answer: Answer) -> str:
+    """The answer as English; junk words are not kept by a parse and so are not written."""
+    items = ", ".join(f"{item.filler} {item.attribute} {item.value}".strip() for item in answer.items)
+    return f"{items}{'.' if items else ''} {answer.courtesy}".strip()
+
+
+def parse_answer(text: str) -> Answer:
+    """Read any text as an answer; what does not fit is counted as junk."""
+    words = re.findall(r"[^\W\d_]+|[^\s,.]", text)
+    items: list[Item] = []
+    courtesy, filler = "", ""
+    junk = fillers = index = 0
+    while index < len(words):
+        word = words[index]
+        following = words[index + 1] if index + 1 < len(words) else ""
+        if word in FILLERS:
+            fillers += 1
+            filler = word
+        elif word in ATTRIBUTES and following in ATTRIBUTE_OF:
+            items.append(Item(word, following, filler))
+            filler = ""
+            index += 1
+        elif word in _CLOSINGS and not following:
+            courtesy = word
+        else:
+            junk += 1
+        index += 1
+    return Answer(tuple(items), courtesy, junk, fillers)

@@ -1,0 +1,269 @@
+"""How text becomes a context tree: THE place that says which tokens a segment holds and which trees there are.
+
+A segment is its content followed by one closing role token, which the packer appends; a window counts both. A prompt
+keeps its end (cut from the left, at a message boundary's role token), an answer keeps its beginning (cut from the
+right). The trees are those of PIT (Wang et al., ICLR 2024, arXiv 2310.00898).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pit.data.errors import DataError
+from pit.data.tokenizer import Tokenizer
+from pit.types import Message, Preference, RoleName, Segment, SegmentKind, Topology
+
+MAX_SEGMENTS = 64
+"""Segments that a packer accepts in one tree."""
+
+GAP_WW, GAP_LW, GAP_WL, GAP_LL = 0, 1, 2, 3
+"""Leaves of `gap()`: candidate first, reference second (GAP_WL is r(better, worse), the order that is to win)."""
+
+_ROLES: tuple[RoleName, ...] = ("system", "user", "assistant")
+_PROMPT, _BETTER, _WORSE = 0, 1, 2
+
+
+class EncodedPreference(NamedTuple):
+    """Token contents of one preference, without closing tokens; `truncated` says which columns lost tokens."""
+
+    prompt: list[int]
+    better: list[int]
+    worse: list[int]
+    truncated: tuple[bool, bool, bool]
+
+
+class Template:
+    """Lays text out as the contents of segments.
+
+    The reference and the output window must be equal: the store keeps each answer once, and the same tokens serve as
+    reference in one tree and as output in another.
+
+    Attributes:
+        tokenizer: the tokenizer.
+        windows: most tokens of an (input, reference, output) segment, its closing token included.
+        closings: ids of the tokens that close an (input, reference, output) segment, indexed by `SegmentKind`.
+        pad: id of the padding token.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, windows: tuple[int, int, int] = (512, 512, 512)) -> None:
+        if len(windows) != 3 or min(windows) < 3:
+            raise DataError(f"windows={windows!r} must be three sizes (input, reference, output) of at least 3 tokens")
+        if windows[1] != windows[2]:
+            raise DataError(
+                f"windows={windows!r}: the reference window must equal the output window, because one stored answer "
+                "fills both; use the larger of the two"
+            )
+        self.tokenizer = tokenizer
+        self.windows = windows
+        ids = tokenizer.role_ids
+        self.closings = (ids["input"], ids["reference"], ids["output"])
+        self.pad = ids["pad"]
+        self._opening: dict[RoleName, int] = {role: ids[role] for role in _ROLES}
+        self._role_of: dict[int, RoleName] = {token: role for role, token in self._opening.items()}
+
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Content of the input segment: role token and text of each message, at most window - 1 tokens.
+
+        A longer one loses its beginning; what is left of the message at the cut keeps its role token in front.
+
+        Raises:
+            DataError: no messages, or an unknown role.
+        """
+        return self._join_prompt(messages, self.tokenizer.encode_batch([each.content for each in messages]))[0]
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Content of a reference or output segment: at most window - 1 tokens, a longer answer loses its end."""
+        return self.tokenizer.encode(text)[: self.windows[2] - 1]
+
+    def encode_preferences(self, rows: Sequence[Preference]) -> list[EncodedPreference]:
+        """Contents of many preferences, tokenised together on all cores."""
+        texts = [text for row in rows for text in (*(m.content for m in row.prompt), row.better, row.worse)]
+        encoded = iter(self.tokenizer.encode_batch(texts))
+        return [self._encoded_preference(row, [next(encoded) for _ in range(len(row.prompt) + 2)]) for row in rows]
+
+    def decode_prompt(self, ids: Iterable[int]) -> tuple[Message, ...]:
+        """The messages of an input segment's content; closing and padding tokens are left out.
+
+        Raises:
+            DataError: the content does not begin with a role token.
+        """
+        messages: list[tuple[RoleName, list[int]]] = []
+        for token in map(int, ids):
+            if token in self._role_of:
+                messages.append((self._role_of[token], []))
+            elif messages:
+                messages[-1][1].append(token)
+            else:
+                raise DataError(f"an input must begin with one of the role tokens {self._opening}, got token {token}")
+        return tuple(Message(role, self.tokenizer.decode(content)) for role, content in messages)
+
+    def decode_answer(self, ids: Iterable[int]) -> str:
+        """The text of a reference or output segment's content; closing and padding tokens are left out."""
+        return self.tokenizer.decode(ids)
+
+    def _encoded_preference(self, row: Preference, texts: list[list[int]]) -> EncodedPreference:
+        prompt, cut = self._join_prompt(row.prompt, texts[:-2])
+        room = self.windows[2] - 1
+        better, worse = texts[-2:]
+        return EncodedPreference(prompt, better[:room], worse[:room], (cut, len(better) > room, len(worse) > room))
+
+    def _join_prompt(self, messages: Sequence[Message], texts: Sequence[list[int]]) -> tuple[list[int], bool]:
+        """The prompt's content, and whether it was cut."""
+        if not messages:
+            raise DataError("a prompt needs at least one message")
+        room = self.windows[0] - 1
+        ids: list[int] = []
+        starts: list[int] = []
+        for message, text in zip(messages, texts, strict=True):
+            if message.role not in self._opening:
+                raise DataError(f"message role {message.role!r} is not one of {list(_ROLES)}")
+            starts.append(len(ids))
+            ids.append(self._opening[message.role])
+            ids.extend(text)
+        if len(ids) <= room:
+            return ids, False
+        # Keep one place for the role token of the message that the cut falls into.
+        first = len(ids) - room + 1
+        owner = max(start for start in starts if start <= first)
+        if owner == first:
+            return ids[first:], True
+        if first - 1 == owner:
+            return ids[owner:], True
+        return [ids[owner], *ids[first:]], True
+
+
+@dataclass(frozen=True)
+class GapLeaves:
+    """Leaf slots of `gap_scoring`, candidate first; empty (or -1) where they were not asked for.
+
+    raw: r(y_i, ref) for each output i.
+    identity: r(y_i, y_i) for each output i.
+    swapped: r(ref, y_i) for each output i.
+    reference_identity: r(ref, ref).
+    """
+
+    raw: tuple[int, ...]
+    identity: tuple[int, ...]
+    swapped: tuple[int, ...]
+    reference_identity: int
+
+
+class _Tree:
+    """Collects segments depth-first."""
+
+    def __init__(self, input_column: int = 0) -> None:
+        self.segments = [Segment(-1, input_column, SegmentKind.INPUT)]
+        self.leaves = 0
+
+    def reference(self, column: int) -> int:
+        self.segments.append(Segment(0, column, SegmentKind.REFERENCE))
+        return len(self.segments) - 1
+
+    def output(self, parent: int, column: int, *, loss: bool = False, leaf: bool = True) -> int:
+        """Append an output and return its leaf slot, -1 where it has none."""
+        slot = self.leaves if leaf else -1
+        self.segments.append(Segment(parent, column, SegmentKind.OUTPUT, loss, slot))
+        self.leaves += leaf
+        return slot
+
+    def topology(self, name: str) -> Topology:
+        if len(self.segments) > MAX_SEGMENTS:
+            raise DataError(
+                f"tree {name!r} has {len(self.segments)} segments, at most {MAX_SEGMENTS} fit; ask for fewer outputs"
+            )
+        return Topology(name, tuple(self.segments))
+
+
+def policy_sft() -> Topology:
+    """x -> y_w: the ordinary policy learns the better answer (its tokens carry loss)."""
+    tree = _Tree()
+    tree.output(0, _BETTER, loss=True, leaf=False)
+    return tree.topology("policy_sft")
+
+
+def improver_sft() -> Topology:
+    """x -> y_l -> y_w: the improver learns the better answer given the worse one as its reference."""
+    tree = _Tree()
+    tree.output(tree.reference(_WORSE), _BETTER, loss=True, leaf=False)
+    return tree.topology("improver_sft")
+
+
+def quality() -> Topology:
+    """x -> {y_w, y_l}: the ordinary reward model; leaf 0 scores the better answer, leaf 1 the worse."""
+    tree = _Tree()
+    tree.output(0, _BETTER)
+    tree.output(0, _WORSE)
+    return tree.topology("quality")
+
+
+def gap() -> Topology:
+    """x -> {y_w, y_l} -> {y_w, y_l}: the four orders of the gap model; leaves GAP_WW, GAP_LW, GAP_WL, GAP_LL."""
+    tree = _Tree()
+    for reference in (_BETTER, _WORSE):
+        parent = tree.reference(reference)
+        tree.output(parent, _BETTER)
+        tree.output(parent, _WORSE)
+    return tree.topology("gap")
+
+
+def rollout(n: int, with_reference: bool) -> Topology:
+    """x -> [reference ->] n outputs, for training on samples and for scoring each of them; outputs carry loss.
+
+    Columns: 0 the input, then the reference if there is one, then the n outputs; leaf i is output i.
+
+    Raises:
+        DataError: n < 1, or more segments than a packer accepts.
+    """
+    _require_outputs(n)
+    tree = _Tree()
+    parent = tree.reference(1) if with_reference else 0
+    first = 2 if with_reference else 1
+    for i in range(n):
+        tree.output(parent, first + i, loss=True)
+    return tree.topology(f"rollout_{n}{'_reference' if with_reference else ''}")
+
+
+def gap_scoring(
+    n: int, *, raw: bool = True, identity: bool = False, swapped: bool = False
+) -> tuple[Topology, GapLeaves]:
+    """The tree that scores outputs y_1 .. y_n against one reference; columns are 0 input, 1 reference, 2.. outputs.
+
+    The raw gap needs `raw`, the centred gap `raw` and `identity`, the symmetric gap `raw` and `swapped`.
+
+    Args:
+        n: outputs.
+        raw: score r(y_i, ref).
+        identity: score r(y_i, y_i) and r(ref, ref).
+        swapped: score r(ref, y_i).
+
+    Returns:
+        The topology and where each score is found among its leaves.
+
+    Raises:
+        DataError: n < 1, nothing asked for, or more segments than a packer accepts (n <= 15 always fits).
+    """
+    _require_outputs(n)
+    if not (raw or identity or swapped):
+        raise DataError("gap_scoring was asked for no score; set raw, identity or swapped")
+    tree = _Tree()
+    raw_leaves: list[int] = []
+    identity_leaves: list[int] = []
+    swapped_leaves: list[int] = []
+    reference_identity = -1
+    if raw or identity:
+        reference = tree.reference(1)
+        raw_leaves = [tree.output(reference, 2 + i) for i in range(n) if raw]
+        reference_identity = tree.output(reference, 1) if identity else -1
+    for i in range(n):
+        if identity or swapped:
+            own = tree.reference(2 + i)
+            identity_leaves += [tree.output(own, 2 + i)] if identity else []
+            swapped_leaves += [tree.output(own, 1)] if swapped else []
+    parts = [word for word, asked in (("raw", raw), ("identity", identity), ("swapped", swapped)) if asked]
+    topology = tree.topology(f"gap_scoring_{n}_{'_'.join(parts)}")
+    return topology, GapLeaves(tuple(raw_leaves), tuple(identity_leaves), tuple(swapped_leaves), reference_identity)
+
+
+def _require_outputs(n: int) -> None:
+    if n < 1:
+        raise DataError(f"a tree with n={n} outputs has no leaf; n must be at least 1")

@@ -1,0 +1,246 @@
+"""What a finished run achieved: deltas with intervals, quality by iteration, accuracies, copying, examples.
+
+The judge is the synthetic task's oracle where there is one; beside it, always, a reward model trained on the judge
+fold, which no other stage has seen and which gives no verdict unless it beats "longer is better".
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64
+
+from pit.config import ImproveConfig
+from pit.data.synthetic import oracle
+from pit.evaluate.schema import Example, ExampleStep, QualityPoint
+from pit.evaluate.stats import (
+    CopyRate,
+    Delta,
+    Interval,
+    accuracy_interval,
+    copy_rate,
+    delta,
+    judge_verdict_allowed,
+    length_baseline_accuracy,
+    length_controlled_delta,
+    mean_interval,
+    pair_accuracy,
+)
+from pit.improve import Models, Tokens, Trajectory, improve
+from pit.losses.gap import LL, LW, WL, WW
+from pit.rollout.score import Scorer
+from pit.data.template import gap as gap_topology
+from pit.data.template import quality as quality_topology
+from pit.stages.context import Run
+from pit.train.log import make_reporter
+
+Scores = Float64[np.ndarray, " n"]
+
+FIRST_SEED = 7
+"""Root of the random numbers of evaluation; training uses others."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to the same eval prompts by each method, as token contents."""
+
+    prompts: list[Tokens]
+    methods: dict[str, list[Tokens]]
+    improved: list[Trajectory]
+    plain: list[Trajectory]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A named scorer of (prompt, answer), and whether its verdicts count."""
+
+    name: str
+    scores: dict[str, Scores]
+    verdict: bool
+
+
+def answer_all(run: Run) -> Answers:
+    """Sample every method's answers to the eval prompts."""
+    config = run.config
+    fold = run.fold("eval")
+    count = min(config.evaluate.prompts, len(fold))
+    prompts = [[int(t) for t in fold.row(i)[0]] for i in range(count)]
+    requests = list(range(count))
+    models = Models.load(run, config.gap.packing)
+    reporter = make_reporter("evaluate")
+    total = 5 * count
+
+    def tracked(trajectories: Iterator[Trajectory], base: int, text: str) -> list[Trajectory]:
+        result = []
+        for trajectory in trajectories:
+            result.append(trajectory)
+            reporter.update(base + len(result), total, text)
+        return result
+
+    seed = FIRST_SEED + config.seed
+    improved = tracked(improve(models, prompts, requests, config.improve, seed=seed), 0, "iterating, stop rule")
+    firsts = [t.first for t in improved]
+    plain = tracked(
+        improve(models, prompts, requests, config.improve, seed=seed, answers=firsts, stop_rule=False),
+        count,
+        "iterating, plain",
+    )
+    once = replace(config.improve, iterations=1)
+    # Another prompt's answer as the reference: what is left is what the improver does without reading its reference.
+    foreign = firsts[1:] + firsts[:1]
+    wrong = tracked(
+        improve(models, prompts, requests, once, seed=seed, answers=foreign, stop_rule=False),
+        2 * count,
+        "another prompt's reference",
+    )
+    wrong_candidates = [t.answer(1) for t in wrong]
+    fine_tuned = Models.load(run, config.gap.packing, policy="sft-policy")
+    sft = _respond(fine_tuned, prompts, requests, config.improve, seed)
+    reporter.update(total, total, "scoring")
+    reporter.close()
+    wrong_gaps = models.gap.gap(prompts, firsts, [wrong_candidates], "centred")[:, 0]
+    methods = {
+        "sft_policy": sft,
+        "policy": firsts,
+        "improved": [t.answer(1) for t in improved],
+        "improved_plain": [t.answer(1) for t in plain],
+        "wrong_reference": [
+            new if gap > config.improve.threshold else old
+            for new, old, gap in zip(wrong_candidates, firsts, wrong_gaps, strict=True)
+        ],
+        "wrong_reference_plain": wrong_candidates,
+    }
+    for k in range(2, config.improve.iterations + 1):
+        methods[f"improved_{k}"] = [t.answer(k) for t in improved]
+        methods[f"improved_plain_{k}"] = [t.answer(k) for t in plain]
+    return Answers(prompts, methods, improved, plain)
+
+
+def _respond(
+    models: Models, prompts: Sequence[Tokens], requests: Sequence[int], config: ImproveConfig, seed: int
+) -> list[Tokens]:
+    result: list[Tokens] = []
+    for begin in range(0, len(prompts), config.batch):
+        xs, ids = list(prompts[begin : begin + config.batch]), list(requests[begin : begin + config.batch])
+        padding = config.batch - len(xs)
+        drawn = models.respond(xs + [xs[0]] * padding, ids + [ids[0]] * padding, config.temperature, seed)
+        result += drawn[: len(xs)]
+    return result
+
+
+def oracle_judge(run: Run, answers: Answers) -> Judge:
+    """The synthetic task's hidden quality, 0 to 1."""
+    template = run.template
+    prompts = [template.decode_prompt(x)[0].content for x in answers.prompts]
+    scores = {
+        name: np.array(
+            [oracle.quality(x, template.decode_answer(y)) for x, y in zip(prompts, outputs, strict=True)], np.float64
+        )
+        for name, outputs in answers.methods.items()
+    }
+    return Judge("oracle", scores, True)
+
+
+def model_judge(run: Run, answers: Answers, accuracies: dict[str, Interval]) -> Judge:
+    """The reward model of the judge fold."""
+    scorer = Scorer(*run.trained("reward-judge"), run.layout(run.config.judge.packing))
+    names = list(answers.methods)
+    # All methods of a prompt are leaves of one tree: the prompt is read once.
+    scores = scorer.quality(answers.prompts, [answers.methods[name] for name in names]).astype(np.float64)
+    verdict = judge_verdict_allowed(accuracies["judge"], accuracies["length"])
+    return Judge("judge", {name: scores[:, i] for i, name in enumerate(names)}, verdict)
+
+
+def model_accuracies(run: Run) -> dict[str, Interval]:
+    """Pair accuracy of R_P, of the forms of R_PIT's gap, and of the judge, on the eval fold, beside length's."""
+    fold = run.fold("eval")
+    rows = [fold.row(i) for i in range(len(fold))]
+    prompts, better, worse = ([[int(t) for t in row[c]] for row in rows] for c in range(3))
+    columns = [prompts, better, worse]
+    result = {}
+    for name, stage, section in (("R_P", "reward-quality", "quality"), ("judge", "reward-judge", "judge")):
+        scorer = Scorer(*run.trained(stage), run.layout(getattr(run.config, section).packing))
+        leaves = scorer.leaves(columns, quality_topology()).astype(np.float64)
+        result[name] = pair_accuracy(leaves[:, 0], leaves[:, 1])
+    scorer = Scorer(*run.trained("reward-gap"), run.layout(run.config.gap.packing))
+    leaves = scorer.leaves(columns, gap_topology()).astype(np.float64)
+    result["R_PIT symmetric"] = pair_accuracy(leaves[:, WL], leaves[:, LW])
+    centred = leaves[:, WL] - (leaves[:, WW] + leaves[:, LL]) / 2
+    result["R_PIT centred"] = accuracy_interval(float(np.sum(centred > 0)), len(centred))
+    length = [np.array([len(y) for y in side], np.float64) for side in (better, worse)]
+    result["length"] = length_baseline_accuracy(length[0], length[1])
+    return result
+
+
+def deltas(judge: Judge, answers: Answers, *, seed: int, resamples: int) -> dict[str, Delta]:
+    """Every comparison with the policy's own answer under one judge, and the headline at equal length."""
+    if not judge.verdict:
+        return {}
+    scores = judge.scores
+    result = {}
+    for name in answers.methods:
+        if name != "policy":
+            pair = ("policy", "sft_policy") if name == "sft_policy" else (name, "policy")
+            key = f"{pair[0]}_over_{pair[1]}/{judge.name}"
+            result[key] = delta(scores[pair[0]], scores[pair[1]], seed=seed, resamples=resamples)
+    lengths = {name: np.array([len(y) for y in answers.methods[name]], np.float64) for name in ("improved", "policy")}
+    result[f"improved_over_policy/{judge.name}/length_controlled"] = length_controlled_delta(
+        scores["improved"], scores["policy"], lengths["improved"], lengths["policy"], seed=seed, resamples=resamples
+    )
+    return result
+
+
+def quality_series(judge: Judge, answers: Answers, *, stop_rule: bool, seed: int) -> tuple[QualityPoint, ...]:
+    """Mean quality of the answer after each pass, with bootstrap intervals over prompts."""
+    trajectories = answers.improved if stop_rule else answers.plain
+    points = []
+    for k in range(len(trajectories[0].steps) + 1):
+        stem = "improved" if stop_rule else "improved_plain"
+        name = "policy" if k == 0 else stem if k == 1 else f"{stem}_{k}"
+        mean = mean_interval(judge.scores[name], seed=seed)
+        accepted = float(np.mean([t.steps[k - 1].accepted for t in trajectories])) if k and stop_rule else None
+        tokens = float(np.mean([len(t.answer(k)) for t in trajectories]))
+        points.append(QualityPoint(k, mean.value, mean.low, mean.high, accepted, tokens))
+    return tuple(points)
+
+
+def copy_rates(answers: Answers) -> dict[str, CopyRate]:
+    """How much of its reference the improver's first candidate repeats, for its own and for a foreign reference."""
+    own = copy_rate(answers.methods["improved_plain"], answers.methods["policy"])
+    foreign = answers.methods["policy"][1:] + answers.methods["policy"][:1]
+    return {"own reference": own, "another prompt's": copy_rate(answers.methods["wrong_reference_plain"], foreign)}
+
+
+def examples(run: Run, answers: Answers, judge: Judge) -> tuple[Example, ...]:
+    """The first few prompts, chosen by their place alone."""
+    template, result = run.template, []
+    for i in range(min(run.config.evaluate.examples, len(answers.prompts))):
+        trajectory = answers.improved[i]
+        steps = [ExampleStep(template.decode_answer(trajectory.first), quality=_quality(run, judge, answers, i, None))]
+        standing = 0
+        for number, step in enumerate(trajectory.steps, start=1):
+            steps.append(
+                ExampleStep(
+                    text=template.decode_answer(step.candidate),
+                    gap=step.gap,
+                    accepted=step.accepted,
+                    quality=_quality(run, judge, answers, i, step.candidate),
+                    reference=standing,
+                )
+            )
+            standing = number if step.accepted else standing
+        messages = template.decode_prompt(answers.prompts[i])
+        prompt = "\n\n".join(m.content if len(messages) == 1 else f"{m.role}: {m.content}" for m in messages)
+        result.append(Example(prompt, tuple(steps)))
+    return tuple(result)
+
+
+def _quality(run: Run, judge: Judge, answers: Answers, i: int, candidate: Tokens | None) -> float | None:
+    """The oracle's word on one shown text; a judge model's score of a single text means nothing to a reader."""
+    if judge.name != "oracle":
+        return None
+    if candidate is None:
+        return float(judge.scores["policy"][i])
+    template = run.template
+    prompt = template.decode_prompt(answers.prompts[i])[0].content
+    return float(oracle.quality(prompt, template.decode_answer(candidate)))

@@ -1,0 +1,151 @@
+"""Iterated self-improvement at inference: y0 from the policy, then the improver on its own answers (PIT, algorithm 2).
+
+The paper has no working stop rule; here a candidate replaces the answer only if its centred gap over it exceeds a
+threshold, and a rejected candidate keeps the answer as it was.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flax import nnx
+
+from pit.config import ImproveConfig, PackingConfig
+from pit.model.params import Params
+from pit.rollout.sample import sample
+from pit.rollout.score import Scorer
+from pit.rollout.strategy import strategy_at
+from pit.stages.context import Run
+
+Tokens = list[int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass: the improver's candidate, its centred gap over the answer before, and the answer that is kept."""
+
+    candidate: Tokens
+    gap: float
+    accepted: bool
+    answer: Tokens
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """y0 and the passes after it, of one prompt. All token lists are contents, without closing role tokens."""
+
+    request: int
+    prompt: Tokens
+    first: Tokens
+    steps: tuple[Step, ...]
+
+    def answer(self, iteration: int) -> Tokens:
+        """The answer kept after `iteration` passes; 0 is y0."""
+        return self.first if iteration == 0 else self.steps[iteration - 1].answer
+
+
+@dataclass(frozen=True)
+class Models:
+    """What improvement needs: the policy that answers, the improver, and the gap model that accepts."""
+
+    policy: tuple[nnx.GraphDef[Any], Params]
+    improver: tuple[nnx.GraphDef[Any], Params]
+    gap: Scorer
+    closings: tuple[int, int, int]
+    capacity: int
+
+    @classmethod
+    def load(
+        cls, run: Run, packing: PackingConfig, policy: str = "rl-policy", improver: str = "rl-second"
+    ) -> "Models":
+        """The finished models of a run, by stage name."""
+        layout = run.layout(packing)
+        gap = Scorer(*run.trained("reward-gap"), layout)
+        return cls(run.trained(policy), run.trained(improver), gap, layout.closings, run.config.windows.output - 1)
+
+    def respond(self, prompts: Sequence[Tokens], requests: Sequence[int], temperature: float, seed: int) -> list[Tokens]:
+        """y0 of each prompt."""
+        inputs = [[*x, self.closings[0]] for x in prompts]
+        return self._draw(self.policy, inputs, requests, temperature, seed)
+
+    def refine(
+        self,
+        prompts: Sequence[Tokens],
+        references: Sequence[Tokens],
+        requests: Sequence[int],
+        temperature: float,
+        seed: int,
+    ) -> list[Tokens]:
+        """The improver's candidate for each prompt and reference."""
+        inputs = [
+            [*x, self.closings[0], *ref, self.closings[1]] for x, ref in zip(prompts, references, strict=True)
+        ]
+        return self._draw(self.improver, inputs, requests, temperature, seed)
+
+    def _draw(
+        self,
+        model: tuple[nnx.GraphDef[Any], Params],
+        inputs: Sequence[Tokens],
+        requests: Sequence[int],
+        temperature: float,
+        seed: int,
+    ) -> list[Tokens]:
+        drawn = sample(
+            *model,
+            inputs,
+            requests,
+            n=1,
+            capacity=self.capacity,
+            strategy=strategy_at(temperature),
+            eos_ids=(self.closings[2],),
+            seed=seed,
+        )
+        return [drawn.answer(g, 0) for g in range(len(inputs))]
+
+
+def improve(
+    models: Models,
+    prompts: Sequence[Tokens],
+    requests: Sequence[int],
+    config: ImproveConfig,
+    *,
+    seed: int,
+    answers: Sequence[Tokens] | None = None,
+    stop_rule: bool = True,
+) -> Iterator[Trajectory]:
+    """Improve answers batch by batch.
+
+    Args:
+        models: the trained models.
+        prompts: contents of x.
+        requests: an id of each prompt; with the seed it decides the random numbers, so results do not depend on batches.
+        config: iterations, temperature, threshold, batch.
+        seed: root of the random numbers.
+        answers: given y0; sampled from the policy where None.
+        stop_rule: accept by the centred gap; otherwise every candidate is kept (the paper's plain iteration).
+    """
+    for begin in range(0, len(prompts), config.batch):
+        piece = slice(begin, begin + config.batch)
+        xs, ids = list(prompts[piece]), list(requests[piece])
+        padded = xs + [xs[0]] * (config.batch - len(xs))
+        padded_ids = ids + [ids[0]] * (config.batch - len(xs))
+        if answers is None:
+            current = models.respond(padded, padded_ids, config.temperature, _pass_seed(seed, 0))
+        else:
+            given = [list(a) for a in answers[piece]]
+            current = given + [given[0]] * (config.batch - len(xs))
+        first, steps = current, []
+        for number in range(1, config.iterations + 1):
+            drawn = models.refine(padded, current, padded_ids, config.temperature, _pass_seed(seed, number))
+            gaps = models.gap.gap(padded, current, [drawn], "centred")[:, 0]
+            keep = [not stop_rule or bool(gap > config.threshold) for gap in gaps]
+            current = [new if ok else old for new, old, ok in zip(drawn, current, keep, strict=True)]
+            steps.append(
+                [Step(c, float(g), k, a) for c, g, k, a in zip(drawn, gaps, keep, current, strict=True)]
+            )
+        for row, (x, request) in enumerate(zip(xs, ids, strict=True)):
+            yield Trajectory(request, x, first[row], tuple(each[row] for each in steps))
+
+
+def _pass_seed(seed: int, number: int) -> int:
+    return 1_000 * (seed + 1) + number

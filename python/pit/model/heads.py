@@ -1,0 +1,63 @@
+"""What is read off a decoder: log-probs of the tokens of a packed row, and one scalar a leaf for reward models."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Float32, Int32
+from pit_kernels import leaf_scores, token_logprob
+
+from pit.config import ModelConfig
+from pit.model.decoder import Decoder
+
+
+def row_logprobs(
+    model: Decoder,
+    token: Int32[Array, "B T"],
+    position: Int32[Array, "B T"],
+    visible_until: Int32[Array, "B T"],
+    previous: Int32[Array, "B T"],
+    *,
+    temperature: float = 1.0,
+) -> Float32[Array, "B T"]:
+    """Log-prob (nats, at the temperature) of each token given its own path; exactly 0 where nothing precedes it."""
+    hidden = model(token, position, visible_until)
+    source = jnp.take_along_axis(hidden, previous[:, :, None], axis=1)
+    index = jnp.arange(token.shape[1], dtype=jnp.int32)[None, :]
+    valid = (visible_until > index) & (previous < index)
+    width = hidden.shape[-1]
+    result = token_logprob(
+        model.final_norm(source).reshape(-1, width),
+        model.table,
+        token.reshape(-1),
+        valid=valid.reshape(-1),
+        temperature=temperature,
+        logit_soft_cap=model.config.final_soft_cap,
+    )
+    return result.logp.reshape(token.shape)
+
+
+class RewardModel(nnx.Module):
+    """A decoder with a scalar head, read at the closing role token of each leaf."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs) -> None:
+        self.decoder = Decoder(config, vocab_size, rngs)
+        initial = jax.random.normal(rngs.params(), (config.width,), jnp.float32)
+        self.score = nnx.Param(initial * jnp.float32(config.width**-0.5))
+
+    def __call__(
+        self,
+        token: Int32[Array, "B T"],
+        position: Int32[Array, "B T"],
+        visible_until: Int32[Array, "B T"],
+        leaf: Int32[Array, "G L 2"],
+    ) -> Float32[Array, "G L"]:
+        """Scores of the leaves, float32; 0 where a leaf is absent."""
+        norm = self.decoder.final_norm
+        return leaf_scores(
+            self.decoder(token, position, visible_until),
+            leaf,
+            norm.scale[...],
+            self.score[...],
+            eps=norm.eps,
+            offset_norm=norm.offset,
+        )

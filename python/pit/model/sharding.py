@@ -1,0 +1,79 @@
+"""One mesh (data, fsdp, tensor), and the rules that place every parameter and batch on it.
+
+Rows of a batch are split over data x fsdp; parameters over fsdp and tensor by the first rule whose pattern matches their
+name. A dimension that a mesh axis does not divide is refused, never silently replicated.
+"""
+
+import re
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+
+from pit.config import ConfigError, MeshConfig
+from pit.model.params import Params
+
+RULES: tuple[tuple[str, P], ...] = (
+    (r"(embedding|output)$", P("tensor", "fsdp")),
+    (r"attention\.[qkv]$", P("fsdp", "tensor", None)),
+    (r"attention\.o$", P("tensor", None, "fsdp")),
+    (r"mlp\.(gate|up)$", P("fsdp", "tensor")),
+    (r"mlp\.down$", P("tensor", "fsdp")),
+    (r"(scale|score)$", P()),
+)
+
+ROWS = P(("data", "fsdp"))
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """The mesh of a run over the first data x fsdp x tensor devices.
+
+    Raises:
+        ConfigError: there are fewer devices than the mesh needs.
+    """
+    shape = (config.data, config.fsdp, config.tensor)
+    needed, devices = config.shards * config.tensor, jax.devices()
+    if needed > len(devices):
+        raise ConfigError(
+            f"mesh = {shape}: needs {needed} devices, but this process sees {len(devices)}; lower mesh.data, mesh.fsdp "
+            "or mesh.tensor"
+        )
+    return jax.make_mesh(shape, ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=devices[:needed])
+
+
+def spec_of(name: str) -> P:
+    """Partition spec of a parameter by its name.
+
+    Raises:
+        KeyError: no rule covers the name.
+    """
+    for pattern, spec in RULES:
+        if re.search(pattern, name):
+            return spec
+    raise KeyError(f"parameter {name!r} matches no partition rule; add one to pit.model.sharding.RULES")
+
+
+def shard_params(params: Params, mesh: Mesh) -> Params:
+    """Place parameters on the mesh by the rules."""
+    return {name: jax.device_put(value, _checked(name, value, mesh)) for name, value in params.items()}
+
+
+def _checked(name: str, value: Array, mesh: Mesh) -> NamedSharding:
+    spec = spec_of(name)
+    for size, axis in zip(value.shape, spec, strict=False):
+        if axis is not None and size % mesh.shape[axis]:
+            raise ConfigError(
+                f"mesh.{axis} = {mesh.shape[axis]}: must divide dimension {size} of {name} {value.shape}; choose a divisor"
+            )
+    return NamedSharding(mesh, spec)
+
+
+def row_sharding(mesh: Mesh) -> NamedSharding:
+    """Sharding of arrays whose leading axis is rows, or trees, of a batch."""
+    return NamedSharding(mesh, ROWS)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Sharding of a value that every device holds whole."""
+    return NamedSharding(mesh, P())

@@ -1,0 +1,21 @@
+"""Recipes: short functions that return a frozen config; each docstring says what it needs and what to expect."""
+
+from collections.abc import Callable
+
+from pit.config import ConfigError, RunConfig
+from pit.recipes.demo import demo, tiny
+from pit.recipes.hh import hh
+from pit.recipes.paper import paper
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {recipe.__name__: recipe for recipe in (demo, tiny, hh, paper)}
+
+
+def recipe(name: str) -> RunConfig:
+    """The config of a recipe.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"recipe {name!r}: there is none of that name; choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]()

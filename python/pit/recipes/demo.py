@@ -1,0 +1,109 @@
+"""The synthetic task, from scratch, on two CPU cores: what `make demo` runs, and its smallest version for tests."""
+
+import dataclasses
+
+from pit.config import (
+    DataConfig,
+    EvaluateConfig,
+    ImproveConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PackingConfig,
+    RlConfig,
+    RunConfig,
+    TokenizerConfig,
+    TrainConfig,
+    WindowConfig,
+)
+
+
+def demo() -> RunConfig:
+    """Every stage on 48,000 synthetic preferences, with a hidden oracle to judge the result.
+
+    Needs: two CPU cores, 3 GiB of memory, no download. Command: `pit run demo --out runs/demo`.
+    """
+    model = ModelConfig(width=64, layers=2, heads=2, kv_heads=2, head_dim=32, mlp=128, matched_heads=1)
+    sft = TrainConfig(
+        steps=700,
+        packing=PackingConfig(row_length=256, rows=8, window=256, trees=64),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
+        evaluate_every=350,
+        checkpoint_every=350,
+    )
+    reward = TrainConfig(
+        steps=1200,
+        packing=PackingConfig(row_length=256, rows=8, window=256, trees=64),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=20),
+        evaluate_every=400,
+        checkpoint_every=400,
+    )
+    gap = dataclasses.replace(reward, packing=PackingConfig(row_length=256, rows=16, window=256, trees=64))
+    rl = RlConfig(
+        steps=75,
+        prompts=32,
+        samples=4,
+        beta=0.4,
+        packing=PackingConfig(row_length=512, rows=8, window=64, trees=40),
+        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=5),
+        evaluate_every=25,
+        checkpoint_every=75,
+    )
+    return RunConfig(
+        name="demo",
+        data=DataConfig(synthetic_rows=48_000),
+        tokenizer=TokenizerConfig(vocab_size=512),
+        windows=WindowConfig(input=48, reference=28, output=28),
+        policy=model,
+        reward_model=model,
+        sft=sft,
+        quality=reward,
+        gap=gap,
+        judge=reward,
+        rl_policy=rl,
+        rl_first=dataclasses.replace(rl, sources=(1, 1, 0), gap="symmetric"),
+        rl_second=dataclasses.replace(rl, sources=(0, 0, 1), gap="symmetric"),
+        improve=ImproveConfig(iterations=5, batch=250),
+        evaluate=EvaluateConfig(prompts=1000, sensitivity_floor=0.8),
+    )
+
+
+def tiny() -> RunConfig:
+    """The demo made as small as it can be: all stages run, nothing is learned. For tests and for looking around.
+
+    Needs: a minute of two CPU cores. Command: `pit run tiny --out runs/tiny`.
+    """
+    config = demo()
+    small = ModelConfig(width=16, layers=1, heads=2, kv_heads=1, head_dim=8, mlp=32)
+    train = TrainConfig(
+        steps=4,
+        packing=PackingConfig(row_length=128, rows=2, window=16, trees=16),
+        evaluate_every=0,
+        evaluate_trees=16,
+        checkpoint_every=2,
+    )
+    rl = dataclasses.replace(
+        config.rl_policy,
+        steps=2,
+        prompts=4,
+        samples=2,
+        packing=PackingConfig(row_length=256, rows=4, window=16, trees=16),
+        evaluate_every=0,
+        evaluate_prompts=4,
+        checkpoint_every=1,
+    )
+    return dataclasses.replace(
+        config,
+        name="tiny",
+        data=DataConfig(synthetic_rows=400),
+        policy=small,
+        reward_model=small,
+        sft=train,
+        quality=train,
+        gap=train,
+        judge=train,
+        rl_policy=rl,
+        rl_first=dataclasses.replace(rl, sources=(1, 1, 0)),
+        rl_second=dataclasses.replace(rl, sources=(0, 0, 1)),
+        improve=ImproveConfig(iterations=2, batch=8),
+        evaluate=EvaluateConfig(prompts=16, resamples=100, examples=2, sensitivity_prompts=8, sensitivity_floor=0.0),
+    )

@@ -1,0 +1,65 @@
+"""PIT's published settings, for a TPU slice."""
+
+import dataclasses
+
+from pit.config import (
+    DataConfig,
+    ImproveConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PackingConfig,
+    RlConfig,
+    RunConfig,
+    TokenizerConfig,
+    TrainConfig,
+    WindowConfig,
+    gemma_like,
+)
+
+
+def paper() -> RunConfig:
+    """What the paper states (arXiv 2310.00898, section 4 and appendix): one epoch, windows of 512, three learning rates.
+
+    Stated there: fine-tuning at 3e-5, reward models at 3e-4, RL at 1e-5, windows 512 + 512 + 512, equal thirds.
+    Open there, chosen here: the model (PaLM 2 is not public; a Gemma-like shape of about 2 billion parameters),
+    AdamW, batch sizes, RL steps, beta 0.1, leave-one-out REINFORCE, KL to the fine-tuned model.
+    Needs: `--data FOLDER` and a TPU v4 slice of 32 chips or its like. `--dry-run` works anywhere.
+    """
+    model = gemma_like(
+        ModelConfig(
+            width=2304, layers=26, heads=8, kv_heads=4, head_dim=256, mlp=9216,
+            attention_soft_cap=50.0, final_soft_cap=30.0, compute_dtype="bfloat16", remat=True,
+        )
+    )
+    packing = PackingConfig(row_length=4096, rows=2, microbatches=2, window=1024, trees=64)
+    sft = TrainConfig(
+        steps=None, packing=packing, optimizer=OptimizerConfig(learning_rate=3e-5, b2=0.95, warmup_steps=100),
+        evaluate_every=500, checkpoint_every=500, keep=3,
+    )
+    reward = dataclasses.replace(
+        sft, optimizer=OptimizerConfig(learning_rate=3e-4, b2=0.95, warmup_steps=100), init="policy"
+    )
+    rl = RlConfig(
+        steps=1000, prompts=256, samples=4, beta=0.1,
+        packing=PackingConfig(row_length=4096, rows=2, window=1024, trees=64),
+        optimizer=OptimizerConfig(learning_rate=1e-5, b2=0.95, warmup_steps=50),
+        evaluate_every=100, evaluate_prompts=512, checkpoint_every=100, keep=3,
+    )
+    return RunConfig(
+        name="paper",
+        data=DataConfig(fold_fractions=(0.31, 0.31, 0.31, 0.05, 0.02)),
+        tokenizer=TokenizerConfig(vocab_size=32_000),
+        windows=WindowConfig(512, 512, 512),
+        policy=model,
+        reward_model=model,
+        sft=sft,
+        quality=reward,
+        gap=reward,
+        judge=reward,
+        rl_policy=rl,
+        rl_first=dataclasses.replace(rl, sources=(1, 1, 0)),
+        rl_second=dataclasses.replace(rl, sources=(0, 0, 1)),
+        improve=ImproveConfig(iterations=5),
+        mesh=MeshConfig(data=1, fsdp=8, tensor=4),
+    )

@@ -1,0 +1,68 @@
+"""Scores of given answers: R_P on x -> y, and the gap model in the orders that a form of the gap needs."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float32, Int32
+from pit_kernels import centred_gap, symmetric_gap
+
+from pit.config import GapForm
+from pit.data.packing import Layout, pack_lists
+from pit.data.template import gap_scoring, rollout
+from pit.model.heads import RewardModel
+from pit.model.params import Params, merge
+from pit.types import Topology
+
+Tokens = Sequence[Sequence[int]]
+
+
+class Scorer:
+    """A reward model and its weights, applied to packed trees of one static shape."""
+
+    def __init__(self, graphdef: nnx.GraphDef[RewardModel], params: Params, layout: Layout) -> None:
+        def score(
+            params: Params,
+            token: Int32[Array, "R T"],
+            position: Int32[Array, "R T"],
+            visible_until: Int32[Array, "R T"],
+            leaf: Int32[Array, "G L 2"],
+        ) -> Float32[Array, "G L"]:
+            return merge(graphdef, params)(token, position, visible_until, leaf)
+
+        self._score = jax.jit(score)
+        self._params, self._layout = params, layout
+
+    def leaves(self, columns: Sequence[Tokens], topology: Topology) -> Float32[np.ndarray, "n L"]:
+        """Scores of all leaves of the trees that the columns fill."""
+        result = np.zeros((len(columns[0]), topology.leaves), np.float32)
+        for batch in pack_lists(columns, topology, self._layout):
+            scores = jax.device_get(
+                self._score(self._params, batch.token, batch.position, batch.visible_until, batch.leaf)
+            )
+            present = batch.example_id >= 0
+            result[batch.example_id[present]] = scores[present]
+        return result
+
+    def quality(self, inputs: Tokens, outputs: Sequence[Tokens]) -> Float32[np.ndarray, "G N"]:
+        """r_P(x, y) of N outputs of each input; `outputs[n][g]`."""
+        return self.leaves([inputs, *outputs], rollout(len(outputs), with_reference=False))
+
+    def gap(
+        self, inputs: Tokens, references: Tokens, outputs: Sequence[Tokens], form: GapForm
+    ) -> Float32[np.ndarray, "G N"]:
+        """The gap of N outputs over the reference of each input, in one form; `outputs[n][g]`."""
+        n = len(outputs)
+        topology, leaf = gap_scoring(n, identity=form == "centred", swapped=form == "symmetric")
+        scores = self.leaves([inputs, references, *outputs], topology)
+        raw = scores[:, list(leaf.raw)]
+        if form == "raw":
+            return raw
+        if form == "symmetric":
+            gap = symmetric_gap(raw, scores[:, list(leaf.swapped)])
+        else:
+            gap = centred_gap(raw, scores[:, list(leaf.identity)], scores[:, [leaf.reference_identity]])
+        # The same text read at two places of a row may differ in the last bit; over itself the gap is 0 by definition.
+        same = [[list(y) == list(ref) for y in ys] for *ys, ref in zip(*outputs, references, strict=True)]
+        return np.where(np.array(same), np.float32(0), gap)

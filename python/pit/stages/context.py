@@ -1,0 +1,210 @@
+"""What every stage of a run shares: its folder, config, tokenizer, store and mesh, and the finished stages before it."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from pit.config import ConfigError, ModelConfig, PackingConfig, RunConfig, digest, from_dict, to_dict
+from pit.data.atomic import write_file
+from pit.data.packing import Layout
+from pit.data.store import Fold, Store
+from pit.data.template import Template
+from pit.data.tokenizer import Tokenizer
+from pit.model.decoder import Decoder
+from pit.model.heads import RewardModel
+from pit.model.params import Params, build
+from pit.model.sharding import make_mesh, shard_params
+from pit.train.checkpoint import CheckpointError, Checkpoints
+from pit.train.log import CompileClock, peak_memory_bytes
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A training stage: the config section it reads, the models before it, and which model it trains."""
+
+    name: str
+    section: str
+    needs: tuple[str, ...]
+    model: str
+    title: str
+
+
+STAGES: dict[str, StageSpec] = {
+    spec.name: spec
+    for spec in (
+        StageSpec("sft-policy", "sft", (), "policy", "M_P fine-tuned on x -> y_w"),
+        StageSpec("sft-improver", "sft", (), "policy", "M_PIT fine-tuned on x, y_l -> y_w"),
+        StageSpec("reward-quality", "quality", (), "reward_model", "R_P on pairs"),
+        StageSpec("reward-gap", "gap", (), "reward_model", "R_PIT on the four orders of each pair"),
+        StageSpec("reward-judge", "judge", (), "reward_model", "a judge on its own fold"),
+        StageSpec("rl-policy", "rl_policy", ("sft-policy", "reward-quality"), "policy", "M_P^RL against R_P"),
+        StageSpec("rl-first", "rl_first", ("sft-improver", "reward-gap"), "policy", "RL,0: references from the data"),
+        StageSpec(
+            "rl-second", "rl_second", ("rl-first", "rl-policy"), "policy", "RL,1: references sampled from M_P^RL"
+        ),
+    )
+}
+"""Algorithm 1 of the paper in order, and a judge that no other stage sees."""
+
+
+def needs_of(name: str, config: RunConfig) -> tuple[str, ...]:
+    """Stages that must be finished before `name` (a reward model started from the policy needs the policy too)."""
+    spec = STAGES[name]
+    section = getattr(config, spec.section)
+    return (*spec.needs, "sft-policy") if getattr(section, "init", "random") == "policy" else spec.needs
+
+
+class Run:
+    """The folder of a run: config.json, tokenizer.json, store/, stages/NAME/{checkpoints, metrics.jsonl, done.json}."""
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        self.folder, self.config = folder, config
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """The run in a folder that `pit run` or `pit data prepare` made.
+
+        Raises:
+            ConfigError: the folder holds no run.
+        """
+        path = folder / "config.json"
+        if not path.is_file():
+            raise ConfigError(f"{folder}: holds no run (no config.json); make one with `pit run RECIPE --out {folder}`")
+        return cls(folder, from_dict(RunConfig, json.loads(path.read_text(encoding="utf-8"))))
+
+    def save_config(self) -> None:
+        """Write the resolved config.
+
+        Raises:
+            ConfigError: the folder belongs to a run with another config.
+        """
+        path = self.folder / "config.json"
+        if path.is_file():
+            saved = from_dict(RunConfig, json.loads(path.read_text(encoding="utf-8")))
+            differing = [k for k, v in to_dict(self.config).items() if v != to_dict(saved)[k] and k not in _FREE]
+            if differing:
+                raise ConfigError(
+                    f"{self.folder}: is the folder of a run with other {', '.join(differing)}; choose another --out, or "
+                    "repeat the settings it was started with"
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_file(path, (json.dumps(to_dict(self.config), indent=2) + "\n").encode())
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the run."""
+        return Tokenizer.load(self.folder / "tokenizer.json")
+
+    @cached_property
+    def template(self) -> Template:
+        """The layout of trees under the run's windows."""
+        windows = self.config.windows
+        return Template(self.tokenizer, (windows.input, windows.reference, windows.output))
+
+    @cached_property
+    def store(self) -> Store:
+        """The token store, refused if it was made with another tokenizer."""
+        return Store.open(self.folder / "store", tokenizer_hash=self.tokenizer.hash)
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The device mesh."""
+        return make_mesh(self.config.mesh)
+
+    def fold(self, name: str) -> Fold:
+        """One fold of the store."""
+        return self.store.fold(name)
+
+    def layout(self, packing: PackingConfig) -> Layout:
+        """Static shape of a packed group."""
+        return Layout(
+            closings=self.template.closings,
+            pad=self.template.pad,
+            row_length=packing.row_length,
+            rows=packing.rows,
+            trees=packing.trees,
+        )
+
+    def stage_folder(self, name: str) -> Path:
+        """Folder of one stage."""
+        return self.folder / "stages" / name
+
+    def stage_hash(self, name: str) -> str:
+        """What the result of a stage depends on: config, model, data, seed and the stages before it."""
+        spec, config = STAGES[name], self.config
+        return digest(
+            name,
+            getattr(config, spec.section),
+            getattr(config, spec.model),
+            config.windows,
+            config.seed,
+            config.mesh.shards,
+            self.store.hash,
+            [self.stage_hash(need) for need in needs_of(name, config)],
+        )
+
+    def done(self, name: str) -> dict[str, Any] | None:
+        """Record of a finished stage, None if it is not finished or was made from something else."""
+        path = self.stage_folder(name) / "done.json"
+        if not path.is_file():
+            return None
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return record if record["hash"] == self.stage_hash(name) else None
+
+    def model(self, name: str) -> tuple[nnx.GraphDef[Any], Params]:
+        """Graph definition and freshly initialised weights of the model that a stage trains."""
+        spec = STAGES[name]
+        kind = Decoder if spec.model == "policy" else RewardModel
+        seed = int(digest(self.config.seed, name)[:8], 16) >> 1
+        graphdef, params = build(kind, getattr(self.config, spec.model), self.tokenizer.vocab_size, seed)
+        return graphdef, shard_params(params, self.mesh)
+
+    def trained(self, name: str) -> tuple[nnx.GraphDef[Any], Params]:
+        """Graph definition and weights of a finished stage.
+
+        Raises:
+            CheckpointError: the stage has not finished with this config and data.
+        """
+        if self.done(name) is None:
+            raise CheckpointError(
+                f"{self.stage_folder(name)}: stage {name} has not finished with this config and data; run "
+                f"`pit {name.replace('-', ' ', 1)} --run {self.folder}` first"
+            )
+        graphdef, like = self.model(name)
+        with Checkpoints(self.stage_folder(name) / "checkpoints", keep=1) as checkpoints:
+            return graphdef, checkpoints.restore_params(like)
+
+
+_FREE = ("workers",)
+
+
+class StageClock:
+    """Writes the record of a finished stage: its hash, steps, tokens, seconds, compile time and peak memory."""
+
+    def __init__(self, run: Run, name: str) -> None:
+        self._run, self._name = run, name
+        self._begin, self._compile = time.perf_counter(), CompileClock()
+        self.tokens = 0
+
+    def finish(self, steps: int, **extra: Any) -> None:
+        """Mark the stage as finished."""
+        record = {
+            "hash": self._run.stage_hash(self._name),
+            "steps": steps,
+            "tokens": self.tokens,
+            "seconds": round(time.perf_counter() - self._begin, 3),
+            "compile_seconds": round(self._compile.seconds, 3),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "process": os.getpid(),
+            **extra,
+        }
+        write_file(self._run.stage_folder(self._name) / "done.json", (json.dumps(record, indent=2) + "\n").encode())

@@ -1,0 +1,88 @@
+"""The first stage: preferences become a tokenizer and a token store (or synthetic ones are written first)."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+
+from pit.config import RunConfig, digest
+from pit.data.atomic import write_file
+from pit.data.folds import fold_of
+from pit.data.readers import ReadReport, read_preferences
+from pit.data.store import Progress, build
+from pit.data.synthetic import write as write_synthetic
+from pit.data.template import Template
+from pit.data.tokenizer import Tokenizer
+from pit.stages.context import Run
+from pit.train.log import make_reporter
+from pit.types import FOLDS, Preference
+
+
+def prepare(run: Run) -> ReadReport | None:
+    """Write RUN/tokenizer.json and RUN/store, unless they are there and made from the same data and config.
+
+    Returns:
+        What was read and what was dropped, None if nothing had to be done.
+    """
+    config, folder = run.config, run.folder
+    source = _source(run)
+    stamp, wanted = folder / "prepared.json", _fingerprint(config, source)
+    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8"))["fingerprint"] == wanted:
+        return None
+    reporter = make_reporter("data")
+    rows, report = read_preferences(source, format=config.data.format, strict=config.data.strict)
+    preferences = list(rows)
+    fractions = dict(zip(FOLDS, config.data.fold_fractions, strict=True))
+    tokenizer = _tokenizer(config, lambda: _texts(preferences, fractions, config.data.fold_key))
+    tokenizer.save(folder / "tokenizer.json")
+    windows = config.windows
+    template = Template(tokenizer, (windows.input, windows.reference, windows.output))
+    _remove_store(folder / "store")
+
+    def progress(done: Progress) -> None:
+        reporter.update(done.rows, len(preferences), f"{done.tokens:,} tokens")
+
+    build(
+        preferences, folder / "store", template, fractions=fractions, key=config.data.fold_key, progress=progress
+    )
+    reporter.close()
+    write_file(stamp, (json.dumps({"fingerprint": wanted, "report": asdict(report)}, indent=2) + "\n").encode())
+    return report
+
+
+def _source(run: Run) -> Path:
+    """The preferences to read; synthetic ones are written on first use."""
+    data = run.config.data
+    if data.path is not None:
+        return Path(data.path)
+    folder = run.folder / "data"
+    if not folder.exists():
+        write_synthetic(folder, data.synthetic_rows, run.config.seed)
+    return folder
+
+
+def _fingerprint(config: RunConfig, source: Path) -> str:
+    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+    facts = [[str(p.relative_to(source)), p.stat().st_size, p.stat().st_mtime_ns] for p in files if p.is_file()]
+    return digest(config.data, config.tokenizer, config.windows, config.seed, facts)
+
+
+def _tokenizer(config: RunConfig, texts: Callable[[], Iterator[str]]) -> Tokenizer:
+    if config.tokenizer.path is not None:
+        return Tokenizer.load(config.tokenizer.path)
+    return Tokenizer.train_bpe(texts(), config.tokenizer.vocab_size)
+
+
+def _texts(preferences: list[Preference], fractions: dict[str, float], key: str) -> Iterator[str]:
+    """All texts of the sft fold: the tokenizer sees no other fold."""
+    own = (p for p in preferences if fold_of(p.prompt, fractions, key) == "sft")
+    return chain.from_iterable((*(m.content for m in p.prompt), p.better, p.worse) for p in own)
+
+
+def _remove_store(store: Path) -> None:
+    """Delete a store made from something else; only the files a store consists of."""
+    if store.is_dir():
+        for path in [*store.glob("*.arrow"), store / "manifest.json"]:
+            path.unlink(missing_ok=True)
+        store.rmdir()

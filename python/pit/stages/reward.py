@@ -1,0 +1,67 @@
+"""Reward models: R_P ranks two answers, R_PIT the four orders of an answer and a reference (PIT, section 3.3)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float32
+
+from pit.data.template import gap, quality
+from pit.losses.gap import LL, LW, WL, WW, five_pairs, pairwise
+from pit.losses.total import Total, masked
+from pit.model.params import Params, copy, merge
+from pit.stages.context import STAGES, Run
+from pit.stages.supervised import Task, fit
+from pit.train.update import Arrays, LossFunction
+
+
+def _ranked(higher: Float32[Array, " G"], lower: Float32[Array, " G"], present: Bool[Array, " G"]) -> Total:
+    return masked((higher > lower).astype(jnp.float32), present)
+
+
+def _scores(graphdef: nnx.GraphDef[Any], params: Params, batch: Arrays) -> tuple[Array, Array]:
+    score = merge(graphdef, params)(batch["token"], batch["position"], batch["visible_until"], batch["leaf"])
+    return score, batch["leaf"][:, 0, 0] >= 0
+
+
+def quality_loss(graphdef: nnx.GraphDef[Any]) -> LossFunction:
+    """Bradley-Terry loss of R_P on trees x -> {y_w, y_l}, with its accuracy."""
+
+    def loss(params: Params, batch: Arrays) -> tuple[Total, dict[str, Total]]:
+        score, present = _scores(graphdef, params, batch)
+        return pairwise(score, present), {"accuracy": _ranked(score[:, 0], score[:, 1], present)}
+
+    return loss
+
+
+def gap_loss(graphdef: nnx.GraphDef[Any]) -> LossFunction:
+    """Five-pair loss of R_PIT on trees x -> {y_w, y_l} -> {y_w, y_l}, with the accuracy of its orders."""
+
+    def loss(params: Params, batch: Arrays) -> tuple[Total, dict[str, Total]]:
+        score, present = _scores(graphdef, params, batch)
+        metrics: Mapping[str, Total] = {
+            "accuracy": _ranked(score[:, WL], score[:, LW], present),
+            "accuracy/wl_over_ww": _ranked(score[:, WL], score[:, WW], present),
+            "accuracy/ll_over_lw": _ranked(score[:, LL], score[:, LW], present),
+            "rewards/margin": masked(score[:, WL] - score[:, LW], present),
+        }
+        return five_pairs(score, present), dict(metrics)
+
+    return loss
+
+
+QUALITY = Task("reward-quality", "reward", quality(), quality_loss)
+GAP = Task("reward-gap", "reward", gap(), gap_loss)
+JUDGE = Task("reward-judge", "judge", quality(), quality_loss)
+
+
+def run_reward(run: Run, task: Task, *, profile_steps: int = 0) -> None:
+    """Train a reward model, from fresh weights or (`init = policy`) from the fine-tuned policy's."""
+    section = getattr(run.config, STAGES[task.stage].section)
+    initial = None
+    if section.init == "policy":
+        _, fresh = run.model(task.stage)
+        _, policy = run.trained("sft-policy")
+        initial = copy({**fresh, **{f"decoder.{name}": value for name, value in policy.items()}})
+    fit(run, task, initial=initial, profile_steps=profile_steps)

@@ -1,0 +1,1 @@
+"""The training machinery every stage shares: one jitted update, checkpoints, metrics and an interruptible loop."""

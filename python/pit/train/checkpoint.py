@@ -1,0 +1,140 @@
+"""Orbax checkpoints of a stage: weights, optimizer, loader and meta data, written asynchronously, kept by number.
+
+Folders go through `etils.epath`, so that a `gs://` address works where that file system is reachable.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from pit.model.params import Params
+from pit.train.update import TrainState
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged, or does not belong to this model or run."""
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds beside the weights."""
+
+    state: TrainState
+    loader: dict[str, Any]
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one stage, `FOLDER/STEP/{params,opt,loader,meta}`."""
+
+    def __init__(self, folder: epath.PathLike, keep: int) -> None:
+        self._folder = epath.Path(folder).absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        names = ("params", "opt", "loader", "meta")
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=names)
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, loader: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        """Start writing a checkpoint at the state's step; a step that is already there is left alone."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        meta = {**meta, "shapes": _shapes(state.params)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                opt=ocp.args.StandardSave(state.optimizer),
+                loader=ocp.args.JsonSave(dict(loader)),
+                meta=ocp.args.JsonSave(meta),
+            ),
+        )
+
+    def restore(self, like: TrainState) -> Restored | None:
+        """The newest checkpoint with the shapes and sharding of `like`; None where there is none."""
+        step = self.latest
+        if step is None:
+            return None
+        meta = self._meta(step, like.params)
+        try:
+            items = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(_abstract(like.params)),
+                    opt=ocp.args.StandardRestore(_abstract(like.optimizer)),
+                    loader=ocp.args.JsonRestore(),
+                ),
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise self._damaged(step, error) from error
+        state = TrainState(jax.numpy.int32(step), items["params"], items["opt"])
+        return Restored(state, items["loader"], meta)
+
+    def restore_params(self, like: Params) -> Params:
+        """Weights of the newest checkpoint.
+
+        Raises:
+            CheckpointError: there is none, it is damaged, or it is of another architecture.
+        """
+        step = self.latest
+        if step is None:
+            raise CheckpointError(f"{self._folder}: holds no finished checkpoint; run the stage that writes it first")
+        self._meta(step, like)
+        try:
+            items = self._manager.restore(
+                step, args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like)))
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise self._damaged(step, error) from error
+        params: Params = items["params"]
+        return params
+
+    def _meta(self, step: int, like: Params) -> dict[str, Any]:
+        try:
+            meta: dict[str, Any] = self._manager.restore(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+            )["meta"]
+        except (OSError, ValueError, KeyError) as error:
+            raise self._damaged(step, error) from error
+        saved, wanted = meta["shapes"], _shapes(like)
+        for name in sorted(saved.keys() | wanted.keys()):
+            if saved.get(name) != wanted.get(name):
+                raise CheckpointError(
+                    f"{self._folder}/{step}: parameter {name} has shape {saved.get(name)} there, but the config asks for "
+                    f"{wanted.get(name)}; use the config that wrote it, or another output folder"
+                )
+        return meta
+
+    def _damaged(self, step: int, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"{self._folder}/{step}: cannot be read ({type(error).__name__}: {str(error)[:200]}); "
+            "it is truncated or damaged: delete that folder, the checkpoint before it is then used"
+        )
+
+    def wait(self) -> None:
+        """Block until everything that was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _shapes(params: Params) -> dict[str, list[int]]:
+    return {name: list(value.shape) for name, value in params.items()}
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=getattr(x, "sharding", None)), tree
+    )

@@ -1,0 +1,170 @@
+"""Metrics to JSONL and TensorBoard, progress to the terminal (or, for a parent process, as JSON lines on stdout)."""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from pit.losses.total import Total
+
+PROGRESS_VARIABLE = "PIT_PROGRESS"
+"""Set to "json" by a parent that draws the progress of its stages itself."""
+
+
+class Reporter(Protocol):
+    """Where progress goes."""
+
+    def update(self, done: int, total: int, text: str) -> None:
+        """Show that `done` of `total` steps are finished."""
+
+    def close(self) -> None:
+        """Leave the terminal in order."""
+
+
+class RichReporter:
+    """One live line: bar, steps, time left, and the last metrics."""
+
+    def __init__(self, name: str) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description:<15}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[text]}"),
+            console=Console(stderr=True),
+        )
+        self._progress.start()
+        self._task = self._progress.add_task(name, total=None, text="compiling")
+
+    def update(self, done: int, total: int, text: str) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=done, total=total, text=text)
+
+    def close(self) -> None:
+        """Stop the live display."""
+        self._progress.stop()
+
+
+class JsonReporter:
+    """One JSON object a line on stdout, at most four a second."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._last = 0.0
+
+    def update(self, done: int, total: int, text: str) -> None:
+        """Print one line, unless the last one is fresh."""
+        now = time.monotonic()
+        if now - self._last > 0.25 or done == total:
+            self._last = now
+            line = {"stage": self._name, "done": done, "total": total, "text": text}
+            sys.stdout.write(json.dumps(line) + "\n")
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def make_reporter(name: str) -> Reporter:
+    """A terminal line, or JSON lines where a parent asked for them."""
+    return JsonReporter(name) if os.environ.get(PROGRESS_VARIABLE) == "json" else RichReporter(name)
+
+
+class CompileClock:
+    """Seconds that XLA spent compiling in this process since it was made."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.seconds += duration
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process so far (Linux counts in KiB, macOS in bytes)."""
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+class StageLog:
+    """Metrics and progress of one stage.
+
+    Device values are kept as they are until the next logged step, so that logging does not wait for the device at every
+    one. `metrics.jsonl` holds one line a logged step; lines after the resumed step are dropped when a run resumes.
+    """
+
+    def __init__(self, folder: Path, name: str, *, resumed_step: int = 0, every: int = 5) -> None:
+        self.folder, self.every = folder, every
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "metrics.jsonl"
+        self._drop_after(resumed_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step or None)
+        self.reporter = make_reporter(name)
+        self._pending: list[Mapping[str, Total | float]] = []
+        self._text = ""
+
+    def _drop_after(self, step: int) -> None:
+        if self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            self._path.write_text("".join(kept), encoding="utf-8")
+
+    def step(self, done: int, total: int, metrics: Mapping[str, Total | float]) -> None:
+        """Take the metrics of a finished step; every `every` steps their mean is written."""
+        self._pending.append(metrics)
+        if done % self.every == 0 or done == total:
+            values = _means(jax.device_get(self._pending))
+            self._pending = []
+            self.write(done, values)
+            names = ("loss", "accuracy", "objective/reward", "objective/kl", "perf/tokens_per_s", "perf/fill")
+            shown = [f"{n.split('/')[-1]} {values[n]:.4g}" for n in names if n in values]
+            self._text = "  ".join(shown)
+        self.reporter.update(done, total, self._text)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one line of metrics.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        for name in ("loss", "eval/loss"):
+            if name in values and not abs(values[name]) < float("inf"):
+                raise FloatingPointError(
+                    f"{name} = {values[name]} at step {step}: training diverged; lower the learning rate or raise "
+                    "clip_norm's strictness, then start again from the last checkpoint"
+                )
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reporter.close()
+        self._file.close()
+        self._board.close()
+
+
+def _means(pending: list[Mapping[str, Total | float]]) -> dict[str, float]:
+    """Mean of each metric over the steps: totals by their weights, plain numbers by count."""
+    sums: dict[str, list[float]] = {}
+    for metrics in pending:
+        for name, value in metrics.items():
+            pair = sums.setdefault(name, [0.0, 0.0])
+            pair[0] += float(value.sum if isinstance(value, Total) else value)
+            pair[1] += float(value.weight if isinstance(value, Total) else 1.0)
+    return {name: s / w if w else 0.0 for name, (s, w) in sums.items()}

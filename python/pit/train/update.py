@@ -1,0 +1,121 @@
+"""One optimizer step from any number of microbatches: gradients of *sums* are added up and divided once.
+
+Because losses return (sum, weight), k microbatches give the step of the whole batch, and two data shards that of one.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float32, Int32
+
+from pit.config import OptimizerConfig
+from pit.losses.total import Total
+from pit.model.params import Params
+
+Arrays = Mapping[str, Array]
+LossFunction = Callable[[Params, Arrays], tuple[Total, dict[str, Total]]]
+
+
+class TrainState(NamedTuple):
+    """What a step changes: the number of steps done, weights and the optimizer's state."""
+
+    step: Int32[Array, ""]
+    params: Params
+    optimizer: optax.OptState
+
+
+class Sums(NamedTuple):
+    """Gradient of the summed loss, the loss, and metrics, added up over microbatches."""
+
+    grads: Params
+    loss: Total
+    metrics: dict[str, Total]
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Norm clipping and AdamW under a linear warm-up and a cosine decay over `steps`."""
+    warmup = min(config.warmup_steps, max(steps - 1, 0))
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=config.learning_rate / (warmup + 1),
+        peak_value=config.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(steps, warmup + 1),
+        end_value=config.learning_rate * config.end_fraction,
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=_decays),
+    )
+
+
+def _decays(params: Params) -> dict[str, bool]:
+    """Weight decay acts on matrices only, not on norms' scales or the score vector."""
+    return {name: value.ndim >= 2 for name, value in params.items()}
+
+
+class Update:
+    """The jitted step of one loss: `state, metrics = update(state, microbatches)`; the state's buffers are donated."""
+
+    def __init__(self, loss: LossFunction, optimizer: optax.GradientTransformation) -> None:
+        def summed(params: Params, batch: Arrays) -> tuple[Float32[Array, ""], tuple[Total, dict[str, Total]]]:
+            total, metrics = loss(params, batch)
+            return total.sum, (total, metrics)
+
+        def first(params: Params, batch: Arrays) -> Sums:
+            (_, (total, metrics)), grads = jax.value_and_grad(summed, has_aux=True)(params, batch)
+            return Sums(grads, total, metrics)
+
+        def more(params: Params, sums: Sums, batch: Arrays) -> Sums:
+            return jax.tree.map(jnp.add, sums, first(params, batch))
+
+        def apply(state: TrainState, sums: Sums) -> tuple[TrainState, dict[str, Total]]:
+            weight = jnp.maximum(sums.loss.weight, jnp.float32(1e-30))
+            grads = jax.tree.map(lambda g: g / weight, sums.grads)
+            norm = optax.global_norm(grads)
+            updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+            params = optax.apply_updates(state.params, updates)
+            metrics = {"loss": sums.loss, "grad_norm": Total(norm, jnp.float32(1.0)), **sums.metrics}
+            return TrainState(state.step + 1, params, optimizer_state), metrics
+
+        self._optimizer = optimizer
+        self._first = jax.jit(first)
+        self._more = jax.jit(more, donate_argnums=1)
+        self._apply = jax.jit(apply, donate_argnums=(0, 1))
+
+    def start(self, params: Params) -> TrainState:
+        """State at step 0; takes ownership of the buffers of `params`."""
+        return TrainState(jnp.int32(0), params, self._optimizer.init(params))
+
+    def __call__(self, state: TrainState, batches: Iterable[Arrays]) -> tuple[TrainState, dict[str, Total]]:
+        """Add up the microbatches and step.
+
+        Raises:
+            ValueError: there is no microbatch.
+        """
+        sums: Sums | None = None
+        for batch in batches:
+            sums = self._first(state.params, batch) if sums is None else self._more(state.params, sums, batch)
+        if sums is None:
+            raise ValueError("batches: empty; a step needs at least one microbatch")
+        return self._apply(state, sums)
+
+
+class Evaluation:
+    """The same sums without gradients, for held-out batches."""
+
+    def __init__(self, loss: LossFunction) -> None:
+        self._loss = jax.jit(loss)
+
+    def __call__(self, params: Params, batches: Iterable[Arrays]) -> dict[str, float]:
+        """Means over all batches, on the host."""
+        sums: dict[str, list[float]] = {}
+        for batch in batches:
+            total, metrics = jax.device_get(self._loss(params, batch))
+            for name, value in {"loss": total, **metrics}.items():
+                pair = sums.setdefault(name, [0.0, 0.0])
+                pair[0] += float(value.sum)
+                pair[1] += float(value.weight)
+        return {name: s / w if w else 0.0 for name, (s, w) in sums.items()}

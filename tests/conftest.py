@@ -1,0 +1,26 @@
+"""What every test runs under: two CPU devices, strict promotion, run-time shape checks, two Hypothesis profiles."""
+
+import os
+
+# JAX reads these once, when it is first imported.
+_TWO_DEVICES = "--xla_force_host_platform_device_count=2"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_TWO_DEVICES}".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+import jaxtyping  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+# Shapes and types of annotated functions are checked on every call; the hook must precede the packages' first import.
+jaxtyping.install_import_hook(["pit", "pit_kernels"], "beartype.beartype")
+
+_SLOW_EXAMPLES = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile(
+    "ci", max_examples=100, deadline=None, derandomize=True, print_blob=True, suppress_health_check=_SLOW_EXAMPLES
+)
+settings.register_profile(
+    "all", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=_SLOW_EXAMPLES
+)
+settings.load_profile(os.environ.get("PIT_HYPOTHESIS_PROFILE", "ci"))
