@@ -100,6 +100,7 @@ class WindowConfig:
 class ModelConfig:
     """Shape of a decoder. The defaults are Llama-like; `gemma_like` lists what Gemma changes.
 
+    rotary_fraction: share of each head's width that is rotated by position; the rest compares content alone.
     matched_heads: KV heads of each layer whose key projection starts equal to the query projection, so that equal
         tokens find each other from the first step (a small model trained from scratch otherwise learns a lookup late).
     """
@@ -112,6 +113,7 @@ class ModelConfig:
     mlp: int = 128
     norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
+    rotary_fraction: float = 1.0
     tied: bool = True
     activation: Literal["silu", "gelu"] = "silu"
     norm_offset: bool = False
@@ -135,6 +137,13 @@ class ModelConfig:
             "choose a divisor",
         )
         _require(self.head_dim % 2 == 0, "model.head_dim", self.head_dim, "must be even (rotary pairs)", "use an even")
+        _require(
+            0 <= self.rotary_fraction <= 1 and self.head_dim * self.rotary_fraction % 2 == 0,
+            "model.rotary_fraction",
+            self.rotary_fraction,
+            f"must be in [0, 1] and rotate an even part of head_dim = {self.head_dim}",
+            "choose such a fraction",
+        )
         _require(
             0 <= self.matched_heads <= self.kv_heads,
             "model.matched_heads",

@@ -44,14 +44,20 @@ class RmsNorm(nnx.Module):
         return (normed * jnp.broadcast_to(scale, normed.shape)).astype(x.dtype)
 
 
-def rotate(x: Float[Array, "B T N H"], position: Int32[Array, "B T"], theta: float) -> Float[Array, "B T N H"]:
-    """Rotary embedding by explicit positions, the two halves of H as pairs (RoFormer, arXiv 2104.09864; Llama layout)."""
-    half = x.shape[-1] // 2
-    frequency = jnp.float32(theta) ** (-jnp.arange(half, dtype=jnp.float32) / jnp.float32(half))
+def rotate(
+    x: Float[Array, "B T N H"], position: Int32[Array, "B T"], theta: float, fraction: float = 1.0
+) -> Float[Array, "B T N H"]:
+    """Rotary embedding by explicit positions (RoFormer, arXiv 2104.09864), in Llama's layout of halves as pairs.
+
+    Only the first `fraction` of each head is rotated (partial rotary, as in GPT-NeoX).
+    """
+    half = int(x.shape[-1] * fraction) // 2
+    frequency = jnp.float32(theta) ** (-jnp.arange(half, dtype=jnp.float32) / jnp.float32(max(half, 1)))
     angle = position.astype(jnp.float32)[:, :, None, None] * frequency[None, None, None, :]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    first, second = x[..., :half].astype(jnp.float32), x[..., half : 2 * half].astype(jnp.float32)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    return jnp.concatenate([rotated, x[..., 2 * half :]], axis=-1)
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param[Array]:
@@ -76,11 +82,12 @@ class Attention(nnx.Module):
         self, x: Float[Array, "B T D"], position: Int32[Array, "B T"]
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
         """Rotated queries and keys, and values."""
-        dtype, theta = x.dtype, self.config.rope_theta
+        dtype, config = x.dtype, self.config
         q = jnp.einsum("btd,dnh->btnh", x, self.q[...].astype(dtype))
         k = jnp.einsum("btd,dkh->btkh", x, self.k[...].astype(dtype))
         v = jnp.einsum("btd,dkh->btkh", x, self.v[...].astype(dtype))
-        return rotate(q, position, theta), rotate(k, position, theta), v
+        theta, fraction = config.rope_theta, config.rotary_fraction
+        return rotate(q, position, theta, fraction), rotate(k, position, theta, fraction), v
 
     def output(self, out: Float[Array, "*b N H"]) -> Float[Array, "*b D"]:
         """Mix the heads back into the residual width."""
