@@ -14,8 +14,13 @@ from pit.data.tokenizer import Tokenizer
 from pit.types import FOLDS, Message, Preference
 from rich.console import Console
 
+# Every fourth row has the longer worse answer, every tenth (from row 3) two of equal length.
 ROWS = [
-    {"prompt": f"question {i % 90}", "chosen": "b" * (i + 1), "rejected": "w" * (i + 2 if i % 4 == 0 else max(i, 1))}
+    {
+        "prompt": f"question {i % 90}",
+        "chosen": "b" * (i + 1),
+        "rejected": "w" * (i + 2 if i % 4 == 0 else i + 1 if i % 10 == 3 else i),
+    }
     for i in range(100)
 ]
 
@@ -42,9 +47,8 @@ def test_figures_known_by_construction(tmp_path: Path) -> None:
     # Bytes, a prefix space, and for the prompt its role token.
     assert report.tokens["better"] == (11, 51, 91, 100, 101)
     assert report.tokens["prompt"][-1] == len("question 89") + 2
-    # Rows 0, 4, 8, ... have the longer worse answer; row 0 is one of them.
-    assert report.longer_is_better == pytest.approx(75 / 100)
-    assert report.longer_is_better_interval == wilson_interval(75, 100)
+    assert report.longer_is_better == pytest.approx(65 / 90)
+    assert report.longer_is_better_interval == wilson_interval(65, 90)
     assert sum(report.folds.values()) == 100
     assert list(report.folds) == list(FOLDS)
     assert report.example == Preference((Message("user", "question 0"),), "b", "ww")
@@ -74,7 +78,7 @@ def test_the_report_can_be_read(tmp_path: Path) -> None:
     for words in (
         "dropped: bad JSON",
         "rows.jsonl:101",
-        "75.0%",
+        "72.2%",
         "10 rows repeat a prompt",
         "fold judge",
         "question 0",

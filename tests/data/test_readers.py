@@ -230,7 +230,7 @@ def nothing(path: Path) -> Path:
     ],
 )
 def test_what_cannot_be_read_is_named(
-    tmp_path: Path, make: Callable[[Path], Path], options: dict[str, str], words: str
+    tmp_path: Path, make: Callable[[Path], Path], options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(DataError, match=words):
         read_preferences(make(tmp_path), **options)
@@ -250,17 +250,17 @@ def test_a_damaged_gzip_never_passes_for_a_shorter_one(
 
 def test_a_file_that_is_no_gzip_or_no_parquet_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl.gz").write_bytes(b"plain text\n")
-    with pytest.raises(DataError, match="rows.jsonl.gz: the gzip stream is damaged"):
+    with pytest.raises(DataError, match=r"rows.jsonl.gz: the gzip stream is damaged"):
         read(tmp_path / "rows.jsonl.gz")
     (tmp_path / "rows.parquet").write_bytes(b"plain text\n")
-    with pytest.raises(DataError, match="rows.parquet: not a readable Parquet file after row 0"):
+    with pytest.raises(DataError, match=r"rows.parquet: not a readable Parquet file after row 0"):
         read(tmp_path / "rows.parquet")
 
 
 def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "MAX_LINE_BYTES", 1000)
     path = put(tmp_path / "rows.jsonl", TRL, b"x" * 1001)
-    with pytest.raises(DataError, match="rows.jsonl:2: a line of more than 1000 bytes"):
+    with pytest.raises(DataError, match=r"rows.jsonl:2: a line of more than 1000 bytes"):
         read(path)
 
 

@@ -69,7 +69,8 @@ def test_columns_are_views_of_the_map(built: s.Store) -> None:
     before = pa.total_allocated_bytes()
     for chunks in built.fold("sft").columns():
         for chunk in chunks:
-            assert (chunk.values.dtype, chunk.offsets.dtype) == (np.int32, np.int64)
+            assert chunk.values.dtype == np.int32
+            assert chunk.offsets.dtype == np.int64
             assert not chunk.values.flags.owndata
             assert not chunk.values.flags.writeable
     assert pa.total_allocated_bytes() == before
@@ -189,7 +190,7 @@ def test_tokens_outside_the_vocabulary_are_refused(built: s.Store, tmp_path: Pat
 def test_another_tokenizer_is_refused(built: s.Store) -> None:
     assert s.Store.open(built.path, TOKENIZER.hash).hash == built.hash
     with pytest.raises(
-        s.StoreError, match="was tokenised with tokenizer .* the one in use is abc; build the store again"
+        s.StoreError, match=r"was tokenised with tokenizer .* the one in use is abc; build the store again"
     ):
         s.Store.open(built.path, "abc")
 
@@ -215,7 +216,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
         s.build(breaks(30), tmp_path / "s", TEMPLATE)
     with pytest.raises(DataError, match="there are no preferences to store"):
         s.build([], tmp_path / "s", TEMPLATE)
-    with pytest.raises(DataError, match="sum to 0.5"):
+    with pytest.raises(DataError, match=r"sum to 0.5"):
         s.build(generate(3, 0), tmp_path / "s", TEMPLATE, fractions={"sft": 0.5})
     assert list(tmp_path.iterdir()) == []
 

@@ -29,8 +29,6 @@ from pit.types import Preference
 PROMPT = "Warmly describe this red small cheap old round lamp: price, colour and size."
 PERFECT = "price cheap, colour red, size small. fondly"
 
-rows = st.builds(preference_at, st.integers(0, 2**40), st.integers(0, 2**40))
-
 
 def test_rows_never_change() -> None:
     row = preference_at(0, 0)
@@ -51,14 +49,17 @@ def test_a_row_depends_on_seed_and_index_only(seed: int, start: int, n: int) -> 
     )
 
 
-@given(rows)
-def test_rows_are_well_formed(row: Preference) -> None:
+@given(st.integers(0, 2**40), st.integers(0, 2**40))
+def test_rows_are_well_formed(seed: int, index: int) -> None:
+    row = preference_at(seed, index)
     prompt = row.prompt[0].content
     request = words.parse_prompt(prompt)
     assert words.render_prompt(request) == prompt
     assert len(request.given) == 5
     assert len(request.asked) in (3, 4)
-    assert row.better and row.worse and row.better != row.worse
+    assert row.better
+    assert row.worse
+    assert row.better != row.worse
     for answer in (row.better, row.worse):
         parsed = words.parse_answer(answer)
         assert parsed.junk == 0

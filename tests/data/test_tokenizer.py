@@ -117,7 +117,7 @@ def test_bad_files_and_sizes_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"bad.json: not a tokenizer.json"):
         Tokenizer.load(tmp_path / "bad.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="binary.json"):
+    with pytest.raises(DataError, match=r"binary.json"):
         Tokenizer.load(tmp_path / "binary.json")
     with pytest.raises(DataError, match="vocab_size=262 is below 263, the 256 bytes and 7 role tokens"):
         Tokenizer.train_bpe(["a"], 262)

@@ -4,7 +4,7 @@ Each column is plain text or a list of ``{"role", "content"}`` messages. Without
 both share at their beginning.
 """
 
-import os
+import itertools
 from collections.abc import Mapping
 
 from pit.data.readers import hh
@@ -42,9 +42,9 @@ def _prompt(value: object) -> tuple[Message, ...]:
 
 def _from_texts(prompt: tuple[Message, ...] | None, chosen: str, rejected: str) -> Preference:
     if prompt is None:
-        shared = os.path.commonprefix([chosen, rejected])
+        alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
         # Both answers may begin alike inside a word: go back to the last whitespace.
-        cut = max((i + 1 for i, letter in enumerate(shared) if letter.isspace()), default=0)
+        cut = max((i + 1 for i, (letter, _) in enumerate(alike) if letter.isspace()), default=0)
         if chosen != rejected and cut == 0:
             raise Dirty(Reason.EMPTY_PROMPT, "there is no 'prompt' and the two texts share no first word")
         prompt = (Message("user", chosen[:cut].strip()),)
