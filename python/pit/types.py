@@ -71,6 +71,10 @@ COLUMNS = ("prompt", "better", "worse")
 """Token columns of a store, in the order in which a topology's `column` counts them."""
 
 
+GAP_WW, GAP_LW, GAP_WL, GAP_LL = 0, 1, 2, 3
+"""Leaves of the gap model's tree: candidate first, reference second (GAP_WL is r(better, worse), the one to win)."""
+
+
 class Segment(NamedTuple):
     """One segment of a topology.
 

@@ -16,9 +16,6 @@ from pit.types import Message, Preference, RoleName, Segment, SegmentKind, Topol
 MAX_SEGMENTS = 64
 """Segments that a packer accepts in one tree."""
 
-GAP_WW, GAP_LW, GAP_WL, GAP_LL = 0, 1, 2, 3
-"""Leaves of `gap()`: candidate first, reference second (GAP_WL is r(better, worse), the order that is to win)."""
-
 _ROLES: tuple[RoleName, ...] = ("system", "user", "assistant")
 _PROMPT, _BETTER, _WORSE = 0, 1, 2
 

@@ -27,12 +27,12 @@ from pit.evaluate.stats import (
     pair_accuracy,
 )
 from pit.improve import Models, Tokens, Trajectory, improve
-from pit.losses.gap import LL, LW, WL, WW
 from pit.rollout.score import Scorer
 from pit.data.template import gap as gap_topology
 from pit.data.template import quality as quality_topology
 from pit.stages.context import Run
 from pit.train.log import make_reporter
+from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW
 
 Scores = Float64[np.ndarray, " n"]
 
@@ -164,8 +164,8 @@ def model_accuracies(run: Run) -> dict[str, Interval]:
         result[name] = pair_accuracy(leaves[:, 0], leaves[:, 1])
     scorer = Scorer(*run.trained("reward-gap"), run.layout(run.config.gap.packing))
     leaves = scorer.leaves(columns, gap_topology()).astype(np.float64)
-    result["R_PIT symmetric"] = pair_accuracy(leaves[:, WL], leaves[:, LW])
-    centred = leaves[:, WL] - (leaves[:, WW] + leaves[:, LL]) / 2
+    result["R_PIT symmetric"] = pair_accuracy(leaves[:, GAP_WL], leaves[:, GAP_LW])
+    centred = leaves[:, GAP_WL] - (leaves[:, GAP_WW] + leaves[:, GAP_LL]) / 2
     result["R_PIT centred"] = accuracy_interval(float(np.sum(centred > 0)), len(centred))
     length = [np.array([len(y) for y in side], np.float64) for side in (better, worse)]
     result["length"] = length_baseline_accuracy(length[0], length[1])

@@ -5,11 +5,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32
 
 from pit.losses.total import Total, masked
+from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW
 
-WW, LW, WL, LL = 0, 1, 2, 3
-"""Leaves of the gap tree: candidate first, reference second (WL is the better answer against the worse reference)."""
-
-ORDERED_PAIRS = ((WL, WW), (WL, LL), (WL, LW), (WW, LW), (LL, LW))
+ORDERED_PAIRS = (
+    (GAP_WL, GAP_WW),
+    (GAP_WL, GAP_LL),
+    (GAP_WL, GAP_LW),
+    (GAP_WW, GAP_LW),
+    (GAP_LL, GAP_LW),
+)
 """(higher, lower) for r(w,l) >= r(w,w) ~ r(l,l) >= r(l,w); (w,w) and (l,l) are not ordered between themselves."""
 
 

@@ -8,12 +8,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float32
 
 from pit.data.template import gap, quality
-from pit.losses.gap import LL, LW, WL, WW, five_pairs, pairwise
+from pit.losses.gap import five_pairs, pairwise
 from pit.losses.total import Total, masked
 from pit.model.params import Params, copy, merge
 from pit.stages.context import STAGES, Run
 from pit.stages.supervised import Task, fit
 from pit.train.update import Arrays, LossFunction
+from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW
 
 
 def _ranked(higher: Float32[Array, " G"], lower: Float32[Array, " G"], present: Bool[Array, " G"]) -> Total:
@@ -41,10 +42,10 @@ def gap_loss(graphdef: nnx.GraphDef[Any]) -> LossFunction:
     def loss(params: Params, batch: Arrays) -> tuple[Total, dict[str, Total]]:
         score, present = _scores(graphdef, params, batch)
         metrics: Mapping[str, Total] = {
-            "accuracy": _ranked(score[:, WL], score[:, LW], present),
-            "accuracy/wl_over_ww": _ranked(score[:, WL], score[:, WW], present),
-            "accuracy/ll_over_lw": _ranked(score[:, LL], score[:, LW], present),
-            "rewards/margin": masked(score[:, WL] - score[:, LW], present),
+            "accuracy": _ranked(score[:, GAP_WL], score[:, GAP_LW], present),
+            "accuracy/wl_over_ww": _ranked(score[:, GAP_WL], score[:, GAP_WW], present),
+            "accuracy/ll_over_lw": _ranked(score[:, GAP_LL], score[:, GAP_LW], present),
+            "rewards/margin": masked(score[:, GAP_WL] - score[:, GAP_LW], present),
         }
         return five_pairs(score, present), dict(metrics)
 
