@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from pit.evaluate.schema import Example, ExampleStep, Results, ResultsError
 from pit.evaluate.stats import Delta, accuracy_interval
 from pit.report import geometry, metrics, page, palette, render, render_html, words
@@ -137,7 +136,7 @@ EMPTY: dict[str, object] = {
 @pytest.mark.parametrize("field", [*EMPTY, "everything"])
 def test_what_was_not_measured_is_left_out(full_results: Results, field: str) -> None:
     gone = EMPTY if field == "everything" else {field: EMPTY[field]}
-    parsed = Page(render_html(dataclasses.replace(full_results, **gone), {}))  # type: ignore[arg-type]
+    parsed = Page(render_html(dataclasses.replace(full_results, **gone), {}))
     assert not any((tag, name, value) == ("section", "id", "training") for tag, name, value in parsed.attributes)
     if "delta" in gone:
         assert "This run did not compare improved answers with the policy\u2019s own." in parsed.text

@@ -62,7 +62,9 @@ def sensitivity_table(rows: Sequence[SensitivityRow]) -> Table:
     models = list(dict.fromkeys(row.model for row in rows))
     table = Table("aspect", *models, title="Clean answer ranked above its corrupted copy")
     for aspect in dict.fromkeys(row.aspect for row in rows):
-        cells = {row.model: f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in rows if row.aspect == aspect}
+        cells = {
+            row.model: f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in rows if row.aspect == aspect
+        }
         table.add_row(aspect, *(cells[model] for model in models))
     return table
 

@@ -22,7 +22,8 @@ a hundredth of one prompt."""
 
 _CHUNK = 1 << 21  # resampled values held at once; 16 MiB of float64
 
-Scores = Float[np.ndarray, " n"] | Int[np.ndarray, " n"]
+Scores = Float[np.ndarray, " _"] | Int[np.ndarray, " _"]
+"""A vector with an entry a prompt. Its length has no name: where two differ, an error of this module says which."""
 
 
 class Interval(NamedTuple):
@@ -144,7 +145,7 @@ def paired_mean_difference(candidate: Scores, baseline: Scores, seed: int = 0, r
     return _bootstrap_mean(first - second, seed, resamples)
 
 
-def accuracy_interval(correct: float, n: int) -> Interval:
+def accuracy_interval(correct: float | int, n: int) -> Interval:
     """Share of `n` trials that were correct, with Wilson's score interval (Wilson 1927).
 
     correct: how many; a tie may count as half.

@@ -1,5 +1,6 @@
 """Turns figures and texts into what a reader sees: numbers with signs and units, names without underscores, and the
-words that changed between two answers."""
+words that changed between two answers.
+"""
 
 import difflib
 import re
@@ -48,11 +49,11 @@ Piece(change='same', text='cat')]
 
 
 def visible(text: str) -> str:
-    """`text` with what would hide or reorder it spelled out: control characters and overrides of direction.
+    r"""`text` with what would hide or reorder it spelled out: control characters and overrides of direction.
 
     Line feeds and tabs stay.
 
-    >>> visible("a\\x7fb\\u202ec")
+    >>> visible("a\x7fb\u202ec")
     'a<U+007F>b<U+202E>c'
     """
     return text.translate(_PICTURES | _HIDDEN)
@@ -79,7 +80,7 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100.0 * share:.{digits}f}%"
 
 
-def plain(value: float) -> str:
+def plain(value: float | int) -> str:
     """A number of any size in about three significant digits.
 
     >>> plain(0.01234), plain(3.0), plain(12345.0), plain(2500000.0)
@@ -94,7 +95,7 @@ def plain(value: float) -> str:
     return f"{sign}{_three_digits(size)}"
 
 
-def _three_digits(size: float) -> str:
+def _three_digits(size: float | int) -> str:
     if size == 0.0:
         return "0"
     if size < 1e-3:
@@ -149,9 +150,9 @@ def spaced(name: str) -> str:
 
 
 def answer(iteration: int) -> str:
-    """The symbol of the answer after so many iterations: y with a subscript.
+    r"""The symbol of the answer after so many iterations: y with a subscript.
 
-    >>> answer(0) == "y\\N{SUBSCRIPT ZERO}"
+    >>> answer(0) == "y\N{SUBSCRIPT ZERO}"
     True
     """
     return "y" + str(iteration).translate({48 + digit: 0x2080 + digit for digit in range(10)})
