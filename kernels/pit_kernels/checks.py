@@ -48,6 +48,6 @@ def require_positive(operation: str, name: str, value: float) -> None:
     """Requires a finite Python number above 0."""
     if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
         raise ValueError(
-            f"{operation}: {name} is {value!r}; it must be a Python float, finite and above 0, known when the program is "
-            "compiled"
+            f"{operation}: {name} is {value!r}; it must be a Python float, finite and above 0, known when the "
+            "program is compiled"
         )

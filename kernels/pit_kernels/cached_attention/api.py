@@ -32,8 +32,8 @@ def cached_attention(
 
     Slot s sees the first prefix_length[prefix_id[s]] entries of its prefix and the first suffix_length[s] of its
     suffix, the new token's own key included if the caller has written it. Either may be empty (length <= 0; a length
-    beyond the cache counts as all of it); a slot that sees nothing gets exactly 0. What lies past a length reaches nothing, NaN
-    included. Products accumulate in float32 and the two passes are merged in float32 (float64 stays).
+    beyond the cache counts as all of it); a slot that sees nothing gets exactly 0. What lies past a length reaches
+    nothing, NaN included. Products accumulate in float32 and the two passes are merged in float32 (float64 stays).
 
     Args:
       q: queries of S slots, N heads of width H.
@@ -94,4 +94,7 @@ def cached_attention(
 
     dispatch.choose(_NAME, implementation)
     settings = xla.Settings(float(scale), None if logit_soft_cap is None else float(logit_soft_cap), slots_per_prefix)
-    return xla.attend(q, prefix_k, prefix_v, prefix_length, suffix_k, suffix_v, suffix_length, prefix_id, settings)
+    out: Array = xla.attend(
+        q, prefix_k, prefix_v, prefix_length, suffix_k, suffix_v, suffix_length, prefix_id, settings
+    )
+    return out

@@ -4,11 +4,15 @@ The split is that of Hydragen (Juravsky et al., arXiv 2402.05099): slots that sh
 batched product.
 """
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
+
+from pit_kernels import numerics
 
 
 class Settings(NamedTuple):
@@ -27,6 +31,7 @@ class _Partial(NamedTuple):
     peak: Float[Array, "*b K R"]
 
 
+@functools.partial(jax.jit, static_argnames="settings")
 def attend(
     q: Float[Array, "S N H"],
     prefix_k: Float[Array, "P C0 K H"],
@@ -67,7 +72,7 @@ def _partial(
     settings: Settings,
 ) -> _Partial:
     """Attention of n queries a group over the first `length` keys of the group's cache."""
-    accumulator = jnp.promote_types(q.dtype, jnp.float32)
+    accumulator = numerics.accumulator(q)
     held_GS = jnp.arange(k.shape[1], dtype=jnp.int32)[None, :] < length[:, None]
     v = jnp.where(held_GS[:, :, None, None], v, 0)
     logits = jnp.einsum("gnkrh,gskh->gnkrs", q, k, preferred_element_type=accumulator) * settings.scale

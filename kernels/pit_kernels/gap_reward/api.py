@@ -1,7 +1,8 @@
 """The gap reward's last mile: scores at the leaves of context trees, and the gaps made of them.
 
 The raw gap of a candidate y over a reference is the score r(y, ref) itself; it has a free offset and must not be
-compared with 0. The centred and the symmetric gap have none (Wang et al., ICLR 2024, arXiv 2310.00898, train differences only).
+compared with 0. The centred and the symmetric gap have none (Wang et al., ICLR 2024, arXiv 2310.00898, train
+differences only).
 """
 
 from typing import Literal

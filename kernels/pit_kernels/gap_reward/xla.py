@@ -4,6 +4,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int32
 
+from pit_kernels import numerics
+
 
 def leaf_scores(
     hidden: Float[Array, "B T D"],
@@ -15,7 +17,7 @@ def leaf_scores(
     offset_norm: bool,
 ) -> Float[Array, "G L"]:
     """Scores of the leaves; the contract is that of `api.leaf_scores`."""
-    accumulator = jnp.promote_types(hidden.dtype, jnp.float32)
+    accumulator = numerics.accumulator(hidden)
     present_GL = jnp.all(leaf >= 0, axis=-1)
     row_GL, index_GL = (jnp.where(present_GL, leaf[..., axis], 0) for axis in (0, 1))
     leaf_GLD = hidden.at[row_GL, index_GL].get(mode="fill", fill_value=jnp.nan)

@@ -16,6 +16,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
+from pit_kernels import numerics
+
 BLOCK = 128
 """Tokens of a block of queries and of a block of keys (chosen by measurement: see kernels/README.md)."""
 
@@ -52,6 +54,7 @@ def block_size(tokens: int) -> int:
     return max(tokens, 1) if tokens <= SINGLE_BLOCK_LIMIT else BLOCK
 
 
+@functools.partial(jax.jit, static_argnames="settings")
 def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
@@ -174,7 +177,7 @@ def _logits(
 ) -> tuple[Float[Array, "B K R Q S"], Bool[Array, "B 1 1 Q S"]]:
     """Capped logits of block i of queries against block j of keys, and which of them are seen."""
     q_BKRQH, k_BKSH = tiles.q[i], tiles.k[j]
-    logits = jnp.einsum("bkrqh,bksh->bkrqs", q_BKRQH, k_BKSH, preferred_element_type=_accumulator(q_BKRQH))
+    logits = jnp.einsum("bkrqh,bksh->bkrqs", q_BKRQH, k_BKSH, preferred_element_type=numerics.accumulator(q_BKRQH))
     logits = logits * settings.scale
     if settings.logit_soft_cap is not None:
         logits = settings.logit_soft_cap * jnp.tanh(logits / settings.logit_soft_cap)
@@ -185,16 +188,11 @@ def _logits(
     return logits, seen_BQS[:, None, None]
 
 
-def _accumulator(x: Array) -> jnp.dtype:
-    """float32 for every narrower type; float64 stays, so that a reference run in float64 is one."""
-    return jnp.promote_types(x.dtype, jnp.float32)
-
-
 def _forward_block(
     tiles: _Tiles, i: Int32[Array, ""], settings: Settings
 ) -> tuple[Float[Array, "B K R Q H"], Float[Array, "B K R Q"]]:
     order_n, count = _visible_blocks(tiles, i)
-    accumulator = _accumulator(tiles.q)
+    accumulator = numerics.accumulator(tiles.q)
     shape_BKRQH = tiles.q.shape[1:]
 
     def visit(c: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -235,7 +233,7 @@ def _backward_block(
 ) -> tuple[tuple[Float[Array, "n B K Q H"], Float[Array, "n B K Q H"]], Float[Array, "B K R Q H"]]:
     """Adds block i's share to the gradients of keys and values, and returns the gradient of its queries."""
     order_n, count = _visible_blocks(tiles, i)
-    accumulator = _accumulator(tiles.q)
+    accumulator = numerics.accumulator(tiles.q)
     q = tiles.q[i]
 
     def visit(c: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

@@ -45,8 +45,8 @@ def token_logprob(
     """Log-softmax of soft_cap(hidden . weight + bias) / temperature at the targets, with its log-sum-exp and entropy.
 
     Products accumulate in float32 and everything after them is float32, whatever the dtype (float64 stays). At most
-    2^24 logits live at once; the gradients recompute them. Differentiable (reverse mode) in hidden, weight and bias through
-    all three results. An invalid row gives exact zeros and zero gradients, and a NaN there reaches nothing.
+    2^24 logits live at once; the gradients recompute them. Differentiable (reverse mode) in hidden, weight and bias
+    through all three results. An invalid row gives exact zeros and zero gradients, and a NaN there reaches nothing.
 
     Args:
       hidden: M rows of width D, after the final norm.

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
+from pit_kernels import numerics
+
 LOGITS_AT_ONCE = 2**24
 """Most logits (rows x vocabulary) of one chunk: 64 MiB in float32."""
 
@@ -47,6 +49,7 @@ def chunk_count(rows: int, vocabulary: int) -> int:
     return chunks
 
 
+@functools.partial(jax.jit, static_argnames="settings")
 def logprob(
     hidden: Float[Array, "M D"],
     weight: Float[Array, "V D"] | Float[Array, "D V"],
@@ -126,7 +129,7 @@ def _scaled_logits(
     hidden: Float[Array, "M D"], weight: Array, bias: Array | None, settings: Settings
 ) -> tuple[Float[Array, "M V"], Float[Array, "M V"] | None]:
     """Logits over the temperature, and d (capped logit) / d (raw logit) where there is a cap."""
-    accumulator = jnp.promote_types(hidden.dtype, jnp.float32)
+    accumulator = numerics.accumulator(hidden)
     equation = "md,vd->mv" if settings.layout == "vd" else "md,dv->mv"
     logits_MV = jnp.einsum(equation, hidden, weight, preferred_element_type=accumulator)
     if bias is not None:

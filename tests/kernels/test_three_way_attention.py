@@ -1,0 +1,260 @@
+"""Three-way attention against the dense float64 formula: trees of every shape, NaN in padding, any int32."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from error_rule import assert_within_rule, tree_rows, write_segments
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pit_kernels import UnsupportedImplementationError, three_way_attention
+from pit_kernels.three_way_attention import reference, xla
+
+# One block, a last block that must be filled, whole blocks; heads of plain, grouped and single key/value attention.
+SHAPES = ((2, 100, 2, 2, 8), (2, 300, 4, 2, 8), (1, 640, 3, 1, 16))
+SOFT_CAP = 5.0
+
+
+def draw_arrays(shape, seed, dtype=np.float32):
+    """q, k, v and the cotangents of output and log-sum-exp, rounded to `dtype`, as NumPy."""
+    batch, tokens, heads, kv_heads, width = shape
+    rng = np.random.default_rng(seed)
+    shapes = [(heads, width), (kv_heads, width), (kv_heads, width), (heads, width), (heads,)]
+    dtypes = [dtype] * 4 + [np.float32]
+    return [rng.normal(size=(batch, tokens, *s)).astype(d) for s, d in zip(shapes, dtypes, strict=True)]
+
+
+def results(function, arrays, visible_until):
+    """Output, log-sum-exp, and gradients of q, k, v under the given cotangents; padding's log-sum-exp reads 0."""
+    q, k, v, d_out, d_lse = arrays
+    (out, lse), pull = jax.vjp(lambda *qkv: function(*qkv, visible_until), q, k, v)
+    alive = (visible_until > jnp.arange(visible_until.shape[1], dtype=jnp.int32)[None])[:, :, None]
+    return out, jnp.where(alive, lse, 0), *pull((d_out, jnp.where(alive, d_lse, 0).astype(lse.dtype)))
+
+
+@functools.cache
+def compiled(which, soft_cap):
+    if which == "fast":
+        function = functools.partial(three_way_attention, logit_soft_cap=soft_cap, return_lse=True)
+    else:
+        function = functools.partial(reference.three_way_attention, logit_soft_cap=soft_cap)
+    return jax.jit(functools.partial(results, function))
+
+
+def check_against_float64(arrays, visible_until, soft_cap=None):
+    actual = compiled("fast", soft_cap)(arrays, visible_until)
+    naive = compiled("reference", soft_cap)(arrays, visible_until)
+    with jax.enable_x64(True):
+        truth = compiled("reference", soft_cap)([x.astype(np.float64) for x in arrays], visible_until)
+    for name, factor, *values in zip(
+        ("out", "lse", "dq", "dk", "dv"), (2, 2, 3, 3, 3), actual, naive, truth, strict=True
+    ):
+        assert_within_rule(*values, factor=factor, name=name)
+    padding = visible_until <= np.arange(visible_until.shape[1])
+    for x in (actual[0], *actual[2:]):
+        assert not np.asarray(x, np.float32)[padding].any()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@given(data=st.data())
+def test_trees_match_the_dense_formula(shape, data):
+    visible_until = data.draw(tree_rows(shape[0], shape[1]))
+    soft_cap = data.draw(st.sampled_from((None, SOFT_CAP)))
+    check_against_float64(draw_arrays(shape, data.draw(st.integers(0, 2**32))), visible_until, soft_cap)
+
+
+@given(data=st.data())
+def test_any_int32_follows_the_formula(data):
+    shape = SHAPES[1]
+    edge = st.sampled_from((-(2**31), -1, 0, 1, 127, 128, 129, 299, 300, 301, 384, 2**31 - 1))
+    values = data.draw(st.lists(edge | st.integers(-(2**31), 2**31 - 1) | st.integers(0, 300), min_size=1, max_size=60))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    check_against_float64(draw_arrays(shape, 0), rng.choice(np.array(values, np.int32), size=shape[:2]))
+
+
+NAMED_ROWS = {
+    "one tree fills the row": [(0, 1000, False)],
+    "all padding": [(0, 1000, True)],
+    "deep: each token a child of the one before": [(depth, 1, False) for depth in range(300)],
+    "wide: one root token and leaves of one token": [(0, 1, False)] + [(1, 1, False)] * 299,
+    "every token its own tree": [(0, 1, False)] * 300,
+    "segments end at a block's edge": [(0, 127, False), (1, 1, False), (2, 128, False), (1, 44, False)],
+    "a tree starts after padding of more than a block": [
+        (0, 129, True),
+        (0, 60, False),
+        (1, 60, False),
+        (1, 51, False),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", NAMED_ROWS)
+def test_named_rows(name):
+    row = write_segments(300, NAMED_ROWS[name])
+    check_against_float64(draw_arrays(SHAPES[1], 1), np.stack([row, np.zeros_like(row)]))
+
+
+@pytest.mark.parametrize("soft_cap", [None, SOFT_CAP])
+def test_bfloat16(soft_cap):
+    rows = [NAMED_ROWS["one tree fills the row"], NAMED_ROWS["segments end at a block's edge"]]
+    arrays = draw_arrays(SHAPES[1], 2, jnp.bfloat16)
+    check_against_float64(arrays, np.stack([write_segments(300, row) for row in rows]), soft_cap)
+    assert compiled("fast", soft_cap)(arrays, jnp.zeros((2, 300), jnp.int32))[0].dtype == jnp.bfloat16
+
+
+@jax.jit
+def run_unmasked(arrays, visible_until):
+    """All results and gradients, with whatever the cotangents hold in padding."""
+    q, k, v, *cotangents = arrays
+    (out, lse), pull = jax.vjp(lambda *qkv: three_way_attention(*qkv, visible_until, return_lse=True), q, k, v)
+    return out, lse, *pull(tuple(cotangents))
+
+
+@given(data=st.data())
+def test_nan_in_padding_reaches_nothing(data):
+    shape = SHAPES[1]
+    visible_until = data.draw(tree_rows(shape[0], shape[1]))
+    padding = visible_until <= np.arange(shape[1])
+    clean = draw_arrays(shape, data.draw(st.integers(0, 2**32)))
+    poisoned = [x.copy() for x in clean]
+    for x in poisoned:
+        x[padding] = np.nan
+    out, lse, *gradients = run_unmasked(poisoned, visible_until)
+    for a, b in zip(run_unmasked(clean, visible_until), (out, lse, *gradients), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (np.asarray(lse)[padding] == -np.inf).all()
+    assert np.isfinite(np.asarray(lse)[~padding]).all()
+    for x in (out, *gradients):
+        assert not np.asarray(x)[padding].any()
+
+
+@given(data=st.data())
+def test_a_tree_equals_its_separate_paths(data):
+    shape = SHAPES[1]
+    visible_until = data.draw(tree_rows(1, shape[1]))
+    q, k, v, *_ = (x[:1] for x in draw_arrays(shape, data.draw(st.integers(0, 2**32))))
+    out = np.asarray(three_way_attention(*map(jnp.asarray, (q, k, v, visible_until))))[0]
+    alive = np.flatnonzero(visible_until[0] > np.arange(shape[1]))
+    if alive.size == 0:
+        return
+    leaf = data.draw(st.sampled_from(list(alive)))
+    path = [s for s in range(leaf + 1) if s <= leaf < visible_until[0, s]]
+    for n in range(q.shape[2]):
+        keys, values = k[0, path, n // 2], v[0, path, n // 2]
+        p = np.exp(keys.astype(np.float64) @ q[0, leaf, n] * shape[-1] ** -0.5)
+        np.testing.assert_allclose(out[leaf, n], p @ values / p.sum(), rtol=2e-5, atol=2e-5)
+
+
+def test_the_default_scale_is_the_inverse_root_of_the_width():
+    q, k, v, *_ = map(jnp.asarray, draw_arrays(SHAPES[0], 3))
+    visible_until = jnp.full((2, 100), 100, jnp.int32)
+    default = three_way_attention(q, k, v, visible_until)
+    np.testing.assert_array_equal(default, three_way_attention(q, k, v, visible_until, scale=8**-0.5))
+    assert not np.allclose(default, three_way_attention(q, k, v, visible_until, scale=1.0))
+
+
+def test_large_logits_do_not_overflow():
+    x = jnp.full((1, 300, 1, 8), 1e4, jnp.float32)
+    out, lse = three_way_attention(x, x, x, jnp.full((1, 300), 300, jnp.int32), return_lse=True)
+    np.testing.assert_allclose(out, 1e4, rtol=1e-6)
+    assert np.isfinite(np.asarray(lse)).all()
+
+
+@given(visible_until=tree_rows(2, 640))
+def test_visited_blocks_hold_every_seen_pair_and_no_block_that_nothing_reaches(visible_until):
+    index = np.arange(640)
+    seen = (index[None, None, :] <= index[None, :, None]) & (index[None, :, None] < visible_until[:, None, :])
+    needed = seen.any(0).reshape(5, 128, 5, 128).any((1, 3)) | np.eye(5, dtype=bool)
+    heads = jnp.zeros((2, 640, 1, 1))
+    tiles = xla._tile(heads, heads, heads, jnp.asarray(visible_until), 128)
+    for i in range(5):
+        order, count = xla._visible_blocks(tiles, jnp.int32(i))
+        assert list(order[: int(count)]) == list(np.flatnonzero(needed[i]))
+
+
+@functools.cache
+def gradient_bytes(tokens):
+    x = jax.ShapeDtypeStruct((1, tokens, 1, 16), jnp.float32)
+    gradient = jax.grad(lambda q, k, v, u: three_way_attention(q, k, v, u).sum(), (0, 1, 2))
+    compiled_gradient = jax.jit(gradient).lower(x, x, x, jax.ShapeDtypeStruct((1, tokens), jnp.int32)).compile()
+    return compiled_gradient.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_is_linear_in_the_row():
+    assert gradient_bytes(8192) < 2.2 * gradient_bytes(4096)
+    assert gradient_bytes(8192) < 8192 * 8192, "a quarter of one T x T matrix of float32"
+
+
+def test_two_devices_and_rematerialisation_change_nothing():
+    assert jax.device_count() >= 2, "the tests run with two CPU devices: XLA_FLAGS in tests/conftest.py"
+    row = write_segments(300, NAMED_ROWS["segments end at a block's edge"])
+    visible_until = jnp.asarray(np.stack([row, np.full(300, 300, np.int32)]))
+    q, k, v, d_out, _ = map(jnp.asarray, draw_arrays(SHAPES[1], 4))
+
+    def loss(q, k, v, visible_until, d_out):
+        return jnp.sum(three_way_attention(q, k, v, visible_until) * d_out)
+
+    gradient = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
+    expected = jax.tree.leaves(gradient(q, k, v, visible_until, d_out))
+    sharding = jax.sharding.NamedSharding(jax.make_mesh((2,), ("data",)), jax.sharding.PartitionSpec("data"))
+    sharded = gradient(*(jax.device_put(x, sharding) for x in (q, k, v, visible_until, d_out)))
+    remat = jax.jit(jax.value_and_grad(jax.checkpoint(loss), (0, 1, 2)))(q, k, v, visible_until, d_out)
+    assert sharded[1][0].sharding.spec[0] == "data"
+    for a, b, c in zip(expected, jax.tree.leaves(sharded), jax.tree.leaves(remat), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(a, c, rtol=1e-5, atol=1e-5)
+
+
+def test_vmap_over_layers():
+    q, k, v, *_ = map(jnp.asarray, draw_arrays(SHAPES[1], 5))
+    visible_until = jnp.asarray(np.random.default_rng(0).integers(0, 300, (2, 300)), jnp.int32)
+    batched = jax.vmap(three_way_attention)(*(x[:, None] for x in (q, k, v, visible_until)))
+    np.testing.assert_allclose(batched[:, 0], three_way_attention(q, k, v, visible_until), rtol=1e-5, atol=1e-6)
+
+
+def call(
+    q=(1, 4, 2, 8), k=(1, 4, 1, 8), v=(1, 4, 1, 8), until=(1, 4), dtype=jnp.float32, until_dtype=jnp.int32, **rest
+):
+    # The undecorated function: under the suite's run-time shape checks the checker would answer first.
+    raw = inspect.unwrap(three_way_attention)
+    q, k, v = (jnp.zeros(s, dtype) for s in (q, k, v))
+    return raw(q, k.astype(rest.pop("k_dtype", dtype)), v, jnp.zeros(until, until_dtype), **rest)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"q": (4, 2, 8)}, r"three_way_attention: q has shape \(4, 2, 8\); it must have rank 4, \[B T N H\]"),
+        ({"k": (1, 5, 1, 8)}, r"k has shape \(1, 5, 1, 8\); it must be \[B T K H\] = \(1, 4, 1, 8\)"),
+        ({"v": (1, 4, 2, 8)}, r"v has shape \(1, 4, 2, 8\); it must be \[B T K H\] = \(1, 4, 1, 8\)"),
+        ({"until": (1, 3)}, r"visible_until has shape \(1, 3\); it must be \[B T\] = \(1, 4\)"),
+        ({"until_dtype": jnp.uint32}, r"visible_until has dtype uint32; it must be int32: convert it"),
+        ({"dtype": jnp.int32}, r"dtypes are q int32, k int32, v int32; they must be one floating dtype"),
+        ({"k_dtype": jnp.bfloat16}, r"dtypes are q float32, k bfloat16, v float32; they must be one floating dtype"),
+        (
+            {"q": (1, 4, 3, 8), "k": (1, 4, 2, 8), "v": (1, 4, 2, 8)},
+            r"q has N=3 heads and k has K=2; N must be a multiple",
+        ),
+        ({"scale": 0.0}, r"scale is 0\.0; it must be a Python float, finite and above 0"),
+        ({"logit_soft_cap": float("nan")}, r"logit_soft_cap is nan; it must be a Python float, finite and above 0"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        call(**arguments)
+
+
+def test_int64_is_refused():
+    with jax.enable_x64(True), pytest.raises(ValueError, match="visible_until has dtype int64; it must be int32"):
+        call(until_dtype=jnp.int64)
+
+
+@pytest.mark.parametrize("implementation", ["pallas_tpu", "triton_gpu"])
+def test_a_named_backend_that_is_not_there_raises_with_the_reason(implementation):
+    message = f'three_way_attention has no {implementation} backend; available: xla. Ask for implementation="auto"'
+    with pytest.raises(UnsupportedImplementationError, match=message):
+        call(implementation=implementation)
