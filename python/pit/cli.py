@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if names & {"Interrupted", "PipelineInterrupted"}:
             _stopped(words, str(error) or "stopped")
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            _fail(f"the disk is full ({error.filename or 'no file named'}); free some space, then run the command again")
+            _fail(
+                f"the disk is full ({error.filename or 'no file named'}); free some space, then run the command again"
+            )
         if names & _USER_ERRORS or isinstance(error, FileNotFoundError | PermissionError):
             _fail(str(error))
         raise
@@ -69,7 +71,9 @@ def _fail(message: str) -> None:
 
 def _stopped(words: Sequence[str], message: str) -> None:
     console = Console(stderr=True)
-    console.print(f"pit: {message}; go on with:  [bold]pit {_escaped(' '.join(words))}[/]", highlight=False, soft_wrap=True)
+    console.print(
+        f"pit: {message}; go on with:  [bold]pit {_escaped(' '.join(words))}[/]", highlight=False, soft_wrap=True
+    )
     sys.exit(INTERRUPTED)
 
 
@@ -258,7 +262,9 @@ def _rl(stage: str) -> Callable[[Any, int], None]:
 _stage(sft, "policy", "M_P: learn y_w from x.", _sft("POLICY"))
 _stage(sft, "improver", "M_PIT: learn y_w from x and the reference y_l.", _sft("IMPROVER"))
 _stage(reward, "quality", "R_P: rank y_w above y_l.", _reward("QUALITY"))
-_stage(reward, "gap", "R_PIT: the gap between an answer and a reference, from four orders of each pair.", _reward("GAP"))
+_stage(
+    reward, "gap", "R_PIT: the gap between an answer and a reference, from four orders of each pair.", _reward("GAP")
+)
 _stage(reward, "judge", "A judge trained on its own fold, for evaluation only.", _reward("JUDGE"))
 _stage(rl, "policy", "M_P^RL: maximise R_P under a KL to M_P.", _rl("rl-policy"))
 _stage(rl, "first", "RL,0: maximise the gap over references from the data.", _rl("rl-first"))

@@ -298,7 +298,11 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         _require(self.prompts >= 2, "evaluate.prompts", self.prompts, "must be >= 2", "raise it")
         _require(
-            0.0 <= self.sensitivity_floor <= 1.0, "evaluate.sensitivity_floor", self.sensitivity_floor, "in [0, 1]", "fix"
+            0.0 <= self.sensitivity_floor <= 1.0,
+            "evaluate.sensitivity_floor",
+            self.sensitivity_floor,
+            "in [0, 1]",
+            "fix",
         )
 
 

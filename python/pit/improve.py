@@ -55,15 +55,15 @@ class Models:
     capacity: int
 
     @classmethod
-    def load(
-        cls, run: Run, packing: PackingConfig, policy: str = "rl-policy", improver: str = "rl-second"
-    ) -> "Models":
+    def load(cls, run: Run, packing: PackingConfig, policy: str = "rl-policy", improver: str = "rl-second") -> "Models":
         """The finished models of a run, by stage name."""
         layout = run.layout(packing)
         gap = Scorer(*run.trained("reward-gap"), layout)
         return cls(run.trained(policy), run.trained(improver), gap, layout.closings, run.config.windows.output - 1)
 
-    def respond(self, prompts: Sequence[Tokens], requests: Sequence[int], temperature: float, seed: int) -> list[Tokens]:
+    def respond(
+        self, prompts: Sequence[Tokens], requests: Sequence[int], temperature: float, seed: int
+    ) -> list[Tokens]:
         """y0 of each prompt."""
         inputs = [[*x, self.closings[0]] for x in prompts]
         return self._draw(self.policy, inputs, requests, temperature, seed)
@@ -77,9 +77,7 @@ class Models:
         seed: int,
     ) -> list[Tokens]:
         """The improver's candidate for each prompt and reference."""
-        inputs = [
-            [*x, self.closings[0], *ref, self.closings[1]] for x, ref in zip(prompts, references, strict=True)
-        ]
+        inputs = [[*x, self.closings[0], *ref, self.closings[1]] for x, ref in zip(prompts, references, strict=True)]
         return self._draw(self.improver, inputs, requests, temperature, seed)
 
     def _draw(
@@ -140,9 +138,7 @@ def improve(
             gaps = models.gap.gap(padded, current, [drawn], "centred")[:, 0]
             keep = [not stop_rule or bool(gap > config.threshold) for gap in gaps]
             current = [new if ok else old for new, old, ok in zip(drawn, current, keep, strict=True)]
-            steps.append(
-                [Step(c, float(g), k, a) for c, g, k, a in zip(drawn, gaps, keep, current, strict=True)]
-            )
+            steps.append([Step(c, float(g), k, a) for c, g, k, a in zip(drawn, gaps, keep, current, strict=True)])
         for row, (x, request) in enumerate(zip(xs, ids, strict=True)):
             yield Trajectory(request, x, first[row], tuple(each[row] for each in steps))
 

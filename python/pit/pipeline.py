@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from pit.config import RunConfig
 from pit.stages.context import STAGES, Run, needs_of
@@ -60,7 +68,9 @@ def nodes_of(run: Run, profile_steps: int = 0) -> list[Node]:
     for name, spec in STAGES.items():
         needs = needs_of(name, run.config)
         if name == "rl-policy" and synthetic:
-            check = Node("check", ["reward", "check", *folder], ("reward-quality", "reward-gap"), "can the reward models see?")
+            check = Node(
+                "check", ["reward", "check", *folder], ("reward-quality", "reward-gap"), "can the reward models see?"
+            )
             nodes.append(check)
         if name.startswith("rl-") and synthetic:
             needs = (*needs, "check")

@@ -75,12 +75,16 @@ def _counted(config: RunConfig, folder: Path, spec: StageSpec) -> int | None:
 def _memory(config: RunConfig) -> Table:
     mesh, vocab = config.mesh, config.tokenizer.vocab_size
     split = mesh.fsdp * mesh.tensor
-    table = Table("model", "parameters", "weights", "+ AdamW and gradient", title="bytes per chip (activations not counted)")
+    table = Table(
+        "model", "parameters", "weights", "+ AdamW and gradient", title="bytes per chip (activations not counted)"
+    )
     for name, kind in (("policy", Decoder), ("reward_model", RewardModel)):
         size = parameters(getattr(config, name), vocab, kind)
         weights = size * FLOAT_BYTES // split
         table.add_row(name, f"{size:,}", _bytes(weights), _bytes(4 * weights))
-    table.caption = f"mesh data {mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor} = {mesh.shards * mesh.tensor} chips"
+    table.caption = (
+        f"mesh data {mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor} = {mesh.shards * mesh.tensor} chips"
+    )
     return table
 
 

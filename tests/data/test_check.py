@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
+
 from pit.data.check import check, draw_tree, wilson_interval
 from pit.data.errors import DataError
 from pit.data.tokenizer import Tokenizer
 from pit.types import FOLDS, Message, Preference
-from rich.console import Console
 
 # Every fourth row has the longer worse answer, every tenth (from row 3) two of equal length.
 ROWS = [

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pit.data.errors import DataError
 from pit.data.folds import DEFAULT_FRACTIONS, fold_of
 from pit.types import FOLDS, Message

@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pit.data.errors import DataError
 from pit.data.readers import ReadReport, Reason, base, read_preferences
 from pit.types import Message, Preference

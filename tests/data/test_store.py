@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from pit.data import store as s
 from pit.data.atomic import new_folder, write_file
 from pit.data.errors import DataError

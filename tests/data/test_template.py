@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pit.data import template as t
 from pit.data.errors import DataError
 from pit.data.tokenizer import Tokenizer

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pit.data.errors import DataError
 from pit.data.tokenizer import RoleTokens, Tokenizer
 

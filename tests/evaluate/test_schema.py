@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pit.evaluate import schema
 from pit.evaluate.stats import Delta, Interval
 

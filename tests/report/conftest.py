@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from pit.evaluate.schema import Example, ExampleStep, QualityPoint, Results, SensitivityRow, StageCost, write_results
 from pit.evaluate.stats import CopyRate, Delta, accuracy_interval
 

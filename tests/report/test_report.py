@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pit.evaluate.schema import Example, ExampleStep, Results, ResultsError
 from pit.evaluate.stats import Delta, accuracy_interval
 from pit.report import geometry, metrics, page, palette, render, render_html, words

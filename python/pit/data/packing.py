@@ -55,7 +55,8 @@ def materialise(
     plan: _core.Plan, first_group: int, groups: int, table: _core.TokenTable, topology: Topology, layout: Layout
 ) -> Batch:
     """Write `groups` groups of a plan as one batch, empty ones where the plan ends before; leaf rows count from the
-    batch's first row."""
+    batch's first row.
+    """
     rows, trees, length = groups * layout.rows, groups * layout.trees, layout.row_length
     last = min(first_group + groups, plan.groups)
     batch = Batch(
@@ -116,9 +117,7 @@ def pack_trees(
         rows_per_group=layout.rows,
         trees_per_group=layout.trees,
     )
-    return [
-        materialise(plan, first, shards, table, topology, layout) for first in range(0, plan.groups, shards)
-    ]
+    return [materialise(plan, first, shards, table, topology, layout) for first in range(0, plan.groups, shards)]
 
 
 def pack_lists(

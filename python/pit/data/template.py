@@ -170,21 +170,21 @@ class _Tree:
 
 
 def policy_sft() -> Topology:
-    """x -> y_w: the ordinary policy learns the better answer (its tokens carry loss)."""
+    """X -> y_w: the ordinary policy learns the better answer (its tokens carry loss)."""
     tree = _Tree()
     tree.output(0, _BETTER, loss=True, leaf=False)
     return tree.topology("policy_sft")
 
 
 def improver_sft() -> Topology:
-    """x -> y_l -> y_w: the improver learns the better answer given the worse one as its reference."""
+    """X -> y_l -> y_w: the improver learns the better answer given the worse one as its reference."""
     tree = _Tree()
     tree.output(tree.reference(_WORSE), _BETTER, loss=True, leaf=False)
     return tree.topology("improver_sft")
 
 
 def quality() -> Topology:
-    """x -> {y_w, y_l}: the ordinary reward model; leaf 0 scores the better answer, leaf 1 the worse."""
+    """X -> {y_w, y_l}: the ordinary reward model; leaf 0 scores the better answer, leaf 1 the worse."""
     tree = _Tree()
     tree.output(0, _BETTER)
     tree.output(0, _WORSE)
@@ -192,7 +192,7 @@ def quality() -> Topology:
 
 
 def gap() -> Topology:
-    """x -> {y_w, y_l} -> {y_w, y_l}: the four orders of the gap model; leaves GAP_WW, GAP_LW, GAP_WL, GAP_LL."""
+    """X -> {y_w, y_l} -> {y_w, y_l}: the four orders of the gap model; leaves GAP_WW, GAP_LW, GAP_WL, GAP_LL."""
     tree = _Tree()
     for reference in (_BETTER, _WORSE):
         parent = tree.reference(reference)
@@ -202,7 +202,7 @@ def gap() -> Topology:
 
 
 def rollout(n: int, with_reference: bool) -> Topology:
-    """x -> [reference ->] n outputs, for training on samples and for scoring each of them; outputs carry loss.
+    """X -> [reference ->] n outputs, for training on samples and for scoring each of them; outputs carry loss.
 
     Columns: 0 the input, then the reference if there is one, then the n outputs; leaf i is output i.
 

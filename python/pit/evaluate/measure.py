@@ -12,6 +12,8 @@ from jaxtyping import Float64
 
 from pit.config import ImproveConfig
 from pit.data.synthetic import oracle
+from pit.data.template import gap as gap_topology
+from pit.data.template import quality as quality_topology
 from pit.evaluate.schema import Example, ExampleStep, QualityPoint
 from pit.evaluate.stats import (
     CopyRate,
@@ -28,8 +30,6 @@ from pit.evaluate.stats import (
 )
 from pit.improve import Models, Tokens, Trajectory, improve
 from pit.rollout.score import Scorer
-from pit.data.template import gap as gap_topology
-from pit.data.template import quality as quality_topology
 from pit.stages.context import Run
 from pit.train.log import make_reporter
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW

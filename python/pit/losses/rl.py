@@ -29,7 +29,7 @@ def shaped_reward(
     beta: float,
     no_eos_penalty: float,
 ) -> Float32[Array, "G N"]:
-    """score - beta * KL, less a penalty where the sample was cut off before it ended.
+    """Score - beta * KL, less a penalty where the sample was cut off before it ended.
 
     >>> import jax.numpy as jnp
     >>> half, zero, done = jnp.full((1, 2), 0.5), jnp.zeros((1, 2)), jnp.array([[True, False]])

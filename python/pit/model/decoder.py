@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int32
-from pit_kernels import cached_attention, three_way_attention
 
 from pit.config import ModelConfig
+from pit_kernels import cached_attention, three_way_attention
 
 
 class Cache(NamedTuple):
@@ -206,7 +206,9 @@ class Decoder(nnx.Module):
             x = _block(layer, self.config.remat)(x, position, visible_until)
         return x
 
-    def prefill(self, token: Int32[Array, "P T"], length: Int32[Array, " P"]) -> tuple[Float[Array, "P D"], SharedPrefix]:
+    def prefill(
+        self, token: Int32[Array, "P T"], length: Int32[Array, " P"]
+    ) -> tuple[Float[Array, "P D"], SharedPrefix]:
         """Run one prefix a row; returns the hidden state of each last token, and the caches its samples share."""
         index = jnp.broadcast_to(jnp.arange(token.shape[1], dtype=jnp.int32), token.shape)
         visible_until = jnp.where(index < length[:, None], length[:, None], 0)

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Float32, Int32
-from pit_kernels import leaf_scores, token_logprob
+from jaxtyping import Array, Float32, Int32
 
 from pit.config import ModelConfig
 from pit.model.decoder import Decoder
+from pit_kernels import leaf_scores, token_logprob
 
 
 def row_logprobs(

@@ -27,15 +27,24 @@ def hh() -> RunConfig:
     model = ModelConfig(width=128, layers=3, heads=4, kv_heads=2, head_dim=32, mlp=320, matched_heads=1)
     packing = PackingConfig(row_length=2048, rows=2, window=512, trees=64)
     sft = TrainConfig(
-        steps=None, packing=packing, optimizer=OptimizerConfig(learning_rate=2e-3), evaluate_every=50,
-        evaluate_trees=128, checkpoint_every=50,
+        steps=None,
+        packing=packing,
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        evaluate_every=50,
+        evaluate_trees=128,
+        checkpoint_every=50,
     )
     reward = dataclasses.replace(sft, optimizer=OptimizerConfig(learning_rate=1e-3), init="policy")
     rl = RlConfig(
-        steps=12, prompts=16, samples=4, beta=0.1,
+        steps=12,
+        prompts=16,
+        samples=4,
+        beta=0.1,
         packing=PackingConfig(row_length=4096, rows=1, window=64, trees=32),
         optimizer=OptimizerConfig(learning_rate=2e-4, warmup_steps=3),
-        evaluate_every=0, evaluate_prompts=16, checkpoint_every=6,
+        evaluate_every=0,
+        evaluate_prompts=16,
+        checkpoint_every=6,
     )
     return RunConfig(
         name="hh",

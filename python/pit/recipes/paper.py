@@ -28,23 +28,41 @@ def paper() -> RunConfig:
     """
     model = gemma_like(
         ModelConfig(
-            width=2304, layers=26, heads=8, kv_heads=4, head_dim=256, mlp=9216,
-            attention_soft_cap=50.0, final_soft_cap=30.0, compute_dtype="bfloat16", remat=True,
+            width=2304,
+            layers=26,
+            heads=8,
+            kv_heads=4,
+            head_dim=256,
+            mlp=9216,
+            attention_soft_cap=50.0,
+            final_soft_cap=30.0,
+            compute_dtype="bfloat16",
+            remat=True,
         )
     )
     packing = PackingConfig(row_length=4096, rows=2, microbatches=2, window=1024, trees=64)
     sft = TrainConfig(
-        steps=None, packing=packing, optimizer=OptimizerConfig(learning_rate=3e-5, b2=0.95, warmup_steps=100),
-        evaluate_every=500, checkpoint_every=500, keep=3,
+        steps=None,
+        packing=packing,
+        optimizer=OptimizerConfig(learning_rate=3e-5, b2=0.95, warmup_steps=100),
+        evaluate_every=500,
+        checkpoint_every=500,
+        keep=3,
     )
     reward = dataclasses.replace(
         sft, optimizer=OptimizerConfig(learning_rate=3e-4, b2=0.95, warmup_steps=100), init="policy"
     )
     rl = RlConfig(
-        steps=1000, prompts=256, samples=4, beta=0.1,
+        steps=1000,
+        prompts=256,
+        samples=4,
+        beta=0.1,
         packing=PackingConfig(row_length=4096, rows=2, window=1024, trees=64),
         optimizer=OptimizerConfig(learning_rate=1e-5, b2=0.95, warmup_steps=50),
-        evaluate_every=100, evaluate_prompts=512, checkpoint_every=100, keep=3,
+        evaluate_every=100,
+        evaluate_prompts=512,
+        checkpoint_every=100,
+        keep=3,
     )
     return RunConfig(
         name="paper",

@@ -142,7 +142,9 @@ def render_html(results: Results, metrics: Mapping[str, Mapping[str, Curve]]) ->
 def compare(results: Results) -> tuple[dict[str, Comparison], Axis | None]:
     """Every delta by name, on one axis that holds 0; the judge's are withheld where it has no verdict."""
     shown = {name: d for name, d in results.delta.items() if not (_measure(name) == schema.JUDGE and withheld(results))}
-    on = geometry.axis([0.0, *(e for d in shown.values() for e in (d.low, d.high))], 5, -100.0, 100.0) if shown else None
+    on = (
+        geometry.axis([0.0, *(e for d in shown.values() for e in (d.low, d.high))], 5, -100.0, 100.0) if shown else None
+    )
     made = {}
     for name in results.delta:
         title, _, rest = name.partition("/")

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float32, Int32
-from pit_kernels import centred_gap, symmetric_gap
 
 from pit.config import GapForm
 from pit.data.packing import Layout, pack_lists
@@ -14,6 +13,7 @@ from pit.data.template import gap_scoring, rollout
 from pit.model.heads import RewardModel
 from pit.model.params import Params, merge
 from pit.types import Topology
+from pit_kernels import centred_gap, symmetric_gap
 
 Tokens = Sequence[Sequence[int]]
 

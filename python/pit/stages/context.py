@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from pit.config import ConfigError, ModelConfig, PackingConfig, RunConfig, digest, from_dict, to_dict
+from pit.config import ConfigError, PackingConfig, RunConfig, digest, from_dict, to_dict
 from pit.data.atomic import write_file
 from pit.data.packing import Layout
 from pit.data.store import Fold, Store

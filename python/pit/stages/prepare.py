@@ -43,9 +43,7 @@ def prepare(run: Run) -> ReadReport | None:
     def progress(done: Progress) -> None:
         reporter.update(done.rows, len(preferences), f"{done.tokens:,} tokens")
 
-    build(
-        preferences, folder / "store", template, fractions=fractions, key=config.data.fold_key, progress=progress
-    )
+    build(preferences, folder / "store", template, fractions=fractions, key=config.data.fold_key, progress=progress)
     reporter.close()
     write_file(stamp, (json.dumps({"fingerprint": wanted, "report": asdict(report)}, indent=2) + "\n").encode())
     return report

@@ -98,9 +98,9 @@ class Checkpoints:
 
     def _meta(self, step: int, like: Params) -> dict[str, Any]:
         try:
-            meta: dict[str, Any] = self._manager.restore(
-                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-            )["meta"]
+            meta: dict[str, Any] = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
+                "meta"
+            ]
         except (OSError, ValueError, KeyError) as error:
             raise self._damaged(step, error) from error
         saved, wanted = meta["shapes"], _shapes(like)
