@@ -114,7 +114,8 @@ def test_numbers_shown_are_those_of_the_results(full: str, full_results: Results
 
 
 def test_the_same_run_gives_the_same_bytes(run_dir: Path) -> None:
-    first = render(run_dir, run_dir / "a.html").read_bytes()
+    first = render(run_dir).read_bytes()
+    assert (run_dir / "report.html").read_bytes() == first
     assert render(run_dir, run_dir / "b.html").read_bytes() == first
 
 
@@ -319,6 +320,17 @@ def test_stages_come_in_the_order_in_which_they_ran(run_dir: Path, full_results:
     names = [stage.name for stage in page.stage_curves(reverse, read)]
     assert names[:3] == ["rl_improver_1", "rl_improver_0", "rl_policy"]
     assert names[3:] == sorted(set(read) - set(names[:3]))
+
+
+def test_other_metrics_are_folded_and_held_out_ones_join_theirs(full_results: Results) -> None:
+    curve = metrics.Curve((0, 1), (1.0, 2.0))
+    read = {"s": {"loss": curve, "eval/loss": curve, "my_metric": curve, "eval/my_metric": curve, "eval/only": curve}}
+    (stage,) = page.stage_curves(full_results, read)
+    assert [(p.title, [line.name for line in p.lines]) for p in stage.plots] == [("Loss", ["loss", "eval/loss"])]
+    assert [(p.title, [line.name for line in p.lines]) for p in stage.more] == [
+        ("my metric", ["my_metric", "eval/my_metric"]),
+        ("only", ["eval/only"]),
+    ]
 
 
 def luminance(colour: str) -> float:

@@ -23,6 +23,8 @@ from pit.report.words import Piece
 
 Tone = Literal["better", "worse", "unclear"]
 
+FILE_NAME = "report.html"
+
 MEASURES = {
     "oracle": "an exact oracle, which knows for every prompt how good an answer is",
     "judge": "a judge model that none of the trained models has seen",
@@ -98,12 +100,14 @@ class StageCurves:
     more: tuple[CurvePlot, ...]
 
 
-def render(run_dir: Path, out_html: Path) -> Path:
+def render(run_dir: Path, out_html: Path | None = None) -> Path:
     """Writes the report of a run to `out_html`: one file, no script, nothing loaded from anywhere.
 
     run_dir: holds `results.json`, and `stages/<stage>/metrics.jsonl` for the stages that have curves.
-    Returns `out_html`. Raises ResultsError (a missing or bad results file) or MetricsError (a bad metrics line).
+    out_html: where to write; `report.html` in the run's folder if None.
+    Returns where it wrote. Raises ResultsError (a missing or bad results file) or MetricsError (a bad metrics line).
     """
+    out_html = run_dir / FILE_NAME if out_html is None else out_html
     html = render_html(schema.read_results(run_dir), read_metrics(run_dir))
     out_html.parent.mkdir(parents=True, exist_ok=True)
     out_html.write_text(html, encoding="utf-8", errors="backslashreplace")
@@ -238,16 +242,16 @@ def stage_curves(results: Results, metrics: Mapping[str, Mapping[str, Curve]]) -
     """The plots of every stage with metrics, in the order in which the stages ran."""
     ran = [stage.name for stage in results.stages]
     names = [name for name in ran if name in metrics] + sorted(set(metrics) - set(ran))
+    first = {metric for _, group in CURVES for metric in group}
     made = []
     for name in names:
         curves = metrics[name]
-        shown = {metric for _, group in CURVES for metric in group}
-        plots = [geometry.curve_plot(title, [(m, curves[m]) for m in group if m in curves]) for title, group in CURVES]
-        more = [
-            geometry.curve_plot(PERFORMANCE.get(m, words.spaced(m)), [(m, curve)])
-            for m, curve in curves.items()
-            if m not in shown
-        ]
+        rest = dict.fromkeys(metric.removeprefix("eval/") for metric in curves if metric not in first)
+        groups = [(PERFORMANCE.get(metric, words.spaced(metric)), (metric, f"eval/{metric}")) for metric in rest]
+        plots, more = (
+            [geometry.curve_plot(title, [(m, curves[m]) for m in group if m in curves]) for title, group in wanted]
+            for wanted in (CURVES, groups)
+        )
         made.append(StageCurves(name, tuple(filter(None, plots)), tuple(filter(None, more))))
     return [stage for stage in made if stage.plots or stage.more]
 
