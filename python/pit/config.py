@@ -101,6 +101,7 @@ class ModelConfig:
     """Shape of a decoder. The defaults are Llama-like; `gemma_like` lists what Gemma changes.
 
     rotary_fraction: share of each head's width that is rotated by position; the rest compares content alone.
+    learned_positions: size of a learned table of positions that is added to the embedding (GPT-2); 0 for none.
     matched_heads: KV heads of each layer whose key projection starts equal to the query projection, so that equal
         tokens find each other from the first step (a small model trained from scratch otherwise learns a lookup late).
     """
@@ -114,6 +115,7 @@ class ModelConfig:
     norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
     rotary_fraction: float = 1.0
+    learned_positions: int = 0
     tied: bool = True
     activation: Literal["silu", "gelu"] = "silu"
     norm_offset: bool = False
@@ -370,6 +372,15 @@ class RunConfig:
                 row,
                 f"must hold the longest path of {path} tokens that windows allow",
                 "raise row_length or lower the windows",
+            )
+        for name in ("policy", "reward_model"):
+            size = getattr(self, name).learned_positions
+            _require(
+                size == 0 or size >= improver_path,
+                f"{name}.learned_positions",
+                size,
+                f"must be 0 or cover the longest path of {improver_path} tokens",
+                "raise it or lower the windows",
             )
         for section in ("rl_first", "rl_second"):
             sources = getattr(self, section).sources

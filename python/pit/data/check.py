@@ -111,6 +111,7 @@ def check(
     *,
     format: str = "auto",
     split: str = "train",
+    strict: bool = False,
     tokenizer: Tokenizer | None = None,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     key: str = DEFAULT_KEY,
@@ -118,14 +119,14 @@ def check(
     """Read a whole preference set and describe it.
 
     Args:
-        path, format, split: see `pit.data.readers.read_preferences`.
+        path, format, split, strict: see `pit.data.readers.read_preferences`.
         tokenizer: adds lengths in tokens.
         fractions, key: see `pit.data.folds.fold_of`.
 
     Raises:
         DataError: there is nothing to read, or a file is damaged.
     """
-    preferences, report = read_preferences(path, format, split)
+    preferences, report = read_preferences(path, format, split, strict)
     characters = {name: array("q") for name in COLUMNS}
     tokens = {name: array("q") for name in COLUMNS}
     folds = Counter(dict.fromkeys(FOLDS, 0))

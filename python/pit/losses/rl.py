@@ -37,7 +37,8 @@ def shaped_reward(
     [[0.5, -0.5]]
     """
     penalty = jnp.where(finished, jnp.float32(0.0), jnp.float32(no_eos_penalty))
-    return score - jnp.float32(beta) * kl_nats - penalty
+    reward: Array = score - jnp.float32(beta) * kl_nats - penalty
+    return reward
 
 
 def leave_one_out(reward: Float32[Array, "G N"]) -> Float32[Array, "G N"]:
@@ -48,7 +49,8 @@ def leave_one_out(reward: Float32[Array, "G N"]) -> Float32[Array, "G N"]:
     [[-3.0, -1.5, 4.5]]
     """
     n = jnp.float32(reward.shape[1])
-    return (reward - jnp.mean(reward, axis=1, keepdims=True)) * (n / (n - jnp.float32(1.0)))
+    advantage: Array = (reward - jnp.mean(reward, axis=1, keepdims=True)) * (n / (n - jnp.float32(1.0)))
+    return advantage
 
 
 def reinforce(

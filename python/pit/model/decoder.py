@@ -180,17 +180,23 @@ class Decoder(nnx.Module):
     def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs) -> None:
         # Scaled so that a tied table gives logits of order one, and so do Gemma's scaled embeddings.
         self.embedding = _normal(rngs, (vocab_size, config.width), config.width)
+        if config.learned_positions:
+            self.positions = _normal(rngs, (config.learned_positions, config.width), 16 * config.width)
         self.layers = nnx.List([Layer(config, rngs) for _ in range(config.layers)])
         self.final_norm = RmsNorm(config.width, config)
         if not config.tied:
             self.output = _normal(rngs, (vocab_size, config.width), config.width)
         self.config = config
 
-    def embed(self, token: Int32[Array, "*b"]) -> Float[Array, "*b D"]:
+    def embed(self, token: Int32[Array, "*b"], position: Int32[Array, "*b"]) -> Float[Array, "*b D"]:
         """Embeddings in the compute dtype."""
         config = self.config
-        x = self.embedding[...][token].astype(jnp.dtype(config.compute_dtype))
-        return x * jnp.asarray(config.width**0.5, x.dtype) if config.embed_scale else x
+        x = self.embedding[...][token]
+        if config.embed_scale:
+            x = x * jnp.float32(config.width**0.5)
+        if config.learned_positions:
+            x = x + self.positions[...][position]
+        return x.astype(jnp.dtype(config.compute_dtype))
 
     @property
     def table(self) -> Float[Array, "V D"]:
@@ -201,7 +207,7 @@ class Decoder(nnx.Module):
         self, token: Int32[Array, "B T"], position: Int32[Array, "B T"], visible_until: Int32[Array, "B T"]
     ) -> Float[Array, "B T D"]:
         """Hidden states before the final norm."""
-        x = self.embed(token)
+        x = self.embed(token, position)
         for layer in self.layers:
             x = _block(layer, self.config.remat)(x, position, visible_until)
         return x
@@ -212,7 +218,7 @@ class Decoder(nnx.Module):
         """Run one prefix a row; returns the hidden state of each last token, and the caches its samples share."""
         index = jnp.broadcast_to(jnp.arange(token.shape[1], dtype=jnp.int32), token.shape)
         visible_until = jnp.where(index < length[:, None], length[:, None], 0)
-        x, caches = self.embed(token), []
+        x, caches = self.embed(token, index), []
         for layer in self.layers:
             x, cache = layer(x, index, visible_until)
             caches.append(cache)
@@ -233,8 +239,8 @@ class Decoder(nnx.Module):
         step: Int32[Array, ""],
     ) -> tuple[Float[Array, "S D"], tuple[Cache, ...]]:
         """Feed the `step`-th sampled token of every slot; returns hidden states and the grown suffix caches."""
-        x, grown = self.embed(token), []
         position = jnp.repeat(prefix.length, token.shape[0] // prefix.length.shape[0]) + step
+        x, grown = self.embed(token, position), []
         for layer, shared, own in zip(self.layers, prefix.layers, suffix, strict=True):
             x, own = layer.decode(x, position, shared, prefix.length, own, step)
             grown.append(own)

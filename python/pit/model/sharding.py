@@ -16,6 +16,7 @@ from pit.model.params import Params
 
 RULES: tuple[tuple[str, P], ...] = (
     (r"(embedding|output)$", P("tensor", "fsdp")),
+    (r"positions$", P(None, "fsdp")),
     (r"attention\.[qkv]$", P("fsdp", "tensor", None)),
     (r"attention\.o$", P("tensor", None, "fsdp")),
     (r"mlp\.(gate|up)$", P("fsdp", "tensor")),

@@ -67,12 +67,12 @@ def _sample(
     slots = prefix.shape[0] * n
     last, shared = model.prefill(prefix, length)
 
-    def slot_key(request: UInt32[Array, ""], sample: Int32[Array, ""]) -> UInt32[Array, " 2"]:
-        mixed = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), request), sample)
-        return jax.random.key_data(mixed)
+    def fold(key: UInt32[Array, " 2"], number: Array) -> UInt32[Array, " 2"]:
+        return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key), number))
 
+    request_keys = jax.vmap(fold, (None, 0))(key, request_id)
     number = jnp.tile(jnp.arange(n, dtype=jnp.int32), prefix.shape[0])
-    keys = jax.vmap(slot_key)(jnp.repeat(request_id, n), number)
+    keys = jax.vmap(fold)(jnp.repeat(request_keys, n, axis=0), number)
     eos = jnp.asarray(eos_ids, jnp.int32)
 
     def unfinished(loop: _Loop) -> Bool[Array, ""]:
@@ -80,8 +80,7 @@ def _sample(
 
     def body(loop: _Loop) -> _Loop:
         logits = model.logits(loop.hidden)
-        step_keys = jax.vmap(lambda k: jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(k), loop.step)))
-        token = strategy.choose(logits, step_keys(keys))
+        token = strategy.choose(logits, jax.vmap(fold, (0, None))(keys, loop.step))
         scaled = jax.nn.log_softmax(logits / jnp.float32(strategy.temperature), axis=-1)
         logp = jnp.take_along_axis(scaled, token[:, None], axis=1)[:, 0]
         live = ~loop.done

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float32, Int32
@@ -59,10 +60,12 @@ class Scorer:
         raw = scores[:, list(leaf.raw)]
         if form == "raw":
             return raw
+        gap: Array
         if form == "symmetric":
-            gap = symmetric_gap(raw, scores[:, list(leaf.swapped)])
+            gap = symmetric_gap(jnp.asarray(raw), jnp.asarray(scores[:, list(leaf.swapped)]))
         else:
-            gap = centred_gap(raw, scores[:, list(leaf.identity)], scores[:, [leaf.reference_identity]])
+            own, reference = scores[:, list(leaf.identity)], scores[:, [leaf.reference_identity]]
+            gap = centred_gap(jnp.asarray(raw), jnp.asarray(own), jnp.asarray(np.broadcast_to(reference, own.shape)))
         # The same text read at two places of a row may differ in the last bit; over itself the gap is 0 by definition.
         same = [[list(y) == list(ref) for y in ys] for *ys, ref in zip(*outputs, references, strict=True)]
-        return np.where(np.array(same), np.float32(0), gap)
+        return np.where(np.array(same), np.float32(0), np.asarray(gap))

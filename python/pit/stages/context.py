@@ -162,7 +162,7 @@ class Run:
     def model(self, name: str) -> tuple[nnx.GraphDef[Any], Params]:
         """Graph definition and freshly initialised weights of the model that a stage trains."""
         spec = STAGES[name]
-        kind = Decoder if spec.model == "policy" else RewardModel
+        kind: type[Any] = Decoder if spec.model == "policy" else RewardModel
         seed = int(digest(self.config.seed, name)[:8], 16) >> 1
         graphdef, params = build(kind, getattr(self.config, spec.model), self.tokenizer.vocab_size, seed)
         return graphdef, shard_params(params, self.mesh)

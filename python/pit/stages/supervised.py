@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
@@ -89,7 +90,7 @@ def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: i
                 last, begin = time.perf_counter(), last
                 return state, {
                     **metrics,
-                    "perf/tokens_per_s": Total(np.float32(tokens), np.float32(last - begin)),
+                    "perf/tokens_per_s": Total(jnp.float32(tokens), jnp.float32(last - begin)),
                     "perf/fill": tokens / slots,
                     "perf/data_wait_s": wait_s,
                 }

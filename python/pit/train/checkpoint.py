@@ -39,7 +39,8 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint."""
-        return self._manager.latest_step()
+        step: int | None = self._manager.latest_step()
+        return step
 
     def save(self, state: TrainState, loader: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         """Start writing a checkpoint at the state's step; a step that is already there is left alone."""

@@ -69,7 +69,8 @@ class Update:
             return Sums(grads, total, metrics)
 
         def more(params: Params, sums: Sums, batch: Arrays) -> Sums:
-            return jax.tree.map(jnp.add, sums, first(params, batch))
+            added: Sums = jax.tree.map(jnp.add, sums, first(params, batch))
+            return added
 
         def apply(state: TrainState, sums: Sums) -> tuple[TrainState, dict[str, Total]]:
             weight = jnp.maximum(sums.loss.weight, jnp.float32(1e-30))
@@ -100,7 +101,8 @@ class Update:
             sums = self._first(state.params, batch) if sums is None else self._more(state.params, sums, batch)
         if sums is None:
             raise ValueError("batches: empty; a step needs at least one microbatch")
-        return self._apply(state, sums)
+        result: tuple[TrainState, dict[str, Total]] = self._apply(state, sums)
+        return result
 
 
 class Evaluation:
