@@ -22,7 +22,19 @@ def demo() -> RunConfig:
 
     Needs: two CPU cores, 3 GiB of memory, no download. Command: `pit run demo --out runs/demo`.
     """
-    model = ModelConfig(width=64, layers=2, heads=2, kv_heads=2, head_dim=32, mlp=128, matched_heads=1)
+    model = ModelConfig(
+        width=64,
+        layers=3,
+        heads=2,
+        kv_heads=2,
+        head_dim=32,
+        mlp=128,
+        # A word of the answer must find itself in the prompt. Rotated queries and keys of a small model find the word
+        # itself first, and an unrotated match says nothing of where it was found: hence a learned table of positions.
+        rotary_fraction=0.0,
+        learned_positions=128,
+        matched_heads=1,
+    )
     sft = TrainConfig(
         steps=700,
         packing=PackingConfig(row_length=256, rows=8, window=256, trees=64),
@@ -31,11 +43,11 @@ def demo() -> RunConfig:
         checkpoint_every=350,
     )
     reward = TrainConfig(
-        steps=1200,
+        steps=1000,
         packing=PackingConfig(row_length=256, rows=8, window=256, trees=64),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=20),
-        evaluate_every=400,
-        checkpoint_every=400,
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
+        evaluate_every=500,
+        checkpoint_every=500,
     )
     gap = dataclasses.replace(reward, packing=PackingConfig(row_length=256, rows=16, window=256, trees=64))
     rl = RlConfig(
@@ -52,7 +64,7 @@ def demo() -> RunConfig:
         name="demo",
         data=DataConfig(synthetic_rows=48_000),
         tokenizer=TokenizerConfig(vocab_size=512),
-        windows=WindowConfig(input=48, reference=28, output=28),
+        windows=WindowConfig(input=24, reference=28, output=28),
         policy=model,
         reward_model=model,
         sft=sft,
