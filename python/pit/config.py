@@ -206,7 +206,7 @@ class TrainConfig:
     steps: optimizer steps; None means one pass over the fold, counted by planning it.
     evaluate_every, checkpoint_every: in steps; 0 means only at the end.
     keep: checkpoints kept.
-    init: "policy" starts a reward model from the fine-tuned policy of the same shape, "random" from scratch.
+    init: where a reward model starts: "random", the fine-tuned "policy" of the same shape, or (R_PIT) "quality", R_P.
     """
 
     steps: int | None = None
@@ -216,7 +216,7 @@ class TrainConfig:
     evaluate_trees: int = 512
     checkpoint_every: int = 200
     keep: int = 2
-    init: Literal["random", "policy"] = "random"
+    init: Literal["random", "policy", "quality"] = "random"
 
     def __post_init__(self) -> None:
         _require(self.steps is None or self.steps >= 1, "steps", self.steps, "must be >= 1 or None", "raise it")
@@ -382,6 +382,10 @@ class RunConfig:
                 f"must be 0 or cover the longest path of {improver_path} tokens",
                 "raise it or lower the windows",
             )
+        for section in ("sft", "quality", "judge"):
+            init = getattr(self, section).init
+            allowed = ("random",) if section == "sft" else ("random", "policy")
+            _require(init in allowed, f"{section}.init", init, f"must be one of {allowed} here", "choose one")
         for section in ("rl_first", "rl_second"):
             sources = getattr(self, section).sources
             _require(sum(sources) > 0, f"{section}.sources", sources, "an improver needs references", "give a weight")

@@ -33,7 +33,7 @@ def demo() -> RunConfig:
         # itself first, and an unrotated match says nothing of where it was found: hence a learned table of positions.
         rotary_fraction=0.0,
         learned_positions=128,
-        matched_heads=1,
+        matched_heads=2,
     )
     sft = TrainConfig(
         steps=700,
@@ -49,7 +49,9 @@ def demo() -> RunConfig:
         evaluate_every=500,
         checkpoint_every=500,
     )
-    gap = dataclasses.replace(reward, packing=PackingConfig(row_length=256, rows=16, window=256, trees=64))
+    gap = dataclasses.replace(
+        reward, packing=PackingConfig(row_length=256, rows=12, window=256, trees=64), steps=700, init="quality"
+    )
     rl = RlConfig(
         steps=75,
         prompts=32,

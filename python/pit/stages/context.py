@@ -55,11 +55,15 @@ STAGES: dict[str, StageSpec] = {
 """Algorithm 1 of the paper in order, and a judge that no other stage sees."""
 
 
+INITIAL = {"policy": "sft-policy", "quality": "reward-quality"}
+"""Stage whose weights a reward model starts from, by `TrainConfig.init`."""
+
+
 def needs_of(name: str, config: RunConfig) -> tuple[str, ...]:
-    """Stages that must be finished before `name` (a reward model started from the policy needs the policy too)."""
+    """Stages that must be finished before `name`, the one it starts from included."""
     spec = STAGES[name]
-    section = getattr(config, spec.section)
-    return (*spec.needs, "sft-policy") if getattr(section, "init", "random") == "policy" else spec.needs
+    start = INITIAL.get(getattr(getattr(config, spec.section), "init", "random"))
+    return spec.needs if start is None else (*spec.needs, start)
 
 
 class Run:
