@@ -4,7 +4,7 @@ Folders go through `etils.epath`, so that a `gs://` address works where that fil
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -123,7 +123,7 @@ class Checkpoints:
         """Block until everything that was saved is on disk."""
         self._manager.wait_until_finished()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:

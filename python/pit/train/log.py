@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, runtime_checkable
 
 import jax
 from rich.console import Console
@@ -20,6 +20,7 @@ PROGRESS_VARIABLE = "PIT_PROGRESS"
 """Set to "json" by a parent that draws the progress of its stages itself."""
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Where progress goes."""
 
@@ -150,7 +151,7 @@ class StageLog:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StageLog":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import jax
 
@@ -29,7 +29,7 @@ class InterruptFlag:
         self.raised = True
         signal.signal(number, self._previous[number])
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "InterruptFlag":
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._raise)
         return self

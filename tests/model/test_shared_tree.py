@@ -1,0 +1,182 @@
+"""The first property of the project: a packed forest computes what each of its root-to-leaf paths computes alone."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import path_twins as twins
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pit.data.packing import pack_lists
+from pit.data.template import gap, improver_sft, policy_sft, quality
+from pit.model.decoder import Decoder
+from pit.model.heads import RewardModel, row_logprobs
+from pit.model.params import merge
+from pit.stages.reward import gap_loss, quality_loss
+from pit.stages.sft import nll
+
+CONFIGS = {"llama": twins.LLAMA, "gemma": twins.GEMMA}
+
+# Sums of at most 60 float32 terms of order one, in two orders, through two layers: a few hundred roundings of 6e-8.
+CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+@cache
+def compiled(name):
+    graphdef, params = twins.random_model(RewardModel, CONFIGS[name])
+
+    def packed(params, batch):
+        model = merge(graphdef, params)
+        rows = batch["token"], batch["position"], batch["visible_until"]
+        return row_logprobs(model.decoder, *rows, batch["previous"]), model(*rows, batch["leaf"])
+
+    def separate(params, rows):
+        model = merge(graphdef, params)
+        return twins.path_logp(model.decoder, rows), twins.path_scores(model, rows)
+
+    return graphdef, params, jax.jit(packed), jax.jit(separate)
+
+
+def cases(topologies):
+    return st.sampled_from(topologies).flatmap(
+        lambda topology: st.tuples(st.just(topology), twins.forests(topology), st.sampled_from(twins.LAYOUTS))
+    )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@given(case=cases(twins.TOPOLOGIES))
+def test_logprobs_and_scores_of_a_packed_forest_are_those_of_its_paths(name, case):
+    topology, columns, layout = case
+    _, params, packed, separate = compiled(name)
+    trees = range(len(columns[0]))
+    tips = [path for tree in trees for path in twins.tip_paths(topology, columns, tree)]
+    logp, scores = jax.device_get(separate(params, twins.rows_of(tips)))
+    logp_of = {path[: i + 1]: logp[row, i] for row, path in enumerate(tips) for i in range(len(path))}
+    score_of = {path: scores[row] for row, path in enumerate(tips)}
+
+    seen, scored = set(), set()
+    for batch in pack_lists(columns, topology, layout):
+        logp, scores = jax.device_get(packed(params, twins.arrays_of(batch, twins.MOST_LEAVES)))
+        dead = np.ones(batch.token.shape, bool)
+        for row, index in twins.live(batch):
+            path = twins.packed_path(batch, row, index)
+            assert batch.position[row, index] == len(path) - 1
+            np.testing.assert_allclose(logp[row, index], logp_of[path], **CLOSE)
+            seen.add(path)
+            dead[row, index] = False
+        assert np.all(logp[dead] == 0)
+        for slot, tree in enumerate(batch.example_id):
+            if tree >= 0:
+                paths = twins.leaf_paths(topology, columns, tree)
+                np.testing.assert_allclose(scores[slot, : len(paths)], [score_of[path] for path in paths], **CLOSE)
+                scored.add(tree)
+            else:
+                assert np.all(scores[slot] == 0)
+    assert seen == set(logp_of)
+    assert scored == set(trees)
+
+
+def output_rows(topology, columns):
+    """The paths of all trees, with a weight on the tokens of each output."""
+    paths = [path for tree in range(len(columns[0])) for path in twins.tip_paths(topology, columns, tree)]
+    rows = twins.rows_of(paths)
+    weight = np.zeros(rows["token"].shape, np.float32)
+    output = topology.segments[-1].column
+    for row, path in enumerate(paths):
+        weight[row, len(path) - len(columns[output][row]) - 1 : len(path)] = 1
+    return {**rows, "weight": weight}
+
+
+def leaf_rows(topology, columns):
+    """The leaf paths of all trees in order, and which trees there are."""
+    trees = len(columns[0])
+    paths = [path for tree in range(trees) for path in twins.leaf_paths(topology, columns, tree)]
+    return {**twins.rows_of(paths), "present": np.arange(twins.PATHS // topology.leaves) < trees}
+
+
+def separate_nll(decoder, rows):
+    return -jnp.sum(twins.path_logp(decoder, rows) * rows["weight"])
+
+
+def ordered(pairs, present):
+    """Sum over trees and (higher, lower) pairs of -log sigmoid(higher - lower)."""
+    cost = sum(-jnp.log(jax.nn.sigmoid(higher - lower)) for higher, lower in pairs)
+    return jnp.sum(jnp.where(present, cost, jnp.float32(0)))
+
+
+def separate_quality(model, rows):
+    better, worse = twins.path_scores(model, rows).reshape(-1, 2).T
+    return ordered([(better, worse)], rows["present"])
+
+
+def separate_gap(model, rows):
+    # Candidate first, reference second, in the depth-first order of the tree: references y_w, y_l; under each y_w, y_l.
+    ww, lw, wl, ll = twins.path_scores(model, rows).reshape(-1, 4).T
+    return ordered([(wl, ww), (wl, ll), (wl, lw), (ww, lw), (ll, lw)], rows["present"])
+
+
+LOSSES = {
+    "policy_sft": (Decoder, policy_sft(), nll, output_rows, separate_nll),
+    "improver_sft": (Decoder, improver_sft(), nll, output_rows, separate_nll),
+    "quality": (RewardModel, quality(), quality_loss, leaf_rows, separate_quality),
+    "gap": (RewardModel, gap(), gap_loss, leaf_rows, separate_gap),
+}
+
+
+@cache
+def gradients(kind, loss, separate):
+    """Weights, and jitted (value, gradient) of a stage's loss on a packed batch and of its twin on separate rows."""
+    graphdef, params = twins.random_model(kind, twins.GEMMA)
+
+    def packed(params, batch):
+        total, _ = loss(graphdef)(params, batch)
+        return total.sum, total.weight
+
+    def alone(params, rows):
+        return separate(merge(graphdef, params), rows)
+
+    return params, jax.jit(jax.value_and_grad(packed, has_aux=True)), jax.jit(jax.value_and_grad(alone))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@given(data=st.data())
+def test_losses_and_gradients_of_a_packed_forest_are_those_of_its_paths(name, data):
+    kind, topology, loss, rows_of, separate = LOSSES[name]
+    columns = data.draw(twins.forests(topology))
+    layout = data.draw(st.sampled_from(twins.LAYOUTS))
+    params, packed, alone = gradients(kind, loss, separate)
+
+    rows = rows_of(topology, columns)
+    expected, expected_grads = jax.device_get(alone(params, rows))
+    weight_of_rows = rows["weight"].sum() if "weight" in rows else rows["present"].sum()
+
+    value, weight = 0.0, 0.0
+    grads = {name: np.zeros(value.shape, np.float32) for name, value in params.items()}
+    for batch in pack_lists(columns, topology, layout):
+        (batch_value, batch_weight), batch_grads = jax.device_get(packed(params, twins.arrays_of(batch)))
+        value, weight = value + batch_value, weight + batch_weight
+        grads = {name: grads[name] + batch_grads[name] for name in grads}
+
+    assert weight == weight_of_rows
+    np.testing.assert_allclose(value, expected, rtol=2e-5)
+    for name, grad in grads.items():
+        # Errors of a sum scale with its terms, which can be larger than the sum.
+        scale = max(1.0, float(np.abs(expected_grads[name]).max()))
+        np.testing.assert_allclose(grad / scale, expected_grads[name] / scale, atol=2e-5, err_msg=name)
+
+
+def test_padding_carries_nothing_whatever_it_holds():
+    """Token, position and previous of padding change no bit of what lives, and have no gradient."""
+    topology = gap()
+    params, packed, _ = gradients(RewardModel, gap_loss, separate_gap)
+    (batch,) = pack_lists([[[4, 5]], [[6]], [[7, 8, 9]]], topology, twins.WHOLE)
+    arrays = twins.arrays_of(batch)
+    dead = batch.visible_until <= np.arange(batch.token.shape[1], dtype=np.int32)
+    rng = np.random.default_rng(0)
+    other = {**arrays, "token": np.where(dead, rng.integers(0, twins.VOCAB, dead.shape, np.int32), batch.token)}
+    other["position"] = np.where(dead, rng.integers(0, 99, dead.shape, np.int32), batch.position)
+    for one, two in zip(*(jax.tree.leaves(packed(params, each)) for each in (arrays, other)), strict=True):
+        np.testing.assert_array_equal(one, two)
