@@ -206,7 +206,15 @@ def test_bad_input_is_one_clear_line(cache: Path, run: Path, tmp_path: Path) -> 
         ("run", "tiny", "--set", "rl_first.samples=1"): "rl.samples = 1: leave-one-out needs at least 2; raise it",
         ("run", "tiny", "--set", "gap.packing.row_length=32"): "must hold the longest path of 80 tokens",
         ("run", "tiny", "--out", run): "is the folder of a run with other sft, quality, gap, judge",
-        ("run", "tiny", "--out", run, *settings, "--set", "policy.width=32"): "is the folder of a run with other policy",
+        (
+            "run",
+            "tiny",
+            "--out",
+            run,
+            *settings,
+            "--set",
+            "policy.width=32",
+        ): "is the folder of a run with other policy",
         ("sft", "policy", "--run", empty): "holds no run (no config.json)",
         ("report", "--run", empty): "no results at",
     }

@@ -84,7 +84,7 @@ def _escaped(text: str) -> str:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="pit-jax")
 def cli() -> None:
-    """Teach a language model to improve its own answers, from preference data alone (PIT, ICLR 2024).
+    r"""Teach a language model to improve its own answers, from preference data alone (PIT, ICLR 2024).
 
     \b
     Start here:
@@ -116,7 +116,7 @@ def cli() -> None:
 def run_command(
     recipe: str, data: Path | None, out: Path | None, settings: tuple[str, ...], dry_run: bool, profile_steps: int
 ) -> None:
-    """Run all stages of RECIPE (demo, tiny, hh, paper); finished ones are skipped, half-done ones resumed.
+    r"""Run all stages of RECIPE (demo, tiny, hh, paper); finished ones are skipped, half-done ones resumed.
 
     \b
     Examples:
@@ -290,7 +290,7 @@ def reward_check(folder: Path) -> None:
 @click.option("--output", "sink", type=click.File("w", encoding="utf-8"), default="-", help="JSONL [stdout].")
 @click.option("--iterations", type=click.IntRange(min=1), help="Passes of the improver [the run's config].")
 @click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature; 0 is greedy.")
-@click.option("--threshold", type=float, help="A candidate is accepted only if its centred gap exceeds this.")
+@click.option("--threshold", type=float, help="A candidate is accepted only if its gap exceeds this.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def improve(
     folder: Path,
@@ -301,7 +301,7 @@ def improve(
     threshold: float | None,
     seed: int,
 ) -> None:
-    """Answer prompts and improve the answers, again and again.
+    r"""Answer prompts and improve the answers, again and again.
 
     Reads one JSON object a line with `prompt` (text, or messages with role and content) and, if the first answer is
     given, `answer`; writes `prompt`, `answers` (kept after each pass) and `steps` (candidate, gap, accepted).
@@ -320,7 +320,7 @@ def improve(
 @cli.command()
 @run_option
 def evaluate(folder: Path) -> None:
-    """Measure a finished run: Delta with intervals, quality by iteration, accuracies; writes results.json, report.html."""
+    """Measure a finished run (Delta, quality by iteration, accuracies); write results.json and report.html."""
     collect = importlib.import_module("pit.evaluate.collect").collect
     schema = importlib.import_module("pit.evaluate.schema")
     report = importlib.import_module("pit.report")

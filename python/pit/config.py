@@ -1,7 +1,7 @@
 """Frozen configuration of a run, validated once, when it is made; recipes are functions that return one.
 
-A config is plain data: it turns into JSON and back without loss, and `--set section.field=value` edits go through the
-same checks. Nothing here repairs a value; what cannot work is refused with the field, its value, the rule and the remedy.
+A config is plain data: it turns into JSON and back without loss, and `--set section.field=value` edits go through
+the same checks. Nothing here repairs a value; what cannot work is refused with field, value, rule and remedy.
 """
 
 import dataclasses
@@ -156,7 +156,7 @@ class ModelConfig:
 
 
 def gemma_like(config: ModelConfig) -> ModelConfig:
-    """The same shape with Gemma's choices: GELU, norms scaled by 1 + w, scaled embedding, norms after each block too."""
+    """The same shape with Gemma's choices: GELU, norms scaled by 1 + w, scaled embedding, norms after blocks too."""
     return dataclasses.replace(
         config, activation="gelu", norm_offset=True, embed_scale=True, post_norm=True, tied=True, norm_eps=1e-6
     )
@@ -268,11 +268,12 @@ class ImproveConfig:
     """Iterated improvement at inference (the paper's Algorithm 2, with an acceptance rule of ours).
 
     iterations: improver passes; temperature: of y0 and of every pass.
-    threshold: a candidate replaces the answer only if its centred gap over it exceeds this score.
+    gap: form of the gap that decides. threshold: a candidate replaces the answer only if its gap over it exceeds this.
     """
 
     iterations: int = 3
     temperature: float = 1.0
+    gap: GapForm = "centred"
     threshold: float = 0.0
     batch: int = 128
 
@@ -280,6 +281,7 @@ class ImproveConfig:
         _require(self.iterations >= 1, "improve.iterations", self.iterations, "must be >= 1", "raise it")
         _require(self.temperature >= 0, "improve.temperature", self.temperature, "must be >= 0 (0 is greedy)", "raise")
         _require(self.batch >= 1, "improve.batch", self.batch, "must be >= 1", "raise it")
+        _require(self.gap != "raw", "improve.gap", self.gap, "a raw gap has no zero", "use centred or symmetric")
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def answer_all(run: Run) -> Answers:
     sft = _respond(fine_tuned, prompts, requests, config.improve, seed)
     reporter.update(total, total, "scoring")
     reporter.close()
-    wrong_gaps = models.gap.gap(prompts, firsts, [wrong_candidates], "centred")[:, 0]
+    wrong_gaps = models.gap.gap(prompts, firsts, [wrong_candidates], config.improve.gap)[:, 0]
     methods = {
         "sft_policy": sft,
         "policy": firsts,

@@ -25,8 +25,8 @@ def demo() -> RunConfig:
     model = ModelConfig(
         width=64,
         layers=3,
-        heads=2,
-        kv_heads=2,
+        heads=3,
+        kv_heads=3,
         head_dim=32,
         mlp=128,
         # A word of the answer must find itself in the prompt. Rotated queries and keys of a small model find the word
@@ -76,7 +76,7 @@ def demo() -> RunConfig:
         rl_policy=rl,
         rl_first=dataclasses.replace(rl, sources=(1, 1, 0), gap="symmetric"),
         rl_second=dataclasses.replace(rl, sources=(0, 0, 1), gap="symmetric"),
-        improve=ImproveConfig(iterations=5, batch=250),
+        improve=ImproveConfig(iterations=5, gap="symmetric", batch=250),
         evaluate=EvaluateConfig(prompts=1000, sensitivity_floor=0.8),
     )
 

@@ -1,4 +1,4 @@
-"""What every stage of a run shares: its folder, config, tokenizer, store and mesh, and the finished stages before it."""
+"""What every stage of a run shares: its folder, config, tokenizer, store, mesh, and the finished stages before it."""
 
 import json
 import os
@@ -96,8 +96,8 @@ class Run:
             differing = [k for k, v in to_dict(self.config).items() if v != to_dict(saved)[k] and k not in _FREE]
             if differing:
                 raise ConfigError(
-                    f"{self.folder}: is the folder of a run with other {', '.join(differing)}; choose another --out, or "
-                    "repeat the settings it was started with"
+                    f"{self.folder}: is the folder of a run with other {', '.join(differing)}; choose another --out, "
+                    "or repeat the settings it was started with"
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
         write_file(path, (json.dumps(to_dict(self.config), indent=2) + "\n").encode())

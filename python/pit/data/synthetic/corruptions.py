@@ -58,12 +58,12 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
         return render_answer(Answer(tuple(changed), closing))
 
     return {
-        "coverage": write(items[:spot] + items[spot + 1 :]),
-        "correct": write(items[:spot] + [chosen._replace(value=wrong)] + items[spot + 1 :]),
-        "order": write(items[:left] + [items[left + 1], items[left]] + items[left + 2 :]),
+        "coverage": write([*items[:spot], *items[spot + 1 :]]),
+        "correct": write([*items[:spot], chosen._replace(value=wrong), *items[spot + 1 :]]),
+        "order": write([*items[:left], items[left + 1], items[left], *items[left + 2 :]]),
         "clean": write(extra),
         "courtesy": write(items, other),
-        "brevity": write(items[:spot] + [chosen._replace(filler=rng.choice(FILLERS))] + items[spot + 1 :]),
+        "brevity": write([*items[:spot], chosen._replace(filler=rng.choice(FILLERS)), *items[spot + 1 :]]),
     }
 
 
