@@ -88,6 +88,16 @@ def save_llama(
     Raises:
         ModelFileError: the folder is taken, Llama cannot express the config, the parameters are not those of the
             config, or a token id or the tokenizer does not fit.
+
+    Example:
+        >>> import tempfile
+        >>> from pit.model.decoder import Decoder
+        >>> from pit.model.params import build
+        >>> config = ModelConfig(width=4, layers=1, heads=2, kv_heads=1, head_dim=2, mlp=3)
+        >>> folder = Path(tempfile.mkdtemp()) / "tiny"
+        >>> save_llama(folder, config, build(Decoder, config, 7, seed=0)[1], 7, eos_ids=[1], pad_id=2)
+        >>> load_llama(folder)[:2] == (config, 7)
+        True
     """
     folder = Path(folder)
     shape = Shape(config, vocab_size, REWARD if "score" in params else CAUSAL)
@@ -267,12 +277,14 @@ def _tokenizer_config(tokenizer: str, fields: Mapping[str, Any]) -> str:
         raise refusal("tokenizer: largest id + 1", rows, rule, "pass the tokenizer that the model was trained with")
     eos, pad = fields["eos_token_id"], fields["pad_token_id"]
     first = eos[0] if isinstance(eos, list) else eos
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    settings["model_max_length"] = fields["max_position_embeddings"]
+    pre_tokenizer = json.loads(tokenizer).get("pre_tokenizer") or {}
+    if "add_prefix_space" in pre_tokenizer:
+        # transformers 4 would turn it off in the tokenizer itself.
+        settings["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
     named = {"eos_token": first, "pad_token": pad}
-    return _json(
-        {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        | {"model_max_length": fields["max_position_embeddings"]}
-        | {name: inner.id_to_token(each) for name, each in named.items() if each is not None}
-    )
+    return _json(settings | {name: inner.id_to_token(each) for name, each in named.items() if each is not None})
 
 
 def _json(values: Mapping[str, Any]) -> str:
