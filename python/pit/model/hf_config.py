@@ -29,6 +29,8 @@ _UNKNOWN_TO_LLAMA = {
     "norm_offset": False,
     "embed_scale": False,
     "post_norm": False,
+    "rotary_fraction": 1.0,
+    "learned_positions": 0,
     "attention_soft_cap": None,
     "final_soft_cap": None,
 }
