@@ -51,8 +51,8 @@ def pit(cache: Path, *words: object, check: bool = True) -> subprocess.Completed
 
 
 def environment(cache: Path) -> dict[str, str]:
-    """The tests' own environment without their second device; every compilation is worth keeping."""
-    inherited = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    """A user's environment: without the tests' second device and strictness; every compilation is worth keeping."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_"))}
     return {
         **inherited,
         "PIT_CACHE": str(cache),

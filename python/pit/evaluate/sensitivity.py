@@ -63,7 +63,8 @@ def sensitivity_table(rows: Sequence[SensitivityRow]) -> Table:
     table = Table("aspect", *models, title="Clean answer ranked above its corrupted copy")
     for aspect in dict.fromkeys(row.aspect for row in rows):
         own = {row.model: row for row in rows if row.aspect == aspect}
-        table.add_row(aspect, *(f"{own[m].accuracy:.2f} [{own[m].low:.2f}, {own[m].high:.2f}]" for m in models))
+        cells = (own[model] for model in models)
+        table.add_row(aspect, *(f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in cells))
     return table
 
 

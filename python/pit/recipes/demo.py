@@ -18,7 +18,7 @@ from pit.config import (
 
 
 def demo() -> RunConfig:
-    """Every stage on 48,000 synthetic preferences, with a hidden oracle to judge the result.
+    """Every stage on 64,000 synthetic preferences, with a hidden oracle to judge the result.
 
     Needs: two CPU cores, 3 GiB of memory, no download. Command: `pit run demo --out runs/demo`.
     """
@@ -43,14 +43,14 @@ def demo() -> RunConfig:
         checkpoint_every=350,
     )
     reward = TrainConfig(
-        steps=1000,
+        steps=700,
         packing=PackingConfig(row_length=256, rows=8, window=256, trees=64),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
-        evaluate_every=500,
-        checkpoint_every=500,
+        evaluate_every=350,
+        checkpoint_every=350,
     )
     gap = dataclasses.replace(
-        reward, packing=PackingConfig(row_length=256, rows=12, window=256, trees=64), steps=700, init="quality"
+        reward, packing=PackingConfig(row_length=256, rows=12, window=256, trees=64), steps=800, init="quality"
     )
     rl = RlConfig(
         steps=75,
@@ -62,9 +62,11 @@ def demo() -> RunConfig:
         evaluate_every=25,
         checkpoint_every=75,
     )
+    # The symmetric gap is half a difference of scores: half the KL coefficient weighs as much.
+    gap_rl = dataclasses.replace(rl, gap="symmetric", beta=0.2)
     return RunConfig(
         name="demo",
-        data=DataConfig(synthetic_rows=48_000),
+        data=DataConfig(synthetic_rows=64_000),
         tokenizer=TokenizerConfig(vocab_size=512),
         windows=WindowConfig(input=24, reference=28, output=28),
         policy=model,
@@ -72,10 +74,10 @@ def demo() -> RunConfig:
         sft=sft,
         quality=reward,
         gap=gap,
-        judge=reward,
+        judge=dataclasses.replace(reward, steps=500),
         rl_policy=rl,
-        rl_first=dataclasses.replace(rl, sources=(1, 1, 0), gap="symmetric"),
-        rl_second=dataclasses.replace(rl, sources=(0, 0, 1), gap="symmetric"),
+        rl_first=dataclasses.replace(gap_rl, sources=(1, 1, 0)),
+        rl_second=dataclasses.replace(gap_rl, sources=(0, 0, 1)),
         improve=ImproveConfig(iterations=5, gap="symmetric", batch=250),
         evaluate=EvaluateConfig(prompts=1000, sensitivity_floor=0.8),
     )

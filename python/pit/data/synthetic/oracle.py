@@ -9,7 +9,7 @@ from types import MappingProxyType
 from pit.data.synthetic.words import ATTRIBUTE_OF, COURTESIES, Answer, parse_answer, parse_prompt, render_answer
 
 WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {"coverage": 0.10, "correct": 0.40, "order": 0.15, "clean": 0.15, "courtesy": 0.12, "brevity": 0.08}
+    {"coverage": 0.15, "correct": 0.30, "order": 0.10, "clean": 0.25, "courtesy": 0.12, "brevity": 0.08}
 )
 """Share of each aspect in the quality; they sum to 1."""
 
@@ -61,7 +61,7 @@ def quality(prompt: str, answer: str) -> float:
 
     >>> prompt = "Warmly describe this red small cheap old round lamp: price, colour and size."
     >>> round(quality(prompt, "price cheap, colour blue, size small. fondly"), 3)
-    0.867
+    0.9
     """
     values = aspects(prompt, answer)
     return sum(WEIGHTS[name] * value for name, value in values.items())

@@ -36,7 +36,7 @@ INDEPENDENT_FOLDS = frozenset({"reward", "judge"})
 SHARED_DRAFT = 0.85
 """Probability with which a coupled writer takes a decision from the shared draft."""
 
-SHARPNESS = 15.0
+SHARPNESS = 20.0
 """Slope of the label's logistic coin per unit of quality."""
 
 _T = TypeVar("_T")
