@@ -5,6 +5,7 @@ the root to it alone, so packed and separate results are both keyed by that tupl
 """
 
 import dataclasses
+import functools
 from collections import Counter
 
 import jax
@@ -15,7 +16,11 @@ from hypothesis import strategies as st
 from pit.config import ModelConfig, gemma_like
 from pit.data.packing import Layout
 from pit.data.template import gap, gap_scoring, improver_sft, policy_sft, quality, rollout
-from pit.model.params import build
+from pit.model.heads import RewardModel
+from pit.model.params import build, merge, split
+
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""Tiny arrays over and over: most of the time of an optimised program would be its compilation."""
 
 VOCAB = 24
 CLOSINGS, PAD = (1, 2, 3), 0
@@ -34,7 +39,6 @@ WHOLE = Layout(closings=CLOSINGS, pad=PAD, row_length=60, rows=4, trees=3)
 SPLIT = Layout(closings=CLOSINGS, pad=PAD, row_length=24, rows=9, trees=3)
 """Rows of about one path, so that larger trees are split."""
 
-LAYOUTS = (WHOLE, SPLIT)
 TOPOLOGIES = (
     policy_sft(),
     improver_sft(),
@@ -49,15 +53,19 @@ PATHS, PATH_LENGTH = 32, 24
 """Static shape of the separate rows: paths of all trees of a forest, and tokens of the longest."""
 
 
-def random_model(kind, config, seed=0):
-    """A model whose weights differ from their special initial values (norm scales of 0 or 1)."""
-    graphdef, params = build(kind, config, VOCAB, seed)
-    keys = jax.random.split(jax.random.key(seed + 1), len(params))
-    moved = {
-        name: value + jnp.float32(0.1) * jax.random.normal(key, value.shape)
-        for key, (name, value) in zip(keys, sorted(params.items()), strict=True)
-    }
+@functools.cache
+def random_reward_model(config):
+    """A reward model whose weights differ from their special initial values (norm scales of 0 or 1)."""
+    graphdef, params = build(RewardModel, config, VOCAB, 0)
+    rng = np.random.default_rng(0)
+    moved = {name: value + rng.normal(0, 0.1, value.shape).astype(np.float32) for name, value in params.items()}
     return graphdef, moved
+
+
+@functools.cache
+def random_decoder(config):
+    """The decoder of that reward model."""
+    return split(merge(*random_reward_model(config)).decoder)
 
 
 @st.composite

@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from pit.data.packing import pack_lists
 from pit.data.template import gap, improver_sft, policy_sft, quality
-from pit.model.decoder import Decoder
-from pit.model.heads import RewardModel, row_logprobs
+from pit.model.heads import row_logprobs
 from pit.model.params import merge
 from pit.stages.reward import gap_loss, quality_loss
 from pit.stages.sft import nll
 
-CONFIGS = {"llama": twins.LLAMA, "gemma": twins.GEMMA}
+CONFIGS = {"llama": (twins.LLAMA, [twins.SPLIT]), "gemma": (twins.GEMMA, [twins.SPLIT, twins.WHOLE])}
 
 # Sums of at most 60 float32 terms of order one, in two orders, through two layers: a few hundred roundings of 6e-8.
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
@@ -26,7 +25,7 @@ CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 
 @cache
 def compiled(name):
-    graphdef, params = twins.random_model(RewardModel, CONFIGS[name])
+    graphdef, params = twins.random_reward_model(CONFIGS[name][0])
 
     def packed(params, batch):
         model = merge(graphdef, params)
@@ -37,20 +36,16 @@ def compiled(name):
         model = merge(graphdef, params)
         return twins.path_logp(model.decoder, rows), twins.path_scores(model, rows)
 
-    return graphdef, params, jax.jit(packed), jax.jit(separate)
-
-
-def cases(topologies):
-    return st.sampled_from(topologies).flatmap(
-        lambda topology: st.tuples(st.just(topology), twins.forests(topology), st.sampled_from(twins.LAYOUTS))
-    )
+    return params, twins.jit(packed), twins.jit(separate)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@given(case=cases(twins.TOPOLOGIES))
-def test_logprobs_and_scores_of_a_packed_forest_are_those_of_its_paths(name, case):
-    topology, columns, layout = case
-    _, params, packed, separate = compiled(name)
+@given(data=st.data())
+def test_logprobs_and_scores_of_a_packed_forest_are_those_of_its_paths(name, data):
+    topology = data.draw(st.sampled_from(twins.TOPOLOGIES))
+    columns = data.draw(twins.forests(topology))
+    layout = data.draw(st.sampled_from(CONFIGS[name][1]))
+    params, packed, separate = compiled(name)
     trees = range(len(columns[0]))
     tips = [path for tree in trees for path in twins.tip_paths(topology, columns, tree)]
     logp, scores = jax.device_get(separate(params, twins.rows_of(tips)))
@@ -60,14 +55,14 @@ def test_logprobs_and_scores_of_a_packed_forest_are_those_of_its_paths(name, cas
     seen, scored = set(), set()
     for batch in pack_lists(columns, topology, layout):
         logp, scores = jax.device_get(packed(params, twins.arrays_of(batch, twins.MOST_LEAVES)))
-        dead = np.ones(batch.token.shape, bool)
+        expected = np.zeros(batch.token.shape, np.float32)
         for row, index in twins.live(batch):
             path = twins.packed_path(batch, row, index)
             assert batch.position[row, index] == len(path) - 1
-            np.testing.assert_allclose(logp[row, index], logp_of[path], **CLOSE)
+            expected[row, index] = logp_of[path]
             seen.add(path)
-            dead[row, index] = False
-        assert np.all(logp[dead] == 0)
+        np.testing.assert_allclose(logp, expected, **CLOSE)
+        np.testing.assert_array_equal(logp == 0, expected == 0, "padding and roots, exactly")
         for slot, tree in enumerate(batch.example_id):
             if tree >= 0:
                 paths = twins.leaf_paths(topology, columns, tree)
@@ -119,17 +114,17 @@ def separate_gap(model, rows):
 
 
 LOSSES = {
-    "policy_sft": (Decoder, policy_sft(), nll, output_rows, separate_nll),
-    "improver_sft": (Decoder, improver_sft(), nll, output_rows, separate_nll),
-    "quality": (RewardModel, quality(), quality_loss, leaf_rows, separate_quality),
-    "gap": (RewardModel, gap(), gap_loss, leaf_rows, separate_gap),
+    "policy_sft": (twins.random_decoder, policy_sft(), nll, output_rows, separate_nll),
+    "improver_sft": (twins.random_decoder, improver_sft(), nll, output_rows, separate_nll),
+    "quality": (twins.random_reward_model, quality(), quality_loss, leaf_rows, separate_quality),
+    "gap": (twins.random_reward_model, gap(), gap_loss, leaf_rows, separate_gap),
 }
 
 
 @cache
-def gradients(kind, loss, separate):
+def gradients(model, loss, separate):
     """Weights, and jitted (value, gradient) of a stage's loss on a packed batch and of its twin on separate rows."""
-    graphdef, params = twins.random_model(kind, twins.GEMMA)
+    graphdef, params = model(twins.GEMMA)
 
     def packed(params, batch):
         total, _ = loss(graphdef)(params, batch)
@@ -138,16 +133,15 @@ def gradients(kind, loss, separate):
     def alone(params, rows):
         return separate(merge(graphdef, params), rows)
 
-    return params, jax.jit(jax.value_and_grad(packed, has_aux=True)), jax.jit(jax.value_and_grad(alone))
+    return params, twins.jit(jax.value_and_grad(packed, has_aux=True)), twins.jit(jax.value_and_grad(alone))
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @given(data=st.data())
 def test_losses_and_gradients_of_a_packed_forest_are_those_of_its_paths(name, data):
-    kind, topology, loss, rows_of, separate = LOSSES[name]
+    model, topology, loss, rows_of, separate = LOSSES[name]
     columns = data.draw(twins.forests(topology))
-    layout = data.draw(st.sampled_from(twins.LAYOUTS))
-    params, packed, alone = gradients(kind, loss, separate)
+    params, packed, alone = gradients(model, loss, separate)
 
     rows = rows_of(topology, columns)
     expected, expected_grads = jax.device_get(alone(params, rows))
@@ -155,7 +149,7 @@ def test_losses_and_gradients_of_a_packed_forest_are_those_of_its_paths(name, da
 
     value, weight = 0.0, 0.0
     grads = {name: np.zeros(value.shape, np.float32) for name, value in params.items()}
-    for batch in pack_lists(columns, topology, layout):
+    for batch in pack_lists(columns, topology, twins.SPLIT):
         (batch_value, batch_weight), batch_grads = jax.device_get(packed(params, twins.arrays_of(batch)))
         value, weight = value + batch_value, weight + batch_weight
         grads = {name: grads[name] + batch_grads[name] for name in grads}
@@ -171,8 +165,8 @@ def test_losses_and_gradients_of_a_packed_forest_are_those_of_its_paths(name, da
 def test_padding_carries_nothing_whatever_it_holds():
     """Token, position and previous of padding change no bit of what lives, and have no gradient."""
     topology = gap()
-    params, packed, _ = gradients(RewardModel, gap_loss, separate_gap)
-    (batch,) = pack_lists([[[4, 5]], [[6]], [[7, 8, 9]]], topology, twins.WHOLE)
+    params, packed, _ = gradients(twins.random_reward_model, gap_loss, separate_gap)
+    (batch,) = pack_lists([[[4, 5]], [[6]], [[7, 8, 9]]], topology, twins.SPLIT)
     arrays = twins.arrays_of(batch)
     dead = batch.visible_until <= np.arange(batch.token.shape[1], dtype=np.int32)
     rng = np.random.default_rng(0)
