@@ -103,7 +103,7 @@ def _logprob_bwd(
     scanned = (hidden, target, valid, lse, entropy, d_logp, d_lse, d_entropy)
     split = jax.tree.map(lambda x: _split(x, settings.chunks), scanned)
 
-    def chunk(carry: _TableGradients, x: tuple[Array, ...]) -> tuple[_TableGradients, Array]:
+    def chunk(carry: _TableGradients, x: tuple[Any, ...]) -> tuple[_TableGradients, Array]:
         rows, statistics, d_chunk = _Rows(*x[:3]), (x[3], x[4]), (x[5], x[6], x[7])
         return _backward_chunk(rows, weight, bias, statistics, d_chunk, carry, settings)
 
