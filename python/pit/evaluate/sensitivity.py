@@ -78,7 +78,7 @@ def require_sensitive(rows: Sequence[SensitivityRow], floor: float) -> None:
     if blind:
         worst = ", ".join(f"{row.model} {row.aspect} {row.accuracy:.2f}" for row in blind)
         raise ConfigError(
-            f"evaluate.sensitivity_floor = {floor}: every aspect must be ranked right at least that often before RL, but "
-            f"{worst}; train the reward models longer (quality.steps, gap.steps), or set "
+            f"evaluate.sensitivity_floor = {floor}: every aspect must be ranked right at least that often before RL, "
+            f"but {worst}; train the reward models longer (quality.steps, gap.steps), or set "
             "evaluate.sensitivity_floor=0 to go on regardless"
         )
