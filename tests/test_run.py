@@ -181,7 +181,7 @@ def losses(run: Path, stage: str) -> list[tuple[int, float]]:
 
 def test_improve_reads_and_writes_lines(cache: Path, run: Path, tmp_path: Path) -> None:
     source, sink = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    prompt = "Warmly describe this red small cheap old round lamp: price, colour and size."
+    prompt = "Describe this red small cheap old round lamp: price, colour and size. End fondly."
     source.write_text(json.dumps({"prompt": prompt}) + "\n")
     pit(cache, "improve", "--run", run, "--input", source, "--output", sink, "--iterations", 2)
     (row,) = map(json.loads, sink.read_text().splitlines())

@@ -308,7 +308,7 @@ def improve(
 
     \b
     Example:
-      echo '{"prompt": "Warmly describe this red small cheap old round lamp: price and colour."}' \\
+      echo '{"prompt": "Describe this red small cheap old round lamp: price, colour and size. End fondly."}' \\
         | pit improve --run runs/demo
     """
     serve = importlib.import_module("pit.serve")

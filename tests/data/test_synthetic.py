@@ -27,16 +27,16 @@ from pit.data.synthetic.oracle import WEIGHTS, aspects, quality
 from pit.data.tokenizer import Tokenizer
 from pit.types import Preference
 
-PROMPT = "Warmly describe this red small cheap old round lamp: price, colour and size."
+PROMPT = "Describe this red small cheap old round lamp: price, colour and size. End fondly."
 PERFECT = "price cheap, colour red, size small. fondly"
 
 
 def test_rows_never_change() -> None:
     row = preference_at(0, 0)
     assert (row.prompt[0].content, row.better, row.worse) == (
-        "Casually describe this white old steel free oval table: age, shape and price.",
-        "age old, shape oval, price free. cheers",
-        "price free, age used, shape oval. cheers",
+        "Describe this white old steel free oval bench: age, shape and price. End fondly.",
+        "age old, shape oval, price free. fondly",
+        "price free, age used, shape oval. fondly",
     )
 
 
