@@ -1,0 +1,177 @@
+"""The sampler against the trainer's packed rows and an obvious decoder that reads the whole prefix for every token."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import path_twins as twins
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pit.data.packing import Layout, pack_lists
+from pit.data.template import rollout
+from pit.losses.rl import sequence_kl
+from pit.model.params import copy, merge
+from pit.rollout.sample import pad_prefixes, sample
+from pit.rollout.strategy import Greedy, Temperature, strategy_at
+from pit.stages.rl import by_slot, sampled_logprobs
+
+CONFIGS = {"llama": twins.LLAMA, "gemma": twins.GEMMA}
+TREES, N, CAPACITY = 3, 2, 6
+EOS = twins.CLOSINGS[2]
+ROOMY = Layout(closings=twins.CLOSINGS, pad=twins.PAD, row_length=28, rows=TREES, trees=TREES)
+TOPOLOGY = rollout(N, with_reference=True)
+
+contents = st.lists(twins.CONTENT, max_size=twins.LONGEST)
+trees_of = st.lists(contents, min_size=TREES, max_size=TREES)
+prefixes_of = st.lists(contents.map(lambda x: [*x, 1]), min_size=TREES, max_size=TREES)
+seeds = st.integers(0, 2**31 - 1)
+ids = st.lists(st.integers(0, 2**32 - 1), min_size=TREES, max_size=TREES)
+
+
+def draw_samples(config, prefixes, request_ids, seed, strategy, eos_ids=(EOS,), n=N, capacity=CAPACITY):
+    return sample(
+        *twins.random_decoder(config),
+        prefixes,
+        request_ids,
+        n=n,
+        capacity=capacity,
+        strategy=strategy,
+        eos_ids=eos_ids,
+        seed=seed,
+    )
+
+
+@cache
+def trainer(config, temperature):
+    graphdef, params = twins.random_decoder(config)
+
+    def logprobs(params, batch):
+        return sampled_logprobs(merge(graphdef, params), batch, N, CAPACITY, temperature)
+
+    return params, twins.jit(logprobs)
+
+
+@pytest.mark.parametrize(("name", "temperature"), [("llama", 1.0), ("llama", 1.7), ("gemma", 0.5)])
+@given(inputs=trees_of, references=trees_of, seed=seeds)
+def test_logprobs_of_the_sampler_and_the_trainer_agree(name, temperature, inputs, references, seed):
+    prefixes = [
+        [*x, twins.CLOSINGS[0], *ref, twins.CLOSINGS[1]] for x, ref in zip(inputs, references, strict=True)
+    ]
+    drawn = draw_samples(CONFIGS[name], prefixes, range(TREES), seed, Temperature(temperature))
+    outputs = [[drawn.answer(g, i) for g in range(TREES)] for i in range(N)]
+    (batch,) = pack_lists([inputs, references, *outputs], TOPOLOGY, ROOMY)
+    arrays = twins.arrays_of(batch)
+    arrays |= {key: by_slot(getattr(drawn, key), batch) for key in ("length", "finished")}
+    params, logprobs = trainer(CONFIGS[name], temperature)
+    logp, sampled = logprobs(params, arrays)
+
+    expected, length = by_slot(drawn.logp, batch), by_slot(drawn.length, batch)
+    np.testing.assert_array_equal(sampled, np.arange(CAPACITY) < length[:, :, None])
+    np.testing.assert_allclose(logp, expected, atol=1e-4)
+
+    again, _ = logprobs(copy(params), arrays)
+    assert np.all(np.asarray(sequence_kl(logp, again, sampled)) == 0), "equal weights, the same program: exactly 0"
+
+
+@given(prefixes=prefixes_of, requests=ids, seed=seeds, data=st.data())
+def test_samples_depend_neither_on_order_nor_on_neighbours(prefixes, requests, seed, data):
+    strategy = Temperature(1.0)
+    drawn = draw_samples(twins.LLAMA, prefixes, requests, seed, strategy)
+
+    order = data.draw(st.permutations(range(TREES)))
+    moved = draw_samples(twins.LLAMA, [prefixes[i] for i in order], [requests[i] for i in order], seed, strategy)
+    for field, value in drawn._asdict().items():
+        np.testing.assert_array_equal(getattr(moved, field), value[list(order)], field)
+
+    others = data.draw(trees_of)
+    neighbours = [prefixes[0], *([*other, 1, 2] for other in others[1:])]
+    placed = draw_samples(twins.LLAMA, neighbours, [requests[0], 7, 8], seed, strategy)
+    for field, value in drawn._asdict().items():
+        np.testing.assert_array_equal(getattr(placed, field)[0], value[0], field)
+
+
+@given(prefixes=prefixes_of, seed=seeds)
+def test_lengths_decide_when_several_ids_end_a_sample_and_padding_is_one(prefixes, seed):
+    ends = (EOS, twins.PAD, 7)
+    drawn = draw_samples(twins.LLAMA, prefixes, range(TREES), seed, Temperature(1.0), ends)
+    for g in range(TREES):
+        for i in range(N):
+            length, tokens = int(drawn.length[g, i]), drawn.token[g, i].tolist()
+            sampled = tokens[:length]
+            assert 1 <= length <= CAPACITY
+            assert not set(sampled[:-1]) & set(ends)
+            assert bool(drawn.finished[g, i]) == (sampled[-1] in ends)
+            assert drawn.finished[g, i] or length == CAPACITY, "cut at the capacity: not finished"
+            assert tokens[length:] == [0] * (CAPACITY - length)
+            assert np.all(drawn.logp[g, i, :length] < 0)
+            assert np.all(drawn.logp[g, i, length:] == 0)
+            assert drawn.answer(g, i) == (sampled[:-1] if drawn.finished[g, i] else sampled)
+
+
+@cache
+def next_logits(config):
+    graphdef, params = twins.random_decoder(config)
+
+    def logits(params, rows):
+        return twins.path_logits(merge(graphdef, params), rows)
+
+    return params, twins.jit(logits)
+
+
+@given(prefixes=prefixes_of, seed=seeds)
+def test_greedy_takes_the_most_likely_token_of_the_whole_context(prefixes, seed):
+    drawn = draw_samples(twins.GEMMA, prefixes, range(TREES), seed, Greedy())
+    np.testing.assert_array_equal(drawn.token[:, 0], drawn.token[:, 1])
+    params, logits = next_logits(twins.GEMMA)
+    paths = [(*prefix, *drawn.token[g, 0, : drawn.length[g, 0]].tolist()) for g, prefix in enumerate(prefixes)]
+    rows = jax.device_get(logits(params, twins.rows_of(paths)))
+    for row, (prefix, path) in enumerate(zip(prefixes, paths, strict=True)):
+        for at in range(len(prefix), len(path)):
+            before = rows[row, at - 1]
+            # Logits of the cache and of the whole context differ by rounding: a near tie may fall either way.
+            assert before[path[at]] >= before.max() - 1e-4
+            expected = before[path[at]] - np.log(np.exp(before.astype(float)).sum())
+            assert drawn.logp[row, 0, at - len(prefix)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_equal_requests_draw_equal_samples_and_the_samples_of_one_differ():
+    drawn = draw_samples(twins.LLAMA, [[5, 9, 1]] * TREES, [4, 4, 5], 0, Temperature(1.0))
+    np.testing.assert_array_equal(drawn.token[0], drawn.token[1])
+    assert np.any(drawn.token[0] != drawn.token[2])
+    assert np.any(drawn.token[:, 0] != drawn.token[:, 1])
+
+
+def test_first_tokens_are_drawn_from_the_softmax_at_the_temperature():
+    n, temperature, prefix = 4096, 0.7, [5, 9, 1]
+    drawn = draw_samples(twins.LLAMA, [prefix], [3], 11, Temperature(temperature), n=n, capacity=1)
+    params, logits = next_logits(twins.LLAMA)
+    at_last = np.asarray(logits(params, twins.rows_of([tuple(prefix)])))[0, len(prefix) - 1]
+    probability = np.asarray(jax.nn.softmax(jnp.asarray(at_last) / jnp.float32(temperature)), float)
+    counts = np.bincount(drawn.token[0, :, 0], minlength=twins.VOCAB)
+    chi_square = np.sum((counts - n * probability) ** 2 / (n * probability))
+    # 23 degrees of freedom: mean 23, standard deviation 6.8; 60 is a chance of 4e-5 (and the seed is fixed).
+    assert chi_square < 60
+
+
+def test_prefixes_are_padded_to_few_widths():
+    token, length = pad_prefixes([[4] * 3, [5] * 33])
+    assert token.shape == (2, 64)
+    assert length.tolist() == [3, 33]
+    assert token.sum() == 3 * 4 + 33 * 5
+
+
+@pytest.mark.parametrize("prefixes", [[], [[4], []]])
+def test_an_empty_prefix_is_refused(prefixes):
+    message = "^prefixes: every request needs at least one token; give each its closing role token$"
+    with pytest.raises(ValueError, match=message):
+        pad_prefixes(prefixes)
+
+
+def test_a_temperature_of_0_is_greedy_and_refused_elsewhere():
+    assert strategy_at(0.0) == Greedy()
+    assert strategy_at(0.4) == Temperature(0.4)
+    with pytest.raises(ValueError, match=r"^temperature = 0.0: must be > 0; use Greedy\(\) for the limit at 0$"):
+        Temperature(0.0)

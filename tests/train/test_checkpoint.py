@@ -1,0 +1,153 @@
+"""Checkpoints give back the same bits, refuse another architecture, and notice every truncated file."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pit.config import MeshConfig, OptimizerConfig
+from pit.losses.total import Total
+from pit.model.sharding import make_mesh, row_sharding, shard_params
+from pit.train.checkpoint import CheckpointError, Checkpoints
+from pit.train.update import Update, make_optimizer
+
+LOADER = {"state": {"planner": "AAEC", "step": 7}}
+META = {"hash": "ab", "tokens": 12}
+
+
+def loss(params, batch):
+    hidden = batch["x"] @ params["layers.0.mlp.gate"] * params["final_norm.scale"][None, :]
+    return Total(jnp.sum((hidden - batch["y"]) ** 2), jnp.float32(len(batch["x"]))), {}
+
+
+UPDATE = Update(loss, make_optimizer(OptimizerConfig(warmup_steps=2), 20))
+
+
+def fresh(width=4):
+    rng = np.random.default_rng(0)
+    return {
+        "layers.0.mlp.gate": jnp.asarray(rng.normal(size=(4, width)).astype(np.float32)),
+        "final_norm.scale": jnp.ones(width, jnp.float32),
+    }
+
+
+def batch(step, sharding=None):
+    rng = np.random.default_rng(step)
+    arrays = {name: rng.normal(size=(6, 4)).astype(np.float32) for name in ("x", "y")}
+    return {name: jax.device_put(value, sharding) for name, value in arrays.items()}
+
+
+def run(state, first, last, sharding=None):
+    for step in range(first, last):
+        state, _ = UPDATE(state, [batch(step, sharding)])
+    return state
+
+
+def assert_equal_bits(one, two):
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with the checkpoint of step 3, and the state it holds."""
+    folder = tmp_path_factory.mktemp("saved")
+    state = run(UPDATE.start(fresh()), 0, 3)
+    with Checkpoints(folder, keep=2) as checkpoints:
+        checkpoints.save(state, LOADER, META)
+    return folder, state
+
+
+def test_a_checkpoint_gives_back_weights_optimizer_and_meta(saved):
+    folder, state = saved
+    with Checkpoints(folder, keep=2) as checkpoints:
+        assert checkpoints.latest == 3
+        restored = checkpoints.restore(UPDATE.start(fresh()))
+        assert_equal_bits(restored.state, state)
+        assert restored.loader == LOADER
+        assert {name: restored.meta[name] for name in META} == META
+        assert_equal_bits(checkpoints.restore_params(fresh()), state.params)
+
+
+def test_an_empty_folder_restores_nothing_and_has_no_weights(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert checkpoints.latest is None
+        assert checkpoints.restore(UPDATE.start(fresh())) is None
+        message = f"^{tmp_path}: holds no finished checkpoint; run the stage that writes it first$"
+        with pytest.raises(CheckpointError, match=message):
+            checkpoints.restore_params(fresh())
+
+
+@pytest.mark.parametrize("mesh", [None, MeshConfig(data=2), MeshConfig(fsdp=2)], ids=["one", "data", "fsdp"])
+def test_resumed_steps_have_the_bits_of_uninterrupted_ones(tmp_path, mesh):
+    def start():
+        return UPDATE.start(fresh() if mesh is None else shard_params(fresh(), make_mesh(mesh)))
+
+    sharding = None if mesh is None else row_sharding(make_mesh(mesh))
+    whole = run(start(), 0, 5, sharding)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(run(start(), 0, 2, sharding), LOADER, META)
+        checkpoints.wait()
+        restored = checkpoints.restore(start()).state
+    for a, b in zip(jax.tree.leaves(restored.params), jax.tree.leaves(start().params), strict=True):
+        assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
+    assert_equal_bits(run(restored, 2, 5, sharding), whole)
+
+
+def test_only_the_newest_are_kept_and_a_saved_step_is_left_alone(tmp_path):
+    state = UPDATE.start(fresh())
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in range(4):
+            checkpoints.save(state, {"at": step}, META)
+            state = run(state, step, step + 1)
+        checkpoints.save(state._replace(step=jnp.int32(3)), {"at": "again"}, META)
+        checkpoints.wait()
+        assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [2, 3]
+        assert checkpoints.restore(UPDATE.start(fresh())).loader == {"at": 3}
+
+
+def test_another_architecture_is_refused_with_both_shapes(saved):
+    folder, _ = saved
+    other = fresh(width=5)
+    message = (
+        rf"^{folder}/3: parameter final_norm\.scale has shape \[4\] there, but the config asks for \[5\]; use the config "
+        "that wrote it, or another output folder$"
+    )
+    with Checkpoints(folder, keep=2) as checkpoints:
+        with pytest.raises(CheckpointError, match=message):
+            checkpoints.restore_params(other)
+        with pytest.raises(CheckpointError, match=message):
+            checkpoints.restore(UPDATE.start(other))
+        with pytest.raises(CheckpointError, match=r"parameter extra\.scale has shape None there.* asks for \[2\]"):
+            checkpoints.restore_params({**fresh(), "extra.scale": jnp.ones(2)})
+
+
+def files_of(folder):
+    return sorted(p.relative_to(folder) for p in (folder / "3").rglob("*") if p.is_file() and p.stat().st_size)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5])
+def test_a_truncated_file_is_noticed_or_not_needed(saved, tmp_path, part):
+    folder, state = saved
+    noticed = set()
+    for number, name in enumerate(files_of(folder)):
+        copy = tmp_path / str(number)
+        shutil.copytree(folder, copy)
+        content = (copy / name).read_bytes()
+        (copy / name).write_bytes(content[: int(len(content) * part)])
+        with Checkpoints(copy, keep=2) as checkpoints:
+            try:
+                restored = checkpoints.restore(UPDATE.start(fresh()))
+            except CheckpointError as error:
+                assert "it is truncated or damaged: delete that folder" in str(error), name
+                noticed.add(name.parts[1])
+            else:
+                assert restored is not None, name
+                assert_equal_bits(restored.state, state)
+                assert restored.loader == LOADER, name
+                assert restored.meta["hash"] == META["hash"], name
+    assert {"params", "opt", "loader", "meta"} <= noticed

@@ -1,0 +1,92 @@
+"""The loop: what it saves and when, and that an interrupted run resumed later ends in the same bits."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pit.config import OptimizerConfig
+from pit.losses.total import Total
+from pit.train.checkpoint import Checkpoints
+from pit.train.log import PROGRESS_VARIABLE, StageLog
+from pit.train.loop import Interrupted, run_steps
+from pit.train.update import Update, make_optimizer
+
+STEPS = 6
+
+
+def loss(params, batch):
+    return Total(jnp.sum((params["w"] - batch["x"]) ** 2), jnp.float32(1.0)), {}
+
+
+UPDATE = Update(loss, make_optimizer(OptimizerConfig(warmup_steps=2), STEPS))
+
+
+@pytest.fixture(autouse=True)
+def _json_progress(monkeypatch):
+    monkeypatch.setenv(PROGRESS_VARIABLE, "json")
+
+
+def train(folder, *, interrupt_at=None, number=signal.SIGTERM, checkpoint_every=0, evaluate_every=0):
+    """Run or resume; the feed is a counter whose state is saved."""
+    state = UPDATE.start({"w": jnp.ones(3)})
+    with Checkpoints(folder / "checkpoints", keep=9) as checkpoints:
+        restored = checkpoints.restore(state)
+        feed = 0 if restored is None else restored.loader["feed"]
+        state = state if restored is None else restored.state
+
+        def step(state):
+            nonlocal feed
+            rng = np.random.default_rng(feed)
+            feed += 1
+            if feed == interrupt_at:
+                os.kill(os.getpid(), number)
+            return UPDATE(state, [{"x": jnp.asarray(rng.normal(size=3).astype(np.float32))}])
+
+        with StageLog(folder, "demo", resumed_step=int(state.step), every=1) as log:
+            return run_steps(
+                state,
+                steps=STEPS,
+                step=step,
+                log=log,
+                checkpoints=checkpoints,
+                checkpoint_every=checkpoint_every,
+                loader_state=lambda: {"feed": feed},
+                meta={},
+                evaluate=lambda s: {"norm": float(jnp.sum(s.params["w"]))},
+                evaluate_every=evaluate_every,
+            )
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, number):
+    whole = train(tmp_path / "whole")
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match=f"^stopped after step 3 of {STEPS}$"):
+        train(tmp_path / "cut", interrupt_at=3, number=number)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    resumed = train(tmp_path / "cut")
+    for one, two in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+
+
+def test_checkpoints_and_evaluations_come_when_they_are_due(tmp_path):
+    train(tmp_path, checkpoint_every=4, evaluate_every=3)
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == [4, 6]
+    assert [line["step"] for line in lines(tmp_path) if "eval/norm" in line] == [3, 6]
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    first = train(tmp_path)
+    again = train(tmp_path)
+    np.testing.assert_array_equal(first.params["w"], again.params["w"])
+    assert int(again.step) == STEPS
