@@ -256,7 +256,8 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
     update = Update(
         policy_gradient(stage.graphdef, config, stage.capacity), make_optimizer(config.optimizer, config.steps)
     )
-    state = update.start(copy(stage.initial))
+    state = update.start(stage.initial)
+    del stage.initial  # The first step consumes its buffers.
     curriculum = make_curriculum(stage)
     with Checkpoints(run.stage_folder(name) / "checkpoints", config.keep) as checkpoints:
         restored = checkpoints.restore(state)
