@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -443,7 +444,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} = {value!r}: must be one of {', '.join(map(str, args))}; choose one")
         return value
     if origin is tuple:
-        parts = value.split(",") if isinstance(value, str) else list(value)
+        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
         if len(parts) != len(args):
             raise ConfigError(f"{where} = {value!r}: needs {len(args)} values; separate them by commas")
         return tuple(_typed(a, p, where) for a, p in zip(args, parts, strict=True))
@@ -452,13 +453,14 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is bool:
-        words = {"true": True, "false": False, True: True, False: False}
-        if value in words:
-            return words[value]
+        if isinstance(value, bool):
+            return value
+        if value in ("true", "false"):
+            return value == "true"
     elif hint is int and not isinstance(value, bool):
         if isinstance(value, int):
             return value
-        if isinstance(value, str) and value.lstrip("-").replace("_", "").isdigit():
+        if isinstance(value, str) and re.fullmatch("-?[0-9]+(_[0-9]+)*", value):
             return int(value)
     elif hint is float and not isinstance(value, bool):
         try:

@@ -1,0 +1,283 @@
+"""A config survives JSON, takes edits by name, and refuses what cannot work with words that say what to do."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pit.config import (
+    ConfigError,
+    DataConfig,
+    EvaluateConfig,
+    ImproveConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PackingConfig,
+    RlConfig,
+    RunConfig,
+    TokenizerConfig,
+    TrainConfig,
+    WindowConfig,
+    digest,
+    from_dict,
+    gemma_like,
+    override,
+    to_dict,
+)
+from pit.recipes.demo import demo, tiny
+
+# The default rows are too short for the default windows of the paper.
+DEFAULT_PATH = 3 * 512
+LONG = PackingConfig(row_length=DEFAULT_PATH)
+
+
+def valid(**changes):
+    train, rl = TrainConfig(packing=LONG), RlConfig(packing=LONG)
+    values = {
+        "sft": train,
+        "quality": train,
+        "gap": train,
+        "judge": train,
+        "rl_policy": rl,
+        "rl_first": dataclasses.replace(rl, sources=(1, 1, 0)),
+        "rl_second": dataclasses.replace(rl, sources=(0, 0, 1)),
+    }
+    return RunConfig(**(values | changes))
+
+
+positive = st.integers(1, 500)
+models = st.builds(
+    lambda kv, group, half, **rest: ModelConfig(kv_heads=kv, heads=kv * group, head_dim=2 * half, **rest),
+    kv=st.integers(1, 4),
+    group=st.integers(1, 4),
+    half=st.integers(1, 64),
+    width=positive,
+    layers=positive,
+    mlp=positive,
+    norm_eps=st.floats(1e-9, 1e-3),
+    tied=st.booleans(),
+    activation=st.sampled_from(["silu", "gelu"]),
+    attention_soft_cap=st.none() | st.floats(1, 99),
+    compute_dtype=st.sampled_from(["float32", "bfloat16"]),
+    matched_heads=st.integers(0, 1),
+)
+packings = st.builds(PackingConfig, row_length=st.integers(DEFAULT_PATH, 9999), rows=positive, microbatches=positive)
+optimizers = st.builds(OptimizerConfig, learning_rate=st.floats(1e-9, 1), end_fraction=st.floats(0, 1))
+trains = st.builds(
+    TrainConfig, steps=st.none() | positive, packing=packings, optimizer=optimizers, init=st.sampled_from(["random", "policy"])
+)
+configs = st.builds(
+    valid,
+    name=st.text(max_size=9),
+    seed=st.integers(0, 2**40),
+    data=st.builds(DataConfig, path=st.none() | st.text(max_size=9), strict=st.booleans()),
+    policy=models,
+    reward_model=models | models.map(gemma_like),
+    sft=trains,
+    gap=trains,
+    rl_first=st.builds(
+        RlConfig,
+        packing=packings,
+        gap=st.sampled_from(["raw", "centred", "symmetric"]),
+        sources=st.tuples(positive, st.integers(0, 9), st.integers(0, 9)),
+        beta=st.floats(0, 9),
+    ),
+    improve=st.builds(ImproveConfig, threshold=st.floats(-9, 9)),
+)
+
+
+@given(config=configs)
+def test_a_config_survives_json(config):
+    again = from_dict(RunConfig, json.loads(json.dumps(to_dict(config))))
+    assert again == config
+    assert digest(again) == digest(config)
+
+
+@given(one=configs, two=configs)
+def test_digests_are_equal_exactly_where_configs_are(one, two):
+    assert (digest(one) == digest(two)) == (one == two)
+
+
+@given(config=configs)
+def test_every_value_can_be_set_from_the_command_line(config):
+    """Each leaf of the config, written out as text, is read back as the same value."""
+
+    def settings_of(values, where):
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from settings_of(value, f"{where}{name}.")
+            else:
+                text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+                yield f"{where}{name}={'none' if value is None else text.lower() if isinstance(value, bool) else text}"
+
+    assert override(config, list(settings_of(to_dict(config), ""))) == config
+
+
+@pytest.mark.parametrize("recipe", [demo, tiny])
+def test_recipes_are_valid_and_survive_json(recipe):
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(recipe())))) == recipe()
+
+
+def test_gemma_changes_what_it_lists_and_nothing_else():
+    config = ModelConfig(width=96, tied=False)
+    changed = {k: v for k, v in to_dict(gemma_like(config)).items() if v != to_dict(config)[k]}
+    assert changed == {
+        "activation": "gelu",
+        "norm_offset": True,
+        "embed_scale": True,
+        "post_norm": True,
+        "tied": True,
+        "norm_eps": 1e-6,
+    }
+
+
+OVERRIDES = [
+    ("seed=3", lambda c: c.seed, 3),
+    ("seed=1_000", lambda c: c.seed, 1000),
+    ("name=a=b", lambda c: c.name, "a=b"),
+    ("data.path=none", lambda c: c.data.path, None),
+    ("data.path=/x", lambda c: c.data.path, "/x"),
+    ("data.strict=true", lambda c: c.data.strict, True),
+    ("sft.steps=7", lambda c: c.sft.steps, 7),
+    ("sft.steps=none", lambda c: c.sft.steps, None),
+    ("sft.optimizer.learning_rate=1e-4", lambda c: c.sft.optimizer.learning_rate, 1e-4),
+    ("rl_first.sources=2,1,0", lambda c: c.rl_first.sources, (2, 1, 0)),
+    ("rl_first.gap=symmetric", lambda c: c.rl_first.gap, "symmetric"),
+    ("policy.final_soft_cap=30", lambda c: c.policy.final_soft_cap, 30.0),
+]
+
+
+@pytest.mark.parametrize(("setting", "read", "expected"), OVERRIDES)
+def test_settings(setting, read, expected):
+    config = valid()
+    value = read(override(config, [setting]))
+    assert value == expected
+    assert type(value) is type(expected)
+    assert config == valid()
+
+
+def test_later_settings_win():
+    assert override(valid(), ["seed=1", "seed=2"]).seed == 2
+
+
+def refused(make, message):
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        make()
+
+
+SETTING_ERRORS = [
+    ("seed", "--set seed: must have the form section.field=value; write it so"),
+    ("=3", "--set =3: must have the form section.field=value; write it so"),
+    ("sft.optimzer.b1=0", "--set sft.optimzer.b1=0: 'optimzer' is no config section; known: steps, packing, optimizer, "
+     "evaluate_every, evaluate_trees, checkpoint_every, keep, init"),
+    ("sede=3", "sede: no such config field; did you mean seed?"),
+    ("rl_first.bta=3", "rl_first.bta: no such config field; did you mean rl_first.beta?"),
+    ("mesh.zzz=3", "mesh.zzz: no such config field; known: data, fsdp, tensor"),
+    ("sft=3", "sft = '3': is a section; set one of its fields, sft.FIELD=VALUE"),
+    ("seed=three", "seed = 'three': must be of type int; give such a value"),
+    ("seed=1.5", "seed = '1.5': must be of type int; give such a value"),
+    ("seed=", "seed = '': must be of type int; give such a value"),
+    ("seed=--3", "seed = '--3': must be of type int; give such a value"),
+    ("seed=²", "seed = '²': must be of type int; give such a value"),
+    ("seed=3_", "seed = '3_': must be of type int; give such a value"),
+    ("rl_first.beta=much", "rl_first.beta = 'much': must be of type float; give such a value"),
+    ("data.strict=yes", "data.strict = 'yes': must be of type bool; give such a value"),
+    ("rl_first.gap=centered", "rl_first.gap = 'centered': must be one of raw, centred, symmetric; choose one"),
+    ("rl_first.sources=1,1", "rl_first.sources = '1,1': needs 3 values; separate them by commas"),
+    ("rl_first.sources=1,1,x", "rl_first.sources = 'x': must be of type int; give such a value"),
+]
+
+
+@pytest.mark.parametrize(("setting", "message"), SETTING_ERRORS)
+def test_settings_that_are_refused(setting, message):
+    refused(lambda: override(valid(), [setting]), message)
+
+
+@given(text=st.text(max_size=6))
+def test_any_text_is_a_value_or_a_config_error(text):
+    for name in ("seed", "rl_first.beta", "data.strict", "data.path", "sft.steps", "rl_first.sources", "sft.init"):
+        try:
+            override(valid(), [f"{name}={text}"])
+        except ConfigError as error:
+            assert name.split(".")[-1] in str(error)
+
+
+PLAIN_ERRORS = [
+    ({"seed": None}, "seed = None: must be of type int; give such a value"),
+    ({"seed": True}, "seed = True: must be of type int; give such a value"),
+    ({"seed": 1.0}, "seed = 1.0: must be of type int; give such a value"),
+    ({"data": {"strict": []}}, "data.strict = []: must be of type bool; give such a value"),
+    ({"data": {"strict": 1}}, "data.strict = 1: must be of type bool; give such a value"),
+    ({"rl_first": {"sources": 1}}, "rl_first.sources = 1: needs 3 values; separate them by commas"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), PLAIN_ERRORS)
+def test_plain_values_of_a_wrong_type(values, message):
+    refused(lambda: from_dict(RunConfig, values), message)
+
+
+RANGE_ERRORS = [
+    (lambda: DataConfig(fold_fractions=(0.5, 0.5, 0.0, 0.0, 0.0)), "data.fold_fractions = (0.5, 0.5, 0.0, 0.0, 0.0): must "
+     "be five positive shares that sum to 1; set sft,reward,rl,judge,eval"),
+    (lambda: DataConfig(fold_fractions=(0.2, 0.2, 0.2, 0.2, 0.3)), "data.fold_fractions = (0.2, 0.2, 0.2, 0.2, 0.3): must "
+     "be five positive shares that sum to 1; set sft,reward,rl,judge,eval"),
+    (lambda: DataConfig(synthetic_rows=99), "data.synthetic_rows = 99: must be >= 100; raise it"),
+    (lambda: TokenizerConfig(vocab_size=263), "tokenizer.vocab_size = 263: must hold 256 bytes and the role tokens; use "
+     "at least 264"),
+    (lambda: WindowConfig(reference=9), "windows.reference = 9: must equal windows.output = 512: an output becomes the "
+     "next reference; set both to the same value"),
+    (lambda: ModelConfig(layers=0), "model.layers = 0: must be positive; raise it"),
+    (lambda: ModelConfig(heads=3, kv_heads=2), "model.kv_heads = 2: must divide model.heads = 3; choose a divisor"),
+    (lambda: ModelConfig(head_dim=7), "model.head_dim = 7: must be even (rotary pairs); use an even"),
+    (lambda: ModelConfig(matched_heads=3), "model.matched_heads = 3: must be within 0..kv_heads = 2; lower it"),
+    (lambda: ModelConfig(rotary_fraction=1.5), "model.rotary_fraction = 1.5: must be in [0, 1] and rotate an even part of "
+     "head_dim = 32; choose such a fraction"),
+    (lambda: OptimizerConfig(learning_rate=0.0), "optimizer.learning_rate = 0.0: must be > 0; raise it"),
+    (lambda: OptimizerConfig(learning_rate=float("nan")), "optimizer.learning_rate = nan: must be > 0; raise it"),
+    (lambda: OptimizerConfig(end_fraction=1.1), "optimizer.end_fraction = 1.1: must be in [0, 1]; fix"),
+    (lambda: OptimizerConfig(warmup_steps=-1), "optimizer.warmup_steps = -1: must be >= 0; raise it"),
+    (lambda: PackingConfig(rows=0), "packing.rows = 0: must be positive; raise it"),
+    (lambda: TrainConfig(steps=0), "steps = 0: must be >= 1 or None; raise it"),
+    (lambda: TrainConfig(keep=0), "keep = 0: must be >= 1; raise it"),
+    (lambda: RlConfig(samples=1), "rl.samples = 1: leave-one-out needs at least 2; raise it"),
+    (lambda: RlConfig(beta=-0.1), "rl.beta = -0.1: must be >= 0; raise it"),
+    (lambda: RlConfig(temperature=0.0), "rl.temperature = 0.0: must be > 0 in training; raise it"),
+    (lambda: RlConfig(sources=(1, -1, 0)), "rl.sources = (1, -1, 0): weights must be >= 0; fix the weights"),
+    (lambda: ImproveConfig(iterations=0), "improve.iterations = 0: must be >= 1; raise it"),
+    (lambda: ImproveConfig(temperature=-1.0), "improve.temperature = -1.0: must be >= 0 (0 is greedy); raise"),
+    (lambda: EvaluateConfig(prompts=1), "evaluate.prompts = 1: must be >= 2; raise it"),
+    (lambda: EvaluateConfig(sensitivity_floor=1.1), "evaluate.sensitivity_floor = 1.1: in [0, 1]; fix"),
+    (lambda: MeshConfig(fsdp=0), "mesh.fsdp = 0: must be positive; use >= 1"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), RANGE_ERRORS)
+def test_values_out_of_range(make, message):
+    refused(make, message)
+
+
+CONTRADICTIONS = [
+    (["seed=-1"], "seed = -1: must be >= 0; use a non-negative integer"),
+    (["workers=0"], "workers = 0: must be >= 1; raise it"),
+    (["gap.packing.row_length=1535"], "gap.packing.row_length = 1535: must hold the longest path of 1536 tokens that "
+     "windows allow; raise row_length or lower the windows"),
+    (["quality.packing.row_length=1023"], "quality.packing.row_length = 1023: must hold the longest path of 1024 tokens "
+     "that windows allow; raise row_length or lower the windows"),
+    (["rl_first.sources=0,0,0"], "rl_first.sources = (0, 0, 0): an improver needs references; give a weight"),
+    (["rl_policy.sources=0,1,0"], "rl_policy.sources = (0, 1, 0): the policy sees no reference; use 0,0,0"),
+    (["mesh.tensor=3"], "mesh.tensor = 3: must divide the policy's heads = 2 and kv_heads = 2; lower it"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), CONTRADICTIONS)
+def test_values_that_contradict_each_other(settings, message):
+    refused(lambda: override(valid(), settings), message)
+
+
+def test_a_row_that_just_holds_the_longest_path_is_taken():
+    assert override(valid(), ["quality.packing.row_length=1024"]).quality.packing.row_length == 1024
