@@ -112,7 +112,7 @@ STAGES = {"sft-policy": ["sft", "policy"], "reward-gap": ["reward", "gap"], "rl-
 def test_killed_and_resumed_equals_uninterrupted(stage: str, cache: Path, run: Path, tmp_path: Path) -> None:
     copy = without_stage(run, stage, tmp_path)
     command = [sys.executable, "-m", "pit", *STAGES[stage], "--run", str(copy)]
-    process = subprocess.Popen(command, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     saved = wait_for_checkpoint(process, copy / "stages" / stage / "checkpoints")
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

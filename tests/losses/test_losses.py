@@ -155,7 +155,7 @@ def sample_logp(logits):
     beta=st.sampled_from([0.0, 0.5]),
 )
 def test_reinforce_is_the_exact_policy_gradient_in_expectation(logits, anchor, scores, beta):
-    """Over all pairs of samples, each by its probability: the gradient of E[score - penalty] - beta KL(policy || anchor)."""
+    """Over all pairs of samples, each by its probability: the gradient of E[score - penalty] - beta KL."""
     score = np.array([[scores[SAMPLES.index(y)] for y in pair] for pair in PAIRS], np.float32)
     logits = jnp.asarray(logits)
     probability = jnp.exp(jnp.sum(sample_logp(logits), axis=1))

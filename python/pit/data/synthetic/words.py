@@ -43,7 +43,7 @@ _PROMPT = re.compile(
 
 
 class Request(NamedTuple):
-    """What a prompt says: the true (attribute, value) pairs as listed, a noun, what is asked for, the word to end with."""
+    """What a prompt says: the true (attribute, value) pairs, a noun, what is asked for, the word to end with."""
 
     given: tuple[tuple[str, str], ...]
     noun: str
