@@ -1,5 +1,6 @@
 """The command `pit`: a thin layer of click over the stages; every error a user can cause ends in one clear line."""
 
+import ctypes
 import errno
 import importlib
 import os
@@ -104,6 +105,16 @@ def cli() -> None:
     # Read by JAX when it is first imported; a value that the user set stands.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache) / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Let malloc keep what XLA frees after each step on a CPU, instead of returning it and faulting it in again."""
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**30)
 
 
 @cli.command("run")
