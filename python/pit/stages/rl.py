@@ -288,7 +288,7 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
             slots = sum(batch.token.size for batch, _ in batches)
             return state, {**metrics, **stage.metrics(drawn, measured), "perf/fill": tokens / slots}
 
-        with StageLog(run.stage_folder(name), name, resumed_step=done) as log:
+        with StageLog(run.stage_folder(name), name, resumed_step=done, every=1) as log:
             run_steps(
                 state,
                 steps=config.steps,
