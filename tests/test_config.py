@@ -74,6 +74,7 @@ trains = st.builds(
     optimizer=optimizers,
     init=st.sampled_from(["random", "policy"]),
 )
+first_trains = trains.map(lambda train: dataclasses.replace(train, init="random"))
 configs = st.builds(
     valid,
     name=st.text(max_size=9),
@@ -81,7 +82,7 @@ configs = st.builds(
     data=st.builds(DataConfig, path=st.none() | st.text(max_size=9), strict=st.booleans()),
     policy=models,
     reward_model=models | models.map(gemma_like),
-    sft=trains,
+    sft=first_trains,
     gap=trains,
     rl_first=st.builds(
         RlConfig,

@@ -45,10 +45,20 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         decay_steps=max(steps, warmup + 1),
         end_value=config.learning_rate * config.end_fraction,
     )
-    return optax.chain(
+    chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=_decays),
     )
+
+    def update(
+        grads: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        # Optax mixes Python floats and step counts, which JAX's strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            result: tuple[optax.Updates, optax.OptState] = chain.update(grads, state, params)
+        return result
+
+    return optax.GradientTransformation(chain.init, update)
 
 
 def _decays(params: Params) -> dict[str, bool]:
@@ -75,7 +85,7 @@ class Update:
         def apply(state: TrainState, sums: Sums) -> tuple[TrainState, dict[str, Total]]:
             weight = jnp.maximum(sums.loss.weight, jnp.float32(1e-30))
             grads = jax.tree.map(lambda g: g / weight, sums.grads)
-            norm = optax.global_norm(grads)
+            norm = optax.tree.norm(grads)
             updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
             params = optax.apply_updates(state.params, updates)
             metrics = {"loss": sums.loss, "grad_norm": Total(norm, jnp.float32(1.0)), **sums.metrics}
