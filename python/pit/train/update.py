@@ -75,7 +75,7 @@ class Update:
         def apply(state: TrainState, sums: Sums) -> tuple[TrainState, dict[str, Total]]:
             weight = jnp.maximum(sums.loss.weight, jnp.float32(1e-30))
             grads = jax.tree.map(lambda g: g / weight, sums.grads)
-            norm = optax.global_norm(grads)
+            norm = optax.tree.norm(grads)
             updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
             params = optax.apply_updates(state.params, updates)
             metrics = {"loss": sums.loss, "grad_norm": Total(norm, jnp.float32(1.0)), **sums.metrics}
