@@ -38,10 +38,10 @@ demo: $(STAMP)  ## run the whole method on a small synthetic task; results go to
 
 test: $(STAMP)  ## run the fast tests
 	@echo "test: all but the tests marked slow (those are part of make test-all)"
-	$(BIN)/python -m pytest -m "not slow" -n $(JOBS)
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-all: $(STAMP)  ## run every test, the slow ones too, with 2000 examples a property
-	PIT_HYPOTHESIS_PROFILE=all $(BIN)/python -m pytest -n $(JOBS) --timeout=7200
+	PIT_HYPOTHESIS_PROFILE=all $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --timeout=7200
 
 lint: $(STAMP)  ## check style, types, layers and the extension's stub
 	@echo "lint 1/6: ruff check"

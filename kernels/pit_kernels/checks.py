@@ -44,7 +44,7 @@ def require_grouped_heads(operation: str, heads: int, kv_heads: int) -> None:
         )
 
 
-def require_positive(operation: str, name: str, value: float) -> None:
+def require_positive(operation: str, name: str, value: object) -> None:
     """Requires a finite Python number above 0."""
     if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
         raise ValueError(

@@ -1,5 +1,6 @@
 """The command `pit`: a thin layer of click over the stages; every error a user can cause ends in one clear line."""
 
+import ctypes
 import errno
 import importlib
 import os
@@ -84,7 +85,7 @@ def _escaped(text: str) -> str:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="pit-jax")
 def cli() -> None:
-    """Teach a language model to improve its own answers, from preference data alone (PIT, ICLR 2024).
+    r"""Teach a language model to improve its own answers, from preference data alone (PIT, ICLR 2024).
 
     \b
     Start here:
@@ -104,6 +105,16 @@ def cli() -> None:
     # Read by JAX when it is first imported; a value that the user set stands.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache) / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Let malloc keep what XLA frees after each step on a CPU, instead of returning it and faulting it in again."""
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**30)
 
 
 @cli.command("run")
@@ -116,7 +127,7 @@ def cli() -> None:
 def run_command(
     recipe: str, data: Path | None, out: Path | None, settings: tuple[str, ...], dry_run: bool, profile_steps: int
 ) -> None:
-    """Run all stages of RECIPE (demo, tiny, hh, paper); finished ones are skipped, half-done ones resumed.
+    r"""Run all stages of RECIPE (demo, tiny, hh, paper); finished ones are skipped, half-done ones resumed.
 
     \b
     Examples:
@@ -290,7 +301,7 @@ def reward_check(folder: Path) -> None:
 @click.option("--output", "sink", type=click.File("w", encoding="utf-8"), default="-", help="JSONL [stdout].")
 @click.option("--iterations", type=click.IntRange(min=1), help="Passes of the improver [the run's config].")
 @click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature; 0 is greedy.")
-@click.option("--threshold", type=float, help="A candidate is accepted only if its centred gap exceeds this.")
+@click.option("--threshold", type=float, help="A candidate is accepted only if its gap exceeds this.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def improve(
     folder: Path,
@@ -301,14 +312,14 @@ def improve(
     threshold: float | None,
     seed: int,
 ) -> None:
-    """Answer prompts and improve the answers, again and again.
+    r"""Answer prompts and improve the answers, again and again.
 
     Reads one JSON object a line with `prompt` (text, or messages with role and content) and, if the first answer is
     given, `answer`; writes `prompt`, `answers` (kept after each pass) and `steps` (candidate, gap, accepted).
 
     \b
     Example:
-      echo '{"prompt": "Warmly describe this red small cheap old round lamp: price and colour."}' \\
+      echo '{"prompt": "Describe this red small cheap old round lamp: price, colour and size. End fondly."}' \\
         | pit improve --run runs/demo
     """
     serve = importlib.import_module("pit.serve")
@@ -320,7 +331,7 @@ def improve(
 @cli.command()
 @run_option
 def evaluate(folder: Path) -> None:
-    """Measure a finished run: Delta with intervals, quality by iteration, accuracies; writes results.json, report.html."""
+    """Measure a finished run (Delta, quality by iteration, accuracies); write results.json and report.html."""
     collect = importlib.import_module("pit.evaluate.collect").collect
     schema = importlib.import_module("pit.evaluate.schema")
     report = importlib.import_module("pit.report")

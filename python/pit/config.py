@@ -1,7 +1,7 @@
 """Frozen configuration of a run, validated once, when it is made; recipes are functions that return one.
 
-A config is plain data: it turns into JSON and back without loss, and `--set section.field=value` edits go through the
-same checks. Nothing here repairs a value; what cannot work is refused with the field, its value, the rule and the remedy.
+A config is plain data: it turns into JSON and back without loss, and `--set section.field=value` edits go through
+the same checks. Nothing here repairs a value; what cannot work is refused with field, value, rule and remedy.
 """
 
 import dataclasses
@@ -157,7 +157,7 @@ class ModelConfig:
 
 
 def gemma_like(config: ModelConfig) -> ModelConfig:
-    """The same shape with Gemma's choices: GELU, norms scaled by 1 + w, scaled embedding, norms after each block too."""
+    """The same shape with Gemma's choices: GELU, norms scaled by 1 + w, scaled embedding, norms after blocks too."""
     return dataclasses.replace(
         config, activation="gelu", norm_offset=True, embed_scale=True, post_norm=True, tied=True, norm_eps=1e-6
     )
@@ -207,7 +207,7 @@ class TrainConfig:
     steps: optimizer steps; None means one pass over the fold, counted by planning it.
     evaluate_every, checkpoint_every: in steps; 0 means only at the end.
     keep: checkpoints kept.
-    init: "policy" starts a reward model from the fine-tuned policy of the same shape, "random" from scratch.
+    init: where a reward model starts: "random", the fine-tuned "policy" of the same shape, or (R_PIT) "quality", R_P.
     """
 
     steps: int | None = None
@@ -217,7 +217,7 @@ class TrainConfig:
     evaluate_trees: int = 512
     checkpoint_every: int = 200
     keep: int = 2
-    init: Literal["random", "policy"] = "random"
+    init: Literal["random", "policy", "quality"] = "random"
 
     def __post_init__(self) -> None:
         _require(self.steps is None or self.steps >= 1, "steps", self.steps, "must be >= 1 or None", "raise it")
@@ -269,11 +269,12 @@ class ImproveConfig:
     """Iterated improvement at inference (the paper's Algorithm 2, with an acceptance rule of ours).
 
     iterations: improver passes; temperature: of y0 and of every pass.
-    threshold: a candidate replaces the answer only if its centred gap over it exceeds this score.
+    gap: form of the gap that decides. threshold: a candidate replaces the answer only if its gap over it exceeds this.
     """
 
     iterations: int = 3
     temperature: float = 1.0
+    gap: GapForm = "centred"
     threshold: float = 0.0
     batch: int = 128
 
@@ -281,6 +282,7 @@ class ImproveConfig:
         _require(self.iterations >= 1, "improve.iterations", self.iterations, "must be >= 1", "raise it")
         _require(self.temperature >= 0, "improve.temperature", self.temperature, "must be >= 0 (0 is greedy)", "raise")
         _require(self.batch >= 1, "improve.batch", self.batch, "must be >= 1", "raise it")
+        _require(self.gap != "raw", "improve.gap", self.gap, "a raw gap has no zero", "use centred or symmetric")
 
 
 @dataclass(frozen=True)
@@ -383,6 +385,10 @@ class RunConfig:
                 f"must be 0 or cover the longest path of {improver_path} tokens",
                 "raise it or lower the windows",
             )
+        for section in ("sft", "quality", "judge"):
+            init = getattr(self, section).init
+            allowed = ("random",) if section == "sft" else ("random", "policy")
+            _require(init in allowed, f"{section}.init", init, f"must be one of {allowed} here", "choose one")
         for section in ("rl_first", "rl_second"):
             sources = getattr(self, section).sources
             _require(sum(sources) > 0, f"{section}.sources", sources, "an improver needs references", "give a weight")

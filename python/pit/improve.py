@@ -1,7 +1,7 @@
 """Iterated self-improvement at inference: y0 from the policy, then the improver on its own answers (PIT, algorithm 2).
 
-The paper has no working stop rule; here a candidate replaces the answer only if its centred gap over it exceeds a
-threshold, and a rejected candidate keeps the answer as it was.
+The paper has no working stop rule; here a candidate replaces the answer only if its gap over it (centred, or
+symmetric) exceeds a threshold, and a rejected candidate keeps the answer as it was.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ Tokens = list[int]
 
 @dataclass(frozen=True)
 class Step:
-    """One pass: the improver's candidate, its centred gap over the answer before, and the answer that is kept."""
+    """One pass: the improver's candidate, its gap over the answer before, and the answer that is kept."""
 
     candidate: Tokens
     gap: float
@@ -116,11 +116,11 @@ def improve(
     Args:
         models: the trained models.
         prompts: contents of x.
-        requests: an id of each prompt; with the seed it decides the random numbers, so results do not depend on batches.
-        config: iterations, temperature, threshold, batch.
+        requests: an id of each prompt; it and the seed decide the random numbers, so results do not depend on batches.
+        config: iterations, temperature, form of the gap, threshold, batch.
         seed: root of the random numbers.
         answers: given y0; sampled from the policy where None.
-        stop_rule: accept by the centred gap; otherwise every candidate is kept (the paper's plain iteration).
+        stop_rule: accept by the gap; otherwise every candidate is kept (the paper's plain iteration).
     """
     for begin in range(0, len(prompts), config.batch):
         piece = slice(begin, begin + config.batch)
@@ -135,7 +135,7 @@ def improve(
         first, steps = current, []
         for number in range(1, config.iterations + 1):
             drawn = models.refine(padded, current, padded_ids, config.temperature, _pass_seed(seed, number))
-            gaps = models.gap.gap(padded, current, [drawn], "centred")[:, 0]
+            gaps = models.gap.gap(padded, current, [drawn], config.gap)[:, 0]
             keep = [not stop_rule or bool(gap > config.threshold) for gap in gaps]
             current = [new if ok else old for new, old, ok in zip(drawn, current, keep, strict=True)]
             steps.append([Step(c, float(g), k, a) for c, g, k, a in zip(drawn, gaps, keep, current, strict=True)])

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -126,7 +125,7 @@ class _Scheduler:
         self._progress.stop()
 
     def run(self, nodes: Sequence[Node], done: set[str]) -> None:
-        waiting = [node for node in nodes if node.name not in done]
+        waiting = sorted((n for n in nodes if n.name not in done), key=lambda n: -_height(n, nodes))
         running: list[_Child] = []
         try:
             while waiting or running:
@@ -199,11 +198,6 @@ class _Scheduler:
         self._console.print(f"[green]done[/]  {child.node.name:<15} {seconds:6.1f} s  {child.node.title}")
 
 
-def resume_command(arguments: Sequence[str]) -> str:
-    """The command that continues a run: the one it was started with."""
-    return " ".join(["pit", *arguments])
-
-
-def default_out(recipe: str) -> Path:
-    """Where a recipe's run goes when no --out is given."""
-    return Path("runs") / recipe
+def _height(node: Node, nodes: Sequence[Node]) -> int:
+    """Length of the longest chain of nodes that wait for this one: those with the longest go first."""
+    return 1 + max((_height(other, nodes) for other in nodes if node.name in other.needs), default=0)

@@ -236,9 +236,14 @@ def test_atomic_writes_leave_the_old_or_the_new(tmp_path: Path, monkeypatch: pyt
         write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "folder") as folder:
-        (folder / "part").touch()
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with new_folder(tmp_path / "folder") as folder:
+            (folder / "part").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
     with new_folder(tmp_path / "folder") as folder:
         (folder / "part").touch()

@@ -27,16 +27,16 @@ from pit.data.synthetic.oracle import WEIGHTS, aspects, quality
 from pit.data.tokenizer import Tokenizer
 from pit.types import Preference
 
-PROMPT = "Warmly describe this red small cheap old round lamp: price, colour and size."
+PROMPT = "Describe this red small cheap old round lamp: price, colour and size. End fondly."
 PERFECT = "price cheap, colour red, size small. fondly"
 
 
 def test_rows_never_change() -> None:
     row = preference_at(0, 0)
     assert (row.prompt[0].content, row.better, row.worse) == (
-        "Casually describe this white old steel free oval table: age, shape and price.",
-        "age old, shape oval, price free. cheers",
-        "price free, age used, shape oval. cheers",
+        "Describe this white old steel free oval bench: age, shape and price. End fondly.",
+        "age old, shape oval, price free. fondly",
+        "price free, age used, shape oval. fondly",
     )
 
 
@@ -69,7 +69,7 @@ def test_rows_are_well_formed(seed: int, index: int) -> None:
 
 def test_no_word_serves_twice() -> None:
     every = [value for values in words.ATTRIBUTES.values() for value in values]
-    every += [*words.ATTRIBUTES, *words.COURTESIES, *words.COURTESIES.values(), *words.NOUNS, *words.FILLERS]
+    every += [*words.ATTRIBUTES, *words.COURTESIES, *words.NOUNS, *words.FILLERS]
     assert len(set(every)) == len(every)
 
 
@@ -179,7 +179,7 @@ def test_prompts_rarely_repeat_and_words_are_single_tokens() -> None:
     texts = [text for row in sample for text in (row.prompt[0].content, row.better, row.worse)]
     tokenizer = Tokenizer.train_bpe(texts, 512)
     assert tokenizer.vocab_size < 480
-    assert max(map(len, tokenizer.encode_batch(sorted(prompts)))) == 18
+    assert max(map(len, tokenizer.encode_batch(sorted(prompts)))) == 20
     assert len(tokenizer.encode("price cheap, colour red, size small. fondly")) == 10
 
 

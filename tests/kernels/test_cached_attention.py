@@ -29,14 +29,18 @@ def compiled(soft_cap, slots_per_prefix):
     return jax.jit(functools.partial(cached_attention, logit_soft_cap=soft_cap, slots_per_prefix=slots_per_prefix))
 
 
+@functools.partial(jax.jit, static_argnames="soft_cap")
 def naive(q, prefix_k, prefix_v, prefix_length, suffix_k, suffix_v, suffix_length, prefix_id, soft_cap):
     """The dense formula in the dtype of its inputs: one masked softmax over the two caches side by side."""
     k, v = (jnp.concatenate(x, 1) for x in ((prefix_k[prefix_id], suffix_k), (prefix_v[prefix_id], suffix_v)))
     k, v = jnp.repeat(k, N // K, axis=2), jnp.repeat(v, N // K, axis=2)
-    held = [np.arange(c)[None] < n[:, None] for c, n in ((C0, prefix_length[prefix_id]), (C1, suffix_length))]
+    held = [
+        jnp.arange(c, dtype=jnp.int32)[None] < n[:, None]
+        for c, n in ((C0, prefix_length[prefix_id]), (C1, suffix_length))
+    ]
     logits = jnp.einsum("snh,scnh->snc", q, k) * H**-0.5
     logits = logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
-    p = jax.nn.softmax(jnp.where(np.concatenate(held, 1)[:, None], logits, -jnp.inf), axis=-1)
+    p = jax.nn.softmax(jnp.where(jnp.concatenate(held, 1)[:, None], logits, -jnp.inf), axis=-1)
     return jnp.where(
         (prefix_length[prefix_id] + suffix_length > 0)[:, None, None], jnp.einsum("snc,scnh->snh", p, v), 0
     )

@@ -71,9 +71,7 @@ def test_masked_ignores_what_is_absent_whatever_it_holds(values, present):
     assert float(total.weight) == present.sum()
 
 
-@given(
-    logp=matrix(3, 4, st.floats(-20, 0, width=32)), weight=matrix(3, 4, st.sampled_from([0.0, 0.0, 0.5, 1.0]))
-)
+@given(logp=matrix(3, 4, st.floats(-20, 0, width=32)), weight=matrix(3, 4, st.sampled_from([0.0, 0.0, 0.5, 1.0])))
 def test_token_nll_and_its_gradient_by_definition(logp, weight):
     total = token_nll(jnp.asarray(logp), jnp.asarray(weight))
     np.testing.assert_allclose(total.sum, -np.sum(logp.astype(float) * weight), rtol=1e-5, atol=1e-6)
@@ -125,9 +123,7 @@ def test_a_reward_of_one_half_stays_one_half(beta, penalty):
 
 @given(score=matrix(2, 3), kl=matrix(2, 3), finished=hnp.arrays(bool, (2, 3)), beta=st.floats(0, 2))
 def test_shaped_reward_by_its_definition(score, kl, finished, beta):
-    reward = shaped_reward(
-        jnp.asarray(score), jnp.asarray(kl), jnp.asarray(finished), beta=beta, no_eos_penalty=0.75
-    )
+    reward = shaped_reward(jnp.asarray(score), jnp.asarray(kl), jnp.asarray(finished), beta=beta, no_eos_penalty=0.75)
     expected = score.astype(float) - beta * kl.astype(float) - np.where(finished, 0.0, 0.75)
     np.testing.assert_allclose(reward, expected, atol=2e-5)
 
@@ -159,7 +155,7 @@ def sample_logp(logits):
     beta=st.sampled_from([0.0, 0.5]),
 )
 def test_reinforce_is_the_exact_policy_gradient_in_expectation(logits, anchor, scores, beta):
-    """Over all pairs of samples, each by its probability: the gradient of E[score - penalty] - beta KL(policy || anchor)."""
+    """Over all pairs of samples, each by its probability: the gradient of E[score - penalty] - beta KL."""
     score = np.array([[scores[SAMPLES.index(y)] for y in pair] for pair in PAIRS], np.float32)
     logits = jnp.asarray(logits)
     probability = jnp.exp(jnp.sum(sample_logp(logits), axis=1))

@@ -1,4 +1,4 @@
-"""Which tokens carry loss: exactly those a topology means, closing role tokens included, each once however trees split."""
+"""Which tokens carry loss: exactly those a topology means, closing tokens included, each once however trees split."""
 
 from collections import Counter
 

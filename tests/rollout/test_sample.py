@@ -57,9 +57,7 @@ def trainer(config, temperature):
 @pytest.mark.parametrize(("name", "temperature"), [("llama", 1.0), ("llama", 1.7), ("gemma", 0.5)])
 @given(inputs=trees_of, references=trees_of, seed=seeds)
 def test_logprobs_of_the_sampler_and_the_trainer_agree(name, temperature, inputs, references, seed):
-    prefixes = [
-        [*x, twins.CLOSINGS[0], *ref, twins.CLOSINGS[1]] for x, ref in zip(inputs, references, strict=True)
-    ]
+    prefixes = [[*x, twins.CLOSINGS[0], *ref, twins.CLOSINGS[1]] for x, ref in zip(inputs, references, strict=True)]
     drawn = draw_samples(CONFIGS[name], prefixes, range(TREES), seed, Temperature(temperature))
     outputs = [[drawn.answer(g, i) for g in range(TREES)] for i in range(N)]
     (batch,) = pack_lists([inputs, references, *outputs], TOPOLOGY, ROOMY)

@@ -114,8 +114,8 @@ def test_another_architecture_is_refused_with_both_shapes(saved):
     folder, _ = saved
     other = fresh(width=5)
     message = (
-        rf"^{folder}/3: parameter final_norm\.scale has shape \[4\] there, but the config asks for \[5\]; use the config "
-        "that wrote it, or another output folder$"
+        rf"^{folder}/3: parameter final_norm\.scale has shape \[4\] there, but the config asks for \[5\]; use the "
+        "config that wrote it, or another output folder$"
     )
     with Checkpoints(folder, keep=2) as checkpoints:
         with pytest.raises(CheckpointError, match=message):
@@ -130,6 +130,13 @@ def files_of(folder):
     return sorted(p.relative_to(folder) for p in (folder / "3").rglob("*") if p.is_file() and p.stat().st_size)
 
 
+def restored_or_message(checkpoints):
+    try:
+        return checkpoints.restore(UPDATE.start(fresh())), ""
+    except CheckpointError as error:
+        return None, str(error)
+
+
 @pytest.mark.parametrize("part", [0.0, 0.5])
 def test_a_truncated_file_is_noticed_or_not_needed(saved, tmp_path, part):
     folder, state = saved
@@ -140,14 +147,12 @@ def test_a_truncated_file_is_noticed_or_not_needed(saved, tmp_path, part):
         content = (copy / name).read_bytes()
         (copy / name).write_bytes(content[: int(len(content) * part)])
         with Checkpoints(copy, keep=2) as checkpoints:
-            try:
-                restored = checkpoints.restore(UPDATE.start(fresh()))
-            except CheckpointError as error:
-                assert "it is truncated or damaged: delete that folder" in str(error), name
-                noticed.add(name.parts[1])
-            else:
-                assert restored is not None, name
-                assert_equal_bits(restored.state, state)
-                assert restored.loader == LOADER, name
-                assert restored.meta["hash"] == META["hash"], name
+            restored, message = restored_or_message(checkpoints)
+        if restored is None:
+            assert "it is truncated or damaged: delete that folder" in message, name
+            noticed.add(name.parts[1])
+        else:
+            assert_equal_bits(restored.state, state)
+            assert restored.loader == LOADER, name
+            assert restored.meta["hash"] == META["hash"], name
     assert {"params", "opt", "loader", "meta"} <= noticed

@@ -1,4 +1,4 @@
-"""One step is one step: however the trees are spread over microbatches or devices, and at the rate the schedule says."""
+"""One step is one step: however trees are spread over microbatches or devices, and at the rate the schedule says."""
 
 import dataclasses
 from functools import cache
@@ -88,7 +88,7 @@ def check_shards(axis, columns, layout, shards):
 
 
 def test_a_step_without_microbatches_is_refused():
-    with pytest.raises(ValueError, match="^batches: empty; a step needs at least one microbatch$"):
+    with pytest.raises(ValueError, match=r"^batches: empty; a step needs at least one microbatch$"):
         update()(update().start(copy(parameters())), [])
 
 

@@ -5,11 +5,13 @@ accumulates over the chunks in float32 whatever the dtype of the table.
 """
 
 import functools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Int32
 
 from pit_kernels import numerics
@@ -39,6 +41,7 @@ class _Rows(NamedTuple):
 
 _Triple = tuple[Array, Array, Array]
 _Residuals = tuple[Array, Array, Array | None, Array, Array, Array, Array]
+_TableGradients = tuple[Array, Array | None]
 
 
 def chunk_count(rows: int, vocabulary: int) -> int:
@@ -79,30 +82,38 @@ def _logprob(
 
 
 def _logprob_fwd(
-    hidden: Array, weight: Array, bias: Array | None, target: Array, valid: Array, settings: Settings
+    hidden: Any, weight: Any, bias: Any, target: Any, valid: Any, settings: Settings
 ) -> tuple[_Triple, _Residuals]:
+    # Each array comes as a pair of its value and whether it is differentiated (symbolic_zeros).
+    hidden, weight, target, valid = (x.value for x in (hidden, weight, target, valid))
+    bias = None if bias is None else bias.value
     logp, lse, entropy = _logprob(hidden, weight, bias, target, valid, settings)
     return (logp, lse, entropy), (hidden, weight, bias, target, valid, lse, entropy)
 
 
 def _logprob_bwd(
-    settings: Settings, residuals: _Residuals, cotangents: _Triple
+    settings: Settings, residuals: _Residuals, cotangents: tuple[Array | SymbolicZero, ...]
 ) -> tuple[Array, Array, Array | None, None, None]:
     hidden, weight, bias, target, valid, lse, entropy = residuals
-    d_all = tuple(jnp.where(valid, d, 0) for d in cotangents)
-    split = [_split(x, settings.chunks) for x in (hidden, target, valid, lse, entropy, *d_all)]
+    d_logp, d_lse = (
+        jnp.zeros_like(lse) if isinstance(d, SymbolicZero) else jnp.where(valid, d, 0) for d in cotangents[:2]
+    )
+    # Most losses use no entropy: nothing of it is then computed, here or in the forward pass.
+    d_entropy = None if isinstance(cotangents[2], SymbolicZero) else jnp.where(valid, cotangents[2], 0)
+    scanned = (hidden, target, valid, lse, entropy, d_logp, d_lse, d_entropy)
+    split = jax.tree.map(lambda x: _split(x, settings.chunks), scanned)
 
-    def chunk(carry: tuple[Array, Array], x: list[Array]) -> tuple[tuple[Array, Array], Array]:
+    def chunk(carry: _TableGradients, x: tuple[Any, ...]) -> tuple[_TableGradients, Array]:
         rows, statistics, d_chunk = _Rows(*x[:3]), (x[3], x[4]), (x[5], x[6], x[7])
         return _backward_chunk(rows, weight, bias, statistics, d_chunk, carry, settings)
 
-    start = (jnp.zeros(weight.shape, lse.dtype), jnp.zeros(weight.shape[_vocabulary_axis(settings.layout)], lse.dtype))
+    start = (jnp.zeros(weight.shape, lse.dtype), None if bias is None else jnp.zeros(bias.shape, lse.dtype))
     (d_weight, d_bias), d_hidden = lax.scan(chunk, start, split)
-    d_bias_or_none = None if bias is None else d_bias.astype(bias.dtype)
-    return _join(d_hidden, target.shape[0]), d_weight.astype(weight.dtype), d_bias_or_none, None, None
+    d_bias = None if bias is None or d_bias is None else d_bias.astype(bias.dtype)
+    return _join(d_hidden, target.shape[0]), d_weight.astype(weight.dtype), d_bias, None, None
 
 
-_logprob.defvjp(_logprob_fwd, _logprob_bwd)
+_logprob.defvjp(_logprob_fwd, _logprob_bwd, symbolic_zeros=True)
 
 
 def _split(x: Array, chunks: int) -> Array:
@@ -121,10 +132,6 @@ def _join(x: Array, rows: int) -> Array:
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:rows]
 
 
-def _vocabulary_axis(layout: Layout) -> int:
-    return 0 if layout == "vd" else 1
-
-
 def _scaled_logits(
     hidden: Float[Array, "M D"], weight: Array, bias: Array | None, settings: Settings
 ) -> tuple[Float[Array, "M V"], Float[Array, "M V"] | None]:
@@ -141,8 +148,9 @@ def _scaled_logits(
     return logits_MV / settings.temperature, slope_MV
 
 
-def _is_target(target: Int32[Array, " M"], vocabulary: int) -> Bool[Array, "M V"]:
-    return target[:, None] == jnp.arange(vocabulary, dtype=jnp.int32)[None, :]
+def _finite(log_p: Array) -> Array:
+    """A forbidden token (bias -inf) has p = 0 and log p = -inf; a finite floor makes their product 0, not NaN."""
+    return jnp.maximum(log_p, float(np.finfo(log_p.dtype).min))
 
 
 def _forward_chunk(rows: _Rows, weight: Array, bias: Array | None, settings: Settings) -> _Triple:
@@ -150,16 +158,14 @@ def _forward_chunk(rows: _Rows, weight: Array, bias: Array | None, settings: Set
     vocabulary = logits_MV.shape[1]
     peak_M1 = jnp.max(logits_MV, axis=1, keepdims=True)
     shifted_MV = logits_MV - peak_M1
-    exp_MV = jnp.exp(shifted_MV)
-    total_M = jnp.sum(exp_MV, axis=1)
-    log_total_M = jnp.log(total_M)
+    log_total_M = jnp.log(jnp.sum(jnp.exp(shifted_MV), axis=1))
     # The shifted logits keep the small differences that logit - lse would round away when logits are large.
-    chosen_M = jnp.sum(jnp.where(_is_target(rows.target, vocabulary), shifted_MV, 0), axis=1)
     inside_M = (rows.target >= 0) & (rows.target < vocabulary)
-    logp_M = jnp.where(inside_M, chosen_M - log_total_M, jnp.nan)
-    # A forbidden token (bias -inf) has p = 0 and log p = -inf; its share of the entropy is 0, not NaN.
-    finite_MV = jnp.where(exp_MV > 0, shifted_MV, 0)
-    entropy_M = log_total_M - jnp.sum(exp_MV * finite_MV, axis=1) / total_M
+    chosen_M1 = jnp.take_along_axis(logits_MV, jnp.where(inside_M, rows.target, 0)[:, None], axis=1) - peak_M1
+    logp_M = jnp.where(inside_M, chosen_M1[:, 0] - log_total_M, jnp.nan)
+    # A second exp, not a kept one: both then fuse into their sums and no M x V array is written (3x faster on CPU).
+    log_p_MV = shifted_MV - log_total_M[:, None]
+    entropy_M = -jnp.sum(jnp.exp(log_p_MV) * _finite(log_p_MV), axis=1)
     return logp_M, peak_M1[:, 0] + log_total_M, entropy_M
 
 
@@ -168,24 +174,25 @@ def _backward_chunk(
     weight: Array,
     bias: Array | None,
     statistics: tuple[Float[Array, " M"], Float[Array, " M"]],
-    cotangents: tuple[Float[Array, " M"], Float[Array, " M"], Float[Array, " M"]],
-    carry: tuple[Array, Float[Array, " V"]],
+    cotangents: tuple[Float[Array, " M"], Float[Array, " M"], Float[Array, " M"] | None],
+    carry: _TableGradients,
     settings: Settings,
-) -> tuple[tuple[Array, Float[Array, " V"]], Float[Array, "M D"]]:
+) -> tuple[_TableGradients, Float[Array, "M D"]]:
     """Adds a chunk's share to the gradients of the table and the bias, and returns that of its hidden states."""
     (lse_M, entropy_M), (d_logp_M, d_lse_M, d_entropy_M), (d_weight, d_bias) = statistics, cotangents, carry
     logits_MV, slope_MV = _scaled_logits(rows.hidden, weight, bias, settings)
     log_p_MV = logits_MV - lse_M[:, None]
     p_MV = jnp.exp(log_p_MV)
-    log_p_MV = jnp.where(p_MV > 0, log_p_MV, 0)
     # d logp = onehot - p; d lse = p; d entropy = -p (log p + entropy).
-    d_logits_MV = p_MV * ((d_lse_M - d_logp_M)[:, None] - d_entropy_M[:, None] * (log_p_MV + entropy_M[:, None]))
-    d_logits_MV = d_logits_MV + jnp.where(_is_target(rows.target, p_MV.shape[1]), d_logp_M[:, None], 0)
+    d_logits_MV = p_MV * (d_lse_M - d_logp_M)[:, None]
+    if d_entropy_M is not None:
+        d_logits_MV = d_logits_MV - d_entropy_M[:, None] * p_MV * (_finite(log_p_MV) + entropy_M[:, None])
+    is_target_MV = rows.target[:, None] == jnp.arange(p_MV.shape[1], dtype=jnp.int32)[None, :]
+    d_logits_MV = d_logits_MV + jnp.where(is_target_MV, d_logp_M[:, None], 0)
     if slope_MV is not None:
         d_logits_MV = d_logits_MV * slope_MV
-    # A row's logits are 0 where it is invalid, its cotangents too: nothing to select here.
     d_logits_MV = d_logits_MV / settings.temperature
-    d_bias = d_bias + jnp.sum(d_logits_MV, axis=0)
+    d_bias = None if d_bias is None else d_bias + jnp.sum(d_logits_MV, axis=0)
     d_low_MV = d_logits_MV.astype(weight.dtype)
     to_weight, to_hidden = ("mv,md->vd", "mv,vd->md") if settings.layout == "vd" else ("mv,md->dv", "mv,dv->md")
     d_weight = d_weight + jnp.einsum(to_weight, d_low_MV, rows.hidden, preferred_element_type=d_weight.dtype)

@@ -119,9 +119,13 @@ def check(
     """Read a whole preference set and describe it.
 
     Args:
-        path, format, split, strict: see `pit.data.readers.read_preferences`.
+        path: file or folder.
+        format: see `pit.data.readers.read_preferences`.
+        split: see there.
+        strict: see there.
         tokenizer: adds lengths in tokens.
-        fractions, key: see `pit.data.folds.fold_of`.
+        fractions: share of each fold, see `pit.data.folds.fold_of`.
+        key: key of the fold hash.
 
     Raises:
         DataError: there is nothing to read, or a file is damaged.

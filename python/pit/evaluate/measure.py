@@ -98,7 +98,7 @@ def answer_all(run: Run) -> Answers:
     sft = _respond(fine_tuned, prompts, requests, config.improve, seed)
     reporter.update(total, total, "scoring")
     reporter.close()
-    wrong_gaps = models.gap.gap(prompts, firsts, [wrong_candidates], "centred")[:, 0]
+    wrong_gaps = models.gap.gap(prompts, firsts, [wrong_candidates], config.improve.gap)[:, 0]
     methods = {
         "sft_policy": sft,
         "policy": firsts,
@@ -144,11 +144,12 @@ def oracle_judge(run: Run, answers: Answers) -> Judge:
 def model_judge(run: Run, answers: Answers, accuracies: dict[str, Interval]) -> Judge:
     """The reward model of the judge fold."""
     scorer = Scorer(*run.trained("reward-judge"), run.layout(run.config.judge.packing))
-    names = list(answers.methods)
-    # All methods of a prompt are leaves of one tree: the prompt is read once.
-    scores = scorer.quality(answers.prompts, [answers.methods[name] for name in names]).astype(np.float64)
+    scores = {
+        name: scorer.quality(answers.prompts, [outputs])[:, 0].astype(np.float64)
+        for name, outputs in answers.methods.items()
+    }
     verdict = judge_verdict_allowed(accuracies["judge"], accuracies["length"])
-    return Judge("judge", {name: scores[:, i] for i, name in enumerate(names)}, verdict)
+    return Judge("judge", scores, verdict)
 
 
 def model_accuracies(run: Run) -> dict[str, Interval]:

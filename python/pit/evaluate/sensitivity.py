@@ -62,10 +62,9 @@ def sensitivity_table(rows: Sequence[SensitivityRow]) -> Table:
     models = list(dict.fromkeys(row.model for row in rows))
     table = Table("aspect", *models, title="Clean answer ranked above its corrupted copy")
     for aspect in dict.fromkeys(row.aspect for row in rows):
-        cells = {
-            row.model: f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in rows if row.aspect == aspect
-        }
-        table.add_row(aspect, *(cells[model] for model in models))
+        own = {row.model: row for row in rows if row.aspect == aspect}
+        cells = (own[model] for model in models)
+        table.add_row(aspect, *(f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in cells))
     return table
 
 
@@ -79,7 +78,7 @@ def require_sensitive(rows: Sequence[SensitivityRow], floor: float) -> None:
     if blind:
         worst = ", ".join(f"{row.model} {row.aspect} {row.accuracy:.2f}" for row in blind)
         raise ConfigError(
-            f"evaluate.sensitivity_floor = {floor}: every aspect must be ranked right at least that often before RL, but "
-            f"{worst}; train the reward models longer (quality.steps, gap.steps), or set "
+            f"evaluate.sensitivity_floor = {floor}: every aspect must be ranked right at least that often before RL, "
+            f"but {worst}; train the reward models longer (quality.steps, gap.steps), or set "
             "evaluate.sensitivity_floor=0 to go on regardless"
         )

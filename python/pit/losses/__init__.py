@@ -1,1 +1,1 @@
-"""Losses as pure functions of arrays. Each returns (sum, weight) in float32; the caller divides once, at the very end."""
+"""Losses as pure functions of arrays. Each returns (sum, weight) in float32; the caller divides once, at the end."""

@@ -38,6 +38,7 @@ class RmsNorm(nnx.Module):
         self.offset = config.norm_offset
 
     def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
+        """Normalised x, in its own dtype."""
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + jnp.float32(self.eps))
         scale = self.scale[...].astype(jnp.float32) + jnp.float32(1.0 if self.offset else 0.0)
@@ -104,6 +105,7 @@ class Mlp(nnx.Module):
         self.activation = config.activation
 
     def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
+        """The MLP of each token."""
         gate = x @ self.gate[...].astype(x.dtype)
         gate = jax.nn.silu(gate) if self.activation == "silu" else jax.nn.gelu(gate, approximate=True)
         return (gate * (x @ self.up[...].astype(x.dtype))) @ self.down[...].astype(x.dtype)
@@ -135,6 +137,7 @@ class Layer(nnx.Module):
     def __call__(
         self, x: Float[Array, "B T D"], position: Int32[Array, "B T"], visible_until: Int32[Array, "B T"]
     ) -> tuple[Float[Array, "B T D"], Cache]:
+        """Packed rows through the block; the keys and values are returned for prefilling."""
         q, k, v = self.attention.project(self.attention_norm(x), position)
         config = self.config
         out = three_way_attention(

@@ -27,7 +27,7 @@ def row_logprobs(
     width = hidden.shape[-1]
     result = token_logprob(
         model.final_norm(source).reshape(-1, width),
-        model.table,
+        model.table.astype(hidden.dtype),
         token.reshape(-1),
         valid=valid.reshape(-1),
         temperature=temperature,

@@ -1,7 +1,7 @@
 """One mesh (data, fsdp, tensor), and the rules that place every parameter and batch on it.
 
-Rows of a batch are split over data x fsdp; parameters over fsdp and tensor by the first rule whose pattern matches their
-name. A dimension that a mesh axis does not divide is refused, never silently replicated.
+Rows of a batch are split over data x fsdp; parameters over fsdp and tensor by the first rule whose pattern matches
+their name. A dimension that a mesh axis does not divide is refused, never silently replicated.
 """
 
 import re
@@ -65,7 +65,8 @@ def _checked(name: str, value: Array, mesh: Mesh) -> NamedSharding:
     for size, axis in zip(value.shape, spec, strict=False):
         if axis is not None and size % mesh.shape[axis]:
             raise ConfigError(
-                f"mesh.{axis} = {mesh.shape[axis]}: must divide dimension {size} of {name} {value.shape}; choose a divisor"
+                f"mesh.{axis} = {mesh.shape[axis]}: must divide dimension {size} of {name} {value.shape}; "
+                "choose a divisor"
             )
     return NamedSharding(mesh, spec)
 

@@ -18,51 +18,67 @@ from pit.config import (
 
 
 def demo() -> RunConfig:
-    """Every stage on 48,000 synthetic preferences, with a hidden oracle to judge the result.
+    """Every stage on 64,000 synthetic preferences, with a hidden oracle to judge the result.
 
     Needs: two CPU cores, 3 GiB of memory, no download. Command: `pit run demo --out runs/demo`.
     """
-    model = ModelConfig(width=64, layers=2, heads=2, kv_heads=2, head_dim=32, mlp=128, matched_heads=1)
+    model = ModelConfig(
+        width=64,
+        layers=3,
+        heads=3,
+        kv_heads=3,
+        head_dim=32,
+        mlp=128,
+        # A word of the answer must find itself in the prompt. Rotated queries and keys of a small model find the word
+        # itself first, and an unrotated match says nothing of where it was found: hence a learned table of positions.
+        rotary_fraction=0.0,
+        learned_positions=128,
+        matched_heads=2,
+    )
     sft = TrainConfig(
         steps=700,
-        packing=PackingConfig(row_length=256, rows=8, window=256, trees=64),
+        packing=PackingConfig(row_length=512, rows=4, window=256, trees=64),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
         evaluate_every=350,
         checkpoint_every=350,
     )
     reward = TrainConfig(
-        steps=1200,
-        packing=PackingConfig(row_length=256, rows=8, window=256, trees=64),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=20),
-        evaluate_every=400,
-        checkpoint_every=400,
+        steps=700,
+        packing=PackingConfig(row_length=512, rows=4, window=256, trees=64),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
+        evaluate_every=350,
+        checkpoint_every=350,
     )
-    gap = dataclasses.replace(reward, packing=PackingConfig(row_length=256, rows=16, window=256, trees=64))
+    gap = dataclasses.replace(
+        reward, packing=PackingConfig(row_length=512, rows=6, window=256, trees=64), steps=800, init="quality"
+    )
     rl = RlConfig(
-        steps=75,
+        steps=50,
         prompts=32,
         samples=4,
         beta=0.4,
         packing=PackingConfig(row_length=512, rows=8, window=64, trees=40),
         optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=5),
         evaluate_every=25,
-        checkpoint_every=75,
+        checkpoint_every=25,
     )
+    # The symmetric gap is half a difference of scores, and two good answers differ little: a smaller KL coefficient.
+    gap_rl = dataclasses.replace(rl, gap="symmetric", beta=0.1)
     return RunConfig(
         name="demo",
-        data=DataConfig(synthetic_rows=48_000),
+        data=DataConfig(synthetic_rows=64_000),
         tokenizer=TokenizerConfig(vocab_size=512),
-        windows=WindowConfig(input=48, reference=28, output=28),
+        windows=WindowConfig(input=24, reference=28, output=28),
         policy=model,
         reward_model=model,
         sft=sft,
         quality=reward,
         gap=gap,
-        judge=reward,
+        judge=dataclasses.replace(reward, steps=500),
         rl_policy=rl,
-        rl_first=dataclasses.replace(rl, sources=(1, 1, 0), gap="symmetric"),
-        rl_second=dataclasses.replace(rl, sources=(0, 0, 1), gap="symmetric"),
-        improve=ImproveConfig(iterations=5, batch=250),
+        rl_first=dataclasses.replace(gap_rl, sources=(1, 1, 0)),
+        rl_second=dataclasses.replace(gap_rl, sources=(0, 0, 1)),
+        improve=ImproveConfig(iterations=5, gap="symmetric", batch=250),
         evaluate=EvaluateConfig(prompts=1000, sensitivity_floor=0.8),
     )
 

@@ -19,7 +19,7 @@ from pit.config import (
 
 
 def paper() -> RunConfig:
-    """What the paper states (arXiv 2310.00898, section 4 and appendix): one epoch, windows of 512, three learning rates.
+    """What the paper states (arXiv 2310.00898): one epoch, windows of 512, three learning rates.
 
     Stated there: fine-tuning at 3e-5, reward models at 3e-4, RL at 1e-5, windows 512 + 512 + 512, equal thirds.
     Open there, chosen here: the model (PaLM 2 is not public; a Gemma-like shape of about 2 billion parameters),

@@ -1,7 +1,7 @@
 """The sampler: prefixes are prefilled once, their samples decode side by side in one jitted loop.
 
-A sample is a function of (weights, key, request id, sample number) and its own prefix: its random numbers are folded from
-these alone, so that neither the order of requests nor the other slots of a batch enter.
+A sample is a function of (weights, key, request id, sample number) and its own prefix: its random numbers are folded
+from these alone, so that neither the order of requests nor the other slots of a batch enter.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What every stage of a run shares: its folder, config, tokenizer, store and mesh, and the finished stages before it."""
+"""What every stage of a run shares: its folder, config, tokenizer, store, mesh, and the finished stages before it."""
 
 import json
 import os
@@ -55,11 +55,15 @@ STAGES: dict[str, StageSpec] = {
 """Algorithm 1 of the paper in order, and a judge that no other stage sees."""
 
 
+INITIAL = {"policy": "sft-policy", "quality": "reward-quality"}
+"""Stage whose weights a reward model starts from, by `TrainConfig.init`."""
+
+
 def needs_of(name: str, config: RunConfig) -> tuple[str, ...]:
-    """Stages that must be finished before `name` (a reward model started from the policy needs the policy too)."""
+    """Stages that must be finished before `name`, the one it starts from included."""
     spec = STAGES[name]
-    section = getattr(config, spec.section)
-    return (*spec.needs, "sft-policy") if getattr(section, "init", "random") == "policy" else spec.needs
+    start = INITIAL.get(getattr(getattr(config, spec.section), "init", "random"))
+    return spec.needs if start is None else (*spec.needs, start)
 
 
 class Run:
@@ -92,8 +96,8 @@ class Run:
             differing = [k for k, v in to_dict(self.config).items() if v != to_dict(saved)[k] and k not in _FREE]
             if differing:
                 raise ConfigError(
-                    f"{self.folder}: is the folder of a run with other {', '.join(differing)}; choose another --out, or "
-                    "repeat the settings it was started with"
+                    f"{self.folder}: is the folder of a run with other {', '.join(differing)}; choose another --out, "
+                    "or repeat the settings it was started with"
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
         write_file(path, (json.dumps(to_dict(self.config), indent=2) + "\n").encode())

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -45,7 +44,8 @@ def prepare(run: Run) -> ReadReport | None:
 
     build(preferences, folder / "store", template, fractions=fractions, key=config.data.fold_key, progress=progress)
     reporter.close()
-    write_file(stamp, (json.dumps({"fingerprint": wanted, "report": asdict(report)}, indent=2) + "\n").encode())
+    record = {"fingerprint": wanted, "report": {**vars(report), "dropped": dict(report.dropped)}}
+    write_file(stamp, (json.dumps(record, indent=2) + "\n").encode())
     return report
 
 

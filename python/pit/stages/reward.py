@@ -11,7 +11,7 @@ from pit.data.template import gap, quality
 from pit.losses.gap import five_pairs, pairwise
 from pit.losses.total import Total, masked
 from pit.model.params import Params, copy, merge
-from pit.stages.context import STAGES, Run
+from pit.stages.context import INITIAL, STAGES, Run
 from pit.stages.supervised import Task, fit
 from pit.train.update import Arrays, LossFunction
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW
@@ -58,11 +58,13 @@ JUDGE = Task("reward-judge", "judge", quality(), quality_loss)
 
 
 def run_reward(run: Run, task: Task, *, profile_steps: int = 0) -> None:
-    """Train a reward model, from fresh weights or (`init = policy`) from the fine-tuned policy's."""
+    """Train a reward model, from fresh weights, the fine-tuned policy's (a fresh head on top), or R_P's."""
     section = getattr(run.config, STAGES[task.stage].section)
     initial = None
     if section.init == "policy":
         _, fresh = run.model(task.stage)
-        _, policy = run.trained("sft-policy")
+        _, policy = run.trained(INITIAL["policy"])
         initial = copy({**fresh, **{f"decoder.{name}": value for name, value in policy.items()}})
+    elif section.init == "quality":
+        initial = copy(run.trained(INITIAL["quality"])[1])
     fit(run, task, initial=initial, profile_steps=profile_steps)

@@ -256,7 +256,8 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
     update = Update(
         policy_gradient(stage.graphdef, config, stage.capacity), make_optimizer(config.optimizer, config.steps)
     )
-    state = update.start(copy(stage.initial))
+    state = update.start(stage.initial)
+    del stage.initial  # The first step consumes its buffers.
     curriculum = make_curriculum(stage)
     with Checkpoints(run.stage_folder(name) / "checkpoints", config.keep) as checkpoints:
         restored = checkpoints.restore(state)
@@ -287,7 +288,7 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
             slots = sum(batch.token.size for batch, _ in batches)
             return state, {**metrics, **stage.metrics(drawn, measured), "perf/fill": tokens / slots}
 
-        with StageLog(run.stage_folder(name), name, resumed_step=done) as log:
+        with StageLog(run.stage_folder(name), name, resumed_step=done, every=1) as log:
             run_steps(
                 state,
                 steps=config.steps,

@@ -108,8 +108,8 @@ class Checkpoints:
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):
                 raise CheckpointError(
-                    f"{self._folder}/{step}: parameter {name} has shape {saved.get(name)} there, but the config asks for "
-                    f"{wanted.get(name)}; use the config that wrote it, or another output folder"
+                    f"{self._folder}/{step}: parameter {name} has shape {saved.get(name)} there, but the config asks "
+                    f"for {wanted.get(name)}; use the config that wrote it, or another output folder"
                 )
         return meta
 

@@ -1,4 +1,4 @@
-"""Anthropic's HH-RLHF as published: `chosen` and `rejected` hold whole transcripts that share all but the last turn.
+r"""Anthropic's HH-RLHF as published: `chosen` and `rejected` hold whole transcripts that share all but the last turn.
 
 Source: Bai et al. 2022 (arXiv 2204.05862). A transcript is ``\\n\\nHuman: ...\\n\\nAssistant: ...`` repeated; the two
 of a row share everything up to the last Assistant turn.

@@ -21,12 +21,12 @@ from pit.data.synthetic.words import (
 def clean_answer(prompt: str) -> str:
     """The faultless answer to a prompt of the task.
 
-    >>> clean_answer("Warmly describe this red small cheap old round lamp: price, colour and size.")
+    >>> clean_answer("Describe this red small cheap old round lamp: price, colour and size. End fondly.")
     'price cheap, colour red, size small. fondly'
     """
     request = parse_prompt(prompt)
     truth = request.truth
-    return render_answer(Answer(tuple(Item(name, truth[name]) for name in request.asked), COURTESIES[request.tone]))
+    return render_answer(Answer(tuple(Item(name, truth[name]) for name in request.asked), request.courtesy))
 
 
 def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
@@ -36,7 +36,7 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
     correct: one value replaced by another of the same attribute.
     order: two neighbouring items swapped.
     clean: an unasked item added, or one item repeated.
-    courtesy: the courtesy of another tone.
+    courtesy: another courtesy.
     brevity: a filler before one item.
 
     Args:
@@ -46,24 +46,24 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
     """
     request = parse_prompt(prompt)
     items = list(parse_answer(answer).items)
-    courtesy = COURTESIES[request.tone]
+    courtesy = request.courtesy
     spot = rng.randrange(len(items))
     chosen = items[spot]
     left = rng.randrange(len(items) - 1)
     wrong = rng.choice([value for value in ATTRIBUTES[chosen.attribute] if value != chosen.value])
-    other = rng.choice([word for word in COURTESIES.values() if word != courtesy])
+    other = rng.choice([word for word in COURTESIES if word != courtesy])
     extra = _extra(request, items, rng)
 
     def write(changed: list[Item], closing: str = courtesy) -> str:
         return render_answer(Answer(tuple(changed), closing))
 
     return {
-        "coverage": write(items[:spot] + items[spot + 1 :]),
-        "correct": write(items[:spot] + [chosen._replace(value=wrong)] + items[spot + 1 :]),
-        "order": write(items[:left] + [items[left + 1], items[left]] + items[left + 2 :]),
+        "coverage": write([*items[:spot], *items[spot + 1 :]]),
+        "correct": write([*items[:spot], chosen._replace(value=wrong), *items[spot + 1 :]]),
+        "order": write([*items[:left], items[left + 1], items[left], *items[left + 2 :]]),
         "clean": write(extra),
         "courtesy": write(items, other),
-        "brevity": write(items[:spot] + [chosen._replace(filler=rng.choice(FILLERS))] + items[spot + 1 :]),
+        "brevity": write([*items[:spot], chosen._replace(filler=rng.choice(FILLERS)), *items[spot + 1 :]]),
     }
 
 

@@ -6,10 +6,10 @@ Only the synthetic generator and `pit.evaluate` may import this module: a traine
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pit.data.synthetic.words import ATTRIBUTE_OF, COURTESIES, Answer, parse_answer, parse_prompt, render_answer
+from pit.data.synthetic.words import ATTRIBUTE_OF, Answer, parse_answer, parse_prompt, render_answer
 
 WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {"coverage": 0.10, "correct": 0.40, "order": 0.15, "clean": 0.15, "courtesy": 0.12, "brevity": 0.08}
+    {"coverage": 0.15, "correct": 0.30, "order": 0.10, "clean": 0.25, "courtesy": 0.12, "brevity": 0.08}
 )
 """Share of each aspect in the quality; they sum to 1."""
 
@@ -21,7 +21,7 @@ def aspects(prompt: str, answer: str) -> dict[str, float]:
     correct: share of the asked attributes whose first mention has the true value (an omitted one is not correct).
     order: 1 where at least two asked attributes are mentioned and all first mentions stand in the asked order.
     clean: 1 less a half for each item unasked, repeated or without sense, each junk word, and for a wrong form.
-    courtesy: 1 where the last word is the courtesy that the tone asks for.
+    courtesy: 1 where the last word is the one that the prompt asks for.
     brevity: 1 less a half for each filler word.
 
     Args:
@@ -51,7 +51,7 @@ def aspects(prompt: str, answer: str) -> dict[str, float]:
         "correct": correct / len(request.asked),
         "order": float(in_order),
         "clean": max(0.0, 1 - faults / 2),
-        "courtesy": float(parsed.courtesy == COURTESIES[request.tone]),
+        "courtesy": float(parsed.courtesy == request.courtesy),
         "brevity": max(0.0, 1 - parsed.fillers / 2),
     }
 
@@ -59,9 +59,9 @@ def aspects(prompt: str, answer: str) -> dict[str, float]:
 def quality(prompt: str, answer: str) -> float:
     """Hidden quality of the answer in [0, 1]: the weighted mean of its `aspects`.
 
-    >>> prompt = "Warmly describe this red small cheap old round lamp: price, colour and size."
+    >>> prompt = "Describe this red small cheap old round lamp: price, colour and size. End fondly."
     >>> round(quality(prompt, "price cheap, colour blue, size small. fondly"), 3)
-    0.867
+    0.9
     """
     values = aspects(prompt, answer)
     return sum(WEIGHTS[name] * value for name, value in values.items())

@@ -36,7 +36,7 @@ INDEPENDENT_FOLDS = frozenset({"reward", "judge"})
 SHARED_DRAFT = 0.85
 """Probability with which a coupled writer takes a decision from the shared draft."""
 
-SHARPNESS = 15.0
+SHARPNESS = 20.0
 """Slope of the label's logistic coin per unit of quality."""
 
 _T = TypeVar("_T")
@@ -74,7 +74,7 @@ class _Dice:
 def _request(dice: _Dice) -> Request:
     given = [(name, dice.pick(ATTRIBUTES[name])) for name in dice.sample(list(ATTRIBUTES), 5)]
     asked = dice.sample([name for name, _ in given], 3 + dice.chance(0.5))
-    return Request(dice.pick(list(COURTESIES)), tuple(given), dice.pick(NOUNS), tuple(asked))
+    return Request(tuple(given), dice.pick(NOUNS), tuple(asked), dice.pick(COURTESIES))
 
 
 def _decide(request: Request, dice: _Dice) -> _Decisions:
@@ -89,8 +89,8 @@ def _decide(request: Request, dice: _Dice) -> _Decisions:
     ranks = tuple(dice.share() for _ in asked)
     extra = dice.pick([name for name in ATTRIBUTES if name not in asked])
     extra_value = truth.get(extra) or dice.pick(ATTRIBUTES[extra])
-    courtesy = COURTESIES[request.tone]
-    bad = dice.pick([word for word in ("", *COURTESIES.values()) if word != courtesy])
+    courtesy = request.courtesy
+    bad = dice.pick([word for word in ("", *COURTESIES) if word != courtesy])
     return _Decisions(
         omit=tuple(dice.chance(0.45 * level) for _ in asked),
         value=tuple(values),

@@ -1,9 +1,9 @@
 """The words of the synthetic task: how a request and an answer are written as English, and read back.
 
-A prompt gives a tone, five true attributes of a thing and the three or four of them to report; an answer reports
-them one by one and closes with the courtesy that suits the tone.
+A prompt gives five true attributes of a thing, the three or four of them to report, and the word to end with; an
+answer reports them one by one and closes with that courtesy.
 
-    Warmly describe this red small cheap old round lamp: price, colour and size.
+    Describe this red small cheap old round lamp: price, colour and size. End fondly.
     price cheap, colour red, size small. fondly
 """
 
@@ -24,8 +24,8 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Values of each attribute; a word serves one attribute only."""
 
-COURTESIES: Mapping[str, str] = MappingProxyType({"Warmly": "fondly", "Formally": "sincerely", "Casually": "cheers"})
-"""The closing word that each tone asks for."""
+COURTESIES = ("fondly", "sincerely", "cheers")
+"""Closing words; a prompt asks for one of them."""
 
 NOUNS = ("lamp", "chair", "table", "bowl", "clock", "vase", "box", "desk", "bench", "mirror", "shelf", "tray")
 FILLERS = ("um", "well", "er")
@@ -35,20 +35,20 @@ ATTRIBUTE_OF: Mapping[str, str] = MappingProxyType(
 )
 """Attribute that a value word belongs to."""
 
-_CLOSINGS = frozenset(COURTESIES.values())
+_CLOSINGS = frozenset(COURTESIES)
 _PROMPT = re.compile(
-    rf"(?P<tone>{'|'.join(COURTESIES)}) describe this (?P<values>[a-z]+(?: [a-z]+)*) (?P<noun>{'|'.join(NOUNS)}): "
-    r"(?P<asked>[a-z]+(?:, [a-z]+)* and [a-z]+)\."
+    rf"Describe this (?P<values>[a-z]+(?: [a-z]+)*) (?P<noun>{'|'.join(NOUNS)}): "
+    rf"(?P<asked>[a-z]+(?:, [a-z]+)* and [a-z]+)\. End (?P<courtesy>{'|'.join(COURTESIES)})\."
 )
 
 
 class Request(NamedTuple):
-    """What a prompt says: a tone, the true (attribute, value) pairs as listed, a noun, the attributes asked for."""
+    """What a prompt says: the true (attribute, value) pairs, a noun, what is asked for, the word to end with."""
 
-    tone: str
     given: tuple[tuple[str, str], ...]
     noun: str
     asked: tuple[str, ...]
+    courtesy: str
 
     @property
     def truth(self) -> dict[str, str]:
@@ -80,10 +80,10 @@ class Answer(NamedTuple):
 
 
 def render_prompt(request: Request) -> str:
-    """The request as one English sentence."""
+    """The request in English."""
     values = " ".join(value for _, value in request.given)
     asked = f"{', '.join(request.asked[:-1])} and {request.asked[-1]}"
-    return f"{request.tone} describe this {values} {request.noun}: {asked}."
+    return f"Describe this {values} {request.noun}: {asked}. End {request.courtesy}."
 
 
 def parse_prompt(text: str) -> Request:
@@ -105,7 +105,7 @@ def parse_prompt(text: str) -> Request:
         or not set(asked) <= names
     ):
         raise ValueError(f"not a prompt of the synthetic task: {text[:200]!r}; take prompts from synthetic.generate")
-    return Request(match["tone"], given, match["noun"], asked)
+    return Request(given, match["noun"], asked, match["courtesy"])
 
 
 def render_answer(answer: Answer) -> str:

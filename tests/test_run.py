@@ -1,0 +1,254 @@
+"""The command line end to end: the smallest run, its report, stages killed and resumed, and what bad input says."""
+
+import html.parser
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+SETTINGS = [
+    "sft.steps=60",
+    "quality.steps=20",
+    "gap.steps=60",
+    "judge.steps=20",
+    "sft.checkpoint_every=10",
+    "gap.checkpoint_every=10",
+    "rl_policy.steps=3",
+    "rl_first.steps=6",
+    "rl_first.checkpoint_every=1",
+    "rl_second.steps=3",
+]
+"""Enough steps, often enough saved, that a stage can be killed in its middle."""
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One compile cache for all processes of these tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def pit(cache: Path, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would, on one device."""
+    result = subprocess.run(
+        [sys.executable, "-m", "pit", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=environment(cache),
+        timeout=300,
+        check=False,
+    )
+    if check:
+        assert result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """A user's environment: without the tests' second device and strictness; every compilation is worth keeping."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_"))}
+    return {
+        **inherited,
+        "PIT_CACHE": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+
+
+@pytest.fixture(scope="session")
+def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the smallest recipe."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    result = pit(cache, "run", "tiny", "--out", folder, *settings)
+    assert "done  evaluate" in result.stdout
+    return folder
+
+
+class _Page(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.add(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_smallest_run_leaves_results_and_a_report(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    headline = results["delta"]["improved_over_policy/oracle"]
+    assert headline["n"] == 16
+    assert headline["low"] <= headline["value"] <= headline["high"]
+    assert [point["iteration"] for point in results["quality"]["stop_rule"]] == [0, 1, 2]
+    assert {stage["name"] for stage in results["stages"]} == {path.name for path in (run / "stages").iterdir()}
+    page = _Page()
+    page.feed((run / "report.html").read_text())
+    assert {"html", "svg", "table"} <= page.tags
+    assert f"{headline['value']:+.1f}" in page.text.replace("\N{MINUS SIGN}", "-") or headline["value"] == 0
+
+
+def test_finished_stages_are_skipped(cache: Path, run: Path) -> None:
+    before = (run / "stages" / "rl-second" / "done.json").read_bytes()
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    result = pit(cache, "run", "tiny", "--out", run, *settings)
+    assert result.stdout.count("finished before, skipped") == 8
+    assert (run / "stages" / "rl-second" / "done.json").read_bytes() == before
+
+
+STAGES = {"sft-policy": ["sft", "policy"], "reward-gap": ["reward", "gap"], "rl-first": ["rl", "first"]}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_and_resumed_equals_uninterrupted(stage: str, cache: Path, run: Path, tmp_path: Path) -> None:
+    copy = without_stage(run, stage, tmp_path)
+    command = [sys.executable, "-m", "pit", *STAGES[stage], "--run", str(copy)]
+    process = subprocess.Popen(command, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    saved = wait_for_checkpoint(process, copy / "stages" / stage / "checkpoints")
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (copy / "stages" / stage / "done.json").exists()
+    pit(cache, *STAGES[stage], "--run", copy)
+    assert latest(copy, stage) == latest(run, stage) > saved
+    expected, actual = checkpoint(run, stage), checkpoint(copy, stage)
+    assert expected.keys() == actual.keys()
+    for name in expected:
+        np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
+    assert losses(copy, stage) == losses(run, stage)
+
+
+def test_interrupt_saves_and_says_how_to_go_on(cache: Path, run: Path, tmp_path: Path) -> None:
+    copy = without_stage(run, "sft-policy", tmp_path)
+    command = [sys.executable, "-m", "pit", "sft", "policy", "--run", str(copy)]
+    process = subprocess.Popen(
+        command, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_checkpoint(process, copy / "stages" / "sft-policy" / "checkpoints")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"go on with:  pit sft policy --run {copy}" in errors
+    assert not (copy / "stages" / "sft-policy" / "done.json").exists()
+    assert latest(copy, "sft-policy") > 0
+
+
+def without_stage(run: Path, stage: str, tmp_path: Path) -> Path:
+    """A copy of the run in which one stage has not begun."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns(stage, "tensorboard", "data"))
+    return copy
+
+
+def wait_for_checkpoint(process: subprocess.Popen[str] | subprocess.Popen[bytes], folder: Path) -> int:
+    """Step of the first complete checkpoint that appears."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+        if steps:
+            return min(steps)
+        time.sleep(0.002)
+    pytest.fail(f"no checkpoint in time; exit status {process.poll()}")
+
+
+def latest(run: Path, stage: str) -> int:
+    """Step of the newest checkpoint of a stage."""
+    return max(int(p.name) for p in (run / "stages" / stage / "checkpoints").glob("*") if p.name.isdigit())
+
+
+def checkpoint(run: Path, stage: str) -> dict[str, np.ndarray]:
+    """Weights and optimizer state of the newest checkpoint of a stage, by name."""
+    folder = run / "stages" / stage / "checkpoints" / str(latest(run, stage))
+    with ocp.StandardCheckpointer() as checkpointer:
+        trees = {part: checkpointer.restore(folder.resolve() / part) for part in ("params", "opt")}
+    leaves, _ = ocp.tree.to_flat_dict(trees, sep="."), None
+    return {name: np.asarray(value) for name, value in leaves.items() if value is not None}
+
+
+def losses(run: Path, stage: str) -> list[tuple[int, float]]:
+    """(step, loss) of every logged step."""
+    lines = (run / "stages" / stage / "metrics.jsonl").read_text().splitlines()
+    return [(row["step"], row["loss"]) for row in map(json.loads, lines) if "loss" in row]
+
+
+def test_improve_reads_and_writes_lines(cache: Path, run: Path, tmp_path: Path) -> None:
+    source, sink = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    prompt = "Describe this red small cheap old round lamp: price, colour and size. End fondly."
+    source.write_text(json.dumps({"prompt": prompt}) + "\n")
+    pit(cache, "improve", "--run", run, "--input", source, "--output", sink, "--iterations", 2)
+    (row,) = map(json.loads, sink.read_text().splitlines())
+    assert row["prompt"] == [{"role": "user", "content": prompt}]
+    assert len(row["answers"]) == 3
+    assert [set(step) for step in row["steps"]] == [{"candidate", "gap", "accepted"}] * 2
+    for before, after, step in zip(row["answers"][:-1], row["answers"][1:], row["steps"], strict=True):
+        assert after == (step["candidate"] if step["accepted"] else before)
+        assert step["accepted"] == (step["gap"] > 0)
+
+
+def test_bad_input_is_one_clear_line(cache: Path, run: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    cases = {
+        ("run", "nothing"): "recipe 'nothing': there is none of that name; choose one of demo, tiny, hh, paper",
+        ("run", "hh"): "data.path = None: recipe hh needs preferences; give them with --data FOLDER",
+        ("run", "hh", "--data", tmp_path / "absent"): "there is no such file or folder",
+        ("run", "hh", "--data", empty, "--out", tmp_path / "a"): "empty",
+        ("run", "tiny", "--set", "sft.step=3"): "sft.step: no such config field; did you mean sft.steps?",
+        ("run", "tiny", "--set", "rl_first.samples=1"): "rl.samples = 1: leave-one-out needs at least 2; raise it",
+        ("run", "tiny", "--set", "gap.packing.row_length=32"): "must hold the longest path of 80 tokens",
+        ("run", "tiny", "--out", run): "is the folder of a run with other sft, quality, gap, judge",
+        (
+            "run",
+            "tiny",
+            "--out",
+            run,
+            *settings,
+            "--set",
+            "policy.width=32",
+        ): "is the folder of a run with other policy",
+        ("sft", "policy", "--run", empty): "holds no run (no config.json)",
+        ("report", "--run", empty): "no results at",
+    }
+    for words, message in cases.items():
+        result = pit(cache, *words, check=False)
+        assert result.returncode == 1, (words, result.stderr)
+        assert message in " ".join(result.stderr.split()), (words, result.stderr)
+        assert "Traceback" not in result.stderr
+    assert not (tmp_path / "a").exists() or not any((tmp_path / "a").glob("store*"))
+
+
+def test_checkpoint_of_another_architecture_is_refused(cache: Path, run: Path, tmp_path: Path) -> None:
+    copy = without_stage(run, "nothing", tmp_path)
+    config = json.loads((copy / "config.json").read_text())
+    config["reward_model"]["mlp"] = 48
+    (copy / "config.json").write_text(json.dumps(config))
+    result = pit(cache, "reward", "quality", "--run", copy, check=False)
+    assert result.returncode == 1
+    assert "mlp.down has shape [32, 16] there, but the config asks for [48, 16]" in " ".join(result.stderr.split())
+
+
+def test_tokenizer_of_another_run_is_refused(cache: Path, run: Path, tmp_path: Path) -> None:
+    copy = without_stage(run, "sft-policy", tmp_path)
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-1]
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    result = pit(cache, "sft", "policy", "--run", copy, check=False)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "tokenizer" in result.stderr
+
+
+def test_help_teaches(cache: Path) -> None:
+    text = pit(cache, "--help").stdout
+    assert "pit run demo --out runs/demo" in text
+    for command in (["run"], ["data", "check"], ["sft", "policy"], ["rl", "second"], ["improve"], ["evaluate"]):
+        assert "Usage: pit" in pit(cache, *command, "--help").stdout
