@@ -139,10 +139,10 @@ def live(batch):
 def arrays_of(batch, leaves=None):
     """The arrays of a batch that models see; the leaf table is widened to `leaves` absent slots where given."""
     names = ("token", "position", "visible_until", "previous", "loss_weight", "leaf")
-    arrays = {name: getattr(batch, name) for name in names}
+    arrays = {name: jnp.asarray(getattr(batch, name)) for name in names}
     if leaves is not None:
         wider = ((0, 0), (0, leaves - batch.leaf.shape[1]), (0, 0))
-        arrays["leaf"] = np.pad(batch.leaf, wider, constant_values=-1)
+        arrays["leaf"] = jnp.asarray(np.pad(batch.leaf, wider, constant_values=-1))
     return arrays
 
 

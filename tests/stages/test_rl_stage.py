@@ -1,4 +1,4 @@
-"""The RL stage's own path from prompts to rewards: sampling, scoring, packing, and a KL that is exactly 0 at the start."""
+"""The RL stage's own path from prompts to rewards: sampling, scoring, packing, a KL exactly 0 at the start."""
 
 import dataclasses
 

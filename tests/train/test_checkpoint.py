@@ -1,5 +1,6 @@
 """Checkpoints give back the same bits, refuse another architecture, and notice every truncated file."""
 
+import gc
 import shutil
 
 import jax
@@ -93,7 +94,7 @@ def test_resumed_steps_have_the_bits_of_uninterrupted_ones(tmp_path, mesh):
         checkpoints.save(run(start(), 0, 2, sharding), LOADER, META)
         checkpoints.wait()
         restored = checkpoints.restore(start()).state
-    for a, b in zip(jax.tree.leaves(restored.params), jax.tree.leaves(start().params), strict=True):
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(start()), strict=True):
         assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
     assert_equal_bits(run(restored, 2, 5, sharding), whole)
 
@@ -137,6 +138,8 @@ def restored_or_message(checkpoints):
         return None, str(error)
 
 
+# A failed read leaves tasks of Orbax's event loop behind, which complain when they are collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("part", [0.0, 0.5])
 def test_a_truncated_file_is_noticed_or_not_needed(saved, tmp_path, part):
     folder, state = saved
@@ -155,4 +158,5 @@ def test_a_truncated_file_is_noticed_or_not_needed(saved, tmp_path, part):
             assert_equal_bits(restored.state, state)
             assert restored.loader == LOADER, name
             assert restored.meta["hash"] == META["hash"], name
+        gc.collect()
     assert {"params", "opt", "loader", "meta"} <= noticed

@@ -75,8 +75,7 @@ class Checkpoints:
             )
         except (OSError, ValueError, KeyError) as error:
             raise self._damaged(step, error) from error
-        optimizer = jax.tree.map(_placed_like, items["opt"], like.optimizer)
-        state = TrainState(jax.numpy.int32(step), items["params"], optimizer)
+        state = TrainState(jax.device_put(jax.numpy.int32(step), like.step.sharding), items["params"], items["opt"])
         return Restored(state, items["loader"], meta)
 
     def restore_params(self, like: Params) -> Params:
@@ -134,11 +133,6 @@ class Checkpoints:
 
 def _shapes(params: Params) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in params.items()}
-
-
-def _placed_like(restored: jax.Array, like: jax.Array) -> jax.Array:
-    """A value that was bound to no device (a step count) is so again: a mesh may hold the others."""
-    return restored if like.committed else jax.numpy.asarray(np.asarray(restored))
 
 
 def _abstract(tree: Any) -> Any:

@@ -9,11 +9,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float32, Int32
 
 from pit.config import OptimizerConfig
 from pit.losses.total import Total
 from pit.model.params import Params
+from pit.model.sharding import replicated
 
 Arrays = Mapping[str, Array]
 LossFunction = Callable[[Params, Arrays], tuple[Total, dict[str, Total]]]
@@ -97,8 +99,17 @@ class Update:
         self._apply = jax.jit(apply, donate_argnums=0)
 
     def start(self, params: Params) -> TrainState:
-        """State at step 0; takes ownership of the buffers of `params`."""
-        return TrainState(jnp.int32(0), params, self._optimizer.init(params))
+        """State at step 0, on the mesh of `params`; takes ownership of their buffers."""
+        state = TrainState(jnp.int32(0), params, self._optimizer.init(params))
+        sharding = next(iter(params.values())).sharding
+        if not isinstance(sharding, NamedSharding):
+            return state
+        # Counters start on one device; a restored one is committed there, and then refuses to meet sharded weights.
+        whole = replicated(sharding.mesh)
+        placed: TrainState = jax.tree.map(
+            lambda x: x if isinstance(x.sharding, NamedSharding) else jax.device_put(x, whole), state
+        )
+        return placed
 
     def __call__(self, state: TrainState, batches: Iterable[Arrays]) -> tuple[TrainState, dict[str, Total]]:
         """Add up the microbatches and step.
