@@ -36,21 +36,21 @@ def demo() -> RunConfig:
         matched_heads=2,
     )
     sft = TrainConfig(
-        steps=600,
-        packing=PackingConfig(row_length=512, rows=4, window=256, trees=64),
+        steps=700,
+        packing=PackingConfig(row_length=256, rows=8, window=256, trees=64),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
-        evaluate_every=300,
-        checkpoint_every=300,
+        evaluate_every=350,
+        checkpoint_every=350,
     )
     reward = TrainConfig(
-        steps=900,
-        packing=PackingConfig(row_length=512, rows=4, window=256, trees=64),
+        steps=700,
+        packing=PackingConfig(row_length=256, rows=8, window=256, trees=64),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
-        evaluate_every=300,
-        checkpoint_every=300,
+        evaluate_every=350,
+        checkpoint_every=350,
     )
     gap = dataclasses.replace(
-        reward, packing=PackingConfig(row_length=512, rows=6, window=256, trees=64), steps=1200, init="quality"
+        reward, packing=PackingConfig(row_length=256, rows=12, window=256, trees=64), steps=800, init="quality"
     )
     rl = RlConfig(
         steps=50,
