@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pit.data import template as t
 from pit.data.errors import DataError
 from pit.data.tokenizer import Tokenizer
-from pit.types import Message, Preference, SegmentKind, Topology
+from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW, Message, Preference, SegmentKind, Topology
 
 TOKENIZER = Tokenizer.train_bpe(["describe this red lamp: price and size.", "price cheap, size small. fondly"], 330)
 ROLES = {TOKENIZER.role_ids[name] for name in ("system", "user", "assistant")}
@@ -131,10 +131,10 @@ def test_training_trees() -> None:
     assert paths(t.quality()) == {0: (x, better), 1: (x, worse)}
     # Candidate first, reference second: r(worse, better) is read under the reference "better".
     assert paths(t.gap()) == {
-        t.GAP_WW: (x, better, better),
-        t.GAP_LW: (x, better, worse),
-        t.GAP_WL: (x, worse, better),
-        t.GAP_LL: (x, worse, worse),
+        GAP_WW: (x, better, better),
+        GAP_LW: (x, better, worse),
+        GAP_WL: (x, worse, better),
+        GAP_LL: (x, worse, worse),
     }
     for topology, referenced in [
         (t.policy_sft(), False),

@@ -54,8 +54,10 @@ def assert_same_step(one, two):
     assert one[1].keys() == two[1].keys()
     for name, total in two[1].items():
         # Equal answers have equal scores up to rounding, and which of the two is higher is then a coin's choice.
+        # The norm of a gradient that should be 0 is that of some 3,000 roundings.
         if not name.startswith("accuracy"):
-            np.testing.assert_allclose(one[1][name], total, rtol=1e-5, atol=5e-6, err_msg=name)
+            atol = 5e-5 if name == "grad_norm" else 5e-6
+            np.testing.assert_allclose(one[1][name], total, rtol=1e-5, atol=atol, err_msg=name)
 
 
 @given(columns=twins.forests(TOPOLOGY), data=st.data())
