@@ -50,13 +50,13 @@ def parameters():
 def assert_same_step(one, two):
     for name, value in two[0].items():
         # Steps are of order 1; their float32 terms went through other shapes and were added in another order.
-        np.testing.assert_allclose(one[0][name], value, rtol=1e-6, atol=5e-6, err_msg=name)
+        np.testing.assert_allclose(one[0][name], value, rtol=1e-6, atol=2e-5, err_msg=name)
     assert one[1].keys() == two[1].keys()
     for name, total in two[1].items():
         # Equal answers have equal scores up to rounding, and which of the two is higher is then a coin's choice.
         # The norm of a gradient that should be 0 is that of some 3,000 roundings.
         if not name.startswith("accuracy"):
-            atol = 5e-5 if name == "grad_norm" else 5e-6
+            atol = 2e-4 if name == "grad_norm" else 2e-5
             np.testing.assert_allclose(one[1][name], total, rtol=1e-5, atol=atol, err_msg=name)
 
 
