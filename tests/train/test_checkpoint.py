@@ -67,7 +67,7 @@ def test_a_checkpoint_gives_back_weights_optimizer_and_meta(saved):
     folder, state = saved
     with Checkpoints(folder, keep=2) as checkpoints:
         assert checkpoints.latest == 3
-        restored = checkpoints.restore(UPDATE.start(fresh()))
+        restored = checkpoints.restore(UPDATE.start(fresh()), META["hash"])
         assert_equal_bits(restored.state, state)
         assert restored.loader == LOADER
         assert {name: restored.meta[name] for name in META} == META
@@ -77,7 +77,7 @@ def test_a_checkpoint_gives_back_weights_optimizer_and_meta(saved):
 def test_an_empty_folder_restores_nothing_and_has_no_weights(tmp_path):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         assert checkpoints.latest is None
-        assert checkpoints.restore(UPDATE.start(fresh())) is None
+        assert checkpoints.restore(UPDATE.start(fresh()), META["hash"]) is None
         message = f"^{tmp_path}: holds no finished checkpoint; run the stage that writes it first$"
         with pytest.raises(CheckpointError, match=message):
             checkpoints.restore_params(fresh())
@@ -93,7 +93,7 @@ def test_resumed_steps_have_the_bits_of_uninterrupted_ones(tmp_path, mesh):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         checkpoints.save(run(start(), 0, 2, sharding), LOADER, META)
         checkpoints.wait()
-        restored = checkpoints.restore(start()).state
+        restored = checkpoints.restore(start(), META["hash"]).state
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(start()), strict=True):
         assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
     assert_equal_bits(run(restored, 2, 5, sharding), whole)
@@ -108,7 +108,25 @@ def test_only_the_newest_are_kept_and_a_saved_step_is_left_alone(tmp_path):
         checkpoints.save(state._replace(step=jnp.int32(3)), {"at": "again"}, META)
         checkpoints.wait()
         assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [2, 3]
-        assert checkpoints.restore(UPDATE.start(fresh())).loader == {"at": 3}
+        assert checkpoints.restore(UPDATE.start(fresh()), META["hash"]).loader == {"at": 3}
+
+
+def test_a_checkpoint_made_from_something_else_is_refused_not_mixed(saved):
+    folder, _ = saved
+    message = (
+        rf"^{folder}/3: was trained on other data or with another config \(hash ab, now cd\); choose another --out"
+    )
+    with Checkpoints(folder, keep=2) as checkpoints, pytest.raises(CheckpointError, match=message):
+        checkpoints.restore(UPDATE.start(fresh()), "cd")
+
+
+def test_a_step_that_cannot_be_written_is_an_error(tmp_path):
+    state = UPDATE.start(fresh())
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(state._replace(step=jnp.int32(3)), LOADER, META)
+        checkpoints.wait()
+        with pytest.raises(CheckpointError, match="step 2 was not written, because step 3 is there already"):
+            checkpoints.save(state._replace(step=jnp.int32(2)), LOADER, META)
 
 
 def test_another_architecture_is_refused_with_both_shapes(saved):
@@ -122,7 +140,7 @@ def test_another_architecture_is_refused_with_both_shapes(saved):
         with pytest.raises(CheckpointError, match=message):
             checkpoints.restore_params(other)
         with pytest.raises(CheckpointError, match=message):
-            checkpoints.restore(UPDATE.start(other))
+            checkpoints.restore(UPDATE.start(other), META["hash"])
         with pytest.raises(CheckpointError, match=r"parameter extra\.scale has shape None there.* asks for \[2\]"):
             checkpoints.restore_params({**fresh(), "extra.scale": jnp.ones(2)})
 
@@ -133,7 +151,7 @@ def files_of(folder):
 
 def restored_or_message(checkpoints):
     try:
-        return checkpoints.restore(UPDATE.start(fresh())), ""
+        return checkpoints.restore(UPDATE.start(fresh()), META["hash"]), ""
     except CheckpointError as error:
         return None, str(error)
 

@@ -35,7 +35,7 @@ def train(folder, *, interrupt_at=None, number=signal.SIGTERM, checkpoint_every=
     """Run or resume; the feed is a counter whose state is saved."""
     state = UPDATE.start({"w": jnp.ones(3)})
     with Checkpoints(folder / "checkpoints", keep=9) as checkpoints:
-        restored = checkpoints.restore(state)
+        restored = checkpoints.restore(state, "ab")
         feed = 0 if restored is None else restored.loader["feed"]
         state = state if restored is None else restored.state
 
@@ -56,7 +56,7 @@ def train(folder, *, interrupt_at=None, number=signal.SIGTERM, checkpoint_every=
                 checkpoints=checkpoints,
                 checkpoint_every=checkpoint_every,
                 loader_state=lambda: {"feed": feed},
-                meta={},
+                meta={"hash": "ab"},
                 evaluate=lambda s: {"norm": float(jnp.sum(s.params["w"]))},
                 evaluate_every=evaluate_every,
             )

@@ -260,8 +260,8 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
     del stage.initial  # The first step consumes its buffers.
     curriculum = make_curriculum(stage)
     with Checkpoints(run.stage_folder(name) / "checkpoints", config.keep) as checkpoints:
-        restored = checkpoints.restore(state)
-        if restored is not None and restored.meta["hash"] == stage_hash:
+        restored = checkpoints.restore(state, stage_hash)
+        if restored is not None:
             state = restored.state
             curriculum.restore(base64.b64decode(restored.loader["curriculum"]))
             clock.tokens = restored.meta["tokens"]

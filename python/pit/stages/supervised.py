@@ -72,8 +72,8 @@ def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: i
     held_out = _held_out(run, task, config)
     evaluation = Evaluation(loss)
     with Checkpoints(run.stage_folder(name) / "checkpoints", config.keep) as checkpoints:
-        restored = checkpoints.restore(state)
-        if restored is not None and restored.meta["hash"] == stage_hash:
+        restored = checkpoints.restore(state, stage_hash)
+        if restored is not None:
             state = restored.state
             loader.restore(restored.loader["state"])
             clock.tokens = restored.meta["tokens"]

@@ -48,7 +48,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         meta = {**meta, "shapes": _shapes(state.params)}
-        self._manager.save(
+        written = self._manager.save(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(state.params),
@@ -57,13 +57,27 @@ class Checkpoints:
                 meta=ocp.args.JsonSave(meta),
             ),
         )
+        if not written:
+            raise CheckpointError(
+                f"{self._folder}: step {step} was not written, because step {self.latest} is there already; "
+                "save into an empty folder"
+            )
 
-    def restore(self, like: TrainState) -> Restored | None:
-        """The newest checkpoint with the shapes and sharding of `like`; None where there is none."""
+    def restore(self, like: TrainState, stage_hash: str) -> Restored | None:
+        """The newest checkpoint with the shapes and sharding of `like`; None where there is none.
+
+        Raises:
+            CheckpointError: it is damaged, of another architecture, or its stage was made from something else.
+        """
         step = self.latest
         if step is None:
             return None
         meta = self._meta(step, like.params)
+        if meta["hash"] != stage_hash:
+            raise CheckpointError(
+                f"{self._folder}/{step}: was trained on other data or with another config (hash {meta['hash']}, now "
+                f"{stage_hash}); choose another --out, or delete {self._folder} to train the stage again"
+            )
         try:
             items = self._manager.restore(
                 step,
