@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 
 import pytest
@@ -235,7 +236,43 @@ def test_plain_values_of_a_wrong_type(values, message):
     refused(lambda: from_dict(RunConfig, values), message)
 
 
-RANGE_ERRORS = [
+RANGES = [
+    (lambda: DataConfig(synthetic_rows=99), "data.synthetic_rows = 99", "must be >= 100"),
+    (lambda: ModelConfig(layers=0), "model.layers = 0", "must be >= 1"),
+    (lambda: OptimizerConfig(end_fraction=1.1), "optimizer.end_fraction = 1.1", "must be in [0, 1]"),
+    (lambda: PackingConfig(rows=0), "packing.rows = 0", "must be >= 1"),
+    (lambda: TrainConfig(steps=0), "steps = 0", "must be >= 1"),
+    (lambda: TrainConfig(keep=0), "keep = 0", "must be >= 1"),
+    (lambda: RlConfig(beta=-0.1), "rl.beta = -0.1", "must be >= 0"),
+    (lambda: RlConfig(temperature=0.0), "rl.temperature = 0.0", "must be > 0"),
+    (lambda: ImproveConfig(iterations=0), "improve.iterations = 0", "must be >= 1"),
+    (lambda: EvaluateConfig(prompts=1), "evaluate.prompts = 1", "must be >= 2"),
+    (lambda: MeshConfig(fsdp=0), "mesh.fsdp = 0", "must be >= 1"),
+    (lambda: OptimizerConfig(learning_rate=0.0), "optimizer.learning_rate = 0.0", "must be > 0"),
+    (lambda: OptimizerConfig(learning_rate=math.nan), "optimizer.learning_rate = nan", "must be > 0 and finite"),
+    (lambda: OptimizerConfig(warmup_steps=-1), "optimizer.warmup_steps = -1", "must be >= 0"),
+    (lambda: ImproveConfig(temperature=-1.0), "improve.temperature = -1.0", "must be >= 0"),
+    (lambda: EvaluateConfig(sensitivity_floor=1.1), "evaluate.sensitivity_floor = 1.1", "must be in [0, 1]"),
+    (lambda: OptimizerConfig(learning_rate=math.inf), "optimizer.learning_rate = inf", "must be > 0 and finite"),
+    (lambda: OptimizerConfig(clip_norm=-1.0), "optimizer.clip_norm = -1.0", "must be > 0"),
+    (lambda: OptimizerConfig(b1=1.0), "optimizer.b1 = 1.0", "must be in [0, 1)"),
+    (lambda: ModelConfig(norm_eps=0.0), "model.norm_eps = 0.0", "must be > 0"),
+    (lambda: ModelConfig(final_soft_cap=0.0), "model.final_soft_cap = 0.0", "must be > 0"),
+    (lambda: WindowConfig(input=2), "windows.input = 2", "must be >= 3"),
+    (lambda: RlConfig(keep=0), "rl.keep = 0", "must be >= 1"),
+    (lambda: RlConfig(temperature=math.inf), "rl.temperature = inf", "must be > 0 and finite"),
+    (lambda: TrainConfig(checkpoint_every=-1), "checkpoint_every = -1", "must be >= 0"),
+    (lambda: EvaluateConfig(resamples=0), "evaluate.resamples = 0", "must be >= 1"),
+    (lambda: ImproveConfig(threshold=math.nan), "improve.threshold = nan", "must be finite"),
+]
+
+
+@pytest.mark.parametrize(("make", "given", "rule"), RANGES)
+def test_values_out_of_range(make, given, rule):
+    refused(make, f"{given}: {rule}; choose such a value")
+
+
+WHOLE_ERRORS = [
     (
         lambda: DataConfig(fold_fractions=(0.5, 0.5, 0.0, 0.0, 0.0)),
         "data.fold_fractions = (0.5, 0.5, 0.0, 0.0, 0.0): must "
@@ -246,7 +283,6 @@ RANGE_ERRORS = [
         "data.fold_fractions = (0.2, 0.2, 0.2, 0.2, 0.3): must "
         "be five positive shares that sum to 1; set sft,reward,rl,judge,eval",
     ),
-    (lambda: DataConfig(synthetic_rows=99), "data.synthetic_rows = 99: must be >= 100; raise it"),
     (
         lambda: TokenizerConfig(vocab_size=263),
         "tokenizer.vocab_size = 263: must hold 256 bytes and the role tokens; use at least 264",
@@ -256,42 +292,27 @@ RANGE_ERRORS = [
         "windows.reference = 9: must equal windows.output = 512: an output becomes the "
         "next reference; set both to the same value",
     ),
-    (lambda: ModelConfig(layers=0), "model.layers = 0: must be positive; raise it"),
     (lambda: ModelConfig(heads=3, kv_heads=2), "model.kv_heads = 2: must divide model.heads = 3; choose a divisor"),
-    (lambda: ModelConfig(head_dim=7), "model.head_dim = 7: must be even (rotary pairs); use an even"),
-    (lambda: ModelConfig(matched_heads=3), "model.matched_heads = 3: must be within 0..kv_heads = 2; lower it"),
+    (lambda: ModelConfig(head_dim=7), "model.head_dim = 7: must be even (rotary pairs); add or take one"),
+    (lambda: ModelConfig(matched_heads=3), "model.matched_heads = 3: must be at most kv_heads = 2; lower it"),
     (
         lambda: ModelConfig(rotary_fraction=1.5),
         "model.rotary_fraction = 1.5: must be in [0, 1] and rotate an even part of "
         "head_dim = 32; choose such a fraction",
     ),
-    (lambda: OptimizerConfig(learning_rate=0.0), "optimizer.learning_rate = 0.0: must be > 0; raise it"),
-    (lambda: OptimizerConfig(learning_rate=float("nan")), "optimizer.learning_rate = nan: must be > 0; raise it"),
-    (lambda: OptimizerConfig(end_fraction=1.1), "optimizer.end_fraction = 1.1: must be in [0, 1]; fix"),
-    (lambda: OptimizerConfig(warmup_steps=-1), "optimizer.warmup_steps = -1: must be >= 0; raise it"),
-    (lambda: PackingConfig(rows=0), "packing.rows = 0: must be positive; raise it"),
-    (lambda: TrainConfig(steps=0), "steps = 0: must be >= 1 or None; raise it"),
-    (lambda: TrainConfig(keep=0), "keep = 0: must be >= 1; raise it"),
     (lambda: RlConfig(samples=1), "rl.samples = 1: leave-one-out needs at least 2; raise it"),
-    (lambda: RlConfig(beta=-0.1), "rl.beta = -0.1: must be >= 0; raise it"),
-    (lambda: RlConfig(temperature=0.0), "rl.temperature = 0.0: must be > 0 in training; raise it"),
     (lambda: RlConfig(sources=(1, -1, 0)), "rl.sources = (1, -1, 0): weights must be >= 0; fix the weights"),
-    (lambda: ImproveConfig(iterations=0), "improve.iterations = 0: must be >= 1; raise it"),
-    (lambda: ImproveConfig(temperature=-1.0), "improve.temperature = -1.0: must be >= 0 (0 is greedy); raise"),
-    (lambda: EvaluateConfig(prompts=1), "evaluate.prompts = 1: must be >= 2; raise it"),
-    (lambda: EvaluateConfig(sensitivity_floor=1.1), "evaluate.sensitivity_floor = 1.1: in [0, 1]; fix"),
-    (lambda: MeshConfig(fsdp=0), "mesh.fsdp = 0: must be positive; use >= 1"),
 ]
 
 
-@pytest.mark.parametrize(("make", "message"), RANGE_ERRORS)
-def test_values_out_of_range(make, message):
+@pytest.mark.parametrize(("make", "message"), WHOLE_ERRORS)
+def test_values_that_cannot_work(make, message):
     refused(make, message)
 
 
 CONTRADICTIONS = [
-    (["seed=-1"], "seed = -1: must be >= 0; use a non-negative integer"),
-    (["workers=0"], "workers = 0: must be >= 1; raise it"),
+    (["seed=-1"], "seed = -1: must be >= 0; choose such a value"),
+    (["workers=0"], "workers = 0: must be >= 1; choose such a value"),
     (
         ["gap.packing.row_length=1535"],
         "gap.packing.row_length = 1535: must hold the longest path of 1536 tokens that "

@@ -141,6 +141,50 @@ def test_interrupt_saves_and_says_how_to_go_on(cache: Path, run: Path, tmp_path:
     assert latest(copy, "sft-policy") > 0
 
 
+def test_interrupted_run_stops_its_stages_and_says_how_to_go_on(cache: Path, run: Path, tmp_path: Path) -> None:
+    copy = without_stage(run, "rl-first", tmp_path)
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    command = [sys.executable, "-m", "pit", "run", "tiny", "--out", str(copy), *settings]
+    # A terminal's Ctrl-C reaches the whole process group.
+    process = subprocess.Popen(
+        command,
+        env=environment(cache),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for_checkpoint(process, copy / "stages" / "rl-first" / "checkpoints")
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"go on with:  pit run tiny --out {copy}" in errors
+    assert not (copy / "stages" / "rl-first" / "done.json").exists()
+    assert latest(copy, "rl-first") > 0
+    result = pit(cache, *command[3:])
+    assert result.stdout.count("finished before, skipped") == 7
+    assert losses(copy, "rl-first") == losses(run, "rl-first")
+
+
+def test_full_disk_is_one_clear_line_and_costs_nothing(cache: Path, run: Path, tmp_path: Path) -> None:
+    copy = without_stage(run, "sft-policy", tmp_path)
+    stage = copy / "stages" / "sft-policy"
+    stage.mkdir()
+    # A disk of 96 KiB, seen by this one process: the log fits, a checkpoint does not.
+    small = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=96k tmpfs "$0" && exec "$@"']
+    if subprocess.run([*small, stage, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system lets no user mount a small disk")
+    command = [*small, stage, sys.executable, "-m", "pit", "sft", "policy", "--run", copy]
+    result = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=environment(cache), timeout=120, check=False
+    )
+    assert result.returncode == 1, result.stderr[-3000:]
+    # Threads of the checkpoint writer may complain before that line, none after it.
+    assert result.stderr.rstrip().splitlines()[-1].startswith("pit: error: the disk is full")
+    pit(cache, "sft", "policy", "--run", copy)
+    assert losses(copy, "sft-policy") == losses(run, "sft-policy")
+
+
 def without_stage(run: Path, stage: str, tmp_path: Path) -> Path:
     """A copy of the run in which one stage has not begun."""
     copy = tmp_path / "run"

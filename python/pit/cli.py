@@ -3,17 +3,21 @@
 import ctypes
 import errno
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import click
 from rich.console import Console
 
 from pit.config import ConfigError, RunConfig, override
+from pit.data._core import CoreError
 from pit.data.errors import DataError
+from pit.errors import Interruption, PitError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells use it."""
@@ -40,33 +44,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _stopped(words, "stopped")
-    except Exception as error:
-        # The modules that define these are heavy (JAX); a name comparison spares `pit --help` their import.
-        names = {cls.__name__ for cls in type(error).__mro__}
-        if names & {"Interrupted", "PipelineInterrupted"}:
-            _stopped(words, str(error) or "stopped")
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            _fail(
-                f"the disk is full ({error.filename or 'no file named'}); free some space, then run the command again"
-            )
-        if names & _USER_ERRORS or isinstance(error, FileNotFoundError | PermissionError):
-            _fail(str(error))
-        raise
+    except Interruption as error:
+        _stopped(words, str(error) or "stopped")
+    except (PitError, CoreError, FloatingPointError, FileNotFoundError, PermissionError) as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _report(f"the disk is full{where}; free some space, then run the command again")
+        # Writers that still hold data would each complain on the way out.
+        os._exit(1)
 
 
-_USER_ERRORS = {
-    "ConfigError",
-    "DataError",
-    "CoreError",
-    "CheckpointError",
-    "ResultsError",
-    "PipelineError",
-    "FloatingPointError",
-}
+def _report(message: str) -> None:
+    Console(stderr=True).print(f"[bold red]pit: error:[/] {_escaped(message)}", highlight=False, soft_wrap=True)
 
 
 def _fail(message: str) -> None:
-    Console(stderr=True).print(f"[bold red]pit: error:[/] {_escaped(message)}", highlight=False, soft_wrap=True)
+    _report(message)
     sys.exit(1)
 
 
@@ -106,6 +102,9 @@ def cli() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache) / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     _keep_freed_memory()
+    # A failed write is raised where it is waited for; tracebacks from the threads of Orbax would bury that message.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def _keep_freed_memory() -> None:

@@ -26,16 +26,17 @@ from rich.progress import (
 )
 
 from pit.config import RunConfig
+from pit.errors import Interruption, PitError
 from pit.stages.context import STAGES, Run, needs_of
 from pit.stages.prepare import prepare
 from pit.train.log import PROGRESS_VARIABLE
 
 
-class PipelineError(RuntimeError):
+class PipelineError(PitError):
     """A stage failed; its own message is part of this one."""
 
 
-class PipelineInterrupted(Exception):
+class PipelineInterrupted(Interruption):
     """The run was asked to stop; every running stage has saved its checkpoint."""
 
 

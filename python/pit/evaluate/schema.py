@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from pit.errors import PitError
 from pit.evaluate.stats import CopyRate, Delta, Interval
 
 SCHEMA_VERSION = 1
@@ -31,7 +32,7 @@ RAW, STOP_RULE = "raw", "stop_rule"
 """The two quality series: every iteration taken, and only those whose gap is over the threshold."""
 
 
-class ResultsError(ValueError):
+class ResultsError(PitError):
     """A results file that is missing, malformed or of another version."""
 
 

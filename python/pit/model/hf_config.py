@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pit.config import ConfigError, ModelConfig
+from pit.errors import PitError
 
 Architecture = Literal["LlamaForCausalLM", "LlamaForSequenceClassification"]
 CAUSAL: Architecture = "LlamaForCausalLM"
@@ -36,7 +37,7 @@ _UNKNOWN_TO_LLAMA = {
 }
 
 
-class ModelFileError(ValueError):
+class ModelFileError(PitError):
     """A model folder, or a request to write one, breaks a rule; the message names the thing, the rule, the remedy."""
 
 

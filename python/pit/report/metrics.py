@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from pit.errors import PitError
 
-class MetricsError(ValueError):
+
+class MetricsError(PitError):
     """A line of a metrics file that is not what `docs/results.md` says."""
 
 

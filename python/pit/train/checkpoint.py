@@ -3,7 +3,10 @@
 Folders go through `etils.epath`, so that a `gs://` address works where that file system is reachable.
 """
 
-from collections.abc import Mapping
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +14,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from pit.errors import PitError
 from pit.model.params import Params
 from pit.train.update import TrainState
 
 
-class CheckpointError(ValueError):
+class CheckpointError(PitError):
     """A checkpoint that is damaged, or does not belong to this model or run."""
 
 
@@ -48,15 +52,16 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         meta = {**meta, "shapes": _shapes(state.params)}
-        written = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                opt=ocp.args.StandardSave(state.optimizer),
-                loader=ocp.args.JsonSave(dict(loader)),
-                meta=ocp.args.JsonSave(meta),
-            ),
-        )
+        with self._space():
+            written = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),
+                    opt=ocp.args.StandardSave(state.optimizer),
+                    loader=ocp.args.JsonSave(dict(loader)),
+                    meta=ocp.args.JsonSave(meta),
+                ),
+            )
         if not written:
             raise CheckpointError(
                 f"{self._folder}: step {step} was not written, because step {self.latest} is there already; "
@@ -134,14 +139,29 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Block until everything that was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Block until everything that was saved is on disk.
+
+        Raises:
+            OSError: the disk is full (ENOSPC).
+        """
+        with self._space():
+            self._manager.wait_until_finished()
+
+    @contextmanager
+    def _space(self) -> Iterator[None]:
+        """Gives a full disk its own error: Orbax's writers report it as text."""
+        try:
+            yield
+        except Exception as error:
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder)) from error
+            raise
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
 
 

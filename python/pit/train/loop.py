@@ -8,13 +8,14 @@ from typing import Any
 
 import jax
 
+from pit.errors import Interruption
 from pit.losses.total import Total
 from pit.train.checkpoint import Checkpoints
 from pit.train.log import StageLog
 from pit.train.update import TrainState
 
 
-class Interrupted(Exception):
+class Interrupted(Interruption):
     """The stage was asked to stop; its checkpoint is saved."""
 
 

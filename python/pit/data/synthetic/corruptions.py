@@ -1,4 +1,4 @@
-"""Answers with one known fault each, to ask a reward model whether it feels that fault.
+"""Answers with one known fault each, to ask a reward model whether it sees that fault.
 
 The oracle is not needed here: a fault is made, not measured, so training code may use this module.
 """
@@ -30,7 +30,7 @@ def clean_answer(prompt: str) -> str:
 
 
 def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
-    """One corrupted copy of a clean answer per aspect of the quality.
+    """One corrupted copy of a clean answer per aspect of the quality, and one with the fault that policies find.
 
     coverage: an item omitted (correctness falls with it: an omitted item is not right).
     correct: one value replaced by another of the same attribute.
@@ -38,6 +38,8 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
     clean: an unasked item added, or one item repeated.
     courtesy: another courtesy.
     brevity: a filler before one item.
+    repetition: an earlier item in the place of one, so that length and form are those of a clean answer. A reward model
+        that counts right items misses it, and a policy trained on such a reward repeats the item it is surest of.
 
     Args:
         prompt: a prompt of the task.
@@ -50,6 +52,7 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
     spot = rng.randrange(len(items))
     chosen = items[spot]
     left = rng.randrange(len(items) - 1)
+    again = rng.randrange(1, len(items))
     wrong = rng.choice([value for value in ATTRIBUTES[chosen.attribute] if value != chosen.value])
     other = rng.choice([word for word in COURTESIES if word != courtesy])
     extra = _extra(request, items, rng)
@@ -64,6 +67,7 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
         "clean": write(extra),
         "courtesy": write(items, other),
         "brevity": write([*items[:spot], chosen._replace(filler=rng.choice(FILLERS)), *items[spot + 1 :]]),
+        "repetition": write([*items[:again], items[rng.randrange(again)], *items[again + 1 :]]),
     }
 
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from pit.data.synthetic.words import ATTRIBUTE_OF, Answer, parse_answer, parse_prompt, render_answer
 
 WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {"coverage": 0.15, "correct": 0.30, "order": 0.10, "clean": 0.25, "courtesy": 0.12, "brevity": 0.08}
+    {"coverage": 0.15, "correct": 0.30, "order": 0.15, "clean": 0.20, "courtesy": 0.12, "brevity": 0.08}
 )
 """Share of each aspect in the quality; they sum to 1."""
 

@@ -1,0 +1,45 @@
+"""Frozen configuration of a run, validated once, when it is made; recipes are functions that return one.
+
+Nothing here repairs a value; what cannot work is refused with field, value, rule and remedy.
+"""
+
+from pit.config.plain import digest, from_dict, override, to_dict
+from pit.config.rules import ConfigError
+from pit.config.run import RunConfig
+from pit.config.sections import (
+    DataConfig,
+    EvaluateConfig,
+    GapForm,
+    ImproveConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PackingConfig,
+    RlConfig,
+    TokenizerConfig,
+    TrainConfig,
+    WindowConfig,
+    gemma_like,
+)
+
+__all__ = [
+    "ConfigError",
+    "DataConfig",
+    "EvaluateConfig",
+    "GapForm",
+    "ImproveConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PackingConfig",
+    "RlConfig",
+    "RunConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+    "WindowConfig",
+    "digest",
+    "from_dict",
+    "gemma_like",
+    "override",
+    "to_dict",
+]

@@ -1,0 +1,104 @@
+"""The whole of a run: its sections, and what one of them asks of another."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pit.config.rules import COUNT, UNSIGNED, Section, require
+from pit.config.sections import (
+    DataConfig,
+    EvaluateConfig,
+    ImproveConfig,
+    MeshConfig,
+    ModelConfig,
+    RlConfig,
+    TokenizerConfig,
+    TrainConfig,
+    WindowConfig,
+)
+
+
+def _rl_first() -> RlConfig:
+    return RlConfig(sources=(1, 1, 0))
+
+
+def _rl_second() -> RlConfig:
+    return RlConfig(sources=(0, 0, 1))
+
+
+@dataclass(frozen=True)
+class RunConfig(Section):
+    """Everything a run depends on. `workers` and `mesh` change how, never what, up to rounding."""
+
+    name: str = "custom"
+    seed: Annotated[int, UNSIGNED] = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    policy: ModelConfig = field(default_factory=ModelConfig)
+    reward_model: ModelConfig = field(default_factory=ModelConfig)
+    sft: TrainConfig = field(default_factory=TrainConfig)
+    quality: TrainConfig = field(default_factory=TrainConfig)
+    gap: TrainConfig = field(default_factory=TrainConfig)
+    judge: TrainConfig = field(default_factory=TrainConfig)
+    rl_policy: RlConfig = field(default_factory=RlConfig)
+    rl_first: RlConfig = field(default_factory=_rl_first)
+    rl_second: RlConfig = field(default_factory=_rl_second)
+    improve: ImproveConfig = field(default_factory=ImproveConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    workers: Annotated[int, COUNT] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_lengths()
+        self._check_stages()
+        heads, kv, tensor = self.policy.heads, self.policy.kv_heads, self.mesh.tensor
+        require(
+            heads % tensor == 0 and kv % tensor == 0,
+            "mesh.tensor",
+            tensor,
+            f"must divide the policy's heads = {heads} and kv_heads = {kv}",
+            "lower it",
+        )
+
+    def _check_lengths(self) -> None:
+        """Every path of a tree that the windows allow fits into a row and under the learned positions."""
+        windows = self.windows
+        improver_path = windows.input + windows.reference + windows.output
+        paths = {"gap": improver_path, "rl_first": improver_path, "rl_second": improver_path, "sft": improver_path}
+        paths |= dict.fromkeys(("quality", "judge", "rl_policy"), windows.input + windows.output)
+        for section, path in paths.items():
+            row = getattr(self, section).packing.row_length
+            require(
+                row >= path,
+                f"{section}.packing.row_length",
+                row,
+                f"must hold the longest path of {path} tokens that windows allow",
+                "raise row_length or lower the windows",
+            )
+        for name in ("policy", "reward_model"):
+            size = getattr(self, name).learned_positions
+            require(
+                size == 0 or size >= improver_path,
+                f"{name}.learned_positions",
+                size,
+                f"must be 0 or cover the longest path of {improver_path} tokens",
+                "raise it or lower the windows",
+            )
+
+    def _check_stages(self) -> None:
+        """Models start from models that exist; the policy sees no reference, an improver does."""
+        for section in ("sft", "quality", "judge"):
+            init = getattr(self, section).init
+            allowed = ("random",) if section == "sft" else ("random", "policy")
+            require(init in allowed, f"{section}.init", init, f"must be one of {allowed} here", "choose one")
+        for section in ("rl_first", "rl_second"):
+            sources = getattr(self, section).sources
+            require(sum(sources) > 0, f"{section}.sources", sources, "an improver needs references", "give a weight")
+        require(
+            sum(self.rl_policy.sources) == 0,
+            "rl_policy.sources",
+            self.rl_policy.sources,
+            "the policy sees no reference",
+            "use 0,0,0",
+        )

@@ -1,0 +1,287 @@
+"""The sections of a run's config, one for each thing there is to choose."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from pit.config.rules import COUNT, DECAY, FINITE, POSITIVE, SHARE, UNSIGNED, Range, Section
+
+GapForm = Literal["raw", "centred", "symmetric"]
+
+WINDOW = Range(low=3.0)
+"""Room for a token of each side of a cut, and the closing role token."""
+
+
+@dataclass(frozen=True)
+class DataConfig(Section):
+    """Which preferences, and how they are cut into folds.
+
+    path: folder or file of preferences; None means the synthetic task.
+    format: reader, "auto" looks at the content.
+    synthetic_rows: rows of the synthetic task to make when `path` is None.
+    fold_fractions: shares of sft, reward, rl (the paper's thirds), judge and eval.
+    fold_key: key of the stable hash that assigns a conversation to a fold.
+    strict: refuse dirty rows instead of counting and dropping them.
+    """
+
+    section: ClassVar[str] = "data"
+    path: str | None = None
+    format: str = "auto"
+    synthetic_rows: Annotated[int, Range(low=100.0)] = 48_000
+    fold_fractions: tuple[float, float, float, float, float] = (0.28, 0.28, 0.28, 0.10, 0.06)
+    fold_key: str = "pit"
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            abs(sum(self.fold_fractions) - 1.0) < 1e-9 and min(self.fold_fractions) > 0,
+            "fold_fractions",
+            "must be five positive shares that sum to 1",
+            "set sft,reward,rl,judge,eval",
+        )
+
+
+@dataclass(frozen=True)
+class TokenizerConfig(Section):
+    """A `tokenizer.json` to load, or the size of a byte-level BPE vocabulary to train on the sft fold."""
+
+    section: ClassVar[str] = "tokenizer"
+    path: str | None = None
+    vocab_size: int = 4096
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.path is not None or self.vocab_size >= 264,
+            "vocab_size",
+            "must hold 256 bytes and the role tokens",
+            "use at least 264",
+        )
+
+
+@dataclass(frozen=True)
+class WindowConfig(Section):
+    """Token windows of the three segments, closing role tokens counted (paper: 512 each)."""
+
+    section: ClassVar[str] = "windows"
+    input: Annotated[int, WINDOW] = 512
+    reference: Annotated[int, WINDOW] = 512
+    output: Annotated[int, WINDOW] = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.reference == self.output,
+            "reference",
+            f"must equal windows.output = {self.output}: an output becomes the next reference",
+            "set both to the same value",
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig(Section):
+    """Shape of a decoder. The defaults are Llama-like; `gemma_like` lists what Gemma changes.
+
+    rotary_fraction: share of each head's width that is rotated by position; the rest compares content alone.
+    learned_positions: size of a learned table of positions that is added to the embedding (GPT-2); 0 for none.
+    matched_heads: KV heads of each layer whose key projection starts equal to the query projection, so that equal
+        tokens find each other from the first step (a small model trained from scratch otherwise learns a lookup late).
+    """
+
+    section: ClassVar[str] = "model"
+    width: Annotated[int, COUNT] = 64
+    layers: Annotated[int, COUNT] = 2
+    heads: Annotated[int, COUNT] = 2
+    kv_heads: Annotated[int, COUNT] = 2
+    head_dim: Annotated[int, COUNT] = 32
+    mlp: Annotated[int, COUNT] = 128
+    norm_eps: Annotated[float, POSITIVE] = 1e-5
+    rope_theta: Annotated[float, POSITIVE] = 10_000.0
+    rotary_fraction: float = 1.0
+    learned_positions: Annotated[int, UNSIGNED] = 0
+    tied: bool = True
+    activation: Literal["silu", "gelu"] = "silu"
+    norm_offset: bool = False
+    embed_scale: bool = False
+    post_norm: bool = False
+    attention_soft_cap: Annotated[float | None, POSITIVE] = None
+    final_soft_cap: Annotated[float | None, POSITIVE] = None
+    query_scale: Annotated[float | None, POSITIVE] = None
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    matched_heads: Annotated[int, UNSIGNED] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.heads % self.kv_heads == 0,
+            "kv_heads",
+            f"must divide model.heads = {self.heads}",
+            "choose a divisor",
+        )
+        self._require(self.head_dim % 2 == 0, "head_dim", "must be even (rotary pairs)", "add or take one")
+        self._require(
+            0 <= self.rotary_fraction <= 1 and self.head_dim * self.rotary_fraction % 2 == 0,
+            "rotary_fraction",
+            f"must be in [0, 1] and rotate an even part of head_dim = {self.head_dim}",
+            "choose such a fraction",
+        )
+        self._require(
+            self.matched_heads <= self.kv_heads,
+            "matched_heads",
+            f"must be at most kv_heads = {self.kv_heads}",
+            "lower it",
+        )
+
+
+def gemma_like(config: ModelConfig) -> ModelConfig:
+    """The same shape with Gemma's choices: GELU, norms scaled by 1 + w, scaled embedding, norms after blocks too."""
+    return dataclasses.replace(
+        config, activation="gelu", norm_offset=True, embed_scale=True, post_norm=True, tied=True, norm_eps=1e-6
+    )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Section):
+    """AdamW with linear warm-up, cosine decay to `end_fraction` of the peak, and global norm clipping."""
+
+    section: ClassVar[str] = "optimizer"
+    learning_rate: Annotated[float, POSITIVE] = 2e-3
+    warmup_steps: Annotated[int, UNSIGNED] = 20
+    end_fraction: Annotated[float, SHARE] = 0.1
+    b1: Annotated[float, DECAY] = 0.9
+    b2: Annotated[float, DECAY] = 0.98
+    weight_decay: Annotated[float, UNSIGNED] = 0.0
+    clip_norm: Annotated[float, POSITIVE] = 1.0
+
+
+@dataclass(frozen=True)
+class PackingConfig(Section):
+    """How trees become rows: `rows` rows of `row_length` tokens per shard and microbatch.
+
+    window: trees the planner may look ahead to fill a row.
+    trees: most trees of one microbatch and shard (the static size of its leaf table).
+    """
+
+    section: ClassVar[str] = "packing"
+    row_length: Annotated[int, COUNT] = 512
+    rows: Annotated[int, COUNT] = 8
+    microbatches: Annotated[int, COUNT] = 1
+    window: Annotated[int, COUNT] = 256
+    trees: Annotated[int, COUNT] = 128
+
+
+@dataclass(frozen=True)
+class TrainConfig(Section):
+    """A supervised stage (fine-tuning or reward model).
+
+    steps: optimizer steps; None means one pass over the fold, counted by planning it.
+    evaluate_every, checkpoint_every: in steps; 0 means only at the end.
+    keep: checkpoints kept.
+    init: where a reward model starts: "random", the fine-tuned "policy" of the same shape, or (R_PIT) "quality", R_P.
+    """
+
+    steps: Annotated[int | None, COUNT] = None
+    packing: PackingConfig = field(default_factory=PackingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluate_every: Annotated[int, UNSIGNED] = 200
+    evaluate_trees: Annotated[int, COUNT] = 512
+    checkpoint_every: Annotated[int, UNSIGNED] = 200
+    keep: Annotated[int, COUNT] = 2
+    init: Literal["random", "policy", "quality"] = "random"
+
+
+@dataclass(frozen=True)
+class RlConfig(Section):
+    """One reinforcement-learning stage: leave-one-out REINFORCE with a KL term to an anchor.
+
+    prompts, samples: trees of a step and samples of a tree.
+    beta: KL coefficient, in units of the reward model's score per nat (the paper leaves it open).
+    temperature: of sampling, and of every log-prob and KL in the loss.
+    gap: form of the gap reward (improver stages only).
+    normalise: divide advantages by their standard deviation over the step.
+    no_eos_penalty: subtracted from the reward of a sample that did not end.
+    sources: integer weights of reference sources (worse, better, policy) that the curriculum draws from.
+    anchor: the model of the KL term: "sft", or "init" (the checkpoint that the stage starts from).
+    """
+
+    section: ClassVar[str] = "rl"
+    steps: Annotated[int, COUNT] = 75
+    prompts: Annotated[int, COUNT] = 32
+    samples: int = 4
+    beta: Annotated[float, UNSIGNED] = 0.4
+    temperature: Annotated[float, POSITIVE] = 1.0
+    gap: GapForm = "raw"
+    normalise: bool = True
+    no_eos_penalty: Annotated[float, UNSIGNED] = 1.0
+    sources: tuple[int, int, int] = (0, 0, 0)
+    anchor: Literal["sft", "init"] = "sft"
+    packing: PackingConfig = field(default_factory=PackingConfig)
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=5e-4, warmup_steps=5))
+    evaluate_every: Annotated[int, UNSIGNED] = 25
+    evaluate_prompts: Annotated[int, COUNT] = 128
+    checkpoint_every: Annotated[int, UNSIGNED] = 25
+    keep: Annotated[int, COUNT] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(self.samples >= 2, "samples", "leave-one-out needs at least 2", "raise it")
+        self._require(min(self.sources) >= 0, "sources", "weights must be >= 0", "fix the weights")
+
+
+@dataclass(frozen=True)
+class ImproveConfig(Section):
+    """Iterated improvement at inference (the paper's Algorithm 2, with an acceptance rule of ours).
+
+    iterations: improver passes.
+    temperature: of y0 and of every pass; 0 is greedy.
+    gap: form of the gap that decides.
+    threshold: a candidate replaces the answer only if its gap over it exceeds this.
+    batch: prompts sampled at once.
+    """
+
+    section: ClassVar[str] = "improve"
+    iterations: Annotated[int, COUNT] = 3
+    temperature: Annotated[float, UNSIGNED] = 1.0
+    gap: GapForm = "centred"
+    threshold: Annotated[float, FINITE] = 0.0
+    batch: Annotated[int, COUNT] = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(self.gap != "raw", "gap", "a raw gap has no zero", "use centred or symmetric")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Section):
+    """What is measured at the end of a run.
+
+    prompts: most prompts of the eval fold used; examples: how many the report shows.
+    resamples: bootstrap samples behind each interval.
+    sensitivity_prompts: prompts of the sensitivity check.
+    sensitivity_floor: a run stops before RL if a reward model ranks a clean answer above its corrupted copy less often
+        than this, for any aspect of the synthetic task.
+    """
+
+    section: ClassVar[str] = "evaluate"
+    prompts: Annotated[int, Range(low=2.0)] = 1000
+    resamples: Annotated[int, COUNT] = 2000
+    examples: Annotated[int, UNSIGNED] = 8
+    sensitivity_prompts: Annotated[int, COUNT] = 256
+    sensitivity_floor: Annotated[float, SHARE] = 0.8
+
+
+@dataclass(frozen=True)
+class MeshConfig(Section):
+    """One device mesh (data, fsdp, tensor); 1, 1, 1 is a single device."""
+
+    section: ClassVar[str] = "mesh"
+    data: Annotated[int, COUNT] = 1
+    fsdp: Annotated[int, COUNT] = 1
+    tensor: Annotated[int, COUNT] = 1
+
+    @property
+    def shards(self) -> int:
+        """Shards of the batch: rows are split over data x fsdp."""
+        return self.data * self.fsdp
