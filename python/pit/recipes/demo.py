@@ -35,25 +35,17 @@ def demo() -> RunConfig:
         learned_positions=128,
         matched_heads=2,
     )
+    rows = PackingConfig(row_length=512, rows=4, window=256, trees=128)
     sft = TrainConfig(
-        steps=700,
-        packing=PackingConfig(row_length=256, rows=8, window=256, trees=64),
+        steps=600,
+        packing=rows,
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
-        evaluate_every=350,
-        checkpoint_every=350,
+        evaluate_every=300,
+        checkpoint_every=300,
     )
-    reward = TrainConfig(
-        steps=700,
-        packing=PackingConfig(row_length=256, rows=8, window=256, trees=64),
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
-        evaluate_every=350,
-        checkpoint_every=350,
-    )
-    gap = dataclasses.replace(
-        reward, packing=PackingConfig(row_length=256, rows=12, window=256, trees=64), steps=800, init="quality"
-    )
+    reward = dataclasses.replace(sft, steps=900)
     rl = RlConfig(
-        steps=50,
+        steps=40,
         prompts=32,
         samples=4,
         beta=0.4,
@@ -63,7 +55,13 @@ def demo() -> RunConfig:
         checkpoint_every=25,
     )
     # The symmetric gap is half a difference of scores, and two good answers differ little: a smaller KL coefficient.
-    gap_rl = dataclasses.replace(rl, gap="symmetric", beta=0.1)
+    gap_rl = dataclasses.replace(
+        rl,
+        steps=75,
+        gap="symmetric",
+        beta=0.05,
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=5),
+    )
     return RunConfig(
         name="demo",
         data=DataConfig(synthetic_rows=64_000),
@@ -73,12 +71,13 @@ def demo() -> RunConfig:
         reward_model=model,
         sft=sft,
         quality=reward,
-        gap=gap,
-        judge=dataclasses.replace(reward, steps=500),
+        gap=dataclasses.replace(reward, packing=dataclasses.replace(rows, rows=6), init="quality"),
+        judge=dataclasses.replace(reward, steps=400),
         rl_policy=rl,
         rl_first=dataclasses.replace(gap_rl, sources=(1, 1, 0)),
-        rl_second=dataclasses.replace(gap_rl, sources=(0, 0, 1)),
-        improve=ImproveConfig(iterations=5, gap="symmetric", batch=250),
+        # The fine-tuned improver copies the writers' noise: RL,1 stays near what RL,0 has made of it instead.
+        rl_second=dataclasses.replace(gap_rl, sources=(0, 0, 1), anchor="init"),
+        improve=ImproveConfig(iterations=5, gap="symmetric", threshold=0.25, batch=250),
         evaluate=EvaluateConfig(prompts=1000, sensitivity_floor=0.8),
     )
 
