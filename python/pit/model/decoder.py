@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Float32, Int32
 
 from pit.config import ModelConfig
 from pit_kernels import cached_attention, three_way_attention
@@ -63,6 +63,19 @@ def rotate(
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param[Array]:
     return nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32) * jnp.float32(fan_in**-0.5))
+
+
+def _sinusoids(positions: int, width: int) -> Float32[Array, "P D"]:
+    """Where a learned table of positions starts: sines and cosines (Vaswani et al. 2017) of half a token's size.
+
+    Neighbours start alike, so that a head can read where it looked from the first step. From a table that starts as
+    noise, a small model learns much later whether a token of the answer was found in the prompt.
+    """
+    half = -(-width // 2)
+    frequency = jnp.exp(-jnp.log(jnp.float32(positions)) * jnp.arange(half, dtype=jnp.float32) / jnp.float32(half))
+    angle = jnp.arange(positions, dtype=jnp.float32)[:, None] * frequency[None, :]
+    table = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)[:, :width]
+    return table * jnp.float32((2 * width) ** -0.5)
 
 
 class Attention(nnx.Module):
@@ -184,7 +197,7 @@ class Decoder(nnx.Module):
         # Scaled so that a tied table gives logits of order one, and so do Gemma's scaled embeddings.
         self.embedding = _normal(rngs, (vocab_size, config.width), config.width)
         if config.learned_positions:
-            self.positions = _normal(rngs, (config.learned_positions, config.width), 16 * config.width)
+            self.positions = nnx.Param(_sinusoids(config.learned_positions, config.width))
         self.layers = nnx.List([Layer(config, rngs) for _ in range(config.layers)])
         self.final_norm = RmsNorm(config.width, config)
         if not config.tied:

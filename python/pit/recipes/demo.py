@@ -24,26 +24,26 @@ def demo() -> RunConfig:
     """
     model = ModelConfig(
         width=64,
-        layers=3,
-        heads=3,
-        kv_heads=3,
+        layers=2,
+        heads=2,
+        kv_heads=2,
         head_dim=32,
         mlp=128,
-        # A word of the answer must find itself in the prompt. Rotated queries and keys of a small model find the word
-        # itself first, and an unrotated match says nothing of where it was found: hence a learned table of positions.
+        # A reward model must learn whether a word of the answer stands in the prompt. One head per layer begins with
+        # keys equal to queries, so that equal words meet; the table of positions tells where they met. Without either,
+        # "wrong value" is not learned in these steps.
         rotary_fraction=0.0,
         learned_positions=128,
-        matched_heads=2,
+        matched_heads=1,
     )
     rows = PackingConfig(row_length=512, rows=4, window=256, trees=128)
-    sft = TrainConfig(
-        steps=600,
+    train = TrainConfig(
+        steps=500,
         packing=rows,
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
-        evaluate_every=300,
-        checkpoint_every=300,
+        evaluate_every=250,
+        checkpoint_every=250,
     )
-    reward = dataclasses.replace(sft, steps=900)
     rl = RlConfig(
         steps=40,
         prompts=32,
@@ -69,10 +69,10 @@ def demo() -> RunConfig:
         windows=WindowConfig(input=24, reference=28, output=28),
         policy=model,
         reward_model=model,
-        sft=sft,
-        quality=reward,
-        gap=dataclasses.replace(reward, packing=dataclasses.replace(rows, rows=6), init="quality"),
-        judge=dataclasses.replace(reward, steps=400),
+        sft=train,
+        quality=train,
+        gap=dataclasses.replace(train, packing=dataclasses.replace(rows, rows=6), init="quality"),
+        judge=dataclasses.replace(train, steps=400),
         rl_policy=rl,
         rl_first=dataclasses.replace(gap_rl, sources=(1, 1, 0)),
         # The fine-tuned improver copies the writers' noise: RL,1 stays near what RL,0 has made of it instead.
