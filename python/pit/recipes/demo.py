@@ -25,16 +25,16 @@ def demo() -> RunConfig:
     model = ModelConfig(
         width=64,
         layers=2,
-        heads=2,
-        kv_heads=2,
+        heads=4,
+        kv_heads=4,
         head_dim=32,
         mlp=128,
-        # A reward model must learn whether a word of the answer stands in the prompt. One head per layer begins with
+        # A reward model must learn whether a word of the answer stands in the prompt. Two heads of a layer begin with
         # keys equal to queries, so that equal words meet; the table of positions tells where they met. Without either,
         # "wrong value" is not learned in these steps.
         rotary_fraction=0.0,
         learned_positions=128,
-        matched_heads=1,
+        matched_heads=2,
     )
     rows = PackingConfig(row_length=512, rows=4, window=256, trees=128)
     train = TrainConfig(
@@ -57,7 +57,7 @@ def demo() -> RunConfig:
     # The symmetric gap is half a difference of scores, and two good answers differ little: a smaller KL coefficient.
     gap_rl = dataclasses.replace(
         rl,
-        steps=75,
+        steps=100,
         gap="symmetric",
         beta=0.05,
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=5),
