@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,8 @@ def test_rows_never_change() -> None:
     row = preference_at(0, 0)
     assert (row.prompt[0].content, row.better, row.worse) == (
         "Describe this white old steel free oval bench: age, shape and price. End fondly.",
-        "age old, shape oval, price free. fondly",
-        "price free, age used, shape oval. fondly",
+        "age old, age old, er price free. fondly",
+        "age old, shape slim, shape slim, er price free. fondly",
     )
 
 
@@ -63,8 +64,9 @@ def test_rows_are_well_formed(seed: int, index: int) -> None:
     assert row.better != row.worse
     for answer in (row.better, row.worse):
         parsed = words.parse_answer(answer)
-        assert parsed.junk == 0
-        assert words.render_answer(parsed) == answer
+        stuttered = any(one == two for one, two in pairwise(answer.split(" ")))
+        assert parsed.junk == 0 or stuttered
+        assert words.render_answer(parsed) == answer or stuttered
 
 
 def test_no_word_serves_twice() -> None:
@@ -142,7 +144,7 @@ def test_a_corruption_lowers_what_it_says_alone(index: int, seed: int) -> None:
     corrupted = corruptions(prompt, clean, random.Random(seed))
     # What is left out cannot be right either.
     lowers = {name: {name} for name in WEIGHTS} | {"coverage": {"coverage", "correct"}}
-    lowers["repetition"] = {"coverage", "correct", "clean"}
+    lowers |= {"repetition": {"coverage", "correct", "clean"}, "stutter": {"clean"}}
     assert corrupted.keys() == lowers.keys()
     for aspect, answer in corrupted.items():
         lowered = {name for name, value in aspects(prompt, answer).items() if value < 1}

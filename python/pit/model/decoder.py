@@ -74,8 +74,9 @@ def _sinusoids(positions: int, width: int) -> Float32[Array, "P D"]:
     half = -(-width // 2)
     frequency = jnp.exp(-jnp.log(jnp.float32(positions)) * jnp.arange(half, dtype=jnp.float32) / jnp.float32(half))
     angle = jnp.arange(positions, dtype=jnp.float32)[:, None] * frequency[None, :]
-    table: Array = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)[:, :width]
-    return table * jnp.float32((2 * width) ** -0.5)
+    table = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)[:, :width]
+    scaled: Array = table * jnp.float32((2 * width) ** -0.5)
+    return scaled
 
 
 class Attention(nnx.Module):

@@ -59,8 +59,8 @@ def demo() -> RunConfig:
         rl,
         steps=100,
         gap="symmetric",
-        beta=0.05,
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=5),
+        beta=0.1,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=5),
     )
     return RunConfig(
         name="demo",

@@ -15,6 +15,7 @@ from pit.data.synthetic.words import (
     parse_answer,
     parse_prompt,
     render_answer,
+    stutter,
 )
 
 
@@ -30,7 +31,7 @@ def clean_answer(prompt: str) -> str:
 
 
 def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
-    """One corrupted copy of a clean answer per aspect of the quality, and one with the fault that policies find.
+    """One corrupted copy of a clean answer per aspect of the quality, and one with each fault that policies find.
 
     coverage: an item omitted (correctness falls with it: an omitted item is not right).
     correct: one value replaced by another of the same attribute.
@@ -40,6 +41,7 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
     brevity: a filler before one item.
     repetition: an earlier item in the place of one, so that length and form are those of a clean answer. A reward model
         that counts right items misses it, and a policy trained on such a reward repeats the item it is surest of.
+    stutter: a word said several times over.
 
     Args:
         prompt: a prompt of the task.
@@ -68,6 +70,7 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
         "courtesy": write(items, other),
         "brevity": write([*items[:spot], chosen._replace(filler=rng.choice(FILLERS)), *items[spot + 1 :]]),
         "repetition": write([*items[:again], items[rng.randrange(again)], *items[again + 1 :]]),
+        "stutter": stutter(answer, rng.random(), rng.randint(1, 8)),
     }
 
 

@@ -27,6 +27,7 @@ from pit.data.synthetic.words import (
     Request,
     render_answer,
     render_prompt,
+    stutter,
 )
 from pit.types import Message, Preference
 
@@ -52,6 +53,7 @@ class _Decisions(NamedTuple):
     extra: tuple[str, str, float] | None
     repeat: tuple[float, float] | None
     courtesy: str
+    stutter: tuple[float, int] | None
 
 
 class _Dice:
@@ -99,6 +101,7 @@ def _decide(request: Request, dice: _Dice) -> _Decisions:
         extra=(extra, extra_value, dice.share()) if dice.chance(0.5 * level) else None,
         repeat=(dice.share(), dice.share()) if dice.chance(0.5 * level) else None,
         courtesy=bad if dice.chance(0.25 + 0.6 * level) else courtesy,
+        stutter=(dice.share(), 1 + int(3 * dice.share())) if dice.chance(0.3 * level) else None,
     )
 
 
@@ -116,6 +119,7 @@ def _mix(own: _Decisions, draft: _Decisions, dice: _Dice) -> _Decisions:
         extra=either(own.extra, draft.extra),
         repeat=either(own.repeat, draft.repeat),
         courtesy=either(own.courtesy, draft.courtesy),
+        stutter=either(own.stutter, draft.stutter),
     )
 
 
@@ -129,7 +133,8 @@ def _write(request: Request, decisions: _Decisions) -> str:
         source = int(decisions.repeat[0] * len(items))
         place = source + 1 + int(decisions.repeat[1] * (len(items) - source))
         items.insert(place, items[source]._replace(filler=""))
-    return render_answer(Answer(tuple(items), decisions.courtesy))
+    text = render_answer(Answer(tuple(items), decisions.courtesy))
+    return text if decisions.stutter is None else stutter(text, *decisions.stutter)
 
 
 def _pair(request: Request, coupled: bool, dice: _Dice) -> tuple[str, str]:

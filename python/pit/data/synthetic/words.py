@@ -114,6 +114,17 @@ def render_answer(answer: Answer) -> str:
     return f"{items}{'.' if items else ''} {answer.courtesy}".strip()
 
 
+def stutter(text: str, place: float, times: int) -> str:
+    """The text with the word at `place`, a share in [0, 1) of its words, said `times` times more.
+
+    >>> stutter("price cheap. fondly", 0.9, 2)
+    'price cheap. fondly fondly fondly'
+    """
+    words = text.split(" ")
+    index = int(place * len(words))
+    return " ".join([*words[:index], *[words[index]] * times, *words[index:]])
+
+
 def parse_answer(text: str) -> Answer:
     """Read any text as an answer; what does not fit is counted as junk."""
     words = re.findall(r"[^\W\d_]+|[^\s,.]", text)
