@@ -74,6 +74,20 @@ def test_a_checkpoint_gives_back_weights_optimizer_and_meta(saved):
         assert_equal_bits(checkpoints.restore_params(fresh()), state.params)
 
 
+def test_steps_taken_while_a_checkpoint_is_written_do_not_reach_it(tmp_path):
+    def start():
+        return UPDATE.start({**fresh(), "rest": jnp.zeros(2**20)})
+
+    state = run(start(), 0, 1)
+    expected = jax.tree.map(np.array, state)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(state, LOADER, META)
+        # Each step gives the buffers that are being written to the next one.
+        run(state, 1, 9)
+        checkpoints.wait()
+        assert_equal_bits(checkpoints.restore(start(), META["hash"]).state, expected)
+
+
 def test_an_empty_folder_restores_nothing_and_has_no_weights(tmp_path):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         assert checkpoints.latest is None
