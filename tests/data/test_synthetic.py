@@ -36,8 +36,8 @@ def test_rows_never_change() -> None:
     row = preference_at(0, 0)
     assert (row.prompt[0].content, row.better, row.worse) == (
         "Describe this white old steel free oval bench: age, shape and price. End fondly.",
-        "age old, age old, er price free. fondly",
-        "age old, shape slim, shape slim, er price free. fondly",
+        "price free, age old, shape oval. fondly",
+        "price free, age used, shape oval. fondly",
     )
 
 

@@ -2,8 +2,8 @@
 
 A row's two answers are written by noisy writers. In the folds on which improvers are trained and evaluated the two
 share a draft, so that the worse answer tells something about the better one (without that an improver has no reason
-to read its reference); in the reward and judge folds they are independent, for wide contrasts. A pair is labelled by
-the hidden quality through a logistic coin, as people's preferences are: noisily.
+to read its reference); in the reward and judge folds they are independent, for wide contrasts, and some stutter: a
+policy that repeats a word without end must not be news to its reward model. A pair is labelled by the hidden quality through a logistic coin, as people's preferences are: noisily.
 """
 
 import json
@@ -79,7 +79,13 @@ def _request(dice: _Dice) -> Request:
     return Request(tuple(given), dice.pick(NOUNS), tuple(asked), dice.pick(COURTESIES))
 
 
-def _decide(request: Request, dice: _Dice) -> _Decisions:
+def _stutter(dice: _Dice) -> tuple[float, int]:
+    """Where a writer repeats a word, half of the time the last one, and how often."""
+    place, end = dice.share(), 1.0 - 2.0**-20
+    return place if dice.chance(0.5) else end, 1 + int(6 * dice.share())
+
+
+def _decide(request: Request, dice: _Dice, *, stutters: bool) -> _Decisions:
     """The decisions of one writer, whose carelessness is drawn from U(0, 1)."""
     level = dice.share()
     truth = request.truth
@@ -101,7 +107,7 @@ def _decide(request: Request, dice: _Dice) -> _Decisions:
         extra=(extra, extra_value, dice.share()) if dice.chance(0.5 * level) else None,
         repeat=(dice.share(), dice.share()) if dice.chance(0.5 * level) else None,
         courtesy=bad if dice.chance(0.25 + 0.6 * level) else courtesy,
-        stutter=(dice.share(), 1 + int(3 * dice.share())) if dice.chance(0.3 * level) else None,
+        stutter=_stutter(dice) if stutters and dice.chance(0.5 * level) else None,
     )
 
 
@@ -140,8 +146,8 @@ def _write(request: Request, decisions: _Decisions) -> str:
 def _pair(request: Request, coupled: bool, dice: _Dice) -> tuple[str, str]:
     """Two different answers, neither of them empty."""
     while True:
-        draft = _decide(request, dice) if coupled else None
-        decisions = [_decide(request, dice) for _ in range(2)]
+        draft = _decide(request, dice, stutters=False) if coupled else None
+        decisions = [_decide(request, dice, stutters=not coupled) for _ in range(2)]
         if draft is not None:
             decisions = [_mix(own, draft, dice) for own in decisions]
         first, second = (_write(request, each) for each in decisions)
