@@ -2,8 +2,9 @@
 
 A row's two answers are written by noisy writers. In the folds on which improvers are trained and evaluated the two
 share a draft, so that the worse answer tells something about the better one (without that an improver has no reason
-to read its reference); in the reward and judge folds they are independent, for wide contrasts, and some stutter: a
-policy that repeats a word without end must not be news to its reward model. A pair is labelled by the hidden quality through a logistic coin, as people's preferences are: noisily.
+to read its reference). In the reward and judge folds they are independent, for wide contrasts, and some stutter: that
+a policy repeats a word without end must not be news to its reward model. A pair is labelled by the hidden quality
+through a logistic coin, as people's preferences are: noisily.
 """
 
 import json
