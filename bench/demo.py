@@ -16,7 +16,15 @@ from typing import Any
 
 from pit.evaluate.schema import read_results
 
-DELTAS = ("improved_over_policy", "improved_plain_over_policy", "wrong_reference_over_policy", "policy_over_sft_policy")
+DELTAS = (
+    "improved_over_policy",
+    "improved_plain_over_policy",
+    "improved_5_over_policy",
+    "improved_plain_5_over_policy",
+    "wrong_reference_over_policy",
+    "wrong_reference_plain_over_policy",
+    "policy_over_sft_policy",
+)
 
 
 def run_seed(seed: int, folder: Path) -> dict[str, Any]:

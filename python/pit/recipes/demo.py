@@ -45,7 +45,7 @@ def demo() -> RunConfig:
         checkpoint_every=250,
     )
     rl = RlConfig(
-        steps=40,
+        steps=100,
         prompts=32,
         samples=4,
         beta=0.4,
@@ -57,7 +57,6 @@ def demo() -> RunConfig:
     # The symmetric gap is half a difference of scores, and two good answers differ little: a smaller KL coefficient.
     gap_rl = dataclasses.replace(
         rl,
-        steps=100,
         gap="symmetric",
         beta=0.1,
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=5),
