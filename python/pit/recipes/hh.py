@@ -60,6 +60,6 @@ def hh() -> RunConfig:
         rl_policy=rl,
         rl_first=dataclasses.replace(rl, sources=(1, 1, 0)),
         rl_second=dataclasses.replace(rl, sources=(0, 0, 1)),
-        improve=ImproveConfig(iterations=2, batch=16),
+        improve=ImproveConfig(iterations=2, batch=64),
         evaluate=EvaluateConfig(prompts=128, examples=4),
     )
