@@ -33,6 +33,9 @@ GEMMA = dataclasses.replace(
     gemma_like(LLAMA), attention_soft_cap=3.0, final_soft_cap=2.0, query_scale=0.4, head_dim=6, kv_heads=1
 )
 
+LEARNED = dataclasses.replace(LLAMA, learned_positions=64, rotary_fraction=0.5, matched_heads=1, tied=True)
+"""A table of positions, heads that are half rotated, and matched keys: what small models trained from scratch use."""
+
 WHOLE = Layout(closings=CLOSINGS, pad=PAD, row_length=60, rows=4, trees=3)
 """Rows that hold several trees, and even the largest one whole."""
 

@@ -17,7 +17,11 @@ from pit.model.params import merge
 from pit.stages.reward import gap_loss, quality_loss
 from pit.stages.sft import nll
 
-CONFIGS = {"llama": (twins.LLAMA, [twins.SPLIT]), "gemma": (twins.GEMMA, [twins.SPLIT, twins.WHOLE])}
+CONFIGS = {
+    "llama": (twins.LLAMA, [twins.SPLIT]),
+    "gemma": (twins.GEMMA, [twins.SPLIT, twins.WHOLE]),
+    "learned": (twins.LEARNED, [twins.SPLIT]),
+}
 
 # Sums of at most 60 float32 terms of order one, in two orders, through two layers: a few hundred roundings of 6e-8.
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}

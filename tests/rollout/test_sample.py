@@ -18,7 +18,7 @@ from pit.rollout.sample import pad_prefixes, sample
 from pit.rollout.strategy import Greedy, Temperature, strategy_at
 from pit.stages.rl import by_slot, sampled_logprobs
 
-CONFIGS = {"llama": twins.LLAMA, "gemma": twins.GEMMA}
+CONFIGS = {"llama": twins.LLAMA, "gemma": twins.GEMMA, "learned": twins.LEARNED}
 TREES, N, CAPACITY = 3, 2, 6
 EOS = twins.CLOSINGS[2]
 ROOMY = Layout(closings=twins.CLOSINGS, pad=twins.PAD, row_length=28, rows=TREES, trees=TREES)
