@@ -35,7 +35,7 @@ from pit.model.params import Params, build, copy, merge
 from pit.recipes import recipe
 from pit.stages.context import Run
 from pit.stages.prepare import prepare
-from pit.train.update import Arrays, Update, make_optimizer
+from pit.train.update import Arrays, TrainState, Update, make_optimizer
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW, Segment, SegmentKind, Topology
 
 WINDOW = 512
@@ -61,7 +61,8 @@ class Contender:
 
 def orders(pairs: list[tuple[list[int], list[int], list[int]]]) -> tuple[list[list[list[int]]], np.ndarray]:
     """Columns (x, ref, y) of four paths a pair, and for each pair its paths in the order of the gap tree's leaves."""
-    inputs, references, outputs = [], [], []
+    columns: list[list[list[int]]] = [[], [], []]
+    inputs, references, outputs = columns
     index = np.zeros((len(pairs), 4), np.int32)
     for p, (x, better, worse) in enumerate(pairs):
         for leaf, y, ref in (
@@ -74,7 +75,7 @@ def orders(pairs: list[tuple[list[int], list[int], list[int]]]) -> tuple[list[li
             inputs.append(x)
             references.append(ref)
             outputs.append(y)
-    return [inputs, references, outputs], index
+    return columns, index
 
 
 def packed(name: str, columns: list[list[list[int]]], topology: Topology, layout: Layout, rows: int) -> Contender:
@@ -112,8 +113,8 @@ def padded(columns: list[list[list[int]]], layout: Layout) -> Contender:
     return Contender("padded", {**arrays, "slot": np.arange(paths, dtype=np.int32)}, token.size, live)
 
 
-def make_update(config: RunConfig, vocab_size: int) -> tuple[Callable[[Arrays], Update], Params]:
-    """The step of R_PIT, and the weights that every contender starts from."""
+def make_update(config: RunConfig, vocab_size: int) -> tuple[Update, Params]:
+    """The step of R_PIT, compiled once for each layout, and the weights that every contender starts from."""
     graphdef, params = build(RewardModel, config.reward_model, vocab_size, 0)
 
     def loss(params: Params, batch: Arrays) -> tuple[Total, dict[str, Total]]:
@@ -122,7 +123,7 @@ def make_update(config: RunConfig, vocab_size: int) -> tuple[Callable[[Arrays], 
         ordered = flat if flat.shape[1] == 4 else flat[:, 0][batch["order"]]
         return five_pairs(ordered, jnp.ones(ordered.shape[0], bool)), {}
 
-    return lambda _: Update(loss, make_optimizer(config.gap.optimizer, 1000)), params
+    return Update(loss, make_optimizer(config.gap.optimizer, 1000)), params
 
 
 def main() -> None:
@@ -144,7 +145,8 @@ def main() -> None:
 def measure(run: Run, count: int, rounds: int) -> dict[str, Any]:
     """Time all contenders in alternation."""
     fold = run.fold("reward")
-    everything = [tuple([int(t) for t in part] for part in fold.row(i)) for i in range(len(fold))]
+    rows = (([int(t) for t in part] for part in fold.row(i)) for i in range(len(fold)))
+    everything = [(x, better, worse) for x, better, worse in rows]
     pairs = everything[:count]
     base = run.layout(run.config.gap.packing)
     layout = Layout(base.closings, base.pad, base.row_length, 0, 4 * count)
@@ -155,24 +157,23 @@ def measure(run: Run, count: int, rounds: int) -> dict[str, Any]:
         packed("paths", columns, PATH, layout, rows=128),
         padded(columns, layout),
     ]
-    make, initial = make_update(run.config, run.tokenizer.vocab_size)
+    update, initial = make_update(run.config, run.tokenizer.vocab_size)
     seconds: dict[str, list[float]] = {c.name: [] for c in contenders}
     losses: dict[str, float] = {}
-    prepared = []
+    prepared: list[tuple[str, Arrays]] = []
+    states: dict[str, TrainState] = {}
     for c in contenders:
-        update = make(c.arrays)
-        arrays = {name: jnp.asarray(value) for name, value in {**c.arrays, "order": index}.items()}
+        arrays: Arrays = {name: jnp.asarray(value) for name, value in {**c.arrays, "order": index}.items()}
         state, metrics = update(update.start(copy(initial)), [arrays])
         losses[c.name] = float(metrics["loss"].sum / metrics["loss"].weight)
-        prepared.append([c, update, state, arrays])
+        prepared.append((c.name, arrays))
+        states[c.name] = state
     for _ in range(rounds):
-        for entry in prepared:
-            c, update, state, arrays = entry
+        for name, arrays in prepared:
             begin = time.perf_counter()
-            state, metrics = update(state, [arrays])
-            jax.block_until_ready((state, metrics))
-            seconds[c.name].append(time.perf_counter() - begin)
-            entry[2] = state
+            states[name], metrics = update(states[name], [arrays])
+            jax.block_until_ready((states[name], metrics))
+            seconds[name].append(time.perf_counter() - begin)
     mean = {name: float(np.mean([f(*map(len, p)) for p in everything])) for name, f in TOKENS.items()}
     return {
         "what": f"one optimizer step of R_PIT, {count} HH pairs, first loss of each layout beside (they must agree)",
