@@ -6,8 +6,8 @@ tree    x -> {y_w, y_l} -> {y_w, y_l}, packed: a + 2b + 4c tokens a pair
 paths   the four orders as separate x -> ref -> y paths, packed without padding: 4 (a + b + c)
 padded  the four orders as rows of 512 + 512 + 512 tokens, each segment padded
 
-Run: `python bench/gap_step.py --data HH_FOLDER`. Contenders alternate within one process, each with an untimed
-step before the timed one; the figure is the median of the rounds with its spread, and the ratio is taken round by round.
+Run: `python bench/gap_step.py --data HH_FOLDER`. Contenders alternate within one process, each with an untimed step
+before the timed one; the figure is the median of the rounds with its spread, and ratios are taken round by round.
 """
 
 import argparse

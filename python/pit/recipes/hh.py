@@ -20,7 +20,7 @@ from pit.config import (
 def hh() -> RunConfig:
     """The whole loop on HH-RLHF as published, from random weights: a proof that it runs, not a helpful assistant.
 
-    Needs: `--data FOLDER` with the published `*/train.jsonl.gz`, two CPU cores, about 35 minutes for 7,000 rows.
+    Needs: `--data FOLDER` with the published `*/train.jsonl.gz`, two CPU cores, about 15 minutes for 7,000 rows.
     Expect: a model of 1.2 million parameters learns little about helpfulness; its reward models stay near the length
     baseline, and the report says so.
     """
