@@ -213,9 +213,9 @@ def copy_rates(answers: Answers) -> dict[str, CopyRate]:
 
 
 def examples(run: Run, answers: Answers, judge: Judge) -> tuple[Example, ...]:
-    """The first few prompts, chosen by their place alone."""
+    """A few prompts: the first of each outcome of the first pass, in turn, so that failures are seen too."""
     template, result = run.template, []
-    for i in range(min(run.config.evaluate.examples, len(answers.prompts))):
+    for i in in_turn(_outcomes(answers, judge), run.config.evaluate.examples):
         trajectory = answers.improved[i]
         steps = [ExampleStep(template.decode_answer(trajectory.first), quality=_quality(run, judge, answers, i, None))]
         standing = 0
@@ -234,6 +234,32 @@ def examples(run: Run, answers: Answers, judge: Judge) -> tuple[Example, ...]:
         prompt = "\n\n".join(m.content if len(messages) == 1 else f"{m.role}: {m.content}" for m in messages)
         result.append(Example(prompt, tuple(steps)))
     return tuple(result)
+
+
+def _outcomes(answers: Answers, judge: Judge) -> list[int]:
+    """What the first pass did to each prompt's answer: 0 improved it, 1 harmed it, 2 kept it, 3 changed nothing."""
+    change = (
+        np.sign(judge.scores["improved"] - judge.scores["policy"]) if judge.verdict else np.zeros(len(answers.prompts))
+    )
+    outcomes = []
+    for trajectory, sign in zip(answers.improved, change, strict=True):
+        step = trajectory.steps[0]
+        if step.accepted:
+            outcomes.append(1 if sign < 0 else 0)
+        else:
+            outcomes.append(3 if step.candidate == trajectory.first else 2)
+    return outcomes
+
+
+def in_turn(kinds: Sequence[int], count: int) -> list[int]:
+    """The first `count` places, taking the next one of each kind in turn.
+
+    >>> in_turn([3, 3, 3, 0, 1, 0, 3, 0], 5)
+    [3, 4, 0, 5, 1]
+    """
+    queues = [[i for i, kind in enumerate(kinds) if kind == each] for each in sorted(set(kinds))]
+    longest = max(map(len, queues), default=0)
+    return [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)][:count]
 
 
 def _quality(run: Run, judge: Judge, answers: Answers, i: int, candidate: Tokens | None) -> float | None:

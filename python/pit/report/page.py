@@ -90,6 +90,15 @@ class StepView:
     step: ExampleStep
     pieces: tuple[Piece, ...]
 
+    @property
+    def outcome(self) -> str:
+        """What became of it: accepted, rejected, the same text again, or "" for the policy's own answer."""
+        if self.step.accepted is None:
+            return ""
+        if self.step.accepted:
+            return "accepted"
+        return "unchanged" if all(piece.change == "same" for piece in self.pieces) else "rejected"
+
 
 @dataclass(frozen=True)
 class StageCurves:

@@ -1,0 +1,30 @@
+"""The examples in docstrings say what the code does."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import pit
+import pit_kernels
+
+
+def documented() -> list[str]:
+    """Modules whose source holds an example."""
+    found = []
+    for package in (pit, pit_kernels):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            source = getattr(module.module_finder.find_spec(module.name), "origin", "")
+            if source.endswith(".py"):
+                with open(source, encoding="utf-8") as file:
+                    if ">>> " in file.read():
+                        found.append(module.name)
+    return found
+
+
+@pytest.mark.parametrize("name", documented())
+def test_examples_in_docstrings(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+    assert result.attempted > 0
