@@ -97,6 +97,14 @@ def test_smallest_run_leaves_results_and_a_report(run: Path) -> None:
     assert f"{headline['value']:+.1f}" in page.text.replace("\N{MINUS SIGN}", "-") or headline["value"] == 0
 
 
+def test_report_is_drawn_again_with_its_plot(cache: Path, run: Path, tmp_path: Path) -> None:
+    before = (run / "report.html").read_bytes()
+    result = pit(cache, "report", "--run", run, "--plot", tmp_path / "quality.png")
+    assert result.stdout.splitlines() == [str(run / "report.html"), str(tmp_path / "quality.png")]
+    assert (run / "report.html").read_bytes() == before
+    assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_finished_stages_are_skipped(cache: Path, run: Path) -> None:
     before = (run / "stages" / "rl-second" / "done.json").read_bytes()
     settings = [word for setting in SETTINGS for word in ("--set", setting)]

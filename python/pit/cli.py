@@ -337,19 +337,34 @@ def evaluate(folder: Path) -> None:
     results = collect(_open(folder))
     schema.write_results(results, folder / schema.FILE_NAME)
     report.render(folder)
-    _print_deltas(results)
+    _print_results(results)
 
 
 @cli.command("report")
 @run_option
-def report_command(folder: Path) -> None:
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw quality by iteration, as PNG.")
+def report_command(folder: Path, plot: Path | None) -> None:
     """Draw report.html again from results.json and the stages' metrics."""
     click.echo(str(importlib.import_module("pit.report").render(folder)))
+    if plot is not None:
+        results = importlib.import_module("pit.evaluate.schema").read_results(folder)
+        click.echo(str(importlib.import_module("pit.report.plots").quality_png(results, plot)))
 
 
-def _print_deltas(results: Any) -> None:
-    for name, d in results.delta.items():
-        click.echo(f"{name:<52} {d.value:+6.1f} points  [{d.low:+.1f}, {d.high:+.1f}]  n = {d.n}")
+def _print_results(results: Any) -> None:
+    """The comparisons under the first measure, in points, accuracies and caveats; the report has everything."""
+    measure = next((name.split("/")[1] for name in results.delta), "")
+    shown = {name.removesuffix(f"/{measure}"): d for name, d in results.delta.items() if name.endswith(f"/{measure}")}
+    if shown:
+        click.echo(f"win rate less lose rate by the {measure}, points [95 %], {next(iter(shown.values())).n} prompts")
+    for name, d in shown.items():
+        click.echo(f"  {name.replace('_', ' '):<36} {d.value:+6.1f} [{d.low:+.1f}, {d.high:+.1f}]")
+    click.echo("share of held-out pairs ranked right [95 %]")
+    for name, a in results.accuracies.items():
+        label = "longer is better" if name == "length" else name
+        click.echo(f"  {label:<36} {a.value:6.3f} [{a.low:.3f}, {a.high:.3f}]")
+    for note in results.notes:
+        click.echo(f"note: {note}")
 
 
 @cli.command()
