@@ -141,7 +141,7 @@ def _write(request: Request, decisions: _Decisions) -> str:
         place = source + 1 + int(decisions.repeat[1] * (len(items) - source))
         items.insert(place, items[source]._replace(filler=""))
     text = render_answer(Answer(tuple(items), decisions.courtesy))
-    return text if decisions.stutter is None else stutter(text, *decisions.stutter)
+    return stutter(text, *decisions.stutter) if text and decisions.stutter else text
 
 
 def _pair(request: Request, coupled: bool, dice: _Dice) -> tuple[str, str]:
