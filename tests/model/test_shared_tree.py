@@ -161,9 +161,10 @@ def test_losses_and_gradients_of_a_packed_forest_are_those_of_its_paths(name, da
     assert weight == weight_of_rows
     np.testing.assert_allclose(value, expected, rtol=2e-5)
     for name, grad in grads.items():
-        # Errors of a sum scale with its terms, which can be larger than the sum.
+        # Errors of a sum scale with its terms, which can be larger than the sum: 2,000 forests have shown 2.4e-5. A
+        # token that is lost, doubled or seen from elsewhere is off by some hundredths.
         scale = max(1.0, float(np.abs(expected_grads[name]).max()))
-        np.testing.assert_allclose(grad / scale, expected_grads[name] / scale, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(grad / scale, expected_grads[name] / scale, atol=1e-4, err_msg=name)
 
 
 def test_padding_carries_nothing_whatever_it_holds():

@@ -49,8 +49,9 @@ def parameters():
 
 def assert_same_step(one, two):
     for name, value in two[0].items():
-        # Steps are of order 1; their float32 terms went through other shapes and were added in another order.
-        np.testing.assert_allclose(one[0][name], value, rtol=1e-6, atol=2e-5, err_msg=name)
+        # Float32 terms went through other shapes and were added in another order: 2,000 forests have shown 1e-5 of the
+        # largest step. A wrong weight of a shard or of a microbatch is off by a tenth.
+        np.testing.assert_allclose(one[0][name], value, rtol=0, atol=1e-4 * max(1, np.abs(value).max()), err_msg=name)
     assert one[1].keys() == two[1].keys()
     for name, total in two[1].items():
         # Equal answers have equal scores up to rounding, and which of the two is higher is then a coin's choice.
