@@ -267,6 +267,8 @@ def test_bad_input_is_one_clear_line(cache: Path, run: Path, tmp_path: Path) -> 
             "--set",
             "policy.width=32",
         ): "is the folder of a run with other policy",
+        ("run", "tiny", "--out", "gs://bucket/x"): "--out = 'gs://bucket/x': must be a path of this machine",
+        ("sft", "policy", "--run", "gs://bucket/x"): "--run = 'gs://bucket/x': must be a path of this machine",
         ("sft", "policy", "--run", empty): "holds no run (no config.json)",
         ("report", "--run", empty): "no results at",
     }
@@ -275,6 +277,7 @@ def test_bad_input_is_one_clear_line(cache: Path, run: Path, tmp_path: Path) -> 
         assert result.returncode == 1, (words, result.stderr)
         assert message in " ".join(result.stderr.split()), (words, result.stderr)
         assert "Traceback" not in result.stderr
+    assert not Path("gs:").exists()
     assert not (tmp_path / "a").exists() or not any((tmp_path / "a").glob("store*"))
 
 

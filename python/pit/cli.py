@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import absl.logging
 import click
 from rich.console import Console
 
@@ -22,10 +21,29 @@ from pit.errors import Interruption, PitError
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells use it."""
 
+
+class LocalPath(click.Path):
+    """A path of this machine; an address such as gs://bucket would silently become a local folder named "gs:"."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path.
+
+        Raises:
+            ConfigError: the value is an address.
+        """
+        if "://" in os.fspath(value):
+            name = param.opts[0] if param else "path"
+            raise ConfigError(
+                f"{name} = {os.fspath(value)!r}: must be a path of this machine, not an address; give a local folder, "
+                "or mount the remote one"
+            )
+        return super().convert(value, param, ctx)
+
+
 run_option = click.option(
     "--run",
     "folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=LocalPath(path_type=Path, file_okay=False),
     required=True,
     help="Folder of a run, as made by `pit run RECIPE --out FOLDER` or `pit data prepare`.",
 )
@@ -103,7 +121,8 @@ def cli() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     _keep_freed_memory()
     # A failed write is raised where it is waited for; tracebacks from the threads of Orbax would bury that message.
-    absl.logging.set_verbosity(absl.logging.FATAL)
+    absl_logging = importlib.import_module("absl.logging")
+    absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
@@ -118,8 +137,8 @@ def _keep_freed_memory() -> None:
 
 @cli.command("run")
 @click.argument("recipe")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder or file of preferences (HH-RLHF, TRL, ...).")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the run [runs/RECIPE].")
+@click.option("--data", type=LocalPath(path_type=Path), help="Folder or file of preferences (HH-RLHF, TRL, ...).")
+@click.option("--out", type=LocalPath(path_type=Path, file_okay=False), help="Folder of the run [runs/RECIPE].")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change one field; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Show stages, steps, tokens and memory; train nothing.")
 @profile_option
@@ -169,7 +188,7 @@ def data() -> None:
 
 
 @data.command("check")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=LocalPath(path_type=Path))
 @click.option("--format", "format_name", default="auto", help="hh, summarize, trl or auto.", show_default=True)
 @click.option("--split", default="train", help="train, validation or test.", show_default=True)
 @click.option("--strict", is_flag=True, help="Fail on the first row that cannot be used.")
@@ -186,7 +205,7 @@ def data_check(path: Path, format_name: str, split: str, strict: bool, as_json: 
 
 
 @data.command("synthetic")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make (absent or empty).")
+@click.option("--out", type=LocalPath(path_type=Path), required=True, help="Folder to make (absent or empty).")
 @click.option("--rows", type=click.IntRange(min=1), default=48_000, show_default=True, help="Rows to write.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Names the data set.")
 def data_synthetic(out: Path, rows: int, seed: int) -> None:
@@ -199,8 +218,8 @@ def data_synthetic(out: Path, rows: int, seed: int) -> None:
 
 @data.command("prepare")
 @click.argument("recipe")
-@click.option("--data", "path", type=click.Path(path_type=Path), help="Folder or file of preferences.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
+@click.option("--data", "path", type=LocalPath(path_type=Path), help="Folder or file of preferences.")
+@click.option("--out", type=LocalPath(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change one field; repeatable.")
 def data_prepare(recipe: str, path: Path | None, out: Path, settings: tuple[str, ...]) -> None:
     """Start a run folder for RECIPE and tokenise its data; the stages can then be run one by one."""
@@ -342,7 +361,7 @@ def evaluate(folder: Path) -> None:
 
 @cli.command("report")
 @run_option
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw quality by iteration, as PNG.")
+@click.option("--plot", type=LocalPath(path_type=Path, dir_okay=False), help="Also draw quality by iteration, as PNG.")
 def report_command(folder: Path, plot: Path | None) -> None:
     """Draw report.html again from results.json and the stages' metrics."""
     click.echo(str(importlib.import_module("pit.report").render(folder)))

@@ -1,6 +1,6 @@
 """Orbax checkpoints of a stage: weights, optimizer, loader and meta data, written asynchronously, kept by number.
 
-Folders go through `etils.epath`, so that a `gs://` address works where that file system is reachable.
+Folders are `etils.epath` paths. Runs give local ones; no other file system has been tried.
 """
 
 import errno
