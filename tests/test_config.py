@@ -325,6 +325,11 @@ CONTRADICTIONS = [
     ),
     (["rl_first.sources=0,0,0"], "rl_first.sources = (0, 0, 0): an improver needs references; give a weight"),
     (["rl_policy.sources=0,1,0"], "rl_policy.sources = (0, 1, 0): the policy sees no reference; use 0,0,0"),
+    (
+        ["checkpoints=s3://bucket/x"],
+        "checkpoints = 's3://bucket/x': must be an absolute path or gs://bucket/folder; write it so, or leave it out "
+        "to keep checkpoints in the run's folder",
+    ),
     (["mesh.tensor=3"], "mesh.tensor = 3: must divide the policy's heads = 2 and kv_heads = 2; lower it"),
 ]
 

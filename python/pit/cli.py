@@ -34,8 +34,8 @@ class LocalPath(click.Path):
         if "://" in os.fspath(value):
             name = param.opts[0] if param else "path"
             raise ConfigError(
-                f"{name} = {os.fspath(value)!r}: must be a path of this machine, not an address; give a local folder, "
-                "or mount the remote one"
+                f"{name} = {os.fspath(value)!r}: must be a path of this machine, not an address; give a local folder "
+                "(checkpoints can live in a bucket: --checkpoints gs://BUCKET/FOLDER)"
             )
         return super().convert(value, param, ctx)
 
@@ -46,6 +46,12 @@ run_option = click.option(
     type=LocalPath(path_type=Path, file_okay=False),
     required=True,
     help="Folder of a run, as made by `pit run RECIPE --out FOLDER` or `pit data prepare`.",
+)
+checkpoints_option = click.option(
+    "--checkpoints",
+    metavar="ROOT",
+    help="Keep checkpoints under this folder or gs://BUCKET/FOLDER instead of the run's folder; with them a run "
+    "goes on after its folder, or machine, is lost.",
 )
 profile_option = click.option(
     "--profile", "profile_steps", type=click.IntRange(min=0), default=0, help="Trace so many steps with JAX's profiler."
@@ -124,6 +130,8 @@ def cli() -> None:
     absl_logging = importlib.import_module("absl.logging")
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # What gcsfs only suspects of a bucket; that it cannot be used is an error of its own.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
 def _keep_freed_memory() -> None:
@@ -140,10 +148,17 @@ def _keep_freed_memory() -> None:
 @click.option("--data", type=LocalPath(path_type=Path), help="Folder or file of preferences (HH-RLHF, TRL, ...).")
 @click.option("--out", type=LocalPath(path_type=Path, file_okay=False), help="Folder of the run [runs/RECIPE].")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change one field; repeatable.")
+@checkpoints_option
 @click.option("--dry-run", is_flag=True, help="Show stages, steps, tokens and memory; train nothing.")
 @profile_option
 def run_command(
-    recipe: str, data: Path | None, out: Path | None, settings: tuple[str, ...], dry_run: bool, profile_steps: int
+    recipe: str,
+    data: Path | None,
+    out: Path | None,
+    settings: tuple[str, ...],
+    checkpoints: str | None,
+    dry_run: bool,
+    profile_steps: int,
 ) -> None:
     r"""Run all stages of RECIPE (demo, tiny, hh, paper); finished ones are skipped, half-done ones resumed.
 
@@ -151,10 +166,11 @@ def run_command(
     Examples:
       pit run demo
       pit run hh --data ~/hh-rlhf --out runs/hh --set rl_second.steps=50
+      pit run hh --data ~/hh-rlhf --checkpoints gs://my-bucket/hh   (outlives this machine)
       pit run paper --dry-run
     """
     console = Console()
-    config = _config(recipe, data, settings)
+    config = _config(recipe, data, checkpoints, settings)
     folder = out or Path("runs") / recipe
     if dry_run:
         plan = importlib.import_module("pit.plan")
@@ -168,9 +184,11 @@ def run_command(
     console.print(f"[bold]report[/]  {folder / 'report.html'}")
 
 
-def _config(recipe: str, data: Path | None, settings: Sequence[str]) -> RunConfig:
+def _config(recipe: str, data: Path | None, checkpoints: str | None, settings: Sequence[str]) -> RunConfig:
     recipes = importlib.import_module("pit.recipes")
     given = [] if data is None else [f"data.path={data}"]
+    if checkpoints is not None:
+        given.append(f"checkpoints={checkpoints if '://' in checkpoints else Path(checkpoints).absolute()}")
     config: RunConfig = override(recipes.recipe(recipe), [*given, *settings])
     return config
 
@@ -221,9 +239,10 @@ def data_synthetic(out: Path, rows: int, seed: int) -> None:
 @click.option("--data", "path", type=LocalPath(path_type=Path), help="Folder or file of preferences.")
 @click.option("--out", type=LocalPath(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change one field; repeatable.")
-def data_prepare(recipe: str, path: Path | None, out: Path, settings: tuple[str, ...]) -> None:
+@checkpoints_option
+def data_prepare(recipe: str, path: Path | None, out: Path, settings: tuple[str, ...], checkpoints: str | None) -> None:
     """Start a run folder for RECIPE and tokenise its data; the stages can then be run one by one."""
-    config = _config(recipe, path, settings)
+    config = _config(recipe, path, checkpoints, settings)
     _require_data(config)
     context = importlib.import_module("pit.stages.context")
     prepare = importlib.import_module("pit.stages.prepare").prepare

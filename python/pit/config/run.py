@@ -1,5 +1,6 @@
 """The whole of a run: its sections, and what one of them asks of another."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -27,7 +28,11 @@ def _rl_second() -> RlConfig:
 
 @dataclass(frozen=True)
 class RunConfig(Section):
-    """Everything a run depends on. `workers` and `mesh` change how, never what, up to rounding."""
+    """Everything a run depends on. `workers` and `mesh` change how, never what, up to rounding.
+
+    checkpoints: root for the checkpoints of all stages, an absolute path or gs://bucket/..., instead of the run's
+    folder.
+    """
 
     name: str = "custom"
     seed: Annotated[int, UNSIGNED] = 0
@@ -47,11 +52,20 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     workers: Annotated[int, COUNT] = 2
+    checkpoints: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_lengths()
         self._check_stages()
+        root = self.checkpoints
+        require(
+            root is None or root.startswith("/") or re.fullmatch("gs://[^/]+(/.*)?", root) is not None,
+            "checkpoints",
+            root,
+            "must be an absolute path or gs://bucket/folder",
+            "write it so, or leave it out to keep checkpoints in the run's folder",
+        )
         heads, kv, tensor = self.policy.heads, self.policy.kv_heads, self.mesh.tensor
         require(
             heads % tensor == 0 and kv % tensor == 0,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -67,7 +68,11 @@ def needs_of(name: str, config: RunConfig) -> tuple[str, ...]:
 
 
 class Run:
-    """The folder of a run: config.json, tokenizer.json, store/, stages/NAME/{checkpoints, metrics.jsonl, done.json}."""
+    """The folder of a run: config.json, tokenizer.json, store/, stages/NAME/{checkpoints, metrics.jsonl, done.json}.
+
+    With `config.checkpoints` those are elsewhere, in NAME/ under that root, and outlive the folder: a run that is
+    started again in an empty one prepares its data, finds them and goes on.
+    """
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
         self.folder, self.config = folder, config
@@ -141,6 +146,12 @@ class Run:
         """Folder of one stage."""
         return self.folder / "stages" / name
 
+    def checkpoints(self, name: str, *, keep: int) -> Checkpoints:
+        """The checkpoints of one stage, in its folder or under the root that the config names."""
+        root = self.config.checkpoints
+        folder = self.stage_folder(name) / "checkpoints" if root is None else epath.Path(root) / name
+        return Checkpoints(folder, keep)
+
     def stage_hash(self, name: str) -> str:
         """What the result of a stage depends on: config, model, data, seed and the stages before it."""
         spec, config = STAGES[name], self.config
@@ -183,7 +194,7 @@ class Run:
                 f"`pit {name.replace('-', ' ', 1)} --run {self.folder}` first"
             )
         graphdef, like = self.model(name)
-        with Checkpoints(self.stage_folder(name) / "checkpoints", keep=1) as checkpoints:
+        with self.checkpoints(name, keep=1) as checkpoints:
             return graphdef, checkpoints.restore_params(like)
 
 

@@ -31,7 +31,6 @@ from pit.rollout.score import Scorer
 from pit.rollout.strategy import Temperature
 from pit.stages.context import STAGES, Run, StageClock
 from pit.stages.supervised import live_tokens, to_device
-from pit.train.checkpoint import Checkpoints
 from pit.train.log import StageLog
 from pit.train.loop import run_steps
 from pit.train.update import Arrays, LossFunction, TrainState, Update, make_optimizer
@@ -259,7 +258,7 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
     state = update.start(stage.initial)
     del stage.initial  # The first step consumes its buffers.
     curriculum = make_curriculum(stage)
-    with Checkpoints(run.stage_folder(name) / "checkpoints", config.keep) as checkpoints:
+    with run.checkpoints(name, keep=config.keep) as checkpoints:
         restored = checkpoints.restore(state, stage_hash)
         if restored is not None:
             state = restored.state

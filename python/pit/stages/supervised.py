@@ -19,7 +19,6 @@ from pit.losses.total import Total
 from pit.model.params import Params
 from pit.model.sharding import row_sharding
 from pit.stages.context import STAGES, Run, StageClock
-from pit.train.checkpoint import Checkpoints
 from pit.train.log import StageLog
 from pit.train.loop import run_steps
 from pit.train.update import Arrays, Evaluation, LossFunction, TrainState, Update, make_optimizer
@@ -71,7 +70,7 @@ def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: i
     loader = Loader(fold, task.topology, layout, config.packing, shards=shards, seed=seed, config_hash=stage_hash)
     held_out = _held_out(run, task, config)
     evaluation = Evaluation(loss)
-    with Checkpoints(run.stage_folder(name) / "checkpoints", config.keep) as checkpoints:
+    with run.checkpoints(name, keep=config.keep) as checkpoints:
         restored = checkpoints.restore(state, stage_hash)
         if restored is not None:
             state = restored.state

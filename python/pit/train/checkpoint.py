@@ -1,6 +1,6 @@
 """Orbax checkpoints of a stage: weights, optimizer, loader and meta data, written asynchronously, kept by number.
 
-Folders are `etils.epath` paths. Runs give local ones; no other file system has been tried.
+Folders are `etils.epath` paths: of this machine, or `gs://bucket/...` with the extra `gcs`.
 """
 
 import errno
@@ -32,13 +32,28 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one stage, `FOLDER/STEP/{params,opt,loader,meta}`."""
+    """The checkpoints of one stage, `FOLDER/STEP/{params,opt,loader,meta}`.
+
+    Raises:
+        CheckpointError: the folder is in a bucket that cannot be reached.
+    """
 
     def __init__(self, folder: epath.PathLike, keep: int) -> None:
-        self._folder = epath.Path(folder).absolute()
+        remote = "://" in os.fspath(folder)
+        # `absolute()` of an address would put it under the working directory.
+        self._folder = epath.Path(folder) if remote else epath.Path(folder).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         names = ("params", "opt", "loader", "meta")
-        self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=names)
+        try:
+            self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=names)
+        except Exception as error:  # gcsfs, google-auth and aiohttp have no error in common.
+            if not remote:
+                raise
+            raise CheckpointError(
+                f"{self._folder}: cannot be reached ({type(error).__name__}: {str(error)[:200]}); check the bucket's "
+                "name, your credentials (`gcloud auth application-default login`), and that gcsfs is installed "
+                "(`pip install 'etils[epath-gcs]'`)"
+            ) from error
 
     @property
     def latest(self) -> int | None:

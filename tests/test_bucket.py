@@ -1,0 +1,142 @@
+"""Checkpoints in a bucket, by the real clients against a small storage server: `--checkpoints gs://...`."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import gcs
+import pytest
+
+ROOT = "gs://bucket/tiny"
+SETTINGS = ["--set", "sft.steps=12", "--set", "sft.checkpoint_every=3", "--set", "sft.keep=2"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, gcs.Bucket]]:
+    with gcs.serve("bucket") as served:
+        yield served
+
+
+@pytest.fixture
+def bucket(server: tuple[str, gcs.Bucket]) -> gcs.Bucket:
+    return server[1]
+
+
+@pytest.fixture(scope="module")
+def environment(server: tuple[str, gcs.Bucket], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A user's environment, in which Google's clients and tensorstore talk to that server."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_"))}
+    return {
+        **inherited,
+        "PIT_CACHE": str(tmp_path_factory.mktemp("cache")),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "STORAGE_EMULATOR_HOST": server[0],
+        "TENSORSTORE_GCS_HTTP_URL": server[0],
+        "GOOGLE_CLOUD_PROJECT": "pit",
+    }
+
+
+def pit(environment: dict[str, str], *words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pit", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+
+
+def saved_steps(bucket: gcs.Bucket, stage: str) -> list[int]:
+    """Steps of the complete checkpoints of a stage."""
+    found = (re.fullmatch(rf"tiny/{stage}/(\d+)/commit_success.txt", name) for name in list(bucket.objects))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    """(step, loss) of every logged step."""
+    lines = (folder / "stages" / "sft-policy" / "metrics.jsonl").read_text().splitlines()
+    return [(row["step"], row["loss"]) for row in map(json.loads, lines) if "loss" in row]
+
+
+WEIGHTS_HASH = """
+import hashlib, pathlib, sys
+from pit.stages.context import Run
+_, params = Run.open(pathlib.Path(sys.argv[1])).trained("sft-policy")
+print(hashlib.sha256(b"".join(bytes(memoryview(params[name]).cast("B")) for name in sorted(params))).hexdigest())
+"""
+
+
+def weights_hash(environment: dict[str, str], folder: Path) -> str:
+    """Hash of the weights as the stages after this one read them."""
+    command = [sys.executable, "-c", WEIGHTS_HASH, str(folder)]
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, env=environment, timeout=300, check=True
+    ).stdout.split()[-1]
+
+
+def test_a_run_goes_on_after_its_machine_is_lost(
+    bucket: gcs.Bucket, environment: dict[str, str], tmp_path: Path
+) -> None:
+    here, lost, found = tmp_path / "here", tmp_path / "lost", tmp_path / "found"
+    for words in (["data", "prepare", "tiny", "--out", here, *SETTINGS], ["sft", "policy", "--run", here]):
+        done = pit(environment, *words)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    prepare = ["data", "prepare", "tiny", "--checkpoints", ROOT, *SETTINGS, "--out"]
+    assert pit(environment, *prepare, lost).returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pit", "sft", "policy", "--run", str(lost)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not saved_steps(bucket, "sft-policy"):
+        assert process.poll() is None, "the stage ended before a checkpoint came into the bucket"
+        assert time.monotonic() < deadline, "no checkpoint came into the bucket in time"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (lost / "stages" / "sft-policy" / "checkpoints").exists()
+    shutil.rmtree(lost)
+
+    assert pit(environment, *prepare, found).returncode == 0
+    resumed = pit(environment, "sft", "policy", "--run", found)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert saved_steps(bucket, "sft-policy") == [9, 12]
+    assert weights_hash(environment, found) == weights_hash(environment, here)
+    # Each row is a mean since the one before it; the first after resuming begins later.
+    again, whole = losses(found)[1:], losses(here)
+    assert again == whole[-len(again) :]
+
+
+def test_settings_of_another_root_are_refused(environment: dict[str, str], tmp_path: Path) -> None:
+    assert pit(environment, "data", "prepare", "tiny", "--out", tmp_path).returncode == 0
+    other = pit(environment, "data", "prepare", "tiny", "--out", tmp_path, "--checkpoints", ROOT)
+    assert other.returncode == 1
+    assert "is the folder of a run with other checkpoints" in " ".join(other.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("root", "missing", "message"),
+    [
+        ("gs://no-such-bucket/x", "", "gs://no-such-bucket/x/sft-policy: cannot be reached ("),
+        (ROOT, "gcsfs", "gs://bucket/tiny/sft-policy: cannot be reached (ImportError"),
+    ],
+    ids=["no bucket", "no client"],
+)
+def test_a_bucket_that_cannot_be_used_is_one_clear_line(
+    root: str, missing: str, message: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    if missing:
+        (tmp_path / f"{missing}.py").write_text("raise ImportError('it is not installed')\n")
+        environment = {**environment, "PYTHONPATH": f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"}
+    run = tmp_path / "run"
+    result = pit(environment, "data", "prepare", "tiny", "--out", run, "--checkpoints", root)
+    if result.returncode == 0:
+        result = pit(environment, "sft", "policy", "--run", run)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"pit: error: {message}"), result.stderr
+    assert len(result.stderr.splitlines()) == 1
