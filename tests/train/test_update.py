@@ -47,7 +47,9 @@ def parameters():
     return twins.random_reward_model(SMALL)[1]
 
 
-def assert_same_step(one, two):
+def assert_same_step(one, two, columns):
+    _, better, worse = columns
+    tied = any(b == w for b, w in zip(better, worse, strict=True))
     for name, value in two[0].items():
         # Float32 terms went through other shapes and were added in another order: 2,000 forests have shown 1e-5 of the
         # largest step. A wrong weight of a shard or of a microbatch is off by a tenth.
@@ -56,7 +58,7 @@ def assert_same_step(one, two):
     for name, total in two[1].items():
         # Equal answers have equal scores up to rounding, and which of the two is higher is then a coin's choice.
         # The norm of a gradient that should be 0 is that of some 3,000 roundings.
-        if not name.startswith("accuracy"):
+        if not (tied and name.startswith("accuracy")):
             atol = 2e-4 if name == "grad_norm" else 2e-5
             np.testing.assert_allclose(one[1][name], total, rtol=1e-5, atol=atol, err_msg=name)
 
@@ -69,7 +71,7 @@ def test_microbatches_of_the_same_trees_make_the_same_step(columns, data):
     parts = [[[c[g] for g in trees if owner[g] == part] for c in columns] for part in sorted(set(owner))]
     cut = [twins.arrays_of(batch) for part in parts for batch in pack_lists(part, TOPOLOGY, WHOLE)]
     assert len(whole) == 1
-    assert_same_step(stepped(cut, parameters()), stepped(whole, parameters()))
+    assert_same_step(stepped(cut, parameters()), stepped(whole, parameters()), columns)
 
 
 @given(columns=twins.forests(TOPOLOGY))
@@ -89,7 +91,8 @@ def check_shards(axis, columns, layout, shards):
     (batch,) = pack_lists(columns, TOPOLOGY, layout, shards=shards)
     split = [to_device(batch, row_sharding(mesh))]
     (single,) = pack_lists(columns, TOPOLOGY, WHOLE)
-    assert_same_step(stepped(split, shard_params(parameters(), mesh)), stepped([twins.arrays_of(single)], parameters()))
+    sharded, alone = stepped(split, shard_params(parameters(), mesh)), stepped([twins.arrays_of(single)], parameters())
+    assert_same_step(sharded, alone, columns)
 
 
 def test_a_step_without_microbatches_is_refused():
