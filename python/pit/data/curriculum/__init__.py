@@ -7,8 +7,9 @@ of seed, settings and feedback: prefetching, threads and the number of processes
 
 from pit.data.curriculum.adaptive import Adaptive
 from pit.data.curriculum.difficulty import edit_distance, ranks, tree_length
+from pit.data.curriculum.history import History, Visit, read_history
 from pit.data.curriculum.loader import DrawLoader
-from pit.data.curriculum.staged import Staged
+from pit.data.curriculum.staged import Staged, hand_over
 from pit.data.curriculum.strategies import GapBand, Learnability, Seen, Strategy
 from pit.data.curriculum.words import Curriculum, CurriculumError, Draws, Feedback
 
@@ -20,11 +21,15 @@ __all__ = [
     "Draws",
     "Feedback",
     "GapBand",
+    "History",
     "Learnability",
     "Seen",
     "Staged",
     "Strategy",
+    "Visit",
     "edit_distance",
+    "hand_over",
     "ranks",
+    "read_history",
     "tree_length",
 ]

@@ -22,7 +22,7 @@ def ranks(values: Float64[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
 
 def tree_length(fold: Fold) -> Float64[np.ndarray, " n"]:
     """Tokens of prompt and both answers: long examples are taken to be hard."""
-    return fold.lengths().sum(axis=1).astype(np.float64)
+    return np.asarray(fold.lengths().sum(axis=1), np.float64)
 
 
 def edit_distance(fold: Fold) -> Float64[np.ndarray, " n"]:

@@ -55,7 +55,7 @@ class DrawLoader(Iterator[Draws]):
     ) -> None:
         if curriculum.lag is not None and prefetch > curriculum.lag - 1:
             raise CurriculumError(
-                f"prefetch = {prefetch}: must be at most lag - 1 = {curriculum.lag - 1}, as what a step draws waits for "
+                f"prefetch = {prefetch}: must be at most lag - 1 = {curriculum.lag - 1}, as draws wait for "
                 "feedback; lower it or raise the lag"
             )
         if count % process_count:

@@ -5,7 +5,7 @@ weights.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt16
@@ -30,6 +30,7 @@ class Seen(NamedTuple):
     difficulty: Float32[np.ndarray, " n"]
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """Weights of entries; a user's own type works as well."""
 

@@ -1,6 +1,6 @@
 """What every curriculum speaks of: draws, the gaps that come back, and the face that the RL loop sees."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -27,6 +27,7 @@ class Feedback(NamedTuple):
     gaps: Float32[np.ndarray, "n samples"]
 
 
+@runtime_checkable
 class Curriculum(Protocol):
     """Steps are drawn one after another; the feedback of each is sent once, after it was drawn."""
 
