@@ -30,7 +30,7 @@ from pit.rollout.score import Scorer
 from pit.rollout.strategy import Temperature
 from pit.stages.context import STAGES, Run, StageClock
 from pit.stages.curriculum import make_draws
-from pit.stages.supervised import live_tokens, to_device
+from pit.train.feed import live_tokens, put, to_device
 from pit.train.log import StageLog
 from pit.train.loop import run_steps
 from pit.train.update import Arrays, LossFunction, TrainState, Update, make_optimizer
@@ -191,7 +191,7 @@ class RlStage:
         for batch in pack_lists(columns, self.topology, self.layout, shards=shards):
             arrays = to_device(batch, self.sharding)
             for key, values in (("length", drawn.samples.length), ("finished", drawn.samples.finished)):
-                arrays[key] = jax.device_put(by_slot(values, batch), self.sharding)
+                arrays[key] = put(by_slot(values, batch), self.sharding)
             result.append((batch, arrays))
         return result
 
@@ -298,8 +298,7 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
             measured = stage.measure(state.params, drawn, batches)
             advantage = advantages(measured.reward, normalise=config.normalise)
             ready = [
-                {**arrays, "advantage": jax.device_put(by_slot(advantage, batch), stage.sharding)}
-                for batch, arrays in batches
+                {**arrays, "advantage": put(by_slot(advantage, batch), stage.sharding)} for batch, arrays in batches
             ]
             state, metrics = update(state, ready)
             loader.update(draws, drawn.scores)
