@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from pit.config import ConfigError, CurriculumConfig, RlConfig
 from pit.data.curriculum import (
@@ -27,24 +27,30 @@ LEAST_VISITS = 2.0
 
 
 def make_draws(
-    name: str, config: RlConfig, fold: Fold, *, run_seed: int, stage_hash: str, margin: Callable[[int], np.ndarray]
+    name: str,
+    config: RlConfig,
+    examples: int,
+    *,
+    run_seed: int,
+    config_hash: str,
+    data_hash: str,
+    difficulty: Float32[np.ndarray, " n"] | None,
 ) -> DrawLoader:
     """The draws of one stage, from its first step on.
 
     Args:
         name: of the stage, for its seed and its messages.
         config: its section.
-        fold: the examples.
+        examples: how many can be drawn.
         run_seed: root of all randomness.
-        stage_hash: stamped into the state.
-        margin: R_PIT's margin between the answers of the first n examples, float [n]; called only if asked for.
+        config_hash: stamped into the state.
+        data_hash: the same.
+        difficulty: rank of each example from the easiest (0) to the hardest (1), if known.
 
     Raises:
         ConfigError: a curriculum that learns from visits expects fewer than two of each example.
     """
-    curriculum = config.curriculum
-    examples = min(curriculum.examples or len(fold), len(fold))
-    seed = short_hash(f"{run_seed} {name}")
+    curriculum, seed = config.curriculum, short_hash(f"{run_seed} {name}")
     made: Curriculum
     if curriculum.adaptive:
         check_visits(name, config, examples)
@@ -55,14 +61,19 @@ def make_draws(
             steps=config.steps,
             lag=curriculum.lag,
             memory=curriculum.memory,
-            difficulty=_difficulty(curriculum, fold, examples, margin),
+            difficulty=difficulty,
             seed=seed,
-            config_hash=short_hash(stage_hash),
-            data_hash=short_hash(fold.hash),
+            config_hash=short_hash(config_hash),
+            data_hash=short_hash(data_hash),
         )
     else:
         made = Staged(stages_of(name, config), seed=seed, examples=examples)
     return DrawLoader(made, config.prompts, prefetch=curriculum.prefetch)
+
+
+def examples_of(config: RlConfig, fold: Fold) -> int:
+    """How many examples of the fold a stage draws from."""
+    return min(config.curriculum.examples or len(fold), len(fold))
 
 
 def expected_visits(config: RlConfig, examples: int) -> float:
@@ -106,14 +117,22 @@ def stages_of(name: str, config: RlConfig) -> list[tuple[int, tuple[int, int, in
     )
 
 
-def _difficulty(
-    config: CurriculumConfig, fold: Fold, examples: int, margin: Callable[[int], np.ndarray]
-) -> np.ndarray | None:
-    """Rank of each example from the easiest (0) to the hardest (1)."""
+def difficulty_of(
+    config: RlConfig, fold: Fold, margin: Callable[[int], np.ndarray]
+) -> Float32[np.ndarray, " n"] | None:
+    """Rank of each example from the easiest (0) to the hardest (1) before any feedback; None where none is asked for.
+
+    Args:
+        config: the stage's section.
+        fold: its examples.
+        margin: R_PIT's margin between the answers of the first n examples, float [n]; called only if asked for.
+    """
+    examples = examples_of(config, fold)
     measures: dict[str, Callable[[], Float64[np.ndarray, " n"]]] = {
         "length": lambda: tree_length(fold)[:examples],
         "edit": lambda: edit_distance(fold)[:examples],
         # A small margin is a pair that is hard to tell apart.
         "margin": lambda: -margin(examples),
     }
-    return None if config.difficulty == "none" else ranks(measures[config.difficulty]())
+    kind = config.curriculum.difficulty
+    return None if kind == "none" else ranks(measures[kind]())

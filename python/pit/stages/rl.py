@@ -29,7 +29,7 @@ from pit.rollout.sample import Samples, sample
 from pit.rollout.score import Scorer
 from pit.rollout.strategy import Temperature
 from pit.stages.context import STAGES, Run, StageClock
-from pit.stages.curriculum import make_draws
+from pit.stages.curriculum import difficulty_of, examples_of, make_draws
 from pit.train.feed import live_tokens, put, to_device
 from pit.train.log import StageLog
 from pit.train.loop import run_steps
@@ -144,10 +144,11 @@ class RlStage:
         return make_draws(
             self.name,
             self.config,
-            self.fold,
+            examples_of(self.config, self.fold),
             run_seed=self.run.config.seed,
-            stage_hash=self.run.stage_hash(self.name),
-            margin=self.margin,
+            config_hash=self.run.stage_hash(self.name),
+            data_hash=self.fold.hash,
+            difficulty=difficulty_of(self.config, self.fold, self.margin),
         )
 
     def margin(self, examples: int) -> Float32[np.ndarray, " n"]:

@@ -9,6 +9,7 @@ from pit.data.curriculum.adaptive import Adaptive
 from pit.data.curriculum.difficulty import edit_distance, ranks, tree_length
 from pit.data.curriculum.history import History, Visit, read_history
 from pit.data.curriculum.loader import DrawLoader
+from pit.data.curriculum.simulate import hidden_difficulty, simulate
 from pit.data.curriculum.staged import Staged, hand_over
 from pit.data.curriculum.strategies import GapBand, Learnability, Seen, Strategy
 from pit.data.curriculum.words import Curriculum, CurriculumError, Draws, Feedback
@@ -29,7 +30,9 @@ __all__ = [
     "Visit",
     "edit_distance",
     "hand_over",
+    "hidden_difficulty",
     "ranks",
     "read_history",
+    "simulate",
     "tree_length",
 ]
