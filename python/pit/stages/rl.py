@@ -6,6 +6,7 @@ RL,0 takes references from the data, RL,1 samples them from M_P^RL.
 """
 
 import base64
+import contextlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -279,8 +280,7 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
     )
     state = update.start(stage.initial)
     del stage.initial  # The first step consumes its buffers.
-    loader = stage.draws()
-    with run.checkpoints(name, keep=config.keep) as checkpoints:
+    with contextlib.closing(stage.draws()) as loader, run.checkpoints(name, keep=config.keep) as checkpoints:
         restored = checkpoints.restore(state, stage_hash)
         if restored is not None:
             state = restored.state
@@ -326,7 +326,6 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
                 evaluate_every=config.evaluate_every,
                 profile_steps=profile_steps,
             )
-    loader.close()
     clock.finish(config.steps)
 
 
