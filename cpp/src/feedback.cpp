@@ -17,7 +17,7 @@ namespace {
 constexpr std::string_view kMagic = "PITFEED1";
 constexpr std::uint32_t kVersion = 1;
 constexpr std::int64_t kMaxLag = 1 << 20;
-constexpr std::int64_t kMaxDraws = std::int64_t{1} << 40;
+constexpr std::int64_t kMaxCount = std::int64_t{1} << 40;
 
 auto order(const Outcome& outcome) {
     return std::make_tuple(outcome.example, outcome.source, outcome.sample);
@@ -224,7 +224,7 @@ void FeedbackCurriculum::forget() {
 }
 
 std::vector<Draw> FeedbackCurriculum::draw(std::int64_t count) {
-    require_range("curriculum: count", count, 0, kMaxDraws);
+    require_range("curriculum: count", count, 0, kMaxCount);
     if (!advanced_) {
         throw Error("curriculum: step " + std::to_string(step_) + " was not advanced to; call advance() before draw()");
     }
@@ -304,7 +304,8 @@ std::vector<double> FeedbackCurriculum::restore(std::string_view bytes) {
     std::vector<double> notes = read_notes(in);
     std::vector<Seen> seen = read_seen(in, seen_.size());
     const std::uint64_t updates = in.number();
-    if (step > INT64_MAX || draws > StagedCurriculum::kMaxDraws || applied > step || updates > step - applied) {
+    if (step > StagedCurriculum::kMaxDraws || draws > StagedCurriculum::kMaxDraws || applied > step ||
+        updates > step - applied) {
         throw Error("curriculum: the state holds step " + std::to_string(step) + ", " + std::to_string(draws) +
                     " draws and feedback of " + std::to_string(applied) + " and " + std::to_string(updates) +
                     " steps, which no run reaches; restore from another checkpoint");

@@ -99,7 +99,7 @@ void Planner::restore(std::string_view bytes) {
     const std::uint64_t step = in.number();
     const std::uint64_t draws = in.number();
     const std::uint64_t count = in.number();
-    if (step > INT64_MAX || draws > StagedCurriculum::kMaxDraws || count > draws ||
+    if (step > StagedCurriculum::kMaxDraws || draws > StagedCurriculum::kMaxDraws || count > draws ||
         count > static_cast<std::uint64_t>(settings_.window)) {
         throw Error("planner: the state holds step " + std::to_string(step) + ", " + std::to_string(draws) +
                     " draws and a window of " + std::to_string(count) +
