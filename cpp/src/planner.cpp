@@ -10,7 +10,7 @@ namespace pit {
 namespace {
 
 constexpr std::string_view kMagic = "PITPLAN1";
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;  // 1 walked another permutation
 constexpr std::int64_t kMaxGroups = std::int64_t{1} << 24;
 constexpr std::int64_t kMaxWindow = std::int64_t{1} << 24;
 

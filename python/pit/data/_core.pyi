@@ -25,7 +25,7 @@ def uniform_below(key: int, stream: int, index: int, n: int) -> int:
 
 @final
 class Permutation:
-    """A keyed bijection of [0, n), n in [0, 2^48], at O(1) time an index and no memory."""
+    """A keyed bijection of [0, n), n in [0, 2^48], at O(1) time an index and a fixed amount of memory."""
 
     def __init__(self, n: int, key: int) -> None: ...
     def __len__(self) -> int: ...
