@@ -6,25 +6,13 @@
 #include <vector>
 
 #include "check.hpp"
+#include "dice.hpp"
 #include "pit/materialise.hpp"
-#include "pit/philox.hpp"
 #include "pit/planner.hpp"
 
 namespace {
 
-// Numbers for the tests, from the core's own generator.
-class Dice {
-  public:
-    explicit Dice(std::uint64_t key) : key_(key) {}
-    std::int64_t roll(std::int64_t low, std::int64_t high) {
-        return low + static_cast<std::int64_t>(
-                         pit::uniform_below(key_, 99, index_++, static_cast<std::uint64_t>(high - low + 1)));
-    }
-
-  private:
-    std::uint64_t key_;
-    std::uint64_t index_ = 0;
-};
+using pit_test::Dice;
 
 pit::Topology gap_topology() {
     return pit::Topology({-1, 0, 1, 1, 0, 4, 4}, {0, 1, 1, 2, 2, 1, 2}, {0, 1, 2, 2, 1, 2, 2},

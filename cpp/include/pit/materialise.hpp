@@ -4,7 +4,7 @@
 #include <array>
 #include <cstdint>
 
-#include "pit/packing.hpp"
+#include "pit/plan.hpp"
 #include "pit/token_table.hpp"
 #include "pit/topology.hpp"
 
