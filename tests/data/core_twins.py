@@ -239,7 +239,7 @@ def _fill_piece(batch, piece, row, slot, topology, contents, closing):
             batch.previous[row, i] = route[place - 1] if place > 0 else i
             batch.loss_weight[row, i] = float(segment.loss and s in piece.owned and place > 0)
         if s in piece.owned and segment.leaf >= 0:
-            batch.leaf[slot, segment.leaf] = (piece.row, span.stop - 1)
+            batch.leaf[slot, segment.leaf] = (row, span.stop - 1)
 
 
 def materialise(plan, twin: TwinPlan, first, last, topology, contents, closing, pad):
