@@ -9,7 +9,7 @@ from pit.types import Batch, Topology
 
 MASK32 = 2**32 - 1
 MASK64 = 2**64 - 1
-EPOCH_KEY, ROUND_KEY, SOURCE, SHUFFLE = 0, 1, 2, 3
+EPOCH_KEY, ROUND_KEY, SOURCE, SHUFFLE = 0, 1, 2, 4
 
 
 def philox(counter, key):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TypeAlias, final
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8, UInt64
+from jaxtyping import Float32, Int32, Int64, UInt8, UInt16, UInt32, UInt64
 
 from pit.types import Batch
 
@@ -57,6 +57,96 @@ class StagedCurriculum:
 
     def restore(self, state: bytes) -> None:
         """Goes on from a state; CoreError if it is damaged or of other settings."""
+
+@final
+class FeedbackCurriculum:
+    """A table of what was seen of each (example, reference source), integer weights, and weighted draws with feedback.
+
+    Entry e is (example, source) with e = example * len(sources) + rank of the source; 12.6 bytes each. Steps follow
+    one another: `advance`, `draw`, and so on; `update` sends the feedback of each drawn step once, in order. Step s
+    sees the feedback of all steps <= s - lag and of no later one. Weights are 0 until assigned; their sum is exact.
+
+    seed: any 64-bit number.
+    examples: how many there are, at least 1.
+    sources: the values of `pit.types.Source` that can be drawn, increasing.
+    lag: steps after which feedback is seen, at least 1.
+    memory: trials at which an entry's counts are halved, in [2, 65535].
+    config_hash, data_hash: 64-bit hashes that a restored state must agree with.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        examples: int,
+        sources: Sequence[int],
+        lag: int,
+        memory: int,
+        config_hash: int,
+        data_hash: int,
+    ) -> None: ...
+    @property
+    def entries(self) -> int:
+        """Number of entries."""
+
+    @property
+    def step(self) -> int:
+        """The step that is drawn next."""
+
+    @property
+    def update_step(self) -> int:
+        """The step whose feedback is expected next."""
+
+    @property
+    def total(self) -> int:
+        """Sum of all weights."""
+
+    def update(
+        self,
+        step: int,
+        example: Int64[np.ndarray, " n"],
+        source: UInt8[np.ndarray, " n"],
+        sample: Int32[np.ndarray, " n"],
+        gap: Float32[np.ndarray, " n"],
+    ) -> None:
+        """Takes the gaps of a step's samples, in any order; CoreError, and no change, for a step skipped, sent twice or
+        not drawn yet, an entry that cannot be drawn, a gap that is not finite, or a sample given twice.
+        """
+
+    def advance(self) -> Int64[np.ndarray, " n"]:
+        """Applies what `step` may see, gives the entries that changed, increasing; CoreError if it has not arrived."""
+
+    def draw(self, count: int) -> tuple[Int64[np.ndarray, " n"], UInt8[np.ndarray, " n"]]:
+        """`count` draws for `step`, (example ids, sources), with replacement, after `advance`; ends the step."""
+
+    def seen(
+        self, entries: Int64[np.ndarray, " n"] | None = None
+    ) -> tuple[UInt16[np.ndarray, " n"], UInt16[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+        """(trials, wins, mean gap at the last visit) of some entries, or of all."""
+
+    def set_weights(self, entries: Int64[np.ndarray, " n"], weights: UInt32[np.ndarray, " n"]) -> None:
+        """Changes some weights, O(log entries) each."""
+
+    def assign_weights(self, weights: UInt32[np.ndarray, " entries"]) -> None:
+        """Sets all weights, O(entries)."""
+
+    def state(self, step: int, notes: Sequence[float]) -> bytes:
+        """What `restore` needs to go on from `step`, at most lag before the one that is drawn next; later draws and
+        what they saw are left out. notes: numbers of the caller's own.
+        """
+
+    def restore(self, state: bytes) -> list[float]:
+        """Goes on from a state, with all weights 0, and gives its notes; CoreError, and no change, if it is damaged or
+        of other settings or other data.
+        """
+
+def edit_distances(
+    a_values: Int32[np.ndarray, " v"],
+    a_offsets: Int64[np.ndarray, " rows_plus_1"],
+    b_values: Int32[np.ndarray, " w"],
+    b_offsets: Int64[np.ndarray, " rows_plus_1"],
+) -> Int32[np.ndarray, " rows"]:
+    """Levenshtein distance, in tokens, of each row of a column to the same row of another one."""
 
 @final
 class Topology:
