@@ -1,4 +1,4 @@
-// Random numbers for tests, a function of their key.
+// Numbers for the tests, from the core's own generator.
 #pragma once
 
 #include <cstdint>
@@ -7,10 +7,10 @@
 
 namespace pit_test {
 
-// Numbers for the tests, from the core's own generator.
 class Dice {
   public:
     explicit Dice(std::uint64_t key) : key_(key) {}
+    // Any number of [low, high].
     std::int64_t roll(std::int64_t low, std::int64_t high) {
         return low + static_cast<std::int64_t>(
                          pit::uniform_below(key_, 99, index_++, static_cast<std::uint64_t>(high - low + 1)));

@@ -25,7 +25,7 @@ def uniform_below(key: int, stream: int, index: int, n: int) -> int:
 
 @final
 class Permutation:
-    """A keyed bijection of [0, n), n in [0, 2^48], at O(1) time an index and no memory."""
+    """A keyed bijection of [0, n), n in [0, 2^48], at O(1) time an index and a fixed amount of memory."""
 
     def __init__(self, n: int, key: int) -> None: ...
     def __len__(self) -> int: ...
@@ -334,17 +334,20 @@ def materialise(
     *,
     closing: Sequence[int],
     pad: int,
+    threads: int = 1,
     out: Batch,
 ) -> None:
     """Writes groups [first_group, last_group) of a plan into the arrays of `out`, every element of them.
 
     With n groups, R = n * rows_per_group and G = n * trees_per_group; T, L are the plan's. Padding has token `pad`,
     position 0, visible_until 0, previous = own index, weight 0; an unused tree slot has leaf (-1, -1), example -1,
-    source 0. Loss weight is 1 on the tokens of owned segments with loss (closing token included), but for the first
-    token of a tree.
+    source 0. A leaf's row counts from the first row of `out`. Loss weight is 1 on the tokens of owned segments with
+    loss (closing token included), but for the first token of a tree.
 
     closing: token id that closes a segment, by `pit.types.SegmentKind`.
+    threads: how many share the rows, in [1, 256]; what is written does not depend on it.
     out: any object with the fields of `pit.types.Batch`, C-contiguous and writable.
 
-    Raises CoreError for a group range, a shape or a table that is not the plan's; `out` may then be partly written.
+    Raises CoreError for a group range, a shape or a table that is not the plan's, and for a number of threads that is
+    out of range; `out` may then be partly written.
     """
