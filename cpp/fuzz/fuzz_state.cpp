@@ -24,9 +24,11 @@ std::string sealed(std::string bytes) {
     return bytes;
 }
 
-bool passes_header(const std::string& bytes, const char* magic, std::uint32_t version) {
+// Whether bytes have the magic, the version and a checksum as `valid` has.
+bool passes_header(const std::string& bytes, const std::string& valid) {
+    const auto version = static_cast<std::uint32_t>(static_cast<unsigned char>(valid[8]));
     try {
-        pit::StateReader(bytes, magic, version, "fuzz");
+        pit::StateReader(bytes, valid.substr(0, 8), version, "fuzz");
         return true;
     } catch (const pit::Error&) {
         return false;
@@ -46,12 +48,11 @@ std::string damaged(const std::string& state, Dice& dice) {
 
 // Restores damaged bytes. Whatever is accepted must give a state that is accepted as well, and go on.
 template <typename Owner, typename GoOn>
-void fuzz(Owner& owner, const std::string& state, const char* magic, std::int64_t inputs, Dice& dice, Tally& tally,
-          const GoOn& go_on) {
+void fuzz(Owner& owner, const std::string& state, std::int64_t inputs, Dice& dice, Tally& tally, const GoOn& go_on) {
     for (std::int64_t i = 0; i < inputs; ++i) {
         const std::string bytes = damaged(state, dice);
         ++tally.inputs;
-        tally.passed_header += passes_header(bytes, magic, 1);
+        tally.passed_header += passes_header(bytes, state);
         try {
             owner.restore(bytes);
             ++tally.accepted;
@@ -73,7 +74,7 @@ void fuzz_planner(std::int64_t inputs, Tally& tally) {
     pit::Planner planner = make_planner();
     planner.next_step();
     const std::string state = planner.state();
-    fuzz(planner, state, "PITPLAN1", inputs, dice, tally, [](pit::Planner& accepted) {
+    fuzz(planner, state, inputs, dice, tally, [](pit::Planner& accepted) {
         pit::Planner again = make_planner();
         again.restore(accepted.state());
         again.next_step();
@@ -85,7 +86,7 @@ void fuzz_staged(std::int64_t inputs, Tally& tally) {
     pit::StagedCurriculum curriculum(5, 12, {{0, {0, 1, 1, 0}}});
     curriculum.next(0);
     const std::string state = curriculum.state();
-    fuzz(curriculum, state, "PITDRAW1", inputs, dice, tally, [](pit::StagedCurriculum& accepted) { accepted.next(0); });
+    fuzz(curriculum, state, inputs, dice, tally, [](pit::StagedCurriculum& accepted) { accepted.next(0); });
 }
 
 void fuzz_feedback(std::int64_t inputs, Tally& tally) {
@@ -100,7 +101,7 @@ void fuzz_feedback(std::int64_t inputs, Tally& tally) {
         curriculum.update(step, {{draw.example, draw.source, 0, 0.5f}});
     }
     const std::string state = curriculum.state(3, {0.25});
-    fuzz(curriculum, state, "PITFEED1", inputs, dice, tally, [&](pit::FeedbackCurriculum& accepted) {
+    fuzz(curriculum, state, inputs, dice, tally, [&](pit::FeedbackCurriculum& accepted) {
         pit::FeedbackCurriculum again(settings);
         again.restore(accepted.state(accepted.step(), {}));
         again.advance();
