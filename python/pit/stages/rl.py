@@ -5,7 +5,6 @@ shapes the reward with the KL to an anchor, and takes one leave-one-out REINFORC
 RL,0 takes references from the data, RL,1 samples them from M_P^RL.
 """
 
-import base64
 import contextlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -284,7 +283,7 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
         restored = checkpoints.restore(state, stage_hash)
         if restored is not None:
             state = restored.state
-            loader.restore(base64.b64decode(restored.loader["curriculum"]), int(state.step))
+            loader.restore(restored.loader["draws"], int(state.step))
             clock.tokens = restored.meta["tokens"]
         meta = {"hash": stage_hash, "tokens": clock.tokens}
         done = int(state.step)
@@ -320,7 +319,7 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
                 log=log,
                 checkpoints=checkpoints,
                 checkpoint_every=config.checkpoint_every,
-                loader_state=lambda: {"curriculum": base64.b64encode(loader.state()).decode()},
+                loader_state=lambda: {"draws": loader.state()},
                 meta=meta,
                 evaluate=lambda s: held_out(stage, s.params),
                 evaluate_every=config.evaluate_every,
