@@ -6,10 +6,11 @@ import jax
 from flax import nnx
 from rich.table import Table
 
-from pit.config import ModelConfig, PackingConfig, RunConfig
+from pit.config import ModelConfig, PackingConfig, RlConfig, RunConfig
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
 from pit.stages.context import STAGES, Run, StageSpec
+from pit.stages.curriculum import examples_of, expected_visits
 
 FLOAT_BYTES = 4
 
@@ -31,16 +32,32 @@ def tables(config: RunConfig, folder: Path) -> list[Table]:
 
 
 def _stages(config: RunConfig, folder: Path) -> Table:
-    table = Table("stage", "what", "steps", "tokens a step", "tokens", title=f"recipe {config.name}")
+    columns = ("stage", "what", "steps", "tokens a step", "tokens", "curriculum", "visits an example")
+    table = Table(*columns, title=f"recipe {config.name}")
     for spec in STAGES.values():
         section = getattr(config, spec.section)
         slots = slots_per_step(section.packing, config.mesh.shards)
         steps = section.steps or _counted(config, folder, spec)
-        if spec.name.startswith("rl-"):
+        drawn: tuple[str, ...] = ()
+        if isinstance(section, RlConfig):
             slots = section.prompts * _tree_limit(config, spec, section.samples)
+            drawn = (section.curriculum.strategy, _visits(config, folder, section))
         total = "one pass; prepare the data to count" if steps is None else f"<= {steps * slots:,}"
-        table.add_row(spec.name, spec.title, "one pass" if steps is None else f"{steps:,}", f"<= {slots:,}", total)
+        table.add_row(
+            spec.name, spec.title, "one pass" if steps is None else f"{steps:,}", f"<= {slots:,}", total, *drawn
+        )
     return table
+
+
+def _visits(config: RunConfig, folder: Path, section: RlConfig) -> str:
+    """How often a stage will draw each of its examples, on average."""
+    if not _prepared(folder):
+        return "prepare the data to count"
+    return f"{expected_visits(section, examples_of(section, Run(folder, config).fold('rl'))):.2g}"
+
+
+def _prepared(folder: Path) -> bool:
+    return (folder / "store" / "manifest.json").is_file()
 
 
 def slots_per_step(packing: PackingConfig, shards: int) -> int:
@@ -55,7 +72,7 @@ def _tree_limit(config: RunConfig, spec: StageSpec, samples: int) -> int:
 
 
 def _counted(config: RunConfig, folder: Path, spec: StageSpec) -> int | None:
-    if not (folder / "store" / "manifest.json").is_file():
+    if not _prepared(folder):
         return None
     from pit.data.loader import count_steps
     from pit.stages import reward, sft

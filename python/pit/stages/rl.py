@@ -29,7 +29,7 @@ from pit.rollout.sample import Samples, sample
 from pit.rollout.score import Scorer
 from pit.rollout.strategy import Temperature
 from pit.stages.context import STAGES, Run, StageClock
-from pit.stages.curriculum import difficulty_of, examples_of, make_draws
+from pit.stages.curriculum import difficulty_of, examples_of, expected_visits, make_draws
 from pit.train.feed import live_tokens, put, to_device
 from pit.train.log import StageLog
 from pit.train.loop import run_steps
@@ -325,7 +325,8 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
                 evaluate_every=config.evaluate_every,
                 profile_steps=profile_steps,
             )
-    clock.finish(config.steps)
+    visits = expected_visits(config, examples_of(config, stage.fold))
+    clock.finish(config.steps, visits_an_example=round(visits, 3))
 
 
 def held_out(stage: RlStage, params: Params) -> dict[str, float]:
