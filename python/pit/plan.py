@@ -28,32 +28,35 @@ def tables(config: RunConfig, folder: Path) -> list[Table]:
         config: the run.
         folder: its folder; steps of "one pass" are counted if the data are already prepared there.
     """
-    return [_stages(config, folder), _memory(config), _resident(config)]
+    return [_stages(config, folder), _curricula(config, folder), _memory(config), _resident(config)]
 
 
 def _stages(config: RunConfig, folder: Path) -> Table:
-    columns = ("stage", "what", "steps", "tokens a step", "tokens", "curriculum", "visits an example")
-    table = Table(*columns, title=f"recipe {config.name}")
+    table = Table("stage", "what", "steps", "tokens a step", "tokens", title=f"recipe {config.name}")
     for spec in STAGES.values():
         section = getattr(config, spec.section)
         slots = slots_per_step(section.packing, config.mesh.shards)
         steps = section.steps or _counted(config, folder, spec)
-        drawn: tuple[str, ...] = ()
-        if isinstance(section, RlConfig):
+        if spec.name.startswith("rl-"):
             slots = section.prompts * _tree_limit(config, spec, section.samples)
-            drawn = (section.curriculum.strategy, _visits(config, folder, section))
         total = "one pass; prepare the data to count" if steps is None else f"<= {steps * slots:,}"
-        table.add_row(
-            spec.name, spec.title, "one pass" if steps is None else f"{steps:,}", f"<= {slots:,}", total, *drawn
-        )
+        table.add_row(spec.name, spec.title, "one pass" if steps is None else f"{steps:,}", f"<= {slots:,}", total)
     return table
 
 
-def _visits(config: RunConfig, folder: Path, section: RlConfig) -> str:
-    """How often a stage will draw each of its examples, on average."""
-    if not _prepared(folder):
-        return "prepare the data to count"
-    return f"{expected_visits(section, examples_of(section, Run(folder, config).fold('rl'))):.2g}"
+def _curricula(config: RunConfig, folder: Path) -> Table:
+    table = Table("stage", "draws", "worse : better : policy", "prompts", "visits an example", title="RL curricula")
+    fold = Run(folder, config).fold("rl") if _prepared(folder) else None
+    for spec in STAGES.values():
+        section = getattr(config, spec.section)
+        if isinstance(section, RlConfig):
+            visits = "prepare the data to count"
+            if fold is not None:
+                visits = f"{expected_visits(section, examples_of(section, fold)):.2g}"
+            sources = " : ".join(map(str, section.sources))
+            prompts = f"{section.steps * section.prompts:,}"
+            table.add_row(spec.name, section.curriculum.strategy, sources, prompts, visits)
+    return table
 
 
 def _prepared(folder: Path) -> bool:
