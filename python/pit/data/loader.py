@@ -63,22 +63,27 @@ class _PlannedSteps(grain.DatasetIterator[list[Batch]]):
     def __init__(
         self,
         planner: _core.Planner,
-        table: _core.TokenTable,
+        fold: Fold,
         topology: Topology,
         layout: Layout,
         microbatches: int,
         shards: int,
     ) -> None:
         super().__init__()
-        self._planner, self._table, self._topology = planner, table, topology
+        self._planner, self._fold, self._topology = planner, fold, topology
         self._layout, self._microbatches, self._shards = layout, microbatches, shards
 
     def __next__(self) -> list[Batch]:
         plan = self._planner.next_step()
-        return [
-            materialise(plan, i * self._shards, self._shards, self._table, self._topology, self._layout)
+        table = self._fold.table
+        # Before, so that a file cut short is not read past its end; after, so that what was read is what was verified.
+        self._fold.check_unchanged()
+        batches = [
+            materialise(plan, i * self._shards, self._shards, table, self._topology, self._layout)
             for i in range(self._microbatches)
         ]
+        self._fold.check_unchanged()
+        return batches
 
     def get_state(self) -> dict[str, Any]:
         return {"planner": base64.b64encode(self._planner.state()).decode()}
@@ -121,8 +126,7 @@ class Loader(Iterator[list[Batch]]):
         config_hash: str,
     ) -> None:
         planner = make_planner(fold, topology, layout, packing, shards=shards, seed=seed, config_hash=config_hash)
-        table = _core.TokenTable(fold.columns())
-        dataset = _PlannedDataset(planner, table, topology, layout, packing.microbatches, shards)
+        dataset = _PlannedDataset(planner, fold, topology, layout, packing.microbatches, shards)
         self._iterator = iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=PREFETCH))
 
     def __next__(self) -> list[Batch]:

@@ -9,9 +9,6 @@ from jaxtyping import Int32
 from pit.data import _core
 from pit.types import Batch, Topology
 
-TokenColumns = Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]
-"""Per column, its chunks of (values int32[], offsets int64[]): what a store maps, or what `token_columns` makes."""
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -98,18 +95,17 @@ def _clear_from(batch: Batch, groups: int, layout: Layout) -> None:
 
 
 def pack_trees(
-    columns: TokenColumns,
+    table: _core.TokenTable,
     lengths: Int32[np.ndarray, "n columns"],
     topology: Topology,
     layout: Layout,
     *,
     shards: int = 1,
 ) -> list[Batch]:
-    """Pack all given trees; `example_id` of a batch is the tree's row in `lengths`.
+    """Pack the first rows of a table, as many as `lengths` has; `example_id` of a batch is the tree's row in `lengths`.
 
     Each batch spans `shards` groups, the last one filled up with empty groups.
     """
-    table = _core.TokenTable(columns)
     plan = _core.plan_trees(
         lengths,
         core_topology(topology),
@@ -125,4 +121,5 @@ def pack_lists(
 ) -> list[Batch]:
     """`pack_trees` of token lists: `columns[c][i]` fills the segments of tree i that name column c."""
     lengths = np.array([[len(row) for row in column] for column in columns], np.int32).T
-    return pack_trees(token_columns(columns), np.ascontiguousarray(lengths), topology, layout, shards=shards)
+    table = _core.TokenTable(token_columns(columns))
+    return pack_trees(table, np.ascontiguousarray(lengths), topology, layout, shards=shards)
