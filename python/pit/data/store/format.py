@@ -36,7 +36,7 @@ def partial_of(store: Path) -> Path:
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder is a token store, damaged or half built ones included."""
+    """Whether a token store is, or is being built, at `path`; damaged ones count."""
     return _is_half(path) or ((path / MANIFEST).is_file() and any(path.glob("*.arrow")))
 
 
@@ -63,7 +63,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         StoreError: no store, half a store, another version, or a damaged manifest.
     """
     file = path / MANIFEST
-    if _is_half(path) or (not file.is_file() and partial_of(path).is_dir()):
+    if _is_half(path):
         raise StoreError(
             f"{path}: only half of this store is there, its build was stopped or still runs; wait for it, or start it "
             "again: it goes on where it stopped"
@@ -86,5 +86,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _is_half(path: Path) -> bool:
-    """Whether `path` is a growing store, or the folder in it that will become the store."""
+    """Whether the store at `path` is still growing beside it, or `path` is that growing one."""
+    if not (path / MANIFEST).is_file() and partial_of(path).is_dir():
+        return True
     return any(folder.name.endswith(_PARTIAL) and folder.is_dir() for folder in (path, path.parent))
