@@ -113,6 +113,9 @@ void ReleaseArray::operator()(ArrowArray* array) const {
 
 ArrowBatches::ArrowBatches(ArrowArrayStream* stream, std::string file, const std::vector<std::string>& columns)
     : file_(std::move(file)), columns_(columns) {
+    if (stream->release == nullptr) {
+        throw Error(file_ + ": its Arrow stream was read before; give a fresh one");
+    }
     Released<ArrowArrayStream> own{*stream};
     stream->release = nullptr;
     Released<ArrowSchema> schema;

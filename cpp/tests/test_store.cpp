@@ -246,6 +246,7 @@ void test_a_good_stream() {
     Stream stream(batch);
     const pit::TokenBatch tokens = stream.read();
     CHECK(stream.released == 3);
+    CHECK_THROWS(stream.read(), "f.arrow: its Arrow stream was read before; give a fresh one");
     CHECK(tokens.name == "f.arrow: record batch 0" && tokens.columns.size() == 2);
     CHECK(tokens.columns[0].rows == 2 && tokens.columns[0].value_count == 3);
     CHECK(tokens.columns[0].values == stream.batch.columns[0].values.data());

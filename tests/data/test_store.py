@@ -5,6 +5,7 @@ import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -265,6 +266,18 @@ def test_wrong_requests_are_named(built, tmp_path):
     with pytest.raises(DataError, match="there are no preferences to store"):
         s.build([], tmp_path / "s", TEMPLATE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_is_told_from_other_folders(built, tmp_path, monkeypatch):
+    assert s.is_store(built.path)
+    assert not s.is_store(tmp_path)
+    assert not s.is_store(built.path / "manifest.json")
+    monkeypatch.chdir(tmp_path)
+    assert not s.is_store(Path("."))
+    assert s.build(generate(3, 0), "here", TEMPLATE).verify() is None
+    monkeypatch.chdir("here")
+    assert s.is_store(Path("."))
+    assert len(s.Store.open(".").fold("sft")) <= 3
 
 
 def test_many_threads_read_the_same_rows(built):

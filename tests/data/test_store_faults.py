@@ -344,6 +344,24 @@ def test_a_full_disk_is_named_and_the_build_goes_on_when_there_is_room(tmp_path)
     assert store.hash == s.build(generate(2_000, 0), tmp_path / "alone", TEMPLATE).hash
 
 
+def test_too_many_files_are_named(tmp_path):
+    folder = write_store(tmp_path / "s", [[random_batch(1, 1, i)] for i in range(60)])
+    code = (
+        "import resource, sys; from pit.data.store import Store; fold = Store.open(sys.argv[1]).fold('sft');"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); fold.lengths()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, folder],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=120,
+        check=False,
+    )
+    words = r"StoreError: .*/sft-000\d\d.arrow: cannot be mapped \(Too many open files\); allow more open files"
+    assert re.search(words, result.stderr), result.stderr
+
+
 def without_privilege(code, *arguments):
     """Run Python code without the right of root to read and write everything."""
     drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []

@@ -32,7 +32,8 @@ class StoreError(DataError):
 
 def partial_of(store: Path) -> Path:
     """The folder beside a store in which it grows until it is whole."""
-    return store.with_name(store.name + _PARTIAL)
+    absolute = store.absolute()  # "." alone has no name
+    return absolute.with_name(absolute.name + _PARTIAL)
 
 
 def is_store(path: Path) -> bool:
@@ -89,4 +90,5 @@ def _is_half(path: Path) -> bool:
     """Whether the store at `path` is still growing beside it, or `path` is that growing one."""
     if not (path / MANIFEST).is_file() and partial_of(path).is_dir():
         return True
-    return any(folder.name.endswith(_PARTIAL) and folder.is_dir() for folder in (path, path.parent))
+    absolute = path.absolute()
+    return any(folder.name.endswith(_PARTIAL) and folder.is_dir() for folder in (absolute, absolute.parent))

@@ -1,6 +1,7 @@
 """Reading a store: memory maps that the C++ core verifies, a record batch when it is first touched."""
 
 import bisect
+import errno
 import itertools
 import mmap
 import os
@@ -224,7 +225,8 @@ def _map(path: Path, size: int) -> _Mapped:
             _require_bytes(path, state.bytes, size)
             return _Mapped(path, state, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
-        raise StoreError(f"{path}: cannot be mapped ({error.strerror}); make it readable") from error
+        remedy = "allow more open files (ulimit -n)" if error.errno == errno.EMFILE else "make it readable"
+        raise StoreError(f"{path}: cannot be mapped ({error.strerror}); {remedy}") from error
 
 
 def _open(mapped: _Mapped, batches: list[dict[str, int]]) -> tuple[str, mmap.mmap, Any, np.ndarray, np.ndarray]:
