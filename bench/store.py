@@ -1,8 +1,9 @@
 """The token store: writing, opening warm, and verifying one of a million preferences of the synthetic task.
 
 Run: `python bench/store.py`. The store is built once, then opened again and again in the same process: `open_s` is the
-manifest, the maps, the offsets and the lengths of all folds. Verifying is measured alone (`verify`: tokens and checksums
-in the C++ core, every page touched before) and as `pit data check --full` does it (digests of the files as well).
+manifest, the maps, the offsets and the lengths of all folds. Verifying is measured alone (`verify`: tokens and
+checksums in the C++ core) and as `pit data check --full` does it (`full`: digests of the files as well). `write_s`
+includes drawing the rows, and runs on all cores.
 """
 
 import argparse
