@@ -1,5 +1,6 @@
 """Real faults: flipped bytes, files cut, grown or replaced under a map, full disks, killed and competing writers."""
 
+import errno
 import os
 import re
 import shutil
@@ -207,7 +208,7 @@ def count_shards(monkeypatch):
 
 
 def test_a_killed_build_is_refused_by_name_and_goes_on(tmp_path, monkeypatch):
-    rows, out = 2_000, tmp_path / "s"
+    rows, out = 800, tmp_path / "s"
     process = subprocess.Popen(child(out, rows), env=environment())
     partial = tmp_path / "s.partial"
     deadline = time.monotonic() + 120
@@ -302,6 +303,15 @@ def test_a_second_build_into_the_same_folder_is_refused(tmp_path):
     store.verify()
     with pytest.raises(DataError, match="already exists and is not an empty folder"):
         s.build(generate(90, 0), out, TEMPLATE)
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(DataError, match=r"s: its file system cannot lock files \(No locks available\), so two builds"):
+        s.build(generate(3, 0), tmp_path / "s", TEMPLATE)
 
 
 def test_of_builds_that_start_at_once_one_wins(tmp_path):

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -95,7 +95,8 @@ def build(
             raise DataError(f"{out}: there are no preferences to store; check the reader's report for dropped rows")
         _finish(job, shards)
         job.store.rename(out)
-        shutil.rmtree(folder)
+        # A build that comes too late may be opening its lock there; it then removes the rest.
+        shutil.rmtree(folder, ignore_errors=True)
     return Store.open(out, template.tokenizer.hash)
 
 
@@ -147,29 +148,33 @@ def _partial_folder(out: Path) -> Iterator[Path]:
     folder = partial_of(out)
     folder.mkdir(parents=True, exist_ok=True)
     # The system frees the lock when the process ends, however it ends.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        _lock(handle, folder, out)
+    with (folder / "lock").open("w") as lock:
+        _lock(lock, out)
         try:
+            # Another build may have finished since `build` looked.
+            require_absent_or_empty(out)
             (folder / "store").mkdir(exist_ok=True)
             yield folder
         except BaseException:
             if not any(folder.glob("shard-*.json")):
                 shutil.rmtree(folder)
             raise
-    finally:
-        os.close(handle)
 
 
-def _lock(handle: int, folder: Path, out: Path) -> None:
-    busy = f"{out}: another build is writing it, in {folder}; wait for that one, or stop it and build again"
+def _lock(lock: TextIO, out: Path) -> None:
+    busy = f"{out}: another build is writing it, in {partial_of(out)}; wait for that one, or stop it and build again"
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise DataError(busy) from error
-    # The other build may have finished after `folder` was opened: then this is the lock of a folder that is gone.
-    require_absent_or_empty(out)
-    if not folder.is_dir() or not os.path.samestat(os.fstat(handle), folder.stat()):
+    except OSError as error:
+        raise DataError(
+            f"{out}: its file system cannot lock files ({error.strerror}), so two builds could mix; build the store on "
+            "a local disk and move it"
+        ) from error
+    path = Path(lock.name)
+    if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+        # The other build has ended, and removed this lock with its folder, after it was opened here.
         raise DataError(busy)
 
 
