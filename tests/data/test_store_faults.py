@@ -207,22 +207,27 @@ def count_shards(monkeypatch):
     return written
 
 
-def test_a_killed_build_is_refused_by_name_and_goes_on(tmp_path, monkeypatch):
-    rows, out = 800, tmp_path / "s"
+def kill_after(shard, out, rows):
+    """Build in a process of its own, and kill it when that shard is finished."""
     process = subprocess.Popen(child(out, rows), env=environment())
-    partial = tmp_path / "s.partial"
     deadline = time.monotonic() + 120
-    while not (partial / "shard-00003.json").exists():
+    while not (out.with_name("s.partial") / f"shard-{shard:05}.json").exists():
         assert process.poll() is None, "the build ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not out.exists()
-    for half in (out, partial, partial / "store"):
-        words = f"{half}: only half of this store is there, its build was stopped or still runs; wait for it, or start"
-        with pytest.raises(s.StoreError, match=re.escape(words)):
-            s.Store.open(half)
+
+
+def test_a_killed_build_is_refused_by_name_and_goes_on(tmp_path, monkeypatch):
+    rows, out, partial = 800, tmp_path / "s", tmp_path / "s.partial"
+    for shard in (3, 8):
+        kill_after(shard, out, rows)
+        assert not out.exists()
+        for half in (out, partial, partial / "store"):
+            words = f"{half}: only half of this store is there, its build was stopped or still runs; wait for it, or"
+            with pytest.raises(s.StoreError, match=re.escape(words)):
+                s.Store.open(half)
     kept = {int(path.stem[-5:]) for path in partial.glob("shard-*.json")}
     written = count_shards(monkeypatch)
     resumed = s.build(generate(rows, 0), out, TEMPLATE)
@@ -230,6 +235,16 @@ def test_a_killed_build_is_refused_by_name_and_goes_on(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [out]
     resumed.verify()
     assert resumed.hash == s.build(generate(rows, 0), tmp_path / "whole", TEMPLATE).hash
+
+
+def test_a_build_killed_after_its_last_step_has_made_its_store(built, tmp_path):
+    copy_of(built, tmp_path / "s")
+    (tmp_path / "s.partial").mkdir()
+    (tmp_path / "s.partial" / "shard-00000.json").write_text("{}")
+    s.Store.open(tmp_path / "s").verify()
+    shutil.rmtree(tmp_path / "s")
+    assert s.build(generate(100, 0), tmp_path / "s", TEMPLATE).hash == built.hash
+    assert list(tmp_path.iterdir()) == [tmp_path / "s"]
 
 
 def breaks(after):
@@ -249,7 +264,8 @@ def test_finished_shards_are_taken_over_if_they_match(built, tmp_path, monkeypat
     partial = stopped_build(out)
     assert {path.name for path in partial.glob("shard-*")} >= {f"shard-{i:05}.json" for i in range(3)}
     (partial / "store" / "sft-00009.arrow").write_bytes(b"of a longer build")
-    (partial / "shard-00001.json").write_text("{}")
+    record = partial / "shard-00001.json"
+    record.write_text(record.read_text().replace('"rows": 40', '"rows": 41'))
     damaged = sorted((partial / "store").glob("*-00002.arrow"))[0]
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     written = count_shards(monkeypatch)

@@ -52,9 +52,9 @@ def digest(content: Any) -> str:
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=32).hexdigest()
 
 
-def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """Digest of a manifest without its own digest."""
-    return digest({name: value for name, value in manifest.items() if name != "hash"})
+def own_digest(record: Mapping[str, Any]) -> str:
+    """Digest of a record without its field `hash`, which holds that digest."""
+    return digest({name: value for name, value in record.items() if name != "hash"})
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise StoreError(
             f"{file}: format version {manifest.get('version')!r}, this program reads {VERSION}; build the store again"
         )
-    if manifest.get("hash") != manifest_digest(manifest):
+    if manifest.get("hash") != own_digest(manifest):
         raise StoreError(f"{file}: damaged (its digest does not match); build the store again")
     return manifest
 

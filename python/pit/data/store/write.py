@@ -34,7 +34,7 @@ from pit.data.store.format import (
     VERSION,
     digest,
     file_digest,
-    manifest_digest,
+    own_digest,
     partial_of,
 )
 from pit.data.store.read import Store
@@ -227,6 +227,7 @@ def _make_shard(job: _Job, index: int, rows: Sequence[Preference]) -> dict[str, 
         return record
     path.unlink(missing_ok=True)
     record = made_of | _write_shard(job, index, rows)
+    record["hash"] = own_digest(record)
     write_file(path, json.dumps(record).encode())
     return record
 
@@ -235,9 +236,9 @@ def _finished(job: _Job, path: Path, made_of: Mapping[str, str]) -> dict[str, An
     """The record of a shard that an earlier build finished from the same rows, None where its files do not match."""
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
-        same = all(record[name] == value for name, value in made_of.items())
+        same = record["hash"] == own_digest(record) and all(record[name] == made_of[name] for name in made_of)
         intact = same and all(file_digest(job.store / f["file"]) == f["blake2b"] for f in record["folds"].values())
-    except (FileNotFoundError, ValueError, KeyError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return record if intact else None
 
@@ -285,7 +286,7 @@ def _finish(job: _Job, shards: Sequence[dict[str, Any]]) -> None:
             for name, files in folds.items()
         },
     }
-    manifest["hash"] = manifest_digest(manifest)
+    manifest["hash"] = own_digest(manifest)
     written = {file["file"] for files in folds.values() for file in files}
     for path in job.store.iterdir():
         if path.name not in written:
