@@ -222,6 +222,10 @@ def data_check(path: Path, format_name: str, split: str, strict: bool, full: boo
 
     report: Any
     if is_store(path):
+        if (format_name, split, strict) != ("auto", "train", False):
+            raise DataError(
+                f"{path}: is a token store, and --format, --split and --strict are for raw preferences; leave them out"
+            )
         report = check_store(path, full)
     elif full:
         raise DataError(

@@ -2,13 +2,19 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
+from pit.data.store import write
 from pit.data.template import Template
 from pit.data.tokenizer import Tokenizer
 from pit.types import COLUMNS, FOLDS
@@ -16,6 +22,15 @@ from pit.types import COLUMNS, FOLDS
 TOKENIZER = Tokenizer.train_bpe(["describe this red lamp: price and size."], 330)
 TEMPLATE = Template(TOKENIZER, (16, 12, 12))
 SCHEMA = pa.schema([(name, pa.large_list(pa.int32())) for name in COLUMNS])
+
+
+@contextmanager
+def small_shards():
+    """Builds make shards of 40 rows and record batches of 8."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, "SHARD_ROWS", 40)
+        patch.setattr(write, "BATCH_ROWS", 8)
+        yield
 
 
 def contents(store):
@@ -109,3 +124,17 @@ def copy_of(store, folder: Path) -> Path:
 def rewrite(folder, **changes):
     """Change fields of a store's manifest and make its digest right again."""
     write_manifest(folder, json.loads((folder / "manifest.json").read_text()) | changes)
+
+
+def environment():
+    """The environment of a process that imports what this one does."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def without_privilege(code, *arguments):
+    """Run Python code without the right of root to read and write everything."""
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    if drop and shutil.which("setpriv") is None:
+        pytest.skip("setpriv, which takes root's privilege away, is not installed")
+    command = [*drop, sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120, check=False)

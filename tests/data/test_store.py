@@ -21,6 +21,7 @@ from store_cases import (
     record_batch,
     rewrite,
     rows_of,
+    small_shards,
     write_file,
     write_store,
 )
@@ -44,9 +45,7 @@ preferences = st.builds(
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, "SHARD_ROWS", 40)
-        patch.setattr(write, "BATCH_ROWS", 8)
+    with small_shards():
         return s.build(generate(60, 0), tmp_path_factory.mktemp("store") / "s", TEMPLATE)
 
 
@@ -104,17 +103,16 @@ def test_rows_are_views_of_the_map_that_keep_it(built):
     assert [column.tolist() for column in row] == rows_of(built.fold("sft"))[3]
 
 
-def test_the_same_rows_make_the_same_bytes(built, tmp_path, monkeypatch):
-    monkeypatch.setattr(write, "SHARD_ROWS", 40)
-    monkeypatch.setattr(write, "BATCH_ROWS", 8)
-    for workers in (1, 3):
-        again = s.build(generate(60, 0), tmp_path / f"again-{workers}", TEMPLATE, workers=workers)
-        assert again.hash == built.hash
-        assert sorted(p.name for p in again.path.iterdir()) == sorted(p.name for p in built.path.iterdir())
-        for path in built.path.iterdir():
-            assert (again.path / path.name).read_bytes() == path.read_bytes()
-    assert s.build(generate(60, 1), tmp_path / "other", TEMPLATE).hash != built.hash
-    assert s.build(generate(60, 0), tmp_path / "key", TEMPLATE, key="other").hash != built.hash
+def test_the_same_rows_make_the_same_bytes(built, tmp_path):
+    with small_shards():
+        for workers in (1, 3):
+            again = s.build(generate(60, 0), tmp_path / f"again-{workers}", TEMPLATE, workers=workers)
+            assert again.hash == built.hash
+            assert sorted(p.name for p in again.path.iterdir()) == sorted(p.name for p in built.path.iterdir())
+            for path in built.path.iterdir():
+                assert (again.path / path.name).read_bytes() == path.read_bytes()
+        assert s.build(generate(60, 1), tmp_path / "other", TEMPLATE).hash != built.hash
+        assert s.build(generate(60, 0), tmp_path / "key", TEMPLATE, key="other").hash != built.hash
 
 
 def test_the_manifest_says_what_is_inside(built):
