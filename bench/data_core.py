@@ -293,7 +293,7 @@ def loader(settings: Settings) -> dict[str, Any]:
     """
     fold = settings.store(10)
     batches = partial(islice, make_loader(fold, settings.seed), 50)
-    plans, table = planner(fold.lengths(), gap(), LAYOUT, settings.seed), _core.TokenTable(fold.columns())
+    plans, table = planner(fold.lengths(), gap(), LAYOUT, settings.seed), fold.table
     out = empty_batch(1, gap(), LAYOUT)
 
     def direct() -> None:

@@ -1,6 +1,5 @@
-// The curricula: staged draws, feedback, and difficulty by edit distance.
+// The curricula: staged draws, and draws with feedback.
 #include "convert.hpp"
-#include "pit/edit_distance.hpp"
 #include "pit/feedback.hpp"
 
 namespace pit_python {
@@ -129,24 +128,6 @@ pit::FeedbackCurriculum* make_feedback(std::uint64_t seed, std::int64_t examples
     return new pit::FeedbackCurriculum({seed, examples, std::move(sources), lag, memory, config_hash, data_hash});
 }
 
-// Distance of each row of one column to the same row of the other.
-py::array_t<std::int32_t> edit_distances(const py::object& a_values, const py::object& a_offsets,
-                                         const py::object& b_values, const py::object& b_offsets) {
-    const auto a = require_shape<std::int32_t>(a_values, "a_values", {kAny});
-    const auto b = require_shape<std::int32_t>(b_values, "b_values", {kAny});
-    const auto a_ends = require_shape<std::int64_t>(a_offsets, "a_offsets", {kAny});
-    const auto b_ends = require_shape<std::int64_t>(b_offsets, "b_offsets", {a_ends.size()});
-    const pit::TokenTable table({{{a.data(), a.size(), a_ends.data(), a_ends.size() - 1}},
-                                 {{b.data(), b.size(), b_ends.data(), b_ends.size() - 1}}});
-    py::array_t<std::int32_t> out(static_cast<py::ssize_t>(table.rows()));
-    std::int32_t* distance = out.mutable_data();
-    const py::gil_scoped_release release;
-    for (std::int64_t row = 0; row < table.rows(); ++row) {
-        distance[row] = static_cast<std::int32_t>(pit::edit_distance(table.at(0, row), table.at(1, row)));
-    }
-    return out;
-}
-
 void bind_feedback(py::module_& m) {
     using pit::FeedbackCurriculum;
     py::class_<FeedbackCurriculum>(m, "FeedbackCurriculum", py::is_final())
@@ -180,8 +161,6 @@ void bind_curriculum(py::module_& m) {
         .def("state", &state<pit::StagedCurriculum>)
         .def("restore", &restore<pit::StagedCurriculum>, py::arg("state"));
     bind_feedback(m);
-    m.def("edit_distances", &edit_distances, py::arg("a_values"), py::arg("a_offsets"), py::arg("b_values"),
-          py::arg("b_offsets"));
 }
 
 }  // namespace pit_python

@@ -1,7 +1,10 @@
 // Token tables and the writing of batches.
 #include <memory>
+#include <tuple>
 
 #include "convert.hpp"
+#include "pit/arrow.hpp"
+#include "pit/edit_distance.hpp"
 #include "pit/materialise.hpp"
 #include "pit/token_table.hpp"
 
@@ -9,7 +12,19 @@ namespace pit_python {
 
 namespace {
 
-// A token table and the arrays it borrows from.
+// Name, map, stream, buffer sizes in bytes i64[batches, columns, 2] (offsets, values) and checksums u32[batches].
+using PythonArrowFile = std::tuple<std::string, py::buffer, py::object, py::object, py::object>;
+
+// The stream that a capsule of the Arrow PyCapsule interface owns, until the capsule goes.
+ArrowArrayStream* stream_of(const py::object& capsule) {
+    auto* stream = static_cast<ArrowArrayStream*>(PyCapsule_GetPointer(capsule.ptr(), "arrow_array_stream"));
+    if (stream == nullptr) {
+        throw py::error_already_set();
+    }
+    return stream;
+}
+
+// A token table and what it borrows from.
 class PythonTokenTable {
   public:
     explicit PythonTokenTable(const std::vector<std::vector<std::pair<py::object, py::object>>>& columns) {
@@ -26,6 +41,16 @@ class PythonTokenTable {
         table_ = std::make_unique<pit::TokenTable>(std::move(chunks));
     }
 
+    PythonTokenTable(const std::vector<PythonArrowFile>& files, const std::vector<std::string>& columns,
+                     std::int64_t vocab_size) {
+        std::vector<pit::TokenBatch> batches;
+        for (const PythonArrowFile& file : files) {
+            borrow_file(file, columns, batches);
+        }
+        const py::gil_scoped_release release;
+        table_ = std::make_unique<pit::TokenTable>(std::move(batches), columns, vocab_size);
+    }
+
     const pit::TokenTable& table() const { return *table_; }
 
   private:
@@ -40,15 +65,78 @@ class PythonTokenTable {
         return {value_array.data(), value_array.size(), offset_array.data(), offset_array.size() - 1};
     }
 
+    void borrow_file(const PythonArrowFile& file, const std::vector<std::string>& columns,
+                     std::vector<pit::TokenBatch>& batches) {
+        const auto& [name, buffer, source, python_sizes, checksums] = file;
+        const auto width = static_cast<py::ssize_t>(columns.size());
+        maps_.push_back(buffer.request());
+        const pit::MappedBytes map{maps_.back().ptr, maps_.back().size * maps_.back().itemsize};
+        const py::object capsule = source.attr("__arrow_c_stream__")();
+        const pit::ArrowBatches& arrow = arrays_.emplace_back(stream_of(capsule), name, columns);
+        const auto count = static_cast<py::ssize_t>(arrow.size());
+        const auto sizes = require_shape<std::int64_t>(python_sizes, name + ": sizes", {count, width, 2});
+        const auto crc32 = require_shape<std::uint32_t>(checksums, name + ": checksums", {count});
+        for (py::ssize_t i = 0; i < count; ++i) {
+            std::vector<pit::BufferSizes> of_batch;
+            for (py::ssize_t column = 0; column < width; ++column) {
+                of_batch.push_back({sizes.at(i, column, 0), sizes.at(i, column, 1)});
+            }
+            batches.push_back(arrow.tokens(static_cast<std::size_t>(i), of_batch, map, crc32.at(i)));
+        }
+    }
+
     std::vector<py::object> owners_;
+    std::vector<py::buffer_info> maps_;
+    std::vector<pit::ArrowBatches> arrays_;
     std::unique_ptr<pit::TokenTable> table_;
 };
+
+// Views of a row's tokens, one a column, which keep the table alive.
+py::list table_row(const py::object& self, std::int64_t row) {
+    const pit::TokenTable& table = py::cast<const PythonTokenTable&>(self).table();
+    if (row < 0 || row >= table.rows()) {
+        throw py::index_error("the token table has " + std::to_string(table.rows()) + " rows, there is no row " +
+                              std::to_string(row));
+    }
+    std::vector<pit::TokenSpan> spans;
+    {
+        const py::gil_scoped_release release;
+        for (std::int64_t column = 0; column < table.columns(); ++column) {
+            spans.push_back(table.at(column, row));
+        }
+    }
+    py::list out;
+    for (const pit::TokenSpan& span : spans) {
+        py::array_t<std::int32_t> tokens(Shape{span.size}, Shape{sizeof(std::int32_t)}, span.data, self);
+        tokens.attr("setflags")(py::arg("write") = false);
+        out.append(tokens);
+    }
+    return out;
+}
+
+void table_verify(const PythonTokenTable& self) {
+    const py::gil_scoped_release release;
+    self.table().verify();
+}
 
 py::array_t<std::int32_t> table_lengths(const PythonTokenTable& self) {
     py::array_t<std::int32_t> out(Shape{self.table().rows(), self.table().columns()});
     std::int32_t* data = out.mutable_data();
     const py::gil_scoped_release release;
     self.table().lengths(data);
+    return out;
+}
+
+py::array_t<std::int32_t> table_edit_distances(const PythonTokenTable& self, std::int64_t a, std::int64_t b) {
+    for (const std::int64_t column : {a, b}) {
+        pit::require_range("token table: column", column, 0, self.table().columns() - 1);
+    }
+    py::array_t<std::int32_t> out(Shape{self.table().rows()});
+    std::int32_t* distance = out.mutable_data();
+    const py::gil_scoped_release release;
+    for (std::int64_t row = 0; row < self.table().rows(); ++row) {
+        distance[row] = static_cast<std::int32_t>(pit::edit_distance(self.table().at(a, row), self.table().at(b, row)));
+    }
     return out;
 }
 
@@ -82,7 +170,15 @@ void bind_tokens(py::module_& m) {
         .def(py::init<std::vector<std::vector<std::pair<py::object, py::object>>>>(), py::arg("columns"))
         .def_property_readonly("rows", [](const PythonTokenTable& self) { return self.table().rows(); })
         .def_property_readonly("columns", [](const PythonTokenTable& self) { return self.table().columns(); })
-        .def("lengths", &table_lengths);
+        .def_static(
+            "from_arrow",
+            [](const std::vector<PythonArrowFile>& files, const std::vector<std::string>& columns,
+               std::int64_t vocab_size) { return std::make_unique<PythonTokenTable>(files, columns, vocab_size); },
+            py::arg("files"), py::arg("columns"), py::arg("vocab_size"))
+        .def("lengths", &table_lengths)
+        .def("edit_distances", &table_edit_distances, py::arg("a"), py::arg("b"))
+        .def("row", &table_row, py::arg("row"))
+        .def("verify", &table_verify);
     m.def("materialise", &materialise, py::arg("plan"), py::arg("first_group"), py::arg("last_group"), py::arg("table"),
           py::kw_only(), py::arg("closing"), py::arg("pad"), py::arg("threads") = 1, py::arg("out"));
 }

@@ -210,12 +210,30 @@ def data() -> None:
 @click.option("--format", "format_name", default="auto", help="hh, summarize, trl or auto.", show_default=True)
 @click.option("--split", default="train", help="train, validation or test.", show_default=True)
 @click.option("--strict", is_flag=True, help="Fail on the first row that cannot be used.")
+@click.option("--full", is_flag=True, help="Token stores only: verify every byte.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def data_check(path: Path, format_name: str, split: str, strict: bool, as_json: bool) -> None:
-    """Count what is usable in PATH, say why the rest is not, and show lengths, length bias and an example tree."""
-    from pit.data.check import check
+def data_check(path: Path, format_name: str, split: str, strict: bool, full: bool, as_json: bool) -> None:
+    """Count what is usable in PATH, say why the rest is not, and show lengths, length bias and an example tree.
 
-    report = check(path, format=format_name, split=split, strict=strict)
+    Of a token store (RUN/store) it says what the store holds, and with --full whether it is intact.
+    """
+    from pit.data.check import check, check_store
+    from pit.data.store import is_store
+
+    report: Any
+    if is_store(path):
+        if (format_name, split, strict) != ("auto", "train", False):
+            raise DataError(
+                f"{path}: is a token store, and --format, --split and --strict are for raw preferences; leave them out"
+            )
+        report = check_store(path, full)
+    elif full:
+        raise DataError(
+            f"{path}: --full verifies a token store, and this is none (no manifest.json beside .arrow files); name a "
+            "folder such as RUN/store, or leave --full out to check raw preferences"
+        )
+    else:
+        report = check(path, format=format_name, split=split, strict=strict)
     if as_json:
         click.echo(report.to_json())
     else:

@@ -3,15 +3,21 @@
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from store_cases import TEMPLATE, TOKENIZER
 
-from pit.data.check import check, draw_tree, wilson_interval
+from pit.cli import data_check
+from pit.data.check import check, check_store, draw_tree, wilson_interval
 from pit.data.errors import DataError
+from pit.data.store import Store, StoreError, build
+from pit.data.synthetic import generate
 from pit.data.tokenizer import Tokenizer
 from pit.types import FOLDS, Message, Preference
 
@@ -127,3 +133,67 @@ def test_wilson_solves_its_equation(successes: int, others: int) -> None:
 def test_nothing_to_check(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         check(tmp_path / "absent")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return build(generate(60, 0), tmp_path / "s", TEMPLATE)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_store_says_what_it_holds(store: Store, full: bool) -> None:
+    report = check_store(store.path, full)
+    assert list(report.folds) == list(FOLDS)
+    assert {name: fold["rows"] for name, fold in report.folds.items()} == {
+        name: len(store.fold(name)) for name in FOLDS
+    }
+    assert sum(fold["rows"] for fold in report.folds.values()) == 60
+    assert sum(fold["tokens"] for fold in report.folds.values()) == store.manifest["tokens"]
+    assert sum(fold["files"] for fold in report.folds.values()) == len(list(store.path.glob("*.arrow")))
+    assert sum(fold["bytes"] for fold in report.folds.values()) == sum(
+        path.stat().st_size for path in store.path.glob("*.arrow")
+    )
+    assert (report.windows, report.tokenizer, report.hash) == ((16, 12, 12), TOKENIZER.hash, store.hash)
+    assert json.loads(report.to_json())["full"] is full
+    console = Console(file=io.StringIO(), width=300)
+    report.render(console)
+    assert f"{store.manifest['tokens']:,}" in shown(console)
+    said = "every byte is as it was written" if full else "sizes and offsets fit; --full verifies every byte"
+    assert said in shown(console)
+
+
+def flip_a_token(store: Store) -> None:
+    """Damage that only reading the tokens shows: another token of the vocabulary."""
+    path = store.path / "sft-00000.arrow"
+    content = bytearray(path.read_bytes())
+    content[content.index(store.fold("sft").row(0)[0].tobytes())] ^= 1
+    path.write_bytes(content)
+
+
+def test_the_command_checks_stores_and_full_finds_damage(store: Store) -> None:
+    run = CliRunner()
+    assert "every byte is as it was written" in run.invoke(data_check, [str(store.path), "--full"]).output
+    assert json.loads(run.invoke(data_check, [str(store.path), "--json"]).output)["hash"] == store.hash
+    for option in (["--strict"], ["--format", "trl"], ["--split", "test"]):
+        error = run.invoke(data_check, [str(store.path), *option]).exception
+        assert isinstance(error, DataError)
+        assert re.search(r"s: is a token store, and --format, --split and --strict are for raw prefer", str(error))
+    flip_a_token(store)
+    assert run.invoke(data_check, [str(store.path)]).exit_code == 0
+    error = run.invoke(data_check, [str(store.path), "--full"]).exception
+    assert isinstance(error, StoreError)
+    assert re.search(r"sft-00000.arrow: record batch 0 is damaged: checksum 0x", str(error))
+
+
+def test_the_command_refuses_full_on_raw_preferences_and_half_stores(tmp_path: Path) -> None:
+    run = CliRunner()
+    path = make(tmp_path)
+    for raw in (path, tmp_path):
+        error = run.invoke(data_check, [str(raw), "--full"]).exception
+        assert isinstance(error, DataError)
+        assert str(error).startswith(f"{raw}: --full verifies a token store, and this is none")
+    (tmp_path / "s.partial").mkdir()
+    for half in (tmp_path / "s", tmp_path / "s.partial"):
+        error = run.invoke(data_check, [str(half)]).exception
+        assert isinstance(error, StoreError)
+        assert "only half of this store is there" in str(error)

@@ -313,7 +313,9 @@ def test_edit_distance_agrees_with_its_twin(rows):
         offsets = np.cumsum([0, *(len(row[c]) for row in rows)])
         return np.array([token for row in rows for token in row[c]], np.int32), offsets.astype(np.int64)
 
-    assert _core.edit_distances(*column(0), *column(1)).tolist() == [levenshtein(a, b) for a, b in rows]
+    assert _core.TokenTable([[column(0)], [column(1)]]).edit_distances(0, 1).tolist() == [
+        levenshtein(a, b) for a, b in rows
+    ]
 
 
 def test_every_draw_of_an_entry_that_is_drawn_twice_counts():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pit.config import PackingConfig
 from pit.data import _core
 from pit.data.loader import Loader, count_steps
-from pit.data.packing import Layout, pack_trees
+from pit.data.packing import Layout, pack_lists
 from pit.data.store import build
 from pit.data.synthetic import generate
 from pit.data.template import Template, gap, improver_sft
@@ -113,12 +113,7 @@ def test_the_batches_are_those_of_the_rows(fold):
     packing = PackingConfig(row_length=ROW, rows=4, microbatches=2, trees=6)
     for batch in next(loader(fold, packing)):
         for e in batch.example_id[batch.example_id >= 0].tolist():
-            one = pack_trees(
-                [[(column[0], np.array([0, len(column[0])]))] for column in [[row] for row in fold.row(e)]],
-                fold.lengths()[e : e + 1],
-                improver_sft(),
-                layout_of(packing),
-            )[0]
+            one = pack_lists([[row.tolist()] for row in fold.row(e)], improver_sft(), layout_of(packing))[0]
             live = one.token[0][one.visible_until[0] > np.arange(ROW)].tolist()
             rows = [row.tolist() for row in batch.token]
             assert any(live == row[i : i + len(live)] for row in rows for i in range(ROW))

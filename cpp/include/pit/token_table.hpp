@@ -1,7 +1,10 @@
 // Token columns as a store maps them: borrowed chunks of values and offsets, checked before they are read.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
 namespace pit {
@@ -14,29 +17,60 @@ struct TokenChunk {
     std::int64_t rows;  // offsets has rows + 1 entries
 };
 
+// A record batch of a store: a chunk a column, all of the same rows.
+struct TokenBatch {
+    std::string name;  // file and number, for messages
+    std::vector<TokenChunk> columns;
+    std::uint32_t crc32;  // expected, over the bytes of each column's offsets and values in turn
+};
+
 struct TokenSpan {
     const std::int32_t* data;
     std::int64_t size;
 };
 
-// Token columns cut into chunks (each column in its own way). The memory of the chunks must outlive the table and keep
-// the offsets that were checked.
+// Token columns cut into chunks. The memory of the chunks must outlive the table; should it change under the table (a
+// mapped file may), rows are wrong or refused, but nothing outside the chunks is read. Methods may be called from
+// several threads.
 class TokenTable {
   public:
-    // Error unless every offset lies within its values, offsets never decrease, and all columns have the same rows.
+    // Columns in memory, cut into chunks each in its own way; any token is accepted. Error unless every offset lies
+    // within its values, offsets never decrease, and all columns have the same rows.
     explicit TokenTable(std::vector<std::vector<TokenChunk>> columns);
+
+    // Columns of a store. Error for offsets as above, and unless each batch has every named column and its offsets
+    // span all of its values. Tokens and checksum of a batch are verified when a row of it is first asked for.
+    TokenTable(std::vector<TokenBatch> batches, std::vector<std::string> columns, std::int64_t vocab_size);
 
     std::int64_t rows() const { return rows_; }
     std::int64_t columns() const { return static_cast<std::int64_t>(columns_.size()); }
-    // Tokens of a row of a column, which the caller has checked to exist.
+    // Tokens of a row of a column, which the caller has checked to exist. Error if the row's batch is damaged.
     TokenSpan at(std::int64_t column, std::int64_t row) const;
     // lengths[row * columns + column], tokens; Error for a row of more than 2^31 - 1.
     void lengths(std::int32_t* out) const;
+    // Verifies every batch, those verified before too; Error if one is damaged.
+    void verify() const;
 
   private:
+    void add_columns();
+    std::string chunk_name(std::size_t column, std::size_t chunk) const;
+    void verify_batch(std::size_t index) const;
+    void require_tokens(std::size_t column, std::size_t index) const;
+
     std::vector<std::vector<TokenChunk>> columns_;
     std::vector<std::vector<std::int64_t>> first_row_;  // of each chunk
     std::int64_t rows_ = 0;
+
+    // Of a store only: batch i is chunk i of every column.
+    struct BatchCheck {
+        std::string name;
+        std::uint32_t crc32;
+    };
+    std::vector<BatchCheck> checks_;
+    std::vector<std::string> names_;
+    std::int64_t vocab_size_ = 0;
+    // Two threads may both verify a batch: they find the same, so only the flag has to be atomic.
+    std::unique_ptr<std::atomic<bool>[]> verified_;
 };
 
 }  // namespace pit

@@ -5,14 +5,20 @@ C-contiguous and of exactly the dtype named here; nothing is converted. Heavy ca
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias, final
+from typing import Protocol, TypeAlias, final
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8, UInt16, UInt32, UInt64
+from typing_extensions import Buffer
 
 from pit.types import Batch
 
 _Stages: TypeAlias = Sequence[tuple[int, Sequence[int]]]
+
+class _ArrowStream(Protocol):
+    """Record batches over the Arrow PyCapsule interface, for example a pyarrow.RecordBatchReader."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 class CoreError(ValueError):
     """Bad input to the core; the message names the thing, its value, the rule and the remedy."""
@@ -139,14 +145,6 @@ class FeedbackCurriculum:
         """Goes on from a state, with all weights 0, and gives its notes; CoreError, and no change, if it is damaged or
         of other settings or other data.
         """
-
-def edit_distances(
-    a_values: Int32[np.ndarray, " v"],
-    a_offsets: Int64[np.ndarray, " rows_plus_1"],
-    b_values: Int32[np.ndarray, " w"],
-    b_offsets: Int64[np.ndarray, " rows_plus_1"],
-) -> Int32[np.ndarray, " rows"]:
-    """Levenshtein distance, in tokens, of each row of a column to the same row of another one."""
 
 @final
 class Topology:
@@ -315,6 +313,28 @@ class TokenTable:
     def __init__(
         self, columns: Sequence[Sequence[tuple[Int32[np.ndarray, " v"], Int64[np.ndarray, " o"]]]]
     ) -> None: ...
+    @staticmethod
+    def from_arrow(
+        files: Sequence[
+            tuple[str, Buffer, _ArrowStream, Int64[np.ndarray, "batches columns 2"], UInt32[np.ndarray, " batches"]]
+        ],
+        columns: Sequence[str],
+        vocab_size: int,
+    ) -> TokenTable:
+        """A table over memory-mapped Arrow files, whose columns are large lists of int32 without nulls.
+
+        Offsets are checked now; tokens and checksum of a record batch when one of its rows is first read.
+
+        files: for each its name (for messages), its map, its record batches in order as an Arrow C stream, the sizes
+            in bytes of each column's buffers of offsets and of values (the stream carries none), and for each batch
+            the expected CRC-32 over the offsets and values of each column in turn.
+        columns: names of the columns, in order.
+        vocab_size: tokens are 0..vocab_size - 1.
+
+        Raises CoreError for other columns, nulls, wrong offsets, and buffers that do not fit their sizes or lie
+        outside the map (those of compressed files are copies on the heap).
+        """
+
     @property
     def rows(self) -> int:
         """Number of rows."""
@@ -325,6 +345,15 @@ class TokenTable:
 
     def lengths(self) -> Int32[np.ndarray, "rows columns"]:
         """Tokens of every row of every column, what planning wants."""
+
+    def edit_distances(self, a: int, b: int) -> Int32[np.ndarray, " rows"]:
+        """Levenshtein distance, in tokens, between columns a and b of every row."""
+
+    def row(self, row: int) -> list[Int32[np.ndarray, " tokens"]]:
+        """Tokens of one row, one read-only view a column; IndexError for no such row, CoreError for a damaged batch."""
+
+    def verify(self) -> None:
+        """Verifies every record batch again; CoreError if one is damaged. Arrays in memory have nothing to verify."""
 
 def materialise(
     plan: Plan,

@@ -1,4 +1,6 @@
-"""What is in a preference set before anything is trained on it: counts, lengths, length bias, repeats, folds."""
+"""What is in a preference set before anything is trained on it (counts, lengths, length bias, repeats, folds), and what
+is in a token store.
+"""
 
 import dataclasses
 import hashlib
@@ -20,6 +22,7 @@ from rich.tree import Tree
 
 from pit.data.folds import DEFAULT_FRACTIONS, DEFAULT_KEY, fold_of
 from pit.data.readers import read_preferences
+from pit.data.store import Store
 from pit.data.tokenizer import Tokenizer
 from pit.types import COLUMNS, FOLDS, Preference
 
@@ -166,6 +169,81 @@ def check(
         turns=turns,
         folds=dict(folds),
         example=example,
+    )
+
+
+@dataclass(frozen=True)
+class StoreReport:
+    """What `check_store` found.
+
+    path, hash, tokenizer: the store, its digest and that of its tokenizer.
+    version: of the format.
+    windows: (input, reference, output), in tokens.
+    folds: for each fold its rows, tokens, files, record batches and bytes.
+    full: whether every byte was verified.
+    """
+
+    path: str
+    hash: str
+    tokenizer: str
+    version: int
+    windows: tuple[int, int, int]
+    folds: dict[str, dict[str, int]]
+    full: bool
+
+    def to_json(self) -> str:
+        """The report as indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    def render(self, console: Console) -> None:
+        """Print the report."""
+        measures = next(iter(self.folds.values()))
+        table = Table("fold", *measures, title=Text(f"Token store {self.path}, format version {self.version}"))
+        for name, counts in self.folds.items():
+            table.add_row(name, *(f"{count:,}" for count in counts.values()))
+        table.add_row("all", *(f"{sum(fold[name] for fold in self.folds.values()):,}" for name in measures))
+        console.print(table)
+        first, second, third = self.windows
+        said = "every byte is as it was written" if self.full else "sizes and offsets fit; --full verifies every byte"
+        console.print(
+            f"windows {first} + {second} + {third} tokens, tokenizer {self.tokenizer[:12]}, store {self.hash[:12]}: "
+            f"{said}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def check_store(path: str | Path, full: bool = False) -> StoreReport:
+    """Open a token store and describe it.
+
+    Args:
+        path: its folder.
+        full: verify every byte, not sizes and offsets alone.
+
+    Raises:
+        StoreError: no store, half of one, or a damaged one; the message says where.
+    """
+    store = Store.open(path)
+    if full:
+        store.verify()
+    folds = {}
+    for name, entry in store.manifest["folds"].items():
+        fold, files = store.fold(name), entry["files"]
+        folds[name] = {
+            "rows": len(fold),
+            "tokens": int(fold.lengths().sum(dtype=np.int64)),
+            "files": len(files),
+            "batches": sum(len(file["batches"]) for file in files),
+            "bytes": sum(file["bytes"] for file in files),
+        }
+    return StoreReport(
+        path=str(path),
+        hash=store.hash,
+        tokenizer=store.manifest["tokenizer"],
+        version=store.manifest["version"],
+        windows=store.windows,
+        folds=folds,
+        full=full,
     )
 
 

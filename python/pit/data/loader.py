@@ -64,7 +64,7 @@ class _PlannedSteps(grain.DatasetIterator[list[Batch]]):
     def __init__(
         self,
         planner: _core.Planner,
-        table: _core.TokenTable,
+        fold: Fold,
         topology: Topology,
         layout: Layout,
         microbatches: int,
@@ -72,16 +72,20 @@ class _PlannedSteps(grain.DatasetIterator[list[Batch]]):
         own: range,
     ) -> None:
         super().__init__()
-        self._planner, self._table, self._topology = planner, table, topology
+        self._planner, self._fold, self._topology = planner, fold, topology
         self._layout, self._microbatches, self._shards, self._own = layout, microbatches, shards, own
 
     def __next__(self) -> list[Batch]:
         plan = self._planner.next_step()
-        return [self._microbatch(plan, i * self._shards + self._own.start) for i in range(self._microbatches)]
+        # Before, so that a file cut short is not read past its end; after, so that what was read is what was verified.
+        self._fold.check_unchanged()
+        batches = [self._microbatch(plan, i * self._shards + self._own.start) for i in range(self._microbatches)]
+        self._fold.check_unchanged()
+        return batches
 
     def _microbatch(self, plan: _core.Plan, first_group: int) -> Batch:
         """This process's groups of a microbatch; leaf rows count from the first row of the whole one."""
-        batch = materialise(plan, first_group, len(self._own), self._table, self._topology, self._layout)
+        batch = materialise(plan, first_group, len(self._own), self._fold.table, self._topology, self._layout)
         row = batch.leaf[:, :, 0]
         row[row >= 0] += self._own.start * self._layout.rows
         return batch
@@ -141,8 +145,7 @@ class Loader(Iterator[list[Batch]]):
         part = shards // process_count
         own = range(process_index * part, (process_index + 1) * part)
         planner = make_planner(fold, topology, layout, packing, shards=shards, seed=seed, config_hash=config_hash)
-        table = _core.TokenTable(fold.columns())
-        dataset = _PlannedDataset(planner, table, topology, layout, packing.microbatches, shards, own)
+        dataset = _PlannedDataset(planner, fold, topology, layout, packing.microbatches, shards, own)
         self._iterator = iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=PREFETCH))
 
     def __next__(self) -> list[Batch]:

@@ -13,9 +13,8 @@ from pit.types import Batch, Topology
 
 TOKENS_PER_THREAD = 1 << 20
 """Tokens that are worth a thread: about a millisecond of writing, against the tens of microseconds of its start."""
-
-TokenColumns = Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]
-"""Per column, its chunks of (values int32[], offsets int64[]): what a store maps, or what `token_columns` makes."""
+TokenColumns = list[list[tuple[np.ndarray, np.ndarray]]]
+"""Per column, its chunks of (values int32[], offsets int64[])."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def core_topology(topology: Topology) -> _core.Topology:
     )
 
 
-def token_columns(columns: Sequence[Sequence[Sequence[int]]]) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+def token_columns(columns: Sequence[Sequence[Sequence[int]]]) -> TokenColumns:
     """Columns of token lists in memory, as one chunk each."""
     result = []
     for column in columns:
@@ -161,18 +160,17 @@ def _clear_from(batch: Batch, groups: int, layout: Layout) -> None:
 
 
 def pack_trees(
-    columns: TokenColumns,
+    table: _core.TokenTable,
     lengths: Int32[np.ndarray, "n columns"],
     topology: Topology,
     layout: Layout,
     *,
     shards: int = 1,
 ) -> list[Batch]:
-    """Pack all given trees; `example_id` of a batch is the tree's row in `lengths`.
+    """Pack the first rows of a table, as many as `lengths` has; `example_id` of a batch is the tree's row in `lengths`.
 
     Each batch spans `shards` groups, the last one filled up with empty groups.
     """
-    table = _core.TokenTable(columns)
     plan = _core.plan_trees(
         lengths,
         core_topology(topology),
@@ -188,4 +186,5 @@ def pack_lists(
 ) -> list[Batch]:
     """`pack_trees` of token lists: `columns[c][i]` fills the segments of tree i that name column c."""
     lengths = np.array([[len(row) for row in column] for column in columns], np.int32).T
-    return pack_trees(token_columns(columns), np.ascontiguousarray(lengths), topology, layout, shards=shards)
+    table = _core.TokenTable(token_columns(columns))
+    return pack_trees(table, np.ascontiguousarray(lengths), topology, layout, shards=shards)

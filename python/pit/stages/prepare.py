@@ -9,7 +9,7 @@ from pit.config import RunConfig, digest
 from pit.data.atomic import write_file
 from pit.data.folds import fold_of
 from pit.data.readers import ReadReport, read_preferences
-from pit.data.store import Progress, build
+from pit.data.store import VERSION, Progress, build
 from pit.data.synthetic import write as write_synthetic
 from pit.data.template import Template
 from pit.data.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ def _source(run: Run) -> Path:
 def _fingerprint(config: RunConfig, source: Path) -> str:
     files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
     facts = [[str(p.relative_to(source)), p.stat().st_size, p.stat().st_mtime_ns] for p in files if p.is_file()]
-    return digest(config.data, config.tokenizer, config.windows, config.seed, facts)
+    return digest(config.data, config.tokenizer, config.windows, config.seed, facts, VERSION)
 
 
 def _tokenizer(config: RunConfig, texts: Callable[[], Iterator[str]]) -> Tokenizer:

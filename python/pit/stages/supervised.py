@@ -117,4 +117,4 @@ def _held_out(run: Run, task: Task, config: TrainConfig) -> list[Batch]:
     fold = run.fold("eval")
     count = min(config.evaluate_trees, len(fold))
     shards = run.config.mesh.shards
-    return pack_trees(fold.columns(), fold.lengths()[:count], task.topology, run.layout(config.packing), shards=shards)
+    return pack_trees(fold.table, fold.lengths()[:count], task.topology, run.layout(config.packing), shards=shards)

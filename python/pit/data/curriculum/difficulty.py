@@ -3,7 +3,6 @@
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from pit.data import _core
 from pit.data.store import Fold
 
 
@@ -27,8 +26,6 @@ def tree_length(fold: Fold) -> Float64[np.ndarray, " n"]:
 
 def edit_distance(fold: Fold) -> Float64[np.ndarray, " n"]:
     """Closeness of the two answers, 1 - Levenshtein distance / length of the longer: near pairs are hard to tell."""
-    _, better, worse = fold.columns()
-    distances = [_core.edit_distances(*b, *w) for b, w in zip(better, worse, strict=True)]
     longest = np.maximum(fold.lengths()[:, 1:].max(axis=1), 1)
-    closeness: np.ndarray = 1.0 - np.concatenate(distances) / longest
+    closeness: np.ndarray = 1.0 - fold.table.edit_distances(1, 2) / longest
     return closeness
