@@ -60,11 +60,15 @@ lint: $(STAMP)  ## check style, types, layers and the extension's stub
 bench: $(STAMP)  ## run every scenario in bench/; figures go to bench/results
 	@for scenario in $(filter-out bench/_%,$(wildcard bench/*.py)); do echo "bench: $$scenario"; $(BIN)/python $$scenario; done
 
-sanitize: $(STAMP)  ## build the C++ core and its tests with address and undefined-behaviour sanitizers, and run them
-	@echo "sanitize: building in build/sanitize"
+sanitize: $(STAMP)  ## run the C++ tests with address and undefined-behaviour sanitizers, those of threads with the thread sanitizer
+	@echo "sanitize 1/2: address, undefined behaviour; building in build/sanitize"
 	@cmake -S . -B build/sanitize -G Ninja -DPIT_BUILD_TESTS=ON -DPIT_SANITIZE=address,undefined >/dev/null
-	@cmake --build build/sanitize
-	@ctest --test-dir build/sanitize --output-on-failure
+	@cmake --build build/sanitize --parallel $(JOBS)
+	@ctest --test-dir build/sanitize --parallel $(JOBS) --output-on-failure
+	@echo "sanitize 2/2: threads; building in build/sanitize-thread"
+	@cmake -S . -B build/sanitize-thread -G Ninja -DPIT_BUILD_TESTS=ON -DPIT_SANITIZE=thread >/dev/null
+	@cmake --build build/sanitize-thread --parallel $(JOBS) --target test_threads
+	@ctest --test-dir build/sanitize-thread --tests-regex test_threads --output-on-failure
 
 clean:  ## remove the environment, the builds and the caches; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -326,6 +326,34 @@ CONTRADICTIONS = [
     (["rl_first.sources=0,0,0"], "rl_first.sources = (0, 0, 0): an improver needs references; give a weight"),
     (["rl_policy.sources=0,1,0"], "rl_policy.sources = (0, 1, 0): the policy sees no reference; use 0,0,0"),
     (
+        ["rl_first.curriculum.strategy=staged"],
+        "curriculum.sources_after = (0, 0, 0): must have a positive weight with strategy staged, and be 0,0,0 with "
+        "others (here staged); set both together",
+    ),
+    (
+        ["rl_first.curriculum.strategy=learnability", "rl_first.gap=raw"],
+        "rl.gap = 'raw': has no zero if raw, and curriculum.strategy = learnability asks which samples beat their "
+        "reference; use centred or symmetric",
+    ),
+    (
+        ["rl_first.curriculum.prefetch=1", "rl_first.curriculum.strategy=gap_band", "rl_first.gap=centred"],
+        "curriculum.prefetch = 1: must be at most curriculum.lag - 1 = 0, as what a step draws waits for feedback; "
+        "lower it or raise the lag",
+    ),
+    (
+        ["rl_first.curriculum.difficulty=edit"],
+        "curriculum.difficulty = 'edit': changes nothing with strategy uniform; use learnability or gap_band, or none",
+    ),
+    (
+        ["rl_first.curriculum.band=0.5,1.5"],
+        "curriculum.band = (0.5, 1.5): must be ranks in [0, 1]; choose such ranks",
+    ),
+    (
+        ["rl_policy.curriculum.strategy=learnability", "rl_policy.gap=centred"],
+        "rl_policy.curriculum.strategy = 'learnability': the policy has no reference, so neither gaps nor sources to "
+        "choose by; use uniform",
+    ),
+    (
         ["checkpoints=s3://bucket/x"],
         "checkpoints = 's3://bucket/x': must be an absolute path or gs://bucket/folder; write it so, or leave it out "
         "to keep checkpoints in the run's folder",

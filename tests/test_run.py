@@ -24,9 +24,15 @@ SETTINGS = [
     "rl_policy.steps=3",
     "rl_first.steps=6",
     "rl_first.checkpoint_every=1",
+    "rl_first.gap=centred",
+    "rl_first.curriculum.strategy=learnability",
+    "rl_first.curriculum.examples=8",
+    "rl_first.curriculum.difficulty=edit",
+    "rl_first.curriculum.lag=2",
+    "rl_first.curriculum.prefetch=1",
     "rl_second.steps=3",
 ]
-"""Enough steps, often enough saved, that a stage can be killed in its middle."""
+"""Enough steps, often enough saved, that a stage can be killed in its middle; RL,0 with a curriculum that learns."""
 
 
 @pytest.fixture(scope="session")
@@ -191,6 +197,12 @@ def test_full_disk_is_one_clear_line_and_costs_nothing(cache: Path, run: Path, t
     assert result.stderr.rstrip().splitlines()[-1].startswith("pit: error: the disk is full")
     pit(cache, "sft", "policy", "--run", copy)
     assert losses(copy, "sft-policy") == losses(run, "sft-policy")
+
+
+def test_what_a_stage_drew_is_shown_and_drawn(cache: Path, run: Path, tmp_path: Path) -> None:
+    result = pit(cache, "data", "curriculum", "--run", run, "--stage", "rl-first", "--plot", tmp_path / "drawn.png")
+    assert "24 draws of 8 examples: 3.0 visits each" in result.stdout
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
 
 
 def without_stage(run: Path, stage: str, tmp_path: Path) -> Path:

@@ -7,17 +7,17 @@ namespace pit_python {
 
 namespace {
 
-py::array_t<std::int64_t> map_indices(const pit::Permutation& permutation, const py::object& index,
-                                      std::int64_t (pit::Permutation::*function)(std::int64_t) const) {
+using MapIndices = void (pit::Permutation::*)(const std::int64_t*, std::int64_t, std::int64_t*) const;
+
+template <MapIndices function>
+py::array_t<std::int64_t> map_indices(const pit::Permutation& permutation, const py::object& index) {
     const py::array_t<std::int64_t> in = require_array<std::int64_t>(index, "index");
     py::array_t<std::int64_t> out(Shape(in.shape(), in.shape() + in.ndim()));
     const std::int64_t* from = in.data();
     std::int64_t* to = out.mutable_data();
     const py::ssize_t size = in.size();
     const py::gil_scoped_release release;
-    for (py::ssize_t i = 0; i < size; ++i) {
-        to[i] = (permutation.*function)(from[i]);
-    }
+    (permutation.*function)(from, size, to);
     return out;
 }
 
@@ -29,18 +29,8 @@ void bind_random(py::module_& m) {
     py::class_<pit::Permutation>(m, "Permutation", py::is_final())
         .def(py::init<std::int64_t, std::uint64_t>(), py::arg("n"), py::arg("key"))
         .def("__len__", &pit::Permutation::size)
-        .def(
-            "apply",
-            [](const pit::Permutation& self, const py::object& index) {
-                return map_indices(self, index, &pit::Permutation::apply);
-            },
-            py::arg("index"))
-        .def(
-            "invert",
-            [](const pit::Permutation& self, const py::object& index) {
-                return map_indices(self, index, &pit::Permutation::invert);
-            },
-            py::arg("index"));
+        .def("apply", &map_indices<&pit::Permutation::apply>, py::arg("index"))
+        .def("invert", &map_indices<&pit::Permutation::invert>, py::arg("index"));
 }
 
 }  // namespace pit_python

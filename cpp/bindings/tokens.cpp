@@ -4,6 +4,7 @@
 
 #include "convert.hpp"
 #include "pit/arrow.hpp"
+#include "pit/edit_distance.hpp"
 #include "pit/materialise.hpp"
 #include "pit/token_table.hpp"
 
@@ -113,6 +114,20 @@ py::list table_row(const py::object& self, std::int64_t row) {
     return out;
 }
 
+// Distance of each row of one column to the same row of another.
+py::array_t<std::int32_t> table_edit_distances(const PythonTokenTable& self, std::int64_t a, std::int64_t b) {
+    const pit::TokenTable& table = self.table();
+    pit::require_range("token table: column a", a, 0, table.columns() - 1);
+    pit::require_range("token table: column b", b, 0, table.columns() - 1);
+    py::array_t<std::int32_t> out(static_cast<py::ssize_t>(table.rows()));
+    std::int32_t* distance = out.mutable_data();
+    const py::gil_scoped_release release;
+    for (std::int64_t row = 0; row < table.rows(); ++row) {
+        distance[row] = static_cast<std::int32_t>(pit::edit_distance(table.at(a, row), table.at(b, row)));
+    }
+    return out;
+}
+
 void table_verify(const PythonTokenTable& self) {
     const py::gil_scoped_release release;
     self.table().verify();
@@ -128,7 +143,7 @@ py::array_t<std::int32_t> table_lengths(const PythonTokenTable& self) {
 
 void materialise(const pit::Plan& plan, std::int64_t first_group, std::int64_t last_group,
                  const PythonTokenTable& table, const std::array<std::int32_t, pit::kKinds>& closing, std::int32_t pad,
-                 const py::object& out) {
+                 int threads, const py::object& out) {
     // Sizes are computed from the range, so it is checked before them.
     pit::check_groups(plan, first_group, last_group);
     const py::ssize_t groups = last_group - first_group;
@@ -146,7 +161,7 @@ void materialise(const pit::Plan& plan, std::int64_t first_group, std::int64_t l
         require_output<std::uint8_t>(out, "source", {trees}),
     };
     const py::gil_scoped_release release;
-    pit::materialise(plan, first_group, last_group, table.table(), {closing, pad}, arrays);
+    pit::materialise(plan, first_group, last_group, table.table(), {closing, pad}, arrays, threads);
 }
 
 }  // namespace
@@ -163,9 +178,10 @@ void bind_tokens(py::module_& m) {
             py::arg("files"), py::arg("columns"), py::arg("vocab_size"))
         .def("lengths", &table_lengths)
         .def("row", &table_row, py::arg("row"))
-        .def("verify", &table_verify);
+        .def("verify", &table_verify)
+        .def("edit_distances", &table_edit_distances, py::arg("a"), py::arg("b"));
     m.def("materialise", &materialise, py::arg("plan"), py::arg("first_group"), py::arg("last_group"), py::arg("table"),
-          py::kw_only(), py::arg("closing"), py::arg("pad"), py::arg("out"));
+          py::kw_only(), py::arg("closing"), py::arg("pad"), py::arg("threads") = 1, py::arg("out"));
 }
 
 }  // namespace pit_python

@@ -13,7 +13,7 @@ namespace pit {
 namespace {
 
 constexpr std::string_view kMagic = "PITDRAW1";
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;  // 1 walked another permutation
 
 std::uint64_t total_weight(const Stage& stage) {
     return std::accumulate(stage.weight.begin(), stage.weight.end(), std::uint64_t{0});

@@ -1,86 +1,136 @@
 #include "pit/materialise.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <string>
+#include <vector>
 
+#include "pit/clones.hpp"
 #include "pit/error.hpp"
+#include "pit/parts.hpp"
 
 namespace pit {
 
 namespace {
 
-struct SegmentPlace {
-    TokenSpan content;
-    std::int64_t start;  // index in the row of its first token
-    std::int64_t last;   // and of its last, the closing token
-    std::int64_t end;    // where its subtree ends in this piece
+constexpr std::size_t kAhead = 4;           // pieces
+constexpr std::int64_t kPrefetchLines = 8;  // of 64 bytes, a segment
+
+// The five arrays of a batch that have an entry a token, from some token on.
+struct Tokens {
+    std::int32_t *token, *position, *visible_until, *previous;
+    float* loss_weight;
 };
 
+Tokens tokens_from(const BatchArrays& out, std::int64_t place) {
+    return {out.token + place, out.position + place, out.visible_until + place, out.previous + place,
+            out.loss_weight + place};
+}
+
+// What runs on evenly over a segment: position and previous count up, the others stay.
+struct Run {
+    std::int32_t position, visible_until, previous;
+    float loss_weight;
+};
+
+// All but the tokens of a run. The arrays are named one by one for the compiler to know that they are apart.
+PIT_CLONES void write_run(std::int32_t* __restrict position, std::int32_t* __restrict visible_until,
+                          std::int32_t* __restrict previous, float* __restrict loss_weight, std::int32_t count,
+                          const Run& run) {
+    const Run local = run;
+    for (std::int32_t i = 0; i < count; ++i) {
+        position[i] = local.position + i;
+        visible_until[i] = local.visible_until;
+        previous[i] = local.previous + i;
+        loss_weight[i] = local.loss_weight;
+    }
+}
+
+// Padding, from index `first` of its row.
+PIT_CLONES void write_padding(std::int32_t* __restrict token, std::int32_t* __restrict position,
+                              std::int32_t* __restrict visible_until, std::int32_t* __restrict previous,
+                              float* __restrict loss_weight, std::int32_t count, std::int32_t first, std::int32_t pad) {
+    for (std::int32_t i = 0; i < count; ++i) {
+        token[i] = pad;
+        position[i] = 0;
+        visible_until[i] = 0;
+        previous[i] = first + i;
+        loss_weight[i] = 0.0f;
+    }
+}
+
+struct SegmentPlace {
+    TokenSpan content;
+    std::int64_t start;     // index in the row of its first token
+    std::int64_t last;      // and of its last, the closing token
+    std::int64_t end;       // where its subtree ends in this piece
+    std::int64_t position;  // of its first token
+};
+
+// A piece that is about to be written: where the segments of its mask go.
+struct Layout {
+    std::int64_t piece;
+    std::int64_t row;  // of the batch
+    std::array<SegmentPlace, kMaxSegments> place;
+};
+
+// Brings the start of a segment's tokens near; further lines follow by themselves once a few were read in order.
+void prefetch(const TokenSpan& content) {
+    constexpr std::int64_t kLine = 64 / sizeof(std::int32_t);
+    const std::int64_t count = std::min<std::int64_t>(content.size, kPrefetchLines * kLine);
+    for (std::int64_t i = 0; i < count; i += kLine) {
+        __builtin_prefetch(content.data + i);
+    }
+}
+
+// Writes the rows [first, last) of a batch, counted from its first group on. Rows are apart, so writers of different
+// rows may work at the same time. Rows of a token table are drawn at random, so their tokens are far: pieces are laid
+// out a few ahead of the one that is written, and their tokens are on their way meanwhile.
 class Writer {
   public:
     Writer(const Plan& plan, std::int64_t first_group, const TokenTable& table, const TokenIds& ids,
            const BatchArrays& out)
         : plan_(plan), first_group_(first_group), table_(table), ids_(ids), out_(out) {}
 
-    void clear_rows(std::int64_t rows) const;
-    void clear_trees(std::int64_t trees) const;
-    void write_tree(std::int64_t tree) const;
-    void write_piece(std::int64_t piece);
+    void write_rows(std::int64_t first, std::int64_t last);
 
   private:
-    std::int64_t slot(std::int64_t tree) const {
-        const std::int64_t group = plan_.tree_group[tree];
-        return (group - first_group_) * plan_.sizes.trees_per_group + (tree - plan_.group_tree[group]);
-    }
-    void lay_out(std::int64_t piece);
-    void write_segment(std::int64_t piece, int segment) const;
+    // First row of the piece's group in the batch.
+    std::int64_t group_row(std::int64_t group) const { return (group - first_group_) * plan_.sizes.rows_per_group; }
+    void write_pieces(const std::vector<std::int64_t>& pieces, std::int64_t group_begin);
+    void lay_out(std::int64_t piece, std::int64_t row, Layout& layout) const;
+    void place_subtrees(SegmentMask mask, Layout& layout) const;
+    void write_piece(const Layout& layout) const;
+    void write_segment(const Layout& layout, int segment) const;
+    void write_leaf(const Layout& layout, int segment) const;
+    void pad_row(std::int64_t row, std::int64_t filled) const;
 
     const Plan& plan_;
     const std::int64_t first_group_;
     const TokenTable& table_;
     const TokenIds& ids_;
     const BatchArrays& out_;
-    std::array<SegmentPlace, kMaxSegments> place_;  // of the segments of the piece that is being written
+    std::array<Layout, kAhead + 1> layout_;  // of a piece and those after it, in a ring
 };
 
-void Writer::clear_rows(std::int64_t rows) const {
-    const std::int64_t length = plan_.sizes.row_length;
-    std::fill_n(out_.token, rows * length, ids_.pad);
-    std::fill_n(out_.position, rows * length, 0);
-    std::fill_n(out_.visible_until, rows * length, 0);
-    std::fill_n(out_.loss_weight, rows * length, 0.0f);
-    for (std::int64_t row = 0; row < rows; ++row) {
-        for (std::int64_t i = 0; i < length; ++i) {
-            out_.previous[row * length + i] = static_cast<std::int32_t>(i);
-        }
-    }
-}
-
-void Writer::clear_trees(std::int64_t trees) const {
-    std::fill_n(out_.leaf, trees * plan_.topology.leaves() * 2, -1);
-    std::fill_n(out_.example_id, trees, -1);
-    std::fill_n(out_.source, trees, 0);
-}
-
-void Writer::write_tree(std::int64_t tree) const {
-    out_.example_id[slot(tree)] = plan_.tree_example[tree];
-    out_.source[slot(tree)] = plan_.tree_source[tree];
-}
-
-// Finds where each segment of the piece starts and where its subtree ends.
-void Writer::lay_out(std::int64_t piece) {
+void Writer::lay_out(std::int64_t piece, std::int64_t row, Layout& layout) const {
     const Topology& topology = plan_.topology;
     const std::int64_t example = plan_.tree_example[plan_.piece_tree[piece]];
     if (example >= table_.rows()) {
         throw Error("materialise: the plan names example " + std::to_string(example) + ", the token table has " +
                     std::to_string(table_.rows()) + " rows; plan with the lengths() of this table");
     }
+    layout.piece = piece;
+    layout.row = row;
     const SegmentMask mask = plan_.piece_segments[piece];
     std::int64_t at = plan_.piece_start[piece];
     for (int s = 0; s < topology.segments(); ++s) {
         if (contains(mask, s)) {
             const TokenSpan content = table_.at(topology.column(s), example);
-            place_[s] = {content, at, at + content.size, at + content.size + 1};
+            prefetch(content);
+            const SegmentPlace* parent = s == 0 ? nullptr : &layout.place[topology.parent(s)];
+            const std::int64_t position = s == 0 ? 0 : parent->position + parent->last - parent->start + 1;
+            layout.place[s] = {content, at, at + content.size, at + content.size + 1, position};
             at += content.size + 1;
         }
     }
@@ -90,49 +140,114 @@ void Writer::lay_out(std::int64_t piece) {
                     std::to_string(plan_.piece_length[piece]) + " tokens in a row, the token table gives " +
                     std::to_string(length) + "; plan with the lengths() of this table");
     }
-    for (int s = topology.segments() - 1; s > 0; --s) {
+    place_subtrees(mask, layout);
+}
+
+// Children come after their parents, so a subtree's end is known when its root is reached from behind.
+void Writer::place_subtrees(SegmentMask mask, Layout& layout) const {
+    for (int s = plan_.topology.segments() - 1; s > 0; --s) {
         if (contains(mask, s)) {
-            SegmentPlace& parent = place_[topology.parent(s)];
-            parent.end = std::max(parent.end, place_[s].end);
+            SegmentPlace& parent = layout.place[plan_.topology.parent(s)];
+            parent.end = std::max(parent.end, layout.place[s].end);
         }
     }
 }
 
-void Writer::write_segment(std::int64_t piece, int segment) const {
+void Writer::write_segment(const Layout& layout, int segment) const {
     const Topology& topology = plan_.topology;
-    const SegmentPlace& place = place_[segment];
-    const std::int64_t tree = plan_.piece_tree[piece];
-    const std::int64_t local_row =
-        (plan_.tree_group[tree] - first_group_) * plan_.sizes.rows_per_group + plan_.piece_row[piece];
-    const std::int64_t base = local_row * plan_.sizes.row_length;
+    const SegmentPlace& place = layout.place[segment];
     const bool root = segment == 0;
-    const bool owned = contains(plan_.piece_owned[piece], segment);
-    const float weight = owned && topology.loss(segment) ? 1.0f : 0.0f;
-    const std::int64_t before = root ? place.start : place_[topology.parent(segment)].last;
-    std::int32_t position = root ? 0 : out_.position[base + before] + 1;
-    for (std::int64_t i = place.start; i <= place.last; ++i, ++position) {
-        const bool first = i == place.start;
-        out_.token[base + i] =
-            i == place.last ? ids_.closing[topology.kind(segment)] : place.content.data[i - place.start];
-        out_.position[base + i] = position;
-        out_.visible_until[base + i] = static_cast<std::int32_t>(place.end);
-        out_.previous[base + i] = static_cast<std::int32_t>(first ? before : i - 1);
+    const bool owned = contains(plan_.piece_owned[layout.piece], segment);
+    const Tokens out = tokens_from(out_, layout.row * plan_.sizes.row_length + place.start);
+    const auto size = static_cast<std::int32_t>(place.content.size);
+    const Run run{static_cast<std::int32_t>(place.position), static_cast<std::int32_t>(place.end),
+                  static_cast<std::int32_t>(place.start) - 1, owned && topology.loss(segment) ? 1.0f : 0.0f};
+    write_run(out.position, out.visible_until, out.previous, out.loss_weight, size + 1, run);
+    if (size > 0) {
+        std::memcpy(out.token, place.content.data, static_cast<std::size_t>(size) * sizeof(std::int32_t));
+    }
+    out.token[size] = ids_.closing[topology.kind(segment)];
+    out.previous[0] = static_cast<std::int32_t>(root ? place.start : layout.place[topology.parent(segment)].last);
+    if (root) {
         // Nothing comes before the first token of a tree, so nothing predicts it.
-        out_.loss_weight[base + i] = root && first ? 0.0f : weight;
+        out.loss_weight[0] = 0.0f;
     }
     if (owned && topology.leaf(segment) >= 0) {
-        std::int32_t* leaf = out_.leaf + 2 * (slot(tree) * topology.leaves() + topology.leaf(segment));
-        leaf[0] = plan_.piece_row[piece];
-        leaf[1] = static_cast<std::int32_t>(place.last);
+        write_leaf(layout, segment);
     }
 }
 
-void Writer::write_piece(std::int64_t piece) {
-    lay_out(piece);
+void Writer::write_leaf(const Layout& layout, int segment) const {
+    const std::int64_t tree = plan_.piece_tree[layout.piece];
+    const std::int64_t group = plan_.tree_group[tree];
+    const std::int64_t slot = (group - first_group_) * plan_.sizes.trees_per_group + tree - plan_.group_tree[group];
+    const Topology& topology = plan_.topology;
+    std::int32_t* leaf = out_.leaf + 2 * (slot * topology.leaves() + topology.leaf(segment));
+    leaf[0] = static_cast<std::int32_t>(layout.row);
+    leaf[1] = static_cast<std::int32_t>(layout.place[segment].last);
+}
+
+void Writer::write_piece(const Layout& layout) const {
     for (int segment = 0; segment < plan_.topology.segments(); ++segment) {
-        if (contains(plan_.piece_segments[piece], segment)) {
-            write_segment(piece, segment);
+        if (contains(plan_.piece_segments[layout.piece], segment)) {
+            write_segment(layout, segment);
         }
+    }
+}
+
+void Writer::write_pieces(const std::vector<std::int64_t>& pieces, std::int64_t group_begin) {
+    const std::size_t count = pieces.size();
+    for (std::size_t next = 0; next < count + kAhead; ++next) {
+        if (next < count) {
+            lay_out(pieces[next], group_begin + plan_.piece_row[pieces[next]], layout_[next % layout_.size()]);
+        }
+        if (next >= kAhead) {
+            write_piece(layout_[(next - kAhead) % layout_.size()]);
+        }
+    }
+}
+
+void Writer::pad_row(std::int64_t row, std::int64_t filled) const {
+    const Tokens out = tokens_from(out_, row * plan_.sizes.row_length + filled);
+    const auto count = static_cast<std::int32_t>(plan_.sizes.row_length - filled);
+    write_padding(out.token, out.position, out.visible_until, out.previous, out.loss_weight, count,
+                  static_cast<std::int32_t>(filled), ids_.pad);
+}
+
+void Writer::write_rows(std::int64_t first, std::int64_t last) {
+    std::vector<std::int64_t> pieces, filled;  // of the rows of one group
+    for (std::int64_t row = first; row < last;) {
+        const std::int64_t group = first_group_ + row / plan_.sizes.rows_per_group;
+        const std::int64_t group_begin = group_row(group);
+        const std::int64_t end = std::min(last, group_begin + plan_.sizes.rows_per_group);
+        pieces.clear();
+        filled.assign(static_cast<std::size_t>(end - row), 0);
+        for (std::int64_t piece = plan_.group_piece[group]; piece < plan_.group_piece[group + 1]; ++piece) {
+            const std::int64_t piece_row = group_begin + plan_.piece_row[piece];
+            if (piece_row >= row && piece_row < end) {
+                pieces.push_back(piece);
+                filled[piece_row - row] = plan_.piece_start[piece] + plan_.piece_length[piece];
+            }
+        }
+        write_pieces(pieces, group_begin);
+        for (std::size_t i = 0; i < filled.size(); ++i, ++row) {
+            pad_row(row, filled[i]);
+        }
+    }
+}
+
+// What there is once a tree, with the places of leaves that no row has yet.
+void write_trees(const Plan& plan, std::int64_t first_group, std::int64_t last_group, const BatchArrays& out) {
+    const std::int64_t slots = plan.sizes.trees_per_group;
+    const std::int64_t trees = (last_group - first_group) * slots;
+    std::fill_n(out.leaf, trees * plan.topology.leaves() * 2, -1);
+    for (std::int64_t group = first_group; group < last_group; ++group) {
+        const std::int64_t first = plan.group_tree[group], count = plan.group_tree[group + 1] - first;
+        const std::int64_t slot = (group - first_group) * slots;
+        std::copy_n(plan.tree_example.begin() + first, count, out.example_id + slot);
+        std::fill_n(out.example_id + slot + count, slots - count, -1);
+        std::copy_n(plan.tree_source.begin() + first, count, out.source + slot);
+        std::fill_n(out.source + slot + count, slots - count, std::uint8_t{0});
     }
 }
 
@@ -146,23 +261,20 @@ void check_groups(const Plan& plan, std::int64_t first_group, std::int64_t last_
 }
 
 void materialise(const Plan& plan, std::int64_t first_group, std::int64_t last_group, const TokenTable& table,
-                 const TokenIds& ids, const BatchArrays& out) {
+                 const TokenIds& ids, const BatchArrays& out, int threads) {
     check_groups(plan, first_group, last_group);
+    require_range("materialise: threads", threads, 1, kMaxThreads);
     if (table.columns() < plan.topology.columns()) {
         throw Error("materialise: the token table has " + std::to_string(table.columns()) +
                     " columns, but the topology names column " + std::to_string(plan.topology.columns() - 1) +
                     "; give a table with every column it names");
     }
-    const std::int64_t groups = last_group - first_group;
-    Writer writer(plan, first_group, table, ids, out);
-    writer.clear_rows(groups * plan.sizes.rows_per_group);
-    writer.clear_trees(groups * plan.sizes.trees_per_group);
-    for (std::int64_t tree = plan.group_tree[first_group]; tree < plan.group_tree[last_group]; ++tree) {
-        writer.write_tree(tree);
-    }
-    for (std::int64_t piece = plan.group_piece[first_group]; piece < plan.group_piece[last_group]; ++piece) {
-        writer.write_piece(piece);
-    }
+    write_trees(plan, first_group, last_group, out);
+    const std::int64_t rows = (last_group - first_group) * plan.sizes.rows_per_group;
+    const auto parts = static_cast<int>(std::min<std::int64_t>(threads, std::max<std::int64_t>(rows, 1)));
+    run_parts(parts, [&](int part) {
+        Writer(plan, first_group, table, ids, out).write_rows(rows * part / parts, rows * (part + 1) / parts);
+    });
 }
 
 }  // namespace pit

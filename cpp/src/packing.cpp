@@ -1,15 +1,10 @@
 #include "pit/packing.hpp"
 
-#include <string>
-
-#include "pit/error.hpp"
+#include <utility>
 
 namespace pit {
 
 namespace {
-
-constexpr std::int64_t kMaxRowLength = std::int64_t{1} << 30;
-constexpr std::int64_t kMaxCount = std::int64_t{1} << 24;
 
 // The group that is being filled.
 class Group {
@@ -48,128 +43,6 @@ class Group {
 
 }  // namespace
 
-void PackingSizes::check() const {
-    require_range("row_length", row_length, 1, kMaxRowLength);
-    require_range("rows_per_group", rows_per_group, 1, kMaxCount);
-    require_range("trees_per_group", trees_per_group, 1, kMaxCount);
-}
-
-TreeLengths::TreeLengths(std::vector<std::int32_t> lengths, std::int64_t columns, const Topology& topology,
-                         PackingSizes sizes)
-    : lengths_(std::move(lengths)), columns_(columns), examples_(0), topology_(topology), sizes_(sizes) {
-    sizes_.check();
-    if (columns_ < topology_.columns()) {
-        throw Error("lengths has " + std::to_string(columns_) + " columns, but the topology names column " +
-                    std::to_string(topology_.columns() - 1) + "; give a length for every column it names");
-    }
-    examples_ = static_cast<std::int64_t>(lengths_.size()) / columns_;
-    for (std::int64_t example = 0; example < examples_; ++example) {
-        check_example(example);
-    }
-}
-
-std::int64_t TreeLengths::segment_length(std::int64_t example, int segment) const {
-    return std::int64_t{lengths_[static_cast<std::size_t>(example * columns_ + topology_.column(segment))]} + 1;
-}
-
-std::int64_t TreeLengths::mask_length(std::int64_t example, SegmentMask mask) const {
-    std::int64_t length = 0;
-    for (int segment = 0; segment < topology_.segments(); ++segment) {
-        length += contains(mask, segment) ? segment_length(example, segment) : 0;
-    }
-    return length;
-}
-
-void TreeLengths::check_example(std::int64_t example) const {
-    const std::string name = "example " + std::to_string(example);
-    for (std::int64_t column = 0; column < columns_; ++column) {
-        const std::int32_t length = lengths_[static_cast<std::size_t>(example * columns_ + column)];
-        if (length < 0) {
-            throw Error(name + ": column " + std::to_string(column) + " has length " + std::to_string(length) +
-                        "; lengths are at least 0");
-        }
-    }
-    if (total(example) <= sizes_.row_length) {
-        return;
-    }
-    for (const int tip : topology_.tips()) {
-        const std::int64_t length = mask_length(example, topology_.path(tip));
-        if (length > sizes_.row_length) {
-            throw Error(name + ": the path from the root to segment " + std::to_string(tip) + " has " +
-                        std::to_string(length) + " tokens (closing tokens included), more than row_length=" +
-                        std::to_string(sizes_.row_length) + "; truncate the example or lengthen the rows");
-        }
-    }
-    const std::int64_t pieces = static_cast<std::int64_t>(split(example).size());
-    if (pieces > sizes_.rows_per_group) {
-        throw Error(name + ": its tree of " + std::to_string(total(example)) + " tokens needs " +
-                    std::to_string(pieces) + " rows, more than rows_per_group=" +
-                    std::to_string(sizes_.rows_per_group) + "; truncate it, or make rows longer or groups larger");
-    }
-}
-
-std::int64_t TreeLengths::total(std::int64_t example) const {
-    return mask_length(example, ~SegmentMask{0});
-}
-
-std::vector<Piece> TreeLengths::split(std::int64_t example) const {
-    std::vector<Piece> pieces{{0, 0, 0}};
-    SegmentMask seen = 0;
-    for (const int tip : topology_.tips()) {
-        SegmentMask added = topology_.path(tip) & ~pieces.back().segments;
-        if (pieces.back().length + mask_length(example, added) > sizes_.row_length) {
-            pieces.push_back({0, 0, 0});
-            added = topology_.path(tip);
-        }
-        Piece& piece = pieces.back();
-        piece.segments |= added;
-        piece.owned |= added & ~seen;
-        piece.length += mask_length(example, added);
-        seen |= added;
-    }
-    return pieces;
-}
-
-void Window::add(const PendingTree& tree) {
-    by_age_.emplace(next_age_, tree);
-    by_fit_.emplace(tree.total, -next_age_);
-    ++next_age_;
-}
-
-bool Window::take_oldest(std::int64_t rows, PendingTree& tree) {
-    for (auto it = by_age_.begin(); it != by_age_.end(); ++it) {
-        if (it->second.rows <= rows) {
-            tree = it->second;
-            by_fit_.erase({tree.total, -it->first});
-            by_age_.erase(it);
-            return true;
-        }
-    }
-    return false;
-}
-
-bool Window::take_best_fit(std::int64_t room, PendingTree& tree) {
-    // A split tree is longer than a row, so it is never found here.
-    auto it = by_fit_.upper_bound({room, 0});
-    if (it == by_fit_.begin()) {
-        return false;
-    }
-    --it;
-    const auto entry = by_age_.find(-it->second);
-    tree = entry->second;
-    by_age_.erase(entry);
-    by_fit_.erase(it);
-    return true;
-}
-
-std::vector<PendingTree> Window::contents() const {
-    std::vector<PendingTree> out;
-    for (const auto& entry : by_age_) {
-        out.push_back(entry.second);
-    }
-    return out;
-}
-
 void pack_group(const TreeLengths& lengths, Window& window, const std::function<void()>& refill, Plan& plan) {
     Group group(lengths, plan);
     PendingTree tree{};
@@ -196,9 +69,9 @@ void pack_group(const TreeLengths& lengths, Window& window, const std::function<
 
 Plan plan_trees(std::vector<std::int32_t> lengths, std::int64_t columns, const Topology& topology, PackingSizes sizes) {
     const TreeLengths trees(std::move(lengths), columns, topology, sizes);
-    Window window;
+    Window window(trees.longest_whole());
     for (std::int64_t example = 0; example < trees.examples(); ++example) {
-        window.add({example, 0, trees.total(example), static_cast<std::int64_t>(trees.split(example).size())});
+        window.add({example, trees.total(example), trees.rows(example), 0});
     }
     Plan plan(topology, sizes);
     while (!window.empty()) {

@@ -39,10 +39,11 @@ std::uint64_t uniform_below(std::uint64_t key, std::uint32_t stream, std::uint64
     if (n == 0) {
         throw Error("uniform_below: n=0, but [0, 0) holds no number; give n >= 1");
     }
-    const std::uint64_t short_interval = (0 - n) % n;  // 2^64 mod n
     for (std::uint32_t attempt = 0;; ++attempt) {
         const Uint128 product = static_cast<Uint128>(random_bits(key, stream, index, attempt)) * n;
-        if (static_cast<std::uint64_t>(product) >= short_interval) {
+        const std::uint64_t low = static_cast<std::uint64_t>(product);
+        // The short interval has 2^64 mod n numbers, fewer than n: the division is rarely needed.
+        if (low >= n || low >= (0 - n) % n) {
             return static_cast<std::uint64_t>(product >> 64);
         }
     }

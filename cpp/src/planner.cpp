@@ -10,7 +10,7 @@ namespace pit {
 namespace {
 
 constexpr std::string_view kMagic = "PITPLAN1";
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;  // 1 walked another permutation
 constexpr std::int64_t kMaxGroups = std::int64_t{1} << 24;
 constexpr std::int64_t kMaxWindow = std::int64_t{1} << 24;
 
@@ -21,15 +21,14 @@ Planner::Planner(std::vector<std::int32_t> lengths, std::int64_t columns, const 
     : settings_(std::move(settings)),
       topology_(topology),
       lengths_(std::move(lengths), columns, topology, settings_.sizes),
-      curriculum_(settings_.seed, lengths_.examples(), settings_.stages) {
+      curriculum_(settings_.seed, lengths_.examples(), settings_.stages),
+      window_(lengths_.longest_whole()) {
     require_range("groups_per_step", settings_.groups_per_step, 1, kMaxGroups);
     require_range("window", settings_.window, 1, kMaxWindow);
 }
 
 PendingTree Planner::pending(std::int64_t example, std::uint8_t source) const {
-    const std::int64_t total = lengths_.total(example);
-    const bool fits = total <= settings_.sizes.row_length;
-    return {example, source, total, fits ? 1 : static_cast<std::int64_t>(lengths_.split(example).size())};
+    return {example, lengths_.total(example), lengths_.rows(example), source};
 }
 
 void Planner::refill() {
@@ -99,13 +98,13 @@ void Planner::restore(std::string_view bytes) {
     const std::uint64_t step = in.number();
     const std::uint64_t draws = in.number();
     const std::uint64_t count = in.number();
-    if (step > INT64_MAX || draws > StagedCurriculum::kMaxDraws || count > draws ||
+    if (step > StagedCurriculum::kMaxDraws || draws > StagedCurriculum::kMaxDraws || count > draws ||
         count > static_cast<std::uint64_t>(settings_.window)) {
         throw Error("planner: the state holds step " + std::to_string(step) + ", " + std::to_string(draws) +
                     " draws and a window of " + std::to_string(count) +
                     ", which no run reaches; restore from another checkpoint");
     }
-    Window window;
+    Window window(lengths_.longest_whole());
     for (std::uint64_t i = 0; i < count; ++i) {
         const std::uint64_t example = in.number();
         const std::uint8_t source = in.byte();

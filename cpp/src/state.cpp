@@ -11,9 +11,11 @@ namespace {
 constexpr std::size_t kNumberBytes = 8;
 
 void append_number(std::string& bytes, std::uint64_t value) {
+    char text[kNumberBytes];
     for (std::size_t i = 0; i < kNumberBytes; ++i) {
-        bytes.push_back(static_cast<char>(value >> (8 * i)));
+        text[i] = static_cast<char>(value >> (8 * i));
     }
+    bytes.append(text, kNumberBytes);
 }
 
 std::uint64_t read_number(std::string_view bytes) {
@@ -99,6 +101,15 @@ std::uint64_t StateReader::number() {
 std::uint8_t StateReader::byte() {
     need(1);
     return static_cast<std::uint8_t>(payload_[at_++]);
+}
+
+std::size_t StateReader::count(std::size_t item_bytes) {
+    const std::uint64_t items = number();
+    if (items > (payload_.size() - at_) / item_bytes) {
+        throw Error(what_ + ": the state announces " + std::to_string(items) +
+                    " items, more than its bytes hold; restore from another checkpoint");
+    }
+    return static_cast<std::size_t>(items);
 }
 
 void StateReader::finish() const {

@@ -273,6 +273,39 @@ def data_prepare(recipe: str, path: Path | None, out: Path, settings: tuple[str,
         click.echo(f"{out / 'store'}: {report.kept:,} of {report.rows:,} rows")
 
 
+@data.command("curriculum")
+@click.argument("recipe", required=False)
+@click.option(
+    "--run", "folder", type=LocalPath(path_type=Path, file_okay=False), help="Folder of a run that has drawn."
+)
+@click.option("--stage", default="rl-first", show_default=True, help="rl-policy, rl-first or rl-second.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change one field; repeatable.")
+@click.option("--examples", type=click.IntRange(min=2), default=1000, show_default=True, help="To simulate with.")
+@click.option("--plot", type=LocalPath(path_type=Path, dir_okay=False), help="Also draw it, as PNG.")
+def data_curriculum(
+    recipe: str | None, folder: Path | None, stage: str, settings: tuple[str, ...], examples: int, plot: Path | None
+) -> None:
+    r"""What an RL stage drew when: of a run (--run), or of RECIPE with a simulated learner, before it costs anything.
+
+    \b
+    Examples:
+      pit data curriculum --run runs/demo --stage rl-second --plot drawn.png
+      pit data curriculum demo --examples 500 --plot planned.png --set rl_first.steps=200 \\
+        --set rl_first.gap=centred --set rl_first.curriculum.strategy=gap_band
+    """
+    if (recipe is None) == (folder is None):
+        raise click.UsageError("give either a RECIPE to simulate or --run FOLDER to look back at.")
+    look = importlib.import_module("pit.stages.look_back")
+    if folder is not None:
+        seen = look.look_back(_open(folder), stage)
+    else:
+        seen = look.look_ahead(_config(recipe or "", None, None, settings), stage, examples)
+    report = importlib.import_module("pit.report.curriculum")
+    Console(width=110).print(report.curriculum_table(seen.title, seen.visits, seen.difficulty))
+    if plot is not None:
+        click.echo(str(report.curriculum_png(seen.title, seen.visits, seen.difficulty, plot)))
+
+
 def _open(folder: Path) -> Any:
     return importlib.import_module("pit.stages.context").Run.open(folder)
 

@@ -6,10 +6,11 @@ import jax
 from flax import nnx
 from rich.table import Table
 
-from pit.config import ModelConfig, PackingConfig, RunConfig
+from pit.config import ModelConfig, PackingConfig, RlConfig, RunConfig
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
 from pit.stages.context import STAGES, Run, StageSpec
+from pit.stages.curriculum import examples_of, expected_visits
 
 FLOAT_BYTES = 4
 
@@ -27,7 +28,7 @@ def tables(config: RunConfig, folder: Path) -> list[Table]:
         config: the run.
         folder: its folder; steps of "one pass" are counted if the data are already prepared there.
     """
-    return [_stages(config, folder), _memory(config), _resident(config)]
+    return [_stages(config, folder), _curricula(config, folder), _memory(config), _resident(config)]
 
 
 def _stages(config: RunConfig, folder: Path) -> Table:
@@ -43,6 +44,25 @@ def _stages(config: RunConfig, folder: Path) -> Table:
     return table
 
 
+def _curricula(config: RunConfig, folder: Path) -> Table:
+    table = Table("stage", "draws", "worse : better : policy", "prompts", "visits an example", title="RL curricula")
+    fold = Run(folder, config).fold("rl") if _prepared(folder) else None
+    for spec in STAGES.values():
+        section = getattr(config, spec.section)
+        if isinstance(section, RlConfig):
+            visits = "prepare the data to count"
+            if fold is not None:
+                visits = f"{expected_visits(section, examples_of(section, fold)):.2g}"
+            sources = " : ".join(map(str, section.sources))
+            prompts = f"{section.steps * section.prompts:,}"
+            table.add_row(spec.name, section.curriculum.strategy, sources, prompts, visits)
+    return table
+
+
+def _prepared(folder: Path) -> bool:
+    return (folder / "store" / "manifest.json").is_file()
+
+
 def slots_per_step(packing: PackingConfig, shards: int) -> int:
     """Token slots of one step, padding included."""
     return packing.row_length * packing.rows * packing.microbatches * shards
@@ -55,7 +75,7 @@ def _tree_limit(config: RunConfig, spec: StageSpec, samples: int) -> int:
 
 
 def _counted(config: RunConfig, folder: Path, spec: StageSpec) -> int | None:
-    if not (folder / "store" / "manifest.json").is_file():
+    if not _prepared(folder):
         return None
     from pit.data.loader import count_steps
     from pit.stages import reward, sft

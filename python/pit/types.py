@@ -133,7 +133,7 @@ class Batch:
     visible_until: flat index at which the subtree of the token's segment ends; <= own index for padding.
     previous: flat index of the token before it on its path (its own index where there is none).
     loss_weight: weight of the token as a target, predicted from `previous`.
-    leaf: (row, index) of the last token of each leaf segment, row local to the group; (-1, -1) where absent.
+    leaf: (row, index) of the last token of each leaf segment, row of the batch; (-1, -1) where absent.
     example_id: row of the store each tree was made from, -1 where the slot is empty.
     source: where its reference came from (see `Source`).
     """

@@ -9,7 +9,7 @@ from pit.types import Batch, Topology
 
 MASK32 = 2**32 - 1
 MASK64 = 2**64 - 1
-EPOCH_KEY, ROUND_KEY, SOURCE = 0, 1, 2
+EPOCH_KEY, ROUND_KEY, SOURCE, SHUFFLE = 0, 1, 2, 4
 
 
 def philox(counter, key):
@@ -35,21 +35,32 @@ def uniform_below(key, stream, index, n):
         attempt += 1
 
 
-def _mix(x):
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & MASK64
-    x = (x ^ x >> 27) * 0x94D049BB133111EB & MASK64
-    return x ^ x >> 31
+def _mix(x, before, between):
+    x = (x ^ before) * 0xD2511F53 & MASK32
+    x ^= x >> 15
+    return (x + between) * 0xCD9E8D57 & MASK32
+
+
+def _shuffled(n, key):
+    out = list(range(n))
+    for i in reversed(range(1, n)):
+        place = uniform_below(key, SHUFFLE, i, i + 1)
+        out[i], out[place] = out[place], out[i]
+    return out
 
 
 def permute(n, key, index):
-    bits = 1
-    while 4**bits < n:
-        bits += 1
-    keys = [random_bits(key, ROUND_KEY, r) for r in range(8)]
+    if n <= 256:
+        return _shuffled(n, key)[index]
+    bits = (n - 1).bit_length() // 2
+    left_size = -(-n // 2**bits)
+    words = [random_bits(key, ROUND_KEY, r) for r in range(8)]
+    keys = [(word & MASK32, word >> 32) for word in words]
     while True:
         left, right = divmod(index, 2**bits)
-        for round_key in keys:
-            left, right = right, left ^ (_mix(right ^ round_key) % 2**bits)
+        for first, second in zip(keys[::2], keys[1::2], strict=True):
+            left = (left + (_mix(right, *first) * left_size >> 32)) % left_size
+            right ^= _mix(left, *second) >> 32 - bits
         index = left * 2**bits + right
         if index < n:
             return index
@@ -228,7 +239,7 @@ def _fill_piece(batch, piece, row, slot, topology, contents, closing):
             batch.previous[row, i] = route[place - 1] if place > 0 else i
             batch.loss_weight[row, i] = float(segment.loss and s in piece.owned and place > 0)
         if s in piece.owned and segment.leaf >= 0:
-            batch.leaf[slot, segment.leaf] = (piece.row, span.stop - 1)
+            batch.leaf[slot, segment.leaf] = (row, span.stop - 1)
 
 
 def materialise(plan, twin: TwinPlan, first, last, topology, contents, closing, pad):

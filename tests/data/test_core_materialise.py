@@ -30,9 +30,9 @@ def plan_of(case):
     return _core.plan_trees(case.lengths, core_topology(case.topology), **case.sizes)
 
 
-def core_rows(plan, first, last, table):
+def core_rows(plan, first, last, table, threads=1):
     batch = twins.empty_batch(last - first, plan)
-    _core.materialise(plan, first, last, table, closing=CLOSING, pad=PAD, out=batch)
+    _core.materialise(plan, first, last, table, closing=CLOSING, pad=PAD, threads=threads, out=batch)
     return batch
 
 
@@ -65,9 +65,10 @@ def test_materialise_agrees_with_its_twin(filled, data):
         return [columns[s.column][example].tolist() for s in case.topology.segments]
 
     expected = twins.materialise(plan, twin_of(case), first, last, case.topology, contents, CLOSING, PAD)
-    actual = core_rows(plan, first, last, table)
-    for name in FIELDS:
-        assert np.array_equal(getattr(actual, name), getattr(expected, name)), name
+    for threads in (1, data.draw(st.integers(2, 20))):
+        actual = core_rows(plan, first, last, table, threads=threads)
+        for name in FIELDS:
+            assert np.array_equal(getattr(actual, name), getattr(expected, name)), name
 
 
 @given(filled_cases())
@@ -181,6 +182,12 @@ def test_materialise_refuses_another_table(lengths, message):
     table = token_table(random_tokens(lengths, 0), [[]] * lengths.shape[1])
     with pytest.raises(_core.CoreError, match=re.escape(message)):
         core_rows(plan_of(CASE), 0, 1, table)
+
+
+@pytest.mark.parametrize("threads", [0, 257])
+def test_materialise_refuses_a_number_of_threads(threads):
+    with pytest.raises(_core.CoreError, match=re.escape(f"materialise: threads={threads} is outside [1, 256]")):
+        core_rows(plan_of(CASE), 0, 1, table_of([[1, 2, 3]]), threads=threads)
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -3,6 +3,7 @@
 import re
 
 import core_twins as twins
+import grain
 import numpy as np
 import pytest
 from hypothesis import given
@@ -71,8 +72,9 @@ def _assert_bijective(n, key):
     assert np.array_equal(permutation.invert(image), index)
 
 
+# Every size to 5,000, larger powers of two and the statistics are in cpp/tests/test_permutation.cpp.
 def test_permutation_is_bijective_for_every_small_size():
-    for n in range(2001):
+    for n in range(1001):
         _assert_bijective(n, key=n * 0x9E3779B97F4A7C15 % 2**64)
 
 
@@ -82,20 +84,27 @@ def test_permutation_is_bijective_around_powers_of_two(power):
         _assert_bijective(n, key=power)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("power", range(17, 23))
-def test_permutation_is_bijective_around_larger_powers_of_two(power):
-    for n in (2**power - 1, 2**power, 2**power + 1):
-        _assert_bijective(n, key=power)
-
-
-@given(data=st.data(), n=st.one_of(st.integers(1, 100), st.integers(1, 2**48)), key=KEYS)
+@given(data=st.data(), n=st.one_of(st.integers(1, 1000), st.integers(1, 2**48)), key=KEYS)
 def test_permutation_agrees_with_its_twin(data, n, key):
     index = data.draw(st.lists(st.integers(0, n - 1), max_size=5))
     permutation = _core.Permutation(n, key)
     image = permutation.apply(np.array(index, np.int64))
     assert image.tolist() == [twins.permute(n, key, i) for i in index]
     assert permutation.invert(image).tolist() == index
+
+
+@pytest.mark.parametrize("n", [255, 256, 257, 272, 273, 2**20 + 1, 2**47 + 1, 2**48])
+def test_permutation_agrees_with_its_twin_over_several_blocks(n):
+    index = np.random.default_rng(n).integers(0, n, 600)
+    image = _core.Permutation(n, 9).apply(index)
+    assert image.tolist() == [twins.permute(n, 9, int(i)) for i in index]
+
+
+def test_permutation_repeats_nothing_where_grain_does():
+    n = 4**8 + 1
+    seen = [grain.MapDataset.range(n).shuffle(seed=7)[i] for i in range(n)]
+    assert len(set(seen)) < n  # should Grain mend this, only this line goes
+    assert len(np.unique(_core.Permutation(n, 7).apply(np.arange(n)))) == n
 
 
 def test_permutation_keeps_the_shape():

@@ -14,7 +14,7 @@ from pit.model.params import copy
 from pit.recipes.demo import tiny
 from pit.stages.context import STAGES, Run
 from pit.stages.prepare import prepare
-from pit.stages.rl import RlStage, advantages, make_curriculum, policy_gradient
+from pit.stages.rl import RlStage, advantages, policy_gradient
 from pit.train.log import PROGRESS_VARIABLE
 from pit.train.update import Update
 from pit.types import Source
@@ -108,10 +108,13 @@ def test_a_step_makes_the_samples_with_advantage_likelier(stage, rollouts):
 
 
 def test_the_curriculum_draws_every_example_once_an_epoch_from_the_asked_sources(stage):
-    curriculum = make_curriculum(stage)
-    ids, sources = curriculum.draw(0, len(stage.fold))
-    assert sorted(ids.tolist()) == list(range(len(stage.fold)))
-    assert set(sources.tolist()) == {Source.WORSE, Source.BETTER}
+    loader, count, examples = stage.draws(), stage.config.prompts, len(stage.fold)
+    steps = [next(loader) for _ in range(2 * examples)]
+    ids = np.concatenate([draws.ids for draws in steps])
+    assert len(ids) == 2 * examples * count
+    for epoch in range(2 * count):
+        assert sorted(ids[epoch * examples :][:examples].tolist()) == list(range(examples))
+    assert set(np.concatenate([draws.sources for draws in steps]).tolist()) == {Source.WORSE, Source.BETTER}
 
 
 @given(reward=hnp.arrays(np.float32, (3, 4), elements=st.floats(-9, 9, width=32)))

@@ -14,7 +14,7 @@ from pit.model.sharding import make_mesh, row_sharding, shard_params
 from pit.train.checkpoint import CheckpointError, Checkpoints
 from pit.train.update import Update, make_optimizer
 
-LOADER = {"state": {"planner": "AAEC", "step": 7}}
+LOADER = {"state": {"planner": "AAEC", "step": 7}, "draws": bytes(range(256))}
 META = {"hash": "ab", "tokens": 12}
 
 
@@ -191,4 +191,4 @@ def test_a_truncated_file_is_noticed_or_not_needed(saved, tmp_path, part):
             assert restored.loader == LOADER, name
             assert restored.meta["hash"] == META["hash"], name
         gc.collect()
-    assert {"params", "opt", "loader", "meta"} <= noticed
+    assert {"params", "opt", "loader", "curriculum", "meta"} <= noticed

@@ -19,7 +19,7 @@ from pit.losses.total import Total
 from pit.model.params import copy
 from pit.model.sharding import make_mesh, row_sharding, shard_params
 from pit.stages.reward import gap_loss
-from pit.stages.supervised import to_device
+from pit.train.feed import to_device
 from pit.train.update import Evaluation, Update, make_optimizer
 
 SMALL = dataclasses.replace(twins.LLAMA, layers=1)

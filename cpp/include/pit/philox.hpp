@@ -15,7 +15,7 @@ using PhiloxKey = std::array<std::uint32_t, 2>;
 PhiloxCounter philox4x32(PhiloxCounter counter, PhiloxKey key);
 
 // What a number is drawn for; numbers of different streams are independent.
-enum class Stream : std::uint32_t { kEpochKey = 0, kRoundKey = 1, kSource = 2 };
+enum class Stream : std::uint32_t { kEpochKey = 0, kRoundKey = 1, kSource = 2, kEntry = 3, kShuffle = 4 };
 
 // 64 random bits at `index` of a stream. `attempt` numbers the retries of one draw.
 std::uint64_t random_bits(std::uint64_t key, std::uint32_t stream, std::uint64_t index, std::uint32_t attempt = 0);

@@ -38,6 +38,8 @@ class StateReader {
     StateReader(std::string_view bytes, std::string_view magic, std::uint32_t version, std::string what);
     std::uint64_t number();
     std::uint8_t byte();
+    // A number of items of at least `item_bytes` each; Error if so many cannot follow, before memory is taken for them.
+    std::size_t count(std::size_t item_bytes);
     // Error unless every byte was read.
     void finish() const;
     // Error unless the next number is `expected`; the message says what the number stands for.

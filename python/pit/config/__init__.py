@@ -7,6 +7,7 @@ from pit.config.plain import digest, from_dict, override, to_dict
 from pit.config.rules import ConfigError
 from pit.config.run import RunConfig
 from pit.config.sections import (
+    CurriculumConfig,
     DataConfig,
     EvaluateConfig,
     GapForm,
@@ -24,6 +25,7 @@ from pit.config.sections import (
 
 __all__ = [
     "ConfigError",
+    "CurriculumConfig",
     "DataConfig",
     "EvaluateConfig",
     "GapForm",

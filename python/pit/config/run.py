@@ -116,3 +116,11 @@ class RunConfig(Section):
             "the policy sees no reference",
             "use 0,0,0",
         )
+        strategy = self.rl_policy.curriculum.strategy
+        require(
+            strategy == "uniform",
+            "rl_policy.curriculum.strategy",
+            strategy,
+            "the policy has no reference, so neither gaps nor sources to choose by",
+            "use uniform",
+        )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeAlias, final
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8, UInt32, UInt64
+from jaxtyping import Float32, Int32, Int64, UInt8, UInt16, UInt32, UInt64
 from typing_extensions import Buffer
 
 from pit.types import Batch
@@ -31,7 +31,7 @@ def uniform_below(key: int, stream: int, index: int, n: int) -> int:
 
 @final
 class Permutation:
-    """A keyed bijection of [0, n), n in [0, 2^48], at O(1) time an index and no memory."""
+    """A keyed bijection of [0, n), n in [0, 2^48], at O(1) time an index and a fixed amount of memory."""
 
     def __init__(self, n: int, key: int) -> None: ...
     def __len__(self) -> int: ...
@@ -63,6 +63,88 @@ class StagedCurriculum:
 
     def restore(self, state: bytes) -> None:
         """Goes on from a state; CoreError if it is damaged or of other settings."""
+
+@final
+class FeedbackCurriculum:
+    """A table of what was seen of each (example, reference source), integer weights, and weighted draws with feedback.
+
+    Entry e is (example, source) with e = example * len(sources) + rank of the source; 12.6 bytes each. Steps follow
+    one another: `advance`, `draw`, and so on; `update` sends the feedback of each drawn step once, in order. Step s
+    sees the feedback of all steps <= s - lag and of no later one. Weights are 0 until assigned; their sum is exact.
+
+    seed: any 64-bit number.
+    examples: how many there are, at least 1.
+    sources: the values of `pit.types.Source` that can be drawn, increasing.
+    lag: steps after which feedback is seen, at least 1.
+    memory: trials at which an entry's counts are halved, in [2, 65535].
+    config_hash, data_hash: 64-bit hashes that a restored state must agree with.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        examples: int,
+        sources: Sequence[int],
+        lag: int,
+        memory: int,
+        config_hash: int,
+        data_hash: int,
+    ) -> None: ...
+    @property
+    def entries(self) -> int:
+        """Number of entries."""
+
+    @property
+    def step(self) -> int:
+        """The step that is drawn next."""
+
+    @property
+    def update_step(self) -> int:
+        """The step whose feedback is expected next."""
+
+    @property
+    def total(self) -> int:
+        """Sum of all weights."""
+
+    def update(
+        self,
+        step: int,
+        example: Int64[np.ndarray, " n"],
+        source: UInt8[np.ndarray, " n"],
+        sample: Int32[np.ndarray, " n"],
+        gap: Float32[np.ndarray, " n"],
+    ) -> None:
+        """Takes the gaps of a step's samples, in any order; CoreError, and no change, for a step skipped, sent twice or
+        not drawn yet, an entry that cannot be drawn, a gap that is not finite, or a sample given twice.
+        """
+
+    def advance(self) -> Int64[np.ndarray, " n"]:
+        """Applies what `step` may see, gives the entries that changed, increasing; CoreError if it has not arrived."""
+
+    def draw(self, count: int) -> tuple[Int64[np.ndarray, " n"], UInt8[np.ndarray, " n"]]:
+        """`count` draws for `step`, (example ids, sources), with replacement, after `advance`; ends the step."""
+
+    def seen(
+        self, entries: Int64[np.ndarray, " n"] | None = None
+    ) -> tuple[UInt16[np.ndarray, " n"], UInt16[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+        """(trials, wins, mean gap at the last visit) of some entries, or of all."""
+
+    def set_weights(self, entries: Int64[np.ndarray, " n"], weights: UInt32[np.ndarray, " n"]) -> None:
+        """Changes some weights, O(log entries) each."""
+
+    def assign_weights(self, weights: UInt32[np.ndarray, " entries"]) -> None:
+        """Sets all weights, O(entries)."""
+
+    def state(self, step: int, notes: Sequence[float]) -> bytes:
+        """What `restore` needs to go on from `step`, at most lag before the one that is drawn next; later draws and
+        what they saw are left out. notes: numbers of the caller's own.
+        """
+
+    def restore(self, state: bytes) -> list[float]:
+        """Goes on from a state, with all weights 0, and gives its notes; CoreError, and no change, if it is damaged or
+        of other settings or other data.
+        """
 
 @final
 class Topology:
@@ -270,6 +352,9 @@ class TokenTable:
     def verify(self) -> None:
         """Verifies every record batch again; CoreError if one is damaged. Arrays in memory have nothing to verify."""
 
+    def edit_distances(self, a: int, b: int) -> Int32[np.ndarray, " rows"]:
+        """Levenshtein distance, in tokens, of each row of column `a` to the same row of column `b`."""
+
 def materialise(
     plan: Plan,
     first_group: int,
@@ -278,17 +363,20 @@ def materialise(
     *,
     closing: Sequence[int],
     pad: int,
+    threads: int = 1,
     out: Batch,
 ) -> None:
     """Writes groups [first_group, last_group) of a plan into the arrays of `out`, every element of them.
 
     With n groups, R = n * rows_per_group and G = n * trees_per_group; T, L are the plan's. Padding has token `pad`,
     position 0, visible_until 0, previous = own index, weight 0; an unused tree slot has leaf (-1, -1), example -1,
-    source 0. Loss weight is 1 on the tokens of owned segments with loss (closing token included), but for the first
-    token of a tree.
+    source 0. A leaf's row counts from the first row of `out`. Loss weight is 1 on the tokens of owned segments with
+    loss (closing token included), but for the first token of a tree.
 
     closing: token id that closes a segment, by `pit.types.SegmentKind`.
+    threads: how many share the rows, in [1, 256]; what is written does not depend on it.
     out: any object with the fields of `pit.types.Batch`, C-contiguous and writable.
 
-    Raises CoreError for a group range, a shape or a table that is not the plan's; `out` may then be partly written.
+    Raises CoreError for a group range, a shape or a table that is not the plan's, and for a number of threads that is
+    out of range; `out` may then be partly written.
     """

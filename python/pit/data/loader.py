@@ -13,6 +13,7 @@ import grain
 
 from pit.config import PackingConfig
 from pit.data import _core
+from pit.data.errors import DataError
 from pit.data.packing import Layout, core_topology, materialise
 from pit.data.store import Fold
 from pit.types import Batch, Source, Topology
@@ -68,22 +69,26 @@ class _PlannedSteps(grain.DatasetIterator[list[Batch]]):
         layout: Layout,
         microbatches: int,
         shards: int,
+        own: range,
     ) -> None:
         super().__init__()
         self._planner, self._fold, self._topology = planner, fold, topology
-        self._layout, self._microbatches, self._shards = layout, microbatches, shards
+        self._layout, self._microbatches, self._shards, self._own = layout, microbatches, shards, own
 
     def __next__(self) -> list[Batch]:
         plan = self._planner.next_step()
-        table = self._fold.table
         # Before, so that a file cut short is not read past its end; after, so that what was read is what was verified.
         self._fold.check_unchanged()
-        batches = [
-            materialise(plan, i * self._shards, self._shards, table, self._topology, self._layout)
-            for i in range(self._microbatches)
-        ]
+        batches = [self._microbatch(plan, i * self._shards + self._own.start) for i in range(self._microbatches)]
         self._fold.check_unchanged()
         return batches
+
+    def _microbatch(self, plan: _core.Plan, first_group: int) -> Batch:
+        """This process's groups of a microbatch; leaf rows count from the first row of the whole one."""
+        batch = materialise(plan, first_group, len(self._own), self._fold.table, self._topology, self._layout)
+        row = batch.leaf[:, :, 0]
+        row[row >= 0] += self._own.start * self._layout.rows
+        return batch
 
     def get_state(self) -> dict[str, Any]:
         return {"planner": base64.b64encode(self._planner.state()).decode()}
@@ -112,6 +117,11 @@ class Loader(Iterator[list[Batch]]):
         shards: data shards; a microbatch holds one group for each.
         seed: root of the permutation.
         config_hash: stamped into the state; a state of another config is refused.
+        process_index, process_count: this process among those that share each step. Each plans the whole of it and
+            writes the rows of its own shards.
+
+    Raises:
+        DataError: the shards cannot be shared among the processes.
     """
 
     def __init__(
@@ -124,9 +134,18 @@ class Loader(Iterator[list[Batch]]):
         shards: int,
         seed: int,
         config_hash: str,
+        process_index: int = 0,
+        process_count: int = 1,
     ) -> None:
+        if shards % process_count:
+            raise DataError(
+                f"mesh.data x mesh.fsdp = {shards} shards: must be a multiple of the {process_count} processes; change "
+                "the mesh or the number of processes"
+            )
+        part = shards // process_count
+        own = range(process_index * part, (process_index + 1) * part)
         planner = make_planner(fold, topology, layout, packing, shards=shards, seed=seed, config_hash=config_hash)
-        dataset = _PlannedDataset(planner, fold, topology, layout, packing.microbatches, shards)
+        dataset = _PlannedDataset(planner, fold, topology, layout, packing.microbatches, shards, own)
         self._iterator = iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=PREFETCH))
 
     def __next__(self) -> list[Batch]:

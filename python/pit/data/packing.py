@@ -1,5 +1,6 @@
 """From trees to packed batches: a thin, typed layer over the C++ planner and packer."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -7,7 +8,11 @@ import numpy as np
 from jaxtyping import Int32
 
 from pit.data import _core
+from pit.data.errors import DataError
 from pit.types import Batch, Topology
+
+TOKENS_PER_THREAD = 1 << 20
+"""Tokens that are worth a thread: about a millisecond of writing, against the tens of microseconds of its start."""
 
 
 @dataclass(frozen=True)
@@ -48,30 +53,88 @@ def token_columns(columns: Sequence[Sequence[Sequence[int]]]) -> list[list[tuple
     return result
 
 
+def empty_batch(groups: int, topology: Topology, layout: Layout) -> Batch:
+    """A batch of `groups` groups with arrays of the right shapes, their values not set."""
+    shapes = _shapes(groups, topology, layout)
+    return Batch(**{name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()})
+
+
+def default_threads(tokens: int) -> int:
+    """Threads that `materialise` takes for a batch of so many tokens: one for each million, at most one a core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, tokens // TOKENS_PER_THREAD))
+
+
+# Eight parameters: what to write, where from, and two choices that may be left.
 def materialise(
-    plan: _core.Plan, first_group: int, groups: int, table: _core.TokenTable, topology: Topology, layout: Layout
+    plan: _core.Plan,
+    first_group: int,
+    groups: int,
+    table: _core.TokenTable,
+    topology: Topology,
+    layout: Layout,
+    *,
+    out: Batch | None = None,
+    threads: int | None = None,
 ) -> Batch:
     """Write `groups` groups of a plan as one batch, empty ones where the plan ends before; leaf rows count from the
     batch's first row.
+
+    Args:
+        plan: of `topology` and `layout`.
+        first_group: the first group to write.
+        groups: how many.
+        table: the tokens whose lengths were planned.
+        topology: the tree.
+        layout: static shape of a group.
+        out: a batch to write into instead of a new one, for example from `empty_batch`. It stays the caller's: this
+            call writes every element of it and keeps no reference; until it returns nobody else may read or write the
+            arrays, and afterwards only what was read from them before is of the old batch. Hand in one whose last
+            use is over: JAX may compute on the very memory of a NumPy array instead of a copy of it, so wait for what
+            was computed (`jax.block_until_ready`), or copy.
+        threads: how many share the rows; `default_threads` of the batch's tokens if not given. The batch is the same.
+
+    Returns:
+        `out`, or the new batch.
+
+    Raises:
+        DataError: `out` has other shapes than this batch.
+        CoreError: the groups, the table or an array of `out` do not fit the plan.
     """
-    rows, trees, length = groups * layout.rows, groups * layout.trees, layout.row_length
-    last = min(first_group + groups, plan.groups)
-    batch = Batch(
-        token=np.empty((rows, length), np.int32),
-        position=np.empty((rows, length), np.int32),
-        visible_until=np.empty((rows, length), np.int32),
-        previous=np.empty((rows, length), np.int32),
-        loss_weight=np.empty((rows, length), np.float32),
-        leaf=np.empty((trees, topology.leaves, 2), np.int32),
-        example_id=np.empty(trees, np.int64),
-        source=np.empty(trees, np.uint8),
+    batch = empty_batch(groups, topology, layout) if out is None else out
+    for name, (shape, _) in _shapes(groups, topology, layout).items():
+        found = getattr(batch, name).shape
+        if found != shape:
+            raise DataError(f"out.{name} has shape {found}, this batch needs {shape}; take empty_batch of its sizes")
+    written = max(0, min(groups, plan.groups - first_group))
+    _core.materialise(
+        plan,
+        first_group,
+        first_group + written,
+        table,
+        closing=layout.closings,
+        pad=layout.pad,
+        threads=default_threads(written * layout.rows * layout.row_length) if threads is None else threads,
+        out=batch if written == groups else _first_groups(batch, written, layout),
     )
-    written = _first_groups(batch, last - first_group, layout)
-    _core.materialise(plan, first_group, last, table, closing=layout.closings, pad=layout.pad, out=written)
-    _clear_from(batch, last - first_group, layout)
-    offset = np.repeat(np.arange(groups, dtype=np.int32) * layout.rows, layout.trees)[:, None]
-    batch.leaf[:, :, 0] = np.where(batch.leaf[:, :, 0] >= 0, batch.leaf[:, :, 0] + offset, -1)
+    if written < groups:
+        _clear_from(batch, written, layout)
     return batch
+
+
+def _shapes(groups: int, topology: Topology, layout: Layout) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shape and dtype of every field of a batch of `groups` groups."""
+    rows, trees = (groups * layout.rows, layout.row_length), groups * layout.trees
+    return {
+        "token": (rows, np.int32),
+        "position": (rows, np.int32),
+        "visible_until": (rows, np.int32),
+        "previous": (rows, np.int32),
+        "loss_weight": (rows, np.float32),
+        "leaf": ((trees, topology.leaves, 2), np.int32),
+        "example_id": ((trees,), np.int64),
+        "source": ((trees,), np.uint8),
+    }
 
 
 def _first_groups(batch: Batch, groups: int, layout: Layout) -> Batch:

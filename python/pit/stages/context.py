@@ -63,8 +63,12 @@ INITIAL = {"policy": "sft-policy", "quality": "reward-quality"}
 def needs_of(name: str, config: RunConfig) -> tuple[str, ...]:
     """Stages that must be finished before `name`, the one it starts from included."""
     spec = STAGES[name]
-    start = INITIAL.get(getattr(getattr(config, spec.section), "init", "random"))
-    return spec.needs if start is None else (*spec.needs, start)
+    section = getattr(config, spec.section)
+    start = INITIAL.get(getattr(section, "init", "random"))
+    more = [] if start is None else [start]
+    if getattr(section, "policy_references", False) and "rl-policy" not in spec.needs:
+        more.append("rl-policy")
+    return (*spec.needs, *more)
 
 
 class Run:

@@ -5,7 +5,7 @@ shapes the reward with the KL to an anchor, and takes one leave-one-out REINFORC
 RL,0 takes references from the data, RL,1 samples them from M_P^RL.
 """
 
-import base64
+import contextlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,8 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float32
 
 from pit.config import RlConfig
-from pit.data import _core
-from pit.data.loader import short_hash
+from pit.data.curriculum import DrawLoader, History, Visit
 from pit.data.packing import pack_lists
 from pit.data.store import Fold
 from pit.data.template import rollout
@@ -30,11 +29,15 @@ from pit.rollout.sample import Samples, sample
 from pit.rollout.score import Scorer
 from pit.rollout.strategy import Temperature
 from pit.stages.context import STAGES, Run, StageClock
-from pit.stages.supervised import live_tokens, to_device
+from pit.stages.curriculum import difficulty_of, examples_of, expected_visits, make_draws
+from pit.train.feed import live_tokens, put, to_device
 from pit.train.log import StageLog
 from pit.train.loop import run_steps
 from pit.train.update import Arrays, LossFunction, TrainState, Update, make_optimizer
 from pit.types import Batch, Source
+
+MARGIN_BLOCK = 1_024
+"""Pairs whose margin is computed at once."""
 
 
 class Prompts(NamedTuple):
@@ -111,7 +114,7 @@ class RlStage:
         fine_tuned = "sft-improver" if self.with_reference else "sft-policy"
         self.anchor = run.trained(fine_tuned)[1] if self.config.anchor == "sft" else copy(self.initial)
         self.scorer = Scorer(*run.trained(reward), self.layout)
-        self.writer = run.trained("rl-policy") if name == "rl-second" else None
+        self.writer = run.trained("rl-policy") if self.config.policy_references else None
         self._logprobs = jax.jit(self._sampled_logprobs)
 
     def _sampled_logprobs(self, params: Params, batch: Arrays) -> Float32[Array, "G N C"]:
@@ -129,14 +132,33 @@ class RlStage:
             [int(t) for t in row[column[Source(source)]]] if source != Source.POLICY else []
             for row, source in zip(rows, sources, strict=True)
         ]
-        if Source.POLICY in sources:
-            if self.writer is None:
-                raise ValueError(f"{self.name}: the curriculum drew policy references, but no policy is loaded")
+        if self.writer is not None and Source.POLICY in sources:
             written = self._sample(*self.writer, Prompts(ids, inputs, None), 1, seed)
             for g, source in enumerate(sources):
                 if source == Source.POLICY:
                     references[g] = written.answer(g, 0)
         return Prompts(ids, inputs, references)
+
+    def draws(self) -> DrawLoader:
+        """The curriculum's draws, from the first step on."""
+        return make_draws(
+            self.name,
+            self.config,
+            examples_of(self.config, self.fold),
+            run_seed=self.run.config.seed,
+            config_hash=self.run.stage_hash(self.name),
+            data_hash=self.fold.hash,
+            difficulty=difficulty_of(self.config, self.fold, self.margin),
+        )
+
+    def margin(self, examples: int) -> Float32[np.ndarray, " n"]:
+        """Symmetric gap of the better over the worse answer of the first examples of the fold, by the reward model."""
+        margins = []
+        for first in range(0, examples, MARGIN_BLOCK):
+            rows = [self.fold.row(i) for i in range(first, min(first + MARGIN_BLOCK, examples))]
+            inputs, better, worse = ([[int(t) for t in row[column]] for row in rows] for column in range(3))
+            margins.append(self.scorer.gap(inputs, worse, [better], "symmetric")[:, 0])
+        return np.concatenate(margins)
 
     def _sample(self, graphdef: nnx.GraphDef[Any], params: Params, prompts: Prompts, n: int, seed: int) -> Samples:
         return sample(
@@ -170,7 +192,7 @@ class RlStage:
         for batch in pack_lists(columns, self.topology, self.layout, shards=shards):
             arrays = to_device(batch, self.sharding)
             for key, values in (("length", drawn.samples.length), ("finished", drawn.samples.finished)):
-                arrays[key] = jax.device_put(by_slot(values, batch), self.sharding)
+                arrays[key] = put(by_slot(values, batch), self.sharding)
             result.append((batch, arrays))
         return result
 
@@ -257,29 +279,30 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
     )
     state = update.start(stage.initial)
     del stage.initial  # The first step consumes its buffers.
-    curriculum = make_curriculum(stage)
-    with run.checkpoints(name, keep=config.keep) as checkpoints:
+    with contextlib.closing(stage.draws()) as loader, run.checkpoints(name, keep=config.keep) as checkpoints:
         restored = checkpoints.restore(state, stage_hash)
         if restored is not None:
             state = restored.state
-            curriculum.restore(base64.b64decode(restored.loader["curriculum"]))
+            loader.restore(restored.loader["draws"], int(state.step))
             clock.tokens = restored.meta["tokens"]
         meta = {"hash": stage_hash, "tokens": clock.tokens}
         done = int(state.step)
 
         def step(state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
             nonlocal done
-            ids, sources = curriculum.draw(done, config.prompts)
-            prompts = stage.prompts(stage.fold, ids.tolist(), sources.tolist(), seed=2 * (seed * 100_003 + done) + 1)
+            draws = next(loader)
+            ids, sources = draws.ids.tolist(), draws.sources.tolist()
+            prompts = stage.prompts(stage.fold, ids, sources, seed=2 * (seed * 100_003 + done) + 1)
             drawn = stage.rollouts(state.params, prompts, seed=2 * (seed * 100_003 + done))
             batches = stage.batches(drawn)
             measured = stage.measure(state.params, drawn, batches)
             advantage = advantages(measured.reward, normalise=config.normalise)
             ready = [
-                {**arrays, "advantage": jax.device_put(by_slot(advantage, batch), stage.sharding)}
-                for batch, arrays in batches
+                {**arrays, "advantage": put(by_slot(advantage, batch), stage.sharding)} for batch, arrays in batches
             ]
             state, metrics = update(state, ready)
+            loader.update(draws, drawn.scores)
+            history.add(Visit(draws, drawn.scores.mean(axis=1) if stage.with_reference else None))
             done += 1
             tokens = sum(live_tokens(batch) for batch, _ in batches)
             clock.tokens += tokens
@@ -287,7 +310,8 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
             slots = sum(batch.token.size for batch, _ in batches)
             return state, {**metrics, **stage.metrics(drawn, measured), "perf/fill": tokens / slots}
 
-        with StageLog(run.stage_folder(name), name, resumed_step=done, every=1) as log:
+        folder = run.stage_folder(name)
+        with StageLog(folder, name, resumed_step=done, every=1) as log, History(folder, done) as history:
             run_steps(
                 state,
                 steps=config.steps,
@@ -295,24 +319,14 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
                 log=log,
                 checkpoints=checkpoints,
                 checkpoint_every=config.checkpoint_every,
-                loader_state=lambda: {"curriculum": base64.b64encode(curriculum.state()).decode()},
+                loader_state=lambda: {"draws": loader.state()},
                 meta=meta,
                 evaluate=lambda s: held_out(stage, s.params),
                 evaluate_every=config.evaluate_every,
                 profile_steps=profile_steps,
             )
-    clock.finish(config.steps)
-
-
-def make_curriculum(stage: RlStage) -> _core.StagedCurriculum:
-    """Draws of (example, reference source): every example once an epoch, sources by their integer weights."""
-    worse, better, policy = stage.config.sources if stage.with_reference else (0, 0, 0)
-    none = 0 if stage.with_reference else 1
-    return _core.StagedCurriculum(
-        seed=short_hash(f"{stage.run.config.seed} {stage.name}"),
-        examples=len(stage.fold),
-        stages=[(0, [none, worse, better, policy])],
-    )
+    visits = expected_visits(config, examples_of(config, stage.fold))
+    clock.finish(config.steps, visits_an_example=round(visits, 3))
 
 
 def held_out(stage: RlStage, params: Params) -> dict[str, float]:

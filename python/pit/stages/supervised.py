@@ -1,16 +1,13 @@
 """The supervised loop of fine-tuning and reward modelling: planned batches in, a checkpointed model out."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding
-from jaxtyping import Array
 
 from pit.config import TrainConfig
 from pit.data.loader import Loader, count_steps
@@ -19,9 +16,10 @@ from pit.losses.total import Total
 from pit.model.params import Params
 from pit.model.sharding import row_sharding
 from pit.stages.context import STAGES, Run, StageClock
+from pit.train.feed import Feed, to_device
 from pit.train.log import StageLog
 from pit.train.loop import run_steps
-from pit.train.update import Arrays, Evaluation, LossFunction, TrainState, Update, make_optimizer
+from pit.train.update import Evaluation, LossFunction, TrainState, Update, make_optimizer
 from pit.types import Batch, Topology
 
 
@@ -33,17 +31,6 @@ class Task:
     fold: str
     topology: Topology
     loss: Callable[[nnx.GraphDef[Any]], LossFunction]
-
-
-def to_device(batch: Batch, sharding: NamedSharding) -> dict[str, Array]:
-    """The arrays of a batch that models and losses see, rows and trees split over the data shards."""
-    names = ("token", "position", "visible_until", "previous", "loss_weight", "leaf")
-    return {name: jax.device_put(getattr(batch, name), sharding) for name in names}
-
-
-def live_tokens(batch: Batch) -> int:
-    """Tokens of a batch that are not padding."""
-    return int(np.count_nonzero(batch.visible_until > np.arange(batch.token.shape[1], dtype=np.int32)))
 
 
 def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: int = 0) -> None:
@@ -67,7 +54,17 @@ def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: i
     update = Update(loss, make_optimizer(config.optimizer, steps))
     state = update.start(params if initial is None else initial)
     stage_hash = run.stage_hash(name)
-    loader = Loader(fold, task.topology, layout, config.packing, shards=shards, seed=seed, config_hash=stage_hash)
+    loader = Loader(
+        fold,
+        task.topology,
+        layout,
+        config.packing,
+        shards=shards,
+        seed=seed,
+        config_hash=stage_hash,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
     held_out = _held_out(run, task, config)
     evaluation = Evaluation(loss)
     with run.checkpoints(name, keep=config.keep) as checkpoints:
@@ -78,7 +75,7 @@ def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: i
             clock.tokens = restored.meta["tokens"]
         meta = {"hash": stage_hash, "tokens": clock.tokens}
         with StageLog(run.stage_folder(name), name, resumed_step=int(state.step)) as log:
-            feed, last = _feed(loader, sharding), time.perf_counter()
+            feed, last = Feed(loader, sharding), time.perf_counter()
 
             def step(state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
                 nonlocal last
@@ -101,7 +98,7 @@ def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: i
                 log=log,
                 checkpoints=checkpoints,
                 checkpoint_every=config.checkpoint_every,
-                loader_state=lambda: {"state": loader.state()},
+                loader_state=lambda: {"state": feed.state()},
                 meta=meta,
                 evaluate=lambda s: evaluation(s.params, (to_device(b, sharding) for b in held_out)),
                 evaluate_every=config.evaluate_every,
@@ -113,16 +110,6 @@ def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: i
 def _config(run: Run, task: Task) -> TrainConfig:
     config: TrainConfig = getattr(run.config, STAGES[task.stage].section)
     return config
-
-
-def _feed(loader: Loader, sharding: NamedSharding) -> Iterator[tuple[list[Arrays], int, int, float]]:
-    """Microbatches of each step on the device, their live tokens and slots, and the seconds spent waiting for data."""
-    while True:
-        begin = time.perf_counter()
-        batches = next(loader)
-        wait_s = time.perf_counter() - begin
-        slots = sum(b.token.size for b in batches)
-        yield [to_device(b, sharding) for b in batches], sum(map(live_tokens, batches)), slots, wait_s
 
 
 def _held_out(run: Run, task: Task, config: TrainConfig) -> list[Batch]:

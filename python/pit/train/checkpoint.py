@@ -18,6 +18,9 @@ from pit.errors import PitError
 from pit.model.params import Params
 from pit.train.update import TrainState
 
+_BYTES = "curriculum"
+"""Item of a checkpoint for what the loader gives as bytes."""
+
 
 class CheckpointError(PitError):
     """A checkpoint that is damaged, or does not belong to this model or run."""
@@ -32,7 +35,7 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one stage, `FOLDER/STEP/{params,opt,loader,meta}`.
+    """The checkpoints of one stage, `FOLDER/STEP/{params,opt,loader,curriculum,meta}`.
 
     Raises:
         CheckpointError: the folder is in a bucket that cannot be reached.
@@ -43,7 +46,7 @@ class Checkpoints:
         # `absolute()` of an address would put it under the working directory.
         self._folder = epath.Path(folder) if remote else epath.Path(folder).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        names = ("params", "opt", "loader", "meta")
+        names = ("params", "opt", "loader", _BYTES, "meta")
         try:
             self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=names)
         except Exception as error:  # gcsfs, google-auth and aiohttp have no error in common.
@@ -62,19 +65,29 @@ class Checkpoints:
         return step
 
     def save(self, state: TrainState, loader: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-        """Start writing a checkpoint at the state's step; a step that is already there is left alone."""
+        """Start writing a checkpoint at the state's step; a step that is already there is left alone.
+
+        Args:
+            state: weights and optimizer.
+            loader: JSON values, and `bytes` (a curriculum's table can be large).
+            meta: JSON values.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        meta = {**meta, "shapes": _shapes(state.params)}
+        values = {name: value for name, value in loader.items() if not isinstance(value, bytes)}
+        blobs = {name: np.frombuffer(value, np.uint8) for name, value in loader.items() if isinstance(value, bytes)}
+        meta = {**meta, "shapes": _shapes(state.params), "bytes": bool(blobs)}
+        more = {_BYTES: ocp.args.StandardSave(blobs)} if blobs else {}
         with self._space():
             written = self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(state.params),
                     opt=ocp.args.StandardSave(state.optimizer),
-                    loader=ocp.args.JsonSave(dict(loader)),
+                    loader=ocp.args.JsonSave(values),
                     meta=ocp.args.JsonSave(meta),
+                    **more,
                 ),
             )
         if not written:
@@ -105,12 +118,14 @@ class Checkpoints:
                     params=ocp.args.StandardRestore(_abstract(like.params)),
                     opt=ocp.args.StandardRestore(_abstract(like.optimizer)),
                     loader=ocp.args.JsonRestore(),
+                    **({_BYTES: ocp.args.StandardRestore()} if meta["bytes"] else {}),
                 ),
             )
         except (OSError, ValueError, KeyError) as error:
             raise self._damaged(step, error) from error
         state = TrainState(jax.device_put(jax.numpy.int32(step), like.step.sharding), items["params"], items["opt"])
-        return Restored(state, items["loader"], meta)
+        blobs = {name: np.asarray(value).tobytes() for name, value in (items.get(_BYTES) or {}).items()}
+        return Restored(state, {**items["loader"], **blobs}, meta)
 
     def restore_params(self, like: Params) -> Params:
         """Weights of the newest checkpoint.

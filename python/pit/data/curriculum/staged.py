@@ -1,0 +1,73 @@
+"""The paper's curriculum: every example once an epoch, reference sources by weights that change with the step."""
+
+import math
+from collections.abc import Sequence
+
+from pit.data import _core
+from pit.data.curriculum.words import Draws, Feedback
+
+_KEPT = 1_024
+
+Weights = tuple[int, int, int, int]
+"""Integer weight of each `pit.types.Source`."""
+
+
+def hand_over(before: Weights, after: Weights, first_step: int, steps: int) -> list[tuple[int, Weights]]:
+    """Stages that go from one set of source weights to another over `steps` steps from `first_step` on; 0 is sharp.
+
+    Args:
+        before: weights until `first_step`; at least one is positive.
+        after: weights once the hand-over is done; at least one is positive.
+        first_step: step at which it begins.
+        steps: how long it takes.
+
+    Example:
+        >>> hand_over((0, 1, 0, 0), (0, 0, 0, 1), 4, 2)
+        [(0, (0, 1, 0, 0)), (4, (0, 1, 0, 1)), (5, (0, 0, 0, 1))]
+    """
+    length, total_before, total_after = max(steps, 1), sum(before), sum(after)
+    stages = [(0, before)] if first_step > 0 else []
+    for i in range(1, length + 1):
+        # Shares are mixed, so each side is brought to the same total first.
+        kept, new = (length - i) * total_after, i * total_before
+        none, worse, better, policy = (kept * b + new * a for b, a in zip(before, after, strict=True))
+        common = math.gcd(none, worse, better, policy)
+        stages.append((first_step + i - 1, (none // common, worse // common, better // common, policy // common)))
+    return stages
+
+
+class Staged:
+    """Uniform draws; source weights by step.
+
+    Args:
+        stages: (first step, source weights), the first at step 0, increasing.
+        seed: names the permutation of every epoch.
+        examples: how many there are.
+    """
+
+    lag = None
+
+    def __init__(self, stages: Sequence[tuple[int, Weights]], *, seed: int, examples: int) -> None:
+        self._core = _core.StagedCurriculum(seed, examples, [(step, list(weights)) for step, weights in stages])
+        self._before: dict[int, bytes] = {}
+
+    def draw(self, step: int, count: int, *, wait: bool = False) -> Draws:
+        """See `Curriculum`."""
+        self._before[step] = self._core.state()
+        self._before.pop(step - _KEPT, None)
+        return Draws(step, *self._core.draw(step, count))
+
+    def update(self, feedback: Feedback) -> None:
+        """Feedback changes nothing."""
+
+    def state(self, step: int) -> bytes:
+        """See `Curriculum`; of the last 1,024 steps."""
+        return self._before.get(step, self._core.state())
+
+    def restore(self, state: bytes) -> None:
+        """See `Curriculum`."""
+        self._before.clear()
+        self._core.restore(state)
+
+    def close(self) -> None:
+        """Nobody waits here."""

@@ -1,0 +1,74 @@
+"""Batches on their way to the devices: the next step's are copied there while this one's are computed."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from pit.data.loader import Loader
+from pit.train.update import Arrays
+from pit.types import Batch
+
+_SEEN_BY_MODELS = ("token", "position", "visible_until", "previous", "loss_weight", "leaf")
+
+
+def to_device(batch: Batch, sharding: NamedSharding) -> dict[str, jax.Array]:
+    """The arrays of a batch that models and losses see, rows and trees split over the data shards.
+
+    Each process gives the rows of its own shards; leaf rows count from the first row of the whole batch.
+    """
+    return {name: put(getattr(batch, name), sharding) for name in _SEEN_BY_MODELS}
+
+
+def put(values: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """This process's part of an array as a part of the global one."""
+    array: jax.Array = jax.make_array_from_process_local_data(sharding, values)
+    return array
+
+
+def live_tokens(batch: Batch) -> int:
+    """Tokens of a batch that are not padding."""
+    return int(np.count_nonzero(batch.visible_until > np.arange(batch.token.shape[1], dtype=np.int32)))
+
+
+class StepBatches(NamedTuple):
+    """Microbatches of a step on the devices; tokens: those that live; slots: all; wait_s: spent waiting for data."""
+
+    arrays: Sequence[Arrays]
+    tokens: int
+    slots: int
+    wait_s: float
+
+
+class Feed(Iterator[StepBatches]):
+    """Steps of a loader, one of them on its way while the one before it is used.
+
+    Args:
+        loader: makes the batches; `state` is of the last step that was handed out, not of the one under way.
+        sharding: of rows and trees.
+    """
+
+    def __init__(self, loader: Loader, sharding: NamedSharding) -> None:
+        self._loader, self._sharding = loader, sharding
+        self._state = loader.state()
+        self._next: tuple[StepBatches, dict[str, Any]] | None = None
+
+    def _fetch(self) -> tuple[StepBatches, dict[str, Any]]:
+        begin = time.perf_counter()
+        batches = next(self._loader)
+        wait_s = time.perf_counter() - begin
+        arrays = [to_device(batch, self._sharding) for batch in batches]
+        tokens = sum(map(live_tokens, batches))
+        return StepBatches(arrays, tokens, sum(b.token.size for b in batches), wait_s), self._loader.state()
+
+    def __next__(self) -> StepBatches:
+        ready, self._state = self._next or self._fetch()
+        self._next = self._fetch()
+        return ready
+
+    def state(self) -> dict[str, Any]:
+        """The loader's state after the last step that was handed out."""
+        return self._state
