@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
-from pit.data.packing import Layout, TokenColumns, empty_batch
+from pit.data.packing import Layout, empty_batch
 from pit.types import Batch, Topology
 
 
@@ -38,7 +38,7 @@ class NumpyPacker:
         cls,
         topology: Topology,
         layout: Layout,
-        columns: TokenColumns,
+        columns: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]],
         lengths: np.ndarray,
         draws: np.ndarray,
         window: int,

@@ -114,6 +114,20 @@ py::list table_row(const py::object& self, std::int64_t row) {
     return out;
 }
 
+// Distance of each row of one column to the same row of another.
+py::array_t<std::int32_t> table_edit_distances(const PythonTokenTable& self, std::int64_t a, std::int64_t b) {
+    const pit::TokenTable& table = self.table();
+    pit::require_range("token table: column a", a, 0, table.columns() - 1);
+    pit::require_range("token table: column b", b, 0, table.columns() - 1);
+    py::array_t<std::int32_t> out(static_cast<py::ssize_t>(table.rows()));
+    std::int32_t* distance = out.mutable_data();
+    const py::gil_scoped_release release;
+    for (std::int64_t row = 0; row < table.rows(); ++row) {
+        distance[row] = static_cast<std::int32_t>(pit::edit_distance(table.at(a, row), table.at(b, row)));
+    }
+    return out;
+}
+
 void table_verify(const PythonTokenTable& self) {
     const py::gil_scoped_release release;
     self.table().verify();
@@ -178,7 +192,8 @@ void bind_tokens(py::module_& m) {
         .def("lengths", &table_lengths)
         .def("edit_distances", &table_edit_distances, py::arg("a"), py::arg("b"))
         .def("row", &table_row, py::arg("row"))
-        .def("verify", &table_verify);
+        .def("verify", &table_verify)
+        .def("edit_distances", &table_edit_distances, py::arg("a"), py::arg("b"));
     m.def("materialise", &materialise, py::arg("plan"), py::arg("first_group"), py::arg("last_group"), py::arg("table"),
           py::kw_only(), py::arg("closing"), py::arg("pad"), py::arg("threads") = 1, py::arg("out"));
 }

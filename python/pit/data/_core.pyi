@@ -355,6 +355,9 @@ class TokenTable:
     def verify(self) -> None:
         """Verifies every record batch again; CoreError if one is damaged. Arrays in memory have nothing to verify."""
 
+    def edit_distances(self, a: int, b: int) -> Int32[np.ndarray, " rows"]:
+        """Levenshtein distance, in tokens, of each row of column `a` to the same row of column `b`."""
+
 def materialise(
     plan: Plan,
     first_group: int,

@@ -47,7 +47,7 @@ class Fold:
     def __init__(self, folder: Path, name: str, entry: Mapping[str, Any], vocab_size: int) -> None:
         self.name = name
         self.hash = digest([file["blake2b"] for file in entry["files"]])
-        self._folder = folder
+        self._folder = folder.absolute()  # the process may change its folder before the files are mapped
         self._files: list[dict[str, Any]] = entry["files"]
         self._vocab_size = vocab_size
         rows = (sum(batch["rows"] for batch in file["batches"]) for file in self._files)

@@ -45,7 +45,7 @@ SHARD_ROWS = 32_768
 """Input rows of a shard: what a stopped build loses at most, for each worker."""
 
 _TOKENISE_ROWS = 1_024
-_MOST_WORKERS = 8
+_MOST_WORKERS = 4  # more only wait for the interpreter, tokenising is parallel in itself
 _POLL_S = 0.1
 
 
@@ -78,7 +78,7 @@ def build(
         template: tokenizer and windows.
         fractions: share of each fold.
         key: key of the fold hash.
-        workers: shards made at once; None for one a core, at most 8. The store does not depend on it.
+        workers: shards made at once; None for one a core, at most 4. The store does not depend on it.
         progress: called now and then, in the caller's thread, with the totals so far.
 
     Raises:
