@@ -13,7 +13,7 @@ CPP_SOURCES := $(shell find cpp -type f)
 # The virtual environment's tools come first, so that cmake and ninja are those of constraints.txt.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test test-all lint bench sanitize clean
+.PHONY: help venv demo test test-all lint bench sanitize fuzz clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,21 @@ sanitize: $(STAMP)  ## run the C++ tests with address and undefined-behaviour sa
 	@cmake -S . -B build/sanitize-thread -G Ninja -DPIT_BUILD_TESTS=ON -DPIT_SANITIZE=thread >/dev/null
 	@cmake --build build/sanitize-thread --parallel $(JOBS) --target test_threads
 	@ctest --test-dir build/sanitize-thread --tests-regex test_threads --output-on-failure
+
+FUZZ_INPUTS ?= 1000000
+VALIDATORS := arrow token_table state curriculum planner feedback
+
+fuzz: $(STAMP)  ## feed a million damaged stores and states each to their readers, sanitized; report the lines they reached
+	@echo "fuzz 1/2: $(FUZZ_INPUTS) inputs each under the sanitizers of make sanitize"
+	@cmake -S . -B build/sanitize -G Ninja -DPIT_BUILD_TESTS=ON -DPIT_SANITIZE=address,undefined >/dev/null
+	@cmake --build build/sanitize --parallel $(JOBS) --target fuzz_state fuzz_store
+	@build/sanitize/fuzz_state $(FUZZ_INPUTS)
+	@build/sanitize/fuzz_store $(FUZZ_INPUTS)
+	@echo "fuzz 2/2: lines of the validators that 100000 inputs reach"
+	@cmake -S . -B build/coverage -G Ninja -DPIT_BUILD_TESTS=ON -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS=--coverage >/dev/null
+	@cmake --build build/coverage --parallel $(JOBS) --target fuzz_state fuzz_store
+	@build/coverage/fuzz_state 100000 >/dev/null && build/coverage/fuzz_store 100000 >/dev/null
+	@gcov --no-output $(VALIDATORS:%=build/coverage/CMakeFiles/pit_core.dir/cpp/src/%.cpp.gcda) | grep -A1 "cpp/src/" | grep -v "^--"
 
 clean:  ## remove the environment, the builds and the caches; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -9,6 +9,8 @@ namespace pit {
 
 namespace {
 
+constexpr std::int64_t kMaxRows = std::int64_t{1} << 48;
+
 // Something of the C interface that is released exactly once, on any way out.
 template <typename T>
 struct Released {
@@ -136,7 +138,8 @@ TokenBatch ArrowBatches::tokens(std::size_t index, const std::vector<BufferSizes
     const ArrowArray& array = *arrays_[index];
     TokenBatch batch{file_ + ": record batch " + std::to_string(index), {}, crc32};
     require_plain(array, array.length, 1, batch.name);
-    if (array.length < 0 || array.offset != 0 || array.n_children != static_cast<std::int64_t>(columns_.size())) {
+    if (array.length < 0 || array.length > kMaxRows || array.offset != 0 ||
+        array.n_children != static_cast<std::int64_t>(columns_.size())) {
         refuse(batch.name, "has length " + std::to_string(array.length) + ", offset " + std::to_string(array.offset) +
                                " and " + std::to_string(array.n_children) + " columns");
     }
