@@ -1,4 +1,8 @@
+<<<<<<< HEAD
+// The curricula: staged draws, and draws with feedback.
+=======
 // The curricula: staged draws and feedback.
+>>>>>>> store
 #include "convert.hpp"
 #include "pit/feedback.hpp"
 
