@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-// The curricula: staged draws, and draws with feedback.
-=======
 // The curricula: staged draws and feedback.
->>>>>>> store
 #include "convert.hpp"
 #include "pit/feedback.hpp"
 

@@ -141,19 +141,6 @@ py::array_t<std::int32_t> table_lengths(const PythonTokenTable& self) {
     return out;
 }
 
-py::array_t<std::int32_t> table_edit_distances(const PythonTokenTable& self, std::int64_t a, std::int64_t b) {
-    for (const std::int64_t column : {a, b}) {
-        pit::require_range("token table: column", column, 0, self.table().columns() - 1);
-    }
-    py::array_t<std::int32_t> out(Shape{self.table().rows()});
-    std::int32_t* distance = out.mutable_data();
-    const py::gil_scoped_release release;
-    for (std::int64_t row = 0; row < self.table().rows(); ++row) {
-        distance[row] = static_cast<std::int32_t>(pit::edit_distance(self.table().at(a, row), self.table().at(b, row)));
-    }
-    return out;
-}
-
 void materialise(const pit::Plan& plan, std::int64_t first_group, std::int64_t last_group,
                  const PythonTokenTable& table, const std::array<std::int32_t, pit::kKinds>& closing, std::int32_t pad,
                  int threads, const py::object& out) {
@@ -190,7 +177,6 @@ void bind_tokens(py::module_& m) {
                std::int64_t vocab_size) { return std::make_unique<PythonTokenTable>(files, columns, vocab_size); },
             py::arg("files"), py::arg("columns"), py::arg("vocab_size"))
         .def("lengths", &table_lengths)
-        .def("edit_distances", &table_edit_distances, py::arg("a"), py::arg("b"))
         .def("row", &table_row, py::arg("row"))
         .def("verify", &table_verify)
         .def("edit_distances", &table_edit_distances, py::arg("a"), py::arg("b"));

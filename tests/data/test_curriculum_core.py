@@ -313,9 +313,11 @@ def test_edit_distance_agrees_with_its_twin(rows):
         offsets = np.cumsum([0, *(len(row[c]) for row in rows)])
         return np.array([token for row in rows for token in row[c]], np.int32), offsets.astype(np.int64)
 
-    assert _core.TokenTable([[column(0)], [column(1)]]).edit_distances(0, 1).tolist() == [
-        levenshtein(a, b) for a, b in rows
-    ]
+    table = _core.TokenTable([[column(0)], [column(1)]])
+    assert table.edit_distances(0, 1).tolist() == [levenshtein(a, b) for a, b in rows]
+    assert table.edit_distances(1, 1).tolist() == [0] * len(rows)
+    with pytest.raises(_core.CoreError, match=r"token table: column b=2 is outside \[0, 1\]; give a value in that"):
+        table.edit_distances(0, 2)
 
 
 def test_every_draw_of_an_entry_that_is_drawn_twice_counts():

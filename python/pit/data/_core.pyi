@@ -346,9 +346,6 @@ class TokenTable:
     def lengths(self) -> Int32[np.ndarray, "rows columns"]:
         """Tokens of every row of every column, what planning wants."""
 
-    def edit_distances(self, a: int, b: int) -> Int32[np.ndarray, " rows"]:
-        """Levenshtein distance, in tokens, between columns a and b of every row."""
-
     def row(self, row: int) -> list[Int32[np.ndarray, " tokens"]]:
         """Tokens of one row, one read-only view a column; IndexError for no such row, CoreError for a damaged batch."""
 

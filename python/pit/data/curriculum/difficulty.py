@@ -27,12 +27,7 @@ def tree_length(fold: Fold) -> Float64[np.ndarray, " n"]:
 
 def edit_distance(fold: Fold) -> Float64[np.ndarray, " n"]:
     """Closeness of the two answers, 1 - Levenshtein distance / length of the longer: near pairs are hard to tell."""
-<<<<<<< HEAD
-    longest = np.maximum(fold.lengths()[:, 1:].max(axis=1), 1)
-    closeness: np.ndarray = 1.0 - fold.table.edit_distances(1, 2) / longest
-=======
     better, worse = COLUMNS.index("better"), COLUMNS.index("worse")
     longest = np.maximum(fold.lengths()[:, [better, worse]].max(axis=1), 1)
     closeness: np.ndarray = 1.0 - fold.table.edit_distances(better, worse) / longest
->>>>>>> store
     return closeness
