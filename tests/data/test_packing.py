@@ -124,10 +124,9 @@ def test_python_runs_on_while_a_batch_is_planned_and_written():
 
 @pytest.mark.parametrize("topology", [PAIR, GAP])
 def test_rows_are_full(topology):
-    """At least 98 % of all slots hold a token, at lengths spread like those of real preferences."""
+    """At least 98 % of all slots hold a token, and 90 % of any group's, at lengths spread like real preferences'."""
     rng = np.random.default_rng(6)
-    median, sigma = np.array([109, 61, 56]), np.array([0.9, 0.9, 0.9])
-    lengths = np.minimum(rng.lognormal(np.log(median), sigma, (8000, 3)), 511).astype(np.int32)
+    lengths = np.minimum(rng.lognormal(np.log([109, 61, 56]), 0.9, (8000, 3)), 511).astype(np.int32)
     planner = _core.Planner(
         lengths,
         core_topology(topology),
@@ -143,4 +142,4 @@ def test_rows_are_full(topology):
     )
     filled = [int(planner.next_step().piece_length.sum()) / (4 * 2048) for _ in range(300)]
     assert np.mean(filled) >= 0.98
-    assert min(filled) >= 0.94
+    assert min(filled) >= 0.9
