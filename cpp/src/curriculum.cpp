@@ -49,12 +49,24 @@ Permutation StagedCurriculum::permutation_of(std::uint64_t epoch) const {
     return Permutation(examples_, random_bits(seed_, static_cast<std::uint32_t>(Stream::kEpochKey), epoch));
 }
 
-Draw StagedCurriculum::next(std::int64_t step) {
-    require_range("curriculum: step", step, 0, INT64_MAX);
+void StagedCurriculum::look_ahead() {
     const std::uint64_t n = static_cast<std::uint64_t>(examples_);
     if (draws_ / n != epoch_) {
         epoch_ = draws_ / n;
         permutation_ = permutation_of(epoch_);
+    }
+    const auto place = static_cast<std::int64_t>(draws_ % n);
+    const std::int64_t count = std::min(kAhead, examples_ - place);
+    std::iota(ahead_.begin(), ahead_.begin() + count, place);
+    permutation_.apply(ahead_.data(), count, ahead_.data());
+    ahead_first_ = draws_;
+    ahead_count_ = static_cast<std::uint64_t>(count);
+}
+
+Draw StagedCurriculum::next(std::int64_t step) {
+    require_range("curriculum: step", step, 0, INT64_MAX);
+    if (draws_ < ahead_first_ || draws_ - ahead_first_ >= ahead_count_) {
+        look_ahead();
     }
     const auto after = std::upper_bound(stages_.begin(), stages_.end(), step,
                                         [](std::int64_t s, const Stage& stage) { return s < stage.first_step; });
@@ -66,7 +78,7 @@ Draw StagedCurriculum::next(std::int64_t step) {
         place -= stage.weight[source];
         ++source;
     }
-    const std::int64_t example = permutation_.apply(static_cast<std::int64_t>(draws_ % n));
+    const std::int64_t example = ahead_[draws_ - ahead_first_];
     seek(draws_ + 1);
     return {example, source};
 }

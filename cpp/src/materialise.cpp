@@ -90,7 +90,15 @@ class Writer {
   public:
     Writer(const Plan& plan, std::int64_t first_group, const TokenTable& table, const TokenIds& ids,
            const BatchArrays& out)
-        : plan_(plan), first_group_(first_group), table_(table), ids_(ids), out_(out) {}
+        : plan_(plan), first_group_(first_group), table_(table), ids_(ids), out_(out) {
+        const Topology& topology = plan.topology;
+        for (int s = 0; s < topology.segments(); ++s) {
+            first_of_column_[s] = 0;
+            while (topology.column(first_of_column_[s]) != topology.column(s)) {
+                ++first_of_column_[s];
+            }
+        }
+    }
 
     void write_rows(std::int64_t first, std::int64_t last);
 
@@ -110,7 +118,8 @@ class Writer {
     const TokenTable& table_;
     const TokenIds& ids_;
     const BatchArrays& out_;
-    std::array<Layout, kAhead + 1> layout_;  // of a piece and those after it, in a ring
+    std::array<int, kMaxSegments> first_of_column_;  // the first segment that has the column of each segment
+    std::array<Layout, kAhead + 1> layout_;          // of a piece and those after it, in a ring
 };
 
 void Writer::lay_out(std::int64_t piece, std::int64_t row, Layout& layout) const {
@@ -124,14 +133,21 @@ void Writer::lay_out(std::int64_t piece, std::int64_t row, Layout& layout) const
     layout.row = row;
     const SegmentMask mask = plan_.piece_segments[piece];
     std::int64_t at = plan_.piece_start[piece];
+    std::array<TokenSpan, kMaxSegments> content;
     for (int s = 0; s < topology.segments(); ++s) {
         if (contains(mask, s)) {
-            const TokenSpan content = table_.at(topology.column(s), example);
-            prefetch(content);
+            // A tree often has a column several times; its tokens are looked up once.
+            const int first = first_of_column_[s];
+            if (first < s && contains(mask, first)) {
+                content[s] = content[first];
+            } else {
+                content[s] = table_.at(topology.column(s), example);
+                prefetch(content[s]);
+            }
             const SegmentPlace* parent = s == 0 ? nullptr : &layout.place[topology.parent(s)];
             const std::int64_t position = s == 0 ? 0 : parent->position + parent->last - parent->start + 1;
-            layout.place[s] = {content, at, at + content.size, at + content.size + 1, position};
-            at += content.size + 1;
+            layout.place[s] = {content[s], at, at + content[s].size, at + content[s].size + 1, position};
+            at += content[s].size + 1;
         }
     }
     const std::int64_t length = at - plan_.piece_start[piece];

@@ -120,3 +120,26 @@ def test_python_runs_on_while_a_batch_is_planned_and_written():
     ]
     for call in calls:
         assert any(any(0.25 < t < 0.75 for t in ticks_during(call)) for _ in range(20))
+
+
+@pytest.mark.parametrize("topology", [PAIR, GAP])
+def test_rows_are_full(topology):
+    """At least 98 % of all slots hold a token, and 90 % of any group's, at lengths spread like real preferences'."""
+    rng = np.random.default_rng(6)
+    lengths = np.minimum(rng.lognormal(np.log([109, 61, 56]), 0.9, (8000, 3)), 511).astype(np.int32)
+    planner = _core.Planner(
+        lengths,
+        core_topology(topology),
+        row_length=2048,
+        rows_per_group=4,
+        groups_per_step=1,
+        trees_per_group=128,
+        window=1024,
+        seed=1,
+        config_hash=0,
+        data_hash=0,
+        stages=[(0, [1, 0, 0, 0])],
+    )
+    filled = [int(planner.next_step().piece_length.sum()) / (4 * 2048) for _ in range(300)]
+    assert np.mean(filled) >= 0.98
+    assert min(filled) >= 0.9

@@ -49,6 +49,9 @@ class StagedCurriculum {
 
   private:
     Permutation permutation_of(std::uint64_t epoch) const;
+    void look_ahead();
+
+    static constexpr std::int64_t kAhead = 256;
 
     std::uint64_t seed_;
     std::int64_t examples_;
@@ -56,6 +59,11 @@ class StagedCurriculum {
     std::uint64_t draws_ = 0;
     std::uint64_t epoch_ = 0;
     Permutation permutation_;
+    // Examples of the draws [ahead_first_, ahead_first_ + ahead_count_), for permuting a block is far cheaper than
+    // permuting its indices one by one.
+    std::array<std::int64_t, kAhead> ahead_{};
+    std::uint64_t ahead_first_ = 0;
+    std::uint64_t ahead_count_ = 0;
 };
 
 }  // namespace pit
