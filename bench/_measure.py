@@ -62,7 +62,9 @@ def spread(values: np.ndarray, digits: int = 4) -> dict[str, float]:
 def origin(seed: int, rounds: int) -> dict[str, Any]:
     """What a figure carries: commit, package versions, machine, seed, rounds."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+    # Results of rows that were measured just before are no change to what is measured.
+    status = ["git", "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)bench/results"]
+    changed = subprocess.run(status, capture_output=True, text=True, check=True)
     return {
         "commit": commit + (" with changes" if changed.stdout.strip() else ""),
         "versions": versions(),
