@@ -67,8 +67,8 @@ sanitize: $(STAMP)  ## run the C++ tests with address and undefined-behaviour sa
 	@ctest --test-dir build/sanitize --parallel $(JOBS) --output-on-failure
 	@echo "sanitize 2/2: threads; building in build/sanitize-thread"
 	@cmake -S . -B build/sanitize-thread -G Ninja -DPIT_BUILD_TESTS=ON -DPIT_SANITIZE=thread >/dev/null
-	@cmake --build build/sanitize-thread --parallel $(JOBS) --target test_threads
-	@ctest --test-dir build/sanitize-thread --tests-regex test_threads --output-on-failure
+	@cmake --build build/sanitize-thread --parallel $(JOBS) --target test_threads test_store
+	@ctest --test-dir build/sanitize-thread --tests-regex 'test_(threads|store)' --output-on-failure
 
 FUZZ_INPUTS ?= 1000000
 VALIDATORS := arrow token_table state curriculum planner feedback

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "dice.hpp"
+#include "pit/crc32.hpp"
 #include "pit/materialise.hpp"
 #include "pit/planner.hpp"
 
@@ -43,6 +44,18 @@ struct Tokens {
                                 static_cast<std::int64_t>(offsets[c].size()) - 1}});
         }
         return pit::TokenTable(std::move(columns));
+    }
+
+    // The same as a store's record batch.
+    pit::TokenBatch batch() const {
+        pit::TokenBatch out{"batch", {}, 0};
+        for (std::size_t c = 0; c < kColumns; ++c) {
+            out.columns.push_back({values[c].data(), static_cast<std::int64_t>(values[c].size()), offsets[c].data(),
+                                   static_cast<std::int64_t>(offsets[c].size()) - 1});
+            out.crc32 = pit::crc32(out.crc32, offsets[c].data(), offsets[c].size() * sizeof(std::int64_t));
+            out.crc32 = pit::crc32(out.crc32, values[c].data(), values[c].size() * sizeof(std::int32_t));
+        }
+        return out;
     }
 
     std::vector<std::vector<std::int32_t>> values;

@@ -101,6 +101,27 @@ void test_callers_at_once() {
     }
 }
 
+// A store's batch is verified at its first touch, here by whichever threads come first.
+void test_a_stored_table() {
+    Dice dice(4);
+    const Setting setting = random_setting(dice);
+    pit::Planner planner(setting.lengths, kColumns, gap_topology(), setting.planner);
+    const Tokens tokens(setting.lengths);
+    const pit::Plan plan = planner.next_step();
+    Rows alone(plan, plan.groups);
+    pit::materialise(plan, 0, plan.groups, tokens.table(), kIds, alone.arrays());
+    for (int i = 0; i < 20; ++i) {
+        const pit::TokenTable table({tokens.batch()}, {"x", "y", "z"}, 1000);
+        Rows shared(plan, plan.groups);
+        pit::materialise(plan, 0, plan.groups, table, kIds, shared.arrays(), 4);
+        CHECK(same(alone, shared));
+    }
+    pit::TokenBatch damaged = tokens.batch();
+    damaged.crc32 ^= 1u;
+    const pit::TokenTable table({damaged}, {"x", "y", "z"}, 1000);
+    CHECK_THROWS(pit::materialise(plan, 0, plan.groups, table, kIds, alone.arrays(), 4), "damaged: checksum 0x");
+}
+
 // Two threads that draw from one planner get its steps between them, each once, while a third looks on.
 void test_one_planner() {
     Dice dice(8);
@@ -160,6 +181,7 @@ int main() {
     test_a_failing_part();
     test_shared_rows();
     test_callers_at_once();
+    test_a_stored_table();
     test_one_planner();
     test_refusals();
     return pit_test::failures() != 0;
