@@ -3,6 +3,8 @@
 Rows of figures, each a part that runs alone (`--rows permutation fill`):
 
 permutation  million indices a second of the keyed permutation, one core, beside NumPy's shuffle of a whole array
+draws        weighted draws and changes of weights a second in a table of 10^7, one thread, beside torchrl's and cpprb's
+             sum trees and torch.multinomial where they are installed (pip install torchrl cpprb)
 packing      writing planned batches, one thread, against memcpy into the same five arrays: share of its bytes a second
 trees        trees a second from lengths to written batches, against a NumPy packer that makes the same batches and
              against Grain's first-fit packing of the same trees, handed to it as finished token arrays
@@ -12,7 +14,7 @@ loader       tokens a second from a store on disk to batches, through Grain; mem
 
 Run: `python bench/data_core.py --data HH_FOLDER`, or name the folder in PIT_HH_DATA. Contenders alternate within one
 process and each call of one does all of its work; a figure is the median of the rounds with its range, and a ratio is
-taken round by round, so that a busy machine slows both sides of it. The first three rows count the process's own
+taken round by round, so that a busy machine slows both sides of it. The first four rows count the process's own
 seconds, all others those of the clock. Each row carries commit, versions, machine and
 seed, and is written in place of the row of its name in bench/results/data_core.json.
 
@@ -29,6 +31,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
+from importlib import metadata
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +42,7 @@ import numpy as np
 
 from _measure import alternate, at_once, in_turn, merge_rows, origin, resident, spread
 from _packers import NumpyPacker, grain_rows, other_fills
+from _samplers import SAMPLERS, Work, installed
 from pit.config import PackingConfig, override
 from pit.data import _core
 from pit.data.loader import Loader
@@ -128,6 +133,27 @@ def permutation(settings: Settings) -> dict[str, Any]:
         "million_indices_per_s": {name: spread(count / seconds[name] / 1e6) for name in sizes},
         "numpy_shuffle_of_10^7_million_per_s": spread(10 / seconds["numpy"]),
     }
+
+
+def draws(settings: Settings) -> dict[str, Any]:
+    """Batches of 4,096 draws, each entry drawn then given a new weight; a round is 16 batches (one of multinomial)."""
+    rng = np.random.default_rng(settings.seed)
+    work = Work(10**7, 4096, rng.random(10**7), rng.random(4096), settings.seed)
+    batches = {name: 1 if name == "torch.multinomial" else 16 for name in SAMPLERS}
+    contenders = {name: partial(repeat, batch, batches[name]) for name, batch in installed(work).items()}
+    seconds = alternate(contenders, settings.rounds, time.process_time)
+    each = {name: s / batches[name] for name, s in seconds.items()}
+    return {
+        "million_draws_and_updates_per_s": {name: spread(work.batch / s / 1e6) for name, s in each.items()},
+        "pit_over": {name: ratio(s, each["pit"]) for name, s in each.items() if name != "pit"},
+        "peers": {name: metadata.version(name) for name in ("torch", "torchrl", "cpprb") if find_spec(name)},
+    }
+
+
+def repeat(call: Callable[[], object], times: int) -> None:
+    """Call it so often."""
+    for _ in range(times):
+        call()
 
 
 def packing(settings: Settings) -> dict[str, Any]:
@@ -356,6 +382,7 @@ def load_an_epoch(path: Path) -> dict[str, float]:
 
 ROWS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "permutation": permutation,
+    "draws": draws,
     "packing": packing,
     "trees": trees,
     "fill": fill,
@@ -363,7 +390,7 @@ ROWS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "loader": loader,
 }
 
-WITHOUT_DATA = ("permutation", "threads")
+WITHOUT_DATA = ("permutation", "draws", "threads")
 """Rows that need no preferences."""
 
 

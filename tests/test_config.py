@@ -345,6 +345,15 @@ CONTRADICTIONS = [
         "curriculum.difficulty = 'edit': changes nothing with strategy uniform; use learnability or gap_band, or none",
     ),
     (
+        [
+            "rl_first.gap=centred",
+            "rl_first.curriculum.strategy=gap_band",
+            "rl_first.curriculum.difficulty=column",
+        ],
+        "rl_first.curriculum.difficulty = 'column': needs data.difficulty_column; name the column of the data that "
+        "holds it",
+    ),
+    (
         ["rl_first.curriculum.band=0.5,1.5"],
         "curriculum.band = (0.5, 1.5): must be ranks in [0, 1]; choose such ranks",
     ),

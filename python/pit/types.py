@@ -40,11 +40,15 @@ class Message(NamedTuple):
 
 
 class Preference(NamedTuple):
-    """One preference triple (x, y_w, y_l): a conversation and two answers, the first one preferred."""
+    """One preference triple (x, y_w, y_l): a conversation and two answers, the first one preferred.
+
+    difficulty: how hard the example is in some unit of the data's owner (larger is harder), None where nobody said.
+    """
 
     prompt: tuple[Message, ...]
     better: str
     worse: str
+    difficulty: float | None = None
 
 
 class SegmentKind(enum.IntEnum):

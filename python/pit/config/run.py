@@ -116,6 +116,15 @@ class RunConfig(Section):
             "the policy sees no reference",
             "use 0,0,0",
         )
+        for section in ("rl_first", "rl_second"):
+            difficulty = getattr(self, section).curriculum.difficulty
+            require(
+                difficulty != "column" or self.data.difficulty_column is not None,
+                f"{section}.curriculum.difficulty",
+                difficulty,
+                "needs data.difficulty_column",
+                "name the column of the data that holds it",
+            )
         strategy = self.rl_policy.curriculum.strategy
         require(
             strategy == "uniform",

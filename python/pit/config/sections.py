@@ -21,6 +21,7 @@ class DataConfig(Section):
     synthetic_rows: rows of the synthetic task to make when `path` is None.
     fold_fractions: shares of sft, reward, rl (the paper's thirds), judge and eval.
     fold_key: key of the stable hash that assigns a conversation to a fold.
+    difficulty_column: column of the data with a number for each row, larger is harder, for a curriculum to begin with.
     strict: refuse dirty rows instead of counting and dropping them.
     """
 
@@ -30,6 +31,7 @@ class DataConfig(Section):
     synthetic_rows: Annotated[int, Range(low=100.0)] = 48_000
     fold_fractions: tuple[float, float, float, float, float] = (0.28, 0.28, 0.28, 0.10, 0.06)
     fold_key: str = "pit"
+    difficulty_column: str | None = None
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -203,7 +205,8 @@ class CurriculumConfig(Section):
         step at which it begins, and its length (0: sharp).
     examples: only so many of the fold, the first ones; None means all.
     difficulty: how hard an example is before it was tried: by the tokens of its tree ("length"), by how alike its two
-        answers are ("edit"), or by the margin between them that R_PIT sees ("margin").
+        answers are ("edit"), by the margin between them that R_PIT sees ("margin"), or by what the data say
+        ("column": `data.difficulty_column`).
     lag: step s learns from the gaps of the steps up to s - lag; prefetch: steps drawn ahead, at most lag - 1.
     memory: trials of an entry at which its counts are halved, so that old ones fade.
     floor: share of the highest weight that every entry keeps.
@@ -218,7 +221,7 @@ class CurriculumConfig(Section):
     handover_step: Annotated[int, UNSIGNED] = 0
     handover_steps: Annotated[int, UNSIGNED] = 0
     examples: Annotated[int | None, COUNT] = None
-    difficulty: Literal["none", "length", "edit", "margin"] = "none"
+    difficulty: Literal["none", "length", "edit", "margin", "column"] = "none"
     lag: Annotated[int, COUNT] = 1
     prefetch: Annotated[int, UNSIGNED] = 0
     memory: Annotated[int, Range(low=2.0, high=65_535.0)] = 32

@@ -133,6 +133,7 @@ def difficulty_of(
         "edit": lambda: edit_distance(fold)[:examples],
         # A small margin is a pair that is hard to tell apart.
         "margin": lambda: -margin(examples),
+        "column": lambda: fold.difficulty()[:examples],
     }
     kind = config.curriculum.difficulty
     return None if kind == "none" else ranks(measures[kind]())

@@ -30,7 +30,12 @@ def prepare(run: Run) -> ReadReport | None:
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8"))["fingerprint"] == wanted:
         return None
     reporter = make_reporter("data")
-    rows, report = read_preferences(source, format=config.data.format, strict=config.data.strict)
+    rows, report = read_preferences(
+        source,
+        format=config.data.format,
+        strict=config.data.strict,
+        difficulty_column=config.data.difficulty_column,
+    )
     preferences = list(rows)
     fractions = dict(zip(FOLDS, config.data.fold_fractions, strict=True))
     tokenizer = _tokenizer(config, lambda: _texts(preferences, fractions, config.data.fold_key))

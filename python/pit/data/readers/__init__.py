@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from pit.data.errors import DataError
 from pit.data.readers import hh, summarize, trl
-from pit.data.readers.base import Dirty, ReadReport, Reason, records
+from pit.data.readers.base import Dirty, ReadReport, Reason, number_column, records
 from pit.types import Preference
 
 __all__ = ["FORMATS", "ReadReport", "Reason", "read_preferences"]
@@ -33,7 +33,11 @@ _PROBED_ROWS = 100
 
 
 def read_preferences(
-    path: str | Path, format: str = "auto", split: str = "train", strict: bool = False
+    path: str | Path,
+    format: str = "auto",
+    split: str = "train",
+    strict: bool = False,
+    difficulty_column: str | None = None,
 ) -> tuple[Iterator[Preference], ReadReport]:
     """Stream the preferences of a file or folder.
 
@@ -46,6 +50,7 @@ def read_preferences(
         format: "hh", "summarize", "trl", or "auto" to tell each file's format by its first rows.
         split: "train", "validation" or "test".
         strict: raise on the first row that cannot be used.
+        difficulty_column: column with a number for `Preference.difficulty`.
 
     Returns:
         The preferences, in the order of the sorted file names, and a report that fills while they are read.
@@ -69,15 +74,20 @@ def read_preferences(
             report.files[_label(file, root)] = found
     if not formats:
         raise DataError(f"{root}: no rows in {[file.name for file in files]}; name a file or folder that holds some")
-    return _read(root, formats, SPLITS[split], strict, report), report
+    return _read(root, formats, SPLITS[split], strict, difficulty_column, report), report
 
 
 def _read(
-    root: Path, formats: Mapping[Path, str], split_words: tuple[str, ...], strict: bool, report: ReadReport
+    root: Path,
+    formats: Mapping[Path, str],
+    split_words: tuple[str, ...],
+    strict: bool,
+    difficulty: str | None,
+    report: ReadReport,
 ) -> Iterator[Preference]:
     for file, name in formats.items():
         convert = FORMATS[name]
-        for number, record in records(file):
+        for number, record in records(file, [difficulty] if difficulty else []):
             if isinstance(record, Mapping) and _of_other_split(record, split_words):
                 report.other_split += 1
                 continue
@@ -86,6 +96,8 @@ def _read(
                 if isinstance(record, Dirty):
                     raise record
                 row = convert(record)
+                if difficulty is not None:
+                    row = row._replace(difficulty=number_column(record, difficulty))
             except Dirty as dirty:
                 if strict:
                     raise DataError(

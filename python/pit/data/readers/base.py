@@ -3,9 +3,10 @@
 import contextlib
 import gzip
 import json
+import math
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -110,6 +111,18 @@ def column(record: Mapping[str, object], name: str) -> object:
     return value
 
 
+def number_column(record: Mapping[str, object], name: str) -> float:
+    """A column that holds a finite number.
+
+    Raises:
+        Dirty: it is missing, of another type, or not finite.
+    """
+    value = column(record, name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise Dirty(Reason.TYPE, f"{name!r} is {value!r}, not a finite number")
+    return float(value)
+
+
 def text_column(record: Mapping[str, object], name: str) -> str:
     """A column that holds text.
 
@@ -149,13 +162,17 @@ def is_parquet(path: Path) -> bool:
     return path.suffix == ".parquet"
 
 
-def records(path: Path) -> Iterator[tuple[int, Mapping[str, object] | Dirty]]:
+def records(path: Path, more: Sequence[str] = ()) -> Iterator[tuple[int, Mapping[str, object] | Dirty]]:
     """The raw rows of a JSONL, JSONL.gz or Parquet file with their line (row) numbers from 1, or why one is unusable.
+
+    Args:
+        path: the file.
+        more: columns to read beside those of the formats.
 
     Raises:
         DataError: the file itself is damaged.
     """
-    yield from _parquet_records(path) if is_parquet(path) else _json_records(path)
+    yield from _parquet_records(path, more) if is_parquet(path) else _json_records(path)
 
 
 def _json_records(path: Path) -> Iterator[tuple[int, Mapping[str, object] | Dirty]]:
@@ -188,11 +205,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         ) from error
 
 
-def _parquet_records(path: Path) -> Iterator[tuple[int, Mapping[str, object] | Dirty]]:
+def _parquet_records(path: Path, more: Sequence[str]) -> Iterator[tuple[int, Mapping[str, object] | Dirty]]:
     number = 0
     try:
         with pa.parquet.ParquetFile(path) as file:
-            names = [name for name in _COLUMNS if name in file.schema_arrow.names]
+            names = [name for name in (*_COLUMNS, *more) if name in file.schema_arrow.names]
             for batch in file.iter_batches(_PARQUET_ROWS, columns=names):
                 for record in _rows_of(batch):
                     number += 1

@@ -2,6 +2,8 @@
 
 import bisect
 import errno
+import hashlib
+import io
 import itertools
 import mmap
 import os
@@ -12,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int32
+from jaxtyping import Float64, Int32
 
 from pit.data import _core
 from pit.data.store.format import MANIFEST, SCHEMA, StoreError, digest, file_digest, read_manifest
@@ -46,7 +48,7 @@ class Fold:
 
     def __init__(self, folder: Path, name: str, entry: Mapping[str, Any], vocab_size: int) -> None:
         self.name = name
-        self.hash = digest([file["blake2b"] for file in entry["files"]])
+        self.hash = digest([part["blake2b"] for file in entry["files"] for part in _parts(file)])
         self._folder = folder.absolute()  # the process may change its folder before the files are mapped
         self._files: list[dict[str, Any]] = entry["files"]
         self._vocab_size = vocab_size
@@ -54,9 +56,10 @@ class Fold:
         self._first: list[int] = list(itertools.accumulate(rows, initial=0))
         self._mapped: list[_Mapped] = []
         for file in self._files:
+            for path in (folder / part["file"] for part in _parts(file)):
+                if not path.is_file():
+                    raise StoreError(f"{path}: is missing; the store is damaged, build it again")
             path = folder / file["file"]
-            if not path.is_file():
-                raise StoreError(f"{path}: is missing; the store is damaged, build it again")
             _require_bytes(path, path.stat().st_size, file["bytes"])
 
     def __len__(self) -> int:
@@ -101,6 +104,31 @@ class Fold:
             raise StoreError(str(error)) from error
         return prompt, better, worse
 
+    def difficulty(self) -> Float64[np.ndarray, " rows"]:
+        """What the data say of each row's difficulty.
+
+        Raises:
+            StoreError: they say nothing, or not of every row; or a file is damaged.
+        """
+        values = []
+        for file in self._files:
+            part = file.get("difficulty")
+            if part is None:
+                raise StoreError(
+                    f"{self._folder}: fold {self.name!r} holds no difficulty; name the column of the data that does "
+                    "(data.difficulty_column), and build the store again"
+                )
+            content = (self._folder / part["file"]).read_bytes()
+            _require_digest(self._folder / part["file"], hashlib.blake2b(content, digest_size=32).hexdigest(), part)
+            values.append(np.load(io.BytesIO(content)))
+        found = np.concatenate(values) if values else np.empty(0)
+        if np.isnan(found).any():
+            raise StoreError(
+                f"{self._folder}: fold {self.name!r}, row {int(np.isnan(found).argmax())}: has no difficulty, others "
+                "do; give it in every row"
+            )
+        return found
+
     def check_unchanged(self) -> None:
         """Refuse files that are no longer those that were mapped: to be called around the reading of every batch.
 
@@ -127,10 +155,9 @@ class Fold:
             found = file_digest(path)
             if found != file["blake2b"]:
                 self._verify_table()  # says more than a digest can, if the fault lies in the tokens
-                raise StoreError(
-                    f"{path}: digest {found[:12]}, its manifest says {file['blake2b'][:12]}; the store is damaged, "
-                    "build it again"
-                )
+            for part in _parts(file):
+                path = self._folder / part["file"]
+                _require_digest(path, file_digest(path), part)
         self._verify_table()
         self.check_unchanged()
 
@@ -204,6 +231,19 @@ class Store:
             raise StoreError(f"{self.path / MANIFEST}: changed since the store was opened; open it again")
         for fold in self._folds.values():
             fold.verify()
+
+
+def _parts(file: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The files of one shard's fold: the rows, and their difficulty if anyone gave it."""
+    return [part for part in (file, file.get("difficulty")) if part]
+
+
+def _require_digest(path: Path, found: str, part: Mapping[str, Any]) -> None:
+    if found != part["blake2b"]:
+        raise StoreError(
+            f"{path}: digest {found[:12]}, its manifest says {part['blake2b'][:12]}; the store is damaged, build it "
+            "again"
+        )
 
 
 def _require_bytes(path: Path, found: int, expected: int) -> None:

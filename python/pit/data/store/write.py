@@ -6,8 +6,10 @@ neither threads nor interruptions change a byte of the store.
 
 import fcntl
 import hashlib
+import io
 import itertools
 import json
+import math
 import os
 import shutil
 import threading
@@ -237,7 +239,8 @@ def _finished(job: _Job, path: Path, made_of: Mapping[str, str]) -> dict[str, An
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
         same = record["hash"] == own_digest(record) and all(record[name] == made_of[name] for name in made_of)
-        intact = same and all(file_digest(job.store / f["file"]) == f["blake2b"] for f in record["folds"].values())
+        files = [part for entry in record["folds"].values() for part in (entry, entry.get("difficulty")) if part]
+        intact = same and all(file_digest(job.store / part["file"]) == part["blake2b"] for part in files)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return record if intact else None
@@ -252,13 +255,16 @@ def _write_shard(job: _Job, index: int, rows: Sequence[Preference]) -> dict[str,
             if job.stop.is_set():
                 raise _Stopped
             folds: dict[str, list[EncodedPreference]] = {name: [] for name in FOLDS}
+            difficulties: dict[str, list[float | None]] = {name: [] for name in FOLDS}
             before = tokens
             for row, encoded in zip(group, job.template.encode_preferences(group), strict=True):
-                folds[fold_of(row.prompt, job.fractions, job.key)].append(encoded)
+                name = fold_of(row.prompt, job.fractions, job.key)
+                folds[name].append(encoded)
+                difficulties[name].append(row.difficulty)
                 truncated = [count + cut for count, cut in zip(truncated, encoded.truncated, strict=True)]
                 tokens += len(encoded.prompt) + len(encoded.better) + len(encoded.worse)
             for name, encoded_rows in folds.items():
-                files[name].add(encoded_rows)
+                files[name].add(encoded_rows, difficulties[name])
             job.count(len(group), tokens - before)
         written = {name: file.finish() for name, file in files.items()}
     finally:
@@ -287,7 +293,9 @@ def _finish(job: _Job, shards: Sequence[dict[str, Any]]) -> None:
         },
     }
     manifest["hash"] = own_digest(manifest)
-    written = {file["file"] for files in folds.values() for file in files}
+    written = {
+        part["file"] for files in folds.values() for file in files for part in (file, file.get("difficulty")) if part
+    }
     for path in job.store.iterdir():
         if path.name not in written:
             path.unlink()
@@ -304,8 +312,10 @@ class _ShardFile:
         self._pending: list[list[_Rows]] = []
         self._pending_rows = 0
         self._batches: list[dict[str, int]] = []
+        self._difficulty: list[float] = []
 
-    def add(self, rows: Sequence[EncodedPreference]) -> None:
+    def add(self, rows: Sequence[EncodedPreference], difficulties: Sequence[float | None]) -> None:
+        self._difficulty.extend(math.nan if value is None else value for value in difficulties)
         while rows:
             part = rows[: BATCH_ROWS - self._pending_rows]
             rows = rows[len(part) :]
@@ -330,7 +340,19 @@ class _ShardFile:
             "bytes": self._path.stat().st_size,
             "blake2b": file_digest(self._path),
             "batches": self._batches,
+            **self._finish_difficulty(),
         }
+
+    def _finish_difficulty(self) -> dict[str, Any]:
+        """Writes the rows' difficulty beside them, if anyone gave it."""
+        values = np.array(self._difficulty, np.float64)
+        if np.isnan(values).all():
+            return {}
+        path = self._path.with_suffix(".difficulty.npy")
+        buffer = io.BytesIO()
+        np.save(buffer, values)
+        write_file(path, buffer.getvalue())
+        return {"difficulty": {"file": path.name, "blake2b": file_digest(path)}}
 
     def close(self) -> None:
         """Let go of the file, finished or not."""
