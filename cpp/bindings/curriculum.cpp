@@ -6,35 +6,37 @@ namespace pit_python {
 
 namespace {
 
-py::tuple to_arrays(const std::vector<pit::Draw>& draws) {
-    py::array_t<std::int64_t> example(static_cast<py::ssize_t>(draws.size()));
-    py::array_t<std::uint8_t> source(static_cast<py::ssize_t>(draws.size()));
-    for (std::size_t i = 0; i < draws.size(); ++i) {
-        example.mutable_data()[i] = draws[i].example;
-        source.mutable_data()[i] = draws[i].source;
+// `draw(count)` gives that many draws, without the GIL.
+template <typename Function>
+py::tuple to_arrays(std::int64_t count, const Function& draw) {
+    pit::require_range("curriculum: count", count, 0, std::int64_t{1} << 40);
+    py::array_t<std::int64_t> example(count);
+    py::array_t<std::uint8_t> source(count);
+    std::int64_t* example_out = example.mutable_data();
+    std::uint8_t* source_out = source.mutable_data();
+    {
+        const py::gil_scoped_release release;
+        const std::vector<pit::Draw> draws = draw();
+        for (std::size_t i = 0; i < draws.size(); ++i) {
+            example_out[i] = draws[i].example;
+            source_out[i] = draws[i].source;
+        }
     }
     return py::make_tuple(std::move(example), std::move(source));
 }
 
 py::tuple draw_staged(pit::StagedCurriculum& self, std::int64_t step, std::int64_t count) {
-    pit::require_range("curriculum: count", count, 0, std::int64_t{1} << 40);
-    std::vector<pit::Draw> draws;
-    {
-        const py::gil_scoped_release release;
+    return to_arrays(count, [&] {
+        std::vector<pit::Draw> draws;
         for (std::int64_t i = 0; i < count; ++i) {
             draws.push_back(self.next(step));
         }
-    }
-    return to_arrays(draws);
+        return draws;
+    });
 }
 
 py::tuple draw_weighted(pit::FeedbackCurriculum& self, std::int64_t count) {
-    std::vector<pit::Draw> draws;
-    {
-        const py::gil_scoped_release release;
-        draws = self.draw(count);
-    }
-    return to_arrays(draws);
+    return to_arrays(count, [&] { return self.draw(count); });
 }
 
 void update(pit::FeedbackCurriculum& self, std::int64_t step, const py::object& example, const py::object& source,
@@ -44,11 +46,17 @@ void update(pit::FeedbackCurriculum& self, std::int64_t step, const py::object& 
     const auto sources = require_shape<std::uint8_t>(source, "source", same);
     const auto samples = require_shape<std::int32_t>(sample, "sample", same);
     const auto gaps = require_shape<float>(gap, "gap", same);
-    std::vector<pit::Outcome> outcomes;
-    for (py::ssize_t i = 0; i < examples.size(); ++i) {
-        outcomes.push_back({examples.data()[i], sources.data()[i], samples.data()[i], gaps.data()[i]});
-    }
+    const std::int64_t* ids = examples.data();
+    const std::uint8_t* from = sources.data();
+    const std::int32_t* numbers = samples.data();
+    const float* values = gaps.data();
+    const auto count = static_cast<std::size_t>(examples.size());
     const py::gil_scoped_release release;
+    std::vector<pit::Outcome> outcomes;
+    outcomes.reserve(count);
+    for (std::size_t i = 0; i < count; ++i) {
+        outcomes.push_back({ids[i], from[i], numbers[i], values[i]});
+    }
     self.update(step, std::move(outcomes));
 }
 

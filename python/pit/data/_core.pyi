@@ -45,6 +45,8 @@ class Permutation:
 class StagedCurriculum:
     """Draws (example, reference source): a fresh permutation each epoch, sources from integer weights by step.
 
+    One thread at a time may use it.
+
     seed: any 64-bit number.
     examples: how many there are, at least 1.
     stages: (first_step, weights), the first at step 0, increasing; weights[s] is the weight of `pit.types.Source` s.
@@ -70,7 +72,8 @@ class FeedbackCurriculum:
 
     Entry e is (example, source) with e = example * len(sources) + rank of the source; 12.6 bytes each. Steps follow
     one another: `advance`, `draw`, and so on; `update` sends the feedback of each drawn step once, in order. Step s
-    sees the feedback of all steps <= s - lag and of no later one. Weights are 0 until assigned; their sum is exact.
+    sees the feedback of all steps <= s - lag and of no later one. Weights are 0 until assigned; their sum is exact. One
+    thread at a time may use it.
 
     seed: any 64-bit number.
     examples: how many there are, at least 1.

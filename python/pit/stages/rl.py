@@ -6,6 +6,7 @@ RL,0 takes references from the data, RL,1 samples them from M_P^RL.
 """
 
 import contextlib
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -290,7 +291,9 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
 
         def step(state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
             nonlocal done
+            begin = time.perf_counter()
             draws = next(loader)
+            wait_s = time.perf_counter() - begin
             ids, sources = draws.ids.tolist(), draws.sources.tolist()
             prompts = stage.prompts(stage.fold, ids, sources, seed=2 * (seed * 100_003 + done) + 1)
             drawn = stage.rollouts(state.params, prompts, seed=2 * (seed * 100_003 + done))
@@ -308,7 +311,8 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
             clock.tokens += tokens
             meta["tokens"] = clock.tokens
             slots = sum(batch.token.size for batch, _ in batches)
-            return state, {**metrics, **stage.metrics(drawn, measured), "perf/fill": tokens / slots}
+            performance = {"perf/fill": tokens / slots, "perf/data_wait_s": wait_s}
+            return state, {**metrics, **stage.metrics(drawn, measured), **performance}
 
         folder = run.stage_folder(name)
         with StageLog(folder, name, resumed_step=done, every=1) as log, History(folder, done) as history:

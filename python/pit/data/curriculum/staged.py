@@ -1,6 +1,7 @@
 """The paper's curriculum: every example once an epoch, reference sources by weights that change with the step."""
 
 import math
+import threading
 from collections.abc import Sequence
 
 from pit.data import _core
@@ -50,24 +51,29 @@ class Staged:
     def __init__(self, stages: Sequence[tuple[int, Weights]], *, seed: int, examples: int) -> None:
         self._core = _core.StagedCurriculum(seed, examples, [(step, list(weights)) for step, weights in stages])
         self._before: dict[int, bytes] = {}
+        # One thread may draw ahead while another one asks for the state.
+        self._lock = threading.Lock()
 
     def draw(self, step: int, count: int, *, wait: bool = False) -> Draws:
         """See `Curriculum`."""
-        self._before[step] = self._core.state()
-        self._before.pop(step - _KEPT, None)
-        return Draws(step, *self._core.draw(step, count))
+        with self._lock:
+            self._before[step] = self._core.state()
+            self._before.pop(step - _KEPT, None)
+            return Draws(step, *self._core.draw(step, count))
 
     def update(self, feedback: Feedback) -> None:
         """Feedback changes nothing."""
 
     def state(self, step: int) -> bytes:
         """See `Curriculum`; of the last 1,024 steps."""
-        return self._before.get(step, self._core.state())
+        with self._lock:
+            return self._before.get(step, self._core.state())
 
     def restore(self, state: bytes) -> None:
         """See `Curriculum`."""
-        self._before.clear()
-        self._core.restore(state)
+        with self._lock:
+            self._before.clear()
+            self._core.restore(state)
 
     def close(self) -> None:
         """Nobody waits here."""
