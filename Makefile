@@ -71,7 +71,7 @@ sanitize: $(STAMP)  ## run the C++ tests with address and undefined-behaviour sa
 	@ctest --test-dir build/sanitize-thread --tests-regex 'test_(threads|store)' --output-on-failure
 
 FUZZ_INPUTS ?= 1000000
-VALIDATORS := arrow token_table state curriculum planner feedback
+VALIDATORS := store/arrow store/token_table support/state curriculum/curriculum curriculum/feedback packing/planner
 
 fuzz: $(STAMP)  ## feed a million damaged stores and states each to their readers, sanitized; report the lines they reached
 	@echo "fuzz 1/2: $(FUZZ_INPUTS) inputs each under the sanitizers of make sanitize"

@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
-#include "pit/curriculum.hpp"
-#include "pit/error.hpp"
+#include "pit/curriculum/curriculum.hpp"
+#include "pit/support/error.hpp"
 
 namespace pit_python {
 

@@ -1,6 +1,6 @@
 // The curricula: staged draws and feedback.
 #include "convert.hpp"
-#include "pit/feedback.hpp"
+#include "pit/curriculum/feedback.hpp"
 
 namespace pit_python {
 

@@ -1,8 +1,8 @@
 // Topologies, plans and the planner.
 #include "convert.hpp"
-#include "pit/packing.hpp"
-#include "pit/planner.hpp"
-#include "pit/topology.hpp"
+#include "pit/packing/packing.hpp"
+#include "pit/packing/planner.hpp"
+#include "pit/packing/topology.hpp"
 
 namespace pit_python {
 

@@ -1,7 +1,7 @@
 // Random numbers and permutations.
 #include "convert.hpp"
-#include "pit/permutation.hpp"
-#include "pit/philox.hpp"
+#include "pit/random/permutation.hpp"
+#include "pit/random/philox.hpp"
 
 namespace pit_python {
 

@@ -3,10 +3,10 @@
 #include <tuple>
 
 #include "convert.hpp"
-#include "pit/arrow.hpp"
-#include "pit/edit_distance.hpp"
-#include "pit/materialise.hpp"
-#include "pit/token_table.hpp"
+#include "pit/curriculum/edit_distance.hpp"
+#include "pit/packing/materialise.hpp"
+#include "pit/store/arrow.hpp"
+#include "pit/store/token_table.hpp"
 
 namespace pit_python {
 

@@ -3,10 +3,10 @@
 #include <vector>
 
 #include "fuzz.hpp"
-#include "pit/error.hpp"
-#include "pit/feedback.hpp"
-#include "pit/planner.hpp"
-#include "pit/state.hpp"
+#include "pit/curriculum/feedback.hpp"
+#include "pit/packing/planner.hpp"
+#include "pit/support/error.hpp"
+#include "pit/support/state.hpp"
 
 namespace {
 

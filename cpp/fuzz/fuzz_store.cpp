@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "fuzz.hpp"
-#include "pit/error.hpp"
+#include "pit/support/error.hpp"
 #include "stored.hpp"
 
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <string>
 
-#include "pit/error.hpp"
+#include "pit/support/error.hpp"
 
 namespace pit_test {
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "pit/philox.hpp"
+#include "pit/random/philox.hpp"
 
 namespace pit_test {
 

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "dice.hpp"
-#include "pit/crc32.hpp"
-#include "pit/materialise.hpp"
-#include "pit/planner.hpp"
+#include "pit/packing/materialise.hpp"
+#include "pit/packing/planner.hpp"
+#include "pit/store/crc32.hpp"
 
 namespace pit_test {
 

@@ -6,9 +6,9 @@
 #include <utility>
 #include <vector>
 
-#include "pit/arrow.hpp"
-#include "pit/crc32.hpp"
-#include "pit/token_table.hpp"
+#include "pit/store/arrow.hpp"
+#include "pit/store/crc32.hpp"
+#include "pit/store/token_table.hpp"
 
 namespace pit_test {
 

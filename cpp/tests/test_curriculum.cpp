@@ -7,9 +7,9 @@
 
 #include "check.hpp"
 #include "dice.hpp"
-#include "pit/edit_distance.hpp"
-#include "pit/feedback.hpp"
-#include "pit/weight_table.hpp"
+#include "pit/curriculum/edit_distance.hpp"
+#include "pit/curriculum/feedback.hpp"
+#include "pit/curriculum/weight_table.hpp"
 
 namespace {
 

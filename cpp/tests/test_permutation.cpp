@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "check.hpp"
-#include "pit/permutation.hpp"
-#include "pit/philox.hpp"
+#include "pit/random/permutation.hpp"
+#include "pit/random/philox.hpp"
 
 namespace {
 

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "check.hpp"
-#include "pit/materialise.hpp"
-#include "pit/planner.hpp"
+#include "pit/packing/materialise.hpp"
+#include "pit/packing/planner.hpp"
 #include "settings.hpp"
 
 namespace {

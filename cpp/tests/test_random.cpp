@@ -2,7 +2,7 @@
 #include <cstdint>
 
 #include "check.hpp"
-#include "pit/philox.hpp"
+#include "pit/random/philox.hpp"
 
 namespace {
 

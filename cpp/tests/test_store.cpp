@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "check.hpp"
-#include "pit/arrow.hpp"
-#include "pit/crc32.hpp"
-#include "pit/philox.hpp"
+#include "pit/random/philox.hpp"
+#include "pit/store/arrow.hpp"
+#include "pit/store/crc32.hpp"
 #include "stored.hpp"
 
 namespace {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "pit/parts.hpp"
+#include "pit/support/parts.hpp"
 #include "settings.hpp"
 
 namespace {

@@ -6,8 +6,8 @@
 
 #include "check.hpp"
 #include "dice.hpp"
-#include "pit/integer_set.hpp"
-#include "pit/window.hpp"
+#include "pit/packing/integer_set.hpp"
+#include "pit/packing/window.hpp"
 
 namespace {
 

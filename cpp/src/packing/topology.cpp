@@ -1,11 +1,11 @@
-#include "pit/topology.hpp"
+#include "pit/packing/topology.hpp"
 
 #include <algorithm>
 #include <string>
 #include <utility>
 
-#include "pit/error.hpp"
-#include "pit/state.hpp"
+#include "pit/support/error.hpp"
+#include "pit/support/state.hpp"
 
 namespace pit {
 

@@ -1,12 +1,12 @@
-#include "pit/curriculum.hpp"
+#include "pit/curriculum/curriculum.hpp"
 
 #include <algorithm>
 #include <numeric>
 #include <utility>
 
-#include "pit/error.hpp"
-#include "pit/philox.hpp"
-#include "pit/state.hpp"
+#include "pit/random/philox.hpp"
+#include "pit/support/error.hpp"
+#include "pit/support/state.hpp"
 
 namespace pit {
 

@@ -4,9 +4,9 @@
 #include <array>
 #include <cstdint>
 
-#include "pit/plan.hpp"
-#include "pit/token_table.hpp"
-#include "pit/topology.hpp"
+#include "pit/packing/plan.hpp"
+#include "pit/packing/topology.hpp"
+#include "pit/store/token_table.hpp"
 
 namespace pit {
 

@@ -1,4 +1,4 @@
-#include "pit/feedback.hpp"
+#include "pit/curriculum/feedback.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -6,9 +6,9 @@
 #include <tuple>
 #include <utility>
 
-#include "pit/error.hpp"
-#include "pit/philox.hpp"
-#include "pit/state.hpp"
+#include "pit/random/philox.hpp"
+#include "pit/support/error.hpp"
+#include "pit/support/state.hpp"
 
 namespace pit {
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "pit/token_table.hpp"
+#include "pit/store/token_table.hpp"
 
 namespace pit {
 

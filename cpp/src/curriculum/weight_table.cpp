@@ -1,9 +1,9 @@
-#include "pit/weight_table.hpp"
+#include "pit/curriculum/weight_table.hpp"
 
 #include <algorithm>
 #include <string>
 
-#include "pit/error.hpp"
+#include "pit/support/error.hpp"
 
 namespace pit {
 

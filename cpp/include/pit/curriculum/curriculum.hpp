@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "pit/permutation.hpp"
+#include "pit/random/permutation.hpp"
 
 namespace pit {
 

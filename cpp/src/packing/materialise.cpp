@@ -1,13 +1,13 @@
-#include "pit/materialise.hpp"
+#include "pit/packing/materialise.hpp"
 
 #include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
 
-#include "pit/clones.hpp"
-#include "pit/error.hpp"
-#include "pit/parts.hpp"
+#include "pit/support/clones.hpp"
+#include "pit/support/error.hpp"
+#include "pit/support/parts.hpp"
 
 namespace pit {
 

@@ -1,11 +1,11 @@
-#include "pit/token_table.hpp"
+#include "pit/store/token_table.hpp"
 
 #include <algorithm>
 #include <limits>
 #include <utility>
 
-#include "pit/crc32.hpp"
-#include "pit/error.hpp"
+#include "pit/store/crc32.hpp"
+#include "pit/support/error.hpp"
 
 namespace pit {
 

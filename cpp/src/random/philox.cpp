@@ -1,6 +1,6 @@
-#include "pit/philox.hpp"
+#include "pit/random/philox.hpp"
 
-#include "pit/error.hpp"
+#include "pit/support/error.hpp"
 
 namespace pit {
 

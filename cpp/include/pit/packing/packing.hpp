@@ -5,10 +5,10 @@
 #include <functional>
 #include <vector>
 
-#include "pit/plan.hpp"
-#include "pit/topology.hpp"
-#include "pit/tree_lengths.hpp"
-#include "pit/window.hpp"
+#include "pit/packing/plan.hpp"
+#include "pit/packing/topology.hpp"
+#include "pit/packing/tree_lengths.hpp"
+#include "pit/packing/window.hpp"
 
 namespace pit {
 

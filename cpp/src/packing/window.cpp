@@ -1,9 +1,9 @@
-#include "pit/window.hpp"
+#include "pit/packing/window.hpp"
 
 #include <algorithm>
 #include <utility>
 
-#include "pit/error.hpp"
+#include "pit/support/error.hpp"
 
 namespace pit {
 

@@ -1,9 +1,9 @@
-#include "pit/planner.hpp"
+#include "pit/packing/planner.hpp"
 
 #include <utility>
 
-#include "pit/error.hpp"
-#include "pit/state.hpp"
+#include "pit/support/error.hpp"
+#include "pit/support/state.hpp"
 
 namespace pit {
 

@@ -8,9 +8,9 @@
 #include <string_view>
 #include <vector>
 
-#include "pit/curriculum.hpp"
-#include "pit/packing.hpp"
-#include "pit/topology.hpp"
+#include "pit/curriculum/curriculum.hpp"
+#include "pit/packing/packing.hpp"
+#include "pit/packing/topology.hpp"
 
 namespace pit {
 

@@ -1,4 +1,4 @@
-#include "pit/edit_distance.hpp"
+#include "pit/curriculum/edit_distance.hpp"
 
 #include <algorithm>
 #include <utility>

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "pit/topology.hpp"
+#include "pit/packing/topology.hpp"
 
 namespace pit {
 

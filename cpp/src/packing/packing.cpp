@@ -1,4 +1,4 @@
-#include "pit/packing.hpp"
+#include "pit/packing/packing.hpp"
 
 #include <utility>
 

@@ -1,12 +1,12 @@
-#include "pit/permutation.hpp"
+#include "pit/random/permutation.hpp"
 
 #include <algorithm>
 #include <string>
 #include <utility>
 
-#include "pit/clones.hpp"
-#include "pit/error.hpp"
-#include "pit/philox.hpp"
+#include "pit/random/philox.hpp"
+#include "pit/support/clones.hpp"
+#include "pit/support/error.hpp"
 
 namespace pit {
 

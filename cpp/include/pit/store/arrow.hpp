@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "pit/token_table.hpp"
+#include "pit/store/token_table.hpp"
 
 // The ABI of Arrow's C data and C stream interfaces, word for word as they are specified:
 // https://arrow.apache.org/docs/format/CDataInterface.html and CStreamInterface.html.

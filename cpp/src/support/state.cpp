@@ -1,8 +1,8 @@
-#include "pit/state.hpp"
+#include "pit/support/state.hpp"
 
 #include <cstdio>
 
-#include "pit/error.hpp"
+#include "pit/support/error.hpp"
 
 namespace pit {
 

@@ -1,4 +1,4 @@
-#include "pit/crc32.hpp"
+#include "pit/store/crc32.hpp"
 
 #include <array>
 

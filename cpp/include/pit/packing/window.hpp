@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "pit/integer_set.hpp"
-#include "pit/topology.hpp"
+#include "pit/packing/integer_set.hpp"
+#include "pit/packing/topology.hpp"
 
 namespace pit {
 

@@ -1,9 +1,9 @@
-#include "pit/arrow.hpp"
+#include "pit/store/arrow.hpp"
 
 #include <string_view>
 #include <utility>
 
-#include "pit/error.hpp"
+#include "pit/support/error.hpp"
 
 namespace pit {
 

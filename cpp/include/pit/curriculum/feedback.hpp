@@ -11,8 +11,8 @@
 #include <string_view>
 #include <vector>
 
-#include "pit/curriculum.hpp"
-#include "pit/weight_table.hpp"
+#include "pit/curriculum/curriculum.hpp"
+#include "pit/curriculum/weight_table.hpp"
 
 namespace pit {
 

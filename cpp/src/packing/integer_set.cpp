@@ -1,4 +1,4 @@
-#include "pit/integer_set.hpp"
+#include "pit/packing/integer_set.hpp"
 
 #include <cstddef>
 

@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include "pit/topology.hpp"
-#include "pit/tree_lengths.hpp"
+#include "pit/packing/topology.hpp"
+#include "pit/packing/tree_lengths.hpp"
 
 namespace pit {
 

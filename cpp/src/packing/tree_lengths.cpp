@@ -1,10 +1,10 @@
-#include "pit/tree_lengths.hpp"
+#include "pit/packing/tree_lengths.hpp"
 
 #include <algorithm>
 #include <string>
 #include <utility>
 
-#include "pit/error.hpp"
+#include "pit/support/error.hpp"
 
 namespace pit {
 
