@@ -39,7 +39,7 @@ def test_table_reads():
     console = Console(width=110, record=True, file=io.StringIO())
     console.print(curriculum_table("title", VISITS, DIFFICULTY))
     text = console.export_text()
-    assert "4 draws of 3 examples: 1.3 visits each; 33% never drawn, the most drawn 3 times" in text
+    assert "4 draws of 3 examples: 1.3 visits each; 33% never drawn, the most visits 3" in text
     assert "0.50 [0.10, 0.90]" in text
     assert "policy" in text
 

@@ -79,7 +79,7 @@ def curriculum_table(title: str, visits: list[Visit], difficulty: Float32[np.nda
     count = visit_counts(visits, len(difficulty))
     table.caption = (
         f"{count.sum():,} draws of {len(count):,} examples: {count.mean():.1f} visits each; {(count == 0).mean():.0%} "
-        f"never drawn, the most drawn {count.max():,} times"
+        f"never drawn, the most visits {count.max():,}"
     )
     return table
 
