@@ -155,7 +155,10 @@ def test_interrupt_saves_and_says_how_to_go_on(cache: Path, run: Path, tmp_path:
     assert latest(copy, "sft-policy") > 0
 
 
-def test_interrupted_run_stops_its_stages_and_says_how_to_go_on(cache: Path, run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sender", ["terminal", "kill -TERM"])
+def test_interrupted_run_stops_its_stages_and_says_how_to_go_on(
+    sender: str, cache: Path, run: Path, tmp_path: Path
+) -> None:
     copy = without_stage(run, "rl-first", tmp_path)
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     command = [sys.executable, "-m", "pit", "run", "tiny", "--out", str(copy), *settings]
@@ -169,7 +172,10 @@ def test_interrupted_run_stops_its_stages_and_says_how_to_go_on(cache: Path, run
         start_new_session=True,
     )
     wait_for_checkpoint(process, copy / "stages" / "rl-first" / "checkpoints")
-    os.killpg(process.pid, signal.SIGINT)
+    if sender == "terminal":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.terminate()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert f"go on with:  pit run tiny --out {copy}" in errors

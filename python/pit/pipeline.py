@@ -6,6 +6,7 @@ children comes as JSON lines on their stdout and is drawn here.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -99,9 +100,11 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
     for name in sorted(done):
         console.print(f"[dim]{name}: finished before, skipped[/]")
     scheduler = _Scheduler(run.config, console)
+    before = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         scheduler.run(nodes, done)
     finally:
+        signal.signal(signal.SIGTERM, before)
         scheduler.close()
 
 
@@ -140,9 +143,7 @@ class _Scheduler:
                     self._finish(child)
                     done.add(child.node.name)
         except KeyboardInterrupt:
-            # The terminal sent SIGINT to the children too; each saves its checkpoint at the end of its step.
-            for child in running:
-                child.process.wait()
+            _interrupt(running)
             raise PipelineInterrupted from None
         except PipelineError:
             for child in running:
@@ -158,6 +159,8 @@ class _Scheduler:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, PROGRESS_VARIABLE: "json"},
+            # Out of reach of the terminal's Ctrl-C: signals come from here, each once, whoever sent them.
+            start_new_session=True,
         )
         task = self._progress.add_task(node.name, total=None, text="starting")
         if not self._console.is_terminal:
@@ -197,6 +200,23 @@ class _Scheduler:
         seconds = time.monotonic() - child.begin
         self._progress.update(child.task, visible=False)
         self._console.print(f"[green]done[/]  {child.node.name:<15} {seconds:6.1f} s  {child.node.title}")
+
+
+def _interrupt(running: Sequence[_Child]) -> None:
+    """Ask children to stop; each saves its checkpoint at the end of its step. Asked twice, they stop at once."""
+    while any(child.process.poll() is None for child in running):
+        try:
+            for child in running:
+                if child.process.poll() is None:
+                    child.process.send_signal(signal.SIGINT)
+            for child in running:
+                child.process.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def _raise_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _height(node: Node, nodes: Sequence[Node]) -> int:
