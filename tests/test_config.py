@@ -6,7 +6,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pit.config import (
@@ -97,6 +97,7 @@ configs = st.builds(
 
 
 @given(config=configs)
+@example(config=dataclasses.replace(demo(), data=DataConfig(path="none")))
 def test_a_config_survives_json(config):
     again = from_dict(RunConfig, json.loads(json.dumps(to_dict(config))))
     assert again == config

@@ -16,6 +16,10 @@ from pit.config.run import RunConfig
 T = TypeVar("T")
 
 
+class _Word(str):
+    """A value from the command line, where `none` stands for None; a string of a file stands for itself."""
+
+
 def to_dict(config: object) -> dict[str, Any]:
     """Nested plain values of a config, ready for JSON."""
     return cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(cast(Any, config)))))
@@ -43,13 +47,13 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} = {value!r}: is a section; set one of its fields, {where}.FIELD=VALUE")
         return from_dict(cast(type, hint), value, f"{where}.")
     if origin is types.UnionType:
-        if value is None or value == "none":
+        if value is None or (isinstance(value, _Word) and value == "none"):
             return None
         return _typed(next(a for a in args if a is not type(None)), value, where)
     if origin is Literal:
         if value not in args:
             raise ConfigError(f"{where} = {value!r}: must be one of {', '.join(map(str, args))}; choose one")
-        return value
+        return next(a for a in args if a == value)
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
         if len(parts) != len(args):
@@ -75,7 +79,7 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
         except (TypeError, ValueError):
             pass
     elif hint is str and isinstance(value, str):
-        return value
+        return str(value)
     raise ConfigError(f"{where} = {value!r}: must be of type {hint.__name__}; give such a value")
 
 
@@ -91,7 +95,7 @@ def override(config: RunConfig, settings: Sequence[str]) -> RunConfig:
             if not isinstance(node.get(part), dict):
                 raise ConfigError(f"--set {setting}: {part!r} is no config section; known: {', '.join(node)}")
             node = node[part]
-        node[path.split(".")[-1]] = value
+        node[path.split(".")[-1]] = _Word(value)
     return from_dict(RunConfig, values)
 
 
