@@ -155,14 +155,16 @@ def test_interrupt_saves_and_says_how_to_go_on(cache: Path, run: Path, tmp_path:
     assert latest(copy, "sft-policy") > 0
 
 
-@pytest.mark.parametrize("sender", ["terminal", "kill -TERM"])
+@pytest.mark.parametrize("sender", ["terminal", "kill -INT, started deaf", "kill -TERM"])
 def test_interrupted_run_stops_its_stages_and_says_how_to_go_on(
     sender: str, cache: Path, run: Path, tmp_path: Path
 ) -> None:
     copy = without_stage(run, "rl-first", tmp_path)
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     command = [sys.executable, "-m", "pit", "run", "tiny", "--out", str(copy), *settings]
-    # A terminal's Ctrl-C reaches the whole process group.
+    # A shell without job control starts what it runs in the background with SIGINT ignored.
+    heard = signal.SIG_IGN if sender.endswith("deaf") else signal.default_int_handler
+    before = signal.signal(signal.SIGINT, heard)
     process = subprocess.Popen(
         command,
         env=environment(cache),
@@ -171,11 +173,13 @@ def test_interrupted_run_stops_its_stages_and_says_how_to_go_on(
         text=True,
         start_new_session=True,
     )
+    signal.signal(signal.SIGINT, before)
     wait_for_checkpoint(process, copy / "stages" / "rl-first" / "checkpoints")
-    if sender == "terminal":
-        os.killpg(process.pid, signal.SIGINT)
-    else:
+    if sender == "kill -TERM":
         process.terminate()
+    else:
+        # A terminal's Ctrl-C reaches the whole process group.
+        os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert f"go on with:  pit run tiny --out {copy}" in errors

@@ -30,6 +30,22 @@ bool same(const Rows& a, const Rows& b) {
            a.example_id == b.example_id && a.source == b.source;
 }
 
+// The first step of a random setting, and its rows as one thread writes them.
+struct Case {
+    Setting setting;
+    Tokens tokens;
+    pit::Plan plan;
+    Rows alone;
+
+    explicit Case(Dice dice)
+        : setting(random_setting(dice)),
+          tokens(setting.lengths),
+          plan(pit::Planner(setting.lengths, kColumns, gap_topology(), setting.planner).next_step()),
+          alone(plan, plan.groups) {
+        pit::materialise(plan, 0, plan.groups, tokens.table(), kIds, alone.arrays());
+    }
+};
+
 void test_parts() {
     for (int parts = 1; parts <= 9; ++parts) {
         std::vector<int> calls(static_cast<std::size_t>(parts), 0);
@@ -58,38 +74,26 @@ void test_a_failing_part() {
 
 void test_shared_rows() {
     for (std::uint64_t seed = 0; seed < 40; ++seed) {
-        Dice dice(seed);
-        const Setting setting = random_setting(dice);
-        pit::Planner planner(setting.lengths, kColumns, gap_topology(), setting.planner);
-        const Tokens tokens(setting.lengths);
-        const pit::TokenTable table = tokens.table();
-        const pit::Plan plan = planner.next_step();
-        Rows alone(plan, plan.groups);
-        pit::materialise(plan, 0, plan.groups, table, kIds, alone.arrays());
+        const Case one{Dice(seed)};
+        const pit::TokenTable table = one.tokens.table();
         for (const int threads : {2, 3, 5, pit::kMaxThreads}) {
-            Rows shared(plan, plan.groups);
-            pit::materialise(plan, 0, plan.groups, table, kIds, shared.arrays(), threads);
-            CHECK(same(alone, shared));
+            Rows shared(one.plan, one.plan.groups);
+            pit::materialise(one.plan, 0, one.plan.groups, table, kIds, shared.arrays(), threads);
+            CHECK(same(one.alone, shared));
         }
     }
 }
 
 // Callers on threads of their own, each of which takes threads in turn.
 void test_callers_at_once() {
-    Dice dice(3);
-    const Setting setting = random_setting(dice);
-    pit::Planner planner(setting.lengths, kColumns, gap_topology(), setting.planner);
-    const Tokens tokens(setting.lengths);
-    const pit::TokenTable table = tokens.table();
-    const pit::Plan plan = planner.next_step();
-    Rows alone(plan, plan.groups);
-    pit::materialise(plan, 0, plan.groups, table, kIds, alone.arrays());
-    std::vector<Rows> rows(4, Rows(plan, plan.groups));
+    const Case one{Dice(3)};
+    const pit::TokenTable table = one.tokens.table();
+    std::vector<Rows> rows(4, Rows(one.plan, one.plan.groups));
     std::vector<std::thread> callers;
     for (Rows& mine : rows) {
         callers.emplace_back([&] {
             for (int i = 0; i < 20; ++i) {
-                pit::materialise(plan, 0, plan.groups, table, kIds, mine.arrays(), 1 + i % 3);
+                pit::materialise(one.plan, 0, one.plan.groups, table, kIds, mine.arrays(), 1 + i % 3);
             }
         });
     }
@@ -97,29 +101,25 @@ void test_callers_at_once() {
         caller.join();
     }
     for (const Rows& mine : rows) {
-        CHECK(same(alone, mine));
+        CHECK(same(one.alone, mine));
     }
 }
 
 // A store's batch is verified at its first touch, here by whichever threads come first.
 void test_a_stored_table() {
-    Dice dice(4);
-    const Setting setting = random_setting(dice);
-    pit::Planner planner(setting.lengths, kColumns, gap_topology(), setting.planner);
-    const Tokens tokens(setting.lengths);
-    const pit::Plan plan = planner.next_step();
-    Rows alone(plan, plan.groups);
-    pit::materialise(plan, 0, plan.groups, tokens.table(), kIds, alone.arrays());
+    const Case one{Dice(4)};
+    Rows shared(one.plan, one.plan.groups);
     for (int i = 0; i < 20; ++i) {
-        const pit::TokenTable table({tokens.batch()}, {"x", "y", "z"}, 1000);
-        Rows shared(plan, plan.groups);
-        pit::materialise(plan, 0, plan.groups, table, kIds, shared.arrays(), 4);
-        CHECK(same(alone, shared));
+        const pit::TokenTable table({one.tokens.batch()}, {"x", "y", "z"}, 1000);
+        shared = Rows(one.plan, one.plan.groups);
+        pit::materialise(one.plan, 0, one.plan.groups, table, kIds, shared.arrays(), 4);
+        CHECK(same(one.alone, shared));
     }
-    pit::TokenBatch damaged = tokens.batch();
+    pit::TokenBatch damaged = one.tokens.batch();
     damaged.crc32 ^= 1u;
     const pit::TokenTable table({damaged}, {"x", "y", "z"}, 1000);
-    CHECK_THROWS(pit::materialise(plan, 0, plan.groups, table, kIds, alone.arrays(), 4), "damaged: checksum 0x");
+    CHECK_THROWS(pit::materialise(one.plan, 0, one.plan.groups, table, kIds, shared.arrays(), 4),
+                 "damaged: checksum 0x");
 }
 
 // Two threads that draw from one planner get its steps between them, each once, while a third looks on.

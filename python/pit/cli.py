@@ -18,9 +18,6 @@ from pit.data._core import CoreError
 from pit.data.errors import DataError
 from pit.errors import Interruption, PitError
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells use it."""
-
 
 class LocalPath(click.Path):
     """A path of this machine; an address such as gs://bucket would silently become a local folder named "gs:"."""
@@ -95,7 +92,7 @@ def _stopped(words: Sequence[str], message: str) -> None:
     console.print(
         f"pit: {message}; go on with:  [bold]pit {_escaped(' '.join(words))}[/]", highlight=False, soft_wrap=True
     )
-    sys.exit(INTERRUPTED)
+    sys.exit(Interruption.exit_status)
 
 
 def _escaped(text: str) -> str:

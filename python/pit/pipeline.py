@@ -87,7 +87,7 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
 
     Raises:
         PipelineError: a stage failed.
-        PipelineInterrupted: Ctrl-C; what was running is checkpointed.
+        PipelineInterrupted: SIGINT (Ctrl-C) or SIGTERM; what was running is checkpointed.
     """
     run.save_config()
     console.print(f"[bold]data[/]  {run.config.data.path or 'synthetic instructions'} -> {run.folder / 'store'}")
@@ -100,11 +100,13 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
     for name in sorted(done):
         console.print(f"[dim]{name}: finished before, skipped[/]")
     scheduler = _Scheduler(run.config, console)
-    before = signal.signal(signal.SIGTERM, _raise_interrupt)
+    # SIGINT too: a shell that starts a run in the background has it ignored, and `kill -INT` must still be heard.
+    before = {number: signal.signal(number, scheduler.stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         scheduler.run(nodes, done)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         scheduler.close()
 
 
@@ -114,6 +116,7 @@ class _Scheduler:
     def __init__(self, config: RunConfig, console: Console) -> None:
         self._workers = config.workers
         self._console = console
+        self._asked = 0
         self._progress = Progress(
             TextColumn("[bold]{task.description:<15}"),
             BarColumn(bar_width=20),
@@ -128,28 +131,37 @@ class _Scheduler:
     def close(self) -> None:
         self._progress.stop()
 
+    def stop(self, *_: object) -> None:
+        """Signal handler: asked once, stages save a checkpoint at the end of their step; asked twice, they die."""
+        self._asked += 1
+
     def run(self, nodes: Sequence[Node], done: set[str]) -> None:
         waiting = sorted((n for n in nodes if n.name not in done), key=lambda n: -_height(n, nodes))
         running: list[_Child] = []
+        passed_on = 0
         try:
-            while waiting or running:
-                ready = [node for node in waiting if set(node.needs) <= done]
+            while running or (waiting and not self._asked):
+                ready = [node for node in waiting if set(node.needs) <= done and not self._asked]
                 for node in ready[: self._workers - len(running)]:
                     waiting.remove(node)
                     running.append(self._start(node))
                 time.sleep(0.05)
+                if passed_on < self._asked:
+                    passed_on += 1
+                    self._console.print("stopping at the next checkpoint; once more stops at once")
+                    for child in running:
+                        child.process.terminate()
                 for child in [c for c in running if c.process.poll() is not None]:
                     running.remove(child)
-                    self._finish(child)
-                    done.add(child.node.name)
-        except KeyboardInterrupt:
-            _interrupt(running)
-            raise PipelineInterrupted from None
+                    if self._finish(child):
+                        done.add(child.node.name)
         except PipelineError:
             for child in running:
                 child.process.terminate()
                 child.process.wait()
             raise
+        if not {node.name for node in nodes} <= done:
+            raise PipelineInterrupted
 
     def _start(self, node: Node) -> _Child:
         process = subprocess.Popen(
@@ -189,34 +201,20 @@ class _Scheduler:
         assert child.process.stderr is not None
         child.errors.extend(child.process.stderr)
 
-    def _finish(self, child: _Child) -> None:
+    def _finish(self, child: _Child) -> bool:
+        """Whether the node did its work; if not, it was asked to stop."""
         for reader in child.readers:
             reader.join()
         code = child.process.returncode
-        if code == 130:
-            raise KeyboardInterrupt
-        if code != 0:
+        if code == Interruption.exit_status:
+            self._asked = max(self._asked, 1)
+        if code != 0 and not self._asked:
             raise PipelineError(f"{child.node.name} failed (exit {code}):\n{''.join(child.errors[-30:]).rstrip()}")
-        seconds = time.monotonic() - child.begin
         self._progress.update(child.task, visible=False)
-        self._console.print(f"[green]done[/]  {child.node.name:<15} {seconds:6.1f} s  {child.node.title}")
-
-
-def _interrupt(running: Sequence[_Child]) -> None:
-    """Ask children to stop; each saves its checkpoint at the end of its step. Asked twice, they stop at once."""
-    while any(child.process.poll() is None for child in running):
-        try:
-            for child in running:
-                if child.process.poll() is None:
-                    child.process.send_signal(signal.SIGINT)
-            for child in running:
-                child.process.wait()
-        except KeyboardInterrupt:
-            continue
-
-
-def _raise_interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+        if code == 0:
+            seconds = time.monotonic() - child.begin
+            self._console.print(f"[green]done[/]  {child.node.name:<15} {seconds:6.1f} s  {child.node.title}")
+        return code == 0
 
 
 def _height(node: Node, nodes: Sequence[Node]) -> int:
