@@ -3,7 +3,10 @@
 Operations ask `choose`; nothing else in the package decides what runs, and nothing decides by catching an exception.
 """
 
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
+
+from jax import lax
 
 Implementation = Literal["auto", "pallas_tpu", "triton_gpu", "xla"]
 """What a caller may ask for; "auto" is the best backend that exists for the platform that is lowered for."""
@@ -20,6 +23,15 @@ _AVAILABLE: dict[Operation, tuple[Backend, ...]] = {
     "token_logprob": ("xla",),
     "gap_reward": ("xla",),
 }
+
+Result = TypeVar("Result")
+
+
+class Route(NamedTuple):
+    """Where which backend runs, decided by the platform that a program is lowered for."""
+
+    tpu: Backend
+    default: Backend
 
 
 class UnsupportedImplementationError(ValueError):
@@ -54,20 +66,53 @@ def unsupported_reason(operation: Operation, implementation: Implementation) -> 
     return f"{operation} has no {implementation} backend; available: {', '.join(available)}"
 
 
-def choose(operation: Operation, implementation: Implementation) -> Backend:
-    """Resolves an implementation to the backend that will run.
+def choose(
+    operation: Operation,
+    implementation: Implementation,
+    *,
+    refusals: Mapping[Backend, str | None] | None = None,
+    interpret: object = False,
+) -> Route:
+    """Resolves an implementation to the backends that will run.
 
-    "auto" resolves to "xla" on every platform: no operation has another backend yet.
+    "auto" is the TPU kernel where a program is lowered for a TPU and plain XLA elsewhere, and where the TPU kernel
+    does not serve the arguments. With `interpret` it is the TPU kernel everywhere.
+
+    Args:
+      operation: name of the operation.
+      implementation: "auto" or the name of a backend.
+      refusals: why a backend cannot serve these arguments; None where it can.
+      interpret: whether the caller asks for the interpreter, which runs TPU kernels on any platform.
 
     Raises:
-      UnsupportedImplementationError: if a backend is named that cannot serve the operation.
+      UnsupportedImplementationError: if a backend is named that cannot serve the operation or the arguments.
       ValueError: if a name is unknown.
 
     Example:
-      >>> choose("cached_attention", "auto")
-      'xla'
+      >>> choose("three_way_attention", "auto")
+      Route(tpu='xla', default='xla')
     """
     reason = unsupported_reason(operation, implementation)
+    if interpret and reason is None:
+        if implementation not in ("auto", "pallas_tpu"):
+            reason = f"interpret is for TPU kernels, and implementation is {implementation!r}"
+        implementation = "pallas_tpu"
+        reason = reason or unsupported_reason(operation, implementation)
+    refusals = refusals or {}
+    if reason is None and implementation != "auto":
+        refused = refusals.get(implementation)
+        reason = refused and f"{operation}: {implementation} cannot serve this call: {refused}"
     if reason is not None:
         raise UnsupportedImplementationError(f'{reason}. Ask for implementation="auto" to take what there is')
-    return "xla" if implementation == "auto" else implementation
+    if implementation != "auto":
+        return Route(implementation, implementation)
+    serves_tpu = "pallas_tpu" in _AVAILABLE[operation] and refusals.get("pallas_tpu") is None
+    return Route("pallas_tpu" if serves_tpu else "xla", "xla")
+
+
+def run(route: Route, backends: Mapping[Backend, Callable[..., Result]], *arrays: Any) -> Result:
+    """Calls the backend of the platform that the program is lowered for; others are traced but not compiled."""
+    if route.tpu == route.default:
+        return backends[route.default](*arrays)
+    result: Result = lax.platform_dependent(*arrays, tpu=backends[route.tpu], default=backends[route.default])
+    return result

@@ -14,7 +14,7 @@ OPERATIONS = get_args(dispatch.Operation)
 def test_every_operation_has_xla_and_auto_takes_it(operation):
     assert unsupported_reason(operation, "xla") is None
     assert unsupported_reason(operation, "auto") is None
-    assert dispatch.choose(operation, "auto") == dispatch.choose(operation, "xla") == "xla"
+    assert dispatch.choose(operation, "auto").default == dispatch.choose(operation, "xla").default == "xla"
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

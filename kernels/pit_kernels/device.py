@@ -1,0 +1,29 @@
+"""Which kind of TPU a program is traced for: of the mesh in context, else of this machine."""
+
+import jax
+
+KINDS = ("v4", "v5e", "v5p", "v6e")
+"""Generations that the kernels are compiled and measured for."""
+
+DEFAULT = "v5e"
+"""Assumed where nothing says: its VMEM is no smaller than that of later generations, and its tiles suit them."""
+
+_NAMES = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+}
+
+
+def kind() -> str:
+    """One of `KINDS`. A program compiled for a TPU that is not attached says which by its mesh (`jax.set_mesh`)."""
+    abstract = jax.sharding.get_abstract_mesh().abstract_device
+    if abstract is not None:
+        return _NAMES.get(abstract.device_kind, DEFAULT)
+    if jax.default_backend() == "tpu":
+        return _NAMES.get(jax.devices()[0].device_kind, DEFAULT)
+    return DEFAULT
