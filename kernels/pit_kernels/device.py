@@ -8,6 +8,9 @@ KINDS = ("v4", "v5e", "v5p", "v6e")
 DEFAULT = "v5e"
 """Assumed where nothing says: its VMEM is no smaller than that of later generations, and its tiles suit them."""
 
+VMEM_MIB = {"v4": 16, "v5e": 128, "v5p": 64, "v6e": 128}
+"""Vector memory of a core, MiB."""
+
 _NAMES = {
     "TPU v4": "v4",
     "TPU v5 lite": "v5e",

@@ -18,7 +18,7 @@ Backend = Literal["pallas_tpu", "triton_gpu", "xla"]
 """What `choose` resolves to: a file of that name in the operation's folder."""
 
 _AVAILABLE: dict[Operation, tuple[Backend, ...]] = {
-    "three_way_attention": ("xla",),
+    "three_way_attention": ("pallas_tpu", "xla"),
     "cached_attention": ("xla",),
     "token_logprob": ("xla",),
     "gap_reward": ("xla",),
@@ -90,7 +90,7 @@ def choose(
 
     Example:
       >>> choose("three_way_attention", "auto")
-      Route(tpu='xla', default='xla')
+      Route(tpu='pallas_tpu', default='xla')
     """
     reason = unsupported_reason(operation, implementation)
     if interpret and reason is None:

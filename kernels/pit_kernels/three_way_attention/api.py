@@ -5,10 +5,15 @@ This is the attention of every training and scoring pass of the project; the mas
 
 from typing import Literal, overload
 
+import jax
+from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import checks, dispatch
-from pit_kernels.three_way_attention import xla
+from pit_kernels.partition import Partition
+from pit_kernels.three_way_attention import autodiff, pallas_tpu
+from pit_kernels.three_way_attention.settings import Settings
+from pit_kernels.three_way_attention.tiles import Tiles, default_tiles
 
 _NAME: Literal["three_way_attention"] = "three_way_attention"
 
@@ -23,6 +28,9 @@ def three_way_attention(
     scale: float | None = None,
     logit_soft_cap: float | None = None,
     implementation: dispatch.Implementation = "auto",
+    interpret: bool | pltpu.InterpretParams = False,
+    partition: Partition | None = None,
+    tiles: Tiles | None = None,
     return_lse: Literal[False] = False,
 ) -> Float[Array, "B T N H"]: ...
 
@@ -37,6 +45,9 @@ def three_way_attention(
     scale: float | None = None,
     logit_soft_cap: float | None = None,
     implementation: dispatch.Implementation = "auto",
+    interpret: bool | pltpu.InterpretParams = False,
+    partition: Partition | None = None,
+    tiles: Tiles | None = None,
     return_lse: Literal[True],
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]: ...
 
@@ -50,6 +61,9 @@ def three_way_attention(
     scale: float | None = None,
     logit_soft_cap: float | None = None,
     implementation: dispatch.Implementation = "auto",
+    interpret: bool | pltpu.InterpretParams = False,
+    partition: Partition | None = None,
+    tiles: Tiles | None = None,
     return_lse: bool = False,
 ) -> Float[Array, "B T N H"] | tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
     """Softmax attention in which query t sees key s exactly when s <= t < visible_until[s] and t is alive.
@@ -103,9 +117,22 @@ def three_way_attention(
     if logit_soft_cap is not None:
         checks.require_positive(_NAME, "logit_soft_cap", logit_soft_cap)
 
-    dispatch.choose(_NAME, implementation)
-    settings = xla.Settings(
-        float(scale), None if logit_soft_cap is None else float(logit_soft_cap), xla.block_size(tokens)
+    refusal = pallas_tpu.unsupported_reason(tokens, width, q.dtype)
+    route = dispatch.choose(_NAME, implementation, refusals={"pallas_tpu": refusal}, interpret=interpret)
+    padded = pallas_tpu.padded_tokens(tokens)
+    if tiles is None:
+        tiles = default_tiles(padded, heads // kv_heads, width, q.dtype.itemsize)
+    elif padded % tiles.queries:
+        raise ValueError(
+            f"{_NAME}: tiles.queries is {tiles.queries}; it must divide the row of {padded} tokens (whole blocks of 128)"
+        )
+    settings = Settings(
+        scale=float(scale),
+        logit_soft_cap=None if logit_soft_cap is None else float(logit_soft_cap),
+        route=route,
+        tiles=tiles,
+        interpret=interpret,
+        partition=(partition or Partition()).on(jax.sharding.get_abstract_mesh()),
     )
-    out, lse = xla.attend(q, k, v, visible_until, settings)
-    return (out, lse) if return_lse else out
+    out, lse = autodiff.attend(q, k, v, visible_until, settings)
+    return (out, lse.swapaxes(1, 2)) if return_lse else out

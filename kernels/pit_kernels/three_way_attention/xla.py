@@ -7,30 +7,21 @@ therefore follows what can be seen, not T squared.
 Letters beside the project's: R query heads per key/value head (N = K R), Q tokens of a block, n blocks of a row.
 """
 
-import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
 from pit_kernels import numerics
+from pit_kernels.three_way_attention.settings import Settings
 
 BLOCK = 128
 """Tokens of a block of queries and of a block of keys (chosen by measurement: see kernels/README.md)."""
 
 SINGLE_BLOCK_LIMIT = 256
 """Rows of at most this many tokens are one block: nothing is padded and the loops run once."""
-
-
-class Settings(NamedTuple):
-    """Static settings: logits = soft_cap(scale * q.k) with soft_cap(z) = c tanh(z / c), z where c is None."""
-
-    scale: float
-    logit_soft_cap: float | None
-    block: int
 
 
 class _Tiles(NamedTuple):
@@ -46,39 +37,21 @@ class _Tiles(NamedTuple):
     visible_until: Int32[Array, "n B Q"]
 
 
-_Residuals = tuple[Array, Array, Array, Array, Array, Array]
-
-
 def block_size(tokens: int) -> int:
     """Tokens of a block for rows of `tokens` tokens."""
     return max(tokens, 1) if tokens <= SINGLE_BLOCK_LIMIT else BLOCK
 
 
-@functools.partial(jax.jit, static_argnames="settings")
-def attend(
+def forward(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     visible_until: Int32[Array, "B T"],
     settings: Settings,
-) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
-    """Attention output and its log-sum-exp; the contract is that of `api.three_way_attention`."""
-    alive_BT = _alive(visible_until)
-    # Padding is removed by selection, before anything is multiplied: 0 * NaN is NaN. The transpose of a selection is a
-    # selection, so the gradients of padding are exact zeros.
-    q, k, v = (jnp.where(alive_BT[:, :, None, None], x, 0) for x in (q, k, v))
-    return _attend(q, k, v, visible_until, settings)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attend(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
-    visible_until: Int32[Array, "B T"],
-    settings: Settings,
-) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
-    tiles = _tile(q, k, v, visible_until, settings.block)
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
+    """Output and log-sum-exp (natural log, -inf in padding)."""
+    q, k, v = _without_padding(visible_until, q, k, v)
+    tiles = _tile(q, k, v, visible_until)
 
     def query_block(i: Array) -> tuple[Array, Array]:
         return _forward_block(tiles, i, settings)
@@ -86,49 +59,40 @@ def _attend(
     out_nBKRQH, lse_nBKRQ = lax.map(query_block, jnp.arange(tiles.q.shape[0], dtype=jnp.int32))
     out_BTNH = _untile(out_nBKRQH, q.shape[1])
     lse_BTN = _untile(lse_nBKRQ[..., None], q.shape[1])[..., 0]
-    return out_BTNH, lse_BTN
+    return out_BTNH, lse_BTN.swapaxes(1, 2)
 
 
-def _attend_fwd(
-    q: Array, k: Array, v: Array, visible_until: Array, settings: Settings
-) -> tuple[tuple[Array, Array], _Residuals]:
-    out, lse = _attend(q, k, v, visible_until, settings)
-    return (out, lse), (q, k, v, visible_until, out, lse)
-
-
-def _attend_bwd(
-    settings: Settings, residuals: _Residuals, cotangents: tuple[Array, Array]
-) -> tuple[Array, Array, Array, None]:
-    q, k, v, visible_until, out, lse = residuals
-    alive_BT = _alive(visible_until)
-    d_out, d_lse = cotangents
-    d_out = jnp.where(alive_BT[:, :, None, None], d_out, 0)
-    accumulator = lse.dtype
-    # d logit = p (dp - sum_s p dp + d lse), and sum_s p dp = out . d out: one number a query.
-    delta_BTN = jnp.where(alive_BT[:, :, None], d_lse, 0) - jnp.sum(
-        out.astype(accumulator) * d_out.astype(accumulator), axis=-1
-    )
-    lse = jnp.where(alive_BT[:, :, None], lse, 0)
-
-    block = settings.block
-    tiles = _tile(q, k, v, visible_until, block)
-    d_out_n, lse_n, delta_n = (_tile_heads(x, k.shape[2], block) for x in (d_out, lse[..., None], delta_BTN[..., None]))
+def backward(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    visible_until: Int32[Array, "B T"],
+    lse: Float[Array, "B N T"],
+    delta: Float[Array, "B N T"],
+    d_out: Float[Array, "B T N H"],
+    settings: Settings,
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
+    """Gradients of q, k and v; `lse` and `delta` are 0 in padding."""
+    q, k, v, d_out = _without_padding(visible_until, q, k, v, d_out)
+    tiles = _tile(q, k, v, visible_until)
+    block, kv_heads = tiles.visible_until.shape[2], k.shape[2]
+    statistics = (x.swapaxes(1, 2)[..., None] for x in (lse, delta))
+    d_out_n, lse_n, delta_n = (_tile_heads(x, kv_heads, block) for x in (d_out, *statistics))
 
     def query_block(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], Array]:
         return _backward_block(tiles, d_out_n[i], lse_n[i], delta_n[i], carry, i, settings)
 
-    zeros = jnp.zeros(tiles.k.shape, accumulator)
+    zeros = jnp.zeros(tiles.k.shape, lse.dtype)
     (d_k, d_v), d_q = lax.scan(query_block, (zeros, zeros), jnp.arange(tiles.q.shape[0], dtype=jnp.int32))
     tokens = q.shape[1]
     d_k, d_v = (_untile(x[:, :, :, None], tokens) for x in (d_k, d_v))
-    return _untile(d_q, tokens), d_k.astype(k.dtype), d_v.astype(v.dtype), None
+    return _untile(d_q, tokens), d_k.astype(k.dtype), d_v.astype(v.dtype)
 
 
-_attend.defvjp(_attend_fwd, _attend_bwd)
-
-
-def _alive(visible_until: Int32[Array, "B T"]) -> Bool[Array, "B T"]:
-    return visible_until > jnp.arange(visible_until.shape[1], dtype=jnp.int32)[None, :]
+def _without_padding(visible_until: Int32[Array, "B T"], *arrays: Float[Array, "B T _ H"]) -> tuple[Array, ...]:
+    """The arrays with zeros in padding, by selection, before anything is multiplied: 0 * NaN is NaN."""
+    alive_BT = visible_until > jnp.arange(visible_until.shape[1], dtype=jnp.int32)[None, :]
+    return tuple(jnp.where(alive_BT[:, :, None, None], x, 0) for x in arrays)
 
 
 def _tile_heads(x: Float[Array, "B T N H"], kv_heads: int, block: int) -> Float[Array, "n B K R Q H"]:
@@ -147,8 +111,9 @@ def _untile(x: Float[Array, "n B K R Q H"], tokens: int) -> Float[Array, "B T N 
     return x[:, :tokens]
 
 
-def _tile(q: Array, k: Array, v: Array, visible_until: Array, block: int) -> _Tiles:
+def _tile(q: Array, k: Array, v: Array, visible_until: Array) -> _Tiles:
     batch, tokens = visible_until.shape
+    block = block_size(tokens)
     blocks = -(-tokens // block)
     # Tokens added to fill the last block have visible_until 0: padding, by the formula.
     until = jnp.pad(visible_until, ((0, 0), (0, blocks * block - tokens)))
@@ -242,7 +207,7 @@ def _backward_block(
         logits, seen = _logits(tiles, i, j, settings)
         p = jnp.exp(jnp.where(seen, logits, -jnp.inf) - lse)
         d_p = jnp.einsum("bkrqh,bksh->bkrqs", d_out, tiles.v[j], preferred_element_type=accumulator)
-        d_logits = p * (d_p + delta)
+        d_logits = p * (d_p - delta)
         if settings.logit_soft_cap is not None:
             d_logits = d_logits * (1 - (logits / settings.logit_soft_cap) ** 2)
         d_logits = (d_logits * settings.scale).astype(q.dtype)

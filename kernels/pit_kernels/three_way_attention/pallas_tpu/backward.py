@@ -1,0 +1,204 @@
+"""Backward kernel: the five products of a tile in one pass, logits transposed.
+
+With keys down and query rows across, what belongs to a query (log-sum-exp, delta) is a row that broadcasts for nothing, the
+weights need no transpose for the gradients of keys and values, and that of the queries is built transposed from keys that
+were transposed once a row. The gradients of a row's keys and values are kept in VMEM, in float32, until its last block
+of queries.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array
+
+from pit_kernels.three_way_attention.pallas_tpu import shared
+from pit_kernels.three_way_attention.pallas_tpu.shared import KEYS, UNSEEN, Kernel
+
+_NEVER = int(np.iinfo(np.int32).max)
+"""Index of a dead query: no key is visible until past it."""
+
+
+class _Refs(NamedTuple):
+    block: Any
+    count: Any
+    q: Any
+    k: Any
+    v: Any
+    d_out: Any
+    until: Any
+    lse: Any
+    delta: Any
+    d_q: Any
+    d_k: Any
+    d_v: Any
+    turned_k: Any
+    column: Any
+    bits: Any
+    turned_d_q: Any
+    sum_k: Any
+    sum_v: Any
+
+
+def kernel(*refs: Any, kernel: Kernel) -> None:
+    """Body of a grid step (row b, key/value head, block of queries i)."""
+    r = _Refs(*refs)
+    head, i = pl.program_id(1), pl.program_id(2)
+    key_blocks = kernel.shape.key_blocks
+
+    @pl.when((head == 0) & (i == 0))
+    def _() -> None:
+        shared.fill_columns(r.until, r.column, key_blocks)
+        shared.fill_bits(r.until, r.bits, kernel)
+
+    @pl.when(i == 0)
+    def _() -> None:
+        _begin_row(r, kernel)
+
+    seen = r.count[0, 0, i]
+
+    @pl.when(seen == shared.DEAD)
+    def _() -> None:
+        r.d_q[...] = jnp.zeros(r.d_q.shape, r.d_q.dtype)
+
+    def straight(count: int) -> None:
+        listed = [r.block[0, i, place] for place in range(count)]
+        _write_d_q(r, kernel, _tile(r, kernel, i, listed, masked=True, own=True))
+
+    shared.straight(seen, kernel, straight)
+
+    if kernel.short[-1] < kernel.shape.key_blocks - kernel.own:
+
+        @pl.when(seen > kernel.short[-1])
+        def _() -> None:
+            _long(r, kernel, i)
+
+    @pl.when(i == pl.num_programs(2) - 1)
+    def _() -> None:
+        _end_row(r, kernel)
+
+
+def _begin_row(r: _Refs, kernel: Kernel) -> None:
+    """Zero sums, and the row's keys transposed, those of padding 0."""
+    r.sum_k[...] = jnp.zeros(r.sum_k.shape, jnp.float32)
+    r.sum_v[...] = jnp.zeros(r.sum_v.shape, jnp.float32)
+
+    def block(j: Array, _: None) -> None:
+        start = pl.multiple_of(j * KEYS, KEYS)
+        turned = r.k[0, 0, pl.ds(start, KEYS), :].T
+        alive = r.until[0, j] > start + lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
+        r.turned_k[j] = jnp.where(alive, turned, jnp.zeros_like(turned))
+
+    lax.fori_loop(0, kernel.shape.key_blocks, block, None)
+
+
+def _end_row(r: _Refs, kernel: Kernel) -> None:
+    """Write the row's gradients of keys and values."""
+
+    def block(j: Array, _: None) -> None:
+        at = pl.ds(pl.multiple_of(j * KEYS, KEYS), KEYS)
+        r.d_k[0, 0, at, :] = (r.sum_k[at, :] * kernel.scale).astype(r.d_k.dtype)
+        r.d_v[0, 0, at, :] = r.sum_v[at, :].astype(r.d_v.dtype)
+
+    lax.fori_loop(0, kernel.shape.key_blocks, block, None)
+
+
+def _long(r: _Refs, kernel: Kernel, i: Array) -> None:
+    """Whole blocks first, masked ones next, the diagonal last."""
+    r.turned_d_q[...] = jnp.zeros(r.turned_d_q.shape, jnp.float32)
+
+    for first, trips, tiles, masked in shared.loops(r.count, kernel, i):
+
+        def trip(t: Array, _: None, first: Array = first, tiles: int = tiles, masked: bool = masked) -> None:
+            total = r.turned_d_q[...]
+            for tile in range(tiles):
+                at = first + (t * tiles + tile) * kernel.wide
+                listed = [r.block[0, i, at + place] for place in range(kernel.wide)]
+                total = total + _tile(r, kernel, i, listed, masked=masked, own=False)
+            r.turned_d_q[...] = total
+
+        lax.fori_loop(0, trips, trip, None)
+    _write_d_q(r, kernel, r.turned_d_q[...] + _tile(r, kernel, i, [], masked=True, own=True))
+
+
+def _tile(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], *, masked: bool, own: bool) -> Array:
+    """Adds a tile's gradients of keys and values to the sums; returns that of the queries, [H, rows], unscaled."""
+    last = kernel.shape.key_blocks - 1
+    blocks = listed + [i * kernel.own + d for d in range(kernel.own)] if own else listed
+    real = [jnp.minimum(block, last) for block in blocks]
+    starts = [block * KEYS for block in real]
+    k, v = shared.gather(r.k, starts), shared.gather(r.v, starts)
+    q, d_out = shared.stack(r.q[0, 0]), shared.stack(r.d_out[0, 0])
+    if masked:
+        k, v = (shared.alive_only(x, r.bits, starts, KEYS) for x in (k, v))
+        stretches = [i * kernel.tiles.queries] * kernel.shape.group
+        q, d_out = (shared.alive_only(x, r.bits, stretches, kernel.tiles.queries) for x in (q, d_out))
+    logits = kernel.cap(kernel.dot(k, q, shared.NT))
+    d_weights = kernel.dot(v, d_out, shared.NT)
+    slope = None
+    if kernel.logit_soft_cap is not None:
+        slope = 1 - jnp.square(logits * (1 / (kernel.logit_soft_cap * shared.LOG2_E)))
+    if masked:
+        logits = logits + jnp.concatenate([_bias(r, kernel, i, blocks, own)] * kernel.shape.group, axis=1)
+    weights = jnp.exp2(logits - _row(r.lse) * shared.LOG2_E)
+    d_logits = weights * (d_weights - _row(r.delta))
+    if slope is not None:
+        d_logits = d_logits * slope
+    d_logits = d_logits.astype(q.dtype)
+    d_v = kernel.dot(weights.astype(q.dtype), d_out, shared.NN)
+    d_k = kernel.dot(d_logits, q, shared.NN)
+    # In order, because the block that nothing sees adds its zeros to a block that may be here too.
+    for place, start in enumerate(starts):
+        at, part = pl.ds(pl.multiple_of(start, KEYS), KEYS), slice(place * KEYS, (place + 1) * KEYS)
+        r.sum_v[at, :] += d_v[part]
+        r.sum_k[at, :] += d_k[part]
+    turned_k = jnp.concatenate([r.turned_k[block] for block in real], axis=1)
+    return kernel.dot(turned_k, d_logits, shared.NN)
+
+
+def _bias(r: _Refs, kernel: Kernel, i: Array, blocks: list[Array], own: bool) -> Array:
+    """0 where a token of the block of queries sees a key, else `UNSEEN`: [keys, queries]."""
+    query = _queries(r, kernel, i)
+    parts = []
+    for place, block in enumerate(blocks):
+        until = r.column[pl.ds(pl.multiple_of(block * KEYS, KEYS), KEYS), :]
+        seen = shared.across(until, query.shape[1]) > query
+        if own and place >= len(blocks) - kernel.own:
+            seen = seen & (block * KEYS + lax.broadcasted_iota(jnp.int32, seen.shape, 0) <= query)
+        parts.append(jnp.where(seen, jnp.float32(0), jnp.float32(UNSEEN)))
+    return jnp.concatenate(parts, axis=0)
+
+
+def _queries(r: _Refs, kernel: Kernel, i: Array) -> Array:
+    """Index of each token of the block of queries, [1, queries]; that of a dead one is past everything."""
+    parts = []
+    for d in range(kernel.own):
+        index = (i * kernel.own + d) * KEYS + lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
+        parts.append(jnp.where(r.until[0, i * kernel.own + d] > index, index, _NEVER))
+    return jnp.concatenate(parts, axis=1)
+
+
+def _row(ref: Any) -> Array:
+    """[1, 1, R, 1, 1, Q] to [1, R Q]."""
+    return jnp.concatenate([ref[0, 0, head, 0] for head in range(ref.shape[2])], axis=1)
+
+
+def _write_d_q(r: _Refs, kernel: Kernel, turned: Array) -> None:
+    d_q = (turned.T * kernel.scale).astype(r.d_q.dtype)
+    r.d_q[0, 0] = d_q.reshape(kernel.shape.group, kernel.tiles.queries, kernel.shape.width)
+
+
+def scratch(kernel: Kernel) -> list[Any]:
+    """Scratch buffers, in the order of the kernel's last arguments."""
+    tokens, width = kernel.shape.tokens, kernel.shape.width
+    return [
+        pltpu.VMEM((kernel.shape.key_blocks, width, KEYS), kernel.shape.dtype),
+        pltpu.VMEM((tokens + KEYS, KEYS), jnp.int32),
+        pltpu.VMEM((tokens // shared.packing(kernel.shape.dtype), KEYS), jnp.int32),
+        pltpu.VMEM((width, kernel.rows), jnp.float32),
+        pltpu.VMEM((tokens, width), jnp.float32),
+        pltpu.VMEM((tokens, width), jnp.float32),
+    ]

@@ -1,0 +1,178 @@
+"""Forward kernel: one block of queries a grid step, the keys of its row resident in VMEM.
+
+The heads of a group are stacked, so that 128 tokens of queries fill 512 rows of a product and the grain of what is skipped
+is 128 tokens both ways. A block of queries reads a list of 128-key blocks; any `wide` of them, wherever they lie, are
+gathered into one tile. Short trees see few blocks: then there is one tile, and no running maximum.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array
+
+from pit_kernels.three_way_attention.pallas_tpu import shared
+from pit_kernels.three_way_attention.pallas_tpu.shared import KEYS, UNSEEN, Kernel
+
+
+class _Running(NamedTuple):
+    """State of an online softmax over [rows]: peak and total as [rows, 128], the total not yet summed over lanes."""
+
+    peak: Array
+    total: Array
+    acc: Array
+
+
+class _Refs(NamedTuple):
+    block: Any
+    count: Any
+    q: Any
+    k: Any
+    v: Any
+    until: Any
+    out: Any
+    lse: Any
+    peak: Any
+    total: Any
+    acc: Any
+    bits: Any
+
+
+def kernel(*refs: Any, kernel: Kernel) -> None:
+    """Body of a grid step (row b, key/value head, block of queries i)."""
+    r = _Refs(*refs)
+    head, i = pl.program_id(1), pl.program_id(2)
+
+    @pl.when((head == 0) & (i == 0))
+    def _() -> None:
+        shared.fill_bits(r.until, r.bits, kernel)
+
+    seen = r.count[0, 0, i]
+
+    @pl.when(seen == shared.DEAD)
+    def _() -> None:
+        r.out[...] = jnp.zeros(r.out.shape, r.out.dtype)
+        r.lse[...] = jnp.full(r.lse.shape, -jnp.inf, jnp.float32)
+
+    def straight(count: int) -> None:
+        listed = [r.block[0, i, place] for place in range(count)]
+        _finish(r, kernel, i, _tile(r, kernel, i, listed, None, masked=True, own=True))
+
+    shared.straight(seen, kernel, straight)
+
+    if kernel.short[-1] < kernel.shape.key_blocks - kernel.own:
+
+        @pl.when(seen > kernel.short[-1])
+        def _() -> None:
+            _long(r, kernel, i)
+
+
+def _long(r: _Refs, kernel: Kernel, i: Array) -> None:
+    """More keys than one tile: an online softmax, whole blocks first, masked ones next, the diagonal last."""
+    r.peak[...] = jnp.full(r.peak.shape, UNSEEN, jnp.float32)
+    r.total[...] = jnp.zeros(r.total.shape, jnp.float32)
+    r.acc[...] = jnp.zeros(r.acc.shape, jnp.float32)
+
+    def trip(first: Array, tiles: int, masked: bool) -> None:
+        state = _Running(r.peak[...], r.total[...], r.acc[...])
+        for tile in range(tiles):
+            at = first + tile * kernel.wide
+            listed = [r.block[0, i, at + place] for place in range(kernel.wide)]
+            state = _tile(r, kernel, i, listed, state, masked=masked, own=False)
+        r.peak[...], r.total[...], r.acc[...] = state
+
+    for first, trips, tiles, masked in shared.loops(r.count, kernel, i):
+
+        def body(t: Array, _: None, first: Array = first, tiles: int = tiles, masked: bool = masked) -> None:
+            trip(first + t * (tiles * kernel.wide), tiles, masked)
+
+        lax.fori_loop(0, trips, body, None)
+    state = _Running(r.peak[...], r.total[...], r.acc[...])
+    _finish(r, kernel, i, _tile(r, kernel, i, [], state, masked=True, own=True))
+
+
+def _tile(
+    r: _Refs, kernel: Kernel, i: Array, listed: list[Array], state: _Running | None, *, masked: bool, own: bool
+) -> _Running:
+    """One step of the softmax over the listed blocks of keys and, with `own`, those on the diagonal."""
+    last = kernel.shape.key_blocks - 1
+    blocks = listed + [i * kernel.own + d for d in range(kernel.own)] if own else listed
+    # The block that nothing sees has no keys; any will do, because its `visible_until` is 0.
+    starts = [jnp.minimum(block, last) * KEYS for block in blocks]
+    k, v = shared.gather(r.k, starts), shared.gather(r.v, starts)
+    if masked:
+        k, v = (shared.alive_only(x, r.bits, starts, KEYS) for x in (k, v))
+    logits = kernel.cap(kernel.dot(shared.stack(r.q[0, 0]), k, shared.NT))
+    if masked:
+        # One mask serves the heads of the group; adding it costs less than choosing.
+        logits = logits + jnp.concatenate([_bias(r, kernel, i, listed, own)] * kernel.shape.group, axis=0)
+    peak = jnp.broadcast_to(jnp.max(logits, axis=1, keepdims=True), (kernel.rows, KEYS))
+    if state is not None:
+        peak = jnp.maximum(state.peak, peak)
+    weights = jnp.exp2(logits - shared.across(peak, logits.shape[1]))
+    total = functools.reduce(jnp.add, jnp.split(weights, weights.shape[1] // KEYS, axis=1))
+    acc = kernel.dot(weights.astype(v.dtype), v, shared.NN)
+    if state is not None:
+        fade = jnp.exp2(state.peak - peak)
+        total = state.total * fade + total
+        acc = state.acc * shared.across(fade, acc.shape[1]) + acc
+    return _Running(peak, total, acc)
+
+
+def _bias(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], own: bool) -> Array:
+    """0 where a token of the block of queries sees a key, else `UNSEEN`: [queries, keys]."""
+    queries, last = kernel.tiles.queries, kernel.shape.key_blocks - 1
+    query = i * queries + lax.broadcasted_iota(jnp.int32, (queries, KEYS), 0)
+    seen = []
+    for block in listed:
+        until = jnp.where(block <= last, r.until[0, jnp.minimum(block, last)], 0)
+        seen.append(query < until)
+    for d in range(kernel.own if own else 0):
+        block = i * kernel.own + d
+        key = block * KEYS + lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
+        seen.append((query < r.until[0, block]) & (query >= key))
+    return jnp.concatenate([jnp.where(x, jnp.float32(0), jnp.float32(UNSEEN)) for x in seen], axis=1)
+
+
+def _finish(r: _Refs, kernel: Kernel, i: Array, state: _Running) -> None:
+    """Divide, and write the output and the log-sum-exp of the living rows."""
+    queries, group, width = kernel.tiles.queries, kernel.shape.group, kernel.shape.width
+    first = i * queries
+    total = jnp.broadcast_to(jnp.sum(state.total, axis=1, keepdims=True), (kernel.rows, KEYS))
+    out = (state.acc * shared.across(_inverse(total, r.out.dtype), width)).astype(r.out.dtype)
+    out = shared.alive_only(out, r.bits, [first] * group, queries)
+    r.out[0, 0] = out.reshape(group, queries, width)
+    for head in range(group):
+        for d in range(kernel.own):
+            at = slice(head * queries + d * KEYS, head * queries + (d + 1) * KEYS)
+            lse = (_row(state.peak[at]) + jnp.log2(_row(total[at]))) * (1 / shared.LOG2_E)
+            token = first + d * KEYS + lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
+            lse = jnp.where(r.until[0, i * kernel.own + d] > token, lse, -jnp.inf)
+            r.lse[0, 0, head, 0, :, d * KEYS : (d + 1) * KEYS] = lse
+
+
+def _inverse(x: Array, dtype: Any) -> Array:
+    """1 / x to the precision of `dtype`: for bfloat16 one Newton step after the hardware's estimate."""
+    if dtype != jnp.bfloat16:
+        return 1 / x
+    estimate = pl.reciprocal(x, approx=True)
+    return estimate * (2 - x * estimate)
+
+
+def _row(columns: Array) -> Array:
+    """[128, 128] with equal columns to a row."""
+    diagonal = lax.broadcasted_iota(jnp.int32, (KEYS, KEYS), 0) == lax.broadcasted_iota(jnp.int32, (KEYS, KEYS), 1)
+    return jnp.sum(jnp.where(diagonal, columns, 0.0), axis=0, keepdims=True)
+
+
+def scratch(kernel: Kernel) -> list[Any]:
+    """Scratch buffers, in the order of the kernel's last arguments."""
+    return [
+        pltpu.VMEM((kernel.rows, KEYS), jnp.float32),
+        pltpu.VMEM((kernel.rows, KEYS), jnp.float32),
+        pltpu.VMEM((kernel.rows, kernel.shape.width), jnp.float32),
+        pltpu.VMEM((kernel.shape.tokens // shared.packing(kernel.shape.dtype), KEYS), jnp.int32),
+    ]

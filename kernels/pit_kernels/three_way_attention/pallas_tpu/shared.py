@@ -1,0 +1,231 @@
+"""What the forward and the backward kernel share: the shape of a call, masks, and gathered blocks of keys."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array
+
+from pit_kernels.three_way_attention.settings import Settings
+from pit_kernels.three_way_attention.tiles import Tiles
+from pit_kernels.three_way_attention.visible_blocks import KEYS, visible_blocks
+
+LOG2_E = math.log2(math.e)
+UNSEEN = -0.7 * float(np.finfo(np.float32).max)
+"""Logit of a key that is not seen: finite, so that the difference of two is not NaN."""
+
+DEAD = -1
+"""Count of blocks where a block of queries is all padding."""
+
+NT = (((1,), (1,)), ((), ()))
+NN = (((1,), (0,)), ((), ()))
+
+
+class Shape(NamedTuple):
+    """Sizes of a call as the kernels see it: K key/value heads, each with a group of R query heads."""
+
+    batch: int
+    kv_heads: int
+    group: int
+    tokens: int
+    width: int
+    dtype: Any
+
+    @property
+    def key_blocks(self) -> int:
+        """Blocks of 128 keys of a row."""
+        return self.tokens // KEYS
+
+
+class Kernel(NamedTuple):
+    """What both kernels are specialised for."""
+
+    shape: Shape
+    tiles: Tiles
+    scale: float
+    logit_soft_cap: float | None
+    on_cpu: bool
+
+    @property
+    def rows(self) -> int:
+        """Rows of a block of queries: its tokens, once for each head of the group."""
+        return self.shape.group * self.tiles.queries
+
+    @property
+    def wide(self) -> int:
+        """Blocks of 128 keys that one step of a loop takes."""
+        return self.tiles.keys // KEYS
+
+    @property
+    def own(self) -> int:
+        """Blocks of 128 keys on the diagonal of a block of queries."""
+        return self.tiles.queries // KEYS
+
+    @property
+    def short(self) -> list[int]:
+        """Numbers of listed blocks for which there is a body without a loop.
+
+        A tile's width is a power of two where it can be: others leave matrix units idle.
+        """
+        most = min(self.tiles.short, self.shape.key_blocks - self.own)
+        counts = [width - self.own for width in (2**power for power in range(32)) if 0 <= width - self.own <= most]
+        return sorted({*counts, most})
+
+    @property
+    def precision(self) -> lax.Precision:
+        """Of products: float32 operands keep theirs."""
+        return lax.Precision.HIGHEST if self.shape.dtype == jnp.float32 else lax.Precision.DEFAULT
+
+    def dot(self, a: Array, b: Array, dimensions: Any) -> Array:
+        """Product accumulated in float32."""
+        if self.on_cpu:
+            # XLA's CPU backend has no product of bfloat16 into float32 for every shape; this one is the same.
+            a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        return lax.dot_general(a, b, dimensions, precision=self.precision, preferred_element_type=jnp.float32)
+
+    def cap(self, products: Array) -> Array:
+        """Logits in units of log 2 from raw products."""
+        if self.logit_soft_cap is None:
+            return products * (self.scale * LOG2_E)
+        return jnp.tanh(products * (self.scale / self.logit_soft_cap)) * (self.logit_soft_cap * LOG2_E)
+
+
+def make(shape: Shape, settings: Settings) -> Kernel:
+    """The part of the settings that shapes a kernel's body."""
+    return Kernel(shape, settings.tiles, settings.scale, settings.logit_soft_cap, bool(settings.interpret))
+
+
+def lists(visible_until: Array, kernel: Kernel) -> tuple[Array, Array]:
+    """For each block of queries: its list of blocks of keys, and what to do with it.
+
+    Returns:
+      blocks: int32[B, n, m], see `VisibleBlocks`.
+      counts: int32[B, 4, n]: how many blocks are listed (`DEAD` where no query is alive); trips of the loop over
+        whole blocks with `unroll` tiles, of the loop over whole blocks with one, and of the loop over masked ones.
+    """
+    found = visible_blocks(visible_until, kernel.tiles.queries)
+    wide, unroll = kernel.wide, kernel.tiles.unroll
+    many = found.full // (wide * unroll) if unroll > 1 else jnp.zeros_like(found.full)
+    ones = found.full // wide - many * unroll
+    rest = -(-(found.seen - found.full // wide * wide) // wide)
+    seen = jnp.where(found.alive == 1, found.seen, DEAD)
+    return found.block, jnp.stack([seen, many, ones, rest], axis=1)
+
+
+def loops(count: Any, kernel: Kernel, i: Array) -> Iterator[tuple[Array, Array, int, bool]]:
+    """The loops over a list: its first place, trips, tiles a trip, and whether tiles are masked.
+
+    What a list has past its end is the block that nothing sees, so the last masked trip needs no body of its own.
+    """
+    first = jnp.int32(0)
+    for row, tiles, masked in ((1, kernel.tiles.unroll, False), (2, 1, False), (3, 1, True)):
+        if row > 1 or tiles > 1:
+            trips = count[0, row, i]
+            yield first, trips, tiles, masked
+            first = first + trips * (tiles * kernel.wide)
+
+
+def straight(seen: Array, kernel: Kernel, body: Callable[[int], None]) -> None:
+    """Calls `body(count)` with the smallest of the kernel's counts that is at least `seen`, if there is one."""
+    below = -1
+    for count in kernel.short:
+        pl.when((seen > below) & (seen <= count))(functools.partial(body, count))
+        below = count
+
+
+def stack(x: Array) -> Array:
+    """[R, Q, H] to rows [R Q, H]."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def across(x: Array, columns: int) -> Array:
+    """[n, 128] with equal columns to [n, columns]; fewer than 128 are cut off."""
+    return x[:, :columns] if columns < KEYS else jnp.concatenate([x] * (columns // KEYS), axis=1)
+
+
+def gather(ref: Any, starts: list[Array]) -> Array:
+    """Blocks of 128 rows of a [1, 1, T, H] reference, one below the other."""
+    parts = [ref[0, 0, pl.ds(pl.multiple_of(start, KEYS), KEYS), :] for start in starts]
+    return jnp.concatenate(parts, axis=0)
+
+
+def packing(dtype: Any) -> int:
+    """Numbers of a dtype in 32 bits."""
+    return 4 // jnp.dtype(dtype).itemsize
+
+
+def fill_bits(until_ref: Any, bits_ref: Any, kernel: Kernel) -> None:
+    """Writes which tokens are alive as bit masks, [T / packing, 128]: all ones where a token is, zeros where not.
+
+    Args:
+      until_ref: `visible_until` of the row, in blocks [1, m, 1, 128].
+      bits_ref: where to write.
+      kernel: the call.
+    """
+    packed = packing(kernel.shape.dtype)
+
+    def block(j: Array, _: None) -> None:
+        column = _column(until_ref[0, j])
+        alive = jnp.where(column > j * KEYS + lax.broadcasted_iota(jnp.int32, (KEYS, KEYS), 0), -1, 0)
+        bits = alive if packed == 1 else pltpu.bitcast(alive.astype(jnp.int16), jnp.int32)
+        size = KEYS // packed
+        bits_ref[pl.ds(pl.multiple_of(j * size, size), size), :] = bits
+
+    lax.fori_loop(0, kernel.shape.key_blocks, block, None)
+
+
+def alive_only(x: Array, bits_ref: Any, starts: list[Array], length: int) -> Array:
+    """The rows of living tokens, and zeros for the others, whatever they hold.
+
+    Weights of padding are 0, but 0 times a NaN is NaN. A bitwise "and" costs what a copy costs.
+
+    Args:
+      x: [rows, H], stretches of `length` tokens.
+      bits_ref: what `fill_bits` wrote.
+      starts: first token of each stretch.
+      length: tokens of a stretch, a multiple of 128.
+    """
+    packed = packing(x.dtype)
+    size = length // packed
+    parts = [bits_ref[pl.ds(pl.multiple_of(lax.div(start, jnp.int32(packed)), size), size), :] for start in starts]
+    bits = across(jnp.concatenate(parts, axis=0), x.shape[1])
+    return pltpu.bitcast(pltpu.bitcast(x, jnp.int32) & bits, x.dtype)
+
+
+def _column(row: Array) -> Array:
+    """[1, 128] to [128, 128] with equal columns."""
+    return jnp.broadcast_to(row, (KEYS, KEYS)).T
+
+
+def fill_columns(until_ref: Any, column_ref: Any, key_blocks: int) -> None:
+    """Writes `visible_until` of a row as [T + 128, 128] with equal columns, from its blocks [1, m, 1, 128].
+
+    Block m of the columns is the block that nothing sees.
+    """
+
+    def block(j: Array, _: None) -> None:
+        column_ref[pl.ds(pl.multiple_of(j * KEYS, KEYS), KEYS), :] = _column(until_ref[0, j])
+
+    lax.fori_loop(0, key_blocks, block, None)
+    column_ref[key_blocks * KEYS :, :] = jnp.zeros((KEYS, KEYS), jnp.int32)
+
+
+def zero() -> Array:
+    """A constant index for index maps: Python's 0 would be weakly typed."""
+    return jnp.int32(0)
+
+
+def interpreted(settings: Settings) -> dict[str, Any]:
+    """Arguments of `pallas_call` that choose the interpreter."""
+    return {"interpret": settings.interpret} if settings.interpret else {}
+
+
+Spec = pl.BlockSpec
+Struct = jax.ShapeDtypeStruct

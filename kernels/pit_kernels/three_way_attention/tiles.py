@@ -1,0 +1,76 @@
+"""Block sizes of the TPU kernels: what may vary without changing a result beyond rounding."""
+
+from dataclasses import dataclass
+
+from pit_kernels import device
+from pit_kernels import tiles as table
+from pit_kernels.three_way_attention.visible_blocks import KEYS
+
+ROWS = 512
+"""Query rows (tokens times the heads of a group) that a block is made of where nothing else is known to be better."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Block sizes.
+
+    queries: tokens of a block of queries; the heads of a group are stacked, so a block has group times as many rows.
+    keys: tokens of keys that one step of a loop takes, gathered from blocks of 128.
+    unroll: steps over wholly visible keys that one trip of the loop makes, so that the products of one overlap the
+      exponentials of the other.
+    short: most blocks of 128 keys before the diagonal that are served without a loop; 0 always loops.
+
+    Raises:
+      ValueError: if a size is outside its range.
+    """
+
+    queries: int = 128
+    keys: int = 512
+    unroll: int = 2
+    short: int = 3
+
+    def __post_init__(self) -> None:
+        for name, multiple in (("queries", KEYS), ("keys", KEYS), ("unroll", 1)):
+            value = getattr(self, name)
+            if value < multiple or value % multiple:
+                raise ValueError(
+                    f"three_way_attention: tiles.{name} is {value}; it must be a positive multiple of {multiple}"
+                )
+        if self.queries & (self.queries - 1):
+            raise ValueError(f"three_way_attention: tiles.queries is {self.queries}; it must be a power of two")
+        if self.short < 0:
+            raise ValueError(f"three_way_attention: tiles.short is {self.short}; it must not be negative")
+
+
+def shape_class(group: int, width: int, itemsize: int) -> str:
+    """Name under which the table of tiles keeps a shape: query heads per key/value head, head width, bytes a number.
+
+    Example:
+      >>> shape_class(4, 128, 2)
+      'r4-h128-b2'
+    """
+    return f"r{group}-h{width}-b{itemsize}"
+
+
+def default_tiles(tokens: int, group: int, width: int, itemsize: int) -> Tiles:
+    """Tiles for a shape: the table's entry for the kind of TPU, else blocks of about 512 rows.
+
+    Args:
+      tokens: length of a row, a multiple of 128; blocks of queries divide it.
+      group: query heads per key/value head.
+      width: width of a head.
+      itemsize: bytes of a number.
+    """
+    entry = table.load("three_way_attention", device.kind(), shape_class(group, width, itemsize))
+    tiles = Tiles(**entry) if entry else Tiles(queries=_power_of_two(ROWS // group))
+    queries = tiles.queries
+    while tokens % queries:
+        queries //= 2
+    return Tiles(queries, tiles.keys, tiles.unroll, tiles.short)
+
+
+def _power_of_two(rows: int) -> int:
+    queries = KEYS
+    while 2 * queries <= rows:
+        queries *= 2
+    return queries

@@ -1,0 +1,73 @@
+"""Which blocks of keys a block of queries must visit: found on the device from block extremes of `visible_until`.
+
+Keys come in blocks of `KEYS` tokens, queries in blocks of a multiple of that. The blocks on a query block's own diagonal
+are always visited and are in no list.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int32
+
+KEYS = 128
+"""Tokens of a block of keys: one vector register's lanes, and the finest grain at which nothing is computed."""
+
+_LAST = int(np.iinfo(np.int32).max)
+
+
+class VisibleBlocks(NamedTuple):
+    """Lists of one call; n blocks of queries, m blocks of keys.
+
+    block: the blocks of keys before the diagonal that a block of queries sees, full ones first, each part ascending;
+      then m, the index of no block.
+    full: how many of them every query of the block sees whole (no mask is needed there).
+    seen: how many there are.
+    alive: whether the block of queries has a living token (1 or 0).
+    """
+
+    block: Int32[Array, "B n m"]
+    full: Int32[Array, "B n"]
+    seen: Int32[Array, "B n"]
+    alive: Int32[Array, "B n"]
+
+
+def visible_blocks(visible_until: Int32[Array, "B T"], queries: int) -> VisibleBlocks:
+    """The lists for blocks of `queries` queries.
+
+    A block of keys is seen when its largest `visible_until` lies past the first living query; it is full when its smallest
+    one lies past the last query and every query is alive.
+
+    Args:
+      visible_until: the mask; T is a multiple of `queries`.
+      queries: queries of a block, a multiple of `KEYS`.
+    """
+    batch, tokens = visible_until.shape
+    n, m = tokens // queries, tokens // KEYS
+    index_T = jnp.arange(tokens, dtype=jnp.int32)[None, :]
+    alive_BT = visible_until > index_T
+    first_Bn = jnp.min(jnp.where(alive_BT, index_T, _LAST).reshape(batch, n, queries), axis=2)
+    whole_Bn = jnp.all(alive_BT.reshape(batch, n, queries), axis=2)
+    until_BmK = visible_until.reshape(batch, m, KEYS)
+    most_B1m, least_B1m = jnp.max(until_BmK, axis=2)[:, None], jnp.min(until_BmK, axis=2)[:, None]
+    i_n, j_m = jnp.arange(n, dtype=jnp.int32), jnp.arange(m, dtype=jnp.int32)
+    before_1nm = ((j_m[None, :] + 1) * KEYS <= i_n[:, None] * queries)[None]
+    full_Bnm = before_1nm & whole_Bn[:, :, None] & (least_B1m >= ((i_n + 1) * queries)[None, :, None])
+    seen_Bnm = before_1nm & (most_B1m > first_Bn[:, :, None])
+    partial_Bnm = seen_Bnm & ~full_Bnm
+    full_Bn = jnp.sum(full_Bnm, axis=2, dtype=jnp.int32)
+    place_Bnm = jnp.where(
+        full_Bnm,
+        jnp.cumsum(full_Bnm, axis=2, dtype=jnp.int32) - 1,
+        full_Bn[:, :, None] + jnp.cumsum(partial_Bnm, axis=2, dtype=jnp.int32) - 1,
+    )
+    # Written by comparison, not by scatter: each place is the sum over the one block that has it.
+    at_Bnmm = (place_Bnm[:, :, None, :] == j_m[None, None, :, None]) & seen_Bnm[:, :, None, :]
+    taken_Bnm = jnp.any(at_Bnmm, axis=3)
+    block_Bnm = jnp.sum(jnp.where(at_Bnmm, j_m[None, None, None, :], 0), axis=3, dtype=jnp.int32)
+    return VisibleBlocks(
+        jnp.where(taken_Bnm, block_Bnm, m),
+        full_Bn,
+        jnp.sum(seen_Bnm, axis=2, dtype=jnp.int32),
+        (first_Bn != _LAST).astype(jnp.int32),
+    )
