@@ -92,7 +92,6 @@ def split(
                         f"{operation}: an argument of shape {x.shape} is split over mesh axes {axes} = {shards} "
                         f"devices; they must divide its dimension of {size}: change the mesh or the partition"
                     )
-        result: tuple[Array, ...] = mapped(*arrays)
-        return result
+        return mapped(*arrays)  # type: ignore[return-value]
 
     return call

@@ -18,12 +18,24 @@ def test_every_operation_has_xla_and_auto_takes_it(operation):
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("implementation", ["pallas_tpu", "triton_gpu"])
-def test_a_backend_that_is_not_there_says_so(operation, implementation):
-    reason = f"{operation} has no {implementation} backend; available: xla"
-    assert unsupported_reason(operation, implementation) == reason
+def test_a_backend_that_is_not_there_says_so(operation):
+    available = ", ".join(dispatch._AVAILABLE[operation])
+    reason = f"{operation} has no triton_gpu backend; available: {available}"
+    assert unsupported_reason(operation, "triton_gpu") == reason
     with pytest.raises(UnsupportedImplementationError, match=reason):
-        dispatch.choose(operation, implementation)
+        dispatch.choose(operation, "triton_gpu")
+
+
+@pytest.mark.parametrize("operation", [name for name in OPERATIONS if "pallas_tpu" in dispatch._AVAILABLE[name]])
+def test_auto_takes_the_tpu_kernel_where_it_serves(operation):
+    assert dispatch.choose(operation, "auto") == dispatch.Route(tpu="pallas_tpu", default="xla")
+    refused = dispatch.choose(operation, "auto", refusals={"pallas_tpu": "too long"})
+    assert refused == dispatch.Route(tpu="xla", default="xla")
+    with pytest.raises(UnsupportedImplementationError, match="pallas_tpu cannot serve this call: too long"):
+        dispatch.choose(operation, "pallas_tpu", refusals={"pallas_tpu": "too long"})
+    with pytest.raises(UnsupportedImplementationError, match="interpret is for TPU kernels"):
+        dispatch.choose(operation, "xla", interpret=True)
+    assert dispatch.choose(operation, "auto", interpret=True).default == "pallas_tpu"
 
 
 def test_unknown_names_are_refused():

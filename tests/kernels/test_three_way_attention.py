@@ -8,15 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from error_rule import assert_within_rule, tree_rows, write_segments
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental.pallas import tpu as pltpu
 
 from pit_kernels import UnsupportedImplementationError, three_way_attention
 from pit_kernels.three_way_attention import reference, xla
+from pit_kernels.three_way_attention.tiles import Tiles
 
 # One block, a last block that must be filled, whole blocks; heads of plain, grouped and single key/value attention.
 SHAPES = ((2, 100, 2, 2, 8), (2, 300, 4, 2, 8), (1, 640, 2, 1, 8))
 SOFT_CAP = 5.0
+
+RACES = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan", out_of_bounds_reads="raise")
+BACKENDS = {
+    "xla": {"implementation": "xla"},
+    "tpu, a tile a row": {"interpret": RACES, "tiles": Tiles(queries=128, keys=512, unroll=1, short=4)},
+    "tpu, loops": {"interpret": RACES, "tiles": Tiles(queries=128, keys=128, unroll=2, short=0)},
+    "tpu, wide queries": {"interpret": RACES, "tiles": Tiles(queries=256, keys=256, unroll=1, short=1)},
+}
+TPU = tuple(name for name in BACKENDS if name != "xla")
 
 
 def draw_arrays(shape, seed, dtype=np.float32):
@@ -38,15 +49,15 @@ def results(function, arrays, visible_until):
 
 @functools.cache
 def compiled(which, soft_cap):
-    if which == "fast":
-        function = functools.partial(three_way_attention, logit_soft_cap=soft_cap, return_lse=True)
-    else:
+    if which == "reference":
         function = functools.partial(reference.three_way_attention, logit_soft_cap=soft_cap)
+    else:
+        function = functools.partial(three_way_attention, logit_soft_cap=soft_cap, return_lse=True, **BACKENDS[which])
     return jax.jit(functools.partial(results, function))
 
 
-def check_against_float64(arrays, visible_until, soft_cap=None):
-    actual = compiled("fast", soft_cap)(arrays, visible_until)
+def check_against_float64(arrays, visible_until, soft_cap=None, backend="xla"):
+    actual = compiled(backend, soft_cap)(arrays, visible_until)
     naive = compiled("reference", soft_cap)(arrays, visible_until)
     with jax.enable_x64(True):
         truth = compiled("reference", soft_cap)([x.astype(np.float64) for x in arrays], visible_until)
@@ -67,13 +78,53 @@ def test_trees_match_the_dense_formula(shape, data):
     check_against_float64(draw_arrays(shape, data.draw(st.integers(0, 2**32))), visible_until, soft_cap)
 
 
+def check_interpreted(backend, shape, data, *soft_caps):
+    visible_until = data.draw(tree_rows(shape[0], shape[1]))
+    arrays = draw_arrays(shape, data.draw(st.integers(0, 2**32)))
+    check_against_float64(arrays, visible_until, data.draw(st.sampled_from(soft_caps)), backend)
+
+
+@pytest.mark.parametrize("backend", TPU)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_interpreted_trees_match_the_dense_formula(backend, data):
+    check_interpreted(backend, (1, 512, 4, 2, 64), data, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", TPU)
+@pytest.mark.parametrize("shape", [(2, 300, 4, 2, 8), (1, 640, 3, 1, 64), (1, 512, 2, 2, 128)], ids=str)
+@settings(max_examples=100)
+@given(data=st.data())
+def test_more_interpreted_trees_match_the_dense_formula(backend, shape, data):
+    check_interpreted(backend, shape, data, None, SOFT_CAP)
+
+
+EDGES = (-(2**31), -1, 0, 1, 127, 128, 129, 299, 300, 301, 384, 2**31 - 1)
+
+
+def check_any_int32(data, backend):
+    shape = SHAPES[1]
+    values = data.draw(
+        st.lists(
+            st.sampled_from(EDGES) | st.integers(-(2**31), 2**31 - 1) | st.integers(0, 300), min_size=1, max_size=60
+        )
+    )
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    visible_until = rng.choice(np.array(values, np.int32), size=shape[:2])
+    check_against_float64(draw_arrays(shape, 0), visible_until, backend=backend)
+
+
 @given(data=st.data())
 def test_any_int32_follows_the_formula(data):
-    shape = SHAPES[1]
-    edge = st.sampled_from((-(2**31), -1, 0, 1, 127, 128, 129, 299, 300, 301, 384, 2**31 - 1))
-    values = data.draw(st.lists(edge | st.integers(-(2**31), 2**31 - 1) | st.integers(0, 300), min_size=1, max_size=60))
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    check_against_float64(draw_arrays(shape, 0), rng.choice(np.array(values, np.int32), size=shape[:2]))
+    check_any_int32(data, "xla")
+
+
+@pytest.mark.parametrize("backend", TPU[:2])
+@settings(max_examples=10)
+@given(data=st.data())
+def test_interpreted_any_int32_follows_the_formula(backend, data):
+    check_any_int32(data, backend)
 
 
 NAMED_ROWS = {
@@ -92,30 +143,44 @@ NAMED_ROWS = {
 }
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", NAMED_ROWS)
-def test_named_rows(name):
+def test_named_rows(name, backend):
     row = write_segments(300, NAMED_ROWS[name])
-    check_against_float64(draw_arrays(SHAPES[1], 1), np.stack([row, np.zeros_like(row)]))
+    check_against_float64(draw_arrays(SHAPES[1], 1), np.stack([row, np.zeros_like(row)]), backend=backend)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("soft_cap", [None, SOFT_CAP])
-def test_bfloat16(soft_cap):
+def test_bfloat16(soft_cap, backend):
     rows = [NAMED_ROWS["one tree fills the row"], NAMED_ROWS["segments end at a block's edge"]]
     arrays = draw_arrays(SHAPES[1], 2, jnp.bfloat16)
-    check_against_float64(arrays, np.stack([write_segments(300, row) for row in rows]), soft_cap)
-    assert compiled("fast", soft_cap)(arrays, jnp.zeros((2, 300), jnp.int32))[0].dtype == jnp.bfloat16
+    check_against_float64(arrays, np.stack([write_segments(300, row) for row in rows]), soft_cap, backend)
+    assert compiled(backend, soft_cap)(arrays, jnp.zeros((2, 300), jnp.int32))[0].dtype == jnp.bfloat16
 
 
-@jax.jit
-def run_unmasked(arrays, visible_until):
+@functools.partial(jax.jit, static_argnames="backend")
+def run_unmasked(arrays, visible_until, backend):
     """All results and gradients, with whatever the cotangents hold in padding."""
     q, k, v, *cotangents = arrays
-    (out, lse), pull = jax.vjp(lambda *qkv: three_way_attention(*qkv, visible_until, return_lse=True), q, k, v)
+    attend = functools.partial(three_way_attention, return_lse=True, **BACKENDS[backend])
+    (out, lse), pull = jax.vjp(lambda *qkv: attend(*qkv, visible_until), q, k, v)
     return out, lse, *pull(tuple(cotangents))
 
 
 @given(data=st.data())
 def test_nan_in_padding_reaches_nothing(data):
+    check_nan_in_padding(data, "xla")
+
+
+@pytest.mark.parametrize("backend", TPU)
+@settings(max_examples=5)
+@given(data=st.data())
+def test_interpreted_nan_in_padding_reaches_nothing(backend, data):
+    check_nan_in_padding(data, backend)
+
+
+def check_nan_in_padding(data, backend):
     shape = SHAPES[1]
     visible_until = data.draw(tree_rows(shape[0], shape[1]))
     padding = visible_until <= np.arange(shape[1])
@@ -123,8 +188,8 @@ def test_nan_in_padding_reaches_nothing(data):
     poisoned = [x.copy() for x in clean]
     for x in poisoned:
         x[padding] = np.nan
-    out, lse, *gradients = run_unmasked(poisoned, visible_until)
-    for a, b in zip(run_unmasked(clean, visible_until), (out, lse, *gradients), strict=True):
+    out, lse, *gradients = run_unmasked(poisoned, visible_until, backend)
+    for a, b in zip(run_unmasked(clean, visible_until, backend), (out, lse, *gradients), strict=True):
         np.testing.assert_array_equal(a, b)
     assert (np.asarray(lse)[padding] == -np.inf).all()
     assert np.isfinite(np.asarray(lse)[~padding]).all()
@@ -167,7 +232,7 @@ def test_large_logits_do_not_overflow():
 @jax.jit
 def visited_blocks(visible_until):
     heads = jnp.zeros((2, 640, 1, 1))
-    tiles = xla._tile(heads, heads, heads, visible_until, 128)
+    tiles = xla._tile(heads, heads, heads, visible_until)
     return [xla._visible_blocks(tiles, jnp.int32(i)) for i in range(5)]
 
 
@@ -258,8 +323,39 @@ def test_int64_is_refused():
         call(until_dtype=jnp.int64)
 
 
-@pytest.mark.parametrize("implementation", ["pallas_tpu", "triton_gpu"])
-def test_a_named_backend_that_is_not_there_raises_with_the_reason(implementation):
-    message = f'three_way_attention has no {implementation} backend; available: xla. Ask for implementation="auto"'
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"implementation": "triton_gpu"},
+            'three_way_attention has no triton_gpu backend; available: pallas_tpu, xla. Ask for implementation="auto"',
+        ),
+        (
+            {"implementation": "pallas_tpu", "dtype": jnp.float16},
+            "pallas_tpu cannot serve this call: its inputs are float16, and it computes in bfloat16 and float32",
+        ),
+        (
+            {"implementation": "pallas_tpu", **dict.fromkeys("qkv", (1, 2**17, 1, 128)), "until": (1, 2**17)},
+            "a row of 131072 tokens with heads of 128 needs .* MiB of VMEM in the backward pass, and a v5e has 128",
+        ),
+        ({"implementation": "xla", "interpret": True}, "interpret is for TPU kernels, and implementation is 'xla'"),
+    ],
+)
+def test_a_backend_that_cannot_serve_says_why(arguments, message):
     with pytest.raises(UnsupportedImplementationError, match=message):
-        call(implementation=implementation)
+        call(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"queries": 100}, r"tiles\.queries is 100; it must be a positive multiple of 128"),
+        ({"queries": 384}, r"tiles\.queries is 384; it must be a power of two"),
+        ({"keys": 0}, r"tiles\.keys is 0; it must be a positive multiple of 128"),
+        ({"unroll": 0}, r"tiles\.unroll is 0; it must be a positive multiple of 1"),
+        ({"short": -1}, r"tiles\.short is -1; it must not be negative"),
+    ],
+)
+def test_bad_tiles_are_named(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        Tiles(**sizes)

@@ -82,7 +82,11 @@ def three_way_attention(
       visible_until: flat index at which the subtree of the token's segment ends.
       scale: factor of the logits, H**-0.5 when None.
       logit_soft_cap: c of the cap c tanh(z / c) on the scaled logits z (Gemma 2); no cap when None.
-      implementation: backend; see `pit_kernels.dispatch`.
+      implementation: backend; see `pit_kernels.dispatch`. The TPU kernel pads inside: rows to whole blocks of 128
+        tokens, widths to 64 or whole multiples of 128.
+      interpret: whether, and with what parameters, Pallas' interpreter runs the TPU kernel, on any platform.
+      partition: axes of the mesh in context (`jax.set_mesh`) that split the rows B, and the heads N and K.
+      tiles: block sizes of the TPU kernel; the committed table's when None.
       return_lse: whether to return the log-sum-exp beside the output.
 
     Returns:
@@ -90,7 +94,7 @@ def three_way_attention(
       float32.
 
     Raises:
-      ValueError: if shapes or dtypes do not fit.
+      ValueError: if shapes or dtypes do not fit, or a mesh axis does not divide what it splits.
       UnsupportedImplementationError: if the named backend cannot serve.
 
     Example:
@@ -119,13 +123,8 @@ def three_way_attention(
 
     refusal = pallas_tpu.unsupported_reason(tokens, width, q.dtype)
     route = dispatch.choose(_NAME, implementation, refusals={"pallas_tpu": refusal}, interpret=interpret)
-    padded = pallas_tpu.padded_tokens(tokens)
     if tiles is None:
-        tiles = default_tiles(padded, heads // kv_heads, width, q.dtype.itemsize)
-    elif padded % tiles.queries:
-        raise ValueError(
-            f"{_NAME}: tiles.queries is {tiles.queries}; it must divide the row of {padded} tokens (whole blocks of 128)"
-        )
+        tiles = default_tiles(pallas_tpu.padded_tokens(tokens), heads // kv_heads, width, q.dtype.itemsize)
     settings = Settings(
         scale=float(scale),
         logit_soft_cap=None if logit_soft_cap is None else float(logit_soft_cap),

@@ -30,7 +30,7 @@ def attend(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend(q: Array, k: Array, v: Array, visible_until: Array, settings: Settings) -> tuple[Array, Array]:
-    backends = {
+    backends: dict[dispatch.Backend, Any] = {
         "xla": functools.partial(xla.forward, settings=settings),
         "pallas_tpu": functools.partial(pallas_tpu.forward, settings=settings),
     }
@@ -50,7 +50,7 @@ def _attend_fwd(
 def _attend_bwd(
     settings: Settings, residuals: _Residuals, cotangents: tuple[Array, Array]
 ) -> tuple[Array, Array, Array, None]:
-    backends = {
+    backends: dict[dispatch.Backend, Any] = {
         "xla": functools.partial(xla.backward, settings=settings),
         "pallas_tpu": functools.partial(pallas_tpu.backward, settings=settings),
     }

@@ -27,7 +27,7 @@ class Tiles:
     queries: int = 128
     keys: int = 512
     unroll: int = 2
-    short: int = 3
+    short: int = 5
 
     def __post_init__(self) -> None:
         for name, multiple in (("queries", KEYS), ("keys", KEYS), ("unroll", 1)):

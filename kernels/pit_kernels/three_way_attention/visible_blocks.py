@@ -1,7 +1,7 @@
 """Which blocks of keys a block of queries must visit: found on the device from block extremes of `visible_until`.
 
-Keys come in blocks of `KEYS` tokens, queries in blocks of a multiple of that. The blocks on a query block's own diagonal
-are always visited and are in no list.
+Keys come in blocks of `KEYS` tokens, queries in blocks of a multiple of that. The blocks on a query block's own
+diagonal are always visited and are in no list.
 """
 
 from typing import NamedTuple
@@ -35,8 +35,8 @@ class VisibleBlocks(NamedTuple):
 def visible_blocks(visible_until: Int32[Array, "B T"], queries: int) -> VisibleBlocks:
     """The lists for blocks of `queries` queries.
 
-    A block of keys is seen when its largest `visible_until` lies past the first living query; it is full when its smallest
-    one lies past the last query and every query is alive.
+    A block of keys is seen when its largest `visible_until` lies past the first living query; it is full when its
+    smallest one lies past the last query and every query is alive.
 
     Args:
       visible_until: the mask; T is a multiple of `queries`.

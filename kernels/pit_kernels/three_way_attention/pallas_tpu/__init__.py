@@ -1,7 +1,7 @@
 """Three-way attention for TPUs, in Pallas: only blocks that can see something cost anything.
 
-The row's keys and values lie in VMEM while its blocks of queries pass, so q, k, v and the output cross HBM once, forward and
-backward, whatever the mask. The online softmax is FlashAttention's (Dao, arXiv 2307.08691).
+A row's keys and values lie in VMEM while its blocks of queries pass, so q, k, v and the output cross HBM once, forward
+and backward, whatever the mask. The online softmax is FlashAttention's (Dao, arXiv 2307.08691).
 """
 
 import functools
@@ -17,7 +17,6 @@ from pit_kernels import device
 from pit_kernels.three_way_attention.pallas_tpu import backward as _backward
 from pit_kernels.three_way_attention.pallas_tpu import forward as _forward
 from pit_kernels.three_way_attention.pallas_tpu.shared import (
-    KEYS,
     Kernel,
     Shape,
     Spec,
@@ -28,6 +27,7 @@ from pit_kernels.three_way_attention.pallas_tpu.shared import (
     zero,
 )
 from pit_kernels.three_way_attention.settings import Settings
+from pit_kernels.three_way_attention.visible_blocks import KEYS
 
 _MIB = 2**20
 
@@ -52,9 +52,9 @@ def unsupported_reason(tokens: int, width: int, dtype: Any) -> str | None:
     return None
 
 
-def padded_tokens(tokens: int) -> int:
-    """Tokens of a row inside: whole blocks of 128."""
-    return max(-(-tokens // KEYS), 1) * KEYS
+def padded_tokens(tokens: int, queries: int = KEYS) -> int:
+    """Tokens of a row inside: whole blocks of `queries`, a multiple of 128."""
+    return max(-(-tokens // queries), 1) * queries
 
 
 def padded_width(width: int) -> int:
@@ -80,7 +80,7 @@ def forward(
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
     """Output and log-sum-exp (natural log, -inf in padding)."""
     tokens, width = q.shape[1], q.shape[3]
-    q, k, v, visible_until = _padded(q, k, v, visible_until)
+    q, k, v, visible_until = _padded(settings, q, k, v, visible_until)
     kernel = make(_shape(q, k), settings)
     specs = _Specs(kernel)
     call = pl.pallas_call(
@@ -112,8 +112,8 @@ def backward(
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Gradients of q, k and v; `lse` and `delta` are 0 in padding."""
     tokens, width = q.shape[1], q.shape[3]
-    q, k, v, visible_until = _padded(q, k, v, visible_until)
-    d_out = _padded_heads(d_out)
+    q, k, v, visible_until = _padded(settings, q, k, v, visible_until)
+    d_out = _padded_heads(settings, d_out)
     lse, delta = (jnp.pad(x, ((0, 0), (0, 0), (0, q.shape[1] - tokens))) for x in (lse, delta))
     kernel = make(_shape(q, k), settings)
     specs = _Specs(kernel)
@@ -206,19 +206,20 @@ def _heads(x: Array) -> Array:
     return x.swapaxes(1, 2)
 
 
-def _padded_heads(x: Array) -> Array:
+def _padded_heads(settings: Settings, x: Array) -> Array:
     """Whole blocks of tokens and a width that registers hold; zeros change no product."""
     _, tokens, _, width = x.shape
-    ends = (padded_tokens(tokens) - tokens, padded_width(width) - width)
+    ends = (padded_tokens(tokens, settings.tiles.queries) - tokens, padded_width(width) - width)
     return jnp.pad(x, ((0, 0), (0, ends[0]), (0, 0), (0, ends[1]))) if any(ends) else x
 
 
-def _padded(q: Array, k: Array, v: Array, visible_until: Array) -> tuple[Array, Array, Array, Array]:
-    tokens = q.shape[1]
+def _padded(
+    settings: Settings, q: Array, k: Array, v: Array, visible_until: Array
+) -> tuple[Array, Array, Array, Array]:
+    end = padded_tokens(q.shape[1], settings.tiles.queries) - q.shape[1]
+    q, k, v = (_padded_heads(settings, x) for x in (q, k, v))
     # A token that is added has visible_until 0: padding, by the formula.
-    visible_until = jnp.pad(visible_until, ((0, 0), (0, padded_tokens(tokens) - tokens)))
-    q, k, v = map(_padded_heads, (q, k, v))
-    return q, k, v, visible_until
+    return q, k, v, jnp.pad(visible_until, ((0, 0), (0, end)))
 
 
 def _compiler_params() -> pltpu.CompilerParams:

@@ -1,11 +1,12 @@
 """Backward kernel: the five products of a tile in one pass, logits transposed.
 
-With keys down and query rows across, what belongs to a query (log-sum-exp, delta) is a row that broadcasts for nothing, the
-weights need no transpose for the gradients of keys and values, and that of the queries is built transposed from keys that
-were transposed once a row. The gradients of a row's keys and values are kept in VMEM, in float32, until its last block
-of queries.
+With keys down and query rows across, what belongs to a query (log-sum-exp, delta) is a row that broadcasts for nothing,
+the weights need no transpose for the gradients of keys and values, and that of the queries is built transposed, from
+keys that were transposed once a row. The gradients of a row's keys and values are kept in VMEM, in float32, until its
+last block of queries.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
 from pit_kernels.three_way_attention.pallas_tpu import shared
-from pit_kernels.three_way_attention.pallas_tpu.shared import KEYS, UNSEEN, Kernel
+from pit_kernels.three_way_attention.pallas_tpu.shared import UNSEEN, Kernel
+from pit_kernels.three_way_attention.visible_blocks import KEYS
 
 _NEVER = int(np.iinfo(np.int32).max)
 """Index of a dead query: no key is visible until past it."""
@@ -68,15 +70,12 @@ def kernel(*refs: Any, kernel: Kernel) -> None:
         listed = [r.block[0, i, place] for place in range(count)]
         _write_d_q(r, kernel, _tile(r, kernel, i, listed, masked=True, own=True))
 
-    shared.straight(seen, kernel, straight)
+    shared.straight(seen, range(kernel.short + 1), straight)
 
-    if kernel.short[-1] < kernel.shape.key_blocks - kernel.own:
+    if kernel.short < kernel.shape.key_blocks - kernel.own:
+        pl.when(seen > kernel.short)(functools.partial(_long, r, kernel, i))
 
-        @pl.when(seen > kernel.short[-1])
-        def _() -> None:
-            _long(r, kernel, i)
-
-    @pl.when(i == pl.num_programs(2) - 1)
+    @pl.when(i == kernel.shape.tokens // kernel.tiles.queries - 1)
     def _() -> None:
         _end_row(r, kernel)
 
@@ -132,21 +131,24 @@ def _tile(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], *, masked: bo
     starts = [block * KEYS for block in real]
     k, v = shared.gather(r.k, starts), shared.gather(r.v, starts)
     q, d_out = shared.stack(r.q[0, 0]), shared.stack(r.d_out[0, 0])
-    if masked:
-        k, v = (shared.alive_only(x, r.bits, starts, KEYS) for x in (k, v))
-        stretches = [i * kernel.tiles.queries] * kernel.shape.group
-        q, d_out = (shared.alive_only(x, r.bits, stretches, kernel.tiles.queries) for x in (q, d_out))
     logits = kernel.cap(kernel.dot(k, q, shared.NT))
     d_weights = kernel.dot(v, d_out, shared.NT)
     slope = None
     if kernel.logit_soft_cap is not None:
         slope = 1 - jnp.square(logits * (1 / (kernel.logit_soft_cap * shared.LOG2_E)))
+    seen = None
     if masked:
-        logits = logits + jnp.concatenate([_bias(r, kernel, i, blocks, own)] * kernel.shape.group, axis=1)
+        seen = jnp.concatenate([_seen(r, kernel, i, blocks, own)] * kernel.shape.group, axis=1)
+        logits = jnp.where(seen, logits, UNSEEN)
+        stretches = [i * kernel.tiles.queries] * kernel.shape.group
+        q, d_out = (shared.alive_only(x, r.bits, stretches, kernel.tiles.queries) for x in (q, d_out))
     weights = jnp.exp2(logits - _row(r.lse) * shared.LOG2_E)
     d_logits = weights * (d_weights - _row(r.delta))
     if slope is not None:
         d_logits = d_logits * slope
+    if seen is not None:
+        # By choice: a weight of 0 would make NaN of what padding holds.
+        d_logits = jnp.where(seen, d_logits, 0.0)
     d_logits = d_logits.astype(q.dtype)
     d_v = kernel.dot(weights.astype(q.dtype), d_out, shared.NN)
     d_k = kernel.dot(d_logits, q, shared.NN)
@@ -159,8 +161,8 @@ def _tile(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], *, masked: bo
     return kernel.dot(turned_k, d_logits, shared.NN)
 
 
-def _bias(r: _Refs, kernel: Kernel, i: Array, blocks: list[Array], own: bool) -> Array:
-    """0 where a token of the block of queries sees a key, else `UNSEEN`: [keys, queries]."""
+def _seen(r: _Refs, kernel: Kernel, i: Array, blocks: list[Array], own: bool) -> Array:
+    """Whether a token of the block of queries sees a key, [keys, queries]: one mask for the heads of the group."""
     query = _queries(r, kernel, i)
     parts = []
     for place, block in enumerate(blocks):
@@ -168,7 +170,7 @@ def _bias(r: _Refs, kernel: Kernel, i: Array, blocks: list[Array], own: bool) ->
         seen = shared.across(until, query.shape[1]) > query
         if own and place >= len(blocks) - kernel.own:
             seen = seen & (block * KEYS + lax.broadcasted_iota(jnp.int32, seen.shape, 0) <= query)
-        parts.append(jnp.where(seen, jnp.float32(0), jnp.float32(UNSEEN)))
+        parts.append(seen)
     return jnp.concatenate(parts, axis=0)
 
 

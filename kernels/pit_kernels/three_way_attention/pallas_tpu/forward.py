@@ -1,8 +1,8 @@
 """Forward kernel: one block of queries a grid step, the keys of its row resident in VMEM.
 
-The heads of a group are stacked, so that 128 tokens of queries fill 512 rows of a product and the grain of what is skipped
-is 128 tokens both ways. A block of queries reads a list of 128-key blocks; any `wide` of them, wherever they lie, are
-gathered into one tile. Short trees see few blocks: then there is one tile, and no running maximum.
+The heads of a group are stacked, so that 128 tokens of queries fill 512 rows of a product and the grain of what is
+skipped is 128 tokens both ways. A block of queries reads a list of 128-key blocks; any `wide` of them, wherever they
+lie, are gathered into one tile. Short trees see few blocks: then there is one tile, and no running maximum.
 """
 
 import functools
@@ -15,7 +15,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
 from pit_kernels.three_way_attention.pallas_tpu import shared
-from pit_kernels.three_way_attention.pallas_tpu.shared import KEYS, UNSEEN, Kernel
+from pit_kernels.three_way_attention.pallas_tpu.shared import UNSEEN, Kernel
+from pit_kernels.three_way_attention.visible_blocks import KEYS
 
 
 class _Running(NamedTuple):
@@ -61,13 +62,16 @@ def kernel(*refs: Any, kernel: Kernel) -> None:
         listed = [r.block[0, i, place] for place in range(count)]
         _finish(r, kernel, i, _tile(r, kernel, i, listed, None, masked=True, own=True))
 
-    shared.straight(seen, kernel, straight)
+    shared.straight(seen, _counts(kernel), straight)
 
-    if kernel.short[-1] < kernel.shape.key_blocks - kernel.own:
+    if kernel.short < kernel.shape.key_blocks - kernel.own:
+        pl.when(seen > kernel.short)(functools.partial(_long, r, kernel, i))
 
-        @pl.when(seen > kernel.short[-1])
-        def _() -> None:
-            _long(r, kernel, i)
+
+def _counts(kernel: Kernel) -> list[int]:
+    """Numbers of listed blocks that get a body: a tile's width is a power of two, others leave matrix units idle."""
+    widths = (2**power for power in range(kernel.short.bit_length() + kernel.own.bit_length() + 1))
+    return sorted({kernel.short, *(w - kernel.own for w in widths if 0 <= w - kernel.own <= kernel.short)})
 
 
 def _long(r: _Refs, kernel: Kernel, i: Array) -> None:
@@ -159,7 +163,8 @@ def _inverse(x: Array, dtype: Any) -> Array:
     if dtype != jnp.bfloat16:
         return 1 / x
     estimate = pl.reciprocal(x, approx=True)
-    return estimate * (2 - x * estimate)
+    refined: Array = estimate * (2 - x * estimate)
+    return refined
 
 
 def _row(columns: Array) -> Array:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -69,14 +69,9 @@ class Kernel(NamedTuple):
         return self.tiles.queries // KEYS
 
     @property
-    def short(self) -> list[int]:
-        """Numbers of listed blocks for which there is a body without a loop.
-
-        A tile's width is a power of two where it can be: others leave matrix units idle.
-        """
-        most = min(self.tiles.short, self.shape.key_blocks - self.own)
-        counts = [width - self.own for width in (2**power for power in range(32)) if 0 <= width - self.own <= most]
-        return sorted({*counts, most})
+    def short(self) -> int:
+        """Most listed blocks that are served without a loop."""
+        return min(self.tiles.short, self.shape.key_blocks - self.own)
 
     @property
     def precision(self) -> lax.Precision:
@@ -132,10 +127,10 @@ def loops(count: Any, kernel: Kernel, i: Array) -> Iterator[tuple[Array, Array, 
             first = first + trips * (tiles * kernel.wide)
 
 
-def straight(seen: Array, kernel: Kernel, body: Callable[[int], None]) -> None:
-    """Calls `body(count)` with the smallest of the kernel's counts that is at least `seen`, if there is one."""
+def straight(seen: Array, counts: Sequence[int], body: Callable[[int], None]) -> None:
+    """Calls `body(count)` with the smallest of the ascending counts that is at least `seen`, if there is one."""
     below = -1
-    for count in kernel.short:
+    for count in counts:
         pl.when((seen > below) & (seen <= count))(functools.partial(body, count))
         below = count
 
@@ -158,7 +153,7 @@ def gather(ref: Any, starts: list[Array]) -> Array:
 
 def packing(dtype: Any) -> int:
     """Numbers of a dtype in 32 bits."""
-    return 4 // jnp.dtype(dtype).itemsize
+    return 4 // int(jnp.dtype(dtype).itemsize)
 
 
 def fill_bits(until_ref: Any, bits_ref: Any, kernel: Kernel) -> None:
@@ -219,7 +214,8 @@ def fill_columns(until_ref: Any, column_ref: Any, key_blocks: int) -> None:
 
 def zero() -> Array:
     """A constant index for index maps: Python's 0 would be weakly typed."""
-    return jnp.int32(0)
+    index: Array = jnp.int32(0)
+    return index
 
 
 def interpreted(settings: Settings) -> dict[str, Any]:
