@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32, Int32
 
 from pit.config import ModelConfig
+from pit.model.sharding import PARTITION
 from pit_kernels import cached_attention, three_way_attention
 
 
@@ -155,7 +156,13 @@ class Layer(nnx.Module):
         q, k, v = self.attention.project(self.attention_norm(x), position)
         config = self.config
         out = three_way_attention(
-            q, k, v, visible_until, scale=config.query_scale, logit_soft_cap=config.attention_soft_cap
+            q,
+            k,
+            v,
+            visible_until,
+            scale=config.query_scale,
+            logit_soft_cap=config.attention_soft_cap,
+            partition=PARTITION,
         )
         return self.finish(x, self.attention.output(out)), Cache(k, v)
 

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float32, Int32
 
 from pit.config import ModelConfig
 from pit.model.decoder import Decoder
+from pit.model.sharding import PARTITION
 from pit_kernels import leaf_scores, token_logprob
 
 
@@ -32,6 +33,7 @@ def row_logprobs(
         valid=valid.reshape(-1),
         temperature=temperature,
         logit_soft_cap=model.config.final_soft_cap,
+        partition=PARTITION,
     )
     return result.logp.reshape(token.shape)
 
@@ -60,4 +62,5 @@ class RewardModel(nnx.Module):
             self.score[...],
             eps=norm.eps,
             offset_norm=norm.offset,
+            partition=PARTITION,
         )

@@ -5,6 +5,7 @@ their name. A dimension that a mesh axis does not divide is refused, never silen
 """
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
@@ -13,6 +14,7 @@ from jaxtyping import Array
 
 from pit.config import ConfigError, MeshConfig
 from pit.model.params import Params
+from pit_kernels import Partition
 
 RULES: tuple[tuple[str, P], ...] = (
     (r"(embedding|output)$", P("tensor", "fsdp")),
@@ -25,6 +27,9 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 
 ROWS = P(("data", "fsdp"))
+
+PARTITION = Partition(rows=("data", "fsdp"), columns=("tensor",))
+"""How kernels are split over the mesh in context: rows and trees, and heads or the vocabulary."""
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
@@ -74,6 +79,12 @@ def _checked(name: str, value: Array, mesh: Mesh) -> NamedSharding:
 def row_sharding(mesh: Mesh) -> NamedSharding:
     """Sharding of arrays whose leading axis is rows, or trees, of a batch."""
     return NamedSharding(mesh, ROWS)
+
+
+def on_mesh(params: Params) -> AbstractContextManager[object]:
+    """Context of the mesh that the parameters lie on, in which kernels split their work; of none, for plain arrays."""
+    sharding = next(iter(params.values())).sharding
+    return jax.set_mesh(sharding.mesh) if isinstance(sharding, NamedSharding) else nullcontext()
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from pit.model.decoder import Decoder
 from pit.model.params import Params, merge
+from pit.model.sharding import on_mesh
 from pit.rollout.strategy import Strategy
 
 
@@ -165,17 +166,18 @@ def sample(
         seed: root of the random numbers.
     """
     token, length = pad_prefixes(prefixes)
-    result = _sample(
-        graphdef,
-        params,
-        token,
-        length,
-        np.asarray(request_ids, np.uint32),
-        np.asarray(jax.random.key_data(jax.random.key(seed))),
-        n=n,
-        capacity=capacity,
-        strategy=strategy,
-        eos_ids=eos_ids,
-    )
+    with on_mesh(params):
+        result = _sample(
+            graphdef,
+            params,
+            token,
+            length,
+            np.asarray(request_ids, np.uint32),
+            np.asarray(jax.random.key_data(jax.random.key(seed))),
+            n=n,
+            capacity=capacity,
+            strategy=strategy,
+            eos_ids=eos_ids,
+        )
     drawn, lengths, finished, logp = jax.device_get(result)
     return Samples(drawn, lengths, finished, logp)

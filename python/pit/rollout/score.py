@@ -13,6 +13,7 @@ from pit.data.packing import Layout, pack_lists
 from pit.data.template import gap_scoring, rollout
 from pit.model.heads import RewardModel
 from pit.model.params import Params, merge
+from pit.model.sharding import on_mesh
 from pit.types import Topology
 from pit_kernels import centred_gap, symmetric_gap
 
@@ -39,9 +40,10 @@ class Scorer:
         """Scores of all leaves of the trees that the columns fill."""
         result = np.zeros((len(columns[0]), topology.leaves), np.float32)
         for batch in pack_lists(columns, topology, self._layout):
-            scores = jax.device_get(
-                self._score(self._params, batch.token, batch.position, batch.visible_until, batch.leaf)
-            )
+            with on_mesh(self._params):
+                scores = jax.device_get(
+                    self._score(self._params, batch.token, batch.position, batch.visible_until, batch.leaf)
+                )
             present = batch.example_id >= 0
             result[batch.example_id[present]] = scores[present]
         return result

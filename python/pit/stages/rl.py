@@ -25,7 +25,7 @@ from pit.losses.rl import leave_one_out, reinforce, sequence_kl, shaped_reward
 from pit.losses.total import Total
 from pit.model.heads import row_logprobs
 from pit.model.params import Params, copy, merge
-from pit.model.sharding import row_sharding
+from pit.model.sharding import on_mesh, row_sharding
 from pit.rollout.sample import Samples, sample
 from pit.rollout.score import Scorer
 from pit.rollout.strategy import Temperature
@@ -204,8 +204,9 @@ class RlStage:
         for batch, arrays in batches:
             present = batch.example_id >= 0
             rows = batch.example_id[present]
-            logp[rows] = np.asarray(self._logprobs(params, arrays))[present]
-            anchor[rows] = np.asarray(self._logprobs(self.anchor, arrays))[present]
+            with on_mesh(params):
+                logp[rows] = np.asarray(self._logprobs(params, arrays))[present]
+                anchor[rows] = np.asarray(self._logprobs(self.anchor, arrays))[present]
         sampled = np.arange(shape[2], dtype=np.int32) < drawn.samples.length[:, :, None]
         kl_nats = sequence_kl(jnp.asarray(logp), jnp.asarray(anchor), jnp.asarray(sampled))
         config = self.config

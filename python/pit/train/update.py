@@ -15,7 +15,7 @@ from jaxtyping import Array, Float32, Int32
 from pit.config import OptimizerConfig
 from pit.losses.total import Total
 from pit.model.params import Params
-from pit.model.sharding import replicated
+from pit.model.sharding import on_mesh, replicated
 
 Arrays = Mapping[str, Array]
 LossFunction = Callable[[Params, Arrays], tuple[Total, dict[str, Total]]]
@@ -118,11 +118,12 @@ class Update:
             ValueError: there is no microbatch.
         """
         sums: Sums | None = None
-        for batch in batches:
-            sums = self._first(state.params, batch) if sums is None else self._more(state.params, sums, batch)
-        if sums is None:
-            raise ValueError("batches: empty; a step needs at least one microbatch")
-        result: tuple[TrainState, dict[str, Total]] = self._apply(state, sums)
+        with on_mesh(state.params):
+            for batch in batches:
+                sums = self._first(state.params, batch) if sums is None else self._more(state.params, sums, batch)
+            if sums is None:
+                raise ValueError("batches: empty; a step needs at least one microbatch")
+            result: tuple[TrainState, dict[str, Total]] = self._apply(state, sums)
         return result
 
 
@@ -136,7 +137,8 @@ class Evaluation:
         """Means over all batches, on the host."""
         sums: dict[str, list[float]] = {}
         for batch in batches:
-            total, metrics = jax.device_get(self._loss(params, batch))
+            with on_mesh(params):
+                total, metrics = jax.device_get(self._loss(params, batch))
             for name, value in {"loss": total, **metrics}.items():
                 pair = sums.setdefault(name, [0.0, 0.0])
                 pair[0] += float(value.sum)
