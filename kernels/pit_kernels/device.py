@@ -8,9 +8,6 @@ KINDS = ("v4", "v5e", "v5p", "v6e")
 DEFAULT = "v5e"
 """Assumed where nothing says: its VMEM is no smaller than that of later generations, and its tiles suit them."""
 
-VMEM_MIB = {"v4": 16, "v5e": 128, "v5p": 64, "v6e": 128}
-"""Vector memory of a core, MiB."""
-
 _NAMES = {
     "TPU v4": "v4",
     "TPU v5 lite": "v5e",
@@ -30,3 +27,18 @@ def kind() -> str:
     if jax.default_backend() == "tpu":
         return _NAMES.get(jax.devices()[0].device_kind, DEFAULT)
     return DEFAULT
+
+
+_VMEM_MIB = {"v4": 16, "v5e": 128, "v5p": 64, "v6e": 128}
+
+_CORES = {"v4": 2, "v5e": 1, "v5p": 2, "v6e": 1}
+
+
+def vmem_bytes() -> int:
+    """VMEM that a kernel may take on each core of `kind`: all but what the compiler keeps for itself."""
+    return _VMEM_MIB[kind()] * 15 // 16 * 2**20
+
+
+def cores() -> int:
+    """Cores of a device of `kind`: they run a kernel's parallel grid steps side by side."""
+    return _CORES[kind()]

@@ -20,7 +20,7 @@ Backend = Literal["pallas_tpu", "triton_gpu", "xla"]
 _AVAILABLE: dict[Operation, tuple[Backend, ...]] = {
     "three_way_attention": ("pallas_tpu", "xla"),
     "cached_attention": ("xla",),
-    "token_logprob": ("xla",),
+    "token_logprob": ("pallas_tpu", "xla"),
     "gap_reward": ("xla",),
 }
 
@@ -51,8 +51,8 @@ def unsupported_reason(operation: Operation, implementation: Implementation) -> 
     Example:
       >>> unsupported_reason("token_logprob", "xla") is None
       True
-      >>> print(unsupported_reason("token_logprob", "pallas_tpu"))
-      token_logprob has no pallas_tpu backend; available: xla
+      >>> print(unsupported_reason("token_logprob", "triton_gpu"))
+      token_logprob has no triton_gpu backend; available: pallas_tpu, xla
     """
     if operation not in _AVAILABLE:
         raise ValueError(f"operation is {operation!r}; it must be one of {', '.join(get_args(Operation))}")

@@ -1,21 +1,17 @@
 """How an operation's arrays lie on a mesh, said by the caller: inside `jax.jit`, XLA cannot split a kernel by itself.
 
-An operation calls its backends through `split`, which wraps them in `jax.shard_map` over those axes of the mesh in
-context (`jax.set_mesh`) that the partition names. Without a mesh, or inside another shard_map over the same axes,
-nothing is wrapped.
+An operation calls its backends through `split`, which wraps them in `jax.shard_map` over the mesh in context
+(`jax.set_mesh`). Without a mesh, or inside another shard_map, nothing is wrapped.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array
-
-Function = TypeVar("Function", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
@@ -29,23 +25,45 @@ class Partition:
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
 
-    def on(self, mesh: AbstractMesh) -> "Partition":
-        """The axes that `mesh` has, with more than one device, and that are not split already."""
-        types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-        rows, columns = (
-            tuple(a for a in axes if a in types and types[a] != AxisType.Manual and mesh.shape[a] > 1)
-            for axes in (self.rows, self.columns)
-        )
-        return Partition(rows, columns)
+    def here(self, rows: Sequence[int], columns: Sequence[int] = ()) -> "Partition":
+        """What of the partition the mesh in context can do.
+
+        An axis is kept where the mesh has it, nobody has split it already, and, with those before it, it divides all
+        the sizes. Along an axis that is not kept, every device does the same work.
+
+        Args:
+          rows: sizes of the dimensions that `rows` splits.
+          columns: sizes of the dimensions that `columns` splits.
+        """
+        mesh = jax.sharding.get_abstract_mesh()
+        free = _free(mesh)
+        kept: list[tuple[str, ...]] = []
+        for axes, sizes in ((self.rows, rows), (self.columns, columns)):
+            shards, names = 1, []
+            for axis in axes:
+                if (
+                    mesh.shape.get(axis, 1) > 1
+                    and axis in free
+                    and all(n % (shards * mesh.shape[axis]) == 0 for n in sizes)
+                ):
+                    shards *= mesh.shape[axis]
+                    names.append(axis)
+            kept.append(tuple(names))
+        return Partition(*kept)
 
     def spec(self, letters: str) -> P:
         """Partition spec with one entry a letter: "r" rows, "c" columns, "." whole.
 
         Example:
-          >>> Partition(("data", "fsdp"), ("tensor",)).spec("r.c.")
-          PartitionSpec(('data', 'fsdp'), None, ('tensor',), None)
+          >>> Partition(("data", "fsdp"), ("tensor",)).spec("r.c.") == P(("data", "fsdp"), None, "tensor", None)
+          True
         """
         return P(*({"r": self.rows, "c": self.columns, ".": None}[letter] or None for letter in letters))
+
+    def shards(self, letter: str) -> int:
+        """Devices of the mesh in context over which a dimension of that letter is split."""
+        shape = jax.sharding.get_abstract_mesh().shape
+        return math.prod(shape[axis] for axis in {"r": self.rows, "c": self.columns, ".": ()}[letter])
 
 
 WHOLE = Partition()
@@ -53,45 +71,31 @@ WHOLE = Partition()
 
 
 def split(
-    operation: str,
-    function: Function,
-    partition: Partition,
-    ins: Sequence[str],
-    outs: Sequence[str],
-) -> Callable[..., tuple[Array, ...]]:
+    function: Callable[..., tuple[Any, ...]], partition: Partition, ins: Sequence[str], outs: Sequence[str]
+) -> Callable[..., tuple[Any, ...]]:
     """`function` on the local part of its arguments.
 
     Args:
-      operation: named in errors.
-      function: from arrays to a tuple of arrays.
-      partition: axes that split, already restricted to the mesh in context by `Partition.on`.
+      function: from arrays, or None, to a tuple of arrays.
+      partition: what is split, as `Partition.here` gave it.
       ins: letters of each argument (see `Partition.spec`).
       outs: letters of each result.
-
-    Raises:
-      ValueError: when called, if an axis does not divide a dimension that it splits.
     """
-    if not (partition.rows or partition.columns):
-        return function  # type: ignore[return-value]
     mesh = jax.sharding.get_abstract_mesh()
-    mapped = jax.shard_map(
+    free = _free(mesh)
+    if math.prod(mesh.shape[axis] for axis in free) == 1:
+        return function
+    # All axes that are XLA's to split, because it refuses a kernel where any is left to it.
+    mapped: Callable[..., tuple[Any, ...]] = jax.shard_map(
         function,
         in_specs=tuple(map(partition.spec, ins)),
         out_specs=tuple(map(partition.spec, outs)),
-        axis_names={*partition.rows, *partition.columns},
+        axis_names=free,
         check_vma=False,
     )
+    return mapped
 
-    def call(*arrays: Array) -> tuple[Array, ...]:
-        for letters, x in zip(ins, arrays, strict=True):
-            for letter, size in zip(letters, x.shape, strict=True):
-                axes = {"r": partition.rows, "c": partition.columns, ".": ()}[letter]
-                shards = math.prod(mesh.shape[axis] for axis in axes)
-                if size % shards:
-                    raise ValueError(
-                        f"{operation}: an argument of shape {x.shape} is split over mesh axes {axes} = {shards} "
-                        f"devices; they must divide its dimension of {size}: change the mesh or the partition"
-                    )
-        return mapped(*arrays)  # type: ignore[return-value]
 
-    return call
+def _free(mesh: AbstractMesh) -> set[str]:
+    """Axes that no shard_map around has taken."""
+    return {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}

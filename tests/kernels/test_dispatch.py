@@ -19,11 +19,11 @@ def test_every_operation_has_xla_and_auto_takes_it(operation):
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_backend_that_is_not_there_says_so(operation):
-    available = ", ".join(dispatch._AVAILABLE[operation])
-    reason = f"{operation} has no triton_gpu backend; available: {available}"
-    assert unsupported_reason(operation, "triton_gpu") == reason
+    implementation = "triton_gpu"
+    reason = f"{operation} has no triton_gpu backend; available: "
+    assert unsupported_reason(operation, implementation).startswith(reason)
     with pytest.raises(UnsupportedImplementationError, match=reason):
-        dispatch.choose(operation, "triton_gpu")
+        dispatch.choose(operation, implementation)
 
 
 @pytest.mark.parametrize("operation", [name for name in OPERATIONS if "pallas_tpu" in dispatch._AVAILABLE[name]])

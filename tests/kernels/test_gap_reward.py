@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType
+from jax.test_util import check_grads
 
 from pit_kernels import centred_gap, leaf_scores, symmetric_gap
 from pit_kernels.gap_reward import reference
+from pit_kernels.partition import Partition
 
 B, T, D, G, L = 2, 7, 5, 3, 4
 LEAF = st.tuples(st.integers(0, B - 1), st.integers(0, T - 1)) | st.just((-1, -1))
@@ -58,7 +61,7 @@ def test_gradients_match_finite_differences():
     with jax.enable_x64(True):
         arrays = [jnp.asarray(x, jnp.float64) for x in draw_arrays(1)]
         leaf = jnp.array([[[0, 1], [1, 6], [-1, -1], [0, 1]]] * G, jnp.int32)
-        jax.test_util.check_grads(lambda h, *rest: compiled(True)(h, leaf, *rest), arrays, order=1, modes=["rev"])
+        check_grads(lambda h, *rest: compiled(True)(h, leaf, *rest), arrays, order=1, modes=["rev"])
 
 
 def test_a_leaf_outside_the_rows_is_nan():
@@ -67,6 +70,53 @@ def test_a_leaf_outside_the_rows_is_nan():
     leaf[0, 0], leaf[0, 1] = (B, 0), (0, T)
     scores = np.asarray(compiled(False)(hidden, leaf, scale, weight, bias))
     assert np.isnan(scores[0]).tolist() == [True, True, False, False]
+
+
+def test_leaves_of_one_token_add_up():
+    hidden, scale, weight, bias = draw_arrays(4)
+    leaf = np.full((1, L, 2), 1, np.int32)
+    gradient = jax.grad(lambda h, leaf: compiled(False)(h, leaf, scale, weight, bias).sum())
+    once = gradient(hidden, leaf[:, :1])
+    np.testing.assert_allclose(gradient(hidden, leaf), L * once, rtol=1e-5)
+    assert np.count_nonzero(np.asarray(once).any(axis=-1)) == 1
+
+
+SPLIT = jax.jit(functools.partial(leaf_scores, eps=1e-5, partition=Partition(rows=("data",), columns=("tensor",))))
+
+
+@settings(max_examples=20)
+@given(leaf=LEAVES)
+def test_rows_and_trees_split_over_a_mesh(leaf):
+    hidden, scale, weight, bias = draw_arrays(5)
+    # The second shard's trees lie in the second shard's rows; what is outside stays outside.
+    past = np.where(
+        leaf[..., :1] < 0, leaf[..., :1], np.where(leaf[..., :1] < len(hidden), leaf[..., :1] + len(hidden), 99)
+    )
+    other = np.concatenate([past, leaf[..., 1:]], axis=-1).astype(np.int32)
+    leaf = np.where(leaf[..., :1] < len(hidden), leaf, np.array([99, 0], np.int32))
+    both_hidden, both_leaf = np.concatenate([hidden, -2 * hidden]), np.concatenate([leaf, other])
+    d_score = np.random.default_rng(6).normal(size=(2 * G, L)).astype(np.float32)
+
+    def run(function):
+        scores, pull = jax.vjp(lambda *x: function(x[0], both_leaf, *x[1:]), both_hidden, scale, weight, bias)
+        return scores, *pull(d_score)
+
+    mesh = jax.make_mesh((2, 1), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        actual = run(SPLIT)
+    for together, alone in zip(actual, run(compiled(False)), strict=True):
+        np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_leaf_in_another_shard_scores_nan():
+    hidden, scale, weight, bias = draw_arrays(5)
+    rows = len(hidden)
+    leaf = np.stack([np.full((L, 2), [rows, 0]), np.full((L, 2), [rows, 0])]).astype(np.int32)
+    mesh = jax.make_mesh((2, 1), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        scores = np.asarray(SPLIT(np.concatenate([hidden, hidden]), leaf, scale, weight, bias))
+    assert np.isnan(scores[0]).all()
+    assert np.isfinite(scores[1]).all()
 
 
 def test_low_precision_hidden_states_are_scored_in_float32():

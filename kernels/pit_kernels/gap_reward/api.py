@@ -10,7 +10,9 @@ from typing import Literal
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import checks, dispatch
-from pit_kernels.gap_reward import xla
+from pit_kernels.gap_reward import autodiff
+from pit_kernels.gap_reward.xla import Settings
+from pit_kernels.partition import WHOLE, Partition
 
 _NAME: Literal["gap_reward"] = "gap_reward"
 
@@ -25,6 +27,7 @@ def leaf_scores(
     eps: float,
     offset_norm: bool = False,
     implementation: dispatch.Implementation = "auto",
+    partition: Partition | None = None,
 ) -> Float[Array, "G L"]:
     """Final RMSNorm and scalar head, on the leaf rows only.
 
@@ -42,6 +45,8 @@ def leaf_scores(
       eps: added to the mean square.
       offset_norm: whether the gain is 1 + norm_scale, as in Gemma, and not norm_scale.
       implementation: backend; see `pit_kernels.dispatch`.
+      partition: axes of the mesh in context that split the rows of `hidden` and, with them, the trees of `leaf`; the
+        leaves of a tree then lie in rows of its own shard, and one that does not scores NaN.
 
     Raises:
       ValueError: if shapes or dtypes do not fit.
@@ -63,8 +68,11 @@ def leaf_scores(
     if head_bias is not None:
         checks.require_shape(_NAME, "head_bias", head_bias, "", ())
     checks.require_positive(_NAME, "eps", eps)
-    dispatch.choose(_NAME, implementation)
-    return xla.leaf_scores(hidden, leaf, norm_scale, head_weight, head_bias, eps, offset_norm)
+    route = dispatch.choose(_NAME, implementation)
+    split = (partition or WHOLE).here([hidden.shape[0], leaf.shape[0]])
+    call = autodiff.Call(Settings(float(eps), offset_norm), route, split)
+    scores: Array = autodiff.leaf_scores(hidden, leaf, norm_scale, head_weight, head_bias, call)
+    return scores
 
 
 def centred_gap(

@@ -1,31 +1,93 @@
-"""Scores of leaves in plain XLA: gather the leaf rows, then norm and head on those rows alone."""
+"""Scores of leaves in plain XLA: gather the leaf rows, then norm and head on those rows alone.
+
+Leaves are one axis here, [N] = [G L]: arrays of [G, L, D] would pad L to the eight sublanes of a register.
+"""
+
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
 from pit_kernels import numerics
 
 
-def leaf_scores(
+class Settings(NamedTuple):
+    """Static settings: `eps` is added to the mean square, `offset_norm` makes the gain 1 + norm_scale."""
+
+    eps: float
+    offset_norm: bool
+
+
+class _Leaves(NamedTuple):
+    """Leaf rows, read.
+
+    row: hidden state; 0 for an absent leaf, NaN for one outside the rows.
+    inverse_rms: 1 / sqrt(mean(h^2) + eps).
+    token: index into the flattened tokens; beyond them where there is nothing to read.
+    present: whether there is a leaf.
+    """
+
+    row: Float[Array, "N D"]
+    inverse_rms: Float[Array, "N 1"]
+    token: Int32[Array, " N"]
+    present: Bool[Array, " N"]
+
+
+def _read(settings: Settings, hidden: Float[Array, "B T D"], leaf: Int32[Array, "G L 2"]) -> _Leaves:
+    batch, length, width = hidden.shape
+    row_N, index_N = leaf.reshape(-1, 2).T
+    present_N = (row_N >= 0) & (index_N >= 0)
+    inside_N = present_N & (row_N < batch) & (index_N < length)
+    token_N = jnp.where(inside_N, row_N * length + index_N, batch * length)
+    row_ND = hidden.reshape(-1, width).at[token_N].get(mode="fill", fill_value=jnp.nan)
+    row_ND = jnp.where(present_N[:, None], row_ND, 0).astype(numerics.accumulator(hidden))
+    inverse_rms_N1 = lax.rsqrt(jnp.mean(row_ND**2, axis=1, keepdims=True) + settings.eps)
+    return _Leaves(row_ND, inverse_rms_N1, token_N, present_N)
+
+
+def _gain(settings: Settings, norm_scale: Float[Array, " D"], dtype: jnp.dtype) -> Float[Array, " D"]:
+    return norm_scale.astype(dtype) + (1 if settings.offset_norm else 0)
+
+
+def forward(
+    settings: Settings,
     hidden: Float[Array, "B T D"],
     leaf: Int32[Array, "G L 2"],
     norm_scale: Float[Array, " D"],
     head_weight: Float[Array, " D"],
     head_bias: Float[Array, ""] | None,
-    eps: float,
-    offset_norm: bool,
-) -> Float[Array, "G L"]:
+) -> tuple[Float[Array, "G L"]]:
     """Scores of the leaves; the contract is that of `api.leaf_scores`."""
-    accumulator = numerics.accumulator(hidden)
-    present_GL = jnp.all(leaf >= 0, axis=-1)
-    row_GL, index_GL = (jnp.where(present_GL, leaf[..., axis], 0) for axis in (0, 1))
-    leaf_GLD = hidden.at[row_GL, index_GL].get(mode="fill", fill_value=jnp.nan)
-    leaf_GLD = jnp.where(present_GL[..., None], leaf_GLD, 0).astype(accumulator)
-    mean_square_GL1 = jnp.mean(leaf_GLD**2, axis=-1, keepdims=True)
-    gain_D = norm_scale.astype(accumulator) + (1 if offset_norm else 0)
-    normed_GLD = leaf_GLD * lax.rsqrt(mean_square_GL1 + eps) * gain_D[None, None, :]
-    score_GL = jnp.sum(normed_GLD * head_weight.astype(accumulator)[None, None, :], axis=-1)
+    leaves = _read(settings, hidden, leaf)
+    dtype = leaves.row.dtype
+    head_D = _gain(settings, norm_scale, dtype) * head_weight.astype(dtype)
+    score_N = jnp.sum(leaves.row * leaves.inverse_rms * head_D[None, :], axis=1)
     if head_bias is not None:
-        score_GL = score_GL + head_bias.astype(accumulator)
-    return jnp.where(present_GL, score_GL, 0)
+        score_N = score_N + head_bias.astype(dtype)
+    return (jnp.where(leaves.present, score_N, 0).reshape(leaf.shape[:2]),)
+
+
+def backward(
+    settings: Settings,
+    hidden: Float[Array, "B T D"],
+    leaf: Int32[Array, "G L 2"],
+    norm_scale: Float[Array, " D"],
+    head_weight: Float[Array, " D"],
+    d_score: Float[Array, "G L"],
+) -> tuple[Float[Array, "B T D"], Float[Array, " D"], Float[Array, " D"], Float[Array, ""]]:
+    """Gradients of hidden states, in their dtype, and of norm, head and bias, in float32 (float64 stays)."""
+    leaves = _read(settings, hidden, leaf)
+    dtype, width = leaves.row.dtype, hidden.shape[2]
+    gain_D, weight_D = _gain(settings, norm_scale, dtype), head_weight.astype(dtype)
+    head_1D = (gain_D * weight_D)[None, :]
+    d_score_N = jnp.where(leaves.present, d_score.reshape(-1), 0)
+    # score = r h.u with r = (mean(h^2) + eps)^-1/2 and u = gain * weight: d score / d h = r u - r^3 (h.u) h / D.
+    d_scaled_N1 = d_score_N[:, None] * leaves.inverse_rms
+    along_N1 = jnp.sum(leaves.row * head_1D, axis=1, keepdims=True) * leaves.inverse_rms**2 / width
+    d_row_ND = d_scaled_N1 * (head_1D - along_N1 * leaves.row)
+    d_head_D = jnp.sum(d_scaled_N1 * leaves.row, axis=0)
+    d_hidden = jnp.zeros((hidden.shape[0] * hidden.shape[1], width), hidden.dtype)
+    # Two leaves may be one token: their gradients add up.
+    d_hidden = d_hidden.at[leaves.token].add(d_row_ND.astype(hidden.dtype), mode="drop")
+    return d_hidden.reshape(hidden.shape), d_head_D * weight_D, d_head_D * gain_D, jnp.sum(d_score_N)

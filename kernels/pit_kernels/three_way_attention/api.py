@@ -5,12 +5,11 @@ This is the attention of every training and scoring pass of the project; the mas
 
 from typing import Literal, overload
 
-import jax
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import checks, dispatch
-from pit_kernels.partition import Partition
+from pit_kernels.partition import WHOLE, Partition
 from pit_kernels.three_way_attention import autodiff, pallas_tpu
 from pit_kernels.three_way_attention.settings import Settings
 from pit_kernels.three_way_attention.tiles import Tiles, default_tiles
@@ -94,7 +93,7 @@ def three_way_attention(
       float32.
 
     Raises:
-      ValueError: if shapes or dtypes do not fit, or a mesh axis does not divide what it splits.
+      ValueError: if shapes or dtypes do not fit.
       UnsupportedImplementationError: if the named backend cannot serve.
 
     Example:
@@ -131,7 +130,7 @@ def three_way_attention(
         route=route,
         tiles=tiles,
         interpret=interpret,
-        partition=(partition or Partition()).on(jax.sharding.get_abstract_mesh()),
+        partition=(partition or WHOLE).here([batch], [heads, kv_heads]),
     )
     out, lse = autodiff.attend(q, k, v, visible_until, settings)
     return (out, lse.swapaxes(1, 2)) if return_lse else out

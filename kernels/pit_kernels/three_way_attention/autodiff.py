@@ -11,8 +11,6 @@ from pit_kernels import dispatch, numerics, partition
 from pit_kernels.three_way_attention import pallas_tpu, xla
 from pit_kernels.three_way_attention.settings import Settings
 
-NAME = "three_way_attention"
-
 _Residuals = tuple[Array, Array, Array, Array, Array, Array]
 
 
@@ -36,7 +34,7 @@ def _attend(q: Array, k: Array, v: Array, visible_until: Array, settings: Settin
     }
     run = functools.partial(dispatch.run, settings.route, backends)
     ins, outs = ("r.c.", "r.c.", "r.c.", "r."), ("r.c.", "rc.")
-    out, lse = partition.split(NAME, run, settings.partition, ins, outs)(q, k, v, visible_until)
+    out, lse = partition.split(run, settings.partition, ins, outs)(q, k, v, visible_until)
     return out, lse
 
 
@@ -66,7 +64,7 @@ def _attend_bwd(
         return dispatch.run(settings.route, backends, q, k, v, visible_until, lse, delta, d_out)
 
     ins = ("r.c.", "r.c.", "r.c.", "r.", "r.c.", "rc.", "r.c.", "rc.")
-    d_q, d_k, d_v = partition.split(NAME, run, settings.partition, ins, ("r.c.",) * 3)(*residuals, *cotangents)
+    d_q, d_k, d_v = partition.split(run, settings.partition, ins, ("r.c.",) * 3)(*residuals, *cotangents)
     return d_q, d_k, d_v, None
 
 

@@ -6,15 +6,17 @@ Every loss and every KL of the project reads its log-probabilities here.
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int32
 
-from pit_kernels import checks, dispatch
-from pit_kernels.token_logprob import xla
+from pit_kernels import checks, device, dispatch
+from pit_kernels.partition import WHOLE, Partition
+from pit_kernels.token_logprob import autodiff, pallas_tpu
+from pit_kernels.token_logprob.plan import backward_vmem, forward_vmem
+from pit_kernels.token_logprob.settings import Layout, Settings
+from pit_kernels.token_logprob.tiles import Tiles, default
 
 _NAME: Literal["token_logprob"] = "token_logprob"
-
-Layout = xla.Layout
-"""Layout of the output table: "vd" is [V, D] (a tied embedding table as it is stored), "dv" is [D, V]."""
 
 
 class TokenLogprob(NamedTuple):
@@ -41,11 +43,14 @@ def token_logprob(
     logit_soft_cap: float | None = None,
     bias: Float[Array, " V"] | None = None,
     implementation: dispatch.Implementation = "auto",
+    interpret: bool | pltpu.InterpretParams = False,
+    partition: Partition | None = None,
+    tiles: Tiles | None = None,
 ) -> TokenLogprob:
     """Log-softmax of soft_cap(hidden . weight + bias) / temperature at the targets, with its log-sum-exp and entropy.
 
-    Products accumulate in float32 and everything after them is float32, whatever the dtype (float64 stays). At most
-    2^24 logits live at once; the gradients recompute them. Differentiable (reverse mode) in hidden, weight and bias
+    Products accumulate in float32 and everything after them is float32, whatever the dtype (float64 stays). The logits
+    never live at once; the gradients recompute them. Differentiable (reverse mode) in hidden, weight and bias
     through all three results. An invalid row gives exact zeros and zero gradients, and a NaN there reaches nothing.
 
     Args:
@@ -59,6 +64,9 @@ def token_logprob(
       logit_soft_cap: c of the cap c tanh(z / c) before the temperature (Gemma 2); no cap when None.
       bias: added to the logits before the cap.
       implementation: backend; see `pit_kernels.dispatch`.
+      interpret: runs the TPU kernels on any platform, slowly, in Pallas' interpreter.
+      partition: mesh axes that split the rows and, as columns, the vocabulary; nothing is split when None.
+      tiles: sizes of the TPU kernels' blocks; those of the committed table when None.
 
     Raises:
       ValueError: if shapes or dtypes do not fit, or the temperature is not a finite Python float above 0.
@@ -95,7 +103,34 @@ def token_logprob(
     if valid.dtype != jnp.bool_:
         raise ValueError(f"{_NAME}: valid has dtype {valid.dtype}; it must be bool: compare it, as in weight > 0")
 
-    dispatch.choose(_NAME, implementation)
+    split = (partition or WHOLE).here([rows], [vocabulary])
+    shape = rows // split.shards("r"), width, vocabulary // split.shards("c")
+    options, refusal = _options(shape, hidden.dtype, tiles, interpret)
+    route = dispatch.choose(_NAME, implementation, refusals={"pallas_tpu": refusal}, interpret=interpret)
     soft_cap = None if logit_soft_cap is None else float(logit_soft_cap)
-    settings = xla.Settings(layout, float(temperature), soft_cap, xla.chunk_count(rows, vocabulary))
-    return TokenLogprob(*xla.logprob(hidden, weight, target, valid, bias, settings))
+    call = autodiff.Call(Settings(layout, float(temperature), soft_cap), route, split, options)
+    return TokenLogprob(*autodiff.logprob(hidden, weight, target, valid, bias, call))
+
+
+def _options(
+    shape: tuple[int, int, int], dtype: jnp.dtype, tiles: Tiles | None, interpret: bool | pltpu.InterpretParams
+) -> tuple[pallas_tpu.Options | None, str | None]:
+    """What the TPU kernels are compiled with for a shard of M rows, width D and V columns, or why they cannot serve."""
+    if dtype not in (jnp.bfloat16, jnp.float32):
+        return None, f"the arrays are {dtype}, and it takes bfloat16 and float32"
+    if 0 in shape:
+        return None, f"there is nothing to compute in {shape[0]} rows of width {shape[1]} and {shape[2]} columns"
+    sizes = default(shape[1], dtype) if tiles is None else tiles
+    if sizes is None:
+        return None, f"the table of tiles has none for a width of {shape[1]} in {dtype} on {device.kind()}; give tiles"
+    options = pallas_tpu.Options(sizes, device.cores(), device.vmem_bytes(), interpret)
+    needed = max(
+        forward_vmem(pallas_tpu.forward_plan(options, shape), dtype.itemsize),
+        backward_vmem(pallas_tpu.backward_plan(options, shape), dtype.itemsize),
+    )
+    if needed > options.vmem:
+        return None, (
+            f"{sizes} take about {needed / 2**20:.0f} MiB of VMEM at a width of {shape[1]}, and {device.kind()} lends "
+            f"{options.vmem / 2**20:.0f}; give smaller tiles"
+        )
+    return options, None

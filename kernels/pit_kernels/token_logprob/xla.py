@@ -1,34 +1,20 @@
 """Log-probabilities of chosen tokens in plain XLA: rows in chunks, so that M x V logits never live at once.
 
-The gradient is written out (softmax minus one-hot, and its twin for the entropy), so that the gradient of the table
-accumulates over the chunks in float32 whatever the dtype of the table.
+The gradient of the table accumulates over the chunks in float32 whatever the dtype of the table.
 """
 
-import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Int32
 
 from pit_kernels import numerics
+from pit_kernels.token_logprob.settings import LOWEST, Partials, RowGradients, Settings, floor_shift
 
 LOGITS_AT_ONCE = 2**24
 """Most logits (rows x vocabulary) of one chunk: 64 MiB in float32."""
-
-Layout = Literal["vd", "dv"]
-
-
-class Settings(NamedTuple):
-    """Static settings: logits z = soft_cap(h.w + b) / temperature; the rows are cut into `chunks` equal parts."""
-
-    layout: Layout
-    temperature: float
-    logit_soft_cap: float | None
-    chunks: int
 
 
 class _Rows(NamedTuple):
@@ -36,11 +22,9 @@ class _Rows(NamedTuple):
 
     hidden: Float[Array, "*n M D"]
     target: Int32[Array, "*n M"]
-    valid: Bool[Array, "*n M"]
+    gradients: RowGradients | None = None
 
 
-_Triple = tuple[Array, Array, Array]
-_Residuals = tuple[Array, Array, Array | None, Array, Array, Array, Array]
 _TableGradients = tuple[Array, Array | None]
 
 
@@ -52,68 +36,45 @@ def chunk_count(rows: int, vocabulary: int) -> int:
     return chunks
 
 
-@functools.partial(jax.jit, static_argnames="settings")
-def logprob(
+def forward(
+    settings: Settings,
     hidden: Float[Array, "M D"],
     weight: Float[Array, "V D"] | Float[Array, "D V"],
     target: Int32[Array, " M"],
     valid: Bool[Array, " M"],
     bias: Float[Array, " V"] | None,
-    settings: Settings,
-) -> tuple[Float[Array, " M"], Float[Array, " M"], Float[Array, " M"]]:
-    """Log-probability, log-sum-exp and entropy; the contract is that of `api.token_logprob`."""
-    # Selection before any product, as in attention: a NaN of an invalid row reaches nothing, forward or backward.
-    hidden = jnp.where(valid[:, None], hidden, 0)
-    target = jnp.where(valid, target, 0)
-    logp, lse, entropy = _logprob(hidden, weight, bias, target, valid, settings)
-    return jnp.where(valid, logp, 0), jnp.where(valid, lse, 0), jnp.where(valid, entropy, 0)
+) -> Partials:
+    """What this part of the vocabulary says of each row; arguments as in `autodiff.logprob`."""
+    chunks = chunk_count(hidden.shape[0], weight.shape[settings.vocabulary_axis])
 
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _logprob(
-    hidden: Array, weight: Array, bias: Array | None, target: Array, valid: Array, settings: Settings
-) -> _Triple:
-    def chunk(rows: _Rows) -> _Triple:
+    def chunk(rows: _Rows) -> Partials:
         return _forward_chunk(rows, weight, bias, settings)
 
-    rows = _Rows(*(_split(x, settings.chunks) for x in (hidden, target, valid)))
-    logp, lse, entropy = (_join(x, target.shape[0]) for x in lax.map(chunk, rows))
-    return logp, lse, entropy
+    rows = _Rows(_split(jnp.where(valid[:, None], hidden, 0), chunks), _split(target, chunks))
+    return Partials(*(_join(x, target.shape[0]) for x in lax.map(chunk, rows)))
 
 
-def _logprob_fwd(
-    hidden: Any, weight: Any, bias: Any, target: Any, valid: Any, settings: Settings
-) -> tuple[_Triple, _Residuals]:
-    # Each array comes as a pair of its value and whether it is differentiated (symbolic_zeros).
-    hidden, weight, target, valid = (x.value for x in (hidden, weight, target, valid))
-    bias = None if bias is None else bias.value
-    logp, lse, entropy = _logprob(hidden, weight, bias, target, valid, settings)
-    return (logp, lse, entropy), (hidden, weight, bias, target, valid, lse, entropy)
+def backward(
+    settings: Settings,
+    table_dtype: Any,
+    hidden: Float[Array, "M D"],
+    weight: Float[Array, "V D"] | Float[Array, "D V"],
+    target: Int32[Array, " M"],
+    valid: Bool[Array, " M"],
+    bias: Float[Array, " V"] | None,
+    gradients: RowGradients,
+) -> tuple[Array, Array, Array | None]:
+    """Gradients of hidden states and bias, in float32, and of the table, in `table_dtype`, of this part of it."""
+    chunks = chunk_count(hidden.shape[0], weight.shape[settings.vocabulary_axis])
+    rows = jax.tree.map(lambda x: _split(x, chunks), _Rows(jnp.where(valid[:, None], hidden, 0), target, gradients))
 
+    def chunk(carry: _TableGradients, rows: _Rows) -> tuple[_TableGradients, Array]:
+        return _backward_chunk(rows, weight, bias, carry, settings)
 
-def _logprob_bwd(
-    settings: Settings, residuals: _Residuals, cotangents: tuple[Array | SymbolicZero, ...]
-) -> tuple[Array, Array, Array | None, None, None]:
-    hidden, weight, bias, target, valid, lse, entropy = residuals
-    d_logp, d_lse = (
-        jnp.zeros_like(lse) if isinstance(d, SymbolicZero) else jnp.where(valid, d, 0) for d in cotangents[:2]
-    )
-    # Most losses use no entropy: nothing of it is then computed, here or in the forward pass.
-    d_entropy = None if isinstance(cotangents[2], SymbolicZero) else jnp.where(valid, cotangents[2], 0)
-    scanned = (hidden, target, valid, lse, entropy, d_logp, d_lse, d_entropy)
-    split = jax.tree.map(lambda x: _split(x, settings.chunks), scanned)
-
-    def chunk(carry: _TableGradients, x: tuple[Any, ...]) -> tuple[_TableGradients, Array]:
-        rows, statistics, d_chunk = _Rows(*x[:3]), (x[3], x[4]), (x[5], x[6], x[7])
-        return _backward_chunk(rows, weight, bias, statistics, d_chunk, carry, settings)
-
-    start = (jnp.zeros(weight.shape, lse.dtype), None if bias is None else jnp.zeros(bias.shape, lse.dtype))
-    (d_weight, d_bias), d_hidden = lax.scan(chunk, start, split)
-    d_bias = None if bias is None or d_bias is None else d_bias.astype(bias.dtype)
-    return _join(d_hidden, target.shape[0]), d_weight.astype(weight.dtype), d_bias, None, None
-
-
-_logprob.defvjp(_logprob_fwd, _logprob_bwd, symbolic_zeros=True)
+    accumulator = gradients.lse.dtype
+    start = (jnp.zeros(weight.shape, accumulator), None if bias is None else jnp.zeros(bias.shape, accumulator))
+    (d_weight, d_bias), d_hidden = lax.scan(chunk, start, rows)
+    return _join(d_hidden, target.shape[0]), d_weight.astype(table_dtype), d_bias
 
 
 def _split(x: Array, chunks: int) -> Array:
@@ -148,45 +109,33 @@ def _scaled_logits(
     return logits_MV / settings.temperature, slope_MV
 
 
-def _finite(log_p: Array) -> Array:
-    """A forbidden token (bias -inf) has p = 0 and log p = -inf; a finite floor makes their product 0, not NaN."""
-    return jnp.maximum(log_p, float(np.finfo(log_p.dtype).min))
-
-
-def _forward_chunk(rows: _Rows, weight: Array, bias: Array | None, settings: Settings) -> _Triple:
+def _forward_chunk(rows: _Rows, weight: Array, bias: Array | None, settings: Settings) -> Partials:
     logits_MV, _ = _scaled_logits(rows.hidden, weight, bias, settings)
     vocabulary = logits_MV.shape[1]
-    peak_M1 = jnp.max(logits_MV, axis=1, keepdims=True)
-    shifted_MV = logits_MV - peak_M1
-    log_total_M = jnp.log(jnp.sum(jnp.exp(shifted_MV), axis=1))
-    # The shifted logits keep the small differences that logit - lse would round away when logits are large.
+    peak_M = jnp.maximum(jnp.max(logits_MV, axis=1), LOWEST)
+    shifted_MV = logits_MV - peak_M[:, None]
     inside_M = (rows.target >= 0) & (rows.target < vocabulary)
-    chosen_M1 = jnp.take_along_axis(logits_MV, jnp.where(inside_M, rows.target, 0)[:, None], axis=1) - peak_M1
-    logp_M = jnp.where(inside_M, chosen_M1[:, 0] - log_total_M, jnp.nan)
-    # A second exp, not a kept one: both then fuse into their sums and no M x V array is written (3x faster on CPU).
-    log_p_MV = shifted_MV - log_total_M[:, None]
-    entropy_M = -jnp.sum(jnp.exp(log_p_MV) * _finite(log_p_MV), axis=1)
-    return logp_M, peak_M1[:, 0] + log_total_M, entropy_M
+    chosen_M1 = jnp.take_along_axis(logits_MV, jnp.where(inside_M, rows.target, 0)[:, None], axis=1)
+    # Two exps, not a kept one: both then fuse into their sums and no M x V array is written (3x faster on CPU).
+    total_M = jnp.sum(jnp.exp(shifted_MV), axis=1)
+    weighted_M = jnp.sum(jnp.exp(shifted_MV) * floor_shift(shifted_MV), axis=1)
+    return Partials(peak_M, total_M, jnp.where(inside_M, chosen_M1[:, 0], 0), weighted_M)
 
 
 def _backward_chunk(
-    rows: _Rows,
-    weight: Array,
-    bias: Array | None,
-    statistics: tuple[Float[Array, " M"], Float[Array, " M"]],
-    cotangents: tuple[Float[Array, " M"], Float[Array, " M"], Float[Array, " M"] | None],
-    carry: _TableGradients,
-    settings: Settings,
+    rows: _Rows, weight: Array, bias: Array | None, carry: _TableGradients, settings: Settings
 ) -> tuple[_TableGradients, Float[Array, "M D"]]:
     """Adds a chunk's share to the gradients of the table and the bias, and returns that of its hidden states."""
-    (lse_M, entropy_M), (d_logp_M, d_lse_M, d_entropy_M), (d_weight, d_bias) = statistics, cotangents, carry
+    assert rows.gradients is not None
+    lse_M, entropy_M, d_logp_M, d_lse_M, d_entropy_M = rows.gradients
+    d_weight, d_bias = carry
     logits_MV, slope_MV = _scaled_logits(rows.hidden, weight, bias, settings)
     log_p_MV = logits_MV - lse_M[:, None]
     p_MV = jnp.exp(log_p_MV)
     # d logp = onehot - p; d lse = p; d entropy = -p (log p + entropy).
     d_logits_MV = p_MV * (d_lse_M - d_logp_M)[:, None]
     if d_entropy_M is not None:
-        d_logits_MV = d_logits_MV - d_entropy_M[:, None] * p_MV * (_finite(log_p_MV) + entropy_M[:, None])
+        d_logits_MV = d_logits_MV - d_entropy_M[:, None] * p_MV * (floor_shift(log_p_MV) + entropy_M[:, None])
     is_target_MV = rows.target[:, None] == jnp.arange(p_MV.shape[1], dtype=jnp.int32)[None, :]
     d_logits_MV = d_logits_MV + jnp.where(is_target_MV, d_logp_M[:, None], 0)
     if slope_MV is not None:
@@ -197,4 +146,4 @@ def _backward_chunk(
     to_weight, to_hidden = ("mv,md->vd", "mv,vd->md") if settings.layout == "vd" else ("mv,md->dv", "mv,dv->md")
     d_weight = d_weight + jnp.einsum(to_weight, d_low_MV, rows.hidden, preferred_element_type=d_weight.dtype)
     d_hidden = jnp.einsum(to_hidden, d_low_MV, weight, preferred_element_type=d_weight.dtype)
-    return (d_weight, d_bias), d_hidden.astype(rows.hidden.dtype)
+    return (d_weight, d_bias), d_hidden

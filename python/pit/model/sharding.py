@@ -84,7 +84,8 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
 def on_mesh(params: Params) -> AbstractContextManager[object]:
     """Context of the mesh that the parameters lie on, in which kernels split their work; of none, for plain arrays."""
     sharding = next(iter(params.values())).sharding
-    return jax.set_mesh(sharding.mesh) if isinstance(sharding, NamedSharding) else nullcontext()
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:

@@ -44,10 +44,10 @@ def unsupported_reason(tokens: int, width: int, dtype: Any) -> str | None:
         return f"its inputs are {jnp.dtype(dtype).name}, and it computes in bfloat16 and float32"
     kind = device.kind()
     needed = _row_bytes(padded_tokens(tokens), padded_width(width), jnp.dtype(dtype).itemsize, windows=1)
-    if needed > device.VMEM_MIB[kind] * _MIB:
+    if needed > device.vmem_bytes():
         return (
             f"a row of {tokens} tokens with heads of {width} needs {needed // _MIB} MiB of VMEM in the backward pass, "
-            f"and a {kind} has {device.VMEM_MIB[kind]}"
+            f"and a {kind} lends {device.vmem_bytes() // _MIB}"
         )
     return None
 
@@ -154,7 +154,7 @@ class _Specs:
         self.queries = Spec((1, 1, shape.group, queries, shape.width), lambda b, n, i: (b, n, zero(), i, zero()))
         two = _row_bytes(shape.tokens, shape.width, jnp.dtype(shape.dtype).itemsize, windows=2)
         # Two windows fetch the next row's keys while this one's are used; where VMEM is small, one must do.
-        windows = 2 if two <= device.VMEM_MIB[device.kind()] * _MIB else 1
+        windows = 2 if two <= device.vmem_bytes() else 1
         self.keys = Spec(
             (1, 1, shape.tokens, shape.width),
             lambda b, n, i: (b, n, zero(), zero()),
@@ -225,5 +225,5 @@ def _padded(
 def _compiler_params() -> pltpu.CompilerParams:
     return pltpu.CompilerParams(
         dimension_semantics=("parallel", "arbitrary", "arbitrary"),
-        vmem_limit_bytes=device.VMEM_MIB[device.kind()] * _MIB,
+        vmem_limit_bytes=device.vmem_bytes(),
     )

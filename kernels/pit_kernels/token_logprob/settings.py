@@ -1,0 +1,75 @@
+"""What every backend of the operation is told, and what it hands back: one set of types for all of them."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Layout = Literal["vd", "dv"]
+"""Layout of the output table: "vd" is [V, D] (a tied embedding table as it is stored), "dv" is [D, V]."""
+
+LOWEST = -1e38
+"""Start of a running maximum: below every logit that matters, and its differences with them stay finite."""
+
+_ABSENT = -1e4
+
+
+class Settings(NamedTuple):
+    """Static settings: logits z = soft_cap(h.w + b) / temperature."""
+
+    layout: Layout
+    temperature: float
+    logit_soft_cap: float | None
+
+    @property
+    def vocabulary_axis(self) -> int:
+        """Axis of the table that is the vocabulary."""
+        return 0 if self.layout == "vd" else 1
+
+
+class Partials(NamedTuple):
+    """What a part of the vocabulary says of each row; parts merge into the whole (see `merged`).
+
+    peak: largest logit, or LOWEST where the part holds no finite one.
+    total: sum of exp(z - peak).
+    chosen: logit of the target; 0 where the target is not in this part.
+    weighted: sum of exp(z - peak) (z - peak), from which the entropy follows.
+    """
+
+    peak: Float[Array, "*n M"]
+    total: Float[Array, "*n M"]
+    chosen: Float[Array, "*n M"]
+    weighted: Float[Array, "*n M"]
+
+    def merged(self, largest: Callable[[Any], Any], added: Callable[[Any], Any]) -> "Partials":
+        """The parts as one; `largest` and `added` reduce an array over the parts."""
+        peak = largest(self.peak)
+        moved = floor_shift(self.peak - peak)
+        shrink = jnp.exp(moved)
+        weighted = shrink * (self.weighted + self.total * moved)
+        return Partials(peak, *map(added, (self.total * shrink, self.chosen, weighted)))
+
+
+class RowGradients(NamedTuple):
+    """What the backward pass needs of each row beside the hidden state: statistics and incoming gradients.
+
+    lse, entropy: results of the forward pass, over the whole vocabulary.
+    d_logp, d_lse: incoming gradients; 0 in invalid rows.
+    d_entropy: likewise; None where nothing reads the entropy, and then nothing of it is computed.
+    """
+
+    lse: Float[Array, "*n M"]
+    entropy: Float[Array, "*n M"]
+    d_logp: Float[Array, "*n M"]
+    d_lse: Float[Array, "*n M"]
+    d_entropy: Float[Array, "*n M"] | None
+
+
+def floor_shift(shift: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A shifted logit, no lower than where exp is 0.
+
+    A forbidden token (bias -inf) has p = 0 and a shift of -inf; with a finite one their product is 0, not NaN. This is
+    a comparison and not a maximum, so that a NaN stays one.
+    """
+    return jnp.where(shift < _ABSENT, _ABSENT, shift)

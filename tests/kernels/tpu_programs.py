@@ -1,0 +1,42 @@
+"""Compiles a function for a TPU that is not there; libtpu's compiler runs on any x86 Linux machine."""
+
+import importlib.util
+import os
+
+import jax
+import numpy as np
+import pytest
+
+TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install 'jax[tpu]'"
+)
+
+# Read by libtpu when it is loaded: no metadata server is asked, and test workers may load it side by side.
+os.environ.update(
+    TPU_SKIP_MDS_QUERY="1",
+    TPU_WORKER_HOSTNAMES="localhost",
+    TPU_ACCELERATOR_TYPE="v5litepod-4",
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+)
+
+
+def mesh(kind, **axes):
+    """A mesh of the first devices of that kind of TPU, with axes of type Auto."""
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[kind])
+    devices = np.array(topology.devices[: int(np.prod(list(axes.values())))]).reshape(tuple(axes.values()))
+    return jax.sharding.Mesh(devices, tuple(axes), axis_types=(jax.sharding.AxisType.Auto,) * len(axes))
+
+
+def compile_for(mesh, function, *shapes):
+    """The compiled program; a shape is a ShapeDtypeStruct, or (one, partition spec)."""
+
+    def placed(shape):
+        shape, spec = shape if isinstance(shape, tuple) else (shape, jax.sharding.PartitionSpec())
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=jax.sharding.NamedSharding(mesh, spec))
+
+    with jax.set_mesh(mesh):
+        return jax.jit(function).trace(*map(placed, shapes)).lower(lowering_platforms=("tpu",)).compile()
