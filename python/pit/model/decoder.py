@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32, Int32
 
 from pit.config import ModelConfig
-from pit.model.sharding import PARTITION
+from pit.model.axes import PARTITION
 from pit_kernels import cached_attention, three_way_attention
 
 

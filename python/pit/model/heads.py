@@ -6,8 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Float32, Int32
 
 from pit.config import ModelConfig
+from pit.model.axes import PARTITION
 from pit.model.decoder import Decoder
-from pit.model.sharding import PARTITION
 from pit_kernels import leaf_scores, token_logprob
 
 

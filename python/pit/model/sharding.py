@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from pit.config import ConfigError, MeshConfig
+from pit.model.axes import ROWS
 from pit.model.params import Params
-from pit_kernels import Partition
 
 RULES: tuple[tuple[str, P], ...] = (
     (r"(embedding|output)$", P("tensor", "fsdp")),
@@ -25,11 +25,6 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"mlp\.down$", P("tensor", "fsdp")),
     (r"(scale|score)$", P()),
 )
-
-ROWS = P(("data", "fsdp"))
-
-PARTITION = Partition(rows=("data", "fsdp"), columns=("tensor",))
-"""How kernels are split over the mesh in context: rows and trees, and heads or the vocabulary."""
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
@@ -79,6 +74,12 @@ def _checked(name: str, value: Array, mesh: Mesh) -> NamedSharding:
 def row_sharding(mesh: Mesh) -> NamedSharding:
     """Sharding of arrays whose leading axis is rows, or trees, of a batch."""
     return NamedSharding(mesh, ROWS)
+
+
+def shards_of(params: Params) -> int:
+    """Devices over which rows are split where the parameters lie; 1 for plain arrays."""
+    sharding = next(iter(params.values())).sharding
+    return sharding.mesh.shape["data"] * sharding.mesh.shape["fsdp"] if isinstance(sharding, NamedSharding) else 1
 
 
 def on_mesh(params: Params) -> AbstractContextManager[object]:

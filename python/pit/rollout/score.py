@@ -13,7 +13,7 @@ from pit.data.packing import Layout, pack_lists
 from pit.data.template import gap_scoring, rollout
 from pit.model.heads import RewardModel
 from pit.model.params import Params, merge
-from pit.model.sharding import on_mesh
+from pit.model.sharding import on_mesh, shards_of
 from pit.types import Topology
 from pit_kernels import centred_gap, symmetric_gap
 
@@ -34,12 +34,12 @@ class Scorer:
             return merge(graphdef, params)(token, position, visible_until, leaf)
 
         self._score = jax.jit(score)
-        self._params, self._layout = params, layout
+        self._params, self._layout, self._shards = params, layout, shards_of(params)
 
     def leaves(self, columns: Sequence[Tokens], topology: Topology) -> Float32[np.ndarray, "n L"]:
         """Scores of all leaves of the trees that the columns fill."""
         result = np.zeros((len(columns[0]), topology.leaves), np.float32)
-        for batch in pack_lists(columns, topology, self._layout):
+        for batch in pack_lists(columns, topology, self._layout, shards=self._shards):
             with on_mesh(self._params):
                 scores = jax.device_get(
                     self._score(self._params, batch.token, batch.position, batch.visible_until, batch.leaf)

@@ -1,0 +1,11 @@
+"""The axes of the mesh, data x fsdp x tensor, and what they split in the operations of a model."""
+
+from jax.sharding import PartitionSpec as P
+
+from pit_kernels import Partition
+
+ROWS = P(("data", "fsdp"))
+"""Rows of a batch, and its trees."""
+
+PARTITION = Partition(rows=("data", "fsdp"), columns=("tensor",))
+"""How kernels are split over the mesh in context: rows and trees, and heads or the vocabulary."""

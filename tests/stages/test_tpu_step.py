@@ -1,0 +1,161 @@
+"""The steps of training as TPU programs: compiled for chips that are not there, and run by Pallas' interpreter."""
+
+import contextlib
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import path_twins as twins
+import pytest
+from flax import nnx
+from interpreted import INTERPRET, no_races
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from tpu_programs import mesh, needs_libtpu
+
+from pit.config import ModelConfig, RlConfig
+from pit.data.packing import pack_lists
+from pit.data.template import gap, rollout
+from pit.model.axes import ROWS
+from pit.model.decoder import Decoder
+from pit.model.heads import RewardModel
+from pit.model.params import build, copy
+from pit.model.sharding import spec_of
+from pit.stages.reward import gap_loss
+from pit.stages.rl import policy_gradient
+from pit.train.update import Update
+from pit_kernels import dispatch
+
+MODEL = ModelConfig(width=256, layers=1, heads=8, kv_heads=4, head_dim=64, mlp=512, compute_dtype="bfloat16")
+VOCABULARY, ROWS_OF_BATCH, TOKENS, TREES, SAMPLES, CAPACITY = 1024, 8, 1024, 16, 4, 64
+RL = RlConfig(samples=SAMPLES)
+
+
+def shapes_of_tokens():
+    vector = jax.ShapeDtypeStruct((ROWS_OF_BATCH, TOKENS), jnp.int32)
+    return dict.fromkeys(("token", "position", "visible_until", "previous"), vector)
+
+
+def gap_step():
+    shapes = {**shapes_of_tokens(), "leaf": jax.ShapeDtypeStruct((TREES, 4, 2), jnp.int32)}
+    return gap_loss, RewardModel, shapes
+
+
+def rl_step():
+    shapes = {
+        **shapes_of_tokens(),
+        "leaf": jax.ShapeDtypeStruct((TREES, SAMPLES, 2), jnp.int32),
+        "length": jax.ShapeDtypeStruct((TREES, SAMPLES), jnp.int32),
+        "finished": jax.ShapeDtypeStruct((TREES, SAMPLES), jnp.bool_),
+        "advantage": jax.ShapeDtypeStruct((TREES, SAMPLES), jnp.float32),
+    }
+    return lambda graphdef: policy_gradient(graphdef, RL, CAPACITY), Decoder, shapes
+
+
+def compiled_text(kind, data, tensor, step):
+    """HLO of the gradient of one microbatch, as the training loop traces it."""
+    loss, model, shapes = step()
+    chips = mesh(kind, data=data, fsdp=1, tensor=tensor)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: model(MODEL, VOCABULARY, nnx.Rngs(0))), nnx.Param)
+    names = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
+    params = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(chips, spec_of(name)))
+        for name, leaf in names.items()
+    }
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=NamedSharding(chips, P(*ROWS, *(None,) * (len(x.shape) - 1)))
+        )
+        for name, x in shapes.items()
+    }
+    update = Update(loss(graphdef), optax.sgd(0.1))
+    with jax.set_mesh(chips):
+        return update._first.trace(params, batch).lower(lowering_platforms=("tpu",)).compile().as_text()
+
+
+@needs_libtpu
+@pytest.mark.parametrize(("kind", "data", "tensor"), [("v5e", 2, 2), ("v5p", 2, 2)])
+@pytest.mark.parametrize(
+    ("step", "kernels"),
+    [
+        (gap_step, {"three_way_attention_forward", "three_way_attention_backward"}),
+        (
+            rl_step,
+            {
+                "three_way_attention_forward",
+                "three_way_attention_backward",
+                "token_logprob_forward",
+                "token_logprob_backward",
+            },
+        ),
+    ],
+    ids=["gap", "rl"],
+)
+def test_steps_compile_with_the_kernels_and_gather_no_activations(kind, data, tensor, step, kernels):
+    text = compiled_text(kind, data, tensor, step)
+    for kernel in kernels:
+        assert re.search(rf"custom_call_target=\"tpu_custom_call\".*{kernel}", text), kernel
+    gathered = re.findall(r"= \(?\w+\[([\d,]*)\]\S* all-gather", text)
+    tokens = ROWS_OF_BATCH * TOKENS
+    for shape in gathered:
+        sizes = [int(n) for n in shape.split(",") if n]
+        assert not {tokens, tokens // data, TOKENS} & set(sizes), f"an all-gather makes {sizes}"
+
+
+@contextlib.contextmanager
+def forced(monkeypatch):
+    """TPU kernels everywhere, interpreted."""
+    with monkeypatch.context() as patch, pltpu.force_tpu_interpret_mode(INTERPRET), no_races():
+        patch.setattr(dispatch, "run", lambda route, backends, *arrays: backends[route.tpu](*arrays))
+        yield
+
+
+ONE_LAYER = dataclasses.replace(twins.LLAMA, layers=1)
+LAYOUT = dataclasses.replace(twins.SPLIT, rows=8, trees=4)
+
+
+def gap_case():
+    graphdef, params = twins.random_reward_model(ONE_LAYER)
+    return gap_loss(graphdef), params, drawn(gap(), (3, 5, 4))
+
+
+def rl_case():
+    graphdef, params = build(Decoder, ONE_LAYER, twins.VOCAB, seed=0)
+    arrays = drawn(rollout(2, with_reference=True), (4, 3, 5, 2))
+    # Samples of 5 and 2 tokens, their closing token sampled too.
+    arrays["length"] = jnp.broadcast_to(jnp.array([6, 3], jnp.int32), (LAYOUT.trees, 2))
+    arrays["finished"] = jnp.ones((LAYOUT.trees, 2), bool)
+    arrays["advantage"] = jnp.asarray(np.random.default_rng(1).normal(size=(LAYOUT.trees, 2)), jnp.float32)
+    return policy_gradient(graphdef, RlConfig(samples=2), 8), params, arrays
+
+
+def drawn(topology, lengths):
+    """A packed batch of three random trees whose columns have those many tokens."""
+    rng = np.random.default_rng(0)
+    columns = [[rng.integers(4, twins.VOCAB, n).tolist() for _ in range(3)] for n in lengths]
+    (batch,) = pack_lists(columns, topology, LAYOUT)
+    return twins.arrays_of(batch)
+
+
+@pytest.mark.parametrize("case", [gap_case, rl_case])
+def test_interpreted_steps_are_those_of_xla(case, monkeypatch):
+    loss, params, arrays = case()
+
+    def step():
+        update = Update(loss, optax.sgd(0.5))
+        state, metrics = update(update.start(copy(params)), [arrays])
+        return jax.device_get((state.params, metrics))
+
+    expected = step()
+    with forced(monkeypatch):
+        actual = step()
+    moved = [
+        np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (expected[0], jax.device_get(params))), strict=True)
+    ]
+    assert max(moved) > 1e-2
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
