@@ -17,8 +17,8 @@ from jaxtyping import Int32, Int64
 
 from pit_kernels.microbench.bundles import Bundle, Operation
 
-BRANCH_DELAY = {"v4": 0, "v5e": 4, "v5p": 4, "v6e": 4}
-"""Bundles after a branch that are executed before it takes effect; v4's dump leaves them to a later pass."""
+BRANCH_DELAY = {"v4": 1, "v5e": 4, "v5p": 4, "v6e": 4}
+"""Bundles after a branch that are executed before it takes effect."""
 
 MOST_BLOCKS = 200_000_000
 """Blocks executed before a run is given up: minutes of Python."""

@@ -25,7 +25,6 @@ from pit_kernels.microbench.layouts import parse_layout, words
 
 BLIND_SPOTS = (
     "waits for DMAs and semaphores take no cycles: the time is the larger of cycles / clock and bytes / bandwidth",
-    "a branch costs what its bundles cost; v4's dump leaves out the delay of branches",
     "bytes are those that DMAs between HBM and the core move; how well they use the bandwidth is not modelled",
 )
 """What a static cost does not see; printed with every table."""
