@@ -50,11 +50,13 @@ def lines(static: Static) -> list[str]:
         out.append(row)
     sign = "" if static.complete else ">= "
     out.append(
-        f"{static.target}: {sign}{static.cycles:,} cycles = {static.compute_us:.1f} us; HBM {static.hbm_bytes / 1e6:.2f} MB"
-        f" = {static.memory_us:.1f} us; estimate {sign}{static.us:.1f} us"
+        f"{static.target}: {sign}{static.cycles:,} cycles = {static.compute_us:.1f} us; "
+        f"HBM {static.hbm_bytes / 1e6:.2f} MB = {static.memory_us:.1f} us; estimate {sign}{static.us:.1f} us"
     )
     fills, spills = (sum(getattr(kernel, name) for kernel in static.kernels) for name in ("fills", "spills"))
-    out.append(f"vector registers: {fills:,} fills, {spills:,} spills; VMEM of the largest kernel {static.vmem_bytes:,} bytes")
+    out.append(
+        f"vector registers: {fills:,} fills, {spills:,} spills; VMEM of the largest kernel {static.vmem_bytes:,} bytes"
+    )
     out += [f"not known: {note}" for note in static.notes]
     out += [f"blind spot: {spot}" for spot in BLIND_SPOTS]
     return out
@@ -63,7 +65,9 @@ def lines(static: Static) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the module."""
     parser = argparse.ArgumentParser(prog="python -m pit_kernels.microbench", description=__doc__)
-    parser.add_argument("builder", help="file.py:name or package.module:name; a function that gives (function, arguments)")
+    parser.add_argument(
+        "builder", help="file.py:name or package.module:name; a function that gives (function, arguments)"
+    )
     parser.add_argument("--target", choices=GENERATIONS, default="v5e")
     parser.add_argument("--keep-dumps", type=Path, help="folder for the compiler's dumps")
     options = parser.parse_args(arguments)

@@ -1,8 +1,7 @@
 """Reads the TPU compiler's dumps of one kernel: its VLIW bundles after register allocation and their slot use.
 
 A dump is what libtpu writes with --xla_jf_dump_llo_text: `...-packed-bundles-post-ra.txt` has one line a bundle, stalls
-included, `...-pre-delay_hlo-static-per-bundle-utilization.txt` the units that each of them keeps busy. The excerpts under
-tests/kernels/dumps show both.
+included, `...-pre-delay_hlo-static-per-bundle-utilization.txt` the units that each of them keeps busy.
 """
 
 import re
@@ -75,7 +74,7 @@ def parse_bundles(text: str) -> list[Bundle]:
 
 
 def _without_comments(text: str) -> str:
-    """The text without its comments, which nest; those stay that say which result a division is asked for and what a load reads."""
+    """The text without its comments, which nest; a few stay that say what a division is asked for or a load reads."""
     pieces, depth, begin = [], 0, 0
     for edge in _COMMENT_EDGE.finditer(text):
         opens = edge.group() == "/*"

@@ -66,8 +66,10 @@ def prepare() -> Path:
     else:
         folder = Path(tempfile.mkdtemp(prefix="pit-kernels-dumps-"))
         os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {_FLAG}{folder} {_FLAGS}".strip()
-    # Without these libtpu asks the metadata server of Google's cloud which machine this is.
+    # Without these libtpu asks the metadata server of Google's cloud which machine this is, and only one process of a
+    # machine may compile at a time.
     for name, value in (
+        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("TPU_WORKER_HOSTNAMES", "localhost"),
         ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
@@ -129,7 +131,7 @@ def _empty(folder: Path) -> None:
 
 @contextmanager
 def _no_persistent_cache() -> Iterator[None]:
-    found = jax.config.jax_enable_compilation_cache
+    found = bool(jax.config.values["jax_enable_compilation_cache"])
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         yield

@@ -1,9 +1,10 @@
 """What steers a program: the scalar operands of its Pallas calls and the trip counts of its loops, from real inputs.
 
-A traced program is evaluated lazily on the host: only what a scalar operand or a loop's condition depends on is computed,
-so the attention itself never runs. What follows from the output of a Pallas call is not known and says so.
+A traced program is evaluated lazily on the host: only what a scalar operand or a loop's condition depends on is
+computed, so the attention itself never runs. What follows from the output of a Pallas call is not known and says so.
 """
 
+import functools
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,9 @@ Path = tuple[int | str, ...]
 
 MOST_TRIPS = 1_000_000
 """Iterations of one loop before its evaluation is given up."""
+
+MOST_STEERING = 2**22
+"""Most elements of an operand that is taken to steer a kernel; scalar memory holds fewer."""
 
 
 class NotKnownError(Exception):
@@ -68,7 +72,9 @@ def control(closed: Any, arguments: Sequence[Any]) -> Control:
     tree = list(_outline(closed.jaxpr, (), calls, loops))
     state = _Evaluation(calls, loops)
     with _deep_recursion(), jax.disable_jit(False):
-        state.run(closed.jaxpr, [_Known(value) for value in closed.consts], [_Known(value) for value in arguments], ())
+        state.run(
+            closed.jaxpr, [_Known(value) for value in closed.consts], [_argument(value) for value in arguments], ()
+        )
         state.finish()
     return Control(list(calls.values()), tree)
 
@@ -105,6 +111,12 @@ class _Known(_Lazy):
 
     def __init__(self, value: Any) -> None:
         self.compute, self.value = None, value
+
+
+def _argument(value: Any) -> _Lazy:
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return _Lazy(lambda: _not_known(f"an argument of shape {value.shape}, given without values,"))
+    return _Known(value)
 
 
 def _inner(equation: Any) -> tuple[Any, list[Any]] | None:
@@ -232,7 +244,9 @@ class _Evaluation:
         call.visits.append(visit)
 
         def read() -> None:
-            for index, operand in enumerate(operands[:scalars]):
+            for index, (operand, variable) in enumerate(zip(operands, equation.invars, strict=True)):
+                if index >= scalars and not _may_steer(variable.aval):
+                    continue
                 try:
                     visit[index] = np.asarray(operand.get())
                 except NotKnownError:
@@ -276,7 +290,7 @@ class _Evaluation:
         stacked: dict[int, list[_Lazy]] = defaultdict(list)
         order = range(length - 1, -1, -1) if params["reverse"] else range(length)
         for step in order:
-            slices = [_Lazy(lambda x=x, step=step: np.asarray(x.get())[step]) for x in sliced]
+            slices = [_Lazy(functools.partial(_slice, x, step)) for x in sliced]
             results = self.run(body.jaxpr, body_consts, [*fixed, *carry, *slices], path)
             carry = results[:carries]
             for number, result in enumerate(results[carries:]):
@@ -285,12 +299,17 @@ class _Evaluation:
         outputs = []
         for number in range(len(equation.outvars) - carries):
             steps = stacked[number][::-1] if params["reverse"] else stacked[number]
-            outputs.append(_Lazy(lambda steps=steps: np.stack([np.asarray(step.get()) for step in steps])))
+            outputs.append(_Lazy(functools.partial(_stack, steps)))
         return [*carry, *outputs]
 
 
+def _may_steer(aval: Any) -> bool:
+    """Whether a kernel might read an operand that is not prefetched into scalar memory: blocks may lie there too."""
+    return bool(np.issubdtype(aval.dtype, np.integer)) and aval.size <= MOST_STEERING
+
+
 def _not_known(what: str) -> Any:
-    raise NotKnownError(f"{what} is not known: Pallas calls are not computed")
+    raise NotKnownError(f"{what} is not known")
 
 
 def _applied(equation: Any, operands: list[_Lazy]) -> list[_Lazy]:
@@ -302,4 +321,16 @@ def _applied(equation: Any, operands: list[_Lazy]) -> list[_Lazy]:
         return list(results) if equation.primitive.multiple_results else [results]
 
     together = _Lazy(apply)
-    return [_Lazy(lambda number=number: together.get()[number]) for number in range(len(equation.outvars))]
+    return [_Lazy(functools.partial(_item, together, number)) for number in range(len(equation.outvars))]
+
+
+def _item(together: _Lazy, number: int) -> Any:
+    return together.get()[number]
+
+
+def _slice(stacked: _Lazy, step: int) -> Any:
+    return np.asarray(stacked.get())[step]
+
+
+def _stack(steps: Sequence[_Lazy]) -> Any:
+    return np.stack([np.asarray(step.get()) for step in steps])

@@ -39,7 +39,9 @@ class Module:
     computations: dict[str, list[Instruction]]
     by_name: dict[str, Instruction] = field(default_factory=dict)
 
-    def walk(self, computation: str | None = None, loops: tuple[str, ...] = ()) -> Iterator[tuple[Instruction, tuple[str, ...]]]:
+    def walk(
+        self, computation: str | None = None, loops: tuple[str, ...] = ()
+    ) -> Iterator[tuple[Instruction, tuple[str, ...]]]:
         """Every instruction that the program itself runs, with the names of the loops around it, outermost first."""
         for instruction in self.computations[computation or self.entry]:
             yield instruction, loops

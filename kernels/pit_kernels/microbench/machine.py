@@ -1,7 +1,7 @@
 """Runs the scalar half of a compiled TPU kernel: how often each bundle is executed, and which DMAs it issues.
 
-A TPU core takes one VLIW bundle a cycle, and its scalar unit alone decides which comes next. So the scalar operations are
-executed exactly, from the scalar operands that the kernel is called with, and vectors are left out. Whatever depends on
+A TPU core takes one VLIW bundle a cycle, and its scalar unit alone decides which comes next. So the scalar operations
+are executed exactly, from the scalar operands that the kernel is called with, and vectors are left out. What depends on
 data that is not known (a value popped from a vector, a load from an unknown operand) is `UNKNOWN`; it may flow through
 addresses and stores, and a branch on it is an error, never a guess.
 """
@@ -197,7 +197,11 @@ class _Program:
         if operation.predicate is None:
             return "True"
         name = self._name(operation.predicate)
-        return f"{name} is False or ({name} is not True and not {name})" if operation.negated else f"True if {name} else False"
+        return (
+            f"{name} is False or ({name} is not True and not {name})"
+            if operation.negated
+            else f"True if {name} else False"
+        )
 
     def _statements(self, operation: Operation, address: int) -> list[str]:
         code = operation.opcode
@@ -235,7 +239,9 @@ class _Program:
             carried = [value for value in values if self.defined.get(value[1:], -1) >= address]
             before = [value for value in values if value not in carried]
             if self.bundles[address].tag != "LB" or len(carried) != 1 or len(before) != 1:
-                raise UnknownControlError(f"bundle {address:#x} joins values in a way that is not a loop's: {operation}")
+                raise UnknownControlError(
+                    f"bundle {address:#x} joins values in a way that is not a loop's: {operation}"
+                )
             results.append(self._name(operation.result))
             sources.append(f"{self._value(carried[0])} if back else {self._value(before[0])}")
         return [f"{', '.join(results)} = {', '.join(sources)}"] if results else []
@@ -399,12 +405,12 @@ class _Memory(dict[Any, Any]):
         return int(self.operands[index][0]) if index in self.operands else UNKNOWN
 
     def copy(self, source: Any, destination: Any, granules: Any) -> None:  # type: ignore[override]
-        """A DMA into scalar memory; pointers of DMAs count sixteenths of an operand's 512-byte units."""
+        """A DMA into scalar memory. Its pointers count granules; on v5e and v6e those of operands count sixteen."""
         if source is UNKNOWN or destination is UNKNOWN or granules is UNKNOWN:
             return
         for base, index in self.sources.items():
-            for origin, words in ((base, 128), (base << 4, 8)):
-                offset = (source - origin) * words
+            for origin in (base, base << 4):
+                offset = (source - origin) * self.granule_words
                 if index in self.operands and 0 <= offset < len(self.operands[index]):
                     copied = self.operands[index][offset : offset + granules * self.granule_words]
                     self.update(enumerate(copied.tolist(), destination))
@@ -470,7 +476,7 @@ def _target(operation: Operation) -> int:
 
 
 def _ordered(operations: Sequence[Operation]) -> list[Operation]:
-    """Operations of a bundle but its phis, so that each comes after those whose results it reads; loads precede stores."""
+    """Operations of a bundle but its phis, each after those whose results it reads; loads precede stores."""
     left = [operation for operation in operations if operation.opcode not in _PHIS]
     left.sort(key=lambda operation: operation.opcode == "sst")
     defined = {operation.result for operation in left if operation.result}

@@ -108,13 +108,16 @@ class Static:
     def us(self) -> float:
         """The estimate: the larger of the two, kernel by kernel, for kernels follow one another."""
         generation = GENERATIONS[self.target]
-        return sum(
-            max(
-                (kernel.cycles or 0) / generation.clock_hz,
-                sum(kernel.hbm_bytes.values()) / generation.hbm_bytes_per_s,
+        return (
+            sum(
+                max(
+                    (kernel.cycles or 0) / generation.clock_hz,
+                    sum(kernel.hbm_bytes.values()) / generation.hbm_bytes_per_s,
+                )
+                for kernel in self.kernels
             )
-            for kernel in self.kernels
-        ) * 1e6
+            * 1e6
+        )
 
     @property
     def hot(self) -> Hot | None:
@@ -165,21 +168,26 @@ def _static(compilation: Compilation, steering: Control) -> Static:
             known[dump.name] = _read(dump)
         bundles, use = known[dump.name]
         counts = [trips.get(loop) for loop in loops]
-        times = None if any(count is None for count in counts) else _product(counts)
+        times = _product(counts)
         kernel = Kernel(instruction.name, instruction.opcode, times, len(bundles))
         call = calls.get(instruction.name)
         visits = [({}, times)] if call is None else _operands(call, instruction, module, kernel)
         kernels.append(_cost(kernel, bundles, use, visits, generation))
     kernels.append(_program(compilation, module, trips, generation))
-    reserved = re.findall(r'"used_scoped_memory_configs":\[\{"memory_space":"1","offset":"\d+","size":"(\d+)"', compilation.hlo)
+    reserved = re.findall(
+        r'"used_scoped_memory_configs":\[\{"memory_space":"1","offset":"\d+","size":"(\d+)"', compilation.hlo
+    )
     return Static(compilation.target, kernels, max(map(int, reserved), default=0))
 
 
-def _product(counts: Sequence[int | None]) -> int:
-    total = 1
+def _product(counts: Sequence[float | None]) -> int | None:
+    """Executions of what stands in loops of so many trips."""
+    total = 1.0
     for count in counts:
-        total *= count or 0
-    return total
+        if count is None:
+            return None
+        total *= count
+    return round(total)
 
 
 def _read(dump: KernelDump) -> tuple[list[Bundle], SlotUse | None]:
@@ -201,15 +209,15 @@ def _same_code(folder: Path) -> dict[str, str]:
     return same
 
 
-def _trips(module: Module, steering: Control) -> dict[str, int | None]:
-    """Trips of each loop of the module for one entry, averaged over its entries, in whole numbers of executions."""
+def _trips(module: Module, steering: Control) -> dict[str, float | None]:
+    """Trips of each loop of the module for one entry, averaged over its entries; None where they are not known."""
     nested: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    by_xla: dict[str, int | None] = {}
+    by_xla: dict[str, float | None] = {}
     for instruction, loops in module.walk():
         if instruction.opcode == "while" and instruction.name not in by_xla:
             nested[loops].append(instruction.name)
             by_xla[instruction.name] = instruction.trip_count
-    trips: dict[str, Any] = dict(by_xla)
+    trips = dict(by_xla)
 
     def match(path: tuple[str, ...], traced: list[Loop]) -> bool:
         names = nested[path]
@@ -236,7 +244,7 @@ def _pallas_calls(module: Module, steering: Control) -> dict[str, Call]:
     traced: dict[str, list[Call]] = defaultdict(list)
     for call in steering.calls:
         traced[re.sub(r"\W", "_", call.name)].append(call)
-    matched = {}
+    matched: dict[str, Call] = {}
     for base, names in compiled.items():
         if len(traced[base]) == len(names):
             ordered = sorted(names, key=lambda name: int(name.rpartition(".")[2]) if "." in name else 0)
@@ -276,7 +284,7 @@ def _cost(
     """Fills in what all executions of a kernel cost."""
     total = np.zeros(len(bundles), np.int64)
     blocks: dict[tuple[int, int], int] = defaultdict(int)
-    moved: dict[str, float] = defaultdict(float)
+    moved: dict[str, int] = defaultdict(int)
     guessed = 0
     for operands, times in visits:
         if times is None:
@@ -293,9 +301,9 @@ def _cost(
             kernel.notes.append(str(error))
             return kernel
         slowest = max(runs, key=lambda run: int(run.executed.sum()))
-        total = total + np.rint(slowest.executed * times).astype(np.int64)
+        total = total + slowest.executed * times
         for begin, end, count in slowest.blocks:
-            blocks[begin, end] += round(count * times)
+            blocks[begin, end] += count * times
         for run in runs:
             guessed += run.guessed
             for kind, granules in run.granules.items():
@@ -304,7 +312,7 @@ def _cost(
     if guessed:
         kernel.notes.append(f"{guessed} DMAs stand under a condition or have a size that is not known")
     kernel.cycles = int(total.sum())
-    kernel.hbm_bytes = {kind: round(size) for kind, size in moved.items()}
+    kernel.hbm_bytes = dict(moved)
     if use is not None:
         kernel.fills = int(total @ use.used[:, use.names.index("VLOAD:FILL")])
         kernel.spills = int(total @ use.used[:, use.names.index("VSTORE:SPILL")])
@@ -326,7 +334,7 @@ def _hot(blocks: dict[tuple[int, int], int], use: SlotUse) -> Hot | None:
 
 
 def _program(
-    compilation: Compilation, module: Module, trips: dict[str, int | None], generation: Generation
+    compilation: Compilation, module: Module, trips: dict[str, float | None], generation: Generation
 ) -> Kernel:
     """The program that calls the kernels: its own bundles, and the copies it starts between memories."""
     bundles = parse_bundles(compilation.kernels["TLP"].bundles.read_text())
@@ -340,7 +348,7 @@ def _program(
         for (begin, end), name in zip(loops, order, strict=True):
             times[begin:end] *= trips.get(name) or 0
     kernel.cycles = int(times.sum())
-    moved: dict[str, float] = defaultdict(float)
+    copied = 0
     for instruction, around in module.walk():
         if instruction.opcode in ("copy-start", "slice-start") and instruction.shape.startswith("("):
             shapes = re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", instruction.shape)
@@ -348,8 +356,8 @@ def _program(
             if instruction.opcode == "slice-start":
                 to, source = parse_layout(shapes[1]), parse_layout(shapes[0])
             count = _product([trips.get(loop) for loop in around])
-            moved["copied"] += count * to.bytes * ((to.space == 0) + (source.space == 0))
-    kernel.hbm_bytes = {kind: round(size) for kind, size in moved.items() if size}
+            copied += (count or 0) * to.bytes * ((to.space == 0) + (source.space == 0))
+    kernel.hbm_bytes = {"copied": copied} if copied else {}
     return kernel
 
 
