@@ -313,6 +313,10 @@ class _Program:
             return f"pick({values[0]}, {values[1]}, {values[2]}, U)"
         if base == "scmp":
             return _comparison(code, values, unsigned)
+        if base in ("smin", "smax") and len(values) == 2:
+            signed = suffix.startswith("s32")
+            first, second = values if signed else unsigned
+            return (_WRAP if not signed else "{}").format(f"{base}({first}, {second}, U)")
         if base in _BINARY and len(values) == 2:
             return _BINARY[base].format(a=values[0], b=values[1], c=unsigned[0], d=unsigned[1])
         if base in ("smov", "pmov", "int_to_ptr", "copy"):
@@ -362,7 +366,7 @@ class _Program:
 
     def run(self, operands: Mapping[int, Int32[np.ndarray, " words"]], core: int) -> Run:
         memory = _Memory(self.operand_of, operands, self.granule_bytes)
-        scope: dict[str, Any] = {"same": _same, "pick": _pick}
+        scope: dict[str, Any] = {"same": _same, "pick": _pick, "smin": _least, "smax": _most}
         exec(compile(self.source, "<scalar half of a kernel>", "exec"), scope)
         counts, totals, guessed, exceeded = scope["kernel"](memory, UNKNOWN, UnknownControlError, core, MOST_BLOCKS)
         if exceeded:
@@ -419,6 +423,14 @@ class _Memory(dict[Any, Any]):
 
 def _same(first: Any, second: Any, unknown: Any) -> Any:
     return unknown if first is unknown or second is unknown else first == second
+
+
+def _least(first: Any, second: Any, unknown: Any) -> Any:
+    return unknown if first is unknown or second is unknown else min(first, second)
+
+
+def _most(first: Any, second: Any, unknown: Any) -> Any:
+    return unknown if first is unknown or second is unknown else max(first, second)
 
 
 def _pick(predicate: Any, chosen: Any, other: Any, unknown: Any) -> Any:
