@@ -89,7 +89,7 @@ def run_suite(
             continue
         if judge:
             tell(f"{operation} {name}: conformance")
-            failure = _judged_apart(operation, name)
+            failure = judged_apart(operation, name)
             if failure is not None:
                 outcome.left_out.append((name, f"does not conform: {failure}"))
                 continue
@@ -188,7 +188,8 @@ def ask_worker(
     return lines
 
 
-def _judged_apart(operation: str, name: str) -> str | None:
+def judged_apart(operation: str, name: str) -> str | None:
+    """The first failure of a contender in conformance, judged in a process of its own; None where it has none."""
     answer = _process("pit_kernels.microbench.judge", json.dumps({"operation": operation, "contender": name}))
     failure: str | None = json.loads(answer.splitlines()[-1])["failure"]
     return failure
