@@ -40,7 +40,12 @@ def bench() -> None:
 @click.option("--contender", "own", multiple=True, metavar="MODULE:FUNCTION", help="Your own function; repeatable.")
 @click.option("--target", "targets", type=click.Choice(TARGETS), multiple=True, help="TPU; repeatable [v5e].")
 @click.option("--time", "timed", is_flag=True, help="Time on the attached device instead of counting for a target.")
-@click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Keep the figures here.")
+@click.option(
+    "--json",
+    "out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Keep the figures here; tiles of peers that are in it are not swept again.",
+)
 @click.option("--keep-dumps", type=click.Path(path_type=Path, file_okay=False), help="Keep the compiler's dumps here.")
 @click.option("--check", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Fail where we got worse.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the figures as PNG.")
@@ -98,6 +103,7 @@ def kernels(
                 chosen,
                 lengths=given,
                 keep_dumps=keep_dumps,
+                swept=suite.load(out) if out is not None and out.exists() else (),
                 tell=lambda line: console.print(f"[dim]{line}[/]", highlight=False),
             )
         before = [] if check is None else suite.load(check)

@@ -60,7 +60,7 @@ class Contender:
         return "trees" in self.serves
 
 
-ATTENTION_SWEEP = tuple({"q": q, "kv": kv} for q, kv in ((512, 512), (512, 1024), (1024, 512), (1024, 1024)))
+ATTENTION_SWEEP = tuple({"q": q, "kv": kv} for q, kv in ((512, 512), (512, 1024), (1024, 1024)))
 """Tiles that the peers' attention is tried with; 512 x 512 is the first, the one that figures of others are for."""
 
 

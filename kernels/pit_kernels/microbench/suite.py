@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -66,6 +66,7 @@ def run_suite(
     lengths: Mapping[str, Any] | None = None,
     keep_dumps: Path | None = None,
     judge: bool = True,
+    swept: Sequence[Row] = (),
     tell: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Measures contenders on problems of one operation.
@@ -78,10 +79,12 @@ def run_suite(
       lengths: triples, row_length and model of a workload of given lengths.
       keep_dumps: folder for the compiler's dumps.
       judge: whether contenders must pass conformance first.
+      swept: rows of an earlier run; a peer's tiles and row length are taken from its row and not swept again.
       tell: hears what is going on.
     """
     outcome = Outcome()
     found = [named_problem(operation, name, dict(lengths) if lengths else None) for name in problem_names]
+    before = {row.key: Job(**row.job) for row in swept if not row.ours}
     for name in names:
         contender = named_contender(operation, name)
         if contender.absent is not None:
@@ -95,57 +98,69 @@ def run_suite(
                 continue
         for target in targets:
             tell(f"{operation} {name}: {target}")
-            for problem in found:
-                _best_of(outcome, contender, problem, target, lengths, keep_dumps)
+
+            def ask(
+                jobs: Sequence[Job], contender: Contender = contender, target: str = target
+            ) -> list[dict[str, Any]]:
+                return ask_worker(contender, target, jobs, lengths, keep_dumps) if jobs else []
+
+            _measured(outcome, contender, found, target, before, ask)
     return outcome
 
 
-def _best_of(
+Tried = list[tuple[Job, dict[str, Any]]]
+"""Jobs with their answers."""
+
+
+def _measured(
     outcome: Outcome,
     contender: Contender,
-    problem: Problem,
+    found: Sequence[Problem],
     target: str,
-    lengths: Mapping[str, Any] | None,
-    keep_dumps: Path | None,
+    before: Mapping[str, Job],
+    ask: Callable[[Sequence[Job]], list[dict[str, Any]]],
 ) -> None:
-    """Adds the best row of each direction: first over row lengths, then over tiles at the best of them."""
-    apart = problem.has_trees and not contender.packs_trees
+    """Adds the best row of each problem and direction: first over row lengths, then over tiles at the best of them."""
+    tried: dict[tuple[str, Direction], Tried] = {(p.name, direction): [] for p in found for direction in DIRECTIONS}
+
+    def attempt(jobs: Sequence[Job]) -> None:
+        for job, answer in zip(jobs, ask(jobs), strict=True):
+            tried[job.problem, job.direction].append((job, answer))
+
     first = contender.sweep[0] if contender.sweep else None
-    for direction in DIRECTIONS:
-        tried: list[tuple[Job, dict[str, Any]]] = []
-
-        def attempt(jobs: Iterable[Job], tried: list[tuple[Job, dict[str, Any]]] = tried) -> None:
-            jobs = list(jobs)
-            answers = ask_worker(contender, target, jobs, lengths, keep_dumps)
-            tried.extend(zip(jobs, answers, strict=True))
-
+    jobs, settled = [], set()
+    for problem in found:
+        apart = problem.has_trees and not contender.packs_trees
         sizes = [size for size in PEER_ROWS if size >= _longest(problem)] if apart else [None]
-        attempt(Job(problem.name, direction, first, size) for size in sizes)
-        best = _least(tried)
-        if best is not None and len(contender.sweep) > 1:
-            attempt(Job(problem.name, direction, tiles, best[0].row_length) for tiles in contender.sweep[1:])
-            best = _least(tried)
-        if best is None:
-            why = tried[0][1].get("error") or "; ".join(tried[0][1].get("notes", ["no figure"]))
-            outcome.left_out.append((f"{contender.name} on {problem.name}, {direction}, {target}", why))
-            continue
-        job, figures = best
-        outcome.rows.append(
-            Row(
-                contender.operation,
-                problem.name,
-                direction,
-                contender.name,
-                target,
-                contender.ours,
-                problem.units,
-                {
-                    **figures,
-                    "sweep": [{"job": asdict(job), "us": f.get("us"), "error": f.get("error")} for job, f in tried],
-                },
-                asdict(job),
-            )
-        )
+        for direction in DIRECTIONS:
+            known = before.get("/".join((contender.operation, problem.name, direction, contender.name, target)))
+            if known is not None:
+                settled.add((problem.name, direction))
+            jobs += [known] if known is not None else [Job(problem.name, direction, first, size) for size in sizes]
+    attempt(jobs)
+    more = []
+    for (name, direction), answers in tried.items():
+        best = _least(answers)
+        if best is not None and (name, direction) not in settled:
+            more += [Job(name, direction, tiles, best[0].row_length) for tiles in contender.sweep[1:]]
+    attempt(more)
+    for problem in found:
+        for direction in DIRECTIONS:
+            _add_best(outcome, contender, problem, direction, target, tried[problem.name, direction])
+
+
+def _add_best(
+    outcome: Outcome, contender: Contender, problem: Problem, direction: Direction, target: str, tried: Tried
+) -> None:
+    best = _least(tried)
+    if best is None:
+        why = tried[0][1].get("error") or "; ".join(tried[0][1].get("notes", ["no figure"]))
+        outcome.left_out.append((f"{contender.name} on {problem.name}, {direction}, {target}", why))
+        return
+    job, figures = best
+    sweep = [{"job": asdict(job), "us": answer.get("us"), "error": answer.get("error")} for job, answer in tried]
+    names = (contender.operation, problem.name, direction, contender.name, target)
+    outcome.rows.append(Row(*names, contender.ours, problem.units, {**figures, "sweep": sweep}, asdict(job)))
 
 
 def _longest(problem: Problem) -> int:
