@@ -63,3 +63,8 @@ def test_the_rule_bounds_by_the_naive_formula_with_a_floor():
     assert not errors(np.array([np.nan, 2.0]), truth, truth, factor=2).within
     with pytest.raises(ValueError, match=r"^the truth has dtype float32; it must be float64"):
         errors(truth, truth, truth.astype(np.float32), factor=2)
+
+
+def test_who_serves_no_case_has_not_passed():
+    verdict = judge(logprob, CASES["token_logprob"](), frozenset({"sums"}))
+    assert str(verdict.failure) == "all cases: it serves none of them; it claims sums"

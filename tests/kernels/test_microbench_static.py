@@ -174,7 +174,17 @@ def test_trips_of_a_while_loop_come_from_its_inputs():
     assert static.hot.passes % (int(LIST.sum()) // int(LIST[1])) == 0
     unknown = analyse(looping, (jax.ShapeDtypeStruct(LIST.shape, jnp.int32), square), "v5e")
     assert not unknown.complete
-    assert any("it stands in a loop whose number of trips is not known" in note for note in unknown.notes)
+    assert any("executed a number of times that is not known" in note for note in unknown.notes)
+
+
+@needs_compiler
+def test_a_branch_of_the_program_is_unknown_and_not_counted_twice():
+    def branching(steering, x):
+        return lax.cond(steering[0] > 0, lambda x: jnp.tanh(x @ x), lambda x: x @ x.T @ x, x)
+
+    static = analyse(branching, (LIST, jax.ShapeDtypeStruct((SIZE, SIZE), jnp.float32)), "v5e")
+    assert not static.complete
+    assert any("executed a number of times that is not known" in note for note in static.notes)
 
 
 def test_an_unknown_target_is_named():

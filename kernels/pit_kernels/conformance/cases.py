@@ -88,8 +88,8 @@ def _attention_formula(*arguments: Any, **options: Any) -> Any:
 def token_logprob_cases() -> list[Case]:
     """Cases of `f(hidden, weight, target, *, temperature=1.0, logit_soft_cap=None)` for a [V, D] table.
 
-    Gives (logp, lse, entropy); a contender that does not serve "entropy" gives logp alone. What they may need besides:
-    "temperature", "soft_cap", "ragged" sizes.
+    Gives (logp, lse, entropy) to those that serve "entropy", logp alone to those that serve "logp", and the summed
+    loss -sum(logp) to those that serve "sum". What they may need besides: "temperature", "soft_cap", "ragged" sizes.
     """
     cases = []
     for name, (rows, width, vocabulary), options, dtype in (
@@ -108,7 +108,7 @@ def token_logprob_cases() -> list[Case]:
             )
             if asked
         )
-        for results in (1, 3):
+        for results in (0, 1, 3):
             cases.append(_logprob(name, (rows, width, vocabulary), options, dtype, needs, results))
     return cases
 
@@ -121,15 +121,16 @@ def _logprob(
     needs: frozenset[str],
     results: int,
 ) -> Case:
+    """A case with so many results a row; with none it is the loss of all rows."""
     rows, width, vocabulary = sizes
     rng = np.random.default_rng(rows + width + vocabulary)
     hidden, weight = rng.normal(size=(rows, width)), rng.normal(size=(vocabulary, width)) * width**-0.5
     target = rng.integers(0, vocabulary, rows).astype(np.int32)
-    cotangents = tuple(rng.normal(size=(results, rows)))
+    cotangents = tuple(rng.normal(size=(results, rows))) if results else (np.ones(()),)
 
-    formula = _logp_formula if results == 1 else logprob_reference.token_logprob
-    names = ("logp", "lse", "entropy")[:results]
-    extra = frozenset({"entropy"}) if results == 3 else frozenset({"logp"})
+    formula = {0: _loss_formula, 1: _logp_formula, 3: logprob_reference.token_logprob}[results]
+    names = ("logp", "lse", "entropy")[:results] or ("loss",)
+    extra = frozenset({{0: "sum", 1: "logp", 3: "entropy"}[results]})
     return Case(
         f"{name}, {'+'.join(names)}",
         needs | extra,
@@ -141,6 +142,10 @@ def _logprob(
         formula,
         names,
     )
+
+
+def _loss_formula(*arguments: Any, **options: Any) -> Any:
+    return -jnp.sum(logprob_reference.token_logprob(*arguments, **options)[0])
 
 
 def _logp_formula(*arguments: Any, **options: Any) -> Any:

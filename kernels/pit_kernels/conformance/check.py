@@ -53,7 +53,7 @@ class Failure:
 class Verdict:
     """What the cases say of a contender.
 
-    failure: the first failure, or None.
+    failure: the first failure, or None; that it serves no case at all is one.
     passed: how many cases it passed.
     skipped: names of the cases it does not claim to serve.
     """
@@ -80,6 +80,9 @@ def judge(function: Callable[..., Any], cases: Sequence[Case], serves: frozenset
         if failure is not None:
             return Verdict(failure, passed, tuple(skipped))
         passed += 1
+    if passed == 0:
+        claimed = ", ".join(sorted(serves)) or "nothing"
+        return Verdict(Failure("all cases", f"it serves none of them; it claims {claimed}"), 0, tuple(skipped))
     return Verdict(None, passed, tuple(skipped))
 
 

@@ -87,7 +87,7 @@ def load_contender(operation: str, text: str) -> Contender:
     if not callable(found):
         raise ValueError(f"contender is {text!r}; it must name a function, as package.module:function")
     claimed = getattr(found, "serves", ("trees", "grouped", "soft_cap", "temperature", "ragged", "entropy"))
-    return Contender(text, operation, frozenset(claimed) | {"logp"}, lambda tiles, interpret: found)
+    return Contender(text, operation, frozenset(claimed), lambda tiles, interpret: found)
 
 
 def _missing(module: str, what: str) -> str | None:
@@ -235,7 +235,7 @@ def _tokamax_splash(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
 
 
 def _logprob() -> list[Contender]:
-    serves = frozenset({"logp", "entropy", "temperature", "soft_cap", "ragged"})
+    serves = frozenset({"entropy", "temperature", "soft_cap", "ragged"})
     tokamax = _missing("tokamax", "tokamax")
     return [
         *_ours("token_logprob", serves, _our_logprob),

@@ -42,7 +42,7 @@ class Module:
     def walk(
         self, computation: str | None = None, loops: tuple[str, ...] = ()
     ) -> Iterator[tuple[Instruction, tuple[str, ...]]]:
-        """Every instruction that the program itself runs, with the names of the loops around it, outermost first."""
+        """Every instruction that the program itself runs, with the names of the loops and conditionals around it."""
         for instruction in self.computations[computation or self.entry]:
             yield instruction, loops
             if instruction.opcode == "while":
@@ -50,14 +50,15 @@ class Module:
                     called = instruction.called(key)
                     if called is not None:
                         yield from self.walk(called, (*loops, instruction.name))
-            elif instruction.opcode == "call":
-                called = instruction.called("to_apply")
+            elif instruction.opcode in ("call", "async-start"):
+                called = instruction.called("to_apply" if instruction.opcode == "call" else "calls")
                 if called is not None:
                     yield from self.walk(called, loops)
             elif instruction.opcode == "conditional":
-                for called in re.findall(r"%([^\s,}]+)", instruction.rest.partition("branch_computations=")[2]):
+                # Which branch runs is not known here: the conditional stands in `loops` as one without known trips.
+                for called in re.findall(r"%([^\s,})]+)", instruction.rest):
                     if called in self.computations:
-                        yield from self.walk(called, loops)
+                        yield from self.walk(called, (*loops, instruction.name))
 
 
 def parse_module(text: str) -> Module:

@@ -48,7 +48,7 @@ class Hot:
 class Kernel:
     """One kernel of a program, over all its executions.
 
-    calls: executions; None where a loop around it has no known number of trips.
+    calls: executions; None where a loop or a conditional around it leaves them unknown.
     cycles: of all executions; None where the control flow or the number of executions is not known.
     hbm_bytes: moved between HBM and the core by all executions, by kind of DMA.
     fills, spills: vector registers reloaded and stored for want of registers, over all executions.
@@ -160,10 +160,12 @@ def _static(compilation: Compilation, steering: Control) -> Static:
     known: dict[str, tuple[list[Bundle], SlotUse | None]] = {}
     kernels = []
     same = _same_code(compilation.kernels["TLP"].bundles.parent)
+    left = {name for name in compilation.kernels if name != "TLP" and not name.startswith("<")}
     for instruction, loops in module.walk():
         dump = compilation.kernels.get(instruction.name) or compilation.kernels.get(same.get(instruction.name, ""))
         if dump is None:
             continue
+        left.discard(dump.name)
         if dump.name not in known:
             known[dump.name] = _read(dump)
         bundles, use = known[dump.name]
@@ -173,7 +175,11 @@ def _static(compilation: Compilation, steering: Control) -> Static:
         call = calls.get(instruction.name)
         visits = [({}, times)] if call is None else _operands(call, instruction, module, kernel)
         kernels.append(_cost(kernel, bundles, use, visits, generation))
-    kernels.append(_program(compilation, module, trips, generation))
+    program = _program(compilation, module, trips, generation)
+    if left:
+        program.notes.append(f"kernels that were compiled and are found nowhere in it: {', '.join(sorted(left))}")
+        program.cycles = None
+    kernels.append(program)
     reserved = re.findall(
         r'"used_scoped_memory_configs":\[\{"memory_space":"1","offset":"\d+","size":"(\d+)"', compilation.hlo
     )
@@ -288,7 +294,7 @@ def _cost(
     guessed = 0
     for operands, times in visits:
         if times is None:
-            kernel.notes.append("it stands in a loop whose number of trips is not known")
+            kernel.notes.append("it stands in a loop or a branch that is executed a number of times that is not known")
             return kernel
         if times == 0:
             continue
