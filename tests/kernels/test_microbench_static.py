@@ -218,6 +218,21 @@ def test_an_excerpt_without_its_list_says_which_branch_it_cannot_take():
         run(parse_bundles(LOOP), {}, "v4", 512)
 
 
+def test_a_store_somewhere_in_an_allocation_leaves_nothing_known_of_it():
+    text = """
+   0   :  {{ %s1_s1 = smov 0  ;;  %2 = sst [smem:[#allocation1]] 7  ;;  %3 = sst [smem:[#allocation2]] 7 }}
+ 0x1   :  {{ %4 = sst [smem:[#allocation1 + %s5_s5]] %s1_s1 }}
+ 0x2   :  {{ %s6_s6 = sld [smem:[#allocation{}]] }}
+ 0x3   :  {{ %p7_p7 = scmp.eq.s32.totalorder %s6_s6, 7 }}
+ 0x4   :  {{ %8 = sbr.rel (%p7_p7) target bundleno = 6 (0x6), region = 1 }}
+ 0x5   :  {{}}
+ 0x6   :  {{}}
+"""
+    assert run(parse_bundles(text.format(2)), {}, "v4", 512).executed.tolist() == [1] * 7
+    with pytest.raises(UnknownControlError, match=r"^a branch depends on data that is not known at bundle 0x4$"):
+        run(parse_bundles(text.format(1)), {}, "v4", 512)
+
+
 @pytest.mark.parametrize(
     ("operations", "expected"),
     [

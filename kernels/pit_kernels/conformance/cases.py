@@ -108,8 +108,10 @@ def token_logprob_cases() -> list[Case]:
             )
             if asked
         )
-        for results in (0, 1, 3):
+        for results in (1, 3):
             cases.append(_logprob(name, (rows, width, vocabulary), options, dtype, needs, results))
+    for name, dtype in (("float32", jnp.float32), ("bfloat16", jnp.bfloat16)):
+        cases.append(_logprob(name, (1024, 512, 1024), {}, dtype, frozenset(), 0))
     return cases
 
 

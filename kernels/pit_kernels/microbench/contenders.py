@@ -240,7 +240,13 @@ def _logprob() -> list[Contender]:
     return [
         *_ours("token_logprob", serves, _our_logprob),
         Contender(
-            "tokamax", "token_logprob", frozenset({"sum"}), _tokamax_loss, absent=tokamax, needs_interpreter=True
+            "tokamax",
+            "token_logprob",
+            frozenset({"sum"}),
+            _tokamax_loss,
+            sweep=LOSS_SWEEP,
+            absent=tokamax,
+            needs_interpreter=True,
         ),
     ]
 
@@ -249,13 +255,33 @@ def _our_logprob(hidden: Any, weight: Any, target: Any, **options: Any) -> Any:
     return tuple(token_logprob(hidden, weight, target, **options))
 
 
+LOSS_SWEEP = tuple({"b": b, "h": h, "v": v} for b, h, v in ((1024, 512, 512), (1024, 256, 1024), (2048, 256, 1024)))
+"""Tiles that tokamax's loss is tried with; the first are its own choice for v5e."""
+
+
 def _tokamax_loss(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
-    loss = importlib.import_module("tokamax._src.ops.linear_softmax_cross_entropy_loss.api")
+    # Its operation asks which device is attached; the kernels under it can be compiled for one that is not.
+    kernel = importlib.import_module("tokamax._src.ops.linear_softmax_cross_entropy_loss.pallas_mosaic_tpu_kernel")
+    size = dict(tiles or LOSS_SWEEP[0])
+    blocks = {f"{letter}_block_size": size[letter] for letter in ("b", "h", "v")}
 
+    @jax.custom_vjp
     def summed(hidden: Any, weight: Any, target: Any) -> Any:
-        # Its table is [H, V]: the transposition is a view that XLA lays out as it likes.
-        return loss.linear_softmax_cross_entropy_loss(hidden, target, weight.T, implementation="mosaic_tpu")
+        return forward(hidden, weight, target)[0]
 
+    def forward(hidden: Any, weight: Any, target: Any) -> Any:
+        # Its table is [D, V]: the transposition is a view that XLA lays out as it likes.
+        loss, lse = kernel.linear_softmax_cross_entropy_loss_fwd_pallas_mosaic_tpu(hidden, target, weight.T, **blocks)
+        return loss, (hidden, weight, target, lse)
+
+    def backward(saved: Any, d_loss: Any) -> Any:
+        hidden, weight, target, lse = saved
+        d_hidden, d_weight = kernel.linear_softmax_cross_entropy_loss_bwd_pallas_mosaic_tpu(
+            d_loss, lse, hidden, target, weight.T, **blocks
+        )
+        return d_hidden.astype(hidden.dtype), d_weight.T.astype(weight.dtype), None
+
+    summed.defvjp(forward, backward)
     return summed
 
 

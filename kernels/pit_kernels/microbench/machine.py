@@ -98,7 +98,7 @@ def run(
       core: which core of its chip asks.
 
     Raises:
-      UnknownControlError: if a branch or the address of a store depends on data that is not known.
+      UnknownControlError: if a branch depends on data that is not known.
     """
     return _Program(bundles, BRANCH_DELAY[target], granule_bytes).run(operands, core)
 
@@ -275,7 +275,8 @@ class _Program:
         where, value = _memory(operation.operands)
         if where is None:
             return []
-        place = self._address(where)
+        base = next((self._base(part, "smem") for part in where.split(" + ") if part.startswith("#allocation")), None)
+        place = f"{self._address(where)}, {base}"
         lines = [f"at = {address}", f"M.put({place}, {self._value(value)})"]
         if operation.predicate is None:
             return lines
@@ -365,7 +366,8 @@ class _Program:
         return safe
 
     def run(self, operands: Mapping[int, Int32[np.ndarray, " words"]], core: int) -> Run:
-        memory = _Memory(self.operand_of, operands, self.granule_bytes)
+        spills = frozenset(base for name, (_, base) in self.bases.items() if name.endswith("_spill"))
+        memory = _Memory(self.operand_of, operands, self.granule_bytes, spills)
         scope: dict[str, Any] = {"same": _same, "pick": _pick, "smin": _least, "smax": _most}
         exec(compile(self.source, "<scalar half of a kernel>", "exec"), scope)
         counts, totals, guessed, exceeded = scope["kernel"](memory, UNKNOWN, UnknownControlError, core, MOST_BLOCKS)
@@ -391,8 +393,10 @@ class _Memory(dict[Any, Any]):
         places: Mapping[int, tuple[str, int]],
         operands: Mapping[int, Int32[np.ndarray, " words"]],
         granule_bytes: int,
+        spills: frozenset[int],
     ) -> None:
         super().__init__()
+        self.spills = spills
         self.operands = operands
         self.granule_words = granule_bytes // 4
         self.sources = {base: index for index, (_, base) in places.items()}
@@ -400,10 +404,21 @@ class _Memory(dict[Any, Any]):
             if space == "smem" and index in operands:
                 self.update(enumerate(operands[index].tolist(), base))
 
-    def put(self, place: Any, value: Any) -> None:
-        if place is UNKNOWN:
-            raise UnknownControlError("a store goes to an address that is not known,")
-        self[place] = value
+    def put(self, place: Any, base: int | None, value: Any) -> None:
+        """A store. One to a place that is not known leaves nothing known of the allocation that it is in.
+
+        Where that is not known either, only spilled registers stay: their slots are read and written by name alone.
+        """
+        if place is not UNKNOWN:
+            self[place] = value
+            return
+        stride = _SPACE_STRIDE["smem"]
+        hit = (lambda known: known // stride == base // stride) if base is not None else self._may_be_pointed_at
+        for known in [known for known in self if hit(known)]:
+            del self[known]
+
+    def _may_be_pointed_at(self, place: int) -> bool:
+        return place // _SPACE_STRIDE["smem"] * _SPACE_STRIDE["smem"] not in self.spills
 
     def scalar(self, index: int) -> Any:
         return int(self.operands[index][0]) if index in self.operands else UNKNOWN
