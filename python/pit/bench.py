@@ -213,6 +213,9 @@ def show(outcome: Any, timed: bool) -> None:
                 style=style,
             )
         console.print(table)
+        for row in rows:
+            for note in row.figures.get("notes", []):
+                console.print(f"not known of {row.contender}: {note}", highlight=False, markup=False)
     for name, why in outcome.left_out:
         console.print(f"left out: {name}: {why}", highlight=False, markup=False)
     if not timed:

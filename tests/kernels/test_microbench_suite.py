@@ -164,11 +164,12 @@ def test_lengths_are_read_and_a_bad_line_is_shown(tmp_path):
 
 
 def test_tables_and_plot_of_rows(tmp_path, capsys):
-    rows = [make_row(), make_row(contender="jax_flash", ours=False, figures={"us": 30.0})]
+    rows = [make_row(), make_row(contender="jax_flash", ours=False, figures={"us": 30.0, "notes": ["f: 2 DMAs"]})]
     show(Outcome(rows, [("tokamax", "tokamax is not installed: pip install tokamax")]), timed=False)
     printed = capsys.readouterr().out
     assert "left out: tokamax: tokamax is not installed: pip install tokamax" in printed
     assert "not seen: waits for DMAs" in printed
+    assert "not known of jax_flash: f: 2 DMAs" in printed
     draw(rows, tmp_path / "kernels.png")
     assert (tmp_path / "kernels.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -181,7 +182,7 @@ def test_a_users_contender_is_a_function_of_a_module():
 
 def test_the_command_refuses_what_it_does_not_know():
     for words, message in (
-        (["--workload", "nothing"], "--workload is 'nothing'; for three_way_attention it must be one of classic-1536"),
+        (["--workload", "nothing"], "--workload is 'nothing'; for three_way_attention it must be one of tile-512"),
         (["--peers", "nobody"], "--peers names 'nobody'; it must be of jax_flash, jax_splash, tokamax, xla"),
     ):
         result = click.testing.CliRunner().invoke(bench, ["kernels", *words])

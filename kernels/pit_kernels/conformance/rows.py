@@ -17,7 +17,7 @@ def write_segments(tokens: int, segments: Sequence[tuple[int, int, bool]]) -> In
 
     Example:
       >>> write_segments(6, [(0, 2, False), (1, 1, False), (1, 2, False), (0, 1, True)]).tolist()
-      [5, 5, 3, 5, 5, 0]
+      [6, 6, 3, 6, 6, 0]
     """
     until = np.zeros(tokens, np.int32)
     open_segments: list[tuple[int, int, int]] = []

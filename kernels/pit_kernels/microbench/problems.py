@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -34,6 +34,7 @@ class Problem:
     what: one line for the table.
     workload: of attention.
     sizes: of the other operations, by letter.
+    fixed_tiles: whether contenders keep their first tiles, so that their hot pieces do the same work.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Problem:
     what: str
     workload: Workload | None = None
     sizes: Mapping[str, int] | None = None
+    fixed_tiles: bool = False
 
     @property
     def units(self) -> int:
@@ -86,7 +88,10 @@ def problems(operation: str) -> dict[str, Problem]:
             "causal-4096": "4 rows of one plain causal sequence",
         }
         found = {workload.layout.name: workload for workload in WORKLOADS if workload.name.startswith(f"{MODEL}/")}
-        return {name: Problem(name, operation, what, found[name]) for name, what in whats.items()}
+        rest = {name: Problem(name, operation, what, found[name]) for name, what in whats.items()}
+        tile = Workload("tile-512", replace(found["causal-4096"].layout, batch=1), 2, 2, found["causal-4096"].head_dim)
+        what = "one causal row in two heads, for the length of the hot 512 x 512 tile"
+        return {"tile-512": Problem("tile-512", operation, what, tile, fixed_tiles=True), **rest}
     if operation == "token_logprob":
         sizes = {"M": 16384, "D": 2304, "V": 256000}
         what = "16,384 tokens, width 2,304, vocabulary 256,000, a tied bfloat16 table"

@@ -137,6 +137,8 @@ def _measured(
             if known is not None:
                 settled.add((problem.name, direction))
             jobs += [known] if known is not None else [Job(problem.name, direction, first, size) for size in sizes]
+            if problem.fixed_tiles:
+                settled.add((problem.name, direction))
     attempt(jobs)
     more = []
     for (name, direction), answers in tried.items():
