@@ -17,6 +17,21 @@ PEERS = ("jax_flash", "jax_splash", "tokamax", "xla")
 OPERATIONS = ("three_way_attention", "token_logprob", "gap_reward")
 
 
+# Written here because a docstring that keeps its line breaks would need a control character.
+_HELP = """Cycles and bytes of our kernels beside others, from the real TPU compiler and with no TPU.
+
+A contender that does not compute the right thing is named and gets no figure. Peers run with the best tiles of a
+small sweep; where they cannot compute trees they get the separate paths, packed.
+
+\b
+Examples:
+  pit bench kernels --target v5e --target v6e
+  pit bench kernels --lengths mine.txt --contender my_package.kernels:attention
+  pit bench kernels --json bench/results/kernels.json --readme kernels/README.md
+  pit bench kernels --check bench/results/kernels.json
+"""
+
+
 class BenchError(PitError):
     """A measurement that cannot be made, or a figure that is worse than its baseline."""
 
@@ -26,7 +41,7 @@ def bench() -> None:
     """Measure the kernels."""
 
 
-@bench.command("kernels")
+@bench.command("kernels", help=_HELP)
 @click.option("--op", type=click.Choice(OPERATIONS), default=OPERATIONS[0], show_default=True, help="Operation.")
 @click.option("--workload", "workloads", multiple=True, help="Problem, by name; repeatable [all of the operation].")
 @click.option(
@@ -65,18 +80,7 @@ def kernels(
     plot: Path | None,
     readme: Path | None,
 ) -> None:
-    r"""Cycles and bytes of our kernels beside others, from the real TPU compiler and with no TPU.
-
-    A contender that does not compute the right thing is named and gets no figure. Peers run with the best tiles of a
-    small sweep; where they cannot compute trees they get the separate paths, packed.
-
-    \b
-    Examples:
-      pit bench kernels --target v5e --target v6e
-      pit bench kernels --lengths mine.txt --contender my_package.kernels:attention
-      pit bench kernels --json bench/results/kernels.json --readme kernels/README.md
-      pit bench kernels --check bench/results/kernels.json
-    """
+    """Cycles and bytes of our kernels beside others; what it prints with --help is `_HELP`."""
     from pit_kernels.microbench import suite
     from pit_kernels.microbench.problems import problems
 
