@@ -143,10 +143,10 @@ def test_the_table_goes_between_its_markers(tmp_path):
     path.write_text("a\n<!-- kernels table: begin -->\nold\n<!-- kernels table: end -->\nb\n")
     write_table(path, [make_row()])
     text = path.read_text()
-    assert text.startswith("a\n<!-- kernels table: begin -->\n| problem |")
+    assert text.startswith("a\n<!-- kernels table: begin -->\n| operation |")
     assert text.endswith("<!-- kernels table: end -->\nb\n")
     assert "old" not in text
-    assert "| p | forward | v5e | xla | 5.00 | 10 | 1,000 | 0.0 |" in markdown([make_row()])
+    assert "| three_way_attention | p | forward | v5e | xla | 5.00 | 10 | 1,000 | 0.0 |" in markdown([make_row()])
     path.write_text("a")
     with pytest.raises(
         ValueError, match=r"has no place for the table; it must hold the lines <!-- kernels table: begin"

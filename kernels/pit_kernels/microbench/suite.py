@@ -287,18 +287,17 @@ def regressions(rows: Sequence[Row], baseline: Sequence[Row]) -> list[str]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table of kernels/README.md."""
-    out = [
-        "| problem | direction | target | contender | us a tree | us | cycles | HBM MB | hot bundles | MXU |",
-        "|---|---|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    columns = ("operation", "problem", "direction", "target", "contender")
+    figures = ("us a tree", "us", "cycles", "HBM MB", "hot bundles", "MXU")
+    out = [f"| {' | '.join((*columns, *figures))} |", "|" + "---|" * len(columns) + "---:|" * len(figures)]
     ordered = sorted(rows, key=lambda row: (row.operation, row.problem, row.direction, row.target, row.figures["us"]))
     for row in ordered:
-        figures, hot = row.figures, hot_of(row)
-        bundles, mxu = (f"{hot['bundles']}", f"{hot['use'].get('MXU', 0):.0%}") if hot else ("", "")
-        out.append(
-            f"| {row.problem} | {row.direction} | {row.target} | {row.contender} | {figures['us'] / row.units:,.2f} | "
-            f"{figures['us']:,.0f} | {figures['cycles']:,} | {figures['hbm_bytes'] / 1e6:,.1f} | {bundles} | {mxu} |"
-        )
+        found, hot = row.figures, hot_of(row)
+        cells = [row.operation, row.problem, row.direction, row.target, row.contender]
+        cells += [f"{found['us'] / row.units:,.2f}", f"{found['us']:,.0f}", f"{found['cycles']:,}"]
+        cells.append(f"{found['hbm_bytes'] / 1e6:,.1f}")
+        cells += [f"{hot['bundles']}", f"{hot['use'].get('MXU', 0):.0%}"] if hot else ["", ""]
+        out.append(f"| {' | '.join(cells)} |")
     return "\n".join(out)
 
 
