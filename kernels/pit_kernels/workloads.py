@@ -4,7 +4,8 @@ Lengths of the packed rows are drawn around those of HH-RLHF (medians of 100 pro
 stand-in for the data that needs no download, the same on every machine.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ class Layout:
     medians: median length of each column, tokens.
     spread: standard deviation of the logarithm of a length; 0 fixes the lengths.
     slot: where given, every segment starts at a multiple of it and the rest of its slot is padding.
+    trees: where given, the lengths of each tree's columns, instead of drawn ones; `batch` rows hold them all.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Layout:
     medians: tuple[int, ...]
     spread: float
     slot: int | None = None
+    trees: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,36 @@ WORKLOADS = tuple(
 )
 
 
-def visible_until(workload: Workload, seed: int) -> Int32[np.ndarray, "B T"]:
-    """The vector `visible_until` of the workload's rows; the same seed gives the same rows.
+def forest(workload: Workload, seed: int) -> list[list[list[int]]]:
+    """Lengths of the segments of every tree of every row; the same seed gives the same trees.
 
     Trees are drawn and packed one after another until one does not fit; the rest of the row is padding. A tree
     that no row could hold is drawn again.
+
+    Example:
+      >>> forest(WORKLOADS[0], seed=0)[0]
+      [[200, 100, 100]]
+    """
+    layout = workload.layout
+    if layout.trees is not None:
+        return _packed_trees(layout)
+    rng = np.random.default_rng(seed)
+    rows: list[list[list[int]]] = [[] for _ in range(layout.batch)]
+    for row in rows:
+        room = layout.row_length
+        while room > 0:
+            lengths = _draw_lengths(layout, rng)
+            taken = sum(_taken(layout, length) for length in lengths)
+            if taken <= room:
+                row.append(lengths)
+                room -= taken
+            elif taken <= layout.row_length:
+                break
+    return rows
+
+
+def visible_until(workload: Workload, seed: int) -> Int32[np.ndarray, "B T"]:
+    """The vector `visible_until` of the workload's rows, the trees of `forest` one after another.
 
     Example:
       >>> rows = visible_until(WORKLOADS[0], seed=0)
@@ -96,17 +124,107 @@ def visible_until(workload: Workload, seed: int) -> Int32[np.ndarray, "B T"]:
       ((16, 1536), 1124, 0)
     """
     layout = workload.layout
-    rng = np.random.default_rng(seed)
     rows = np.zeros((layout.batch, layout.row_length), np.int32)
-    for row in rows:
+    for row, trees in zip(rows, forest(workload, seed), strict=True):
         start = 0
-        while start < layout.row_length:
-            tree = _tree(layout, _draw_lengths(layout, rng))
-            if start + tree.size <= layout.row_length:
-                row[start : start + tree.size] = np.where(tree > 0, tree + start, 0)
-                start += tree.size
-            elif tree.size <= layout.row_length:
+        for lengths in trees:
+            tree = _tree(layout, lengths)
+            row[start : start + tree.size] = np.where(tree > 0, tree + start, 0)
+            start += tree.size
+    return rows
+
+
+def path_lengths(workload: Workload, seed: int) -> list[int]:
+    """Tokens of every path from a root to a leaf: the sequences that a kernel without trees computes instead.
+
+    Example:
+      >>> path_lengths(WORKLOADS[0], seed=0)[:2]
+      [400, 400]
+    """
+    parents = workload.layout.parents
+    leaves = [segment for segment in range(len(parents)) if segment not in parents]
+    lengths = []
+    for trees in forest(workload, seed):
+        for tree in trees:
+            for leaf in leaves:
+                segment, total = leaf, 0
+                while segment >= 0:
+                    total += tree[segment]
+                    segment = parents[segment]
+                lengths.append(total)
+    return lengths
+
+
+def pack_sequences(lengths: Sequence[int], row_length: int) -> Int32[np.ndarray, "B T"]:
+    """`visible_until` of separate sequences packed into as few rows as the longest-first, first-fit rule needs.
+
+    Raises:
+      ValueError: if a sequence is longer than a row.
+
+    Example:
+      >>> pack_sequences([2, 3, 1], 4).tolist()
+      [[3, 3, 3, 4], [2, 2, 0, 0]]
+    """
+    longest = max(lengths, default=0)
+    if longest > row_length:
+        raise ValueError(
+            f"a sequence has {longest} tokens; rows of {row_length} must hold the longest: make them longer"
+        )
+    rows: list[list[int]] = []
+    for length in sorted(lengths, reverse=True):
+        for row in rows:
+            if sum(row) + length <= row_length:
+                row.append(length)
                 break
+        else:
+            rows.append([length])
+    until = np.zeros((len(rows), row_length), np.int32)
+    for filled, row in zip(until, rows, strict=True):
+        ends = np.cumsum(row)
+        filled[: ends[-1]] = np.repeat(ends, row)
+    return until
+
+
+def gap_workload(triples: Sequence[tuple[int, int, int]], row_length: int, shape: HeadShape) -> Workload:
+    """A workload of the four orders of given preferences, packed as trees.
+
+    Args:
+      triples: tokens of prompt, better and worse answer of each preference.
+      row_length: tokens of a row.
+      shape: heads.
+
+    Raises:
+      ValueError: if there is no preference, or a tree is longer than a row.
+
+    Example:
+      >>> workload = gap_workload([(100, 50, 40), (10, 5, 4)], 512, HEAD_SHAPES[0])
+      >>> workload.layout.batch, forest(workload, seed=0)
+      (1, [[[100, 50, 50, 40, 40, 50, 40], [10, 5, 5, 4, 4, 5, 4]]])
+    """
+    trees = tuple((int(prompt), int(better), int(worse)) for prompt, better, worse in triples)
+    if not trees:
+        raise ValueError("triples holds no preference; it must hold one at least")
+    longest = max(sum(lengths[column] for column in _GAP[1]) for lengths in trees)
+    if longest > row_length:
+        raise ValueError(f"a tree has {longest} tokens; rows of {row_length} must hold the longest: make them longer")
+    layout = Layout("lengths", 0, row_length, *_GAP, medians=(), spread=0.0, trees=trees)
+    layout = replace(layout, batch=len(_packed_trees(layout)))
+    return Workload(f"{shape.model}/lengths", layout, shape.heads, shape.kv_heads, shape.head_dim)
+
+
+def _packed_trees(layout: Layout) -> list[list[list[int]]]:
+    """The given trees, longest first, each in the first row that has room."""
+    trees = [[lengths[column] for column in layout.columns] for lengths in layout.trees or ()]
+    rows: list[list[list[int]]] = []
+    room: list[int] = []
+    for tree in sorted(trees, key=sum, reverse=True):
+        size = sum(_taken(layout, length) for length in tree)
+        number = next((number for number, left in enumerate(room) if size <= left), len(rows))
+        if number == len(rows):
+            rows.append([])
+            room.append(layout.row_length)
+        rows[number].append(tree)
+        room[number] -= size
     return rows
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from pit.bench import bench
 from pit.config import ConfigError, RunConfig, override
 from pit.data._core import CoreError
 from pit.data.errors import DataError
@@ -451,6 +452,9 @@ def _print_results(results: Any) -> None:
         click.echo(f"  {label:<36} {a.value:6.3f} [{a.low:.3f}, {a.high:.3f}]")
     for note in results.notes:
         click.echo(f"note: {note}")
+
+
+cli.add_command(bench)
 
 
 @cli.command()

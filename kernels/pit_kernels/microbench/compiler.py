@@ -1,0 +1,139 @@
+"""Compiles a program for a TPU that is not attached and keeps what the compiler says about it."""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from pit_kernels.microbench.bundles import KernelDump, find_kernels
+from pit_kernels.microbench.generations import GENERATIONS
+
+_FLAG = "--xla_jf_dump_to="
+_FLAGS = "--xla_jf_dump_llo_text=true --xla_jf_emit_annotations=true"
+
+
+class NoCompilerError(RuntimeError):
+    """The TPU compiler cannot be asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A compiled program.
+
+    jaxpr: the closed jaxpr that was compiled.
+    hlo: text of its scheduled HLO.
+    kernels: dumps of its kernels by the name of the instruction; "TLP" is the program itself.
+    memory: XLA's own account of its memory.
+    """
+
+    target: str
+    jaxpr: Any
+    hlo: str
+    kernels: dict[str, KernelDump]
+    memory: Any
+
+
+def unavailable_reason() -> str | None:
+    """Why this machine cannot compile for TPUs, or None when it can."""
+    if importlib.util.find_spec("libtpu") is None:
+        return 'libtpu is not installed: pip install "jax[tpu]"'
+    return None
+
+
+def prepare() -> Path:
+    """Tells libtpu to dump, which it hears only before it first compiles; gives the folder of the dumps.
+
+    Raises:
+      NoCompilerError: if libtpu is not installed.
+    """
+    reason = unavailable_reason()
+    if reason is not None:
+        raise NoCompilerError(f"no TPU compiler: {reason}")
+    flags = os.environ.get("LIBTPU_INIT_ARGS", "")
+    for flag in flags.split():
+        if flag.startswith(_FLAG):
+            folder = Path(flag.removeprefix(_FLAG))
+            break
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="pit-kernels-dumps-"))
+        os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {_FLAG}{folder} {_FLAGS}".strip()
+    # Without these libtpu asks the metadata server of Google's cloud which machine this is, and only one process of a
+    # machine may compile at a time.
+    for name, value in (
+        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+        ("TPU_SKIP_MDS_QUERY", "1"),
+        ("TPU_WORKER_HOSTNAMES", "localhost"),
+        ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
+    ):
+        os.environ.setdefault(name, value)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def compiled_for(
+    function: Callable[..., Any], arguments: Sequence[Any], target: str, keep: Path | None = None
+) -> Iterator[Compilation]:
+    """Compiles `jax.jit(function)(*arguments)` for one TPU core's chip; the dumps live as long as the context.
+
+    Args:
+      function: traced with a mesh of one device of the target in context.
+      arguments: arrays or `jax.ShapeDtypeStruct`s.
+      target: a key of GENERATIONS.
+      keep: folder that the dumps are moved to in the end; they are deleted when None.
+
+    Raises:
+      NoCompilerError: if libtpu is not installed, or compiled something in this process before it was told to dump.
+      ValueError: if the target is not known.
+    """
+    if target not in GENERATIONS:
+        raise ValueError(f"target is {target!r}; it must be one of {', '.join(GENERATIONS)}")
+    folder = prepare()
+    _empty(folder)
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=GENERATIONS[target].topology)
+    mesh = Mesh([topology.devices[0]], ("core",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec())
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tuple(arguments))
+    jitted = function if hasattr(function, "trace") else jax.jit(function)
+    # A program found in the persistent cache would not be compiled, and nothing dumped.
+    with jax.set_mesh(mesh), _no_persistent_cache():
+        traced = jitted.trace(*shapes)
+        compiled = traced.lower(lowering_platforms=("tpu",)).compile()
+    kernels = find_kernels(folder)
+    if "TLP" not in kernels:
+        raise NoCompilerError(
+            "libtpu dumped nothing: it was loaded in this process before it was told to. Call "
+            "pit_kernels.microbench.prepare() before anything else compiles for a TPU, or use a new process"
+        )
+    try:
+        yield Compilation(target, traced.jaxpr, compiled.as_text(), kernels, compiled.memory_analysis())
+    finally:
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            for path in folder.iterdir():
+                shutil.move(path, keep / path.name)
+        _empty(folder)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+@contextmanager
+def _no_persistent_cache() -> Iterator[None]:
+    found = bool(jax.config.values["jax_enable_compilation_cache"])
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", found)

@@ -1,0 +1,324 @@
+"""What is measured against what: our operations, the published kernels that people would use instead, and their own.
+
+A peer gets its natural layout and the best tiles of a small sweep. What it cannot do itself (trees, grouped heads) is
+done for it as its users would: separate paths with segment ids, repeated key/value heads.
+"""
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
+
+from pit_kernels import leaf_scores, three_way_attention, token_logprob
+from pit_kernels.dispatch import unsupported_reason
+
+Axes = Literal["BTNH", "BNTH"]
+"""Order of the axes of q, k, v and the output: batch, tokens, heads, width."""
+
+Tiles = Mapping[str, int]
+"""Tile sizes by the name that a contender gives them."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something that computes one operation.
+
+    name: as it is asked for and printed.
+    operation: which operation.
+    serves: which cases of `pit_kernels.conformance` it claims to serve.
+    make: gives the function for tiles (None for its own choice); the flag asks for the interpreter. For attention the
+      function takes q, k, v in `axes`, then visible_until; for the others what the cases of conformance say.
+    axes: layout of an attention contender.
+    sweep: tiles to try.
+    absent: why it cannot run here, or None.
+    needs_interpreter: whether it has no switch of its own for running on a CPU.
+    """
+
+    name: str
+    operation: str
+    serves: frozenset[str]
+    make: Callable[[Tiles | None, bool], Callable[..., Any]]
+    axes: Axes = "BTNH"
+    sweep: tuple[Tiles, ...] = ()
+    absent: str | None = None
+    needs_interpreter: bool = False
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is one of this package's backends, whose figures are held to a baseline."""
+        return self.name in ("pallas_tpu", "xla", "auto")
+
+    @property
+    def packs_trees(self) -> bool:
+        """Whether it computes trees, and not separate paths."""
+        return "trees" in self.serves
+
+
+ATTENTION_SWEEP = tuple({"q": q, "kv": kv} for q, kv in ((512, 512), (512, 1024), (1024, 1024)))
+"""Tiles that the peers' attention is tried with; 512 x 512 is the first, the one that figures of others are for."""
+
+
+def contenders(operation: str) -> dict[str, Contender]:
+    """The known contenders of an operation by name, ours first.
+
+    Raises:
+      ValueError: if the operation has none.
+    """
+    makers = {"three_way_attention": _attention, "token_logprob": _logprob, "gap_reward": _gap}
+    if operation not in makers:
+        raise ValueError(f"op is {operation!r}; it must be one of {', '.join(makers)}")
+    return {contender.name: contender for contender in makers[operation]()}
+
+
+def load_contender(operation: str, text: str) -> Contender:
+    """A user's own contender, "module:function": a function with the signature of our operation.
+
+    Raises:
+      ValueError: if there is no such function.
+    """
+    where, _, name = text.partition(":")
+    found = getattr(importlib.import_module(where), name, None) if where and name else None
+    if not callable(found):
+        raise ValueError(f"contender is {text!r}; it must name a function, as package.module:function")
+    claimed = getattr(found, "serves", ("trees", "grouped", "soft_cap", "temperature", "ragged", "entropy"))
+    return Contender(text, operation, frozenset(claimed), lambda tiles, interpret: found)
+
+
+def _missing(module: str, what: str) -> str | None:
+    if importlib.util.find_spec(module) is not None:
+        return None
+    return f"{what} is not installed: pip install {what}"
+
+
+def _ours(operation: str, serves: frozenset[str], call: Callable[..., Any]) -> list[Contender]:
+    """The backends of this package that the operation has for TPUs, the Pallas one first."""
+    found = []
+    for backend in ("pallas_tpu", "xla"):
+        reason = unsupported_reason(operation, backend)  # type: ignore[arg-type]
+
+        def make(tiles: Tiles | None, interpret: bool, backend: str = backend) -> Callable[..., Any]:
+            options: dict[str, Any] = {"implementation": backend}
+            if interpret and backend == "pallas_tpu":
+                options["interpret"] = True
+            return functools.partial(call, **options)
+
+        found.append(Contender(backend, operation, serves, make, absent=reason))
+    return found
+
+
+# --- attention ---
+
+
+def _attention() -> list[Contender]:
+    trees = frozenset({"trees", "grouped", "soft_cap"})
+    packed = frozenset({"grouped"})
+    tokamax = _missing("tokamax", "tokamax")
+    return [
+        *_ours("three_way_attention", trees, _our_attention),
+        Contender("jax_flash", "three_way_attention", packed, _flash, "BNTH", ATTENTION_SWEEP, needs_interpreter=True),
+        Contender("jax_splash", "three_way_attention", packed, _splash, "BNTH", ATTENTION_SWEEP),
+        Contender("tokamax", "three_way_attention", packed, _tokamax_splash, "BNTH", ATTENTION_SWEEP, tokamax),
+    ]
+
+
+def _our_attention(q: Any, k: Any, v: Any, visible_until: Any, **options: Any) -> Any:
+    return three_way_attention(q, k, v, visible_until, **options)
+
+
+def segment_ids(visible_until: Int32[Array, "B T"]) -> Int32[Array, "B T"]:
+    """Ids of packed sequences: the end of a sequence is a number of its own, and padding's is 0."""
+    return visible_until
+
+
+def _repeated(q: Float[Array, "B N T H"], x: Float[Array, "B K T H"]) -> Float[Array, "B N T H"]:
+    return x if x.shape[1] == q.shape[1] else jnp.repeat(x, q.shape[1] // x.shape[1], axis=1)
+
+
+def _flash(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
+    from jax.experimental.pallas.ops.tpu import flash_attention as flash
+
+    def attend(q: Any, k: Any, v: Any, visible_until: Any) -> Any:
+        size = dict(tiles or ATTENTION_SWEEP[0])
+        tokens = q.shape[2]
+        block_q, block_k = _fitting(size["q"], tokens), _fitting(size["kv"], tokens)
+        blocks = flash.BlockSizes(
+            block_q=block_q,
+            block_k_major=block_k,
+            block_k=block_k,
+            block_b=1,
+            block_q_major_dkv=block_q,
+            block_k_major_dkv=block_k,
+            block_k_dkv=block_k,
+            block_q_dkv=block_q,
+            block_k_major_dq=block_k,
+            block_k_dq=block_k,
+            block_q_dq=block_q,
+        )
+        ids = segment_ids(visible_until)
+        return flash.flash_attention(
+            q,
+            _repeated(q, k),
+            _repeated(q, v),
+            segment_ids=flash.SegmentIds(ids, ids),
+            causal=True,
+            sm_scale=q.shape[3] ** -0.5,
+            block_sizes=blocks,
+        )
+
+    return attend
+
+
+def _fitting(block: int, tokens: int) -> int:
+    """The largest divisor of the row in lanes that is at most `block`: peers' tiles must divide their rows."""
+    return next(size for size in range(min(block, tokens), 0, -128) if tokens % size == 0)
+
+
+def _splash(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    def attend(q: Any, k: Any, v: Any, visible_until: Any) -> Any:
+        size = dict(tiles or ATTENTION_SWEEP[0])
+        _, heads, tokens, width = q.shape
+        block_q, block_kv = _fitting(size["q"], tokens), _fitting(size["kv"], tokens)
+        blocks = splash.BlockSizes(
+            block_q=block_q,
+            block_kv=block_kv,
+            block_kv_compute=min(512, block_kv),
+            block_q_dkv=block_q,
+            block_kv_dkv=block_kv,
+            block_kv_dkv_compute=min(512, block_kv),
+            use_fused_bwd_kernel=True,
+        )
+        mask = masks.MultiHeadMask([masks.CausalMask((tokens, tokens)) for _ in range(heads)])
+        kernel = splash.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
+        scaled = (q * width**-0.5).astype(q.dtype)
+        ids = segment_ids(visible_until)
+        return jax.vmap(lambda q, k, v, ids: kernel(q, k, v, splash.SegmentIds(ids, ids)))(scaled, k, v, ids)
+
+    return attend
+
+
+def _tokamax_splash(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
+    splash = importlib.import_module("tokamax._src.ops.experimental.tpu.splash_attention.splash_attention_kernel")
+    masks = importlib.import_module("tokamax._src.ops.experimental.tpu.splash_attention.splash_attention_mask")
+    base = importlib.import_module("tokamax._src.ops.experimental.tpu.splash_attention.base")
+
+    def attend(q: Any, k: Any, v: Any, visible_until: Any) -> Any:
+        size = dict(tiles or ATTENTION_SWEEP[0])
+        _, _, tokens, width = q.shape
+        block_q, block_kv = _fitting(size["q"], tokens), _fitting(size["kv"], tokens)
+        config = splash.SplashConfig(
+            block_q=block_q,
+            block_kv=block_kv,
+            block_kv_compute=min(512, block_kv),
+            block_q_dkv=block_q,
+            block_kv_dkv=block_kv,
+            block_kv_dkv_compute=min(512, block_kv),
+            interpret=interpret,
+        )
+        kernel = splash.make_splash_mha(masks.CausalMask((tokens, tokens)), config=config, q_seq_shards=1)
+        scaled = (q * width**-0.5).astype(q.dtype)
+        ids = segment_ids(visible_until)
+        return jax.vmap(lambda q, k, v, ids: kernel(q, k, v, base.SegmentIds(ids, ids)))(scaled, k, v, ids)
+
+    return attend
+
+
+# --- log-probabilities ---
+
+
+def _logprob() -> list[Contender]:
+    serves = frozenset({"entropy", "temperature", "soft_cap", "ragged"})
+    tokamax = _missing("tokamax", "tokamax")
+    return [
+        *_ours("token_logprob", serves, _our_logprob),
+        Contender(
+            "tokamax",
+            "token_logprob",
+            frozenset({"sum"}),
+            _tokamax_loss,
+            sweep=LOSS_SWEEP,
+            absent=tokamax,
+            needs_interpreter=True,
+        ),
+    ]
+
+
+def _our_logprob(hidden: Any, weight: Any, target: Any, **options: Any) -> Any:
+    return tuple(token_logprob(hidden, weight, target, **options))
+
+
+LOSS_SWEEP = tuple({"b": b, "h": h, "v": v} for b, h, v in ((1024, 512, 512), (1024, 256, 1024), (2048, 256, 1024)))
+"""Tiles that tokamax's loss is tried with; the first are its own choice for v5e."""
+
+
+def _tokamax_loss(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
+    # Its operation asks which device is attached; the kernels under it can be compiled for one that is not.
+    kernel = importlib.import_module("tokamax._src.ops.linear_softmax_cross_entropy_loss.pallas_mosaic_tpu_kernel")
+    size = dict(tiles or LOSS_SWEEP[0])
+    blocks = {f"{letter}_block_size": size[letter] for letter in ("b", "h", "v")}
+
+    @jax.custom_vjp
+    def summed(hidden: Any, weight: Any, target: Any) -> Any:
+        return forward(hidden, weight, target)[0]
+
+    def forward(hidden: Any, weight: Any, target: Any) -> Any:
+        # Its table is [D, V]: the transposition is a view that XLA lays out as it likes.
+        loss, lse = kernel.linear_softmax_cross_entropy_loss_fwd_pallas_mosaic_tpu(hidden, target, weight.T, **blocks)
+        return loss, (hidden, weight, target, lse)
+
+    def backward(saved: Any, d_loss: Any) -> Any:
+        hidden, weight, target, lse = saved
+        d_hidden, d_weight = kernel.linear_softmax_cross_entropy_loss_bwd_pallas_mosaic_tpu(
+            d_loss, lse, hidden, target, weight.T, **blocks
+        )
+        return d_hidden.astype(hidden.dtype), d_weight.T.astype(weight.dtype), None
+
+    summed.defvjp(forward, backward)
+    return summed
+
+
+# --- scores ---
+
+
+def _gap() -> list[Contender]:
+    return _ours("gap_reward", frozenset(), _our_scores)
+
+
+def _our_scores(hidden: Any, scale: Any, weight: Any, bias: Any, leaf: Any, **options: Any) -> Any:
+    return leaf_scores(hidden, leaf, scale, weight, bias, eps=1e-5, **options)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A contender with the verdict of conformance."""
+
+    contender: Contender
+    failure: str | None
+    skipped: Sequence[str] = field(default=())
+
+
+def judged(contender: Contender) -> Judged:
+    """Runs the cases of its operation on a CPU, TPU kernels in the interpreter."""
+    from pit_kernels.conformance import CASES, judge
+
+    function = contender.make(None, True)
+    if contender.operation == "three_way_attention" and contender.axes == "BNTH":
+        function = _as_rows_of_tokens(function)
+    verdict = judge(function, CASES[contender.operation](), contender.serves)
+    return Judged(contender, None if verdict.failure is None else str(verdict.failure), verdict.skipped)
+
+
+def _as_rows_of_tokens(function: Callable[..., Any]) -> Callable[..., Any]:
+    def attend(q: Any, k: Any, v: Any, visible_until: Any, **options: Any) -> Any:
+        out = function(*(x.swapaxes(1, 2) for x in (q, k, v)), visible_until, **options)
+        return out.swapaxes(1, 2)
+
+    return attend

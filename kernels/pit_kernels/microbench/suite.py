@@ -1,0 +1,324 @@
+"""Runs the suite: who conforms, what each job costs, the best tiles of each peer; keeps it as JSON and checks it.
+
+A figure is shown only of a contender that passed conformance; one that failed is named with the case.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pit_kernels.microbench.contenders import Contender
+from pit_kernels.microbench.problems import PEER_ROWS, Direction, Job, Problem
+from pit_kernels.microbench.worker import named_contender, named_problem
+
+TOLERANCE = 0.03
+"""How far a figure of ours may lie above its baseline."""
+
+DIRECTIONS: tuple[Direction, ...] = ("forward", "both")
+"""What is counted of every problem."""
+
+
+@dataclass
+class Row:
+    """One line of the table: the best that a contender does on a problem.
+
+    figures: as `worker.summary` gives them.
+    job: tiles and row length that did it.
+    units: trees in the work.
+    """
+
+    operation: str
+    problem: str
+    direction: Direction
+    contender: str
+    target: str
+    ours: bool
+    units: int
+    figures: dict[str, Any]
+    job: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Name of the row in a results file."""
+        return "/".join((self.operation, self.problem, self.direction, self.contender, self.target))
+
+
+@dataclass
+class Outcome:
+    """All of a run: the rows, and what gave none, with the reason."""
+
+    rows: list[Row] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+
+def run_suite(
+    operation: str,
+    names: Sequence[str],
+    targets: Sequence[str],
+    problem_names: Sequence[str],
+    *,
+    lengths: Mapping[str, Any] | None = None,
+    keep_dumps: Path | None = None,
+    judge: bool = True,
+    swept: Sequence[Row] = (),
+    tell: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Measures contenders on problems of one operation.
+
+    Args:
+      operation: which operation.
+      names: contenders, by name or "module:function".
+      targets: generations of TPU.
+      problem_names: problems, by name; "lengths" takes `lengths`.
+      lengths: triples, row_length and model of a workload of given lengths.
+      keep_dumps: folder for the compiler's dumps.
+      judge: whether contenders must pass conformance first.
+      swept: rows of an earlier run; a peer's tiles and row length are taken from its row and not swept again.
+      tell: hears what is going on.
+    """
+    outcome = Outcome()
+    found = [named_problem(operation, name, dict(lengths) if lengths else None) for name in problem_names]
+    before = {row.key: Job(**row.job) for row in swept if not row.ours}
+    for name in names:
+        contender = named_contender(operation, name)
+        if contender.absent is not None:
+            outcome.left_out.append((name, contender.absent))
+            continue
+        if judge:
+            tell(f"{operation} {name}: conformance")
+            failure = judged_apart(operation, name)
+            if failure is not None:
+                outcome.left_out.append((name, f"does not conform: {failure}"))
+                continue
+        for target in targets:
+            tell(f"{operation} {name}: {target}")
+
+            def ask(
+                jobs: Sequence[Job], contender: Contender = contender, target: str = target
+            ) -> list[dict[str, Any]]:
+                return ask_worker(contender, target, jobs, lengths, keep_dumps) if jobs else []
+
+            _measured(outcome, contender, found, target, before, ask)
+    return outcome
+
+
+Tried = list[tuple[Job, dict[str, Any]]]
+"""Jobs with their answers."""
+
+
+def _measured(
+    outcome: Outcome,
+    contender: Contender,
+    found: Sequence[Problem],
+    target: str,
+    before: Mapping[str, Job],
+    ask: Callable[[Sequence[Job]], list[dict[str, Any]]],
+) -> None:
+    """Adds the best row of each problem and direction: first over row lengths, then over tiles at the best of them."""
+    tried: dict[tuple[str, Direction], Tried] = {(p.name, direction): [] for p in found for direction in DIRECTIONS}
+
+    def attempt(jobs: Sequence[Job]) -> None:
+        for job, answer in zip(jobs, ask(jobs), strict=True):
+            tried[job.problem, job.direction].append((job, answer))
+
+    first = contender.sweep[0] if contender.sweep else None
+    jobs, settled = [], set()
+    for problem in found:
+        apart = problem.has_trees and not contender.packs_trees
+        sizes = [size for size in PEER_ROWS if size >= _longest(problem)] if apart else [None]
+        for direction in DIRECTIONS:
+            known = before.get("/".join((contender.operation, problem.name, direction, contender.name, target)))
+            if known is not None:
+                settled.add((problem.name, direction))
+            jobs += [known] if known is not None else [Job(problem.name, direction, first, size) for size in sizes]
+            if problem.fixed_tiles:
+                settled.add((problem.name, direction))
+    attempt(jobs)
+    more = []
+    for (name, direction), answers in tried.items():
+        best = _least(answers)
+        if best is not None and (name, direction) not in settled:
+            more += [Job(name, direction, tiles, best[0].row_length) for tiles in contender.sweep[1:]]
+    attempt(more)
+    for problem in found:
+        for direction in DIRECTIONS:
+            _add_best(outcome, contender, problem, direction, target, tried[problem.name, direction])
+
+
+def _add_best(
+    outcome: Outcome, contender: Contender, problem: Problem, direction: Direction, target: str, tried: Tried
+) -> None:
+    best = _least(tried)
+    if best is None:
+        why = tried[0][1].get("error") or "; ".join(tried[0][1].get("notes", ["no figure"]))
+        outcome.left_out.append((f"{contender.name} on {problem.name}, {direction}, {target}", why))
+        return
+    job, figures = best
+    sweep = [{"job": asdict(job), "us": answer.get("us"), "error": answer.get("error")} for job, answer in tried]
+    names = (contender.operation, problem.name, direction, contender.name, target)
+    outcome.rows.append(Row(*names, contender.ours, problem.units, {**figures, "sweep": sweep}, asdict(job)))
+
+
+def _longest(problem: Problem) -> int:
+    from pit_kernels.microbench.problems import SEED
+    from pit_kernels.workloads import path_lengths
+
+    return 0 if problem.workload is None else max(path_lengths(problem.workload, SEED))
+
+
+def _least(tried: Sequence[tuple[Job, dict[str, Any]]]) -> tuple[Job, dict[str, Any]] | None:
+    """The complete answer that takes the least time; failing that, nothing: an unknown figure is no figure."""
+    complete = [(job, answer) for job, answer in tried if answer.get("complete")]
+    return min(complete, key=lambda pair: float(pair[1]["us"]), default=None)
+
+
+def ask_worker(
+    contender: Contender,
+    target: str,
+    jobs: Sequence[Job],
+    lengths: Mapping[str, Any] | None = None,
+    keep_dumps: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Has a process of its own compile and count the jobs.
+
+    Raises:
+      RuntimeError: if the process dies; the message ends with what it said last.
+    """
+    request = {
+        "operation": contender.operation,
+        "contender": contender.name,
+        "target": target,
+        "jobs": [asdict(job) for job in jobs],
+        "lengths": dict(lengths) if lengths else None,
+        "keep_dumps": None if keep_dumps is None else str(keep_dumps),
+    }
+    answer = _process("pit_kernels.microbench.worker", json.dumps(request))
+    lines = [json.loads(line) for line in answer.splitlines() if line.startswith("{")]
+    if len(lines) != len(jobs):
+        raise RuntimeError(f"the worker of {contender.name} answered {len(lines)} of {len(jobs)} jobs: {answer[-500:]}")
+    return lines
+
+
+def judged_apart(operation: str, name: str) -> str | None:
+    """The first failure of a contender in conformance, judged in a process of its own; None where it has none."""
+    answer = _process("pit_kernels.microbench.judge", json.dumps({"operation": operation, "contender": name}))
+    failure: str | None = json.loads(answer.splitlines()[-1])["failure"]
+    return failure
+
+
+def _process(module: str, text: str) -> str:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    process = subprocess.run(
+        [sys.executable, "-m", module], input=text, capture_output=True, text=True, env=environment, check=False
+    )
+    if process.returncode != 0:
+        raise RuntimeError(f"{module} failed with status {process.returncode}: {process.stderr[-1000:]}")
+    return process.stdout
+
+
+def origin() -> dict[str, Any]:
+    """What a figure carries: versions and commit."""
+    versions = {}
+    for name in ("jax", "jaxlib", "libtpu", "tokamax", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    status = ["git", "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)bench/results"]
+    changed = subprocess.run(status, capture_output=True, text=True, check=False).stdout.strip()
+    return {"versions": versions, "commit": (commit or "unknown") + (" with changes" if changed else "")}
+
+
+def save(rows: Sequence[Row], path: Path) -> None:
+    """Writes rows into a results file, in place of those of the same name; other rows stay."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    source = origin()
+    for row in rows:
+        figures = {**row.figures, "kernels": _short(row.figures.get("kernels", []))}
+        found[row.key] = {**asdict(row), "figures": figures, **source}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n", encoding="utf-8")
+
+
+def _short(kernels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The kernels that matter: those of a hundredth of all cycles and more."""
+    total = sum(kernel["cycles"] or 0 for kernel in kernels)
+    return [
+        {key: kernel[key] for key in ("name", "calls", "cycles", "hbm_bytes", "hot")}
+        for kernel in kernels
+        if (kernel["cycles"] or 0) * 100 >= total
+    ]
+
+
+def load(path: Path) -> list[Row]:
+    """The rows of a results file.
+
+    Raises:
+      ValueError: if it is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        names = Row.__dataclass_fields__
+        return [Row(**{name: row[name] for name in names}) for row in found.values()]
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is no results file of the kernel suite ({error}); write one with --json") from error
+
+
+def regressions(rows: Sequence[Row], baseline: Sequence[Row]) -> list[str]:
+    """One line for each figure of ours that lies more than TOLERANCE above its baseline."""
+    before = {row.key: row for row in baseline}
+    worse = []
+    for row in rows:
+        if not row.ours or row.key not in before:
+            continue
+        for name in ("us", "cycles", "hbm_bytes"):
+            now, then = row.figures[name], before[row.key].figures[name]
+            if now > then * (1 + TOLERANCE):
+                worse.append(f"{row.key}: {name} is {now:,.6g}, {now / then - 1:+.1%} of {then:,.6g}")
+    return worse
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table of kernels/README.md."""
+    columns = ("operation", "problem", "direction", "target", "contender")
+    figures = ("us a tree", "us", "cycles", "HBM MB", "hot bundles", "MXU")
+    out = [f"| {' | '.join((*columns, *figures))} |", "|" + "---|" * len(columns) + "---:|" * len(figures)]
+    ordered = sorted(rows, key=lambda row: (row.operation, row.problem, row.direction, row.target, row.figures["us"]))
+    for row in ordered:
+        found, hot = row.figures, hot_of(row)
+        cells = [row.operation, row.problem, row.direction, row.target, row.contender]
+        cells += [f"{found['us'] / row.units:,.2f}", f"{found['us']:,.0f}", f"{found['cycles']:,}"]
+        cells.append(f"{found['hbm_bytes'] / 1e6:,.1f}")
+        cells += [f"{hot['bundles']}", f"{hot['use'].get('MXU', 0):.0%}"] if hot else ["", ""]
+        out.append(f"| {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def hot_of(row: Row) -> dict[str, Any] | None:
+    """The hot piece that most cycles of a row go to."""
+    found = [kernel["hot"] for kernel in row.figures.get("kernels", []) if kernel["hot"]]
+    return max(found, key=lambda hot: hot["bundles"] * hot["passes"], default=None)
+
+
+MARKERS = ("<!-- kernels table: begin -->", "<!-- kernels table: end -->")
+"""The lines between which `write_table` puts the table."""
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Puts the table between the markers of a file.
+
+    Raises:
+      ValueError: if the file has not both markers.
+    """
+    text = path.read_text(encoding="utf-8")
+    begin, end = (text.find(marker) for marker in MARKERS)
+    if begin < 0 or end < begin:
+        raise ValueError(f"{path} has no place for the table; it must hold the lines {MARKERS[0]} and {MARKERS[1]}")
+    path.write_text(f"{text[:begin]}{MARKERS[0]}\n{markdown(rows)}\n{text[end:]}", encoding="utf-8")

@@ -1,0 +1,71 @@
+"""One process that compiles and counts the jobs of one contender for one target; started by `suite`, speaks JSON.
+
+A process of its own keeps contenders apart: what one of them does to JAX's settings or caches reaches no other.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pit_kernels.microbench.contenders import Contender, contenders, load_contender
+from pit_kernels.microbench.problems import Job, Problem, problems, program
+from pit_kernels.microbench.static import Static, analyse
+from pit_kernels.workloads import HEAD_SHAPES, gap_workload
+
+
+def summary(static: Static) -> dict[str, Any]:
+    """The figures of a static cost, as JSON."""
+    return {
+        "cycles": static.cycles,
+        "hbm_bytes": static.hbm_bytes,
+        "compute_us": round(static.compute_us, 3),
+        "memory_us": round(static.memory_us, 3),
+        "us": round(static.us, 3),
+        "complete": static.complete,
+        "fills": sum(kernel.fills for kernel in static.kernels),
+        "spills": sum(kernel.spills for kernel in static.kernels),
+        "vmem_bytes": static.vmem_bytes,
+        "launches": sum(kernel.calls or 0 for kernel in static.kernels[:-1]),
+        "notes": static.notes,
+        "kernels": [asdict(kernel) for kernel in static.kernels],
+    }
+
+
+def named_problem(operation: str, name: str, lengths: dict[str, Any] | None) -> Problem:
+    """A problem by its name; "lengths" is made of the given lengths."""
+    if name == "lengths" and lengths is not None:
+        shape = next(shape for shape in HEAD_SHAPES if shape.model == lengths["model"])
+        triples = [(a, b, c) for a, b, c in lengths["triples"]]
+        workload = gap_workload(triples, lengths["row_length"], shape)
+        return Problem(name, operation, f"{len(triples)} preferences of the given lengths", workload)
+    return problems(operation)[name]
+
+
+def named_contender(operation: str, name: str) -> Contender:
+    """A contender by its name, or a user's function."""
+    return load_contender(operation, name) if ":" in name else contenders(operation)[name]
+
+
+def main() -> None:
+    """Reads one request from standard input and writes one line a job."""
+    request = json.load(sys.stdin)
+    contender = named_contender(request["operation"], request["contender"])
+    for number, fields in enumerate(request["jobs"]):
+        job = Job(**fields)
+        problem = named_problem(request["operation"], job.problem, request.get("lengths"))
+        keep = request.get("keep_dumps")
+        folder = Path(keep) / f"{contender.name}-{request['target']}-{number}".replace(":", ".") if keep else None
+        # What a compiler refuses (no room in VMEM, tiles that do not fit) is the result of the job.
+        try:
+            function, arguments = program(problem, contender, job)
+            found = summary(analyse(function, arguments, request["target"], keep_dumps=folder))
+        except Exception as error:
+            message = str(error).strip().splitlines()
+            found = {"error": f"{type(error).__name__}: {message[0] if message else ''}"[:400]}
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

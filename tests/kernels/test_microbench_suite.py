@@ -1,0 +1,243 @@
+"""The suite around the counter: the command and its baseline, timing, tuning; peers beside the counts of others."""
+
+import json
+from dataclasses import dataclass
+
+import click.testing
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pit.bench import BenchError, bench, draw, read_lengths, show
+from pit_kernels.microbench import analyse, suite, unavailable_reason
+from pit_kernels.microbench.contenders import Contender, contenders, load_contender
+from pit_kernels.microbench.problems import Job, Problem, problems, program, rows
+from pit_kernels.microbench.suite import Outcome, Row, load, markdown, regressions, save, write_table
+from pit_kernels.microbench.timing import attention_flops, time_problem
+from pit_kernels.microbench.tune import keep, kept, tune
+from pit_kernels.workloads import HeadShape, gap_workload, path_lengths
+
+needs_compiler = pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
+
+SHAPE = HeadShape("small", 2, 2, 16)
+TRIPLES = [(30, 20, 10), (12, 9, 14)]
+SMALL = Problem("small", "three_way_attention", "two small trees", gap_workload(TRIPLES, 256, SHAPE))
+
+
+def make_row(**changes):
+    figures = {"us": 10.0, "cycles": 1000, "hbm_bytes": 5000, "complete": True, "kernels": []}
+    figures.update(changes.pop("figures", {}))
+    fields = {"operation": "three_way_attention", "problem": "p", "direction": "forward", "contender": "xla"}
+    fields.update({"target": "v5e", "ours": True, "units": 2, "job": {}})
+    return Row(**{**fields, **changes}, figures=figures)
+
+
+# Bundles of the hot 512 x 512 tile at head width 128 that were published or seen by others, forward then backward.
+SEEN = {
+    ("jax_splash", "v5e"): (1197, 1360),
+    ("jax_splash", "v6e"): (954, 1038),
+    ("jax_splash", "v4"): (1780, 1830),
+    ("jax_flash", "v5e"): (1330, 1560),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize(("name", "target"), SEEN)
+def test_the_hot_tile_of_published_kernels_is_as_long_as_others_saw_it(name, target):
+    contender = contenders("three_way_attention")[name]
+    function = contender.make({"q": 512, "kv": 512}, False)
+    x = jax.ShapeDtypeStruct((1, 2, 2048, 128), jnp.bfloat16)
+    static = analyse(function, (x, x, x, np.full((1, 2048), 2048, np.int32)), target)
+    low, high = SEEN[name, target]
+    assert static.complete
+    assert low <= static.hot.bundles <= high
+    # Causal tiles of 4 x 4 in two heads: those above the diagonal are not computed.
+    assert static.hot.passes == 20
+
+
+def test_a_contender_without_trees_gets_their_paths():
+    ours, peer = (contenders("three_way_attention")[name] for name in ("xla", "jax_splash"))
+    tree_rows = rows(SMALL, ours, Job("small", "forward"))
+    path_rows = rows(SMALL, peer, Job("small", "forward", row_length=512))
+    assert (tree_rows > np.arange(256)).sum() == 30 + 3 * 20 + 3 * 10 + 12 + 3 * 9 + 3 * 14
+    assert (
+        (path_rows > np.arange(512)).sum() == sum(path_lengths(SMALL.workload, 0)) == 4 * (30 + 20 + 10 + 12 + 9 + 14)
+    )
+    assert SMALL.units == 2
+
+
+def test_flops_are_those_of_the_visible_pairs():
+    until = rows(SMALL, contenders("three_way_attention")["xla"], Job("small", "forward"))
+    t = np.arange(until.shape[1])
+    seen = (t[None, None, :] <= t[None, :, None]) & (t[None, :, None] < until[:, None, :]) & (until > t)[:, :, None]
+    assert attention_flops(SMALL, "forward") == 2 * 2 * seen.sum() * 16 * 2
+    assert attention_flops(SMALL, "both") == 3.5 * attention_flops(SMALL, "forward")
+
+
+def test_every_problem_gives_a_program():
+    for operation in ("three_way_attention", "token_logprob", "gap_reward"):
+        for problem in problems(operation).values():
+            for direction in ("forward", "both"):
+                function, arguments = program(problem, contenders(operation)["xla"], Job(problem.name, direction))
+                jax.eval_shape(function, *arguments)
+
+
+def test_timing_takes_turns_and_names_what_does_not_compile():
+    def broken(*arguments):
+        raise ValueError("no room")
+
+    outcome = Outcome()
+    ready = [
+        contenders("three_way_attention")["xla"],
+        Contender("bad", "three_way_attention", frozenset({"trees"}), lambda *_: broken),
+    ]
+    time_problem(outcome, ready, SMALL, rounds=3)
+    assert [row.direction for row in outcome.rows] == ["forward", "both"]
+    for row in outcome.rows:
+        low, high = row.figures["us_quartiles"]
+        assert 0 < low <= row.figures["us"] <= high
+        assert (row.figures["source"], row.figures["rounds"]) == ("wall", 3)
+    assert outcome.left_out == [("bad on small", "ValueError: no room")] * 2
+
+
+@dataclass(frozen=True)
+class Tile:
+    q: int
+
+
+def test_tuning_keeps_the_best_and_says_why_others_fail(tmp_path):
+    def build(tile):
+        if tile.q == 3:
+            raise ValueError("no room\nin VMEM")
+        return len, ([0] * abs(tile.q - 4),)
+
+    tuned = tune(
+        [Tile(3), Tile(8), Tile(5)], build, "v5e", clock=lambda function, given, target: float(function(*given))
+    )
+    assert (tuned.best, tuned.us, tuned.why) == (Tile(5), [None, 4.0, 1.0], ["Tile(q=3): no room"])
+    keep("attention", "v5e", "long", tuned, tmp_path / "tiles.json")
+    assert kept("attention", "v5e", "long", tmp_path / "tiles.json") == {"q": 5}
+    assert kept("attention", "v6e", "long", tmp_path / "tiles.json") is None
+    with pytest.raises(ValueError, match=r"^none of 1 candidates works for v5e: Tile\(q=3\): no room$"):
+        tune([Tile(3)], build, "v5e")
+
+
+def test_results_come_back_and_regressions_are_named(tmp_path):
+    path = tmp_path / "kernels.json"
+    save([make_row(), make_row(contender="jax_flash", ours=False)], path)
+    save([make_row(target="v6e")], path)
+    assert {row.key.split("/")[-2:][0] for row in load(path)} == {"xla", "jax_flash"}
+    assert len(load(path)) == 3
+    assert {"versions", "commit"} <= set(json.loads(path.read_text())["three_way_attention/p/forward/xla/v5e"])
+    assert regressions([make_row(figures={"us": 10.2})], load(path)) == []
+    slower = [make_row(figures={"us": 10.4}), make_row(contender="jax_flash", ours=False, figures={"us": 99.0})]
+    assert regressions(slower, load(path)) == ["three_way_attention/p/forward/xla/v5e: us is 10.4, +4.0% of 10"]
+    path.write_text("[1]")
+    with pytest.raises(ValueError, match=r"is no results file of the kernel suite"):
+        load(path)
+
+
+def test_the_table_goes_between_its_markers(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("a\n<!-- kernels table: begin -->\nold\n<!-- kernels table: end -->\nb\n")
+    write_table(path, [make_row()])
+    text = path.read_text()
+    assert text.startswith("a\n<!-- kernels table: begin -->\n| operation |")
+    assert text.endswith("<!-- kernels table: end -->\nb\n")
+    assert "old" not in text
+    assert "| three_way_attention | p | forward | v5e | xla | 5.00 | 10 | 1,000 | 0.0 |" in markdown([make_row()])
+    path.write_text("a")
+    with pytest.raises(
+        ValueError, match=r"has no place for the table; it must hold the lines <!-- kernels table: begin"
+    ):
+        write_table(path, [])
+
+
+def test_lengths_are_read_and_a_bad_line_is_shown(tmp_path):
+    path = tmp_path / "lengths.txt"
+    path.write_text('100 50 40\n\n{"prompt": 10, "better": 5, "worse": 4}\n7,8,9\n')
+    assert read_lengths(path) == [(100, 50, 40), (10, 5, 4), (7, 8, 9)]
+    path.write_text("100 50 40\n100 0 40\n")
+    with pytest.raises(BenchError, match=r"line 2 is '100 0 40'; it must hold three lengths above 0"):
+        read_lengths(path)
+
+
+def test_tables_and_plot_of_rows(tmp_path, capsys):
+    rows = [make_row(), make_row(contender="jax_flash", ours=False, figures={"us": 30.0, "notes": ["f: 2 DMAs"]})]
+    show(Outcome(rows, [("tokamax", "tokamax is not installed: pip install tokamax")]), timed=False)
+    printed = capsys.readouterr().out
+    assert "left out: tokamax: tokamax is not installed: pip install tokamax" in printed
+    assert "not seen: waits for DMAs" in printed
+    assert "not known of jax_flash: f: 2 DMAs" in printed
+    draw(rows, tmp_path / "kernels.png")
+    assert (tmp_path / "kernels.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_users_contender_is_a_function_of_a_module():
+    assert load_contender("gap_reward", "pit_kernels:leaf_scores").name == "pit_kernels:leaf_scores"
+    with pytest.raises(ValueError, match=r"^contender is 'pit_kernels:nothing'; it must name a function, as package"):
+        load_contender("gap_reward", "pit_kernels:nothing")
+
+
+def test_the_command_refuses_what_it_does_not_know():
+    for words, message in (
+        (["--workload", "nothing"], "--workload is 'nothing'; for three_way_attention it must be one of tile-512"),
+        (["--peers", "nobody"], "--peers names 'nobody'; it must be of jax_flash, jax_splash, tokamax, xla"),
+    ):
+        result = click.testing.CliRunner().invoke(bench, ["kernels", *words])
+        assert isinstance(result.exception, BenchError)
+        assert message in str(result.exception)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_command_counts_keeps_and_checks(tmp_path):
+    out = tmp_path / "kernels.json"
+    words = ["kernels", "--op", "gap_reward", "--peers", "xla", "--target", "v5e"]
+    result = click.testing.CliRunner().invoke(bench, [*words, "--json", str(out)])
+    assert result.exception is None, result.output
+    assert {row.direction for row in load(out)} == {"forward", "both"}
+    found = json.loads(out.read_text())
+    for row in found.values():
+        row["figures"]["cycles"] //= 2
+    out.write_text(json.dumps(found))
+    result = click.testing.CliRunner().invoke(bench, [*words, "--check", str(out)])
+    assert isinstance(result.exception, BenchError)
+    assert "gap_reward/gemma-2-2b/forward/xla/v5e: cycles is" in str(result.exception)
+
+
+def answered(monkeypatch, answers):
+    """Replaces the worker; gives the jobs it was asked."""
+    asked = []
+
+    def ask(contender, target, jobs, lengths=None, keep_dumps=None):
+        asked.extend(jobs)
+        return [{"us": answers(job), "complete": True, "kernels": []} for job in jobs]
+
+    monkeypatch.setattr(suite, "ask_worker", ask)
+    return asked
+
+
+def test_a_peers_row_length_and_tiles_are_swept_and_then_remembered(monkeypatch):
+    asked = answered(monkeypatch, lambda job: abs(job.row_length - 2000) + job.tiles["q"] - job.tiles["kv"])
+    outcome = suite.run_suite("three_way_attention", ["jax_splash"], ["v5e"], ["packed-4096"], judge=False)
+    # Three row lengths, then two more tiles at the best of them, for each direction.
+    assert len(asked) == 2 * (3 + 2)
+    assert [row.job["row_length"] for row in outcome.rows] == [2048, 2048]
+    assert all(row.job["tiles"] == {"q": 512, "kv": 1024} for row in outcome.rows)
+    assert len(outcome.rows[0].figures["sweep"]) == 5
+    asked.clear()
+    again = suite.run_suite(
+        "three_way_attention", ["jax_splash"], ["v5e"], ["packed-4096"], judge=False, swept=outcome.rows
+    )
+    assert len(asked) == 2
+    assert [row.job for row in again.rows] == [row.job for row in outcome.rows]
+
+
+def test_a_contender_that_does_not_conform_or_is_absent_gets_no_figure(monkeypatch):
+    asked = answered(monkeypatch, lambda job: 1.0)
+    monkeypatch.setattr(suite, "judged_apart", lambda operation, name: "deep: out has error 2")
+    outcome = suite.run_suite("three_way_attention", ["jax_splash"], ["v5e"], ["causal-4096"])
+    assert (outcome.rows, asked) == ([], [])
+    assert outcome.left_out == [("jax_splash", "does not conform: deep: out has error 2")]
