@@ -6,6 +6,9 @@ from pit_kernels import device
 from pit_kernels import tiles as table
 from pit_kernels.three_way_attention.visible_blocks import KEYS
 
+WIDEST = 6
+"""Blocks of 128 keys of the widest tile without a loop."""
+
 ROWS = 512
 """Query rows (tokens times the heads of a group) that a block is made of where nothing else is known to be better."""
 
@@ -62,7 +65,13 @@ def default_tiles(tokens: int, group: int, width: int, itemsize: int) -> Tiles:
       itemsize: bytes of a number.
     """
     entry = table.load("three_way_attention", device.kind(), shape_class(group, width, itemsize))
-    tiles = Tiles(**entry) if entry else Tiles(queries=_power_of_two(ROWS // group))
+    if entry:
+        tiles = Tiles(**entry)
+    else:
+        # Where VMEM is small, a tile's float32 logits must be.
+        rows = ROWS // 2 if device.kind() == "v4" and group == 1 else ROWS
+        queries = _power_of_two(rows // group)
+        tiles = Tiles(queries, short=max(WIDEST - queries // KEYS, 0))
     queries = tiles.queries
     while tokens % queries:
         queries //= 2
