@@ -1,7 +1,6 @@
 """The command `pit bench kernels`: the kernel suite as a table in the terminal, a plot, JSON, and a check of it."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -173,13 +172,14 @@ def show(outcome: Any, timed: bool) -> None:
     from pit_kernels.microbench.static import BLIND_SPOTS
     from pit_kernels.microbench.suite import hot_of
 
-    console = Console(width=max(Console().width, 110)) if not sys.stdout.isatty() else Console()
+    # Figures that are cut off say nothing: a narrow terminal wraps the lines instead.
+    console = Console(width=max(Console().width, 150))
     groups: dict[tuple[str, str, str], list[Any]] = {}
     for row in outcome.rows:
         groups.setdefault((row.problem, row.direction, row.target), []).append(row)
     for (problem, direction, target), rows in groups.items():
         table = Table(title=f"{problem}, {direction}, {target}", title_justify="left")
-        table.add_column("contender")
+        table.add_column("contender", no_wrap=True)
         for name in (
             "us a tree",
             "us",
@@ -194,7 +194,7 @@ def show(outcome: Any, timed: bool) -> None:
             "spills",
             "best",
         ):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", no_wrap=True)
         least = min(row.figures["us"] for row in rows)
         for row in sorted(rows, key=lambda row: float(row.figures["us"])):
             figures, hot = row.figures, hot_of(row)

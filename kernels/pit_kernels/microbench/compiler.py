@@ -1,5 +1,6 @@
 """Compiles a program for a TPU that is not attached and keeps what the compiler says about it."""
 
+import atexit
 import importlib.util
 import os
 import shutil
@@ -65,6 +66,7 @@ def prepare() -> Path:
             break
     else:
         folder = Path(tempfile.mkdtemp(prefix="pit-kernels-dumps-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {_FLAG}{folder} {_FLAGS}".strip()
     # Without these libtpu asks the metadata server of Google's cloud which machine this is, and only one process of a
     # machine may compile at a time.
