@@ -96,7 +96,7 @@ def _missing(module: str, what: str) -> str | None:
     return f"{what} is not installed: pip install {what}"
 
 
-def _ours(operation: str, serves: frozenset[str], call: Callable[..., Any]) -> list[Contender]:
+def _ours(operation: str, serves: frozenset[str], call: Callable[..., Any], axes: Axes = "BTNH") -> list[Contender]:
     """The backends of this package that the operation has for TPUs, the Pallas one first."""
     found = []
     for backend in ("pallas_tpu", "xla"):
@@ -108,7 +108,7 @@ def _ours(operation: str, serves: frozenset[str], call: Callable[..., Any]) -> l
                 options["interpret"] = True
             return functools.partial(call, **options)
 
-        found.append(Contender(backend, operation, serves, make, absent=reason))
+        found.append(Contender(backend, operation, serves, make, axes, absent=reason))
     return found
 
 
@@ -120,7 +120,7 @@ def _attention() -> list[Contender]:
     packed = frozenset({"grouped"})
     tokamax = _missing("tokamax", "tokamax")
     return [
-        *_ours("three_way_attention", trees, _our_attention),
+        *_ours("three_way_attention", trees, _our_attention, "BNTH"),
         Contender("jax_flash", "three_way_attention", packed, _flash, "BNTH", ATTENTION_SWEEP, needs_interpreter=True),
         Contender("jax_splash", "three_way_attention", packed, _splash, "BNTH", ATTENTION_SWEEP),
         Contender("tokamax", "three_way_attention", packed, _tokamax_splash, "BNTH", ATTENTION_SWEEP, tokamax),
@@ -128,7 +128,9 @@ def _attention() -> list[Contender]:
 
 
 def _our_attention(q: Any, k: Any, v: Any, visible_until: Any, **options: Any) -> Any:
-    return three_way_attention(q, k, v, visible_until, **options)
+    """With the heads before the tokens, as the TPU kernel reads them: a model's projections write either order."""
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    return three_way_attention(q, k, v, visible_until, **options).swapaxes(1, 2)
 
 
 def segment_ids(visible_until: Int32[Array, "B T"]) -> Int32[Array, "B T"]:

@@ -85,24 +85,24 @@ def _begin_row(r: _Refs, kernel: Kernel) -> None:
     r.sum_k[...] = jnp.zeros(r.sum_k.shape, jnp.float32)
     r.sum_v[...] = jnp.zeros(r.sum_v.shape, jnp.float32)
 
-    def block(j: Array, _: None) -> None:
+    def block(j: Array) -> None:
         start = pl.multiple_of(j * KEYS, KEYS)
         turned = r.k[0, 0, pl.ds(start, KEYS), :].T
         alive = r.until[0, j] > start + lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
         r.turned_k[j] = jnp.where(alive, turned, jnp.zeros_like(turned))
 
-    lax.fori_loop(0, kernel.shape.key_blocks, block, None)
+    shared.each_block(kernel.shape.key_blocks, block)
 
 
 def _end_row(r: _Refs, kernel: Kernel) -> None:
     """Write the row's gradients of keys and values."""
 
-    def block(j: Array, _: None) -> None:
+    def block(j: Array) -> None:
         at = pl.ds(pl.multiple_of(j * KEYS, KEYS), KEYS)
         r.d_k[0, 0, at, :] = (r.sum_k[at, :] * kernel.scale).astype(r.d_k.dtype)
         r.d_v[0, 0, at, :] = r.sum_v[at, :].astype(r.d_v.dtype)
 
-    lax.fori_loop(0, kernel.shape.key_blocks, block, None)
+    shared.each_block(kernel.shape.key_blocks, block)
 
 
 def _long(r: _Refs, kernel: Kernel, i: Array) -> None:

@@ -135,6 +135,17 @@ def straight(seen: Array, counts: Sequence[int], body: Callable[[int], None]) ->
         below = count
 
 
+def each_block(count: int, body: Callable[[Array], None]) -> None:
+    """Calls `body(j)` for each of `count` blocks; several a trip, because one alone waits for its own transposes."""
+    together = next(n for n in (4, 3, 2, 1) if count % n == 0)
+
+    def trip(t: Array, _: None) -> None:
+        for n in range(together):
+            body(t * together + n)
+
+    lax.fori_loop(0, count // together, trip, None)
+
+
 def stack(x: Array) -> Array:
     """[R, Q, H] to rows [R Q, H]."""
     return x.reshape(-1, x.shape[-1])
@@ -166,14 +177,14 @@ def fill_bits(until_ref: Any, bits_ref: Any, kernel: Kernel) -> None:
     """
     packed = packing(kernel.shape.dtype)
 
-    def block(j: Array, _: None) -> None:
+    def block(j: Array) -> None:
         column = _column(until_ref[0, j])
         alive = jnp.where(column > j * KEYS + lax.broadcasted_iota(jnp.int32, (KEYS, KEYS), 0), -1, 0)
         bits = alive if packed == 1 else pltpu.bitcast(alive.astype(jnp.int16), jnp.int32)
         size = KEYS // packed
         bits_ref[pl.ds(pl.multiple_of(j * size, size), size), :] = bits
 
-    lax.fori_loop(0, kernel.shape.key_blocks, block, None)
+    each_block(kernel.shape.key_blocks, block)
 
 
 def alive_only(x: Array, bits_ref: Any, starts: list[Array], length: int) -> Array:
@@ -205,10 +216,10 @@ def fill_columns(until_ref: Any, column_ref: Any, key_blocks: int) -> None:
     Block m of the columns is the block that nothing sees.
     """
 
-    def block(j: Array, _: None) -> None:
+    def block(j: Array) -> None:
         column_ref[pl.ds(pl.multiple_of(j * KEYS, KEYS), KEYS), :] = _column(until_ref[0, j])
 
-    lax.fori_loop(0, key_blocks, block, None)
+    each_block(key_blocks, block)
     column_ref[key_blocks * KEYS :, :] = jnp.zeros((KEYS, KEYS), jnp.int32)
 
 
