@@ -29,7 +29,7 @@ class Tiles:
 
     queries: int = 128
     keys: int = 512
-    unroll: int = 2
+    unroll: int = 3
     short: int = 5
 
     def __post_init__(self) -> None:
