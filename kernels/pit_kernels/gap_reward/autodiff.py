@@ -10,7 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import dispatch, partition
-from pit_kernels.gap_reward import xla
+from pit_kernels.gap_reward import pallas_tpu, xla
+from pit_kernels.gap_reward.leaves import Settings
 
 _Backends = dict[dispatch.Backend, Callable[..., Any]]
 _Residuals = tuple[Array, Array, Array, Array, Array | None]
@@ -18,11 +19,18 @@ _Gradients = tuple[Array, None, Array, Array, Array | None]
 
 
 class Call(NamedTuple):
-    """All that is static: what is computed, which backend computes it where, mesh axes that split rows and trees."""
+    """All that is static.
 
-    settings: xla.Settings
+    settings: what is computed.
+    route: which backend computes it where.
+    split: mesh axes that split rows and trees, restricted to the mesh in context.
+    options: of the TPU kernels.
+    """
+
+    settings: Settings
     route: dispatch.Route
     split: partition.Partition
+    options: pallas_tpu.Options
 
 
 @functools.partial(jax.jit, static_argnames="call")
@@ -80,14 +88,20 @@ def _local_leaf(call: Call, hidden: Array, leaf: Array) -> Array:
 
 
 def _local_forward(call: Call, hidden: Array, leaf: Array, *arrays: Array | None) -> tuple[Array, ...]:
-    backends: _Backends = {"xla": functools.partial(xla.forward, call.settings)}
+    backends: _Backends = {
+        "pallas_tpu": functools.partial(pallas_tpu.forward, call.settings, call.options),
+        "xla": functools.partial(xla.forward, call.settings),
+    }
     leaf = _local_leaf(call, hidden, leaf)
     result: tuple[Array, ...] = dispatch.run(call.route, backends, hidden, leaf, *arrays)
     return result
 
 
 def _local_backward(call: Call, hidden: Array, leaf: Array, *arrays: Array) -> tuple[Array, ...]:
-    backends: _Backends = {"xla": functools.partial(xla.backward, call.settings)}
+    backends: _Backends = {
+        "pallas_tpu": functools.partial(pallas_tpu.backward, call.settings, call.options),
+        "xla": functools.partial(xla.backward, call.settings),
+    }
     leaf = _local_leaf(call, hidden, leaf)
     d_hidden, *d_shared = dispatch.run(call.route, backends, hidden, leaf, *arrays)
     # Every shard has read its own leaves with the same norm and head.
