@@ -73,46 +73,63 @@ def _column(row_1N: Array) -> Array:
 
 
 class _Rows:
-    """The rows of one block of leaves: fetched, and read in float32."""
+    """The rows of one block of leaves: fetched, and read in float32.
 
-    def __init__(self, hidden_ref: Any, buffer_ref: Any, arrive: Any, token_ref: Any, shift_ref: Any, mask_ref: Any):
-        self.hidden_ref, self.buffer_ref, self.arrive = hidden_ref, buffer_ref, arrive
-        self.token_ref, self.shift_ref, self.mask_ref = token_ref, shift_ref, mask_ref
+    leaves: of all blocks; what pads the last block is not fetched.
+    """
+
+    def __init__(self, hidden_ref: Any, token_ref: Any, buffer_ref: Any, shift_ref: Any, mask_ref: Any, arrive: Any):
+        self.hidden_ref, self.token_ref, self.buffer_ref = hidden_ref, token_ref, buffer_ref
+        self.shift_ref, self.mask_ref, self.arrive = shift_ref, mask_ref, arrive
         self.pack = 4 // hidden_ref.dtype.itemsize
         self.step, self.steps = pl.program_id(1), pl.num_programs(1)
 
-    def _start(self, token_ref: Any, slot: Any) -> None:
-        pack = self.pack
+    def _groups(self, step: Any, leaves: int) -> Any:
+        """Groups of a block that hold a leaf."""
+        first = (pl.program_id(0) * self.steps + step) * _BLOCK
+        return (jnp.clip(leaves - first, 0, _BLOCK) + _GROUP - 1) >> (_GROUP.bit_length() - 1)
 
-        def ask(i: Any, carry: None) -> None:
-            # A leaf that is nowhere reads the first token: every leaf copies, so that one wait knows how much comes.
-            first = pl.multiple_of(jnp.maximum(token_ref[0, i], 0) & -pack, pack)
-            pltpu.make_async_copy(
-                self.hidden_ref.at[pl.ds(first, pack)],
-                self.buffer_ref.at[slot, pl.ds(pl.multiple_of(i * pack, pack), pack)],
-                self.arrive.at[slot],
-            ).start()
+    def _arriving(self, group: Any, slot: Any) -> Any:
+        size = _GROUP * self.pack
+        return self.buffer_ref.at[slot, pl.ds(pl.multiple_of(group * size, size), size)]
 
-        lax.fori_loop(0, _BLOCK, ask, None, unroll=8)
+    def _start(self, token_ref: Any, step: Any, leaves: int) -> None:
+        slot, pack = lax.rem(step, _SLOTS), self.pack
 
-    def fetch(self, here_ref: Any, next_ref: Any) -> None:
+        def ask(group: Any, carry: None) -> None:
+            group_ref = self._arriving(group, slot)
+            # Unrolled, so that where a row goes within its group costs no arithmetic.
+            for i in range(_GROUP):
+                # A leaf that is nowhere reads the first token: all leaves of a group copy, so that one wait suffices.
+                token = jnp.maximum(token_ref[0, group * _GROUP + i], 0)
+                rows = pl.ds(pl.multiple_of(token & -pack, pack), pack)
+                place = group_ref.at[pl.ds(i * pack, pack)]
+                pltpu.make_async_copy(self.hidden_ref.at[rows], place, self.arrive.at[slot]).start()
+
+        lax.fori_loop(0, self._groups(step, leaves), ask, None)
+
+    def fetch(self, here_ref: Any, next_ref: Any, leaves: int) -> None:
         """Waits for the rows of this step, and asks for those of the next; the refs are their tokens as scalars."""
 
         @pl.when(self.step == 0)
         def _first() -> None:
-            self._start(here_ref, 0)
+            self._start(here_ref, self.step, leaves)
 
         @pl.when(self.step + 1 < self.steps)
         def _ahead() -> None:
-            self._start(next_ref, lax.rem(self.step + 1, _SLOTS))
+            self._start(next_ref, self.step + 1, leaves)
 
         token_NL = _column(self.token_ref[...])
         if self.pack == 2:
             self.shift_ref[...] = jnp.where(token_NL & 1 == 0, 16, 0)
         self.mask_ref[...] = jnp.where(token_NL >= 0, jnp.int32(-(2**16) if self.pack == 2 else -1), 0)
         self.slot = lax.rem(self.step, _SLOTS)
-        arrived = self.buffer_ref.at[self.slot]
-        pltpu.make_async_copy(arrived, arrived, self.arrive.at[self.slot]).wait()
+
+        def wait(group: Any, carry: None) -> None:
+            arrived = self._arriving(group, self.slot)
+            pltpu.make_async_copy(arrived, arrived, self.arrive.at[self.slot]).wait()
+
+        lax.fori_loop(0, self._groups(self.step, leaves), wait, None)
 
     def read(self, group: Any, lanes: Any) -> Float[Array, "n lanes"]:
         """Rows of a group of leaves, a register wide; zeros where there is no leaf, whatever was fetched."""
@@ -151,10 +168,11 @@ def _forward_kernel(
     score_ref: Any,
     *scratch: Any,
     settings: Settings,
+    leaves: int,
 ) -> None:
-    buffer_ref, shift_ref, mask_ref, square_ref, along_ref, arrive = scratch
-    rows = _Rows(hidden_ref, buffer_ref, arrive, token_ref, shift_ref, mask_ref)
-    rows.fetch(here_ref, next_ref)
+    square_ref, along_ref, *fetching = scratch
+    rows = _Rows(hidden_ref, token_ref, *fetching)
+    rows.fetch(here_ref, next_ref, leaves)
     square, along = rows.measure(head_ref, square_ref, along_ref)
     score = along * lax.rsqrt(square + settings.eps) + bias_ref[0]
     token = token_ref[...]
@@ -172,10 +190,11 @@ def _backward_kernel(
     d_head_ref: Any,
     *scratch: Any,
     settings: Settings,
+    leaves: int,
 ) -> None:
-    buffer_ref, shift_ref, mask_ref, square_ref, along_ref, arrive = scratch
-    rows = _Rows(hidden_ref, buffer_ref, arrive, token_ref, shift_ref, mask_ref)
-    rows.fetch(here_ref, next_ref)
+    square_ref, along_ref, *fetching = scratch
+    rows = _Rows(hidden_ref, token_ref, *fetching)
+    rows.fetch(here_ref, next_ref, leaves)
     square, along = rows.measure(head_ref, square_ref, along_ref)
     token, width = token_ref[...], hidden_ref.shape[1]
     inverse_rms = lax.rsqrt(square + settings.eps)
@@ -252,13 +271,17 @@ def _call(
         out_specs=out_specs,
         out_shape=out_shape,
         scratch_shapes=[
+            *(pltpu.VMEM((_BLOCK, LANES), jnp.float32) for _ in range(2)),
             pltpu.VMEM((_SLOTS, _BLOCK * pack, width), hidden.dtype),
             pltpu.VMEM((_BLOCK, LANES), jnp.int32) if pack == 2 else None,
-            *(pltpu.VMEM((_BLOCK, LANES), dtype) for dtype in (jnp.int32, jnp.float32, jnp.float32)),
+            pltpu.VMEM((_BLOCK, LANES), jnp.int32),
             pltpu.SemaphoreType.DMA((_SLOTS,)),
         ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=options.vmem
+            dimension_semantics=("parallel", "arbitrary"),
+            vmem_limit_bytes=options.vmem,
+            # No address is out of bounds by construction, and the checks were half of the work of asking for a row.
+            disable_bounds_checks=True,
         ),
         cost_estimate=pl.CostEstimate(
             flops=4 * len(out_shape) * padded * width,
@@ -293,7 +316,7 @@ def forward(
     head_1D = (gain(settings, norm_scale, dtype) * head_weight.astype(dtype))[None]
     bias_1 = jnp.zeros((1,), dtype) if head_bias is None else head_bias.astype(dtype)[None]
     (score,) = _call(
-        functools.partial(_forward_kernel, settings=settings),
+        functools.partial(_forward_kernel, settings=settings, leaves=cut.leaves),
         options,
         hidden,
         cut,
@@ -327,7 +350,7 @@ def backward(
     token = cut.rows(token_N, ABSENT)
     blocks = cut.cores * cut.steps
     d_row, d_head = _call(
-        functools.partial(_backward_kernel, settings=settings),
+        functools.partial(_backward_kernel, settings=settings, leaves=cut.leaves),
         options,
         hidden,
         cut,
