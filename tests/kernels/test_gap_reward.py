@@ -3,7 +3,6 @@
 import functools
 import inspect
 import itertools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreted import INTERPRET, examples, no_races
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 from tpu_programs import compile_for, mesh, needs_libtpu
 
@@ -177,6 +177,23 @@ def test_leaves_of_one_token_add_up(which):
     assert np.count_nonzero(once.any(axis=-1)) == 1
 
 
+@BOTH
+def test_vmap_is_one_call_after_another(which):
+    hidden, scale, weight, bias = map(jnp.asarray, draw_arrays(9, which))
+    leaf = np.stack([np.full((1, L, 2), i, np.int32) for i in range(2)])
+    both_hidden, both_scale = np.stack([hidden, -2 * hidden]), np.stack([scale, 3 * scale])
+
+    def gradients(hidden, leaf, scale):
+        def total(hidden, scale):
+            return leaf_scores(hidden, leaf, scale, weight, bias, eps=1e-5, **BACKENDS[which]).sum()
+
+        return jax.value_and_grad(total, (0, 1))(hidden, scale)
+
+    together = jax.jit(jax.vmap(gradients))(both_hidden, leaf, both_scale)
+    alone = [jax.jit(gradients)(*arrays) for arrays in zip(both_hidden, leaf, both_scale, strict=True)]
+    jax.tree.map(lambda x, *y: np.testing.assert_allclose(x, np.stack(y), rtol=1e-5, atol=1e-5), together, *alone)
+
+
 SPLIT = jax.jit(functools.partial(leaf_scores, eps=1e-5, partition=Partition(rows=("data",), columns=("tensor",))))
 
 
@@ -276,7 +293,26 @@ def test_compiles_and_is_what_auto_takes(kind, shape, dtype):
     shared = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((width,), (width,), ()))
     gradient = jax.value_and_grad(total, (0, 2, 3, 4))
     text = compile_for(mesh(kind, data=1), gradient, hidden, leaf, *shared).as_text()
-    assert len(re.findall(r'custom_call_target="tpu_custom_call"', text)) == 2
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
+
+
+@needs_libtpu
+def test_compiles_over_a_mesh_in_checkpoint_and_in_vmap():
+    shapes = [((4, 64, 256), jnp.bfloat16), ((8, 4, 2), jnp.int32), ((256,), jnp.float32), ((256,), jnp.float32)]
+
+    def gradient(hidden, leaf, *shared):
+        def total(hidden):
+            return leaf_scores(hidden, leaf, *shared, eps=1e-5, partition=Partition(rows=("data",))).sum()
+
+        return jax.value_and_grad(jax.checkpoint(total))(hidden)
+
+    split = [(jax.ShapeDtypeStruct(*shape), P("data") if len(shape[0]) > 1 else P()) for shape in shapes]
+    text = compile_for(mesh("v5e", data=2), gradient, *split).as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
+    assert "all-gather" not in text
+    batch = [jax.ShapeDtypeStruct((3, *shape), dtype) for shape, dtype in shapes]
+    text = compile_for(mesh("v5e", data=1), jax.vmap(gradient), *batch).as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
 
 
 SCORE = st.floats(-1e6, 1e6, width=32)
