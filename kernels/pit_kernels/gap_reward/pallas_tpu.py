@@ -73,10 +73,7 @@ def _column(row_1N: Array) -> Array:
 
 
 class _Rows:
-    """The rows of one block of leaves: fetched, and read in float32.
-
-    leaves: of all blocks; what pads the last block is not fetched.
-    """
+    """The rows of one block of leaves: fetched, and read in float32."""
 
     def __init__(self, hidden_ref: Any, token_ref: Any, buffer_ref: Any, shift_ref: Any, mask_ref: Any, arrive: Any):
         self.hidden_ref, self.token_ref, self.buffer_ref = hidden_ref, token_ref, buffer_ref
@@ -98,7 +95,7 @@ class _Rows:
 
         def ask(group: Any, carry: None) -> None:
             group_ref = self._arriving(group, slot)
-            # Unrolled, so that where a row goes within its group costs no arithmetic.
+            # Written out, so that where a row goes within its group costs no arithmetic.
             for i in range(_GROUP):
                 # A leaf that is nowhere reads the first token: all leaves of a group copy, so that one wait suffices.
                 token = jnp.maximum(token_ref[0, group * _GROUP + i], 0)
@@ -109,7 +106,13 @@ class _Rows:
         lax.fori_loop(0, self._groups(step, leaves), ask, None)
 
     def fetch(self, here_ref: Any, next_ref: Any, leaves: int) -> None:
-        """Waits for the rows of this step, and asks for those of the next; the refs are their tokens as scalars."""
+        """Waits for the rows of this step, and asks for those of the next.
+
+        Args:
+          here_ref: tokens of this step, as scalars.
+          next_ref: tokens of the next.
+          leaves: leaves of all steps; what pads the last of them is not fetched.
+        """
 
         @pl.when(self.step == 0)
         def _first() -> None:
