@@ -21,7 +21,7 @@ _AVAILABLE: dict[Operation, tuple[Backend, ...]] = {
     "three_way_attention": ("pallas_tpu", "xla"),
     "cached_attention": ("xla",),
     "token_logprob": ("pallas_tpu", "xla"),
-    "gap_reward": ("xla",),
+    "gap_reward": ("pallas_tpu", "xla"),
 }
 
 Result = TypeVar("Result")

@@ -1,7 +1,8 @@
-"""Leaf scores against norm and head on every token, and the algebra of the gaps."""
+"""Leaf scores against norm and head on every token, on every backend, and the algebra of the gaps."""
 
 import functools
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -9,52 +10,140 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interpreted import INTERPRET, examples, no_races
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
+from tpu_programs import compile_for, mesh, needs_libtpu
 
-from pit_kernels import centred_gap, leaf_scores, symmetric_gap
+from pit_kernels import UnsupportedImplementationError, centred_gap, device, leaf_scores, symmetric_gap
 from pit_kernels.gap_reward import reference
 from pit_kernels.partition import Partition
 
-B, T, D, G, L = 2, 7, 5, 3, 4
-LEAF = st.tuples(st.integers(0, B - 1), st.integers(0, T - 1)) | st.just((-1, -1))
-LEAVES = st.lists(LEAF, min_size=G * L, max_size=G * L).map(lambda x: np.array(x, np.int32).reshape(G, L, 2))
+G, L = 3, 4
+SHAPES = {"xla": (2, 7, 5), "pallas_tpu": (2, 16, 128)}
+"""Shape of the hidden states for each backend: B rows of T tokens of width D; the kernels take whole tiles only."""
+BACKENDS = {"xla": {"implementation": "xla"}, "pallas_tpu": {"implementation": "pallas_tpu", "interpret": INTERPRET}}
+BOTH = pytest.mark.parametrize("which", BACKENDS)
+B, T, D = SHAPES["xla"]
 
 
-def draw_arrays(seed):
+def leaves(which, slots=G * L):
+    rows, length, _ = SHAPES[which]
+    leaf = st.tuples(st.integers(0, rows - 1), st.integers(0, length - 1)) | st.just((-1, -1))
+    return st.lists(leaf, min_size=slots, max_size=slots).map(lambda x: np.array(x, np.int32).reshape(-1, L, 2))
+
+
+LEAVES = leaves("xla")
+CASES = {"seed": st.integers(0, 2**32), "offset_norm": st.booleans()}
+
+
+def draw_arrays(seed, which="xla"):
     rng = np.random.default_rng(seed)
-    return [rng.normal(size=s).astype(np.float32) for s in ((B, T, D), (D,), (D,), ())]
+    shape = SHAPES[which]
+    return [rng.normal(size=s).astype(np.float32) for s in (shape, shape[2:], shape[2:], ())]
 
 
 @functools.cache
-def compiled(offset_norm):
-    return jax.jit(functools.partial(leaf_scores, eps=1e-5, offset_norm=offset_norm))
+def compiled(offset_norm, which="xla"):
+    function = jax.jit(functools.partial(leaf_scores, eps=1e-5, offset_norm=offset_norm, **BACKENDS[which]))
+    if which == "xla":
+        return function
+
+    def raced(*arrays):
+        with no_races():
+            return jax.block_until_ready(function(*arrays))
+
+    return raced
 
 
-@given(leaf=LEAVES, seed=st.integers(0, 2**32), offset_norm=st.booleans())
-def test_scores_match_the_definition(leaf, seed, offset_norm):
-    hidden, scale, weight, bias = draw_arrays(seed)
-    actual = compiled(offset_norm)(hidden, leaf, scale, weight, bias)
+def check_against_the_definition(which, leaf, seed, offset_norm):
+    hidden, scale, weight, bias = draw_arrays(seed, which)
+    actual = compiled(offset_norm, which)(hidden, leaf, scale, weight, bias)
     expected = reference.leaf_scores(hidden, leaf, scale, weight, float(bias), eps=1e-5, offset_norm=offset_norm)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
     assert not np.asarray(actual)[leaf[..., 0] < 0].any()
 
 
-@given(leaf=LEAVES)
-def test_only_leaves_are_read_and_get_gradients(leaf):
-    hidden, scale, weight, bias = draw_arrays(0)
-    read = np.zeros((B, T), bool)
+@given(leaf=LEAVES, **CASES)
+def test_scores_match_the_definition(leaf, seed, offset_norm):
+    check_against_the_definition("xla", leaf, seed, offset_norm)
+
+
+@settings(max_examples=examples(15))
+@given(leaf=leaves("pallas_tpu"), **CASES)
+def test_scores_of_the_tpu_kernel_match_the_definition(leaf, seed, offset_norm):
+    check_against_the_definition("pallas_tpu", leaf, seed, offset_norm)
+
+
+def check_only_leaves_are_read(which, leaf, dtype):
+    arrays = draw_arrays(0, which)
+    hidden, shared = arrays[0].astype(dtype), arrays[1:]
+    read = np.zeros(hidden.shape[:2], bool)
     for row, index in leaf.reshape(-1, 2):
         if row >= 0:
             read[row, index] = True
-    poisoned = np.where(read[..., None], hidden, np.nan)
+    poisoned = np.where(read[..., None], hidden, np.array(np.nan, dtype))
     absent = leaf[..., 0] < 0
-    scores, pull = jax.vjp(lambda *x: compiled(False)(x[0], leaf, *x[1:]), poisoned, scale, weight, bias)
-    gradients = pull(jnp.where(absent, jnp.nan, 1.0))
-    np.testing.assert_array_equal(scores, compiled(False)(hidden, leaf, scale, weight, bias))
-    assert all(np.isfinite(np.asarray(g)).all() for g in gradients)
+    function = compiled_gradient(which)
+    scores, *gradients = function(poisoned, leaf, *shared, np.where(absent, np.float32(np.nan), np.float32(1)))
+    expected = compiled(False)(hidden, leaf, *shared)
+    np.testing.assert_allclose(scores, expected, rtol=0 if which == "xla" else 1e-5, atol=0 if which == "xla" else 1e-5)
+    assert all(np.isfinite(np.asarray(g, np.float32)).all() for g in gradients)
     assert not np.asarray(gradients[0])[~read].any()
     assert float(gradients[3]) == (~absent).sum()
+
+
+@functools.cache
+def compiled_gradient(which):
+    """Scores, and gradients of all four arrays."""
+    options = BACKENDS[which]
+
+    @jax.jit
+    def function(hidden, leaf, scale, weight, bias, d_score):
+        def scores(hidden, *shared):
+            return leaf_scores(hidden, leaf, *shared, eps=1e-5, **options)
+
+        score, pull = jax.vjp(scores, hidden, scale, weight, bias)
+        return score, *pull(d_score)
+
+    def raced(*arrays):
+        with no_races():
+            return jax.block_until_ready(function(*arrays))
+
+    return raced
+
+
+@given(leaf=LEAVES)
+def test_only_leaves_are_read_and_get_gradients(leaf):
+    check_only_leaves_are_read("xla", leaf, np.float32)
+
+
+@settings(max_examples=examples(15))
+@given(leaf=leaves("pallas_tpu"), dtype=st.sampled_from([np.float32, jnp.bfloat16]))
+def test_only_leaves_are_read_by_the_tpu_kernel(leaf, dtype):
+    # In bfloat16 a leaf's row is fetched together with its neighbour, which is NaN here.
+    check_only_leaves_are_read("pallas_tpu", leaf, dtype)
+
+
+@pytest.mark.parametrize(("dtype", "cores"), [(np.float32, 1), (jnp.bfloat16, 2)])
+def test_the_tpu_kernel_agrees_with_xla_over_many_blocks(monkeypatch, dtype, cores):
+    # Three blocks; of two cores the second has one with few leaves and one with none.
+    monkeypatch.setattr(device, "cores", lambda: cores)
+    trees = 66
+    rng = np.random.default_rng(7)
+    hidden, *shared = draw_arrays(8, "pallas_tpu")
+    hidden = hidden.astype(dtype)
+    leaf = np.stack([rng.integers(-1, n, (trees, L)) for n in hidden.shape[:2]], axis=-1).astype(np.int32)
+    d_score = rng.normal(size=(trees, L)).astype(np.float32)
+    # What tokens get from several leaves is added up in the dtype of the hidden states, in another order.
+    tolerance = 1e-4 if dtype == np.float32 else 0.1
+    both = [compiled_gradient(which)(hidden, leaf, *shared, d_score) for which in ("pallas_tpu", "xla")]
+    for name, actual, expected in zip(("scores", "hidden", "scale", "weight", "bias"), *both, strict=True):
+        assert actual.dtype == expected.dtype
+        atol = tolerance if name == "hidden" else 1e-4
+        actual, expected = (np.asarray(x, np.float32) for x in (actual, expected))
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=atol, err_msg=name)
 
 
 def test_gradients_match_finite_differences():
@@ -64,21 +153,49 @@ def test_gradients_match_finite_differences():
         check_grads(lambda h, *rest: compiled(True)(h, leaf, *rest), arrays, order=1, modes=["rev"])
 
 
-def test_a_leaf_outside_the_rows_is_nan():
-    hidden, scale, weight, bias = draw_arrays(2)
+@BOTH
+def test_a_leaf_outside_the_rows_is_nan(which):
+    hidden, scale, weight, bias = draw_arrays(2, which)
     leaf = np.full((G, L, 2), -1, np.int32)
-    leaf[0, 0], leaf[0, 1] = (B, 0), (0, T)
-    scores = np.asarray(compiled(False)(hidden, leaf, scale, weight, bias))
-    assert np.isnan(scores[0]).tolist() == [True, True, False, False]
+    leaf[0, 0], leaf[0, 1] = (len(hidden), 0), (0, hidden.shape[1])
+    leaf[1, :2] = np.iinfo(np.int32).max
+    arguments = hidden, leaf, scale, weight, bias
+    scores = np.asarray(compiled(False, which)(*arguments))
+    assert np.isnan(scores[:2]).tolist() == [[True, True, False, False]] * 2
+    _, d_hidden, d_scale, *_ = compiled_gradient(which)(*arguments, np.ones((G, L), np.float32))
+    assert not np.asarray(d_hidden).any()
+    assert np.isnan(np.asarray(d_scale)).all()
 
 
-def test_leaves_of_one_token_add_up():
-    hidden, scale, weight, bias = draw_arrays(4)
+@BOTH
+def test_leaves_of_one_token_add_up(which):
+    hidden, scale, weight, bias = draw_arrays(4, which)
     leaf = np.full((1, L, 2), 1, np.int32)
-    gradient = jax.grad(lambda h, leaf: compiled(False)(h, leaf, scale, weight, bias).sum())
-    once = gradient(hidden, leaf[:, :1])
-    np.testing.assert_allclose(gradient(hidden, leaf), L * once, rtol=1e-5)
-    assert np.count_nonzero(np.asarray(once).any(axis=-1)) == 1
+    several, once = (
+        np.asarray(compiled_gradient(which)(hidden, x, scale, weight, bias, np.ones(x.shape[:2], np.float32))[1])
+        for x in (leaf, leaf[:, :1])
+    )
+    np.testing.assert_allclose(several, L * once, rtol=1e-5)
+    assert np.count_nonzero(once.any(axis=-1)) == 1
+
+
+@BOTH
+def test_vmap_is_one_call_after_another(which):
+    hidden, scale, weight, bias = map(jnp.asarray, draw_arrays(9, which))
+    leaf = np.stack([np.full((1, L, 2), i, np.int32) for i in range(2)])
+    both_hidden, both_scale = np.stack([hidden, -2 * hidden]), np.stack([scale, 3 * scale])
+
+    def gradients(options, hidden, leaf, scale):
+        def total(hidden, scale):
+            return leaf_scores(hidden, leaf, scale, weight, bias, eps=1e-5, **options).sum()
+
+        return jax.value_and_grad(total, (0, 1))(hidden, scale)
+
+    arrays = both_hidden, leaf, both_scale
+    together = jax.jit(jax.vmap(functools.partial(gradients, BACKENDS[which])))(*arrays)
+    one = jax.jit(functools.partial(gradients, BACKENDS["xla"]))
+    alone = [one(*each) for each in zip(*arrays, strict=True)]
+    jax.tree.map(lambda x, *y: np.testing.assert_allclose(x, np.stack(y), rtol=1e-4, atol=1e-4), together, *alone)
 
 
 SPLIT = jax.jit(functools.partial(leaf_scores, eps=1e-5, partition=Partition(rows=("data",), columns=("tensor",))))
@@ -119,14 +236,87 @@ def test_a_leaf_in_another_shard_scores_nan():
     assert np.isfinite(scores[1]).all()
 
 
-def test_low_precision_hidden_states_are_scored_in_float32():
-    hidden, scale, weight, _ = draw_arrays(3)
+@BOTH
+def test_low_precision_hidden_states_are_scored_in_float32(which):
+    hidden, scale, weight, _ = draw_arrays(3, which)
     low = hidden.astype(jnp.bfloat16)
-    leaf = np.zeros((G, L, 2), np.int32)
-    actual = leaf_scores(jnp.asarray(low), jnp.asarray(leaf), jnp.asarray(scale), jnp.asarray(weight), eps=1e-5)
+    leaf = np.stack(np.indices((G, L)) % 2, axis=-1).astype(np.int32)
+    actual = leaf_scores(*map(jnp.asarray, (low, leaf, scale, weight)), eps=1e-5, **BACKENDS[which])
     expected = reference.leaf_scores(low.astype(np.float32), leaf, scale, weight, None, eps=1e-5, offset_norm=False)
     assert actual.dtype == jnp.float32
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "reason"),
+    [
+        ((2, 16, 100), jnp.float32, "hidden has width 100, and it takes multiples of 128"),
+        ((2, 8, 128), jnp.bfloat16, "hidden has rows of 8 tokens, and in bfloat16 it takes multiples of 16"),
+        ((2, 16, 128), jnp.float16, "hidden is float16, and it takes bfloat16 and float32"),
+        ((1, 16, 2**17), jnp.float32, "hidden has width 131072, for which it takes about 273 MiB of VMEM, more than"),
+    ],
+)
+def test_what_the_tpu_kernel_refuses_has_a_reason(shape, dtype, reason):
+    leaf, vector = jnp.zeros((G, L, 2), jnp.int32), jnp.zeros(shape[2], dtype)
+    arguments = jnp.zeros(shape, dtype), leaf, vector, vector
+    with pytest.raises(
+        UnsupportedImplementationError, match=f"gap_reward: pallas_tpu cannot serve this call: {reason}"
+    ):
+        leaf_scores(*arguments, eps=1e-5, implementation="pallas_tpu")
+    assert leaf_scores(*arguments, eps=1e-5).shape == (G, L)
+
+
+def test_no_leaves_are_no_kernel():
+    hidden, scale, weight, _ = map(jnp.asarray, draw_arrays(0, "pallas_tpu"))
+    arguments = hidden, jnp.zeros((0, L, 2), jnp.int32), scale, weight
+    assert leaf_scores(*arguments, eps=1e-5).shape == (0, L)
+    with pytest.raises(UnsupportedImplementationError, match=r"nothing to read in .* \(2, 16, 128\) at 0 leaves"):
+        leaf_scores(*arguments, eps=1e-5, implementation="pallas_tpu")
+
+
+SHAPES_COMPILED = {"gemma-2-2b": (8, 2048, 2304, 64, 4), "llama-3-8b": (4, 4096, 4096, 256, 16)}
+
+
+PROGRAMS = [
+    # The others are the same code at other sizes.
+    pytest.param(*program, marks=() if program == ("v5e", "gemma-2-2b", jnp.bfloat16) else pytest.mark.slow)
+    for program in itertools.product(device.KINDS, SHAPES_COMPILED, (jnp.bfloat16, jnp.float32))
+]
+
+
+@needs_libtpu
+@pytest.mark.parametrize(("kind", "shape", "dtype"), PROGRAMS)
+def test_compiles_and_is_what_auto_takes(kind, shape, dtype):
+    batch, length, width, trees, slots = SHAPES_COMPILED[shape]
+
+    def total(hidden, leaf, scale, weight, bias):
+        return leaf_scores(hidden, leaf, scale, weight, bias, eps=1e-5).sum()
+
+    leaf = jax.ShapeDtypeStruct((trees, slots, 2), jnp.int32)
+    hidden = jax.ShapeDtypeStruct((batch, length, width), dtype)
+    shared = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((width,), (width,), ()))
+    gradient = jax.value_and_grad(total, (0, 2, 3, 4))
+    text = compile_for(mesh(kind, data=1), gradient, hidden, leaf, *shared).as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
+
+
+@needs_libtpu
+def test_compiles_over_a_mesh_in_checkpoint_and_in_vmap():
+    shapes = [((4, 64, 256), jnp.bfloat16), ((8, 4, 2), jnp.int32), ((256,), jnp.float32), ((256,), jnp.float32)]
+
+    def gradient(hidden, leaf, *shared):
+        def total(hidden):
+            return leaf_scores(hidden, leaf, *shared, eps=1e-5, partition=Partition(rows=("data",))).sum()
+
+        return jax.value_and_grad(jax.checkpoint(total))(hidden)
+
+    split = [(jax.ShapeDtypeStruct(*shape), P("data") if len(shape[0]) > 1 else P()) for shape in shapes]
+    text = compile_for(mesh("v5e", data=2), gradient, *split).as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
+    assert "all-gather" not in text
+    batch = [jax.ShapeDtypeStruct((3, *shape), dtype) for shape, dtype in shapes]
+    text = compile_for(mesh("v5e", data=1), jax.vmap(gradient), *batch).as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') == 2
 
 
 SCORE = st.floats(-1e6, 1e6, width=32)
@@ -162,7 +352,7 @@ def test_an_offset_leaves_both_gaps_alone(scores, offset):
         ({"head_weight": jnp.zeros((D, 1))}, r"head_weight has shape \(5, 1\); it must be \[D\] = \(5,\)"),
         ({"head_bias": jnp.zeros(1)}, r"head_bias has shape \(1,\); it must be \[\] = \(\)"),
         ({"eps": -1.0}, r"eps is -1\.0; it must be a Python float, finite and above 0"),
-        ({"implementation": "triton_gpu"}, r"gap_reward has no triton_gpu backend; available: xla"),
+        ({"implementation": "triton_gpu"}, r"gap_reward has no triton_gpu backend; available: pallas_tpu, xla"),
     ],
 )
 def test_bad_arguments_are_named(changes, message):

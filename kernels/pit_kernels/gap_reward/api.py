@@ -7,11 +7,12 @@ differences only).
 
 from typing import Literal
 
+from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
-from pit_kernels import checks, dispatch
-from pit_kernels.gap_reward import autodiff
-from pit_kernels.gap_reward.xla import Settings
+from pit_kernels import checks, device, dispatch
+from pit_kernels.gap_reward import autodiff, pallas_tpu
+from pit_kernels.gap_reward.leaves import Settings
 from pit_kernels.partition import WHOLE, Partition
 
 _NAME: Literal["gap_reward"] = "gap_reward"
@@ -27,6 +28,7 @@ def leaf_scores(
     eps: float,
     offset_norm: bool = False,
     implementation: dispatch.Implementation = "auto",
+    interpret: bool | pltpu.InterpretParams = False,
     partition: Partition | None = None,
 ) -> Float[Array, "G L"]:
     """Final RMSNorm and scalar head, on the leaf rows only.
@@ -45,6 +47,7 @@ def leaf_scores(
       eps: added to the mean square.
       offset_norm: whether the gain is 1 + norm_scale, as in Gemma, and not norm_scale.
       implementation: backend; see `pit_kernels.dispatch`.
+      interpret: runs the TPU kernels on any platform, slowly, in Pallas' interpreter.
       partition: axes of the mesh in context that split the rows of `hidden` and, with them, the trees of `leaf`; the
         leaves of a tree then lie in rows of its own shard, and one that does not scores NaN.
 
@@ -68,9 +71,13 @@ def leaf_scores(
     if head_bias is not None:
         checks.require_shape(_NAME, "head_bias", head_bias, "", ())
     checks.require_positive(_NAME, "eps", eps)
-    route = dispatch.choose(_NAME, implementation)
     split = (partition or WHOLE).here([hidden.shape[0], leaf.shape[0]])
-    call = autodiff.Call(Settings(float(eps), offset_norm), route, split)
+    options = pallas_tpu.Options(device.cores(), device.vmem_bytes(), interpret)
+    # "auto" takes the kernel wherever it serves: by static cost it is ahead, up to twenty times, but for thousands of
+    # leaves forward and backward in one program, where XLA gathers once for both and is up to 5 % ahead.
+    refusal = pallas_tpu.refusal(options, hidden.shape, leaf.shape[0] * leaf.shape[1], hidden.dtype)
+    route = dispatch.choose(_NAME, implementation, refusals={"pallas_tpu": refusal}, interpret=interpret)
+    call = autodiff.Call(Settings(float(eps), offset_norm), route, split, options)
     scores: Array = autodiff.leaf_scores(hidden, leaf, norm_scale, head_weight, head_bias, call)
     return scores
 

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import dispatch, partition
-from pit_kernels.gap_reward import xla
+from pit_kernels.gap_reward import pallas_tpu, xla
+from pit_kernels.gap_reward.leaves import Settings
 
 _Backends = dict[dispatch.Backend, Callable[..., Any]]
 _Residuals = tuple[Array, Array, Array, Array, Array | None]
@@ -18,11 +20,18 @@ _Gradients = tuple[Array, None, Array, Array, Array | None]
 
 
 class Call(NamedTuple):
-    """All that is static: what is computed, which backend computes it where, mesh axes that split rows and trees."""
+    """All that is static.
 
-    settings: xla.Settings
+    settings: what is computed.
+    route: which backend computes it where.
+    split: mesh axes that split rows and trees, restricted to the mesh in context.
+    options: of the TPU kernels.
+    """
+
+    settings: Settings
     route: dispatch.Route
     split: partition.Partition
+    options: pallas_tpu.Options
 
 
 @functools.partial(jax.jit, static_argnames="call")
@@ -79,15 +88,27 @@ def _local_leaf(call: Call, hidden: Array, leaf: Array) -> Array:
     return jnp.stack([jnp.where(leaf[..., 0] < 0, -1, row), leaf[..., 1]], axis=-1)
 
 
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which `jax.vmap` runs in a loop: Mosaic refuses a batch of an array that a kernel fetches from."""
+    looped: Callable[..., Any] = sequential_vmap(function)
+    return looped
+
+
 def _local_forward(call: Call, hidden: Array, leaf: Array, *arrays: Array | None) -> tuple[Array, ...]:
-    backends: _Backends = {"xla": functools.partial(xla.forward, call.settings)}
+    backends: _Backends = {
+        "pallas_tpu": _one_by_one(functools.partial(pallas_tpu.forward, call.settings, call.options)),
+        "xla": functools.partial(xla.forward, call.settings),
+    }
     leaf = _local_leaf(call, hidden, leaf)
     result: tuple[Array, ...] = dispatch.run(call.route, backends, hidden, leaf, *arrays)
     return result
 
 
 def _local_backward(call: Call, hidden: Array, leaf: Array, *arrays: Array) -> tuple[Array, ...]:
-    backends: _Backends = {"xla": functools.partial(xla.backward, call.settings)}
+    backends: _Backends = {
+        "pallas_tpu": _one_by_one(functools.partial(pallas_tpu.backward, call.settings, call.options)),
+        "xla": functools.partial(xla.backward, call.settings),
+    }
     leaf = _local_leaf(call, hidden, leaf)
     d_hidden, *d_shared = dispatch.run(call.route, backends, hidden, leaf, *arrays)
     # Every shard has read its own leaves with the same norm and head.

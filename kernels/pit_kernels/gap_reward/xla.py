@@ -10,13 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
 from pit_kernels import numerics
-
-
-class Settings(NamedTuple):
-    """Static settings: `eps` is added to the mean square, `offset_norm` makes the gain 1 + norm_scale."""
-
-    eps: float
-    offset_norm: bool
+from pit_kernels.gap_reward.leaves import ABSENT, Settings, gain, scatter, tokens
 
 
 class _Leaves(NamedTuple):
@@ -24,7 +18,7 @@ class _Leaves(NamedTuple):
 
     row: hidden state; 0 for an absent leaf, NaN for one outside the rows.
     inverse_rms: 1 / sqrt(mean(h^2) + eps).
-    token: index into the flattened tokens; beyond them where there is nothing to read.
+    token: index into the flattened tokens, ABSENT or OUTSIDE.
     present: whether there is a leaf.
     """
 
@@ -35,19 +29,14 @@ class _Leaves(NamedTuple):
 
 
 def _read(settings: Settings, hidden: Float[Array, "B T D"], leaf: Int32[Array, "G L 2"]) -> _Leaves:
-    batch, length, width = hidden.shape
-    row_N, index_N = leaf.reshape(-1, 2).T
-    present_N = (row_N >= 0) & (index_N >= 0)
-    inside_N = present_N & (row_N < batch) & (index_N < length)
-    token_N = jnp.where(inside_N, row_N * length + index_N, batch * length)
-    row_ND = hidden.reshape(-1, width).at[token_N].get(mode="fill", fill_value=jnp.nan)
+    token_N = tokens(hidden.shape, leaf)
+    present_N = token_N != ABSENT
+    beyond = hidden.shape[0] * hidden.shape[1]
+    row_ND = hidden.reshape(beyond, hidden.shape[2])
+    row_ND = row_ND.at[jnp.where(token_N < 0, beyond, token_N)].get(mode="fill", fill_value=jnp.nan)
     row_ND = jnp.where(present_N[:, None], row_ND, 0).astype(numerics.accumulator(hidden))
     inverse_rms_N1 = lax.rsqrt(jnp.mean(row_ND**2, axis=1, keepdims=True) + settings.eps)
     return _Leaves(row_ND, inverse_rms_N1, token_N, present_N)
-
-
-def _gain(settings: Settings, norm_scale: Float[Array, " D"], dtype: jnp.dtype) -> Float[Array, " D"]:
-    return norm_scale.astype(dtype) + (1 if settings.offset_norm else 0)
 
 
 def forward(
@@ -61,7 +50,7 @@ def forward(
     """Scores of the leaves; the contract is that of `api.leaf_scores`."""
     leaves = _read(settings, hidden, leaf)
     dtype = leaves.row.dtype
-    head_D = _gain(settings, norm_scale, dtype) * head_weight.astype(dtype)
+    head_D = gain(settings, norm_scale, dtype) * head_weight.astype(dtype)
     score_N = jnp.sum(leaves.row * leaves.inverse_rms * head_D[None, :], axis=1)
     if head_bias is not None:
         score_N = score_N + head_bias.astype(dtype)
@@ -79,7 +68,7 @@ def backward(
     """Gradients of hidden states, in their dtype, and of norm, head and bias, in float32 (float64 stays)."""
     leaves = _read(settings, hidden, leaf)
     dtype, width = leaves.row.dtype, hidden.shape[2]
-    gain_D, weight_D = _gain(settings, norm_scale, dtype), head_weight.astype(dtype)
+    gain_D, weight_D = gain(settings, norm_scale, dtype), head_weight.astype(dtype)
     head_1D = (gain_D * weight_D)[None, :]
     d_score_N = jnp.where(leaves.present, d_score.reshape(-1), 0)
     # score = r h.u with r = (mean(h^2) + eps)^-1/2 and u = gain * weight: d score / d h = r u - r^3 (h.u) h / D.
@@ -87,7 +76,5 @@ def backward(
     along_N1 = jnp.sum(leaves.row * head_1D, axis=1, keepdims=True) * leaves.inverse_rms**2 / width
     d_row_ND = d_scaled_N1 * (head_1D - along_N1 * leaves.row)
     d_head_D = jnp.sum(d_scaled_N1 * leaves.row, axis=0)
-    d_hidden = jnp.zeros((hidden.shape[0] * hidden.shape[1], width), hidden.dtype)
-    # Two leaves may be one token: their gradients add up.
-    d_hidden = d_hidden.at[leaves.token].add(d_row_ND.astype(hidden.dtype), mode="drop")
-    return d_hidden.reshape(hidden.shape), d_head_D * weight_D, d_head_D * gain_D, jnp.sum(d_score_N)
+    d_hidden = scatter(hidden.shape, leaves.token, d_row_ND.astype(hidden.dtype))
+    return d_hidden, d_head_D * weight_D, d_head_D * gain_D, jnp.sum(d_score_N)
