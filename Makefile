@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(CPP_SOURCES)
 	@if [ -x $(BIN)/python ]; then echo "venv 1/3: $(VENV) exists and is reused"; else echo "venv 1/3: creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
 	@echo "venv 2/3: build tools (downloads about 31 MB the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt scikit-build-core pybind11 cmake ninja
-	@echo "venv 3/3: PIT with its dependencies (downloads about 323 MB the first time), then compiling the C++ core"
+	@echo "venv 3/3: PIT with its dependencies (downloads about 536 MB the first time), then compiling the C++ core"
 	@CXX="$(CXX)" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[test,dev]'
 	@touch $@
 	@echo "venv: ready"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from jax import lax
+from jax.custom_batching import sequential_vmap
 
 Implementation = Literal["auto", "pallas_tpu", "triton_gpu", "xla"]
 """What a caller may ask for; "auto" is the best backend that exists for the platform that is lowered for."""
@@ -116,3 +117,9 @@ def run(route: Route, backends: Mapping[Backend, Callable[..., Result]], *arrays
         return backends[route.default](*arrays)
     result: Result = lax.platform_dependent(*arrays, tpu=backends[route.tpu], default=backends[route.default])
     return result
+
+
+def one_by_one(function: Callable[..., Result]) -> Callable[..., Result]:
+    """`function`, which `jax.vmap` runs in a loop: Mosaic refuses a batch of an array that a kernel fetches from."""
+    looped: Callable[..., Result] = sequential_vmap(function)
+    return looped

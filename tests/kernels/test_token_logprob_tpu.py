@@ -187,3 +187,18 @@ def test_two_cores_share_the_vocabulary(vocabulary, dtype):
     expected = xla.backward(settings, dtype, *arrays, gradients)
     for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), rtol=1e-2, atol=1e-2)
+
+
+@needs_libtpu
+def test_gradients_of_a_batch_compile():
+    hidden = jax.ShapeDtypeStruct((2, 256, 256), jnp.bfloat16)
+    weight, target = jax.ShapeDtypeStruct((1024, 256), jnp.bfloat16), jax.ShapeDtypeStruct((2, 256), jnp.int32)
+
+    def gradients(hidden, weight, target):
+        def loss(hidden, weight, target):
+            return token_logprob(hidden, weight, target, implementation="pallas_tpu").logp.sum()
+
+        return jax.vmap(jax.grad(loss, (0, 1)), in_axes=(0, None, 0))(hidden, weight, target)
+
+    text = compile_for(mesh("v5e", one=1), gradients, hidden, weight, target).as_text()
+    assert "token_logprob_backward" in text

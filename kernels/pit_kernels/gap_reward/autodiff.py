@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import dispatch, partition
@@ -88,15 +87,9 @@ def _local_leaf(call: Call, hidden: Array, leaf: Array) -> Array:
     return jnp.stack([jnp.where(leaf[..., 0] < 0, -1, row), leaf[..., 1]], axis=-1)
 
 
-def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, which `jax.vmap` runs in a loop: Mosaic refuses a batch of an array that a kernel fetches from."""
-    looped: Callable[..., Any] = sequential_vmap(function)
-    return looped
-
-
 def _local_forward(call: Call, hidden: Array, leaf: Array, *arrays: Array | None) -> tuple[Array, ...]:
     backends: _Backends = {
-        "pallas_tpu": _one_by_one(functools.partial(pallas_tpu.forward, call.settings, call.options)),
+        "pallas_tpu": dispatch.one_by_one(functools.partial(pallas_tpu.forward, call.settings, call.options)),
         "xla": functools.partial(xla.forward, call.settings),
     }
     leaf = _local_leaf(call, hidden, leaf)
@@ -106,7 +99,7 @@ def _local_forward(call: Call, hidden: Array, leaf: Array, *arrays: Array | None
 
 def _local_backward(call: Call, hidden: Array, leaf: Array, *arrays: Array) -> tuple[Array, ...]:
     backends: _Backends = {
-        "pallas_tpu": _one_by_one(functools.partial(pallas_tpu.backward, call.settings, call.options)),
+        "pallas_tpu": dispatch.one_by_one(functools.partial(pallas_tpu.backward, call.settings, call.options)),
         "xla": functools.partial(xla.backward, call.settings),
     }
     leaf = _local_leaf(call, hidden, leaf)

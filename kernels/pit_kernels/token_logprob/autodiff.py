@@ -136,7 +136,9 @@ def _local_backward(
     table_dtype = lse.dtype if rows else weight.dtype
     backends: _Backends = {"xla": functools.partial(xla.backward, call.settings, table_dtype)}
     if call.options is not None:
-        backends["pallas_tpu"] = functools.partial(pallas_tpu.backward, call.settings, call.options, table_dtype)
+        backends["pallas_tpu"] = dispatch.one_by_one(
+            functools.partial(pallas_tpu.backward, call.settings, call.options, table_dtype)
+        )
     d_hidden, d_weight, d_bias = dispatch.run(
         call.route, backends, hidden, weight, here, valid, bias, RowGradients(*gradients)
     )
