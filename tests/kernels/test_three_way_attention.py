@@ -150,6 +150,20 @@ def test_named_rows(name, backend):
     check_against_float64(draw_arrays(SHAPES[1], 1), np.stack([row, np.zeros_like(row)]), backend=backend)
 
 
+@pytest.mark.parametrize("full", [True, False])
+def test_a_list_may_end_within_a_trip(full):
+    # Five listed blocks, four a trip, in a row of six: what a trip reads past the list is no block.
+    backend = functools.partial(
+        three_way_attention, return_lse=True, interpret=RACES, tiles=Tiles(queries=128, keys=512, unroll=1, short=0)
+    )
+    visible_until = np.full((1, 768), 768 if full else 767, np.int32)
+    arrays = draw_arrays((1, 768, 2, 1, 64), 6)
+    actual = jax.jit(functools.partial(results, backend))(arrays, visible_until)
+    expected = compiled("xla", None)(arrays, visible_until)
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("soft_cap", [None, SOFT_CAP])
 def test_bfloat16(soft_cap, backend):

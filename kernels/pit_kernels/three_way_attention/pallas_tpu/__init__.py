@@ -149,7 +149,9 @@ class _Specs:
         shape, queries = kernel.shape, kernel.tiles.queries
         self._kernel, self._n = kernel, shape.tokens // queries
         self.grid = (shape.batch, shape.kv_heads, self._n)
-        self.blocks = Spec((1, self._n, shape.key_blocks), lambda b, n, i: (b, zero(), zero()), memory_space=pltpu.SMEM)
+        self.blocks = Spec(
+            (1, self._n, shape.key_blocks + kernel.wide), lambda b, n, i: (b, zero(), zero()), memory_space=pltpu.SMEM
+        )
         self.counts = Spec((1, 4, self._n), lambda b, n, i: (b, zero(), zero()), memory_space=pltpu.SMEM)
         self.queries = Spec((1, 1, shape.group, queries, shape.width), lambda b, n, i: (b, n, zero(), i, zero()))
         two = _row_bytes(shape.tokens, shape.width, jnp.dtype(shape.dtype).itemsize, windows=2)

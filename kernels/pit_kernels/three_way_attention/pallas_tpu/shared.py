@@ -101,7 +101,7 @@ def lists(visible_until: Array, kernel: Kernel) -> tuple[Array, Array]:
     """For each block of queries: its list of blocks of keys, and what to do with it.
 
     Returns:
-      blocks: int32[B, n, m], see `VisibleBlocks`.
+      blocks: int32[B, n, m + wide], see `VisibleBlocks`; the last trip of a loop may read so far past the list.
       counts: int32[B, 4, n]: how many blocks are listed (`DEAD` where no query is alive); trips of the loop over
         whole blocks with `unroll` tiles, of the loop over whole blocks with one, and of the loop over masked ones.
     """
@@ -111,7 +111,8 @@ def lists(visible_until: Array, kernel: Kernel) -> tuple[Array, Array]:
     ones = found.full // wide - many * unroll
     rest = -(-(found.seen - found.full // wide * wide) // wide)
     seen = jnp.where(found.alive == 1, found.seen, DEAD)
-    return found.block, jnp.stack([seen, many, ones, rest], axis=1)
+    blocks = jnp.pad(found.block, ((0, 0), (0, 0), (0, wide)), constant_values=kernel.shape.key_blocks)
+    return blocks, jnp.stack([seen, many, ones, rest], axis=1)
 
 
 def loops(count: Any, kernel: Kernel, i: Array) -> Iterator[tuple[Array, Array, int, bool]]:
