@@ -350,7 +350,7 @@ def test_int64_is_refused():
         ),
         (
             {"implementation": "pallas_tpu", **dict.fromkeys("qkv", (1, 2**17, 1, 128)), "until": (1, 2**17)},
-            "a row of 131072 tokens with heads of 128 needs .* MiB of VMEM in the backward pass, and a v5e has 128",
+            "a row of 131072 tokens with heads of 128 needs .* MiB of VMEM in the backward pass, and a v5e lends 120",
         ),
         ({"implementation": "xla", "interpret": True}, "interpret is for TPU kernels, and implementation is 'xla'"),
     ],
