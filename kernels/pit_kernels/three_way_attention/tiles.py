@@ -69,8 +69,9 @@ def default_tiles(tokens: int, group: int, width: int, itemsize: int) -> Tiles:
         tiles = Tiles(**entry)
     else:
         # Where VMEM is small, a tile's float32 logits must be.
-        small = device.kind() == "v4"
-        queries = _power_of_two((ROWS // 2 if small and (group == 1 or width > KEYS) else ROWS) // group)
+        v4 = device.kind() == "v4"
+        small = v4 and (group > 1 or width > KEYS)
+        queries = _power_of_two((ROWS // 2 if v4 and (group == 1 or width > KEYS) else ROWS) // group)
         widest = WIDEST // 2 if small else WIDEST
         keys, unroll = (2 * KEYS, 1) if small else (4 * KEYS, 3)
         tiles = Tiles(queries, keys, unroll, short=max(widest - queries // KEYS, 0))
