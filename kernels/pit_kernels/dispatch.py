@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from jax import lax
 from jax.custom_batching import sequential_vmap
+from jax.experimental.pallas import tpu as pltpu
 
 Implementation = Literal["auto", "pallas_tpu", "triton_gpu", "xla"]
 """What a caller may ask for; "auto" is the best backend that exists for the platform that is lowered for."""
@@ -24,6 +25,9 @@ _AVAILABLE: dict[Operation, tuple[Backend, ...]] = {
     "token_logprob": ("pallas_tpu", "xla"),
     "gap_reward": ("pallas_tpu", "xla"),
 }
+
+Interpret = bool | pltpu.InterpretParams
+"""Whether, and with what parameters, Pallas' TPU interpreter runs a kernel on any platform."""
 
 Result = TypeVar("Result")
 
@@ -72,7 +76,7 @@ def choose(
     implementation: Implementation,
     *,
     refusals: Mapping[Backend, str | None] | None = None,
-    interpret: object = False,
+    interpret: Interpret = False,
 ) -> Route:
     """Resolves an implementation to the backends that will run.
 
@@ -109,6 +113,11 @@ def choose(
         return Route(implementation, implementation)
     serves_tpu = "pallas_tpu" in _AVAILABLE[operation] and refusals.get("pallas_tpu") is None
     return Route("pallas_tpu" if serves_tpu else "xla", "xla")
+
+
+def interpreter(interpret: Interpret) -> Interpret:
+    """What `pallas_call` is told: True is the TPU interpreter's defaults, not Pallas' generic one, which has no DMAs."""
+    return pltpu.InterpretParams() if interpret is True else interpret
 
 
 def run(route: Route, backends: Mapping[Backend, Callable[..., Result]], *arrays: Any) -> Result:

@@ -7,7 +7,6 @@ differences only).
 
 from typing import Literal
 
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import checks, device, dispatch
@@ -28,7 +27,7 @@ def leaf_scores(
     eps: float,
     offset_norm: bool = False,
     implementation: dispatch.Implementation = "auto",
-    interpret: bool | pltpu.InterpretParams = False,
+    interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
 ) -> Float[Array, "G L"]:
     """Final RMSNorm and scalar head, on the leaf rows only.
@@ -72,7 +71,7 @@ def leaf_scores(
         checks.require_shape(_NAME, "head_bias", head_bias, "", ())
     checks.require_positive(_NAME, "eps", eps)
     split = (partition or WHOLE).here([hidden.shape[0], leaf.shape[0]])
-    options = pallas_tpu.Options(device.cores(), device.vmem_bytes(), interpret)
+    options = pallas_tpu.Options(device.cores(), device.vmem_bytes(), dispatch.interpreter(interpret))
     # "auto" takes the kernel wherever it serves: by static cost it is ahead, up to twenty times, but for thousands of
     # leaves forward and backward in one program, where XLA gathers once for both and is up to 5 % ahead.
     refusal = pallas_tpu.refusal(options, hidden.shape, leaf.shape[0] * leaf.shape[1], hidden.dtype)

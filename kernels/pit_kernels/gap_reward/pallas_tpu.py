@@ -19,6 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
+from pit_kernels.dispatch import Interpret
 from pit_kernels.gap_reward.leaves import ABSENT, Settings, gain, scatter, tokens
 
 LANES = 128
@@ -42,7 +43,7 @@ class Options(NamedTuple):
 
     cores: int
     vmem: int
-    interpret: bool | pltpu.InterpretParams
+    interpret: Interpret
 
 
 def refusal(options: Options, shape: tuple[int, ...], leaves: int, dtype: jnp.dtype) -> str | None:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import leaf_scores, three_way_attention, token_logprob
@@ -106,7 +105,7 @@ def _ours(operation: str, serves: frozenset[str], call: Callable[..., Any], axes
         def make(tiles: Tiles | None, interpret: bool, backend: str = backend) -> Callable[..., Any]:
             options: dict[str, Any] = {"implementation": backend}
             if interpret and backend == "pallas_tpu":
-                options["interpret"] = pltpu.InterpretParams()
+                options["interpret"] = True
             return functools.partial(call, **options)
 
         found.append(Contender(backend, operation, serves, make, axes, absent=reason))

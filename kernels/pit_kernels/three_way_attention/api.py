@@ -5,7 +5,6 @@ This is the attention of every training and scoring pass of the project; the mas
 
 from typing import Literal, overload
 
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import checks, dispatch
@@ -27,7 +26,7 @@ def three_way_attention(
     scale: float | None = None,
     logit_soft_cap: float | None = None,
     implementation: dispatch.Implementation = "auto",
-    interpret: bool | pltpu.InterpretParams = False,
+    interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
     tiles: Tiles | None = None,
     return_lse: Literal[False] = False,
@@ -44,7 +43,7 @@ def three_way_attention(
     scale: float | None = None,
     logit_soft_cap: float | None = None,
     implementation: dispatch.Implementation = "auto",
-    interpret: bool | pltpu.InterpretParams = False,
+    interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
     tiles: Tiles | None = None,
     return_lse: Literal[True],
@@ -60,7 +59,7 @@ def three_way_attention(
     scale: float | None = None,
     logit_soft_cap: float | None = None,
     implementation: dispatch.Implementation = "auto",
-    interpret: bool | pltpu.InterpretParams = False,
+    interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
     tiles: Tiles | None = None,
     return_lse: bool = False,
@@ -129,7 +128,7 @@ def three_way_attention(
         logit_soft_cap=None if logit_soft_cap is None else float(logit_soft_cap),
         route=route,
         tiles=tiles,
-        interpret=interpret,
+        interpret=dispatch.interpreter(interpret),
         partition=(partition or WHOLE).here([batch], [heads, kv_heads]),
     )
     out, lse = autodiff.attend(q, k, v, visible_until, settings)

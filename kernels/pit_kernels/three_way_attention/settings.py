@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from pit_kernels.dispatch import Route
+from pit_kernels.dispatch import Interpret, Route
 from pit_kernels.partition import Partition
 from pit_kernels.three_way_attention.tiles import Tiles
 
@@ -13,7 +13,7 @@ class Settings(NamedTuple):
     scale, logit_soft_cap: see above.
     route: the backends.
     tiles: block sizes of the TPU kernels.
-    interpret: False, or the interpreter's parameters (True: its defaults).
+    interpret: False, or the interpreter's parameters.
     partition: mesh axes that split rows and heads.
     """
 
@@ -21,5 +21,5 @@ class Settings(NamedTuple):
     logit_soft_cap: float | None
     route: Route
     tiles: Tiles
-    interpret: object
+    interpret: Interpret
     partition: Partition

@@ -6,7 +6,6 @@ Every loss and every KL of the project reads its log-probabilities here.
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int32
 
 from pit_kernels import checks, device, dispatch
@@ -43,7 +42,7 @@ def token_logprob(
     logit_soft_cap: float | None = None,
     bias: Float[Array, " V"] | None = None,
     implementation: dispatch.Implementation = "auto",
-    interpret: bool | pltpu.InterpretParams = False,
+    interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
     tiles: Tiles | None = None,
 ) -> TokenLogprob:
@@ -113,7 +112,7 @@ def token_logprob(
 
 
 def _options(
-    shape: tuple[int, int, int], dtype: jnp.dtype, tiles: Tiles | None, interpret: bool | pltpu.InterpretParams
+    shape: tuple[int, int, int], dtype: jnp.dtype, tiles: Tiles | None, interpret: dispatch.Interpret
 ) -> tuple[pallas_tpu.Options | None, str | None]:
     """What the TPU kernels are compiled with for a shard of M rows, width D and V columns, or why they cannot serve."""
     if dtype not in (jnp.bfloat16, jnp.float32):
@@ -123,7 +122,7 @@ def _options(
     sizes = default(shape[1], dtype) if tiles is None else tiles
     if sizes is None:
         return None, f"the table of tiles has none for a width of {shape[1]} in {dtype} on {device.kind()}; give tiles"
-    options = pallas_tpu.Options(sizes, device.cores(), device.vmem_bytes(), interpret)
+    options = pallas_tpu.Options(sizes, device.cores(), device.vmem_bytes(), dispatch.interpreter(interpret))
     needed = max(
         forward_vmem(pallas_tpu.forward_plan(options, shape), dtype.itemsize),
         backward_vmem(pallas_tpu.backward_plan(options, shape), dtype.itemsize),

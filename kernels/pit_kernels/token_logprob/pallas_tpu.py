@@ -22,13 +22,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int32
 
+from pit_kernels.dispatch import Interpret
 from pit_kernels.token_logprob.blocks import Blocks
 from pit_kernels.token_logprob.plan import LANES, SUBLANES, Plan, backward_traffic, forward_traffic, plan
 from pit_kernels.token_logprob.ring import SLOTS, Ring
 from pit_kernels.token_logprob.settings import LOWEST, Partials, RowGradients, Settings, floor_shift
 from pit_kernels.token_logprob.tiles import Tiles
-
-Interpret = bool | pltpu.InterpretParams
 
 
 @dataclass(frozen=True)

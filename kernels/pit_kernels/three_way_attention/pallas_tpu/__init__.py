@@ -21,7 +21,6 @@ from pit_kernels.three_way_attention.pallas_tpu.shared import (
     Shape,
     Spec,
     Struct,
-    interpreted,
     lists,
     make,
     zero,
@@ -93,7 +92,7 @@ def forward(
         compiler_params=_compiler_params(),
         cost_estimate=specs.cost(products=2),
         name="three_way_attention_forward",
-        **interpreted(settings),
+        interpret=settings.interpret,
     )
     out, lse = call(*lists(visible_until, kernel), specs.heads(q), *map(_heads, (k, v)), specs.rows(visible_until))
     out = out.reshape(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).swapaxes(1, 2)
@@ -130,7 +129,7 @@ def backward(
         compiler_params=_compiler_params(),
         cost_estimate=specs.cost(products=5),
         name="three_way_attention_backward",
-        **interpreted(settings),
+        interpret=settings.interpret,
     )
     d_q, d_k, d_v = call(
         *lists(visible_until, kernel),

@@ -51,7 +51,6 @@ class Kernel(NamedTuple):
     tiles: Tiles
     scale: float
     logit_soft_cap: float | None
-    on_cpu: bool
 
     @property
     def rows(self) -> int:
@@ -80,9 +79,6 @@ class Kernel(NamedTuple):
 
     def dot(self, a: Array, b: Array, dimensions: Any) -> Array:
         """Product accumulated in float32."""
-        if self.on_cpu:
-            # XLA's CPU backend has no product of bfloat16 into float32 for every shape; this one is the same.
-            a, b = a.astype(jnp.float32), b.astype(jnp.float32)
         return lax.dot_general(a, b, dimensions, precision=self.precision, preferred_element_type=jnp.float32)
 
     def cap(self, products: Array) -> Array:
@@ -94,7 +90,7 @@ class Kernel(NamedTuple):
 
 def make(shape: Shape, settings: Settings) -> Kernel:
     """The part of the settings that shapes a kernel's body."""
-    return Kernel(shape, settings.tiles, settings.scale, settings.logit_soft_cap, bool(settings.interpret))
+    return Kernel(shape, settings.tiles, settings.scale, settings.logit_soft_cap)
 
 
 def lists(visible_until: Array, kernel: Kernel) -> tuple[Array, Array]:
@@ -228,11 +224,6 @@ def zero() -> Array:
     """A constant index for index maps: Python's 0 would be weakly typed."""
     index: Array = jnp.int32(0)
     return index
-
-
-def interpreted(settings: Settings) -> dict[str, Any]:
-    """Arguments of `pallas_call` that choose the interpreter."""
-    return {"interpret": settings.interpret} if settings.interpret else {}
 
 
 Spec = pl.BlockSpec
