@@ -81,7 +81,7 @@ def three_way_attention(
       scale: factor of the logits, H**-0.5 when None.
       logit_soft_cap: c of the cap c tanh(z / c) on the scaled logits z (Gemma 2); no cap when None.
       implementation: backend; see `pit_kernels.dispatch`. The TPU kernel pads inside: rows to whole blocks of 128
-        tokens, widths to 64 or whole multiples of 128.
+        tokens, widths to 64 or whole multiples of 128. Rows whose keys do not fit into VMEM take it stretch by stretch.
       interpret: whether, and with what parameters, Pallas' interpreter runs the TPU kernel, on any platform.
       partition: axes of the mesh in context (`jax.set_mesh`) that split the rows B, and the heads N and K.
       tiles: block sizes of the TPU kernel; the committed table's when None.
@@ -119,10 +119,10 @@ def three_way_attention(
     if logit_soft_cap is not None:
         checks.require_positive(_NAME, "logit_soft_cap", logit_soft_cap)
 
-    refusal = pallas_tpu.unsupported_reason(tokens, width, q.dtype)
-    route = dispatch.choose(_NAME, implementation, refusals={"pallas_tpu": refusal}, interpret=interpret)
     if tiles is None:
         tiles = default_tiles(pallas_tpu.padded_tokens(tokens), heads // kv_heads, width, q.dtype.itemsize)
+    refusal = pallas_tpu.unsupported_reason(tokens, heads // kv_heads, width, q.dtype, tiles)
+    route = dispatch.choose(_NAME, implementation, refusals={"pallas_tpu": refusal}, interpret=interpret)
     settings = Settings(
         scale=float(scale),
         logit_soft_cap=None if logit_soft_cap is None else float(logit_soft_cap),

@@ -1,6 +1,6 @@
 """Block sizes of the TPU kernels: what may vary without changing a result beyond rounding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pit_kernels import device
 from pit_kernels import tiles as table
@@ -19,9 +19,12 @@ class Tiles:
 
     queries: tokens of a block of queries; the heads of a group are stacked, so a block has group times as many rows.
     keys: tokens of keys that one step of a loop takes, gathered from blocks of 128.
-    unroll: steps over wholly visible keys that one trip of the loop makes, so that the products of one overlap the
+    unroll: steps over wholly visible keys that one trip of a loop makes, so that the products of one overlap the
       exponentials of the other.
+    masked: the same of steps over keys that are seen in part; a step that is left over has a trip of its own.
     short: most blocks of 128 keys before the diagonal that are served without a loop; 0 always loops.
+    resident: most tokens of keys that lie in VMEM at a time, whole blocks of queries; None for as many as fit. Longer
+      rows are cut into stretches.
 
     Raises:
       ValueError: if a size is outside its range.
@@ -30,12 +33,14 @@ class Tiles:
     queries: int = 128
     keys: int = 512
     unroll: int = 3
+    masked: int = 2
     short: int = 5
+    resident: int | None = None
 
     def __post_init__(self) -> None:
-        for name, multiple in (("queries", KEYS), ("keys", KEYS), ("unroll", 1)):
+        for name, multiple in (("queries", KEYS), ("keys", KEYS), ("unroll", 1), ("masked", 1), ("resident", KEYS)):
             value = getattr(self, name)
-            if value < multiple or value % multiple:
+            if value is not None and (value < multiple or value % multiple):
                 raise ValueError(
                     f"three_way_attention: tiles.{name} is {value}; it must be a positive multiple of {multiple}"
                 )
@@ -73,12 +78,12 @@ def default_tiles(tokens: int, group: int, width: int, itemsize: int) -> Tiles:
         small = v4 and (group > 1 or width > KEYS)
         queries = _power_of_two((ROWS // 2 if v4 and (group == 1 or width > KEYS) else ROWS) // group)
         widest = WIDEST // 2 if small else WIDEST
-        keys, unroll = (2 * KEYS, 1) if small else (4 * KEYS, 3)
-        tiles = Tiles(queries, keys, unroll, short=max(widest - queries // KEYS, 0))
+        keys, unroll, masked = (2 * KEYS, 1, 1) if small else (4 * KEYS, 3, 2)
+        tiles = Tiles(queries, keys, unroll, masked, short=max(widest - queries // KEYS, 0))
     queries = tiles.queries
     while tokens % queries:
         queries //= 2
-    return Tiles(queries, tiles.keys, tiles.unroll, tiles.short)
+    return replace(tiles, queries=queries)
 
 
 def _power_of_two(rows: int) -> int:

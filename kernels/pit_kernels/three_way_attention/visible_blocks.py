@@ -1,14 +1,15 @@
 """Which blocks of keys a block of queries must visit: found on the device from block extremes of `visible_until`.
 
-Keys come in blocks of `KEYS` tokens, queries in blocks of a multiple of that. The blocks on a query block's own
-diagonal are always visited and are in no list.
+Keys come in blocks of `KEYS` tokens, queries in blocks of a multiple of that. Where a whole row is at hand, the blocks
+on a query block's own diagonal are always visited and are in no list.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int32
+from jax import lax
+from jaxtyping import Array, Bool, Int32
 
 KEYS = 128
 """Tokens of a block of keys: one vector register's lanes, and the finest grain at which nothing is computed."""
@@ -19,7 +20,7 @@ _LAST = int(np.iinfo(np.int32).max)
 class VisibleBlocks(NamedTuple):
     """Lists of one call; n blocks of queries, m blocks of keys.
 
-    block: the blocks of keys before the diagonal that a block of queries sees, full ones first, each part ascending;
+    block: the listed blocks of keys that a block of queries sees, full ones first, each part ascending;
       then m, the index of no block.
     full: how many of them every query of the block sees whole (no mask is needed there).
     seen: how many there are.
@@ -42,18 +43,52 @@ def visible_blocks(visible_until: Int32[Array, "B T"], queries: int) -> VisibleB
       visible_until: the mask; T is a multiple of `queries`.
       queries: queries of a block, a multiple of `KEYS`.
     """
+    n, m = visible_until.shape[1] // queries, visible_until.shape[1] // KEYS
+    i_n, j_m = jnp.arange(n, dtype=jnp.int32), jnp.arange(m, dtype=jnp.int32)
+    before_nm = (j_m[None, :] + 1) * KEYS <= i_n[:, None] * queries
+    return _lists(visible_until, visible_until, before_nm, before_nm)
+
+
+def visible_blocks_of_stretch(
+    visible_until: Int32[Array, "B T"], queries: int, first_key: Int32[Array, ""], keys: int
+) -> VisibleBlocks:
+    """The lists of blocks of keys of one stretch of the row; those on the diagonal are listed too, as not full.
+
+    Blocks are numbered from the stretch's first.
+
+    Args:
+      visible_until: the mask; T is a multiple of `queries`.
+      queries: queries of a block, a multiple of `KEYS`.
+      first_key: index of the stretch's first key, a multiple of `KEYS`.
+      keys: its length, a multiple of `KEYS`.
+    """
+    n, m = visible_until.shape[1] // queries, keys // KEYS
+    until_of_keys = lax.dynamic_slice_in_dim(visible_until, first_key, keys, axis=1)
+    i_n, key_m = jnp.arange(n, dtype=jnp.int32), first_key + jnp.arange(m, dtype=jnp.int32) * KEYS
+    before_nm = key_m[None, :] + KEYS <= i_n[:, None] * queries
+    reached_nm = key_m[None, :] < (i_n[:, None] + 1) * queries
+    return _lists(visible_until, until_of_keys, before_nm, reached_nm)
+
+
+def _lists(
+    visible_until: Int32[Array, "B T"],
+    until_of_keys: Int32[Array, "B S"],
+    before: Bool[Array, "n m"],
+    listed: Bool[Array, "n m"],
+) -> VisibleBlocks:
+    """Lists over the blocks that are `listed`; only those that lie `before` the queries can be full."""
     batch, tokens = visible_until.shape
-    n, m = tokens // queries, tokens // KEYS
+    n, m = before.shape
+    queries = tokens // n
     index_T = jnp.arange(tokens, dtype=jnp.int32)[None, :]
     alive_BT = visible_until > index_T
     first_Bn = jnp.min(jnp.where(alive_BT, index_T, _LAST).reshape(batch, n, queries), axis=2)
     whole_Bn = jnp.all(alive_BT.reshape(batch, n, queries), axis=2)
-    until_BmK = visible_until.reshape(batch, m, KEYS)
+    until_BmK = until_of_keys.reshape(batch, m, KEYS)
     most_B1m, least_B1m = jnp.max(until_BmK, axis=2)[:, None], jnp.min(until_BmK, axis=2)[:, None]
-    i_n, j_m = jnp.arange(n, dtype=jnp.int32), jnp.arange(m, dtype=jnp.int32)
-    before_1nm = ((j_m[None, :] + 1) * KEYS <= i_n[:, None] * queries)[None]
-    full_Bnm = before_1nm & whole_Bn[:, :, None] & (least_B1m >= ((i_n + 1) * queries)[None, :, None])
-    seen_Bnm = before_1nm & (most_B1m > first_Bn[:, :, None])
+    end_n, j_m = (jnp.arange(n, dtype=jnp.int32) + 1) * queries, jnp.arange(m, dtype=jnp.int32)
+    seen_Bnm = listed[None] & (most_B1m > first_Bn[:, :, None])
+    full_Bnm = before[None] & whole_Bn[:, :, None] & (least_B1m >= end_n[None, :, None])
     partial_Bnm = seen_Bnm & ~full_Bnm
     full_Bn = jnp.sum(full_Bnm, axis=2, dtype=jnp.int32)
     place_Bnm = jnp.where(

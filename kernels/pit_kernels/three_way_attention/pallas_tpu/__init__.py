@@ -1,73 +1,42 @@
 """Three-way attention for TPUs, in Pallas: only blocks that can see something cost anything.
 
 A row's keys and values lie in VMEM while its blocks of queries pass, so q, k, v and the output cross HBM once, forward
-and backward, whatever the mask. The online softmax is FlashAttention's (Dao, arXiv 2307.08691).
+and backward, whatever the mask; longer rows are cut into stretches of keys. The online softmax is FlashAttention's
+(Dao, arXiv 2307.08691).
 """
 
-import functools
-import math
 from typing import Any
 
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import device
-from pit_kernels.three_way_attention.pallas_tpu import backward as _backward
-from pit_kernels.three_way_attention.pallas_tpu import forward as _forward
-from pit_kernels.three_way_attention.pallas_tpu.shared import (
-    Kernel,
-    Shape,
-    Spec,
-    Struct,
-    lists,
-    make,
-    zero,
-)
+from pit_kernels.three_way_attention.pallas_tpu import calls, stretches, vmem
+from pit_kernels.three_way_attention.pallas_tpu.shared import Kernel, Shape, lists, make
 from pit_kernels.three_way_attention.settings import Settings
-from pit_kernels.three_way_attention.visible_blocks import KEYS
+from pit_kernels.three_way_attention.tiles import Tiles
 
-_MIB = 2**20
+padded_tokens = vmem.padded_tokens
 
 
-def unsupported_reason(tokens: int, width: int, dtype: Any) -> str | None:
+def unsupported_reason(tokens: int, group: int, width: int, dtype: Any, tiles: Tiles) -> str | None:
     """Why these kernels cannot serve a call, or None.
 
     Args:
       tokens: length of a row.
+      group: query heads per key/value head.
       width: width of a head.
       dtype: of q, k and v.
+      tiles: block sizes.
     """
     if dtype not in (jnp.bfloat16, jnp.float32):
         return f"its inputs are {jnp.dtype(dtype).name}, and it computes in bfloat16 and float32"
-    kind = device.kind()
-    needed = _row_bytes(padded_tokens(tokens), padded_width(width), jnp.dtype(dtype).itemsize, windows=1)
-    if needed > device.vmem_bytes():
+    if vmem.stretches(tokens, _rows(group, width, dtype, tiles)) is None:
         return (
-            f"a row of {tokens} tokens with heads of {width} needs {needed // _MIB} MiB of VMEM in the backward pass, "
-            f"and a {kind} lends {device.vmem_bytes() // _MIB}"
+            f"{group} heads of {width} a key and rows of {tokens} tokens: {tiles.queries} keys and their lists take "
+            f"more than a {device.kind()} lends, {device.vmem_bytes() // 2**20} MiB of VMEM and 1 MiB of SMEM"
         )
     return None
-
-
-def padded_tokens(tokens: int, queries: int = KEYS) -> int:
-    """Tokens of a row inside: whole blocks of `queries`, a multiple of 128."""
-    return max(-(-tokens // queries), 1) * queries
-
-
-def padded_width(width: int) -> int:
-    """Width of a head inside: 64, or whole registers of 128 lanes."""
-    return 64 if width <= 64 else -(-width // KEYS) * KEYS
-
-
-def _row_bytes(tokens: int, width: int, itemsize: int, windows: int) -> int:
-    """VMEM of the backward kernel: `windows` of k, v and their gradients, sums, transposed keys, columns, and tiles."""
-    lanes = max(width, KEYS)
-    whole = 4 * windows * tokens * lanes * itemsize
-    sums = 2 * tokens * lanes * 4
-    marks = (tokens + KEYS) * KEYS * 4 + tokens * KEYS * itemsize
-    return whole + sums + tokens * lanes * itemsize + marks + 5 * _MIB // 2
 
 
 def forward(
@@ -78,25 +47,13 @@ def forward(
     settings: Settings,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
     """Output and log-sum-exp (natural log, -inf in padding)."""
-    tokens, width = q.shape[1], q.shape[3]
-    q, k, v, visible_until = _padded(settings, q, k, v, visible_until)
-    kernel = make(_shape(q, k), settings)
-    specs = _Specs(kernel)
-    call = pl.pallas_call(
-        functools.partial(_forward.kernel, kernel=kernel),
-        grid=specs.grid,
-        in_specs=[specs.blocks, specs.counts, specs.queries, specs.keys, specs.keys, specs.until],
-        out_specs=[specs.queries, specs.statistics],
-        out_shape=[specs.of_queries(q.dtype), specs.of_statistics()],
-        scratch_shapes=_forward.scratch(kernel),
-        compiler_params=_compiler_params(),
-        cost_estimate=specs.cost(products=2),
-        name="three_way_attention_forward",
-        interpret=settings.interpret,
-    )
-    out, lse = call(*lists(visible_until, kernel), specs.heads(q), *map(_heads, (k, v)), specs.rows(visible_until))
-    out = out.reshape(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).swapaxes(1, 2)
-    return out[:, :tokens, :, :width], lse.reshape(q.shape[0], q.shape[2], q.shape[1])[:, :, :tokens]
+    kernel = _kernel(q, k, settings)
+    q_in, k_in, v_in, until = _queries(kernel, q), _keys(kernel, k), _keys(kernel, v), _tokens(kernel, visible_until)
+    if kernel.stretch:
+        out, lse = stretches.forward(q_in, k_in, v_in, until, kernel, settings.interpret)
+    else:
+        out, lse = calls.forward(q_in, k_in, v_in, until, lists(until, kernel), kernel, settings.interpret)
+    return _without(out, q.shape), lse.reshape(q.shape[0], q.shape[2], -1)[:, :, : q.shape[1]]
 
 
 def backward(
@@ -110,121 +67,60 @@ def backward(
     settings: Settings,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Gradients of q, k and v; `lse` and `delta` are 0 in padding."""
-    tokens, width = q.shape[1], q.shape[3]
-    q, k, v, visible_until = _padded(settings, q, k, v, visible_until)
-    d_out = _padded_heads(settings, d_out)
-    lse, delta = (jnp.pad(x, ((0, 0), (0, 0), (0, q.shape[1] - tokens))) for x in (lse, delta))
-    kernel = make(_shape(q, k), settings)
-    specs = _Specs(kernel)
-    call = pl.pallas_call(
-        functools.partial(_backward.kernel, kernel=kernel),
-        grid=specs.grid,
-        in_specs=[
-            *(specs.blocks, specs.counts, specs.queries, specs.keys, specs.keys),
-            *(specs.queries, specs.until, specs.statistics, specs.statistics),
-        ],
-        out_specs=[specs.queries, specs.keys, specs.keys],
-        out_shape=[specs.of_queries(q.dtype), specs.of_keys(q.dtype), specs.of_keys(q.dtype)],
-        scratch_shapes=_backward.scratch(kernel),
-        compiler_params=_compiler_params(),
-        cost_estimate=specs.cost(products=5),
-        name="three_way_attention_backward",
-        interpret=settings.interpret,
-    )
-    d_q, d_k, d_v = call(
-        *lists(visible_until, kernel),
-        *(specs.heads(q), _heads(k), _heads(v), specs.heads(d_out), specs.rows(visible_until)),
-        *(x.reshape(specs.of_statistics().shape) for x in (lse, delta)),
-    )
-    d_q = d_q.reshape(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).swapaxes(1, 2)
-    d_q, d_k, d_v = (x[:, :tokens, :, :width] for x in (d_q, d_k.swapaxes(1, 2), d_v.swapaxes(1, 2)))
-    return d_q, d_k, d_v
+    kernel = _kernel(q, k, settings)
+    until = _tokens(kernel, visible_until)
+    q_in, k_in, v_in, d_out = _queries(kernel, q), _keys(kernel, k), _keys(kernel, v), _queries(kernel, d_out)
+    lse, delta = _statistics(kernel, lse), _statistics(kernel, delta)
+    if kernel.stretch:
+        found = stretches.backward(q_in, k_in, v_in, until, lse, delta, d_out, kernel, settings.interpret)
+    else:
+        listed = lists(until, kernel)
+        found = calls.backward(q_in, k_in, v_in, until, lse, delta, d_out, listed, kernel, settings.interpret)
+    d_q, d_k, d_v = found
+    return _without(d_q, q.shape), _without(d_k, k.shape), _without(d_v, v.shape)
 
 
-class _Specs:
-    """Blocks of the arguments over the grid (row b, key/value head n, block of queries i)."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        shape, queries = kernel.shape, kernel.tiles.queries
-        self._kernel, self._n = kernel, shape.tokens // queries
-        self.grid = (shape.batch, shape.kv_heads, self._n)
-        self.blocks = Spec(
-            (1, self._n, shape.key_blocks + kernel.wide), lambda b, n, i: (b, zero(), zero()), memory_space=pltpu.SMEM
-        )
-        self.counts = Spec((1, 4, self._n), lambda b, n, i: (b, zero(), zero()), memory_space=pltpu.SMEM)
-        self.queries = Spec((1, 1, shape.group, queries, shape.width), lambda b, n, i: (b, n, zero(), i, zero()))
-        two = _row_bytes(shape.tokens, shape.width, jnp.dtype(shape.dtype).itemsize, windows=2)
-        # Two windows fetch the next row's keys while this one's are used; where VMEM is small, one must do.
-        windows = 2 if two <= device.vmem_bytes() else 1
-        self.keys = Spec(
-            (1, 1, shape.tokens, shape.width),
-            lambda b, n, i: (b, n, zero(), zero()),
-            pipeline_mode=pl.Buffered(windows),
-        )
-        self.until = Spec((1, shape.key_blocks, 1, KEYS), lambda b, n, i: (b, zero(), zero(), zero()))
-        self.statistics = Spec((1, 1, shape.group, 1, 1, queries), lambda b, n, i: (b, n, zero(), i, zero(), zero()))
-
-    def heads(self, x: Array) -> Array:
-        """[B, T, N, H] to [B, K, R, T, H]."""
-        s = self._kernel.shape
-        return x.swapaxes(1, 2).reshape(s.batch, s.kv_heads, s.group, s.tokens, s.width)
-
-    def rows(self, visible_until: Array) -> Array:
-        return visible_until.reshape(-1, self._kernel.shape.key_blocks, 1, KEYS)
-
-    def of_queries(self, dtype: Any) -> Struct:
-        s = self._kernel.shape
-        return Struct((s.batch, s.kv_heads, s.group, s.tokens, s.width), dtype)
-
-    def of_keys(self, dtype: Any) -> Struct:
-        s = self._kernel.shape
-        return Struct((s.batch, s.kv_heads, s.tokens, s.width), dtype)
-
-    def of_statistics(self) -> Struct:
-        s = self._kernel.shape
-        return Struct((s.batch, s.kv_heads, s.group, self._n, 1, self._kernel.tiles.queries), jnp.float32)
-
-    def cost(self, products: int) -> pl.CostEstimate:
-        """For XLA's scheduler: what a plain causal mask costs; what a call sees is known only on the device."""
-        s = self._kernel.shape
-        pairs = s.batch * s.kv_heads * s.group * s.tokens * s.tokens // 2
-        item = jnp.dtype(s.dtype).itemsize
-        of_queries, of_keys = math.prod(self.of_queries(s.dtype).shape), math.prod(self.of_keys(s.dtype).shape)
-        crossings = (2, 2) if products == 2 else (3, 4)
-        return pl.CostEstimate(
-            flops=2 * products * pairs * s.width,
-            transcendentals=pairs,
-            bytes_accessed=(crossings[0] * of_queries + crossings[1] * of_keys) * item,
-        )
+def _kernel(q: Array, k: Array, settings: Settings) -> Kernel:
+    """The call inside: whole blocks of tokens, stretches of keys that fit, a width that registers hold."""
+    (batch, tokens, heads, width), kv_heads = q.shape, k.shape[2]
+    rows = _rows(heads // kv_heads, width, q.dtype, settings.tiles)
+    cut = vmem.stretches(tokens, rows)
+    if cut is None:
+        raise ValueError(unsupported_reason(tokens, rows.group, width, q.dtype, settings.tiles))
+    number, keys = cut
+    return make(Shape(batch, kv_heads, rows.group, number * keys, keys, rows.width, q.dtype), settings)
 
 
-def _shape(q: Array, k: Array) -> Shape:
-    batch, tokens, heads, width = q.shape
-    return Shape(batch, k.shape[2], heads // k.shape[2], tokens, width, q.dtype)
+def _rows(group: int, width: int, dtype: Any, tiles: Tiles) -> vmem.Rows:
+    return vmem.Rows(group, vmem.padded_width(width), jnp.dtype(dtype).itemsize, tiles)
 
 
-def _heads(x: Array) -> Array:
+def _tokens(kernel: Kernel, visible_until: Array) -> Array:
+    """A token that is added has visible_until 0: padding, by the formula."""
+    return jnp.pad(visible_until, ((0, 0), (0, kernel.shape.tokens - visible_until.shape[1])))
+
+
+def _keys(kernel: Kernel, x: Array) -> Array:
+    """[B, T, N, H] to [B, N, T, H], filled up with zeros, which change no product."""
+    ends = kernel.shape.tokens - x.shape[1], kernel.shape.width - x.shape[3]
+    if any(ends):
+        x = jnp.pad(x, ((0, 0), (0, ends[0]), (0, 0), (0, ends[1])))
     return x.swapaxes(1, 2)
 
 
-def _padded_heads(settings: Settings, x: Array) -> Array:
-    """Whole blocks of tokens and a width that registers hold; zeros change no product."""
-    _, tokens, _, width = x.shape
-    ends = (padded_tokens(tokens, settings.tiles.queries) - tokens, padded_width(width) - width)
-    return jnp.pad(x, ((0, 0), (0, ends[0]), (0, 0), (0, ends[1]))) if any(ends) else x
+def _queries(kernel: Kernel, x: Array) -> Array:
+    """[B, T, N, H] to [B, K, R, T, H]."""
+    s = kernel.shape
+    return _keys(kernel, x).reshape(s.batch, s.kv_heads, s.group, s.tokens, s.width)
 
 
-def _padded(
-    settings: Settings, q: Array, k: Array, v: Array, visible_until: Array
-) -> tuple[Array, Array, Array, Array]:
-    end = padded_tokens(q.shape[1], settings.tiles.queries) - q.shape[1]
-    q, k, v = (_padded_heads(settings, x) for x in (q, k, v))
-    # A token that is added has visible_until 0: padding, by the formula.
-    return q, k, v, jnp.pad(visible_until, ((0, 0), (0, end)))
+def _statistics(kernel: Kernel, x: Array) -> Array:
+    """[B, N, T] to blocks of queries."""
+    ends = kernel.shape.tokens - x.shape[2]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, ends))).reshape(calls.statistics_shape(kernel))
 
 
-def _compiler_params() -> pltpu.CompilerParams:
-    return pltpu.CompilerParams(
-        dimension_semantics=("parallel", "arbitrary", "arbitrary"),
-        vmem_limit_bytes=device.vmem_bytes(),
-    )
+def _without(x: Array, shape: tuple[int, ...]) -> Array:
+    """[B, .., T, H] to the caller's [B, T, N, H]."""
+    batch, tokens, heads, width = shape
+    return x.reshape(batch, heads, *x.shape[-2:]).swapaxes(1, 2)[:, :tokens, :, :width]

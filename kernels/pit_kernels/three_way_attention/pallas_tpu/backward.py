@@ -54,7 +54,8 @@ def kernel(*refs: Any, kernel: Kernel) -> None:
     @pl.when((head == 0) & (i == 0))
     def _() -> None:
         shared.fill_columns(r.until, r.column, key_blocks)
-        shared.fill_bits(r.until, r.bits, kernel)
+        if not kernel.stretch:
+            shared.fill_bits(r.until, r.bits, kernel)
 
     @pl.when(i == 0)
     def _() -> None:
@@ -70,7 +71,7 @@ def kernel(*refs: Any, kernel: Kernel) -> None:
         listed = [r.block[0, i, place] for place in range(count)]
         _write_d_q(r, kernel, _tile(r, kernel, i, listed, masked=True, own=True))
 
-    shared.straight(seen, range(kernel.short + 1), straight)
+    shared.straight(seen, range(1 if kernel.stretch else 0, kernel.short + 1), straight)
 
     if kernel.short < kernel.shape.key_blocks - kernel.own:
         pl.when(seen > kernel.short)(functools.partial(_long, r, kernel, i))
@@ -106,7 +107,7 @@ def _end_row(r: _Refs, kernel: Kernel) -> None:
 
 
 def _long(r: _Refs, kernel: Kernel, i: Array) -> None:
-    """Whole blocks first, masked ones next, the diagonal last."""
+    """Whole blocks first, masked ones next, an own diagonal last."""
     r.turned_d_q[...] = jnp.zeros(r.turned_d_q.shape, jnp.float32)
 
     for first, trips, tiles, masked in shared.loops(r.count, kernel, i):
@@ -120,7 +121,10 @@ def _long(r: _Refs, kernel: Kernel, i: Array) -> None:
             r.turned_d_q[...] = total
 
         lax.fori_loop(0, trips, trip, None)
-    _write_d_q(r, kernel, r.turned_d_q[...] + _tile(r, kernel, i, [], masked=True, own=True))
+    turned = r.turned_d_q[...]
+    if not kernel.stretch:
+        turned = turned + _tile(r, kernel, i, [], masked=True, own=True)
+    _write_d_q(r, kernel, turned)
 
 
 def _tile(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], *, masked: bool, own: bool) -> Array:
@@ -140,8 +144,9 @@ def _tile(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], *, masked: bo
     if masked:
         seen = jnp.concatenate([_seen(r, kernel, i, blocks, own)] * kernel.shape.group, axis=1)
         logits = jnp.where(seen, logits, UNSEEN)
-        stretches = [i * kernel.tiles.queries] * kernel.shape.group
-        q, d_out = (shared.alive_only(x, r.bits, stretches, kernel.tiles.queries) for x in (q, d_out))
+        if not kernel.stretch:
+            starts_of_heads = [i * kernel.tiles.queries] * kernel.shape.group
+            q, d_out = (shared.alive_only(x, r.bits, starts_of_heads, kernel.tiles.queries) for x in (q, d_out))
     weights = jnp.exp2(logits - _row(r.lse) * shared.LOG2_E)
     d_logits = weights * (d_weights - _row(r.delta))
     if slope is not None:
@@ -168,7 +173,7 @@ def _seen(r: _Refs, kernel: Kernel, i: Array, blocks: list[Array], own: bool) ->
     for place, block in enumerate(blocks):
         until = r.column[pl.ds(pl.multiple_of(block * KEYS, KEYS), KEYS), :]
         seen = shared.across(until, query.shape[1]) > query
-        if own and place >= len(blocks) - kernel.own:
+        if kernel.stretch or (own and place >= len(blocks) - kernel.own):
             seen = seen & (block * KEYS + lax.broadcasted_iota(jnp.int32, seen.shape, 0) <= query)
         parts.append(seen)
     return jnp.concatenate(parts, axis=0)
@@ -176,6 +181,10 @@ def _seen(r: _Refs, kernel: Kernel, i: Array, blocks: list[Array], own: bool) ->
 
 def _queries(r: _Refs, kernel: Kernel, i: Array) -> Array:
     """Index of each token of the block of queries, [1, queries]; that of a dead one is past everything."""
+    if kernel.stretch:
+        # What a dead query sees is multiplied by its zeros.
+        lane = lax.broadcasted_iota(jnp.int32, (1, kernel.tiles.queries), 1)
+        return shared.first_query(r.count, kernel, i) + lane
     parts = []
     for d in range(kernel.own):
         index = (i * kernel.own + d) * KEYS + lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
@@ -195,12 +204,12 @@ def _write_d_q(r: _Refs, kernel: Kernel, turned: Array) -> None:
 
 def scratch(kernel: Kernel) -> list[Any]:
     """Scratch buffers, in the order of the kernel's last arguments."""
-    tokens, width = kernel.shape.tokens, kernel.shape.width
+    keys, width = kernel.shape.keys, kernel.shape.width
     return [
         pltpu.VMEM((kernel.shape.key_blocks, width, KEYS), kernel.shape.dtype),
-        pltpu.VMEM((tokens + KEYS, KEYS), jnp.int32),
-        pltpu.VMEM((tokens // shared.packing(kernel.shape.dtype), KEYS), jnp.int32),
+        pltpu.VMEM((keys + KEYS, KEYS), jnp.int32),
+        shared.bits_scratch(kernel),
         pltpu.VMEM((width, kernel.rows), jnp.float32),
-        pltpu.VMEM((tokens, width), jnp.float32),
-        pltpu.VMEM((tokens, width), jnp.float32),
+        pltpu.VMEM((keys, width), jnp.float32),
+        pltpu.VMEM((keys, width), jnp.float32),
     ]

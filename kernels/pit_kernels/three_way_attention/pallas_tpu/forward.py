@@ -47,9 +47,11 @@ def kernel(*refs: Any, kernel: Kernel) -> None:
     r = _Refs(*refs)
     head, i = pl.program_id(1), pl.program_id(2)
 
-    @pl.when((head == 0) & (i == 0))
-    def _() -> None:
-        shared.fill_bits(r.until, r.bits, kernel)
+    if not kernel.stretch:
+
+        @pl.when((head == 0) & (i == 0))
+        def _() -> None:
+            shared.fill_bits(r.until, r.bits, kernel)
 
     seen = r.count[0, 0, i]
 
@@ -71,11 +73,13 @@ def kernel(*refs: Any, kernel: Kernel) -> None:
 def _counts(kernel: Kernel) -> list[int]:
     """Numbers of listed blocks that get a body: a tile's width is a power of two, others leave matrix units idle."""
     widths = (2**power for power in range(kernel.short.bit_length() + kernel.own.bit_length() + 1))
-    return sorted({kernel.short, *(w - kernel.own for w in widths if 0 <= w - kernel.own <= kernel.short)})
+    counts = {kernel.short, *(w - kernel.own for w in widths if 0 <= w - kernel.own <= kernel.short)}
+    # Of a stretch at least one block is listed, or the block of queries is skipped.
+    return sorted(counts - {0} if kernel.stretch else counts)
 
 
 def _long(r: _Refs, kernel: Kernel, i: Array) -> None:
-    """More keys than one tile: an online softmax, whole blocks first, masked ones next, the diagonal last."""
+    """More keys than one tile: an online softmax, whole blocks first, masked ones next, an own diagonal last."""
     r.peak[...] = jnp.full(r.peak.shape, UNSEEN, jnp.float32)
     r.total[...] = jnp.zeros(r.total.shape, jnp.float32)
     r.acc[...] = jnp.zeros(r.acc.shape, jnp.float32)
@@ -95,7 +99,9 @@ def _long(r: _Refs, kernel: Kernel, i: Array) -> None:
 
         lax.fori_loop(0, trips, body, None)
     state = _Running(r.peak[...], r.total[...], r.acc[...])
-    _finish(r, kernel, i, _tile(r, kernel, i, [], state, masked=True, own=True))
+    if not kernel.stretch:
+        state = _tile(r, kernel, i, [], state, masked=True, own=True)
+    _finish(r, kernel, i, state)
 
 
 def _tile(
@@ -107,12 +113,19 @@ def _tile(
     # The block that nothing sees has no keys; any will do, because its `visible_until` is 0.
     starts = [jnp.minimum(block, last) * KEYS for block in blocks]
     k, v = shared.gather(r.k, starts), shared.gather(r.v, starts)
-    if masked:
-        k, v = (shared.alive_only(x, r.bits, starts, KEYS) for x in (k, v))
+    add = kernel.shape.group > 2
+    if masked and not kernel.stretch:
+        v = shared.alive_only(v, r.bits, starts, KEYS)
+        k = shared.alive_only(k, r.bits, starts, KEYS) if add else k
     logits = kernel.cap(kernel.dot(shared.stack(r.q[0, 0]), k, shared.NT))
     if masked:
-        # One mask serves the heads of the group; adding it costs less than choosing.
-        logits = logits + jnp.concatenate([_bias(r, kernel, i, listed, own)] * kernel.shape.group, axis=0)
+        seen = _seen(r, kernel, i, listed, own)
+        if add:
+            # One mask serves the heads of a group: making numbers of it and adding them is cheaper than choosing.
+            bias = jnp.concatenate([jnp.where(x, jnp.float32(0), jnp.float32(UNSEEN)) for x in seen], axis=1)
+            logits = logits + jnp.concatenate([bias] * kernel.shape.group, axis=0)
+        else:
+            logits = jnp.where(jnp.concatenate([jnp.concatenate(seen, axis=1)] * kernel.shape.group), logits, UNSEEN)
     peak = jnp.broadcast_to(jnp.max(logits, axis=1, keepdims=True), (kernel.rows, KEYS))
     if state is not None:
         peak = jnp.maximum(state.peak, peak)
@@ -126,35 +139,38 @@ def _tile(
     return _Running(peak, total, acc)
 
 
-def _bias(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], own: bool) -> Array:
-    """0 where a token of the block of queries sees a key, else `UNSEEN`: [queries, keys]."""
+def _seen(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], own: bool) -> list[Array]:
+    """Whether a token of the block of queries sees a key, [queries, 128] for each block of keys."""
     queries, last = kernel.tiles.queries, kernel.shape.key_blocks - 1
-    query = i * queries + lax.broadcasted_iota(jnp.int32, (queries, KEYS), 0)
+    query = shared.first_query(r.count, kernel, i) + lax.broadcasted_iota(jnp.int32, (queries, KEYS), 0)
+    lane = lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
     seen = []
     for block in listed:
         until = jnp.where(block <= last, r.until[0, jnp.minimum(block, last)], 0)
-        seen.append(query < until)
+        # A stretch lists its diagonal too.
+        seen.append((query < until) & (query >= block * KEYS + lane) if kernel.stretch else query < until)
     for d in range(kernel.own if own else 0):
         block = i * kernel.own + d
-        key = block * KEYS + lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
-        seen.append((query < r.until[0, block]) & (query >= key))
-    return jnp.concatenate([jnp.where(x, jnp.float32(0), jnp.float32(UNSEEN)) for x in seen], axis=1)
+        seen.append((query < r.until[0, block]) & (query >= block * KEYS + lane))
+    return seen
 
 
 def _finish(r: _Refs, kernel: Kernel, i: Array, state: _Running) -> None:
-    """Divide, and write the output and the log-sum-exp of the living rows."""
+    """Divide, and write the output and the log-sum-exp; where the whole row is at hand, of the living queries."""
     queries, group, width = kernel.tiles.queries, kernel.shape.group, kernel.shape.width
     first = i * queries
     total = jnp.broadcast_to(jnp.sum(state.total, axis=1, keepdims=True), (kernel.rows, KEYS))
     out = (state.acc * shared.across(_inverse(total, r.out.dtype), width)).astype(r.out.dtype)
-    out = shared.alive_only(out, r.bits, [first] * group, queries)
+    if not kernel.stretch:
+        out = shared.alive_only(out, r.bits, [first] * group, queries)
     r.out[0, 0] = out.reshape(group, queries, width)
     for head in range(group):
-        for d in range(kernel.own):
+        for d in range(queries // KEYS):
             at = slice(head * queries + d * KEYS, head * queries + (d + 1) * KEYS)
             lse = (_row(state.peak[at]) + jnp.log2(_row(total[at]))) * (1 / shared.LOG2_E)
-            token = first + d * KEYS + lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
-            lse = jnp.where(r.until[0, i * kernel.own + d] > token, lse, -jnp.inf)
+            if not kernel.stretch:
+                token = first + d * KEYS + lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
+                lse = jnp.where(r.until[0, i * kernel.own + d] > token, lse, -jnp.inf)
             r.lse[0, 0, head, 0, :, d * KEYS : (d + 1) * KEYS] = lse
 
 
@@ -179,5 +195,5 @@ def scratch(kernel: Kernel) -> list[Any]:
         pltpu.VMEM((kernel.rows, KEYS), jnp.float32),
         pltpu.VMEM((kernel.rows, KEYS), jnp.float32),
         pltpu.VMEM((kernel.rows, kernel.shape.width), jnp.float32),
-        pltpu.VMEM((kernel.shape.tokens // shared.packing(kernel.shape.dtype), KEYS), jnp.int32),
+        shared.bits_scratch(kernel),
     ]

@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from pit_kernels.three_way_attention.settings import Settings
 from pit_kernels.three_way_attention.tiles import Tiles
-from pit_kernels.three_way_attention.visible_blocks import KEYS, visible_blocks
+from pit_kernels.three_way_attention.visible_blocks import KEYS, visible_blocks, visible_blocks_of_stretch
 
 LOG2_E = math.log2(math.e)
 UNSEEN = -0.7 * float(np.finfo(np.float32).max)
@@ -29,28 +29,44 @@ NN = (((1,), (0,)), ((), ()))
 
 
 class Shape(NamedTuple):
-    """Sizes of a call as the kernels see it: K key/value heads, each with a group of R query heads."""
+    """Sizes of a call as the kernels see it: K key/value heads, each with a group of R query heads.
+
+    tokens: queries of a row.
+    keys: keys that lie in VMEM: all of the row, or one stretch of it (see `stretches`).
+    """
 
     batch: int
     kv_heads: int
     group: int
     tokens: int
+    keys: int
     width: int
     dtype: Any
 
     @property
     def key_blocks(self) -> int:
-        """Blocks of 128 keys of a row."""
-        return self.tokens // KEYS
+        """Blocks of 128 keys."""
+        return self.keys // KEYS
 
 
 class Kernel(NamedTuple):
-    """What both kernels are specialised for."""
+    """What both kernels are specialised for.
+
+    With a stretch of keys, indices of queries and keys count from the stretch's first key, the blocks on the diagonal
+    are listed like others, and padding has been cleared from all arguments: it may add to nothing, but what comes out
+    for padding's queries is meaningless.
+    """
 
     shape: Shape
     tiles: Tiles
     scale: float
     logit_soft_cap: float | None
+    on_cpu: bool
+
+    @property
+    def stretch(self) -> bool:
+        """Whether the keys are only a stretch of the row."""
+        return self.shape.keys < self.shape.tokens
 
     @property
     def rows(self) -> int:
@@ -64,8 +80,8 @@ class Kernel(NamedTuple):
 
     @property
     def own(self) -> int:
-        """Blocks of 128 keys on the diagonal of a block of queries."""
-        return self.tiles.queries // KEYS
+        """Blocks of 128 keys on the diagonal of a block of queries that are in no list."""
+        return 0 if self.stretch else self.tiles.queries // KEYS
 
     @property
     def short(self) -> int:
@@ -79,6 +95,9 @@ class Kernel(NamedTuple):
 
     def dot(self, a: Array, b: Array, dimensions: Any) -> Array:
         """Product accumulated in float32."""
+        if self.on_cpu:
+            # XLA's CPU backend has no product of bfloat16 into float32 for every shape; this one is the same.
+            a, b = a.astype(jnp.float32), b.astype(jnp.float32)
         return lax.dot_general(a, b, dimensions, precision=self.precision, preferred_element_type=jnp.float32)
 
     def cap(self, products: Array) -> Array:
@@ -90,25 +109,44 @@ class Kernel(NamedTuple):
 
 def make(shape: Shape, settings: Settings) -> Kernel:
     """The part of the settings that shapes a kernel's body."""
-    return Kernel(shape, settings.tiles, settings.scale, settings.logit_soft_cap)
+    return Kernel(shape, settings.tiles, settings.scale, settings.logit_soft_cap, bool(settings.interpret))
 
 
-def lists(visible_until: Array, kernel: Kernel) -> tuple[Array, Array]:
+def lists(visible_until: Array, kernel: Kernel, first_key: Array | None = None) -> tuple[Array, Array]:
     """For each block of queries: its list of blocks of keys, and what to do with it.
+
+    Args:
+      visible_until: of the row.
+      kernel: the call.
+      first_key: index of the first key of a stretch.
 
     Returns:
       blocks: int32[B, n, m + wide], see `VisibleBlocks`; the last trip of a loop may read so far past the list.
-      counts: int32[B, 4, n]: how many blocks are listed (`DEAD` where no query is alive); trips of the loop over
-        whole blocks with `unroll` tiles, of the loop over whole blocks with one, and of the loop over masked ones.
+      counts: int32[B, 5, n]: how many blocks are listed (`DEAD` where no query is alive, or nothing of a stretch is
+        seen); trips of the loop over whole blocks, with `unroll` tiles each; trips of the loop over the rest, masked,
+        with `masked` tiles each, and with one; the index of the block's first query.
     """
-    found = visible_blocks(visible_until, kernel.tiles.queries)
-    wide, unroll = kernel.wide, kernel.tiles.unroll
-    many = found.full // (wide * unroll) if unroll > 1 else jnp.zeros_like(found.full)
-    ones = found.full // wide - many * unroll
-    rest = -(-(found.seen - found.full // wide * wide) // wide)
-    seen = jnp.where(found.alive == 1, found.seen, DEAD)
+    queries, wide, tiles = kernel.tiles.queries, kernel.wide, kernel.tiles
+    if first_key is None:
+        found = visible_blocks(visible_until, queries)
+        busy = found.alive == 1
+    else:
+        found = visible_blocks_of_stretch(visible_until, queries, first_key, kernel.shape.keys)
+        busy = (found.alive == 1) & (found.seen > 0)
+    whole = found.full // (wide * tiles.unroll)
+    rest = -(-(found.seen - whole * (wide * tiles.unroll)) // wide)
+    many = rest // tiles.masked if tiles.masked > 1 else jnp.zeros_like(rest)
+    seen = jnp.where(busy, found.seen, DEAD)
+    first = jnp.arange(seen.shape[1], dtype=jnp.int32) * queries - (0 if first_key is None else first_key)
     blocks = jnp.pad(found.block, ((0, 0), (0, 0), (0, wide)), constant_values=kernel.shape.key_blocks)
-    return blocks, jnp.stack([seen, many, ones, rest], axis=1)
+    trips = seen, whole, many, rest - many * tiles.masked
+    return blocks, jnp.stack([*trips, jnp.broadcast_to(first, seen.shape)], axis=1)
+
+
+def first_query(count_ref: Any, kernel: Kernel, i: Array) -> Array:
+    """Index of the first query of a block, counted as keys are."""
+    first: Array = count_ref[0, 4, i] if kernel.stretch else i * kernel.tiles.queries
+    return first
 
 
 def loops(count: Any, kernel: Kernel, i: Array) -> Iterator[tuple[Array, Array, int, bool]]:
@@ -117,8 +155,8 @@ def loops(count: Any, kernel: Kernel, i: Array) -> Iterator[tuple[Array, Array, 
     What a list has past its end is the block that nothing sees, so the last masked trip needs no body of its own.
     """
     first = jnp.int32(0)
-    for row, tiles, masked in ((1, kernel.tiles.unroll, False), (2, 1, False), (3, 1, True)):
-        if row > 1 or tiles > 1:
+    for row, tiles, masked in ((1, kernel.tiles.unroll, False), (2, kernel.tiles.masked, True), (3, 1, True)):
+        if row != 2 or tiles > 1:
             trips = count[0, row, i]
             yield first, trips, tiles, masked
             first = first + trips * (tiles * kernel.wide)
@@ -162,6 +200,12 @@ def gather(ref: Any, starts: list[Array]) -> Array:
 def packing(dtype: Any) -> int:
     """Numbers of a dtype in 32 bits."""
     return 4 // int(jnp.dtype(dtype).itemsize)
+
+
+def bits_scratch(kernel: Kernel) -> Any:
+    """Where `fill_bits` writes; nothing for a stretch, whose padding was cleared before."""
+    rows = kernel.shape.tokens // packing(kernel.shape.dtype)
+    return None if kernel.stretch else pltpu.VMEM((rows, KEYS), jnp.int32)
 
 
 def fill_bits(until_ref: Any, bits_ref: Any, kernel: Kernel) -> None:

@@ -1,0 +1,95 @@
+"""Rows whose keys do not fit into VMEM: stretches of keys one after another, merged by their log-sum-exp.
+
+Each stretch is one call in which every block of queries sees only the keys of that stretch; a loop of the program goes
+over them, so that one stretch's results are held beside the sum. Padding is cleared before and after the kernel.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int32
+
+from pit_kernels.dispatch import Interpret
+from pit_kernels.three_way_attention.pallas_tpu import calls
+from pit_kernels.three_way_attention.pallas_tpu.shared import Kernel, lists
+
+
+def forward(
+    q: Float[Array, "B K R T H"],
+    k: Float[Array, "B K T H"],
+    v: Float[Array, "B K T H"],
+    visible_until: Int32[Array, "B T"],
+    kernel: Kernel,
+    interpret: Interpret,
+) -> tuple[Float[Array, "B K R T H"], Float[Array, "B K R n 1 Q"]]:
+    """Output and log-sum-exp (natural log, -inf in padding)."""
+    alive = _alive(visible_until)
+    q, k, v = _cleared(alive, q, k, v)
+
+    def step(carry: tuple[Array, Array], stretch: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
+        out, lse = carry
+        first, k, v, until = stretch
+        found = lists(visible_until, kernel, first)
+        part, part_lse = calls.forward(q, k, v, until, found, kernel, interpret)
+        both = jnp.logaddexp(lse, part_lse)
+        finite = jnp.where(jnp.isneginf(both), 0, both)
+        old, new = (_per_query(jnp.exp(x - finite), q.shape) for x in (lse, part_lse))
+        return (out * old + part * new, both), None
+
+    start = jnp.zeros(q.shape, jnp.float32), jnp.full(calls.statistics_shape(kernel), -jnp.inf, jnp.float32)
+    (out, lse), _ = lax.scan(step, start, _stretches(kernel, k, v, visible_until))
+    (out,) = _cleared(alive, out)
+    # A dead query has met keys, as a query that is alive would.
+    lse = jnp.where(alive.reshape(q.shape[0], 1, 1, *lse.shape[3:]), lse, -jnp.inf)
+    return out.astype(q.dtype), lse
+
+
+def backward(
+    q: Float[Array, "B K R T H"],
+    k: Float[Array, "B K T H"],
+    v: Float[Array, "B K T H"],
+    visible_until: Int32[Array, "B T"],
+    lse: Float[Array, "B K R n 1 Q"],
+    delta: Float[Array, "B K R n 1 Q"],
+    d_out: Float[Array, "B K R T H"],
+    kernel: Kernel,
+    interpret: Interpret,
+) -> tuple[Float[Array, "B K R T H"], Float[Array, "B K T H"], Float[Array, "B K T H"]]:
+    """Gradients of q, k and v; `lse` and `delta` are 0 in padding."""
+    q, k, v, d_out = _cleared(_alive(visible_until), q, k, v, d_out)
+
+    def step(d_q: Array, stretch: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
+        first, k, v, until = stretch
+        found = lists(visible_until, kernel, first)
+        part, d_k, d_v = calls.backward(q, k, v, until, lse, delta, d_out, found, kernel, interpret)
+        return d_q + part, (d_k, d_v)
+
+    d_q, d_keys = lax.scan(step, jnp.zeros(q.shape, jnp.float32), _stretches(kernel, k, v, visible_until))
+    d_k, d_v = (jnp.moveaxis(x, 0, 2).reshape(k.shape) for x in d_keys)
+    return d_q.astype(q.dtype), d_k, d_v
+
+
+def _stretches(kernel: Kernel, k: Array, v: Array, visible_until: Array) -> tuple[Array, ...]:
+    """First key, keys, values and `visible_until` of each stretch, the latter counted from its first key."""
+    shape = kernel.shape
+    number = shape.tokens // shape.keys
+    first = jnp.arange(number, dtype=jnp.int32) * shape.keys
+    k, v = (jnp.moveaxis(x.reshape(shape.batch, shape.kv_heads, number, shape.keys, shape.width), 2, 0) for x in (k, v))
+    until = visible_until.reshape(shape.batch, number, shape.keys).swapaxes(0, 1)
+    # What ends before the stretch is seen by nobody in it: 0, so that no int32 underflows.
+    return first, k, v, jnp.maximum(until, first[:, None, None]) - first[:, None, None]
+
+
+def _alive(visible_until: Array) -> Array:
+    return visible_until > jnp.arange(visible_until.shape[1], dtype=jnp.int32)[None]
+
+
+def _cleared(alive: Array, *arrays: Array) -> tuple[Any, ...]:
+    """The arrays [B, .., T, H] with zeros in padding, whatever it holds."""
+    batch, tokens = alive.shape
+    return tuple(jnp.where(alive.reshape(batch, *(1,) * (x.ndim - 3), tokens, 1), x, 0) for x in arrays)
+
+
+def _per_query(x: Float[Array, "B K R n 1 Q"], shape: tuple[int, ...]) -> Float[Array, "B K R T 1"]:
+    return x.reshape(*shape[:-1], 1)
