@@ -116,7 +116,7 @@ def choose(
 
 
 def interpreter(interpret: Interpret) -> Interpret:
-    """What `pallas_call` is told: True is the TPU interpreter's defaults, not Pallas' generic one, which has no DMAs."""
+    """What `pallas_call` is told: True is the TPU interpreter's defaults; Pallas' generic one has no DMAs."""
     return pltpu.InterpretParams() if interpret is True else interpret
 
 
