@@ -9,15 +9,12 @@ from dataclasses import dataclass
 
 from pit_kernels.microbench.static import Hot, Kernel
 
-PAIRS = 512 * 512
-"""Pairs of a query and a key in a tile."""
-
 MATRIX_CYCLES = {"v4": 1024, "v5e": 1024, "v5p": 1024, "v6e": 512}
 """Cycles in which all matrix units of a core make the two forward products of a tile. On v6e half of each unit's 256 x
 256 cells is idle at a width of 128."""
 
-REGISTER = 1024
-"""Float32 numbers of a vector register: an exponential is one operation a register."""
+EXPONENTIALS = {"v4": 512, "v5e": 256, "v5p": 256, "v6e": 256}
+"""Operations that the exponentials of all pairs of a tile take: one for a register of 1,024 numbers, two on v4."""
 
 STEP = 0.25
 """Hot pieces are taken to hold whole quarters of a tile: a quarter is 256 x 256."""
@@ -66,7 +63,7 @@ def tiles_of(hot: Hot | None, direction: str, target: str) -> float | None:
     if direction == "forward":
         work = hot.bundles * _share(hot, "MXU") / MATRIX_CYCLES[target]
     else:
-        work = hot.bundles * _share(hot, "EUP") * REGISTER / PAIRS
+        work = hot.bundles * _share(hot, "EUP") / EXPONENTIALS[target]
     tiles = round(work / STEP) * STEP
     return tiles if tiles and abs(work / tiles - 1) <= SLACK else None
 

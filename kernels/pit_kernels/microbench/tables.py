@@ -19,7 +19,9 @@ def markdown(rows: Sequence[Row]) -> str:
     parts = []
     tiles = [row for row in rows if row.figures.get("tile")]
     if tiles:
-        parts.append(_table("Bundles of a 512 x 512 tile, heads of width 128", tiles, bundles_a_tile, "{:,.0f}"))
+        title = "Bundles of a 512 x 512 tile, heads of width 128"
+        parts.append(_table(f"{title}, peers in blocks of 512 x 512", tiles, bundles_in_first_blocks, "{:,.0f}"))
+        parts.append(_table(f"{title}, peers in their best blocks", tiles, bundles_a_tile, "{:,.0f}"))
     for operation in sorted({row.operation for row in rows}):
         found = [row for row in rows if row.operation == operation and not row.figures.get("tile")]
         unit = "a tree" if any(row.units > 1 for row in found) else "a call"
@@ -36,6 +38,12 @@ def us_a_tree(row: Row) -> float:
 def bundles_a_tile(row: Row) -> float:
     """Cycles of a hot 512 x 512 tile."""
     return float(row.figures["tile"]["bundles"])
+
+
+def bundles_in_first_blocks(row: Row) -> float:
+    """Cycles of a hot tile with the first tiles of the sweep, or with the only ones."""
+    first = next((tried for tried in row.figures.get("sweep", []) if tried.get("tile")), row.figures)
+    return float(first["tile"]["bundles"])
 
 
 def ratio(rows: Sequence[Row], figure: Callable[[Row], float]) -> float | None:
