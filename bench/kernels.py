@@ -33,6 +33,7 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--target", action="append", default=[], choices=list(GENERATIONS), help="only this one")
     parser.add_argument("--contender", action="append", default=[], help="only this one; repeatable")
     parser.add_argument("--again", action="store_true", help="measure rows that are up to date too")
+    parser.add_argument("--no-judge", action="store_true", help="conformance was judged elsewhere")
     parser.add_argument("--readme", type=Path, default=ROOT / "kernels/README.md", help="the file with the tables")
     parser.add_argument("--table", default=TABLE, help="the place in it: what its comments are called")
     parser.add_argument("--plot", type=Path, default=ROOT / "docs/kernels.png")
@@ -49,7 +50,11 @@ def main() -> None:
     with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()) as progress:
         progress.console.print(f"{len(found) - len(todo)} of {len(found)} steps are up to date in {chosen.results}")
         task = progress.add_task("", total=len(todo))
-        refresh = Refresh(chosen.results, tell=lambda line: progress.console.print(line, markup=False, highlight=False))
+        refresh = Refresh(
+            chosen.results,
+            tell=lambda line: progress.console.print(line, markup=False, highlight=False),
+            judge=not chosen.no_judge,
+        )
         for step in todo:
             progress.update(task, description=f"{step.operation} {step.contender} {step.target} {step.problem}")
             refresh.run(step)

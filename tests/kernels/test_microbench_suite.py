@@ -406,3 +406,5 @@ def test_the_scenario_says_what_it_leaves_out(tmp_path, monkeypatch):
     heard = []
     assert Refresh(tmp_path / "kernels.json", heard.append).run(Step("gap_reward", "gemma-2-2b", "v5e", "xla")) == []
     assert heard == ["left out: xla: deep: out has error 2"]
+    answered(monkeypatch, lambda job: 1.0)
+    assert len(Refresh(tmp_path / "kernels.json", judge=False).run(Step("gap_reward", "gemma-2-2b", "v5e", "xla"))) == 2

@@ -98,11 +98,13 @@ class Refresh:
     """Measures steps and keeps each as soon as it is there; a contender is judged once, before its first figure.
 
     path: the results file.
-    tell: hears the line of a step when it begins and why a figure is missing.
+    tell: hears why a figure is missing.
+    judge: whether contenders must pass conformance here; False where it was judged elsewhere.
     """
 
     path: Path
     tell: Callable[[str], None] = lambda line: None
+    judge: bool = True
 
     def __post_init__(self) -> None:
         self._verdicts: dict[tuple[str, str], str | None] = {}
@@ -129,5 +131,7 @@ class Refresh:
     def _failure(self, operation: str, name: str) -> str | None:
         if (operation, name) not in self._verdicts:
             contender = named_contender(operation, name)
-            self._verdicts[operation, name] = contender.absent or suite.judged_apart(operation, name)
+            self._verdicts[operation, name] = contender.absent or (
+                suite.judged_apart(operation, name) if self.judge else None
+            )
         return self._verdicts[operation, name]
