@@ -29,6 +29,11 @@ def kind() -> str:
     return DEFAULT
 
 
+def device_kind(kind: str) -> str:
+    """The name that JAX gives a device of one of `KINDS`."""
+    return next(name for name, short in _NAMES.items() if short == kind)
+
+
 _VMEM_MIB = {"v4": 16, "v5e": 128, "v5p": 64, "v6e": 128}
 
 _CORES = {"v4": 2, "v5e": 1, "v5p": 2, "v6e": 1}

@@ -65,6 +65,7 @@ HEAD_SHAPES = (
     HeadShape("smollm2-135m", 9, 3, 64),
     HeadShape("gemma-2-2b", 8, 4, 256),
     HeadShape("llama-3-8b", 32, 8, 128),
+    HeadShape("llama-2-7b", 32, 32, 128),
 )
 
 _CHAIN = ((-1, 0, 1), (0, 1, 2))
@@ -79,6 +80,21 @@ LAYOUTS = (
     Layout("rollout-4096", 4, 4096, *_ROLLOUT, medians=(100,) + (50,) * (1 + _SAMPLES), spread=0.8),
     Layout("causal-4096", 4, 4096, (-1,), (0,), medians=(4096,), spread=0.0),
 )
+
+_TILE_TOKENS = 4096
+_COMB = _TILE_TOKENS // 128
+_COMB_PARENTS = tuple(parent for tooth in range(_COMB) for parent in (2 * tooth - 2 if tooth else -1, 2 * tooth))
+
+TILE_HEADS = HeadShape("two heads", 2, 2, 128)
+"""The heads of the rows that only the hot tile of an attention kernel is looked at with."""
+
+TILE_LAYOUTS = (
+    Layout("tile-512-full", 1, _TILE_TOKENS, (-1,), (0,), medians=(_TILE_TOKENS,), spread=0.0),
+    Layout("tile-512-partial", 1, _TILE_TOKENS, _COMB_PARENTS, (0, 1) * _COMB, medians=(127, 1), spread=0.0),
+    Layout("tile-512-padded", 1, _TILE_TOKENS, (-1,), (0,), medians=(_TILE_TOKENS - 4,), spread=0.0),
+)
+"""Rows in which nearly every tile of keys is wholly visible, or not quite: a trunk with a leaf of one token off every
+127 of its own, and for kernels without trees one sequence with a little padding."""
 
 WORKLOADS = tuple(
     Workload(f"{shape.model}/{layout.name}", layout, shape.heads, shape.kv_heads, shape.head_dim)

@@ -1,4 +1,4 @@
-"""The command `pit bench kernels`: the kernel suite as a table in the terminal, a plot, JSON, and a check of it."""
+"""The commands `pit bench kernels`, the suite as table, plot, JSON and a check of it, and `pit bench tune`."""
 
 import json
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pit.errors import PitError
@@ -37,7 +38,7 @@ class BenchError(PitError):
 
 @click.group("bench")
 def bench() -> None:
-    """Measure the kernels."""
+    """Measure and tune the kernels."""
 
 
 @bench.command("kernels", help=_HELP)
@@ -81,7 +82,9 @@ def kernels(
 ) -> None:
     """Cycles and bytes of our kernels beside others; what it prints with --help is `_HELP`."""
     from pit_kernels.microbench import suite
+    from pit_kernels.microbench.plot import draw
     from pit_kernels.microbench.problems import problems
+    from pit_kernels.microbench.tables import write_table
 
     names = _names(op, peers, own)
     known = problems(op)
@@ -116,10 +119,12 @@ def kernels(
     if out is not None:
         suite.save(outcome.rows, out)
     if plot is not None:
+        if not outcome.rows:
+            raise BenchError("there is nothing to draw: no contender has a figure")
         draw(outcome.rows, plot)
     if readme is not None:
         rows = suite.load(out) if out is not None else outcome.rows
-        suite.write_table(readme, rows)
+        write_table(readme, rows)
     worse = suite.regressions(outcome.rows, before)
     if worse:
         raise BenchError("worse than " + str(check) + " by more than 3 %: " + "; ".join(worse))
@@ -133,7 +138,7 @@ def _names(op: str, peers: str, own: Sequence[str]) -> list[str]:
     asked = [name.strip() for name in peers.split(",") if name.strip()]
     for name in asked:
         if name not in known and name not in PEERS:
-            raise BenchError(f"--peers names {name!r}; it must be of {', '.join(PEERS)}")
+            raise BenchError(f"--peers names {name!r}; it must be of {', '.join((*PEERS, 'pallas_tpu_btnh'))}")
     ours = [name for name in ("pallas_tpu",) if known[name].absent is None]
     return [*ours, *(name for name in asked if name in known), *own]
 
@@ -170,7 +175,7 @@ def read_lengths(path: Path) -> list[tuple[int, int, int]]:
 def show(outcome: Any, timed: bool) -> None:
     """Prints the tables, what was left out and why, and what the figures do not see."""
     from pit_kernels.microbench.static import BLIND_SPOTS
-    from pit_kernels.microbench.suite import hot_of
+    from pit_kernels.microbench.tables import hot_of
 
     # Figures that are cut off say nothing: a narrow terminal wraps the lines instead.
     console = Console(width=max(Console().width, 150))
@@ -187,6 +192,7 @@ def show(outcome: Any, timed: bool) -> None:
             "HBM MB",
             "memory us",
             "hot",
+            "a tile",
             "MXU",
             "VALU",
             "ld",
@@ -211,6 +217,7 @@ def show(outcome: Any, timed: bool) -> None:
                 f"{figures.get('hbm_bytes', 0) / 1e6:,.1f}",
                 f"{figures.get('memory_us', 0):,.0f}",
                 str(hot["bundles"]) if hot else "",
+                f"{figures['tile']['bundles']:,.0f}" if figures.get("tile") else "",
                 *shares,
                 f"{figures.get('spills', 0):,}",
                 " ".join(part for part in (tiles, f"rows={length}" if length else "") if part),
@@ -227,33 +234,47 @@ def show(outcome: Any, timed: bool) -> None:
             console.print(f"not seen: {spot}", highlight=False, markup=False)
 
 
-def draw(rows: Sequence[Any], path: Path) -> None:
-    """Bars of the estimated time of each contender, a panel for each problem and direction of a target."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+@bench.command("tune")
+@click.option("--op", type=click.Choice(OPERATIONS), default=OPERATIONS[0], show_default=True, help="Operation.")
+@click.option("--target", "targets", type=click.Choice(TARGETS), multiple=True, help="TPU; repeatable [v5e].")
+@click.option("--class", "classes", multiple=True, help="Class of shapes, such as r4-h128-b2; repeatable [all].")
+@click.option("--time", "timed", is_flag=True, help="Time on the attached device instead of counting for a target.")
+@click.option("--table", type=click.Path(path_type=Path, dir_okay=False), help="The table to write [the package's].")
+def tune(op: str, targets: Sequence[str], classes: Sequence[str], timed: bool, table: Path | None) -> None:
+    """Find the tiles of our TPU kernels and write them into the table that the kernels read.
 
-    if not rows:
-        raise BenchError("there is nothing to draw: no contender has a figure")
-    panels: dict[tuple[str, str, str], list[Any]] = {}
-    for row in rows:
-        panels.setdefault((row.problem, row.direction, row.target), []).append(row)
-    columns = min(4, len(panels))
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.6 * columns, 0.6 + 2.6 * lines), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axis, ((problem, direction, target), found) in zip(axes, panels.items(), strict=False):
-        found = sorted(found, key=lambda row: float(row.figures["us"]), reverse=True)
-        times = [row.figures["us"] / row.units for row in found]
-        colours = ["#2a6f97" if row.ours else "#a9b4bd" for row in found]
-        bars = axis.barh([row.contender for row in found], times, color=colours)
-        axis.bar_label(bars, labels=[f"{value:,.1f}" for value in times], padding=3, fontsize=8)
-        axis.set_xlim(0, max(times) * 1.25)
-        unit = "us a tree" if found[0].units > 1 else "us"
-        axis.set_title(f"{problem}, {direction}, {target}", fontsize=9)
-        axis.set_xlabel(unit, fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
-    figure.savefig(path, dpi=120)
+    A sweep tries the present tiles and those one step from them; run it again until nothing changes.
+    """
+    from pit_kernels import device
+    from pit_kernels.microbench import tune as tuner
+
+    if timed and targets:
+        raise BenchError(
+            f"--target is {', '.join(targets)} beside --time, which measures the attached device; drop one"
+        )
+    kinds = [device.kind()] if timed else list(targets or ["v5e"])
+    for kind in kinds:
+        known = tuner.shape_classes(op, kind)
+        for name in classes:
+            if name not in known:
+                raise BenchError(f"--class is {name!r}; for {op} it must be one of {', '.join(known)}")
+    asked = [(kind, name, problems) for kind in kinds for name, problems in tuner.shape_classes(op, kind).items()]
+    asked = [each for each in asked if not classes or each[1] in classes]
+    path = tuner.TILES_FILE if table is None else table
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        for kind, name, problems in asked:
+            try:
+                choices = tuner.candidates(op, tuner.present(op, kind, name))
+                task = progress.add_task(f"{op} {kind} {name}", total=len(choices))
+
+                def tell(line: str, task: TaskID = task) -> None:
+                    progress.console.print(f"[dim]{line}[/]", highlight=False)
+                    progress.advance(task)
+
+                clock = tuner.timed_clock(op, problems) if timed else tuner.static_clock(op, kind, problems)
+                found = tuner.tune(choices, clock, tell)
+            except (ValueError, RuntimeError) as error:
+                raise BenchError(f"{op} {kind} {name}: {error}") from error
+            tuner.keep(op, kind, name, found.best, path)
+            progress.console.print(f"{op} {kind} {name}: {found.best}", highlight=False)

@@ -18,6 +18,8 @@ from tpu_programs import compile_for, mesh, needs_libtpu
 
 from pit_kernels import UnsupportedImplementationError, centred_gap, device, leaf_scores, symmetric_gap
 from pit_kernels.gap_reward import reference
+from pit_kernels.gap_reward.scatter_tpu import NOWHERE, scatter, steps
+from pit_kernels.gap_reward.tiles import Tiles
 from pit_kernels.partition import Partition
 
 G, L = 3, 4
@@ -92,6 +94,43 @@ def check_only_leaves_are_read(which, leaf, dtype):
     assert all(np.isfinite(np.asarray(g, np.float32)).all() for g in gradients)
     assert not np.asarray(gradients[0])[~read].any()
     assert float(gradients[3]) == (~absent).sum()
+
+
+@settings(max_examples=examples(10))
+@given(
+    leaf=st.lists(st.integers(-2, 99), min_size=1, max_size=60),
+    tokens=st.sampled_from([16, 48, 256]),
+    cores=st.integers(1, 2),
+    dtype=st.sampled_from([np.float32, jnp.bfloat16]),
+)
+def test_rows_are_added_where_their_tokens_are(leaf, tokens, cores, dtype):
+    token = np.sort(np.pad(np.where(np.array(leaf) < 0, NOWHERE, leaf), (0, 64 - len(leaf)), constant_values=NOWHERE))
+    # Whole numbers: their sums are exact in either dtype.
+    d_row = np.random.default_rng(len(leaf)).integers(-2, 3, (64, 128)).astype(dtype)
+    d_row[token == NOWHERE] = np.nan
+    expected = np.zeros((100, 128), np.float32)
+    np.add.at(expected, token[token < 100], d_row[token < 100].astype(np.float32))
+    sizes = {"tokens": tokens, "window": 16, "cores": cores, "vmem": 2**24, "interpret": INTERPRET}
+    with no_races():
+        actual = np.asarray(scatter((2, 50, 128), jnp.asarray(token, jnp.int32), jnp.asarray(d_row), **sizes))
+    assert actual.dtype == dtype
+    np.testing.assert_array_equal(actual.reshape(100, 128), expected)
+
+
+@given(leaf=st.lists(st.integers(0, 199), max_size=60), window=st.sampled_from([16, 32]), cores=st.integers(1, 3))
+def test_every_block_of_tokens_is_visited_and_every_leaf_once(leaf, window, cores):
+    token = jnp.asarray(np.sort(np.pad(leaf, (0, 64 - len(leaf)), constant_values=NOWHERE)).astype(np.int32))
+    plan = [
+        np.asarray(x).reshape(cores, -1)
+        for x in jax.jit(steps, static_argnums=(1, 2, 3, 4))(token, 13, 16, window, cores)
+    ]
+    block, at, low, high = plan
+    assert set(block.reshape(-1)) == set(range(13))
+    assert all((np.diff(mine) >= 0).all() for mine in block)
+    visited = [(b, i) for b, w, i0, i1 in zip(*(x.reshape(-1) for x in plan), strict=True) for i in range(i0, i1)]
+    assert visited == [(t // 16, i) for i, t in enumerate(token.tolist()) if t < 13 * 16]
+    # What a step adds lies in its window.
+    assert ((low == high) | ((low >= at * window) & (high <= (at + 1) * window))).all()
 
 
 @functools.cache
@@ -248,12 +287,39 @@ def test_low_precision_hidden_states_are_scored_in_float32(which):
 
 
 @pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"block": 100}, r"^gap_reward: tiles.block is 100; it must be a positive multiple of 128, the lanes of a"),
+        ({"group": 24}, r"^gap_reward: tiles.group is 24; it must be 16, 32, 64 or 128$"),
+        ({"tokens": 8}, r"^gap_reward: tiles.tokens is 8; it must be a positive multiple of 16$"),
+    ],
+)
+def test_sizes_of_blocks_are_checked(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        Tiles(**sizes)
+
+
+def test_other_sizes_of_blocks_change_nothing():
+    hidden, *shared = map(jnp.asarray, draw_arrays(4, "pallas_tpu"))
+    leaf = np.stack([np.arange(300) % 2, np.arange(300) % 16], axis=-1).astype(np.int32).reshape(75, 4, 2)
+
+    def gradient(**options):
+        def total(h):
+            return leaf_scores(h, jnp.asarray(leaf), *shared, eps=1e-5, **options).sum()
+
+        return jax.jit(jax.grad(total))(hidden)
+
+    actual = gradient(tiles=Tiles(block=256, group=32, tokens=16), implementation="pallas_tpu", interpret=True)
+    np.testing.assert_allclose(actual, gradient(implementation="xla"), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
     ("shape", "dtype", "reason"),
     [
         ((2, 16, 100), jnp.float32, "hidden has width 100, and it takes multiples of 128"),
         ((2, 8, 128), jnp.bfloat16, "hidden has rows of 8 tokens, and in bfloat16 it takes multiples of 16"),
         ((2, 16, 128), jnp.float16, "hidden is float16, and it takes bfloat16 and float32"),
-        ((1, 16, 2**17), jnp.float32, "hidden has width 131072, for which it takes about 273 MiB of VMEM, more than"),
+        ((1, 16, 2**17), jnp.float32, "hidden has width 131072, for which it takes about 385 MiB of VMEM, more than"),
     ],
 )
 def test_what_the_tpu_kernel_refuses_has_a_reason(shape, dtype, reason):
@@ -297,7 +363,7 @@ def test_compiles_and_is_what_auto_takes(kind, shape, dtype):
     shared = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((width,), (width,), ()))
     gradient = jax.value_and_grad(total, (0, 2, 3, 4))
     text = compile_for(mesh(kind, data=1), gradient, hidden, leaf, *shared).as_text()
-    assert text.count('custom_call_target="tpu_custom_call"') == 2
+    assert text.count('custom_call_target="tpu_custom_call"') == 3
 
 
 @needs_libtpu
@@ -312,11 +378,11 @@ def test_compiles_over_a_mesh_in_checkpoint_and_in_vmap():
 
     split = [(jax.ShapeDtypeStruct(*shape), P("data") if len(shape[0]) > 1 else P()) for shape in shapes]
     text = compile_for(mesh("v5e", data=2), gradient, *split).as_text()
-    assert text.count('custom_call_target="tpu_custom_call"') == 2
+    assert text.count('custom_call_target="tpu_custom_call"') == 3
     assert "all-gather" not in text
     batch = [jax.ShapeDtypeStruct((3, *shape), dtype) for shape, dtype in shapes]
     text = compile_for(mesh("v5e", data=1), jax.vmap(gradient), *batch).as_text()
-    assert text.count('custom_call_target="tpu_custom_call"') == 2
+    assert text.count('custom_call_target="tpu_custom_call"') == 3
 
 
 SCORE = st.floats(-1e6, 1e6, width=32)

@@ -9,13 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pit.bench import BenchError, bench, draw, read_lengths, show
-from pit_kernels.microbench import analyse, suite, unavailable_reason
+from pit.bench import BenchError, bench, read_lengths, show
+from pit_kernels.gap_reward.tiles import Tiles as GapTiles
+from pit_kernels.microbench import Hot, Kernel, analyse, scenario, suite, tune, unavailable_reason
 from pit_kernels.microbench.contenders import Contender, contenders, load_contender
-from pit_kernels.microbench.problems import Job, Problem, problems, program, rows
-from pit_kernels.microbench.suite import Outcome, Row, load, markdown, regressions, save, write_table
+from pit_kernels.microbench.hot_tiles import HotTile, hot_tile
+from pit_kernels.microbench.plot import draw
+from pit_kernels.microbench.problems import Job, Problem, class_problem, problems, program, rows
+from pit_kernels.microbench.scenario import PLAN, Entry, Refresh, Step, stale, steps
+from pit_kernels.microbench.suite import Outcome, Row, load, regressions, save
+from pit_kernels.microbench.tables import markdown, write_table
 from pit_kernels.microbench.timing import attention_flops, time_problem
-from pit_kernels.microbench.tune import keep, kept, tune
+from pit_kernels.three_way_attention.tiles import Tiles as AttentionTiles
 from pit_kernels.workloads import HeadShape, gap_workload, path_lengths
 
 needs_compiler = pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
@@ -107,20 +112,72 @@ class Tile:
 
 
 def test_tuning_keeps_the_best_and_says_why_others_fail(tmp_path):
-    def build(tile):
+    def clock(tile):
         if tile.q == 3:
             raise ValueError("no room\nin VMEM")
-        return len, ([0] * abs(tile.q - 4),)
+        return float(abs(tile.q - 4))
 
-    tuned = tune(
-        [Tile(3), Tile(8), Tile(5)], build, "v5e", clock=lambda function, given, target: float(function(*given))
-    )
+    heard = []
+    tuned = tune.tune([Tile(3), Tile(8), Tile(5)], clock, heard.append)
     assert (tuned.best, tuned.us, tuned.why) == (Tile(5), [None, 4.0, 1.0], ["Tile(q=3): no room"])
-    keep("attention", "v5e", "long", tuned, tmp_path / "tiles.json")
-    assert kept("attention", "v5e", "long", tmp_path / "tiles.json") == {"q": 5}
-    assert kept("attention", "v6e", "long", tmp_path / "tiles.json") is None
-    with pytest.raises(ValueError, match=r"^none of 1 candidates works for v5e: Tile\(q=3\): no room$"):
-        tune([Tile(3)], build, "v5e")
+    assert heard == ["no figure  Tile(q=3): no room", "4.0 us  Tile(q=8)", "1.0 us  Tile(q=5)"]
+    path = tmp_path / "tiles.json"
+    tune.keep("attention", "v5e", "long", tuned.best, path)
+    tune.keep("attention", "v5e", "short", Tile(2), path)
+    tune.keep("attention", "v5e", "short", Tile(1), path)
+    assert json.loads(path.read_text()) == {"attention": {"v5e": {"long": {"q": 5}, "short": {"q": 1}}}}
+    assert '      "long": {"q": 5},\n' in path.read_text()
+    with pytest.raises(ValueError, match=r"^none of 1 candidates works: Tile\(q=3\): no room$"):
+        tune.tune([Tile(3)], clock)
+
+
+def test_the_committed_table_of_tiles_is_as_the_tuner_writes_it():
+    text = tune.TILES_FILE.read_text()
+    assert tune._text(json.loads(text)) == text
+
+
+def test_a_sweep_changes_one_size_at_a_time_and_no_size_beyond_its_rule():
+    found = tune.candidates("three_way_attention", AttentionTiles(queries=128, keys=512, unroll=1, short=1))
+    assert found[0] == AttentionTiles(queries=128, keys=512, unroll=1, short=1)
+    assert [(t.queries, t.keys, t.unroll, t.short) for t in found[1:]] == [
+        (256, 512, 1, 1),
+        (128, 256, 1, 1),
+        (128, 1024, 1, 1),
+        (128, 512, 2, 1),
+        (128, 512, 1, 3),
+    ]
+    assert tune.candidates("gap_reward", GapTiles(128, 16, 16))[1:] == [
+        GapTiles(256, 16, 16),
+        GapTiles(128, 32, 16),
+        GapTiles(128, 16, 32),
+        GapTiles(128, 16, 64),
+    ]
+
+
+@pytest.mark.parametrize("operation", ["three_way_attention", "token_logprob", "gap_reward"])
+def test_a_class_is_judged_on_problems_of_its_own_shape(operation):
+    ours = contenders(operation)["pallas_tpu"]
+    for name, judged_on in tune.shape_classes(operation).items():
+        start = tune.present(operation, "v5e", name)
+        for problem in judged_on:
+            if operation == "three_way_attention":
+                workload = problems(operation)[problem].workload
+                assert name == f"r{workload.heads // workload.kv_heads}-h{workload.head_dim}-b2"
+            else:
+                found = class_problem(operation, problem.removeprefix("class:"))
+                _, arguments = program(found, ours, Job(problem, "forward", vars(start)))
+                assert name == f"{arguments[0].dtype}-{arguments[0].shape[-1]}"
+
+
+def test_a_tuned_table_is_written_for_the_class_that_was_asked_for(tmp_path, monkeypatch):
+    asked = answered(monkeypatch, lambda job: 100.0 + job.tiles["tokens"], tune)
+    path = tmp_path / "tiles.json"
+    words = ["tune", "--op", "gap_reward", "--class", "bfloat16-2304", "--target", "v6e", "--table", str(path)]
+    result = click.testing.CliRunner().invoke(bench, words)
+    assert result.exception is None, result.output
+    start = tune.present("gap_reward", "v6e", "bfloat16-2304")
+    assert {(job.problem, job.direction) for job in asked} == {("class:bfloat16-2304", "both")}
+    assert json.loads(path.read_text())["gap_reward"]["v6e"]["bfloat16-2304"]["tokens"] == start.tokens // 2
 
 
 def test_results_come_back_and_regressions_are_named(tmp_path):
@@ -143,15 +200,76 @@ def test_the_table_goes_between_its_markers(tmp_path):
     path.write_text("a\n<!-- kernels table: begin -->\nold\n<!-- kernels table: end -->\nb\n")
     write_table(path, [make_row()])
     text = path.read_text()
-    assert text.startswith("a\n<!-- kernels table: begin -->\n| operation |")
+    assert text.startswith("a\n<!-- kernels table: begin -->\nEstimated us a tree, three_way_attention:\n\n| problem |")
     assert text.endswith("<!-- kernels table: end -->\nb\n")
     assert "old" not in text
-    assert "| three_way_attention | p | forward | v5e | xla | 5.00 | 10 | 1,000 | 0.0 |" in markdown([make_row()])
     path.write_text("a")
     with pytest.raises(
         ValueError, match=r"has no place for the table; it must hold the lines <!-- kernels table: begin"
     ):
         write_table(path, [])
+
+
+def test_tables_put_contenders_side_by_side_and_say_how_many_times_the_best_other_ours_is():
+    ours = {"contender": "pallas_tpu"}
+    found = [make_row(), make_row(**ours, figures={"us": 4.0}), make_row(contender="jax_flash", figures={"us": 8.0})]
+    found += [make_row(target="v4", **ours), make_row(contender="pallas_tpu_btnh", figures={"us": 1.0})]
+    lines = markdown(found).splitlines()
+    assert lines[2].split(" | ")[3:] == ["pallas_tpu", "jax_flash", "xla", "pallas_tpu_btnh", "ours / best other |"]
+    assert lines[4:] == [
+        "| p | forward | v4 | 5.00 |  |  |  |  |",
+        "| p | forward | v5e | 2.00 | 4.00 | 5.00 | 0.50 | 0.50 |",
+    ]
+    tiles = [make_row(figures={"tile": {"bundles": 1200.4}}), make_row(**ours, figures={"tile": {"bundles": 900.3}})]
+    tiles[0].figures["sweep"] = [{"tile": None}, {"tile": {"bundles": 1800.0}}, {"tile": {"bundles": 1200.4}}]
+    first, best = markdown(tiles).split("\n\nBundles")
+    assert "| p | forward | v5e | 900 | 1,800 | 0.50 |" in first
+    assert "| p | forward | v5e | 900 | 1,200 | 0.75 |" in best
+    assert "Estimated" not in markdown(tiles)
+
+
+def kernel(bundles, opcode="custom-call", **use):
+    hot = Hot(bundles, 10, {name: units / bundles for name, units in use.items()})
+    return Kernel("k", opcode, 1, bundles, hot=hot)
+
+
+def test_tiles_of_a_hot_piece_follow_from_the_work_of_matrix_units_and_exponentials():
+    # 1,024 passes of the matrix units a tile on v5e and 512 on v6e; 256 registers of exponentials backward, which take
+    # two operations each on v4.
+    assert hot_tile([kernel(2354, MXU=1536), kernel(4010, MXU=3840, EUP=768)], "both", "v4") == HotTile(2673.3, (1.5,))
+    three = kernel(3375, MXU=3072)
+    assert hot_tile([kernel(9, "fusion"), three], "forward", "v5e") == HotTile(1125.0, (3.0,))
+    assert hot_tile([kernel(952, MXU=512)], "forward", "v6e") == HotTile(952.0, (1.0,))
+    assert hot_tile([three, kernel(7877, MXU=7680, EUP=768)], "both", "v5e") == HotTile(2625.7, (3.0,))
+    # Two backward kernels go over every tile each.
+    two = [three, kernel(1000, MXU=1000, EUP=128), kernel(1500, MXU=1400, EUP=256)]
+    assert hot_tile(two, "both", "v5e") == HotTile(3500.0, (0.5, 1.0))
+    assert hot_tile([kernel(2000, MXU=1150)], "forward", "v5e") is None
+    assert hot_tile([kernel(9, "fusion")], "forward", "v5e") is None
+
+
+def test_rows_for_the_hot_tile_are_wholly_or_nowhere_wholly_visible():
+    known = contenders("three_way_attention")
+    full, partial = (problems("three_way_attention")[f"tile-512-{kind}"] for kind in ("full", "partial"))
+    assert (rows(full, known["pallas_tpu"], Job("", "forward")) == 4096).all()
+    ours = rows(partial, known["pallas_tpu"], Job("", "forward"))
+    assert (ours > np.arange(4096)).all()
+    assert (ours.reshape(32, 128).min(axis=1) == 128 * np.arange(1, 33)).all()
+    theirs = rows(partial, known["tokamax"], Job("", "forward"))
+    assert theirs.tolist() == [[4092] * 4092 + [0] * 4]
+
+
+def test_peers_get_segment_ids_only_where_rows_need_them():
+    seen = []
+
+    def make(tiles, interpret):
+        return lambda q, k, v, until: seen.append(until) or q
+
+    peer = Contender("peer", "three_way_attention", frozenset(), make, "BNTH", plain_rows=True)
+    for name in ("tile-512-full", "causal-4096", "tile-512-partial", "packed-2048"):
+        function, arguments = program(problems("three_way_attention")[name], peer, Job(name, "forward"))
+        function(*arguments)
+    assert [until is None for until in seen] == [True, True, False, False]
 
 
 def test_lengths_are_read_and_a_bad_line_is_shown(tmp_path):
@@ -182,10 +300,17 @@ def test_a_users_contender_is_a_function_of_a_module():
 
 def test_the_command_refuses_what_it_does_not_know():
     for words, message in (
-        (["--workload", "nothing"], "--workload is 'nothing'; for three_way_attention it must be one of tile-512"),
-        (["--peers", "nobody"], "--peers names 'nobody'; it must be of jax_flash, jax_splash, tokamax, xla"),
+        (["--workload", "nothing"], "--workload is 'nothing'; for three_way_attention it must be one of tile-512-full"),
+        (
+            ["--peers", "nobody"],
+            "--peers names 'nobody'; it must be of jax_flash, jax_splash, tokamax, xla, pallas",
+        ),
+        (
+            ["--class", "r1"],
+            "--class is 'r1'; for three_way_attention it must be one of r3-h64-b2, r2-h256-b2, r4-h128",
+        ),
     ):
-        result = click.testing.CliRunner().invoke(bench, ["kernels", *words])
+        result = click.testing.CliRunner().invoke(bench, ["tune" if "--class" in words else "kernels", *words])
         assert isinstance(result.exception, BenchError)
         assert message in str(result.exception)
 
@@ -207,7 +332,7 @@ def test_the_command_counts_keeps_and_checks(tmp_path):
     assert "gap_reward/gemma-2-2b/forward/xla/v5e: cycles is" in str(result.exception)
 
 
-def answered(monkeypatch, answers):
+def answered(monkeypatch, answers, module=suite):
     """Replaces the worker; gives the jobs it was asked."""
     asked = []
 
@@ -215,7 +340,7 @@ def answered(monkeypatch, answers):
         asked.extend(jobs)
         return [{"us": answers(job), "complete": True, "kernels": []} for job in jobs]
 
-    monkeypatch.setattr(suite, "ask_worker", ask)
+    monkeypatch.setattr(module, "ask_worker", ask)
     return asked
 
 
@@ -241,3 +366,45 @@ def test_a_contender_that_does_not_conform_or_is_absent_gets_no_figure(monkeypat
     outcome = suite.run_suite("three_way_attention", ["jax_splash"], ["v5e"], ["causal-4096"])
     assert (outcome.rows, asked) == ([], [])
     assert outcome.left_out == [("jax_splash", "does not conform: deep: out has error 2")]
+
+
+def test_the_plan_names_problems_and_contenders_that_there_are():
+    for entry in PLAN:
+        assert set(entry.problems) <= set(problems(entry.operation))
+        assert set(entry.contenders) <= set(contenders(entry.operation))
+    found = steps(PLAN)
+    assert len(set(found)) == len(found)
+    assert steps(PLAN, targets=["v4"], contenders=["tokamax"], problems=["packed-2048"]) == [
+        Step("three_way_attention", "packed-2048", "v4", "tokamax")
+    ]
+    with pytest.raises(ValueError, match=r"^the plan has nothing for problems \['p'\], targets \[\] and contenders"):
+        steps(PLAN, problems=["p"])
+
+
+def test_the_scenario_goes_on_where_it_was_left(tmp_path, monkeypatch):
+    asked = answered(monkeypatch, lambda job: 1.0)
+    judged = []
+    monkeypatch.setattr(suite, "judged_apart", lambda *names: judged.append(names))
+    clean = {"versions": {"jax": "1"}, "commit": "abc"}
+    for module in (suite, scenario):
+        monkeypatch.setattr(module, "origin", lambda: dict(clean))
+    path = tmp_path / "kernels.json"
+    found = steps([Entry("gap_reward", ("gemma-2-2b",), ("v5e", "v6e"), ("xla",))])
+    assert stale(found, path) == found
+    refresh = Refresh(path)
+    assert {row.direction for row in refresh.run(found[0])} == {"forward", "both"}
+    assert stale(found, path) == found[1:]
+    refresh.run(found[1])
+    assert stale(found, path) == []
+    assert (len(asked), judged) == (4, [("gap_reward", "xla")])
+    clean["commit"] = "abc with changes"
+    assert stale(found, path) == found
+
+
+def test_the_scenario_says_what_it_leaves_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "judged_apart", lambda *names: "deep: out has error 2")
+    heard = []
+    assert Refresh(tmp_path / "kernels.json", heard.append).run(Step("gap_reward", "gemma-2-2b", "v5e", "xla")) == []
+    assert heard == ["left out: xla: deep: out has error 2"]
+    answered(monkeypatch, lambda job: 1.0)
+    assert len(Refresh(tmp_path / "kernels.json", judge=False).run(Step("gap_reward", "gemma-2-2b", "v5e", "xla"))) == 2

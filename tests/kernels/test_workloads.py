@@ -60,7 +60,7 @@ def test_causal_rows_are_one_segment():
 
 
 def test_every_model_has_every_layout():
-    assert len({workload.name for workload in WORKLOADS}) == len(WORKLOADS) == 3 * len(LAYOUTS)
+    assert len({workload.name for workload in WORKLOADS}) == len(WORKLOADS) == len(HEAD_SHAPES) * len(LAYOUTS)
 
 
 @pytest.mark.parametrize("name", BY_LAYOUT)

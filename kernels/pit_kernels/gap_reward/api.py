@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int32
 from pit_kernels import checks, device, dispatch
 from pit_kernels.gap_reward import autodiff, pallas_tpu
 from pit_kernels.gap_reward.leaves import Settings
+from pit_kernels.gap_reward.tiles import Tiles, default_tiles
 from pit_kernels.partition import WHOLE, Partition
 
 _NAME: Literal["gap_reward"] = "gap_reward"
@@ -29,6 +30,7 @@ def leaf_scores(
     implementation: dispatch.Implementation = "auto",
     interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
+    tiles: Tiles | None = None,
 ) -> Float[Array, "G L"]:
     """Final RMSNorm and scalar head, on the leaf rows only.
 
@@ -49,6 +51,7 @@ def leaf_scores(
       interpret: runs the TPU kernels on any platform, slowly, in Pallas' interpreter.
       partition: axes of the mesh in context that split the rows of `hidden` and, with them, the trees of `leaf`; the
         leaves of a tree then lie in rows of its own shard, and one that does not scores NaN.
+      tiles: sizes of the TPU kernels' blocks; those of the committed table when None.
 
     Raises:
       ValueError: if shapes or dtypes do not fit.
@@ -71,7 +74,8 @@ def leaf_scores(
         checks.require_shape(_NAME, "head_bias", head_bias, "", ())
     checks.require_positive(_NAME, "eps", eps)
     split = (partition or WHOLE).here([hidden.shape[0], leaf.shape[0]])
-    options = pallas_tpu.Options(device.cores(), device.vmem_bytes(), dispatch.interpreter(interpret))
+    tiles = default_tiles(hidden.shape[2], hidden.dtype) if tiles is None else tiles
+    options = pallas_tpu.Options(tiles, device.cores(), device.vmem_bytes(), dispatch.interpreter(interpret))
     # "auto" takes the kernel wherever it serves: by static cost it is ahead, up to twenty times, but for thousands of
     # leaves forward and backward in one program, where XLA gathers once for both and is up to 5 % ahead.
     refusal = pallas_tpu.refusal(options, hidden.shape, leaf.shape[0] * leaf.shape[1], hidden.dtype)

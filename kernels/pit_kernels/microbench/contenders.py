@@ -8,7 +8,7 @@ import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
@@ -17,6 +17,9 @@ from jaxtyping import Array, Float, Int32
 
 from pit_kernels import leaf_scores, three_way_attention, token_logprob
 from pit_kernels.dispatch import unsupported_reason
+from pit_kernels.gap_reward import tiles as gap_tiles
+from pit_kernels.three_way_attention import tiles as attention_tiles
+from pit_kernels.token_logprob import tiles as logprob_tiles
 
 Axes = Literal["BTNH", "BNTH"]
 """Order of the axes of q, k, v and the output: batch, tokens, heads, width."""
@@ -38,6 +41,7 @@ class Contender:
     sweep: tiles to try.
     absent: why it cannot run here, or None.
     needs_interpreter: whether it has no switch of its own for running on a CPU.
+    plain_rows: whether visible_until may be None, for rows of one causal sequence each.
     """
 
     name: str
@@ -48,11 +52,12 @@ class Contender:
     sweep: tuple[Tiles, ...] = ()
     absent: str | None = None
     needs_interpreter: bool = False
+    plain_rows: bool = False
 
     @property
     def ours(self) -> bool:
         """Whether it is one of this package's backends, whose figures are held to a baseline."""
-        return self.name in ("pallas_tpu", "xla", "auto")
+        return self.name in ("pallas_tpu", "pallas_tpu_btnh", "xla", "auto")
 
     @property
     def packs_trees(self) -> bool:
@@ -96,6 +101,13 @@ def _missing(module: str, what: str) -> str | None:
     return f"{what} is not installed: pip install {what}"
 
 
+_TILES: dict[str, Callable[..., Any]] = {
+    "three_way_attention": attention_tiles.Tiles,
+    "token_logprob": logprob_tiles.Tiles,
+    "gap_reward": gap_tiles.Tiles,
+}
+
+
 def _ours(operation: str, serves: frozenset[str], call: Callable[..., Any], axes: Axes = "BTNH") -> list[Contender]:
     """The backends of this package that the operation has for TPUs, the Pallas one first."""
     found = []
@@ -106,6 +118,8 @@ def _ours(operation: str, serves: frozenset[str], call: Callable[..., Any], axes
             options: dict[str, Any] = {"implementation": backend}
             if interpret and backend == "pallas_tpu":
                 options["interpret"] = True
+            if tiles is not None:
+                options["tiles"] = _TILES[operation](**tiles)
             return functools.partial(call, **options)
 
         found.append(Contender(backend, operation, serves, make, axes, absent=reason))
@@ -117,14 +131,23 @@ def _ours(operation: str, serves: frozenset[str], call: Callable[..., Any], axes
 
 def _attention() -> list[Contender]:
     trees = frozenset({"trees", "grouped", "soft_cap"})
-    packed = frozenset({"grouped"})
+    ours = _ours("three_way_attention", trees, _our_attention, "BNTH")
+    # What a caller pays whose projections write the tokens before the heads and cannot write them otherwise.
+    as_called = replace(_ours("three_way_attention", trees, three_way_attention, "BTNH")[0], name="pallas_tpu_btnh")
     tokamax = _missing("tokamax", "tokamax")
     return [
-        *_ours("three_way_attention", trees, _our_attention, "BNTH"),
-        Contender("jax_flash", "three_way_attention", packed, _flash, "BNTH", ATTENTION_SWEEP, needs_interpreter=True),
-        Contender("jax_splash", "three_way_attention", packed, _splash, "BNTH", ATTENTION_SWEEP),
-        Contender("tokamax", "three_way_attention", packed, _tokamax_splash, "BNTH", ATTENTION_SWEEP, tokamax),
+        *ours,
+        as_called,
+        _peer("jax_flash", _flash, needs_interpreter=True),
+        _peer("jax_splash", _splash),
+        _peer("tokamax", _tokamax_splash, absent=tokamax),
     ]
+
+
+def _peer(name: str, make: Callable[[Tiles | None, bool], Callable[..., Any]], **options: Any) -> Contender:
+    """A published attention kernel: packed sequences and grouped heads, but no trees."""
+    serves = frozenset({"grouped"})
+    return Contender(name, "three_way_attention", serves, make, "BNTH", ATTENTION_SWEEP, plain_rows=True, **options)
 
 
 def _our_attention(q: Any, k: Any, v: Any, visible_until: Any, **options: Any) -> Any:
@@ -162,12 +185,12 @@ def _flash(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
             block_k_dq=block_k,
             block_q_dq=block_q,
         )
-        ids = segment_ids(visible_until)
+        ids = None if visible_until is None else segment_ids(visible_until)
         return flash.flash_attention(
             q,
             _repeated(q, k),
             _repeated(q, v),
-            segment_ids=flash.SegmentIds(ids, ids),
+            segment_ids=None if ids is None else flash.SegmentIds(ids, ids),
             causal=True,
             sm_scale=q.shape[3] ** -0.5,
             block_sizes=blocks,
@@ -201,6 +224,8 @@ def _splash(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
         mask = masks.MultiHeadMask([masks.CausalMask((tokens, tokens)) for _ in range(heads)])
         kernel = splash.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
         scaled = (q * width**-0.5).astype(q.dtype)
+        if visible_until is None:
+            return jax.vmap(kernel)(scaled, k, v)
         ids = segment_ids(visible_until)
         return jax.vmap(lambda q, k, v, ids: kernel(q, k, v, splash.SegmentIds(ids, ids)))(scaled, k, v, ids)
 
@@ -227,6 +252,8 @@ def _tokamax_splash(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
         )
         kernel = splash.make_splash_mha(masks.CausalMask((tokens, tokens)), config=config, q_seq_shards=1)
         scaled = (q * width**-0.5).astype(q.dtype)
+        if visible_until is None:
+            return jax.vmap(kernel)(scaled, k, v)
         ids = segment_ids(visible_until)
         return jax.vmap(lambda q, k, v, ids: kernel(q, k, v, base.SegmentIds(ids, ids)))(scaled, k, v, ids)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jcore
 
@@ -220,6 +221,8 @@ class _Evaluation:
             return self.scan(equation, operands, path)
         if name == "scan":
             self.count(path, equation.params["length"])
+        if name == "sort":
+            return _sorted(equation, operands)
         if name == "platform_index":
             return [_Lazy(lambda: _not_known("the index of the platform"))]
         inner = _inner(equation)
@@ -322,6 +325,23 @@ def _applied(equation: Any, operands: list[_Lazy]) -> list[_Lazy]:
 
     together = _Lazy(apply)
     return [_Lazy(functools.partial(_item, together, number)) for number in range(len(equation.outvars))]
+
+
+def _sorted(equation: Any, operands: list[_Lazy]) -> list[_Lazy]:
+    """A sort's results: what is carried along may be unknown, the order follows from the keys alone."""
+    keys, axis = equation.params["num_keys"], equation.params["dimension"]
+
+    def order() -> Any:
+        known = [jnp.asarray(operand.get()) for operand in operands[:keys]]
+        place = jax.lax.broadcasted_iota(np.int32, known[0].shape, axis)
+        return jax.lax.sort((*known, place), dimension=axis, is_stable=equation.params["is_stable"], num_keys=keys)[-1]
+
+    together = _Lazy(order)
+
+    def ordered(operand: _Lazy) -> Any:
+        return jnp.take_along_axis(jnp.asarray(operand.get()), together.get(), axis)
+
+    return [_Lazy(functools.partial(ordered, operand)) for operand in operands]
 
 
 def _item(together: _Lazy, number: int) -> Any:

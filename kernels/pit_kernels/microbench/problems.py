@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -10,7 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from pit_kernels.microbench.contenders import Contender, Tiles
-from pit_kernels.workloads import WORKLOADS, Workload, forest, pack_sequences, path_lengths, visible_until
+from pit_kernels.workloads import (
+    HEAD_SHAPES,
+    TILE_HEADS,
+    TILE_LAYOUTS,
+    WORKLOADS,
+    Workload,
+    forest,
+    pack_sequences,
+    path_lengths,
+    visible_until,
+)
 
 Direction = Literal["forward", "both"]
 """What is called: the operation, or the operation with its gradients."""
@@ -22,7 +32,9 @@ PEER_ROWS = (1024, 2048, 4096)
 """Row lengths that separate paths are packed into; the best counts."""
 
 MODEL = "llama-3-8b"
-"""The heads that attention is measured with: N=32, K=8, H=128."""
+"""The heads that attention is measured with where a problem names none: N=32, K=8, H=128."""
+
+_ATTENTION = "three_way_attention"
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,9 @@ class Problem:
     what: one line for the table.
     workload: of attention.
     sizes: of the other operations, by letter.
-    fixed_tiles: whether contenders keep their first tiles, so that their hot pieces do the same work.
+    tells_tile: whether it is for the length of the hot 512 x 512 tile; the best tiles are those that make it shortest.
+    dtype: of the arrays.
+    without_trees: rows that contenders without trees get instead; None for the separate paths, packed.
     """
 
     name: str
@@ -42,7 +56,9 @@ class Problem:
     what: str
     workload: Workload | None = None
     sizes: Mapping[str, int] | None = None
-    fixed_tiles: bool = False
+    tells_tile: bool = False
+    without_trees: Workload | None = None
+    dtype: str = "bfloat16"
 
     @property
     def units(self) -> int:
@@ -51,8 +67,11 @@ class Problem:
 
     @property
     def has_trees(self) -> bool:
-        """Whether a tree of the work has more than one path, so that a contender without trees needs more rows."""
-        return self.workload is not None and len(set(path_parents(self.workload))) < len(path_parents(self.workload))
+        """Whether a tree of the work has more than one path, so that a contender without trees gets them packed."""
+        if self.workload is None or self.without_trees is not None:
+            return False
+        parents = path_parents(self.workload)
+        return len(set(parents)) < len(parents)
 
 
 def path_parents(workload: Workload) -> list[int]:
@@ -79,19 +98,8 @@ def problems(operation: str) -> dict[str, Problem]:
     Raises:
       ValueError: if it has none.
     """
-    if operation == "three_way_attention":
-        whats = {
-            "classic-1536": "16 rows of three slots of 512, filled 200 + 100 + 100",
-            "packed-2048": "8 rows of packed gap trees, lengths as in HH-RLHF",
-            "packed-4096": "4 rows of packed gap trees, lengths as in HH-RLHF",
-            "rollout-4096": "4 rows of trees with 16 samples each",
-            "causal-4096": "4 rows of one plain causal sequence",
-        }
-        found = {workload.layout.name: workload for workload in WORKLOADS if workload.name.startswith(f"{MODEL}/")}
-        rest = {name: Problem(name, operation, what, found[name]) for name, what in whats.items()}
-        tile = Workload("tile-512", replace(found["causal-4096"].layout, batch=1), 2, 2, found["causal-4096"].head_dim)
-        what = "one causal row in two heads, for the length of the hot 512 x 512 tile"
-        return {"tile-512": Problem("tile-512", operation, what, tile, fixed_tiles=True), **rest}
+    if operation == _ATTENTION:
+        return {problem.name: problem for problem in (*_tile_problems(), *_row_problems())}
     if operation == "token_logprob":
         sizes = {"M": 16384, "D": 2304, "V": 256000}
         what = "16,384 tokens, width 2,304, vocabulary 256,000, a tied bfloat16 table"
@@ -104,10 +112,67 @@ def problems(operation: str) -> dict[str, Problem]:
     raise ValueError(f"op is {operation!r}; it must be one of three_way_attention, token_logprob, gap_reward")
 
 
+def class_problem(operation: str, shape_class: str) -> Problem:
+    """What the tiles of a class of widths are judged on, such as "bfloat16-2304": token_logprob or gap_reward.
+
+    Raises:
+      ValueError: if the operation has no such classes.
+    """
+    dtype, _, width = shape_class.partition("-")
+    name = f"class:{shape_class}"
+    if operation == "token_logprob":
+        sizes = {"M": 8192, "D": int(width), "V": 32768}
+        return Problem(name, operation, "8,192 tokens, vocabulary 32,768", sizes=sizes, dtype=dtype)
+    if operation == "gap_reward":
+        sizes = {"B": 8, "T": 2048, "D": int(width), "G": 128, "L": 4}
+        return Problem(name, operation, "512 leaves of 8 rows of 2,048", sizes=sizes, dtype=dtype)
+    raise ValueError(f"op is {operation!r}; it must be token_logprob or gap_reward")
+
+
+def _tile_problems() -> list[Problem]:
+    """Two rows for the length of the hot 512 x 512 tile; both have one row in two heads of width 128."""
+    shape = TILE_HEADS[1:]
+    full, partial, padded = (Workload(layout.name, layout, *shape) for layout in TILE_LAYOUTS)
+    return [
+        Problem(full.name, _ATTENTION, "one causal sequence: nearly every tile is wholly visible", full, None, True),
+        Problem(
+            partial.name,
+            _ATTENTION,
+            "no tile is wholly visible: ours gets a trunk with a leaf of one token off every 127 of its own, others "
+            "one causal sequence with 4 tokens of padding, and its segment ids",
+            partial,
+            tells_tile=True,
+            without_trees=padded,
+        ),
+    ]
+
+
+def _row_problems() -> list[Problem]:
+    """The packed rows of the shape that most is measured with, and one of them in the other shapes."""
+    whats = {
+        "classic-1536": "16 rows of three slots of 512, filled 200 + 100 + 100",
+        "packed-2048": "8 rows of packed gap trees, lengths as in HH-RLHF",
+        "packed-4096": "4 rows of packed gap trees, lengths as in HH-RLHF",
+        "rollout-4096": "4 rows of trees with 16 samples each",
+        "causal-4096": "4 rows of one plain causal sequence",
+    }
+    found = {workload.name: workload for workload in WORKLOADS}
+    here = [Problem(name, _ATTENTION, what, found[f"{MODEL}/{name}"]) for name, what in whats.items()]
+    for shape in HEAD_SHAPES:
+        if shape.model == MODEL:
+            continue
+        heads = f"{shape.heads} heads on {shape.kv_heads} of width {shape.head_dim}"
+        here += [
+            Problem(f"{name}-{shape.model}", _ATTENTION, f"{whats[name]}; {heads}", found[f"{shape.model}/{name}"])
+            for name in ("packed-2048", "packed-4096", "rollout-4096")
+        ]
+    return here
+
+
 def program(problem: Problem, contender: Contender, job: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The function to call and its arguments: arrays where they steer, shapes elsewhere."""
     function = contender.make(job.tiles, False)
-    if problem.operation == "three_way_attention":
+    if problem.operation == _ATTENTION:
         return _attention(problem, contender, job, function)
     if problem.operation == "token_logprob":
         return _logprob(problem, contender, job, function)
@@ -115,11 +180,12 @@ def program(problem: Problem, contender: Contender, job: Job) -> tuple[Callable[
 
 
 def rows(problem: Problem, contender: Contender, job: Job) -> np.ndarray:
-    """`visible_until` of the rows that a contender is given: trees, or their paths apart."""
+    """`visible_until` of the rows that a contender is given: trees, or what stands for them."""
     if problem.workload is None:
         raise ValueError(f"{problem.name} has no rows: it is no problem of attention")
-    if not problem.has_trees or contender.packs_trees:
-        return visible_until(problem.workload, SEED)
+    if contender.packs_trees or not problem.has_trees:
+        instead = None if contender.packs_trees else problem.without_trees
+        return visible_until(instead or problem.workload, SEED)
     return pack_sequences(path_lengths(problem.workload, SEED), job.row_length or PEER_ROWS[-1])
 
 
@@ -136,6 +202,9 @@ def _attention(
         return jax.ShapeDtypeStruct((batch, *middle, workload.head_dim), jnp.bfloat16)
 
     q, kv = shape(workload.heads), shape(workload.kv_heads)
+    if contender.plain_rows and (until == tokens).all():
+        # Rows of one sequence need no segment ids, and a kernel that gets none takes its body without them.
+        function = functools.partial(_without_ids, function)
     if job.direction == "forward":
         return function, (q, kv, kv, until)
 
@@ -146,12 +215,16 @@ def _attention(
     return both, (q, kv, kv, until, q)
 
 
+def _without_ids(function: Callable[..., Any], q: Any, k: Any, v: Any, until: Any) -> Any:
+    return function(q, k, v, None)
+
+
 def _logprob(
     problem: Problem, contender: Contender, job: Job, function: Callable[..., Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     sizes = problem.sizes or {}
-    hidden = jax.ShapeDtypeStruct((sizes["M"], sizes["D"]), jnp.bfloat16)
-    weight = jax.ShapeDtypeStruct((sizes["V"], sizes["D"]), jnp.bfloat16)
+    hidden = jax.ShapeDtypeStruct((sizes["M"], sizes["D"]), jnp.dtype(problem.dtype))
+    weight = jax.ShapeDtypeStruct((sizes["V"], sizes["D"]), jnp.dtype(problem.dtype))
     target = jax.ShapeDtypeStruct((sizes["M"],), jnp.int32)
 
     def total(hidden: Any, weight: Any, target: Any) -> Any:
@@ -165,9 +238,10 @@ def _logprob(
 
 def _scores(problem: Problem, job: Job, function: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     sizes = problem.sizes or {}
-    vector = jax.ShapeDtypeStruct((sizes["D"],), jnp.bfloat16)
-    hidden = jax.ShapeDtypeStruct((sizes["B"], sizes["T"], sizes["D"]), jnp.bfloat16)
-    bias = jax.ShapeDtypeStruct((), jnp.bfloat16)
+    dtype = jnp.dtype(problem.dtype)
+    vector = jax.ShapeDtypeStruct((sizes["D"],), dtype)
+    hidden = jax.ShapeDtypeStruct((sizes["B"], sizes["T"], sizes["D"]), dtype)
+    bias = jax.ShapeDtypeStruct((), dtype)
     rng = np.random.default_rng(SEED)
     leaf = np.stack(
         [

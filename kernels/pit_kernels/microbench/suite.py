@@ -133,12 +133,12 @@ def _measured(
         apart = problem.has_trees and not contender.packs_trees
         sizes = [size for size in PEER_ROWS if size >= _longest(problem)] if apart else [None]
         for direction in DIRECTIONS:
-            known = before.get("/".join((contender.operation, problem.name, direction, contender.name, target)))
+            # Of a hot tile the whole sweep is shown.
+            key = "/".join((contender.operation, problem.name, direction, contender.name, target))
+            known = None if problem.tells_tile else before.get(key)
             if known is not None:
                 settled.add((problem.name, direction))
             jobs += [known] if known is not None else [Job(problem.name, direction, first, size) for size in sizes]
-            if problem.fixed_tiles:
-                settled.add((problem.name, direction))
     attempt(jobs)
     more = []
     for (name, direction), answers in tried.items():
@@ -160,7 +160,9 @@ def _add_best(
         outcome.left_out.append((f"{contender.name} on {problem.name}, {direction}, {target}", why))
         return
     job, figures = best
-    sweep = [{"job": asdict(job), "us": answer.get("us"), "error": answer.get("error")} for job, answer in tried]
+    sweep = [
+        {"job": asdict(job), **{name: answer.get(name) for name in ("us", "tile", "error")}} for job, answer in tried
+    ]
     names = (contender.operation, problem.name, direction, contender.name, target)
     outcome.rows.append(Row(*names, contender.ours, problem.units, {**figures, "sweep": sweep}, asdict(job)))
 
@@ -173,8 +175,14 @@ def _longest(problem: Problem) -> int:
 
 
 def _least(tried: Sequence[tuple[Job, dict[str, Any]]]) -> tuple[Job, dict[str, Any]] | None:
-    """The complete answer that takes the least time; failing that, nothing: an unknown figure is no figure."""
+    """The complete answer that takes the least time, or the shortest tile where one is told.
+
+    Failing that, nothing: an unknown figure is no figure.
+    """
     complete = [(job, answer) for job, answer in tried if answer.get("complete")]
+    told = [(job, answer) for job, answer in complete if "tile" in answer]
+    if told:
+        return min(told, key=lambda pair: float(pair[1]["tile"]["bundles"]))
     return min(complete, key=lambda pair: float(pair[1]["us"]), default=None)
 
 
@@ -231,7 +239,9 @@ def origin() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    status = ["git", "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)bench/results"]
+    # What the suite itself writes is no change to what is measured.
+    written = [f":(top,exclude){path}" for path in ("bench/results", "kernels/README.md", "docs/kernels.png")]
+    status = ["git", "status", "--porcelain", "--untracked-files=no", "--", ":/", *written]
     changed = subprocess.run(status, capture_output=True, text=True, check=False).stdout.strip()
     return {"versions": versions, "commit": (commit or "unknown") + (" with changes" if changed else "")}
 
@@ -271,6 +281,12 @@ def load(path: Path) -> list[Row]:
         raise ValueError(f"{path} is no results file of the kernel suite ({error}); write one with --json") from error
 
 
+def origins(path: Path) -> dict[str, dict[str, Any]]:
+    """Versions and commit that each row of a results file carries, by the row's name; none where there is no file."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {key: {name: row[name] for name in ("versions", "commit") if name in row} for key, row in found.items()}
+
+
 def regressions(rows: Sequence[Row], baseline: Sequence[Row]) -> list[str]:
     """One line for each figure of ours that lies more than TOLERANCE above its baseline."""
     before = {row.key: row for row in baseline}
@@ -283,42 +299,3 @@ def regressions(rows: Sequence[Row], baseline: Sequence[Row]) -> list[str]:
             if now > then * (1 + TOLERANCE):
                 worse.append(f"{row.key}: {name} is {now:,.6g}, {now / then - 1:+.1%} of {then:,.6g}")
     return worse
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The table of kernels/README.md."""
-    columns = ("operation", "problem", "direction", "target", "contender")
-    figures = ("us a tree", "us", "cycles", "HBM MB", "hot bundles", "MXU")
-    out = [f"| {' | '.join((*columns, *figures))} |", "|" + "---|" * len(columns) + "---:|" * len(figures)]
-    ordered = sorted(rows, key=lambda row: (row.operation, row.problem, row.direction, row.target, row.figures["us"]))
-    for row in ordered:
-        found, hot = row.figures, hot_of(row)
-        cells = [row.operation, row.problem, row.direction, row.target, row.contender]
-        cells += [f"{found['us'] / row.units:,.2f}", f"{found['us']:,.0f}", f"{found['cycles']:,}"]
-        cells.append(f"{found['hbm_bytes'] / 1e6:,.1f}")
-        cells += [f"{hot['bundles']}", f"{hot['use'].get('MXU', 0):.0%}"] if hot else ["", ""]
-        out.append(f"| {' | '.join(cells)} |")
-    return "\n".join(out)
-
-
-def hot_of(row: Row) -> dict[str, Any] | None:
-    """The hot piece that most cycles of a row go to."""
-    found = [kernel["hot"] for kernel in row.figures.get("kernels", []) if kernel["hot"]]
-    return max(found, key=lambda hot: hot["bundles"] * hot["passes"], default=None)
-
-
-MARKERS = ("<!-- kernels table: begin -->", "<!-- kernels table: end -->")
-"""The lines between which `write_table` puts the table."""
-
-
-def write_table(path: Path, rows: Sequence[Row]) -> None:
-    """Puts the table between the markers of a file.
-
-    Raises:
-      ValueError: if the file has not both markers.
-    """
-    text = path.read_text(encoding="utf-8")
-    begin, end = (text.find(marker) for marker in MARKERS)
-    if begin < 0 or end < begin:
-        raise ValueError(f"{path} has no place for the table; it must hold the lines {MARKERS[0]} and {MARKERS[1]}")
-    path.write_text(f"{text[:begin]}{MARKERS[0]}\n{markdown(rows)}\n{text[end:]}", encoding="utf-8")

@@ -64,7 +64,7 @@ def time_problem(outcome: Outcome, contenders: Sequence[Contender], problem: Pro
             job = Job(problem.name, direction, tiles, PEER_ROWS[-1] if apart else None)
             # What a compiler refuses is a result too, whatever it raises.
             try:
-                calls[contender.name] = _compiled(*program(problem, contender, job))
+                calls[contender.name] = compiled(*program(problem, contender, job))
             except Exception as error:
                 message = (str(error).strip().splitlines() or [""])[0]
                 outcome.left_out.append((f"{contender.name} on {problem.name}", f"{type(error).__name__}: {message}"))
@@ -97,7 +97,7 @@ def time_problem(outcome: Outcome, contenders: Sequence[Contender], problem: Pro
             outcome.rows.append(row)
 
 
-def _compiled(function: Callable[..., Any], arguments: Sequence[Any]) -> Callable[[], Any]:
+def compiled(function: Callable[..., Any], arguments: Sequence[Any]) -> Callable[[], Any]:
     """A call of the compiled program on arrays that are on the device."""
     rng = np.random.default_rng(0)
 
@@ -109,8 +109,8 @@ def _compiled(function: Callable[..., Any], arguments: Sequence[Any]) -> Callabl
         return jnp.asarray(rng.normal(size=x.shape).astype(np.float32), x.dtype)
 
     arrays = [filled(x) for x in arguments]
-    compiled = jax.jit(function).lower(*arrays).compile()
-    return lambda: jax.block_until_ready(compiled(*arrays))
+    ready = jax.jit(function).lower(*arrays).compile()
+    return lambda: jax.block_until_ready(ready(*arrays))
 
 
 def measure(calls: Mapping[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, np.ndarray], str]:

@@ -1,23 +1,61 @@
-"""Sweeps the tiles of an operation and keeps the best of each kind of device and class of shapes."""
+"""Finds the tiles of our kernels by steps from those they have, and keeps them in the committed table.
+
+A class of shapes is judged on the problems of its shape, forward and backward together. The clock is the static
+estimate for a TPU that is not there, or the device's own where one is attached.
+"""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from pit_kernels.microbench.static import analyse
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+from pit_kernels import device
+from pit_kernels.gap_reward import tiles as gap_tiles
+from pit_kernels.microbench.problems import Job, class_problem, problems, program
+from pit_kernels.microbench.suite import ask_worker
+from pit_kernels.microbench.timing import compiled, measure
+from pit_kernels.microbench.worker import named_contender, named_problem
+from pit_kernels.three_way_attention import tiles as attention_tiles
+from pit_kernels.token_logprob import tiles as logprob_tiles
+from pit_kernels.workloads import HEAD_SHAPES
 
 TILES_FILE = Path(__file__).parents[1] / "tiles.json"
 """Where the best tiles are kept: operation, kind of device, class of shapes."""
 
-Tiles = TypeVar("Tiles")
-Build = Callable[[Tiles], tuple[Callable[..., Any], Sequence[Any]]]
-"""Gives the function to call with such tiles, and its arguments."""
+AnyTiles = Any
+"""A tile dataclass of an operation."""
+
+Clock = Callable[[AnyTiles], float]
+"""Microseconds with such tiles; raises ValueError where they give none."""
+
+STEPS: dict[str, Mapping[str, Sequence[Callable[[int], int]]]] = {
+    "three_way_attention": {
+        "queries": (lambda n: n // 2, lambda n: 2 * n),
+        "keys": (lambda n: n // 2, lambda n: 2 * n),
+        "unroll": (lambda n: n - 1, lambda n: n + 1),
+        "masked": (lambda n: n - 1, lambda n: n + 1),
+        "short": (lambda n: n - 2, lambda n: n + 2),
+    },
+    "token_logprob": {
+        name: (lambda n: n // 2, lambda n: 2 * n)
+        for name in ("rows", "row_tile", "vocab_tile", "grad_rows", "grad_row_tile", "grad_vocab_tile")
+    },
+    "gap_reward": {
+        "block": (lambda n: 2 * n,),
+        "group": (lambda n: n // 2, lambda n: 2 * n),
+        "tokens": (lambda n: n // 2, lambda n: 2 * n, lambda n: 4 * n),
+    },
+}
+"""By operation and size, the steps that a sweep takes from the tiles it starts with, one size at a time."""
 
 
 @dataclass(frozen=True)
-class Tuned(Generic[Tiles]):
+class Tuned:
     """The outcome of a sweep.
 
     best: the tiles that take the least time.
@@ -25,70 +63,150 @@ class Tuned(Generic[Tiles]):
     why: the reason for each None.
     """
 
-    best: Tiles
+    best: AnyTiles
     us: list[float | None]
     why: list[str]
 
 
-def static_us(function: Callable[..., Any], arguments: Sequence[Any], target: str) -> float:
-    """Estimated microseconds of one call; the default clock of `tune`.
+def shape_classes(operation: str, target: str = "v5e") -> dict[str, tuple[str, ...]]:
+    """The classes of shapes that an operation is tuned for, each with the problems that it is judged on.
+
+    The small VMEM of v4 refuses attention over rows of 4,096 tokens of some shapes: it is judged on rows of 2,048.
 
     Raises:
-      ValueError: if the cost is not known in full.
+      ValueError: if the operation has no tiles.
+
+    Example:
+      >>> shape_classes("three_way_attention")["r4-h128-b2"]
+      ('packed-4096', 'rollout-4096')
     """
-    static = analyse(function, arguments, target)
-    if not static.complete:
-        raise ValueError("; ".join(static.notes))
-    return static.us
+    if operation == "three_way_attention":
+        names = ("packed-2048",) if target == "v4" else ("packed-4096", "rollout-4096")
+        known = problems(operation)
+        return {
+            attention_tiles.shape_class(shape.heads // shape.kv_heads, shape.head_dim, 2): tuple(
+                name if f"{name}-{shape.model}" not in known else f"{name}-{shape.model}" for name in names
+            )
+            for shape in HEAD_SHAPES
+        }
+    if operation == "token_logprob":
+        return {name: (f"class:{name}",) for name in _wide(logprob_tiles.WIDTHS)}
+    if operation == "gap_reward":
+        return {name: (f"class:{name}",) for name in _wide(gap_tiles.WIDTHS)}
+    raise ValueError(f"op is {operation!r}; it must be one of {', '.join(STEPS)}")
 
 
-def tune(
-    candidates: Sequence[Tiles],
-    build: Build[Tiles],
-    target: str,
-    *,
-    clock: Callable[[Callable[..., Any], Sequence[Any], str], float] = static_us,
-) -> Tuned[Tiles]:
+def _wide(widths: Sequence[int]) -> list[str]:
+    return [f"{dtype}-{width}" for dtype in ("bfloat16", "float32") for width in widths]
+
+
+def present(operation: str, target: str, shape_class: str) -> AnyTiles:
+    """The tiles that a class has on a kind of TPU, by the table or by the operation's own rule.
+
+    Raises:
+      ValueError: if it has none.
+    """
+    kind = AbstractDevice(device.device_kind(target), num_cores=None, platform="tpu")
+    with use_abstract_mesh(AbstractMesh((1,), ("core",), abstract_device=kind)):
+        if operation == "three_way_attention":
+            group, width, itemsize = (int(part[1:]) for part in shape_class.split("-"))
+            return attention_tiles.default_tiles(4096, group, width, itemsize)
+        problem = class_problem(operation, shape_class)
+        width, dtype = (problem.sizes or {})["D"], np.dtype(jnp.dtype(problem.dtype))
+        found = (
+            logprob_tiles.default(width, dtype)
+            if operation == "token_logprob"
+            else gap_tiles.default_tiles(width, dtype)
+        )
+    if found is None:
+        raise ValueError(f"{operation} has no tiles for {shape_class} on {target}; write some to start from")
+    return found
+
+
+def candidates(operation: str, start: AnyTiles) -> list[AnyTiles]:
+    """The tiles to start with, and those that differ in one size."""
+    found = [start]
+    for name, steps in STEPS[operation].items():
+        for step in steps:
+            # A size that its own rule refuses is no candidate.
+            try:
+                found.append(replace(start, **{name: step(getattr(start, name))}))
+            except ValueError:
+                continue
+    return list(dict.fromkeys(found))
+
+
+def static_clock(operation: str, target: str, names: Sequence[str]) -> Clock:
+    """Estimates forward and backward of problems, added up, with the real compiler."""
+
+    def us(tiles: AnyTiles) -> float:
+        jobs = [Job(name, "both", asdict(tiles)) for name in names]
+        answers = ask_worker(named_contender(operation, "pallas_tpu"), target, jobs)
+        for answer in answers:
+            if not answer.get("complete"):
+                raise ValueError(answer.get("error") or "; ".join(answer.get("notes", ["no figure"])))
+        return sum(float(answer["us"]) for answer in answers)
+
+    return us
+
+
+def timed_clock(operation: str, names: Sequence[str], rounds: int = 20) -> Clock:
+    """Times forward and backward of problems on the attached device, medians added up."""
+    contender = named_contender(operation, "pallas_tpu")
+
+    def us(tiles: AnyTiles) -> float:
+        calls = {
+            name: compiled(*program(named_problem(operation, name, None), contender, Job(name, "both", asdict(tiles))))
+            for name in names
+        }
+        seconds, _ = measure(calls, rounds)
+        return sum(float(np.median(seconds[name])) for name in names) * 1e6
+
+    return us
+
+
+def tune(choices: Sequence[AnyTiles], clock: Clock, tell: Callable[[str], None] = lambda line: None) -> Tuned:
     """Tries every candidate and names the best.
 
     Args:
-      candidates: tile dataclasses of the operation.
-      build: gives the function and its arguments for tiles.
-      target: kind of device.
-      clock: microseconds of one call; counted statically by default, timed where there is hardware.
+      choices: tile dataclasses of the operation.
+      clock: microseconds of each.
+      tell: hears each candidate with its time.
 
     Raises:
       ValueError: if no candidate works; the message gives the first reason.
     """
     us: list[float | None] = []
     why = []
-    for tiles in candidates:
-        # What a compiler refuses (no room in VMEM) is a candidate less, whatever it raises.
+    for tiles in choices:
+        # What a compiler refuses (no room in VMEM) is a candidate less.
         try:
-            us.append(clock(*build(tiles), target))
-        except Exception as error:
+            us.append(clock(tiles))
+            tell(f"{us[-1]:,.1f} us  {tiles}")
+        except (ValueError, RuntimeError) as error:
             us.append(None)
             why.append(f"{tiles}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}")
+            tell(f"no figure  {why[-1]}")
     known = [(time, number) for number, time in enumerate(us) if time is not None]
     if not known:
-        raise ValueError(
-            f"none of {len(candidates)} candidates works for {target}: {why[0] if why else 'there is none'}"
-        )
-    return Tuned(candidates[min(known)[1]], us, why)
+        raise ValueError(f"none of {len(choices)} candidates works: {why[0] if why else 'there is none'}")
+    return Tuned(choices[min(known)[1]], us, why)
 
 
-def keep(operation: str, target: str, shape_class: str, tuned: Tuned[Any], path: Path = TILES_FILE) -> None:
+def keep(operation: str, target: str, shape_class: str, best: AnyTiles, path: Path = TILES_FILE) -> None:
     """Writes the best tiles, in place of those kept before for the same operation, device and shapes."""
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found.setdefault(operation, {}).setdefault(target, {})[shape_class] = asdict(tuned.best)
-    path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    found.setdefault(operation, {}).setdefault(target, {})[shape_class] = asdict(best)
+    path.write_text(_text(found), encoding="utf-8")
 
 
-def kept(operation: str, target: str, shape_class: str, path: Path = TILES_FILE) -> dict[str, int] | None:
-    """The tiles kept for an operation, or None where there are none."""
-    if not path.exists():
-        return None
-    found: dict[str, int] | None = (
-        json.loads(path.read_text(encoding="utf-8")).get(operation, {}).get(target, {}).get(shape_class)
-    )
-    return found
+def _text(table: Mapping[str, Any]) -> str:
+    """The table as JSON, a line a class of shapes."""
+    operations = []
+    for operation, targets in sorted(table.items()):
+        kinds = []
+        for target, classes in sorted(targets.items()):
+            lines = ",\n".join(f'      "{name}": {json.dumps(sizes)}' for name, sizes in sorted(classes.items()))
+            kinds.append(f'    "{target}": {{\n{lines}\n    }}')
+        operations.append(f'  "{operation}": {{\n' + ",\n".join(kinds) + "\n  }")
+    return "{\n" + ",\n".join(operations) + "\n}\n"

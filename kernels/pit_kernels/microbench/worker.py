@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from pit_kernels.microbench.contenders import Contender, contenders, load_contender
-from pit_kernels.microbench.problems import Job, Problem, problems, program
+from pit_kernels.microbench.hot_tiles import hot_tile
+from pit_kernels.microbench.problems import Job, Problem, class_problem, problems, program
 from pit_kernels.microbench.static import Static, analyse
 from pit_kernels.workloads import HEAD_SHAPES, gap_workload
 
 
-def summary(static: Static) -> dict[str, Any]:
-    """The figures of a static cost, as JSON."""
+def summary(static: Static, problem: Problem, job: Job) -> dict[str, Any]:
+    """The figures of a static cost, as JSON; "tile" is there for problems whose hot tile is told."""
+    tile = hot_tile(static.kernels, job.direction, static.target) if problem.tells_tile else None
     return {
         "cycles": static.cycles,
         "hbm_bytes": static.hbm_bytes,
@@ -29,17 +31,20 @@ def summary(static: Static) -> dict[str, Any]:
         "vmem_bytes": static.vmem_bytes,
         "launches": sum(kernel.calls or 0 for kernel in static.kernels[:-1]),
         "notes": static.notes,
+        **({} if tile is None else {"tile": asdict(tile)}),
         "kernels": [asdict(kernel) for kernel in static.kernels],
     }
 
 
 def named_problem(operation: str, name: str, lengths: dict[str, Any] | None) -> Problem:
-    """A problem by its name; "lengths" is made of the given lengths."""
+    """A problem by its name; "lengths" is made of the given lengths, "class:..." is of a class of widths."""
     if name == "lengths" and lengths is not None:
         shape = next(shape for shape in HEAD_SHAPES if shape.model == lengths["model"])
         triples = [(a, b, c) for a, b, c in lengths["triples"]]
         workload = gap_workload(triples, lengths["row_length"], shape)
         return Problem(name, operation, f"{len(triples)} preferences of the given lengths", workload)
+    if name.startswith("class:"):
+        return class_problem(operation, name.removeprefix("class:"))
     return problems(operation)[name]
 
 
@@ -60,7 +65,7 @@ def main() -> None:
         # What a compiler refuses (no room in VMEM, tiles that do not fit) is the result of the job.
         try:
             function, arguments = program(problem, contender, job)
-            found = summary(analyse(function, arguments, request["target"], keep_dumps=folder))
+            found = summary(analyse(function, arguments, request["target"], keep_dumps=folder), problem, job)
         except Exception as error:
             message = str(error).strip().splitlines()
             found = {"error": f"{type(error).__name__}: {message[0] if message else ''}"[:400]}

@@ -8,7 +8,7 @@ from pit_kernels import device, tiles
 
 _LANES = 128
 _NAME = "token_logprob"
-_WIDTHS = (1024, 2304, 3072, 4096, 6144, 8192)
+WIDTHS = (1024, 2304, 3072, 4096, 6144, 8192)
 """Upper ends of the classes of widths D that the table of tiles has rows for."""
 
 
@@ -55,7 +55,7 @@ def shape_class(width: int, dtype: np.dtype) -> str | None:
       >>> shape_class(2304, np.dtype(np.float32))
       'float32-2304'
     """
-    limit = next((limit for limit in _WIDTHS if width <= limit), None)
+    limit = next((limit for limit in WIDTHS if width <= limit), None)
     return None if limit is None else f"{dtype.name}-{limit}"
 
 

@@ -1,0 +1,110 @@
+"""The suite's figures as tables of Markdown, a line a problem and a column a contender."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pit_kernels.microbench.generations import GENERATIONS
+from pit_kernels.microbench.suite import Row
+
+OURS = "pallas_tpu"
+"""The contender that others are compared with."""
+
+ORDER = (OURS, "tokamax", "jax_splash", "jax_flash", "xla")
+"""Columns, where a contender of the name has a figure; others follow."""
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Tables of kernels/README.md: microseconds a tree of every operation, and bundles of the hot tiles."""
+    parts = []
+    tiles = [row for row in rows if row.figures.get("tile")]
+    if tiles:
+        title = "Bundles of a 512 x 512 tile, heads of width 128"
+        parts.append(_table(f"{title}, peers in blocks of 512 x 512", tiles, bundles_in_first_blocks, "{:,.0f}"))
+        parts.append(_table(f"{title}, peers in their best blocks", tiles, bundles_a_tile, "{:,.0f}"))
+    for operation in sorted({row.operation for row in rows}):
+        found = [row for row in rows if row.operation == operation and not row.figures.get("tile")]
+        unit = "a tree" if any(row.units > 1 for row in found) else "a call"
+        if found:
+            parts.append(_table(f"Estimated us {unit}, {operation}", found, us_a_tree, "{:,.2f}"))
+    return "\n\n".join(parts)
+
+
+def us_a_tree(row: Row) -> float:
+    """Estimated microseconds, shared among the trees of the work."""
+    return float(row.figures["us"]) / row.units
+
+
+def bundles_a_tile(row: Row) -> float:
+    """Cycles of a hot 512 x 512 tile."""
+    return float(row.figures["tile"]["bundles"])
+
+
+def bundles_in_first_blocks(row: Row) -> float:
+    """Cycles of a hot tile with the first tiles of the sweep, or with the only ones."""
+    first = next((tried for tried in row.figures.get("sweep", []) if tried.get("tile")), row.figures)
+    return float(first["tile"]["bundles"])
+
+
+def ratio(rows: Sequence[Row], figure: Callable[[Row], float]) -> float | None:
+    """Our figure over the least of the others; None where one of the two is not there."""
+    ours = [figure(row) for row in rows if row.contender == OURS]
+    others = [figure(row) for row in rows if not row.contender.startswith(OURS)]
+    return ours[0] / min(others) if ours and others else None
+
+
+def groups(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """Rows by problem, direction and target, in the order that tables show."""
+    found: dict[tuple[str, str, str], list[Row]] = {}
+    for row in sorted(rows, key=_place):
+        found.setdefault((row.problem, row.direction, row.target), []).append(row)
+    return found
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """Names of the contenders in the order that tables show."""
+    names = {row.contender for row in rows}
+    return [name for name in ORDER if name in names] + sorted(names - set(ORDER))
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    known = list(GENERATIONS)
+    target = known.index(row.target) if row.target in known else len(known)
+    return row.operation, row.problem, row.direction != "forward", target, row.target
+
+
+def _table(title: str, rows: Sequence[Row], figure: Callable[[Row], float], form: str) -> str:
+    names = columns(rows)
+    out = [f"{title}:", ""]
+    out.append("| problem | direction | target | " + " | ".join(names) + " | ours / best other |")
+    out.append("|---|---|---|" + "---:|" * (len(names) + 1))
+    for key, found in groups(rows).items():
+        by_name = {row.contender: row for row in found}
+        cells = [form.format(figure(by_name[name])) if name in by_name else "" for name in names]
+        share = ratio(found, figure)
+        out.append("| " + " | ".join((*key, *cells, "" if share is None else f"{share:.2f}")) + " |")
+    return "\n".join(out)
+
+
+def hot_of(row: Row) -> dict[str, Any] | None:
+    """The hot piece that most cycles of a row go to."""
+    found = [kernel["hot"] for kernel in row.figures.get("kernels", []) if kernel["hot"]]
+    return max(found, key=lambda hot: hot["bundles"] * hot["passes"], default=None)
+
+
+TABLE = "kernels table"
+"""Name of the place in kernels/README.md that the whole suite's tables go to."""
+
+
+def write_table(path: Path, rows: Sequence[Row], name: str = TABLE) -> None:
+    """Puts the tables between the lines of a file that mark the place of a name.
+
+    Raises:
+      ValueError: if the file has not both lines.
+    """
+    first, last = (f"<!-- {name}: {edge} -->" for edge in ("begin", "end"))
+    text = path.read_text(encoding="utf-8")
+    begin, end = text.find(first), text.find(last)
+    if begin < 0 or end < begin:
+        raise ValueError(f"{path} has no place for the table; it must hold the lines {first} and {last}")
+    path.write_text(f"{text[:begin]}{first}\n{markdown(rows)}\n{text[end:]}", encoding="utf-8")
