@@ -137,14 +137,17 @@ def test_the_committed_table_of_tiles_is_as_the_tuner_writes_it():
 
 
 def test_a_sweep_changes_one_size_at_a_time_and_no_size_beyond_its_rule():
-    found = tune.candidates("three_way_attention", AttentionTiles(queries=128, keys=512, unroll=1, short=1))
-    assert found[0] == AttentionTiles(queries=128, keys=512, unroll=1, short=1)
-    assert [(t.queries, t.keys, t.unroll, t.short) for t in found[1:]] == [
-        (256, 512, 1, 1),
-        (128, 256, 1, 1),
-        (128, 1024, 1, 1),
-        (128, 512, 2, 1),
-        (128, 512, 1, 3),
+    start = AttentionTiles(queries=128, keys=512, unroll=1, masked=2, short=1)
+    found = tune.candidates("three_way_attention", start)
+    assert found[0] == start
+    assert [(t.queries, t.keys, t.unroll, t.masked, t.short) for t in found[1:]] == [
+        (256, 512, 1, 2, 1),
+        (128, 256, 1, 2, 1),
+        (128, 1024, 1, 2, 1),
+        (128, 512, 2, 2, 1),
+        (128, 512, 1, 1, 1),
+        (128, 512, 1, 3, 1),
+        (128, 512, 1, 2, 3),
     ]
     assert tune.candidates("gap_reward", GapTiles(128, 16, 16))[1:] == [
         GapTiles(256, 16, 16),
