@@ -78,7 +78,8 @@ def default_tiles(tokens: int, group: int, width: int, itemsize: int) -> Tiles:
         small = v4 and (group > 1 or width > KEYS)
         queries = _power_of_two((ROWS // 2 if v4 and (group == 1 or width > KEYS) else ROWS) // group)
         widest = WIDEST // 2 if small else WIDEST
-        keys, unroll, masked = (2 * KEYS, 1, 1) if small else (4 * KEYS, 3, 2)
+        # Where heads share no mask, more of a masked tile is vector work, and more tiles a trip hide it.
+        keys, unroll, masked = (2 * KEYS, 1, 1) if small else (4 * KEYS, 3, 3 if group == 1 else 2)
         tiles = Tiles(queries, keys, unroll, masked, short=max(widest - queries // KEYS, 0))
     queries = tiles.queries
     while tokens % queries:
