@@ -48,7 +48,7 @@ def forward(
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
     """Output and log-sum-exp (natural log, -inf in padding)."""
     kernel = _kernel(q, k, settings)
-    q_in, k_in, v_in, until = _queries(kernel, q), _keys(kernel, k), _keys(kernel, v), _tokens(kernel, visible_until)
+    q_in, k_in, v_in, until = _heads(kernel, q), _heads(kernel, k), _heads(kernel, v), _tokens(kernel, visible_until)
     if kernel.stretch:
         out, lse = stretches.forward(q_in, k_in, v_in, until, kernel, settings.interpret)
     else:
@@ -69,7 +69,7 @@ def backward(
     """Gradients of q, k and v; `lse` and `delta` are 0 in padding."""
     kernel = _kernel(q, k, settings)
     until = _tokens(kernel, visible_until)
-    q_in, k_in, v_in, d_out = _queries(kernel, q), _keys(kernel, k), _keys(kernel, v), _queries(kernel, d_out)
+    q_in, k_in, v_in, d_out = _heads(kernel, q), _heads(kernel, k), _heads(kernel, v), _heads(kernel, d_out)
     lse, delta = _statistics(kernel, lse), _statistics(kernel, delta)
     if kernel.stretch:
         found = stretches.backward(q_in, k_in, v_in, until, lse, delta, d_out, kernel, settings.interpret)
@@ -100,18 +100,12 @@ def _tokens(kernel: Kernel, visible_until: Array) -> Array:
     return jnp.pad(visible_until, ((0, 0), (0, kernel.shape.tokens - visible_until.shape[1])))
 
 
-def _keys(kernel: Kernel, x: Array) -> Array:
+def _heads(kernel: Kernel, x: Array) -> Array:
     """[B, T, N, H] to [B, N, T, H], filled up with zeros, which change no product."""
     ends = kernel.shape.tokens - x.shape[1], kernel.shape.width - x.shape[3]
     if any(ends):
         x = jnp.pad(x, ((0, 0), (0, ends[0]), (0, 0), (0, ends[1])))
     return x.swapaxes(1, 2)
-
-
-def _queries(kernel: Kernel, x: Array) -> Array:
-    """[B, T, N, H] to [B, K, R, T, H]."""
-    s = kernel.shape
-    return _keys(kernel, x).reshape(s.batch, s.kv_heads, s.group, s.tokens, s.width)
 
 
 def _statistics(kernel: Kernel, x: Array) -> Array:
@@ -121,6 +115,5 @@ def _statistics(kernel: Kernel, x: Array) -> Array:
 
 
 def _without(x: Array, shape: tuple[int, ...]) -> Array:
-    """[B, .., T, H] to the caller's [B, T, N, H]."""
-    batch, tokens, heads, width = shape
-    return x.reshape(batch, heads, *x.shape[-2:]).swapaxes(1, 2)[:, :tokens, :, :width]
+    """[B, N, T, H] to the caller's [B, T, N, H]."""
+    return x.swapaxes(1, 2)[:, : shape[1], :, : shape[3]]

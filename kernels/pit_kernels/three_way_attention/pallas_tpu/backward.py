@@ -134,7 +134,7 @@ def _tile(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], *, masked: bo
     real = [jnp.minimum(block, last) for block in blocks]
     starts = [block * KEYS for block in real]
     k, v = shared.gather(r.k, starts), shared.gather(r.v, starts)
-    q, d_out = shared.stack(r.q[0, 0]), shared.stack(r.d_out[0, 0])
+    q, d_out = shared.stack(r.q[0]), shared.stack(r.d_out[0])
     logits = kernel.cap(kernel.dot(k, q, shared.NT))
     d_weights = kernel.dot(v, d_out, shared.NT)
     slope = None
@@ -199,7 +199,7 @@ def _row(ref: Any) -> Array:
 
 def _write_d_q(r: _Refs, kernel: Kernel, turned: Array) -> None:
     d_q = (turned.T * kernel.scale).astype(r.d_q.dtype)
-    r.d_q[0, 0] = d_q.reshape(kernel.shape.group, kernel.tiles.queries, kernel.shape.width)
+    r.d_q[0] = d_q.reshape(kernel.shape.group, kernel.tiles.queries, kernel.shape.width)
 
 
 def scratch(kernel: Kernel) -> list[Any]:

@@ -1,7 +1,8 @@
 """The two Pallas calls: blocks of the arguments over the grid (row b, key/value head n, block of queries i).
 
-Queries come as [B, K, R, T, H], keys and values as [B, K, S, H] with S keys in VMEM at once, statistics of queries as
-[B, K, R, n, 1, Q].
+Queries come as [B, N, T, H], the heads of a group next to each other, keys and values as [B, K, S, H] with S keys in
+VMEM at once, statistics of queries as [B, K, R, n, 1, Q]. Groups are no axis of the queries: XLA has the projections
+write this order, where a reshape in between would make it copy.
 """
 
 import functools
@@ -25,14 +26,14 @@ _Lists = tuple[Int32[Array, "B n _"], Int32[Array, "B 5 n"]]
 
 
 def forward(
-    q: Float[Array, "B K R T H"],
+    q: Float[Array, "B N T H"],
     k: Float[Array, "B K S H"],
     v: Float[Array, "B K S H"],
     visible_until: Int32[Array, "B S"],
     lists: _Lists,
     kernel: Kernel,
     interpret: Interpret,
-) -> tuple[Float[Array, "B K R T H"], Float[Array, "B K R n 1 Q"]]:
+) -> tuple[Float[Array, "B N T H"], Float[Array, "B K R n 1 Q"]]:
     """Output, float32 where the keys are a stretch, and log-sum-exp; `visible_until` is that of the keys."""
     specs = _Specs(kernel)
     call = pl.pallas_call(
@@ -52,17 +53,17 @@ def forward(
 
 
 def backward(
-    q: Float[Array, "B K R T H"],
+    q: Float[Array, "B N T H"],
     k: Float[Array, "B K S H"],
     v: Float[Array, "B K S H"],
     visible_until: Int32[Array, "B S"],
     lse: Float[Array, "B K R n 1 Q"],
     delta: Float[Array, "B K R n 1 Q"],
-    d_out: Float[Array, "B K R T H"],
+    d_out: Float[Array, "B N T H"],
     lists: _Lists,
     kernel: Kernel,
     interpret: Interpret,
-) -> tuple[Float[Array, "B K R T H"], Float[Array, "B K S H"], Float[Array, "B K S H"]]:
+) -> tuple[Float[Array, "B N T H"], Float[Array, "B K S H"], Float[Array, "B K S H"]]:
     """Gradients of q, float32 where the keys are a stretch, and of k and v."""
     specs = _Specs(kernel)
     call = pl.pallas_call(
@@ -100,7 +101,7 @@ class _Specs:
             (1, self._n, shape.key_blocks + kernel.wide), lambda b, n, i: (b, zero(), zero()), memory_space=pltpu.SMEM
         )
         self.counts = Spec((1, 5, self._n), lambda b, n, i: (b, zero(), zero()), memory_space=pltpu.SMEM)
-        self.queries = Spec((1, 1, shape.group, queries, shape.width), lambda b, n, i: (b, n, zero(), i, zero()))
+        self.queries = Spec((1, shape.group, queries, shape.width), lambda b, n, i: (b, n, i, zero()))
         rows = Rows(shape.group, shape.width, jnp.dtype(shape.dtype).itemsize, kernel.tiles)
         two = backward_bytes(rows, shape.keys, windows=2, stretch=kernel.stretch)
         # Two windows fetch the next row's keys while this one's are used; where VMEM is small, one must do.
@@ -118,7 +119,7 @@ class _Specs:
 
     def of_queries(self, dtype: Any) -> Struct:
         s = self._kernel.shape
-        return Struct((s.batch, s.kv_heads, s.group, s.tokens, s.width), dtype)
+        return Struct((s.batch, s.kv_heads * s.group, s.tokens, s.width), dtype)
 
     def of_keys(self) -> Struct:
         s = self._kernel.shape

@@ -117,7 +117,7 @@ def _tile(
     if masked and not kernel.stretch:
         v = shared.alive_only(v, r.bits, starts, KEYS)
         k = shared.alive_only(k, r.bits, starts, KEYS) if add else k
-    logits = kernel.cap(kernel.dot(shared.stack(r.q[0, 0]), k, shared.NT))
+    logits = kernel.cap(kernel.dot(shared.stack(r.q[0]), k, shared.NT))
     if masked:
         seen = _seen(r, kernel, i, listed, own)
         if add:
@@ -163,7 +163,7 @@ def _finish(r: _Refs, kernel: Kernel, i: Array, state: _Running) -> None:
     out = (state.acc * shared.across(_inverse(total, r.out.dtype), width)).astype(r.out.dtype)
     if not kernel.stretch:
         out = shared.alive_only(out, r.bits, [first] * group, queries)
-    r.out[0, 0] = out.reshape(group, queries, width)
+    r.out[0] = out.reshape(group, queries, width)
     for head in range(group):
         for d in range(queries // KEYS):
             at = slice(head * queries + d * KEYS, head * queries + (d + 1) * KEYS)

@@ -16,13 +16,13 @@ from pit_kernels.three_way_attention.pallas_tpu.shared import Kernel, lists
 
 
 def forward(
-    q: Float[Array, "B K R T H"],
+    q: Float[Array, "B N T H"],
     k: Float[Array, "B K T H"],
     v: Float[Array, "B K T H"],
     visible_until: Int32[Array, "B T"],
     kernel: Kernel,
     interpret: Interpret,
-) -> tuple[Float[Array, "B K R T H"], Float[Array, "B K R n 1 Q"]]:
+) -> tuple[Float[Array, "B N T H"], Float[Array, "B K R n 1 Q"]]:
     """Output and log-sum-exp (natural log, -inf in padding)."""
     alive = _alive(visible_until)
     q, k, v = _cleared(alive, q, k, v)
@@ -34,7 +34,7 @@ def forward(
         part, part_lse = calls.forward(q, k, v, until, found, kernel, interpret)
         both = jnp.logaddexp(lse, part_lse)
         finite = jnp.where(jnp.isneginf(both), 0, both)
-        old, new = (_per_query(jnp.exp(x - finite), q.shape) for x in (lse, part_lse))
+        old, new = (jnp.exp(x - finite).reshape(*q.shape[:-1], 1) for x in (lse, part_lse))
         return (out * old + part * new, both), None
 
     start = jnp.zeros(q.shape, jnp.float32), jnp.full(calls.statistics_shape(kernel), -jnp.inf, jnp.float32)
@@ -46,16 +46,16 @@ def forward(
 
 
 def backward(
-    q: Float[Array, "B K R T H"],
+    q: Float[Array, "B N T H"],
     k: Float[Array, "B K T H"],
     v: Float[Array, "B K T H"],
     visible_until: Int32[Array, "B T"],
     lse: Float[Array, "B K R n 1 Q"],
     delta: Float[Array, "B K R n 1 Q"],
-    d_out: Float[Array, "B K R T H"],
+    d_out: Float[Array, "B N T H"],
     kernel: Kernel,
     interpret: Interpret,
-) -> tuple[Float[Array, "B K R T H"], Float[Array, "B K T H"], Float[Array, "B K T H"]]:
+) -> tuple[Float[Array, "B N T H"], Float[Array, "B K T H"], Float[Array, "B K T H"]]:
     """Gradients of q, k and v; `lse` and `delta` are 0 in padding."""
     q, k, v, d_out = _cleared(_alive(visible_until), q, k, v, d_out)
 
@@ -86,10 +86,5 @@ def _alive(visible_until: Array) -> Array:
 
 
 def _cleared(alive: Array, *arrays: Array) -> tuple[Any, ...]:
-    """The arrays [B, .., T, H] with zeros in padding, whatever it holds."""
-    batch, tokens = alive.shape
-    return tuple(jnp.where(alive.reshape(batch, *(1,) * (x.ndim - 3), tokens, 1), x, 0) for x in arrays)
-
-
-def _per_query(x: Float[Array, "B K R n 1 Q"], shape: tuple[int, ...]) -> Float[Array, "B K R T 1"]:
-    return x.reshape(*shape[:-1], 1)
+    """The arrays [B, N, T, H] with zeros in padding, whatever it holds."""
+    return tuple(jnp.where(alive[:, None, :, None], x, 0) for x in arrays)
