@@ -119,6 +119,7 @@ def test_what_refused_steps_there_were_is_part_of_a_checkpoint(tmp_path):
         guard.state()
 
 
+@pytest.mark.slow
 def test_a_batch_of_some_trees_has_their_gradient():
     graphdef, params = twins.random_reward_model(dataclasses.replace(twins.LLAMA, layers=1))
     update = Update(gap_loss(graphdef), optax.sgd(0.1))
