@@ -14,6 +14,7 @@ from pit.config import (
     DataConfig,
     EvaluateConfig,
     ImproveConfig,
+    KlConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
@@ -154,6 +155,9 @@ OVERRIDES = [
     ("sft.optimizer.learning_rate=1e-4", lambda c: c.sft.optimizer.learning_rate, 1e-4),
     ("rl_first.sources=2,1,0", lambda c: c.rl_first.sources, (2, 1, 0)),
     ("rl_first.gap=symmetric", lambda c: c.rl_first.gap, "symmetric"),
+    ("rl_first.gap=difference", lambda c: c.rl_first.gap, "difference"),
+    ("rl_first.kl.estimator=full", lambda c: c.rl_first.kl, KlConfig(estimator="full")),
+    ("rl_first.kl.target=2.5", lambda c: c.rl_first.kl.target, 2.5),
     ("policy.final_soft_cap=30", lambda c: c.policy.final_soft_cap, 30.0),
 ]
 
@@ -196,7 +200,10 @@ SETTING_ERRORS = [
     ("seed=3_", "seed = '3_': must be of type int; give such a value"),
     ("rl_first.beta=much", "rl_first.beta = 'much': must be of type float; give such a value"),
     ("data.strict=yes", "data.strict = 'yes': must be of type bool; give such a value"),
-    ("rl_first.gap=centered", "rl_first.gap = 'centered': must be one of raw, centred, symmetric; choose one"),
+    (
+        "rl_first.gap=centered",
+        "rl_first.gap = 'centered': must be one of raw, centred, symmetric, difference; choose one",
+    ),
     ("rl_first.sources=1,1", "rl_first.sources = '1,1': needs 3 values; separate them by commas"),
     ("rl_first.sources=1,1,x", "rl_first.sources = 'x': must be of type int; give such a value"),
 ]
@@ -303,6 +310,16 @@ WHOLE_ERRORS = [
     ),
     (lambda: RlConfig(samples=1), "rl.samples = 1: leave-one-out needs at least 2; raise it"),
     (lambda: RlConfig(sources=(1, -1, 0)), "rl.sources = (1, -1, 0): weights must be >= 0; fix the weights"),
+    (
+        lambda: KlConfig(estimator="k2", target=1.0),
+        "kl.target = 1.0: needs an estimate of the KL, and the expectation of k2 is another one; use k1, k3 or full, "
+        "or none",
+    ),
+    (
+        lambda: RlConfig(beta=0.0, kl=KlConfig(target=1.0)),
+        "rl.beta = 0.0: must be > 0 with kl.target, as the coefficient is adapted by factors; raise it, or set "
+        "kl.target to none",
+    ),
 ]
 
 
@@ -334,7 +351,7 @@ CONTRADICTIONS = [
     (
         ["rl_first.curriculum.strategy=learnability", "rl_first.gap=raw"],
         "rl.gap = 'raw': has no zero if raw, and curriculum.strategy = learnability asks which samples beat their "
-        "reference; use centred or symmetric",
+        "reference; use centred, symmetric or difference",
     ),
     (
         ["rl_first.curriculum.prefetch=1", "rl_first.curriculum.strategy=gap_band", "rl_first.gap=centred"],

@@ -30,9 +30,18 @@ SETTINGS = [
     "rl_first.curriculum.difficulty=edit",
     "rl_first.curriculum.lag=2",
     "rl_first.curriculum.prefetch=1",
+    "rl_first.kl.estimator=k3",
+    "rl_first.kl.place=loss",
+    "rl_first.kl.target=0.01",
+    "rl_first.running_scale=true",
     "rl_second.steps=3",
+    "rl_second.gap=difference",
+    "rl_second.kl.estimator=full",
 ]
-"""Enough steps, often enough saved, that a stage can be killed in its middle; RL,0 with a curriculum that learns."""
+"""Enough steps, often enough saved, that a stage can be killed in its middle.
+
+RL,0 with a curriculum that learns, an adaptive coefficient and a running scale; RL,1 with the ablation's reward.
+"""
 
 
 @pytest.fixture(scope="session")
@@ -239,12 +248,19 @@ def latest(run: Path, stage: str) -> int:
 
 
 def checkpoint(run: Path, stage: str) -> dict[str, np.ndarray]:
-    """Weights and optimizer state of the newest checkpoint of a stage, by name."""
+    """Weights, optimizer state and controllers of the newest checkpoint of a stage, by name."""
     folder = run / "stages" / stage / "checkpoints" / str(latest(run, stage))
     with ocp.StandardCheckpointer() as checkpointer:
         trees = {part: checkpointer.restore(folder.resolve() / part) for part in ("params", "opt")}
     leaves, _ = ocp.tree.to_flat_dict(trees, sep="."), None
-    return {name: np.asarray(value) for name, value in leaves.items() if value is not None}
+    controllers = {f"controllers.{name}": value for name, value in controllers_of(folder).items()}
+    return {name: np.asarray(value) for name, value in (leaves | controllers).items() if value is not None}
+
+
+def controllers_of(folder: Path) -> dict[str, object]:
+    """What a checkpoint keeps of the KL coefficient, the running scale and refused steps."""
+    content: dict[str, object] = json.loads((folder / "controllers" / "metadata").read_text())
+    return content
 
 
 def losses(run: Path, stage: str) -> list[tuple[int, float]]:

@@ -1,5 +1,6 @@
 """Losses against their definitions, written out term by term, and against numbers worked out by hand."""
 
+import importlib
 import math
 
 import jax
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pit.losses.gap import five_pairs, pairwise
-from pit.losses.rl import leave_one_out, reinforce, sequence_kl, shaped_reward
+from pit.losses.kl import Readout, token_kl, vocabulary_kl
+from pit.losses.rl import adapted_beta, expected_cost, leave_one_out, reinforce, sample_sum, shaped_reward
 from pit.losses.sft import token_nll
 from pit.losses.total import masked
 
@@ -100,85 +102,107 @@ def test_an_offset_of_a_tree_cancels_in_its_advantages(offset, reward):
 LOGP = hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-30, 0, width=32))
 
 
-@given(logp=LOGP, anchor=LOGP, sampled=hnp.arrays(bool, (2, 3, 4)))
-def test_sequence_kl_by_its_definition(logp, anchor, sampled):
-    kl_nats = sequence_kl(jnp.asarray(logp), jnp.asarray(anchor), jnp.asarray(sampled))
-    difference = logp.astype(float) - anchor.astype(float)
-    np.testing.assert_allclose(kl_nats, np.where(sampled, difference, 0).sum(axis=-1), atol=1e-4)
+FORMULAS = {"k1": lambda x: x, "k2": lambda x: x**2 / 2, "k3": lambda x: np.exp(-x) - 1 + x}
+
+
+@pytest.mark.parametrize("estimator", FORMULAS)
+@given(ratio=hnp.arrays(np.float32, (2, 3), elements=st.floats(-9, 9, width=32)))
+def test_token_kl_by_its_formula(estimator, ratio):
+    found = token_kl(estimator, jnp.asarray(ratio))
+    np.testing.assert_allclose(found, FORMULAS[estimator](ratio.astype(float)), rtol=1e-5, atol=1e-5)
+    assert np.all(np.asarray(token_kl(estimator, jnp.zeros(3))) == 0)
+
+
+def test_full_kl_is_no_function_of_a_token():
+    message = "^estimator = 'full': is no function of the sampled token; use vocabulary_kl$"
+    with pytest.raises(ValueError, match=message):
+        token_kl("full", jnp.zeros(1))
 
 
 @given(logp=LOGP, sampled=hnp.arrays(bool, (2, 3, 4)))
-def test_sequence_kl_of_equal_log_probs_is_exactly_0(logp, sampled):
-    spoiled = jnp.asarray(np.where(sampled, logp, np.float32(-np.inf)))
-    assert np.all(np.asarray(sequence_kl(spoiled, spoiled, jnp.asarray(sampled))) == 0)
+def test_a_sum_over_a_sample_is_of_its_tokens_alone(logp, sampled):
+    spoiled = jnp.asarray(np.where(sampled, logp, np.float32(np.nan)))
+    found = sample_sum(spoiled, jnp.asarray(sampled))
+    np.testing.assert_allclose(found, np.where(sampled, logp.astype(float), 0).sum(axis=-1), atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [2**24, 64, 8])
+@pytest.mark.parametrize(("temperature", "cap"), [(1.0, None), (0.7, 2.0)])
+def test_vocabulary_kl_and_its_gradient_by_definition(chunk, temperature, cap, monkeypatch):
+    """In one chunk, in several, in one a row; invalid rows hold NaN and reach nothing."""
+    monkeypatch.setattr(importlib.import_module("pit_kernels.token_logprob.xla"), "LOGITS_AT_ONCE", chunk)
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((5, 3), (7, 3), (5, 3), (7, 3))]
+    valid, weight = np.array([True, True, False, True, True]), rng.normal(size=5).astype(np.float32)
+
+    def log_softmax(hidden, table):
+        logits = hidden @ table.T
+        logits = logits if cap is None else cap * jnp.tanh(logits / cap)
+        return jax.nn.log_softmax(logits / temperature, axis=-1)
+
+    def by_definition(hidden, table, other, anchor):
+        log_p, log_q = log_softmax(hidden, table), log_softmax(other, anchor)
+        return jnp.where(valid, jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1), jnp.float32(0))
+
+    def chunked(hidden, table, other, anchor):
+        readouts = Readout(hidden, table), Readout(other, anchor)
+        return vocabulary_kl(*readouts, jnp.asarray(valid), temperature=temperature, logit_soft_cap=cap)
+
+    spoiled = [jnp.where(valid[:, None], x, jnp.float32(jnp.nan)) if len(x) == 5 else x for x in arrays]
+    np.testing.assert_allclose(chunked(*spoiled), by_definition(*arrays), rtol=1e-5, atol=1e-6)
+    gradients = [
+        jax.grad(lambda *xs, f=f: jnp.sum(weight * f(*xs)), argnums=(0, 1, 2, 3))(*xs)
+        for f, xs in ((chunked, spoiled), (by_definition, arrays))
+    ]
+    for found, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    equal = jax.jit(chunked)(*arrays[:2], *arrays[:2])
+    assert np.all(np.asarray(equal) == 0)
+
+
+def test_an_expected_cost_is_the_sum_and_weighs_tokens_by_what_follows_them():
+    # Two samples of three and one tokens; what lies beyond the second one's end must not count.
+    cost = jnp.array([[[1.0, 2.0, 4.0], [8.0, 99.0, 99.0]]])
+    sampled = jnp.array([[[True, True, True], [True, False, False]]])
+    logp = jnp.full((1, 2, 3), -1.0)
+    for own, to_go in ((True, [[7, 6, 4], [8, 0, 0]]), (False, [[6, 4, 0], [0, 0, 0]])):
+
+        def total(x, own=own):
+            return expected_cost(cost, cost, x, sampled, own=own)
+
+        np.testing.assert_array_equal(total(logp), [[7, 8]])
+        one, two = np.array(to_go, np.float32)
+        weights = np.stack([one - two, two - one]) * np.asarray(sampled[0])
+        np.testing.assert_array_equal(jax.grad(lambda x, f=total: jnp.sum(f(x)))(logp)[0], weights)
 
 
 @given(beta=st.floats(0, 4), penalty=st.floats(0, 4))
 def test_a_reward_of_one_half_stays_one_half(beta, penalty):
-    half = jnp.full((2, 3), 0.5, jnp.float32)
-    reward = shaped_reward(half, jnp.zeros((2, 3)), jnp.ones((2, 3), bool), beta=beta, no_eos_penalty=penalty)
+    half, done, length = jnp.full((2, 3), 0.5, jnp.float32), jnp.ones((2, 3), bool), jnp.full((2, 3), 4)
+    reward = shaped_reward(half, jnp.zeros((2, 3)), done, length, beta=beta, no_eos_penalty=penalty)
     assert reward.dtype == jnp.float32
     assert np.all(np.asarray(reward) == 0.5)
 
 
-@given(score=matrix(2, 3), kl=matrix(2, 3), finished=hnp.arrays(bool, (2, 3)), beta=st.floats(0, 2))
-def test_shaped_reward_by_its_definition(score, kl, finished, beta):
-    reward = shaped_reward(jnp.asarray(score), jnp.asarray(kl), jnp.asarray(finished), beta=beta, no_eos_penalty=0.75)
-    expected = score.astype(float) - beta * kl.astype(float) - np.where(finished, 0.0, 0.75)
-    np.testing.assert_allclose(reward, expected, atol=2e-5)
-
-
-# A language of three tokens, 2 ends a sample, at most two tokens: all samples can be written down.
-END = 2
-SAMPLES = [(END,), *((first, second) for first in (0, 1) for second in (0, 1, END))]
-PAIRS = [(one, two) for one in SAMPLES for two in SAMPLES]
-TOKEN = np.array([[(*y, 0)[:2] for y in pair] for pair in PAIRS], np.int32)
-SAMPLED = np.array([[[True, len(y) == 2] for y in pair] for pair in PAIRS])
-FINISHED = np.array([[y[-1] == END for y in pair] for pair in PAIRS])
-
-
-def token_logp(logits):
-    """[pairs, 2, 2] log-probs of a policy that is a table: row 0 before the first token, row 1 + a after token a."""
-    table = jax.nn.log_softmax(logits, axis=-1)
-    context = np.stack([np.zeros_like(TOKEN[..., 0]), 1 + np.minimum(TOKEN[..., 0], 1)], axis=-1)
-    return table[context, TOKEN]
-
-
-def sample_logp(logits):
-    return jnp.sum(jnp.where(SAMPLED, token_logp(logits), jnp.float32(0)), axis=-1)
-
-
 @given(
-    logits=matrix(3, 3, st.floats(-2, 2, width=32)),
-    anchor=matrix(3, 3, st.floats(-2, 2, width=32)),
-    scores=hnp.arrays(np.float32, len(SAMPLES), elements=st.floats(-3, 3, width=32)),
-    beta=st.sampled_from([0.0, 0.5]),
+    score=matrix(2, 3),
+    kl=matrix(2, 3),
+    finished=hnp.arrays(bool, (2, 3)),
+    length=hnp.arrays(np.int32, (2, 3), elements=st.integers(0, 9)),
+    beta=st.floats(0, 2),
 )
-def test_reinforce_is_the_exact_policy_gradient_in_expectation(logits, anchor, scores, beta):
-    """Over all pairs of samples, each by its probability: the gradient of E[score - penalty] - beta KL."""
-    score = np.array([[scores[SAMPLES.index(y)] for y in pair] for pair in PAIRS], np.float32)
-    logits = jnp.asarray(logits)
-    probability = jnp.exp(jnp.sum(sample_logp(logits), axis=1))
-    np.testing.assert_allclose(jnp.sum(probability), 1, rtol=1e-5)
+def test_shaped_reward_by_its_definition(score, kl, finished, length, beta):
+    arrays = map(jnp.asarray, (score, kl, finished, length))
+    reward = shaped_reward(*arrays, beta=beta, no_eos_penalty=0.75, length_cost=0.5, length_free=3)
+    expected = score.astype(float) - beta * kl.astype(float) - np.where(finished, 0.0, 0.75)
+    np.testing.assert_allclose(reward, expected - 0.5 * np.maximum(length - 3, 0), atol=2e-5)
 
-    kl_nats = sequence_kl(token_logp(logits), token_logp(jnp.asarray(anchor)), jnp.asarray(SAMPLED))
-    reward = shaped_reward(jnp.asarray(score), kl_nats, jnp.asarray(FINISHED), beta=beta, no_eos_penalty=0.5)
-    advantage = leave_one_out(reward)
 
-    def estimate(table):
-        def of_pair(logp, advantage, sampled):
-            total = reinforce(logp[None], advantage[None], sampled[None], jnp.array([True]))
-            return total.sum / total.weight
-
-        return jnp.sum(jax.vmap(of_pair)(token_logp(table), advantage, jnp.asarray(SAMPLED)) * probability)
-
-    def exact(table):
-        logp = sample_logp(table)[:: len(SAMPLES), 0]
-        of_sample = jnp.asarray(scores) - jnp.asarray(np.where(FINISHED[:: len(SAMPLES), 0], 0, 0.5).astype(np.float32))
-        kl = logp - sample_logp(jnp.asarray(anchor))[:: len(SAMPLES), 0]
-        return -jnp.sum(jnp.exp(logp) * (of_sample - jnp.float32(beta) * kl))
-
-    np.testing.assert_allclose(jax.grad(estimate)(logits), jax.grad(exact)(logits), atol=2e-5)
+@given(beta=st.floats(0.01, 9), kl=st.floats(0, 99), target=st.floats(0.1, 9))
+def test_an_adapted_coefficient_moves_towards_the_target_by_at_most_a_fifth_of_the_gain(beta, kl, target):
+    change = adapted_beta(beta, kl, target=target, gain=0.1) / beta - 1
+    assert abs(change) <= 0.02 + 1e-12
+    assert np.sign(round(change, 12)) in (0, np.sign(kl - target))
 
 
 def test_reinforce_counts_the_samples_of_present_trees_only():

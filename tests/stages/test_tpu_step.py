@@ -25,8 +25,8 @@ from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
 from pit.model.params import build, copy
 from pit.model.sharding import spec_of
+from pit.stages.policy_gradient import policy_gradient
 from pit.stages.reward import gap_loss
-from pit.stages.rl import policy_gradient
 from pit.train.update import Update
 from pit_kernels import dispatch
 

@@ -15,6 +15,7 @@ from pit.train.checkpoint import CheckpointError, Checkpoints
 from pit.train.update import Update, make_optimizer
 
 LOADER = {"state": {"planner": "AAEC", "step": 7}, "draws": bytes(range(256))}
+CONTROLLERS = {"beta": 0.1 + 0.2, "scores": [3, 1e-17, 2.0 / 3.0]}
 META = {"hash": "ab", "tokens": 12}
 
 
@@ -59,7 +60,7 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     state = run(UPDATE.start(fresh()), 0, 3)
     with Checkpoints(folder, keep=2) as checkpoints:
-        checkpoints.save(state, LOADER, META)
+        checkpoints.save(state, LOADER, CONTROLLERS, META)
     return folder, state
 
 
@@ -70,6 +71,7 @@ def test_a_checkpoint_gives_back_weights_optimizer_and_meta(saved):
         restored = checkpoints.restore(UPDATE.start(fresh()), META["hash"])
         assert_equal_bits(restored.state, state)
         assert restored.loader == LOADER
+        assert restored.controllers == CONTROLLERS
         assert {name: restored.meta[name] for name in META} == META
         assert_equal_bits(checkpoints.restore_params(fresh()), state.params)
 
@@ -81,7 +83,7 @@ def test_steps_taken_while_a_checkpoint_is_written_do_not_reach_it(tmp_path):
     state = run(start(), 0, 1)
     expected = jax.tree.map(np.array, state)
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        checkpoints.save(state, LOADER, META)
+        checkpoints.save(state, LOADER, CONTROLLERS, META)
         # Each step gives the buffers that are being written to the next one.
         run(state, 1, 9)
         checkpoints.wait()
@@ -105,7 +107,7 @@ def test_resumed_steps_have_the_bits_of_uninterrupted_ones(tmp_path, mesh):
     sharding = None if mesh is None else row_sharding(make_mesh(mesh))
     whole = run(start(), 0, 5, sharding)
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        checkpoints.save(run(start(), 0, 2, sharding), LOADER, META)
+        checkpoints.save(run(start(), 0, 2, sharding), LOADER, CONTROLLERS, META)
         checkpoints.wait()
         restored = checkpoints.restore(start(), META["hash"]).state
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(start()), strict=True):
@@ -117,9 +119,9 @@ def test_only_the_newest_are_kept_and_a_saved_step_is_left_alone(tmp_path):
     state = UPDATE.start(fresh())
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in range(4):
-            checkpoints.save(state, {"at": step}, META)
+            checkpoints.save(state, {"at": step}, {}, META)
             state = run(state, step, step + 1)
-        checkpoints.save(state._replace(step=jnp.int32(3)), {"at": "again"}, META)
+        checkpoints.save(state._replace(step=jnp.int32(3)), {"at": "again"}, {}, META)
         checkpoints.wait()
         assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [2, 3]
         assert checkpoints.restore(UPDATE.start(fresh()), META["hash"]).loader == {"at": 3}
@@ -137,10 +139,10 @@ def test_a_checkpoint_made_from_something_else_is_refused_not_mixed(saved):
 def test_a_step_that_cannot_be_written_is_an_error(tmp_path):
     state = UPDATE.start(fresh())
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        checkpoints.save(state._replace(step=jnp.int32(3)), LOADER, META)
+        checkpoints.save(state._replace(step=jnp.int32(3)), LOADER, CONTROLLERS, META)
         checkpoints.wait()
         with pytest.raises(CheckpointError, match="step 2 was not written, because step 3 is there already"):
-            checkpoints.save(state._replace(step=jnp.int32(2)), LOADER, META)
+            checkpoints.save(state._replace(step=jnp.int32(2)), LOADER, CONTROLLERS, META)
 
 
 def test_another_architecture_is_refused_with_both_shapes(saved):
@@ -189,6 +191,7 @@ def test_a_truncated_file_is_noticed_or_not_needed(saved, tmp_path, part):
         else:
             assert_equal_bits(restored.state, state)
             assert restored.loader == LOADER, name
+            assert restored.controllers == CONTROLLERS, name
             assert restored.meta["hash"] == META["hash"], name
         gc.collect()
-    assert {"params", "opt", "loader", "curriculum", "meta"} <= noticed
+    assert {"params", "opt", "loader", "curriculum", "controllers", "meta"} <= noticed

@@ -37,6 +37,7 @@ def train(folder, *, interrupt_at=None, number=signal.SIGTERM, checkpoint_every=
     with Checkpoints(folder / "checkpoints", keep=9) as checkpoints:
         restored = checkpoints.restore(state, "ab")
         feed = 0 if restored is None else restored.loader["feed"]
+        assert restored is None or restored.controllers == {"steps": feed}
         state = state if restored is None else restored.state
 
         def step(state):
@@ -56,6 +57,7 @@ def train(folder, *, interrupt_at=None, number=signal.SIGTERM, checkpoint_every=
                 checkpoints=checkpoints,
                 checkpoint_every=checkpoint_every,
                 loader_state=lambda: {"feed": feed},
+                controllers=lambda: {"steps": feed},
                 meta={"hash": "ab"},
                 evaluate=lambda s: {"norm": float(jnp.sum(s.params["w"]))},
                 evaluate_every=evaluate_every,

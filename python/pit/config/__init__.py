@@ -4,10 +4,10 @@ Nothing here repairs a value; what cannot work is refused with field, value, rul
 """
 
 from pit.config.plain import digest, from_dict, override, to_dict
+from pit.config.rl import CurriculumConfig, KlConfig, KlEstimator, KlPlace, RewardForm, RlConfig
 from pit.config.rules import ConfigError
 from pit.config.run import RunConfig
 from pit.config.sections import (
-    CurriculumConfig,
     DataConfig,
     EvaluateConfig,
     GapForm,
@@ -16,7 +16,6 @@ from pit.config.sections import (
     ModelConfig,
     OptimizerConfig,
     PackingConfig,
-    RlConfig,
     TokenizerConfig,
     TrainConfig,
     WindowConfig,
@@ -30,10 +29,14 @@ __all__ = [
     "EvaluateConfig",
     "GapForm",
     "ImproveConfig",
+    "KlConfig",
+    "KlEstimator",
+    "KlPlace",
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
     "PackingConfig",
+    "RewardForm",
     "RlConfig",
     "RunConfig",
     "TokenizerConfig",

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from pit.config.rl import RlConfig
 from pit.config.rules import COUNT, UNSIGNED, Section, require
 from pit.config.sections import (
     DataConfig,
@@ -11,7 +12,6 @@ from pit.config.sections import (
     ImproveConfig,
     MeshConfig,
     ModelConfig,
-    RlConfig,
     TokenizerConfig,
     TrainConfig,
     WindowConfig,

@@ -1,66 +1,145 @@
-"""Leave-one-out REINFORCE (RLOO) with a KL penalty in the reward, on the samples of a tree.
+"""Leave-one-out REINFORCE (RLOO) on the samples of a tree, and costs with the gradient of their expectation.
 
 Source: Kool, van Hoof, Welling, "Buy 4 REINFORCE samples, get a baseline for free" (2019); Ahmadian et al., "Back to
 basics" (arXiv 2402.14740). Arrays are [G, N, C]: trees, samples of a tree, tokens of a sample.
 """
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int32
 
 from pit.losses.total import Total
 
 
-def sequence_kl(
-    logp: Float32[Array, "G N C"], anchor_logp: Float32[Array, "G N C"], sampled: Bool[Array, "G N C"]
-) -> Float32[Array, "G N"]:
-    """Monte Carlo estimate (k1) of KL(policy || anchor) of each sample, nats: the sum of log p - log p_anchor.
-
-    Exactly 0 when the two agree bit for bit; unbiased under the policy that sampled.
-    """
-    return jnp.sum(jnp.where(sampled, logp - anchor_logp, jnp.float32(0.0)), axis=-1)
-
-
 def shaped_reward(
-    score: Float32[Array, "G N"],
-    kl_nats: Float32[Array, "G N"],
+    score: Float[Array, "G N"],
+    kl_nats: Float[Array, "G N"],
     finished: Bool[Array, "G N"],
+    length: Int32[Array, "G N"],
     *,
     beta: float,
-    no_eos_penalty: float,
-) -> Float32[Array, "G N"]:
-    """Score - beta * KL, less a penalty where the sample was cut off before it ended.
+    no_eos_penalty: float = 0.0,
+    length_cost: float = 0.0,
+    length_free: int = 0,
+) -> Float[Array, "G N"]:
+    """Score - beta KL, less a penalty where the sample was cut off, less a cost of each token beyond the free ones.
+
+    Args:
+        score: of the reward model.
+        kl_nats: KL of each sample as the reward is charged it, a constant; zeros where it is charged elsewhere.
+        finished: whether the sample ended by itself.
+        length: its tokens, EOS included.
+        beta: KL coefficient, score per nat.
+        no_eos_penalty: of a sample that was cut off, in units of the score.
+        length_cost: of each token beyond `length_free`, score per token.
+        length_free: tokens that cost nothing.
 
     >>> import jax.numpy as jnp
     >>> half, zero, done = jnp.full((1, 2), 0.5), jnp.zeros((1, 2)), jnp.array([[True, False]])
-    >>> shaped_reward(half, zero, done, beta=0.1, no_eos_penalty=1.0).tolist()
+    >>> shaped_reward(half, zero, done, jnp.array([[3, 5]]), beta=0.1, no_eos_penalty=1.0).tolist()
     [[0.5, -0.5]]
+    >>> shaped_reward(half, zero, done, jnp.array([[3, 5]]), beta=0.1, length_cost=0.25, length_free=4).tolist()
+    [[0.5, 0.25]]
     """
-    penalty = jnp.where(finished, jnp.float32(0.0), jnp.float32(no_eos_penalty))
-    reward: Array = score - jnp.float32(beta) * kl_nats - penalty
+    penalty = jnp.where(finished, 0.0, no_eos_penalty).astype(score.dtype)
+    excess = jnp.maximum(length - length_free, 0).astype(score.dtype)
+    reward: Array = score - beta * kl_nats - penalty - length_cost * excess
     return reward
 
 
-def leave_one_out(reward: Float32[Array, "G N"]) -> Float32[Array, "G N"]:
-    """Each sample's reward less the mean of its siblings' rewards; sums to 0 over the samples of a tree.
+def sample_sum(values: Float[Array, "G N C"], sampled: Bool[Array, "G N C"]) -> Float[Array, "G N"]:
+    """Sum over the tokens of each sample; exactly 0 where every token's value is, whatever lies beside them.
+
+    >>> import jax.numpy as jnp
+    >>> sample_sum(jnp.array([[[1.0, 2.0, jnp.nan]]]), jnp.array([[[True, True, False]]])).tolist()
+    [[3.0]]
+    """
+    return jnp.sum(jnp.where(sampled, values, 0.0), axis=-1)
+
+
+def leave_one_out(values: Float[Array, "G N *c"]) -> Float[Array, "G N *c"]:
+    """Each sample's value less the mean of its siblings' values; sums to 0 over the samples of a tree.
 
     >>> import jax.numpy as jnp
     >>> leave_one_out(jnp.array([[1.0, 2.0, 6.0]])).tolist()
     [[-3.0, -1.5, 4.5]]
     """
-    n = jnp.float32(reward.shape[1])
-    advantage: Array = (reward - jnp.mean(reward, axis=1, keepdims=True)) * (n / (n - jnp.float32(1.0)))
-    return advantage
+    n = values.shape[1]
+    # n / (n - 1) in the arrays' own precision.
+    factor = jnp.asarray(n, values.dtype) / jnp.asarray(n - 1, values.dtype)
+    result: Array = (values - jnp.mean(values, axis=1, keepdims=True)) * factor
+    return result
+
+
+def expected_cost(
+    cost: Float[Array, "G N C"],
+    scored: Float[Array, "G N C"],
+    logp: Float[Array, "G N C"],
+    sampled: Bool[Array, "G N C"],
+    *,
+    own: bool,
+) -> Float[Array, "G N"]:
+    r"""Sum of the costs of a sample's tokens, with the gradient of the *expected* sum under the policy that sampled.
+
+    A weight moves an expectation in two ways: grad E[sum_t c_t] = E[sum_t grad c_t + sum_s W_s grad log p(y_s)], with
+    W_s = sum_{t >= s} c_t, the costs that token s may have caused (those before it cannot depend on it). The second
+    term is the score term. Here the first comes from differentiating `cost` and the second from `scored`, which is held
+    constant, as is W; the siblings' mean of W at the same place is taken off as a baseline, which leaves the
+    expectation alone. Gradients hold for samples of the current policy, one update a rollout.
+
+    Args:
+        cost: of each token, differentiable where its gradient belongs to the first term.
+        scored: costs that the score term weighs tokens by.
+        logp: log-prob of each token, nats.
+        sampled: which of the C places hold a token.
+        own: whether W_s counts the cost of token s itself; False where it does not depend on y_s (then its part of
+            the score term has expectation 0) or where `cost` already carries it.
+
+    >>> import jax, jax.numpy as jnp
+    >>> logp, costs, there = jnp.full((1, 2, 2), -1.0), jnp.array([[[1.0, 2.0], [0.0, 0.0]]]), jnp.full((1, 2, 2), True)
+    >>> expected_cost(costs, costs, logp, there, own=True).tolist()
+    [[3.0, 0.0]]
+    >>> jax.grad(lambda x: expected_cost(costs, costs, x, there, own=True).sum())(logp).tolist()
+    [[[3.0, 2.0], [-3.0, -2.0]]]
+    """
+    scored = lax.stop_gradient(jnp.where(sampled, scored, 0.0))
+    to_go = jnp.flip(jnp.cumsum(jnp.flip(scored, axis=-1), axis=-1), axis=-1)
+    if not own:
+        to_go = jnp.pad(to_go[..., 1:], ((0, 0), (0, 0), (0, 1)))
+    score = leave_one_out(to_go) * (logp - lax.stop_gradient(logp))
+    return sample_sum(cost + score, sampled)
 
 
 def reinforce(
-    logp: Float32[Array, "G N C"],
-    advantage: Float32[Array, "G N"],
+    logp: Float[Array, "G N C"],
+    advantage: Float[Array, "G N"],
     sampled: Bool[Array, "G N C"],
     present: Bool[Array, " G"],
 ) -> Total:
-    """-advantage * log p(sample), summed over the samples of all trees; the weight counts samples."""
-    sample_logp = jnp.sum(jnp.where(sampled, logp, jnp.float32(0.0)), axis=-1)
-    loss = -jax.lax.stop_gradient(advantage) * sample_logp
-    samples = jnp.sum(present.astype(jnp.float32)) * jnp.float32(advantage.shape[1])
-    return Total(jnp.sum(jnp.where(present[:, None], loss, jnp.float32(0.0))), samples)
+    """-advantage * log p(sample), summed over the samples of all trees; the weight counts samples.
+
+    >>> import jax.numpy as jnp
+    >>> logp, here = jnp.full((1, 2, 3), -1.0), jnp.full((1, 2, 3), True)
+    >>> [float(x) for x in reinforce(logp, jnp.array([[2.0, -1.0]]), here, jnp.array([True]))]
+    [3.0, 2.0]
+    """
+    loss = -lax.stop_gradient(advantage) * sample_sum(logp, sampled)
+    samples = jnp.sum(present.astype(loss.dtype)) * advantage.shape[1]
+    return Total(jnp.sum(jnp.where(present[:, None], loss, 0.0)), samples)
+
+
+def adapted_beta(beta: float, kl_nats: float, *, target: float, gain: float) -> float:
+    r"""KL coefficient of the next step: a proportional controller (Ziegler et al. 2019, section 2.2).
+
+    beta' = beta (1 + gain * clip(kl / target - 1, -0.2, 0.2)).
+
+    Args:
+        beta: of this step, score per nat.
+        kl_nats: mean KL of this step's samples.
+        target: KL that is held, nats, > 0.
+        gain: largest change of a step is a fifth of it (theirs: 0.1).
+
+    >>> [round(adapted_beta(0.5, kl, target=4.0, gain=0.1), 3) for kl in (0.0, 4.4, 99.0)]
+    [0.49, 0.505, 0.51]
+    """
+    return beta * (1.0 + gain * min(max(kl_nats / target - 1.0, -0.2), 0.2))

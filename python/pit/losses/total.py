@@ -3,14 +3,14 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32
+from jaxtyping import Array, Bool, Float, Float32
 
 
 class Total(NamedTuple):
-    """A sum and the weight it is to be divided by."""
+    """A sum and the weight it is to be divided by, in float32 (float64 where a reference run is in it)."""
 
-    sum: Float32[Array, ""]
-    weight: Float32[Array, ""]
+    sum: Float[Array, ""]
+    weight: Float[Array, ""]
 
 
 def masked(values: Float32[Array, "*b"], present: Bool[Array, "*b"]) -> Total:

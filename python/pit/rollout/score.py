@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float32, Int32
 
-from pit.config import GapForm
+from pit.config import GapForm, RewardForm
 from pit.data.packing import Layout, pack_lists
 from pit.data.template import gap_scoring, rollout
 from pit.model.heads import RewardModel
@@ -68,6 +68,28 @@ class Scorer:
         else:
             own, reference = scores[:, list(leaf.identity)], scores[:, [leaf.reference_identity]]
             gap = centred_gap(jnp.asarray(raw), jnp.asarray(own), jnp.asarray(np.broadcast_to(reference, own.shape)))
-        # The same text read at two places of a row may differ in the last bit; over itself the gap is 0 by definition.
-        same = [[list(y) == list(ref) for y in ys] for *ys, ref in zip(*outputs, references, strict=True)]
-        return np.where(np.array(same), np.float32(0), np.asarray(gap))
+        return _zero_over_itself(np.asarray(gap), references, outputs)
+
+    def difference(self, inputs: Tokens, references: Tokens, outputs: Sequence[Tokens]) -> Float32[np.ndarray, "G N"]:
+        """r_P(x, y) - r_P(x, y_ref) of N outputs of each input, by an ordinary reward model; `outputs[n][g]`.
+
+        The ablation of the gap model: two scores that were not trained to be compared with a reference in sight.
+        """
+        scores = self.quality(inputs, [*outputs, references])
+        return _zero_over_itself(scores[:, :-1] - scores[:, -1:], references, outputs)
+
+    def reward(
+        self, inputs: Tokens, references: Tokens, outputs: Sequence[Tokens], form: RewardForm
+    ) -> Float32[np.ndarray, "G N"]:
+        """What an improver is rewarded with, in any of the forms; the reward model must be the one that it needs."""
+        if form == "difference":
+            return self.difference(inputs, references, outputs)
+        return self.gap(inputs, references, outputs, form)
+
+
+def _zero_over_itself(
+    gap: Float32[np.ndarray, "G N"], references: Tokens, outputs: Sequence[Tokens]
+) -> Float32[np.ndarray, "G N"]:
+    # The same text read at two places of a row may differ in the last bit; over itself the gap is 0 by definition.
+    same = [[list(y) == list(ref) for y in ys] for *ys, ref in zip(*outputs, references, strict=True)]
+    return np.where(np.array(same), np.float32(0), gap)

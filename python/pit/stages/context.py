@@ -46,8 +46,8 @@ STAGES: dict[str, StageSpec] = {
         StageSpec("reward-quality", "quality", (), "reward_model", "R_P on pairs"),
         StageSpec("reward-gap", "gap", (), "reward_model", "R_PIT on the four orders of each pair"),
         StageSpec("reward-judge", "judge", (), "reward_model", "a judge on its own fold"),
-        StageSpec("rl-policy", "rl_policy", ("sft-policy", "reward-quality"), "policy", "M_P^RL against R_P"),
-        StageSpec("rl-first", "rl_first", ("sft-improver", "reward-gap"), "policy", "RL,0: references from the data"),
+        StageSpec("rl-policy", "rl_policy", ("sft-policy",), "policy", "M_P^RL against R_P"),
+        StageSpec("rl-first", "rl_first", ("sft-improver",), "policy", "RL,0: references from the data"),
         StageSpec(
             "rl-second", "rl_second", ("rl-first", "rl-policy"), "policy", "RL,1: references sampled from M_P^RL"
         ),
@@ -60,12 +60,20 @@ INITIAL = {"policy": "sft-policy", "quality": "reward-quality"}
 """Stage whose weights a reward model starts from, by `TrainConfig.init`."""
 
 
+def reward_of(name: str, config: RunConfig) -> str:
+    """Stage of the reward model that an RL stage maximises: R_P for the policy and in the ablation, R_PIT otherwise."""
+    by_quality = name == "rl-policy" or getattr(config, STAGES[name].section).gap == "difference"
+    return "reward-quality" if by_quality else "reward-gap"
+
+
 def needs_of(name: str, config: RunConfig) -> tuple[str, ...]:
     """Stages that must be finished before `name`, the one it starts from included."""
     spec = STAGES[name]
     section = getattr(config, spec.section)
     start = INITIAL.get(getattr(section, "init", "random"))
     more = [] if start is None else [start]
+    if name.startswith("rl-"):
+        more.append(reward_of(name, config))
     if getattr(section, "policy_references", False) and "rl-policy" not in spec.needs:
         more.append("rl-policy")
     return (*spec.needs, *more)

@@ -1,8 +1,8 @@
 """Reinforcement learning: M_P against R_P, the improver against the gap (PIT, section 3.4, algorithm 1).
 
 A step draws (example, reference source) pairs from the curriculum, samples N answers of each prefix, scores them,
-shapes the reward with the KL to an anchor, and takes one leave-one-out REINFORCE step on the packed trees of samples.
-RL,0 takes references from the data, RL,1 samples them from M_P^RL.
+shapes the reward with the KL to an anchor, and takes one leave-one-out REINFORCE step on the packed trees of samples
+(`policy_gradient.py`). RL,0 takes references from the data, RL,1 samples them from M_P^RL.
 """
 
 import contextlib
@@ -10,32 +10,37 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float32
+from jaxtyping import Array, Float32
 
-from pit.config import RlConfig
+from pit.config import RewardForm, RlConfig
 from pit.data.curriculum import DrawLoader, History, Visit
 from pit.data.packing import pack_lists
 from pit.data.store import Fold
 from pit.data.template import rollout
-from pit.losses.rl import leave_one_out, reinforce, sequence_kl, shaped_reward
+from pit.losses.kl import token_kl
+from pit.losses.rl import leave_one_out, sample_sum, shaped_reward
 from pit.losses.total import Total
-from pit.model.heads import row_logprobs
-from pit.model.params import Params, copy, merge
+from pit.model.params import Params, copy
 from pit.model.sharding import on_mesh, row_sharding
 from pit.rollout.sample import Samples, sample
 from pit.rollout.score import Scorer
 from pit.rollout.strategy import Temperature
-from pit.stages.context import STAGES, Run, StageClock
+from pit.stages.context import STAGES, Run, StageClock, reward_of
+from pit.stages.controllers import Controllers
 from pit.stages.curriculum import difficulty_of, examples_of, expected_visits, make_draws
+from pit.stages.policy_gradient import Reader, carry, charges_kl, policy_gradient
 from pit.train.feed import live_tokens, put, to_device
+from pit.train.guard import Guard
 from pit.train.log import StageLog
 from pit.train.loop import run_steps
-from pit.train.update import Arrays, LossFunction, TrainState, Update, make_optimizer
+from pit.train.update import TrainState, Update, make_optimizer
 from pit.types import Batch, Source
+
+PackedBatch = tuple[Batch, dict[str, Array]]
+"""Packed trees of samples, and their arrays on the device."""
 
 MARGIN_BLOCK = 1_024
 """Pairs whose margin is computed at once."""
@@ -63,34 +68,6 @@ class Rollouts(NamedTuple):
         return [[self.samples.answer(g, i) for g in range(trees)] for i in range(n)]
 
 
-def sampled_logprobs(
-    model: Any, batch: Arrays, samples: int, capacity: int, temperature: float
-) -> tuple[Float32[Array, "G N C"], Bool[Array, "G N C"]]:
-    """Log-probs of the sampled tokens of each tree, read off the packed rows, and which of the C places hold one."""
-    rows = row_logprobs(
-        model, batch["token"], batch["position"], batch["visible_until"], batch["previous"], temperature=temperature
-    )
-    leaf, length = batch["leaf"], batch["length"]
-    # The closing token of an unfinished sample was appended, not sampled: its tokens end one place earlier.
-    first = leaf[:, :, 1] - length + batch["finished"].astype(jnp.int32)
-    offset = jnp.arange(capacity, dtype=jnp.int32)[None, None, :]
-    sampled = (offset < length[:, :, None]) & (leaf[:, :, :1] >= 0)
-    index = jnp.where(sampled, first[:, :, None] + offset, 0)
-    logp = rows[jnp.where(sampled, leaf[:, :, :1], 0), index]
-    return jnp.where(sampled, logp, jnp.float32(0.0)), sampled
-
-
-def policy_gradient(graphdef: nnx.GraphDef[Any], config: RlConfig, capacity: int) -> LossFunction:
-    """REINFORCE with the given advantages, on packed trees of samples."""
-
-    def loss(params: Params, batch: Arrays) -> tuple[Total, dict[str, Total]]:
-        model = merge(graphdef, params)
-        logp, sampled = sampled_logprobs(model, batch, config.samples, capacity, config.temperature)
-        return reinforce(logp, batch["advantage"], sampled, batch["leaf"][:, 0, 0] >= 0), {}
-
-    return loss
-
-
 class RlStage:
     """Everything one stage holds in memory: the policy's definition, its anchor, the reward model, and the references.
 
@@ -106,21 +83,13 @@ class RlStage:
         self.topology = rollout(self.config.samples, with_reference=self.with_reference)
         self.fold = run.fold("rl")
         self.sharding = row_sharding(run.mesh)
-        start, reward = {
-            "rl-policy": ("sft-policy", "reward-quality"),
-            "rl-first": ("sft-improver", "reward-gap"),
-            "rl-second": ("rl-first", "reward-gap"),
-        }[name]
+        start = {"rl-policy": "sft-policy", "rl-first": "sft-improver", "rl-second": "rl-first"}[name]
         self.graphdef, self.initial = run.trained(start)
         fine_tuned = "sft-improver" if self.with_reference else "sft-policy"
         self.anchor = run.trained(fine_tuned)[1] if self.config.anchor == "sft" else copy(self.initial)
-        self.scorer = Scorer(*run.trained(reward), self.layout)
+        self.scorer = Scorer(*run.trained(reward_of(name, run.config)), self.layout)
         self.writer = run.trained("rl-policy") if self.config.policy_references else None
-        self._logprobs = jax.jit(self._sampled_logprobs)
-
-    def _sampled_logprobs(self, params: Params, batch: Arrays) -> Float32[Array, "G N C"]:
-        model = merge(self.graphdef, params)
-        return sampled_logprobs(model, batch, self.config.samples, self.capacity, self.config.temperature)[0]
+        self.reader = Reader(self.graphdef, self.config, self.capacity)
 
     def prompts(self, fold: Fold, ids: list[int], sources: list[int], seed: int) -> Prompts:
         """Contents of the prefixes: the input and, for the improver, a reference from its source."""
@@ -153,12 +122,13 @@ class RlStage:
         )
 
     def margin(self, examples: int) -> Float32[np.ndarray, " n"]:
-        """Symmetric gap of the better over the worse answer of the first examples of the fold, by the reward model."""
+        """Gap of the better over the worse answer of the first examples: symmetric, or the difference of R_P."""
         margins = []
         for first in range(0, examples, MARGIN_BLOCK):
             rows = [self.fold.row(i) for i in range(first, min(first + MARGIN_BLOCK, examples))]
             inputs, better, worse = ([[int(t) for t in row[column]] for row in rows] for column in range(3))
-            margins.append(self.scorer.gap(inputs, worse, [better], "symmetric")[:, 0])
+            form: RewardForm = "difference" if self.config.gap == "difference" else "symmetric"
+            margins.append(self.scorer.reward(inputs, worse, [better], form)[:, 0])
         return np.concatenate(margins)
 
     def _sample(self, graphdef: nnx.GraphDef[Any], params: Params, prompts: Prompts, n: int, seed: int) -> Samples:
@@ -181,10 +151,10 @@ class RlStage:
         if prompts.references is None:
             scores = self.scorer.quality(prompts.inputs, drawn.outputs)
         else:
-            scores = self.scorer.gap(prompts.inputs, prompts.references, drawn.outputs, self.config.gap)
+            scores = self.scorer.reward(prompts.inputs, prompts.references, drawn.outputs, self.config.gap)
         return drawn._replace(scores=scores)
 
-    def batches(self, drawn: Rollouts) -> list[tuple[Batch, dict[str, Array]]]:
+    def batches(self, drawn: Rollouts) -> list[PackedBatch]:
         """Packed trees of samples, on the device, with the lengths of the samples of each tree slot."""
         prompts = drawn.prompts
         columns = [prompts.inputs, *([prompts.references] if prompts.references else []), *drawn.outputs]
@@ -197,53 +167,103 @@ class RlStage:
             result.append((batch, arrays))
         return result
 
-    def measure(self, params: Params, drawn: Rollouts, batches: list[tuple[Batch, dict[str, Array]]]) -> "Measured":
+    def measure(self, params: Params, drawn: Rollouts, batches: list[PackedBatch], control: Controllers) -> "Measured":
         """KL to the anchor and shaped rewards; policy and anchor go through the same compiled function."""
-        shape = drawn.samples.logp.shape
-        logp, anchor = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        shape, kl = drawn.samples.logp.shape, self.config.kl
+        logp, anchor, vocabulary = (np.zeros(shape, np.float32) for _ in range(3))
+        carried = []
         for batch, arrays in batches:
             present = batch.example_id >= 0
             rows = batch.example_id[present]
             with on_mesh(params):
-                logp[rows] = np.asarray(self._logprobs(params, arrays))[present]
-                anchor[rows] = np.asarray(self._logprobs(self.anchor, arrays))[present]
-        sampled = np.arange(shape[2], dtype=np.int32) < drawn.samples.length[:, :, None]
-        kl_nats = sequence_kl(jnp.asarray(logp), jnp.asarray(anchor), jnp.asarray(sampled))
-        config = self.config
-        reward = shaped_reward(
-            jnp.asarray(drawn.scores),
-            kl_nats,
-            jnp.asarray(drawn.samples.finished),
-            beta=config.beta,
-            no_eos_penalty=config.no_eos_penalty,
+                own, other = self.reader.read(params, arrays), self.reader.read(self.anchor, arrays)
+                logp[rows], anchor[rows] = np.asarray(own.logp)[present], np.asarray(other.logp)[present]
+                if kl.estimator == "full":
+                    tokens = self.reader.full_kl(params, own, self.anchor, other, arrays)
+                    vocabulary[rows] = np.asarray(tokens)[present]
+            carried.append(carry(self.graphdef, self.config, self.anchor, other))
+        sampled = jnp.arange(shape[2], dtype=jnp.int32)[None, None, :] < jnp.asarray(drawn.samples.length)[:, :, None]
+        log_ratio = jnp.asarray(logp - anchor)
+        estimate = jnp.asarray(vocabulary) if kl.estimator == "full" else token_kl(kl.estimator, log_ratio)
+        penalty_nats = sample_sum(estimate, sampled)
+        return Measured(
+            kl_nats=np.asarray(sample_sum(log_ratio, sampled)),
+            penalty_nats=np.asarray(penalty_nats),
+            entropy_nats=np.asarray(sample_sum(-jnp.asarray(logp), sampled)),
+            reward=np.asarray(self._reward(drawn, penalty_nats, control)),
+            logp_gap_nats=np.abs(logp - drawn.samples.logp)[np.asarray(sampled)],
+            carried=carried,
         )
-        difference = np.abs(logp - drawn.samples.logp)[sampled]
-        return Measured(np.asarray(kl_nats), np.asarray(reward), difference)
 
-    def metrics(self, drawn: Rollouts, measured: "Measured") -> dict[str, float]:
-        """What is logged of one set of rollouts, under the names that TRL's users know."""
-        samples, prompts = drawn.samples, drawn.prompts
+    def _reward(self, drawn: Rollouts, penalty_nats: Array, control: Controllers) -> Array:
+        config = self.config
+        return shaped_reward(
+            jnp.asarray(drawn.scores / np.float32(control.scores.deviation)),
+            penalty_nats if config.kl.place == "reward" else jnp.zeros_like(penalty_nats),
+            jnp.asarray(drawn.samples.finished),
+            jnp.asarray(drawn.samples.length),
+            beta=control.beta,
+            no_eos_penalty=config.no_eos_penalty,
+            length_cost=config.length_cost,
+            length_free=config.length_free,
+        )
+
+    def ready(self, measured: "Measured", batches: list[PackedBatch], control: Controllers) -> list[dict[str, Array]]:
+        """Batches with all that the loss reads: advantages, and the KL's coefficient where it is charged there."""
+        advantage, scale = advantages(measured.reward, normalise=self.config.normalise)
+        # What is missing of the gradient of a KL in the reward is scaled as the advantages are.
+        beta = control.beta * (scale if self.config.kl.place == "reward" else 1.0)
+        coefficient = np.full(len(advantage), beta, np.float32)
+        result = []
+        for (batch, arrays), carried in zip(batches, measured.carried, strict=True):
+            values = {"advantage": advantage, **({"kl_coefficient": coefficient} if charges_kl(self.config) else {})}
+            slots = {name: put(by_slot(each, batch), self.sharding) for name, each in values.items()}
+            result.append({**arrays, **carried, **slots})
+        return result
+
+    def metrics(self, drawn: Rollouts, measured: "Measured", control: Controllers) -> dict[str, float]:
+        """What is logged of one set of rollouts, under the names that TRL's users know (docs/rl.md explains each)."""
+        samples, references, scores = drawn.samples, drawn.prompts.references, drawn.scores
+        length = samples.length
         values = {
-            "objective/reward": float(drawn.scores.mean()),
-            "objective/rlhf_reward": float(measured.reward.mean()),
-            "objective/kl": float(measured.kl_nats.mean()),
-            "completions/mean_length": float(samples.length.mean()),
-            "completions/clipped_ratio": float(1.0 - samples.finished.mean()),
-            "rollout/logp_gap_nats_mean": float(measured.logp_gap_nats.mean()),
-            "rollout/logp_gap_nats_max": float(measured.logp_gap_nats.max()),
+            "objective/reward": scores.mean(),
+            "objective/rlhf_reward": measured.reward.mean(),
+            "objective/non_score_reward": (measured.reward - scores / np.float32(control.scores.deviation)).mean(),
+            "objective/kl": measured.kl_nats.mean(),
+            "objective/kl_penalty": measured.penalty_nats.mean(),
+            "objective/kl_coef": control.beta,
+            "objective/entropy": measured.entropy_nats.mean(),
+            "rewards/std": scores.std(axis=1).mean(),
+            "rewards/zero_std_ratio": (scores.std(axis=1) == 0).mean(),
+            "completions/mean_length": length.mean(),
+            "completions/min_length": length.min(),
+            "completions/max_length": length.max(),
+            "completions/clipped_ratio": 1.0 - samples.finished.mean(),
+            "rollout/logp_gap_nats_mean": measured.logp_gap_nats.mean(),
+            "rollout/logp_gap_nats_max": measured.logp_gap_nats.max(),
         }
-        if prompts.references is not None:
-            copies = [[y == ref for y, ref in zip(column, prompts.references, strict=True)] for column in drawn.outputs]
-            values["rollout/copy_rate"] = float(np.mean(copies))
-        return values
+        if references is not None:
+            copies = [[y == ref for y, ref in zip(column, references, strict=True)] for column in drawn.outputs]
+            values["rollout/copy_rate"] = np.mean(copies)
+            if self.config.gap != "raw":
+                values |= {"rewards/margin": scores.mean(), "rewards/accuracy": (scores > 0).mean()}
+        return {name: float(value) for name, value in values.items()}
 
 
 class Measured(NamedTuple):
-    """kl_nats and shaped reward of each sample; logp_gap_nats: |trainer - sampler| of each sampled token."""
+    """What is known of each sample before the step, in nats and in units of the score.
+
+    kl_nats: KL to the anchor by k1; penalty_nats: by the estimator of the config; entropy_nats: -log p(sample).
+    reward: shaped; logp_gap_nats: |trainer - sampler| of each sampled token.
+    carried: of each batch, what the loss reads of the anchor.
+    """
 
     kl_nats: Float32[np.ndarray, "G N"]
+    penalty_nats: Float32[np.ndarray, "G N"]
+    entropy_nats: Float32[np.ndarray, "G N"]
     reward: Float32[np.ndarray, "G N"]
     logp_gap_nats: Float32[np.ndarray, " tokens"]
+    carried: list[dict[str, Array]]
 
 
 def prefixes(prompts: Prompts, closings: tuple[int, int, int]) -> list[list[int]]:
@@ -262,13 +282,18 @@ def by_slot(values: np.ndarray, batch: Batch) -> np.ndarray:
     return result
 
 
-def advantages(reward: Float32[np.ndarray, "G N"], *, normalise: bool) -> Float32[np.ndarray, "G N"]:
-    """Leave-one-out advantages, over their standard deviation in the step if asked; 0 where all rewards are equal."""
+def advantages(reward: Float32[np.ndarray, "G N"], *, normalise: bool) -> tuple[Float32[np.ndarray, "G N"], float]:
+    """Leave-one-out advantages, over their standard deviation in the step if asked (0 where all rewards are equal).
+
+    Also what one unit of reward became.
+    """
     advantage = np.asarray(leave_one_out(jnp.asarray(reward)))
     if not normalise:
-        return advantage
+        return advantage, 1.0
     deviation = float(advantage.std())
-    return advantage / np.float32(deviation) if deviation > 0 else np.zeros_like(advantage)
+    if deviation == 0:
+        return np.zeros_like(advantage), 0.0
+    return advantage / np.float32(deviation), 1.0 / deviation
 
 
 def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
@@ -276,9 +301,9 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
     clock = StageClock(run, name)
     stage = RlStage(run, name)
     config, stage_hash, seed = stage.config, run.stage_hash(name), run.config.seed
-    update = Update(
-        policy_gradient(stage.graphdef, config, stage.capacity), make_optimizer(config.optimizer, config.steps)
-    )
+    loss = policy_gradient(stage.graphdef, config, stage.capacity)
+    update = Update(loss, make_optimizer(config.optimizer, config.steps))
+    control, refused = Controllers(config.beta), 0
     state = update.start(stage.initial)
     del stage.initial  # The first step consumes its buffers.
     with contextlib.closing(stage.draws()) as loader, run.checkpoints(name, keep=config.keep) as checkpoints:
@@ -286,12 +311,14 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
         if restored is not None:
             state = restored.state
             loader.restore(restored.loader["draws"], int(state.step))
+            control, refused = Controllers.of(restored.controllers), restored.controllers["refused_in_a_row"]
             clock.tokens = restored.meta["tokens"]
+        guard = Guard(update, run.stage_folder(name), name, limit=config.optimizer.refusals, in_a_row=refused)
         meta = {"hash": stage_hash, "tokens": clock.tokens}
         done = int(state.step)
 
         def step(state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
-            nonlocal done
+            nonlocal done, control
             begin = time.perf_counter()
             draws = next(loader)
             wait_s = time.perf_counter() - begin
@@ -299,12 +326,15 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
             prompts = stage.prompts(stage.fold, ids, sources, seed=2 * (seed * 100_003 + done) + 1)
             drawn = stage.rollouts(state.params, prompts, seed=2 * (seed * 100_003 + done))
             batches = stage.batches(drawn)
-            measured = stage.measure(state.params, drawn, batches)
-            advantage = advantages(measured.reward, normalise=config.normalise)
-            ready = [
-                {**arrays, "advantage": put(by_slot(advantage, batch), stage.sharding)} for batch, arrays in batches
-            ]
-            state, metrics = update(state, ready)
+            seen = control.seen(config, drawn.scores)
+            measured = stage.measure(state.params, drawn, batches, seen)
+            ready = stage.ready(measured, batches, seen)
+            values = stage.metrics(drawn, measured, seen)
+            rows = np.array([*ids, -1])
+            state, metrics = guard(state, ready, [rows[batch.example_id] for batch, _ in batches])
+            # The next rollout waits for this step anyway; a refused one teaches the controllers nothing.
+            if not guard.settle():
+                control = seen.adapted(config, values["objective/kl_penalty"])
             loader.update(draws, drawn.scores)
             history.add(Visit(draws, drawn.scores.mean(axis=1) if stage.with_reference else None))
             done += 1
@@ -313,7 +343,7 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
             meta["tokens"] = clock.tokens
             slots = sum(batch.token.size for batch, _ in batches)
             performance = {"perf/fill": tokens / slots, "perf/data_wait_s": wait_s}
-            return state, {**metrics, **stage.metrics(drawn, measured), **performance}
+            return state, {**metrics, **values, **performance}
 
         folder = run.stage_folder(name)
         with StageLog(folder, name, resumed_step=done, every=1) as log, History(folder, done) as history:
@@ -325,8 +355,9 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
                 checkpoints=checkpoints,
                 checkpoint_every=config.checkpoint_every,
                 loader_state=lambda: {"draws": loader.state()},
+                controllers=lambda: {**control.state(), **guard.state()},
                 meta=meta,
-                evaluate=lambda s: held_out(stage, s.params),
+                evaluate=lambda s: held_out(stage, s.params, control),
                 evaluate_every=config.evaluate_every,
                 profile_steps=profile_steps,
             )
@@ -334,11 +365,11 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
     clock.finish(config.steps, visits_an_example=round(visits, 3))
 
 
-def held_out(stage: RlStage, params: Params) -> dict[str, float]:
+def held_out(stage: RlStage, params: Params, control: Controllers) -> dict[str, float]:
     """The same metrics on fixed prompts of the eval fold with fixed random numbers."""
     fold = stage.run.fold("eval")
     ids = list(range(min(stage.config.evaluate_prompts, len(fold))))
     weights = np.array([0, *stage.config.sources]) if stage.with_reference else np.array([1, 0, 0, 0])
     cycle = np.repeat(np.arange(len(weights)), weights)
     drawn = stage.rollouts(params, stage.prompts(fold, ids, cycle[np.array(ids) % len(cycle)].tolist(), seed=1), seed=0)
-    return stage.metrics(drawn, stage.measure(params, drawn, stage.batches(drawn)))
+    return stage.metrics(drawn, stage.measure(params, drawn, stage.batches(drawn), control), control)

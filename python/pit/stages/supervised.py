@@ -17,6 +17,7 @@ from pit.model.params import Params
 from pit.model.sharding import row_sharding
 from pit.stages.context import STAGES, Run, StageClock
 from pit.train.feed import Feed, to_device
+from pit.train.guard import Guard
 from pit.train.log import StageLog
 from pit.train.loop import run_steps
 from pit.train.update import Evaluation, LossFunction, TrainState, Update, make_optimizer
@@ -67,20 +68,23 @@ def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: i
     )
     held_out = _held_out(run, task, config)
     evaluation = Evaluation(loss)
+    refused = 0
     with run.checkpoints(name, keep=config.keep) as checkpoints:
         restored = checkpoints.restore(state, stage_hash)
         if restored is not None:
             state = restored.state
             loader.restore(restored.loader["state"])
+            refused = restored.controllers["refused_in_a_row"]
             clock.tokens = restored.meta["tokens"]
+        guard = Guard(update, run.stage_folder(name), name, limit=config.optimizer.refusals, in_a_row=refused)
         meta = {"hash": stage_hash, "tokens": clock.tokens}
         with StageLog(run.stage_folder(name), name, resumed_step=int(state.step)) as log:
             feed, last = Feed(loader, sharding), time.perf_counter()
 
             def step(state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
                 nonlocal last
-                arrays, tokens, slots, wait_s = next(feed)
-                state, metrics = update(state, arrays)
+                arrays, examples, tokens, slots, wait_s = next(feed)
+                state, metrics = guard(state, arrays, examples)
                 clock.tokens += tokens
                 meta["tokens"] = clock.tokens
                 last, begin = time.perf_counter(), last
@@ -99,6 +103,7 @@ def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: i
                 checkpoints=checkpoints,
                 checkpoint_every=config.checkpoint_every,
                 loader_state=lambda: {"state": feed.state()},
+                controllers=guard.state,
                 meta=meta,
                 evaluate=lambda s: evaluation(s.params, (to_device(b, sharding) for b in held_out)),
                 evaluate_every=config.evaluate_every,

@@ -31,11 +31,12 @@ class Restored(NamedTuple):
 
     state: TrainState
     loader: dict[str, Any]
+    controllers: dict[str, Any]
     meta: dict[str, Any]
 
 
 class Checkpoints:
-    """The checkpoints of one stage, `FOLDER/STEP/{params,opt,loader,curriculum,meta}`.
+    """The checkpoints of one stage, `FOLDER/STEP/{params,opt,loader,curriculum,controllers,meta}`.
 
     Raises:
         CheckpointError: the folder is in a bucket that cannot be reached.
@@ -46,7 +47,7 @@ class Checkpoints:
         # `absolute()` of an address would put it under the working directory.
         self._folder = epath.Path(folder) if remote else epath.Path(folder).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        names = ("params", "opt", "loader", _BYTES, "meta")
+        names = ("params", "opt", "loader", _BYTES, "controllers", "meta")
         try:
             self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=names)
         except Exception as error:  # gcsfs, google-auth and aiohttp have no error in common.
@@ -64,12 +65,15 @@ class Checkpoints:
         step: int | None = self._manager.latest_step()
         return step
 
-    def save(self, state: TrainState, loader: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    def save(
+        self, state: TrainState, loader: Mapping[str, Any], controllers: Mapping[str, Any], meta: Mapping[str, Any]
+    ) -> None:
         """Start writing a checkpoint at the state's step; a step that is already there is left alone.
 
         Args:
             state: weights and optimizer.
             loader: JSON values, and `bytes` (a curriculum's table can be large).
+            controllers: what steers the steps from outside (KL coefficient, running statistics), as JSON values.
             meta: JSON values.
         """
         step = int(state.step)
@@ -86,6 +90,7 @@ class Checkpoints:
                     params=ocp.args.StandardSave(state.params),
                     opt=ocp.args.StandardSave(state.optimizer),
                     loader=ocp.args.JsonSave(values),
+                    controllers=ocp.args.JsonSave(dict(controllers)),
                     meta=ocp.args.JsonSave(meta),
                     **more,
                 ),
@@ -118,6 +123,7 @@ class Checkpoints:
                     params=ocp.args.StandardRestore(_abstract(like.params)),
                     opt=ocp.args.StandardRestore(_abstract(like.optimizer)),
                     loader=ocp.args.JsonRestore(),
+                    controllers=ocp.args.JsonRestore(),
                     **({_BYTES: ocp.args.StandardRestore()} if meta["bytes"] else {}),
                 ),
             )
@@ -125,7 +131,7 @@ class Checkpoints:
             raise self._damaged(step, error) from error
         state = TrainState(jax.device_put(jax.numpy.int32(step), like.step.sharding), items["params"], items["opt"])
         blobs = {name: np.asarray(value).tobytes() for name, value in (items.get(_BYTES) or {}).items()}
-        return Restored(state, {**items["loader"], **blobs}, meta)
+        return Restored(state, {**items["loader"], **blobs}, items["controllers"], meta)
 
     def restore_params(self, like: Params) -> Params:
         """Weights of the newest checkpoint.

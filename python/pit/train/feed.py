@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+from jaxtyping import Int64
 
 from pit.data.loader import Loader
 from pit.train.update import Arrays
@@ -35,9 +36,14 @@ def live_tokens(batch: Batch) -> int:
 
 
 class StepBatches(NamedTuple):
-    """Microbatches of a step on the devices; tokens: those that live; slots: all; wait_s: spent waiting for data."""
+    """Microbatches of a step on the devices.
+
+    examples: of each, the row of the fold in each tree slot, -1 where it is empty; tokens: those that live; slots: all;
+    wait_s: spent waiting for data.
+    """
 
     arrays: Sequence[Arrays]
+    examples: Sequence[Int64[np.ndarray, " G"]]
     tokens: int
     slots: int
     wait_s: float
@@ -62,7 +68,9 @@ class Feed(Iterator[StepBatches]):
         wait_s = time.perf_counter() - begin
         arrays = [to_device(batch, self._sharding) for batch in batches]
         tokens = sum(map(live_tokens, batches))
-        return StepBatches(arrays, tokens, sum(b.token.size for b in batches), wait_s), self._loader.state()
+        slots = sum(b.token.size for b in batches)
+        step = StepBatches(arrays, [b.example_id for b in batches], tokens, slots, wait_s)
+        return step, self._loader.state()
 
     def __next__(self) -> StepBatches:
         ready, self._state = self._next or self._fetch()

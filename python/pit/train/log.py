@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 from pit.losses.total import Total
+from pit.train.update import REFUSED
 
 PROGRESS_VARIABLE = "PIT_PROGRESS"
 """Set to "json" by a parent that draws the progress of its stages itself."""
@@ -168,4 +169,8 @@ def _means(pending: list[Mapping[str, Total | float]]) -> dict[str, float]:
             pair = sums.setdefault(name, [0.0, 0.0])
             pair[0] += float(value.sum if isinstance(value, Total) else value)
             pair[1] += float(value.weight if isinstance(value, Total) else 1.0)
+    refused = sums.get(REFUSED, [0.0, 1.0])
+    if refused[0] == refused[1]:
+        # Nothing but refused steps: their losses weigh nothing, and 0 is none.
+        sums = {name: pair for name, pair in sums.items() if pair[1]}
     return {name: s / w if w else 0.0 for name, (s, w) in sums.items()}

@@ -75,6 +75,7 @@ def run_steps(
     checkpoints: Checkpoints,
     checkpoint_every: int,
     loader_state: Callable[[], Mapping[str, Any]],
+    controllers: Callable[[], Mapping[str, Any]],
     meta: Mapping[str, Any],
     evaluate: Callable[[TrainState], Mapping[str, float]],
     evaluate_every: int,
@@ -90,6 +91,7 @@ def run_steps(
         checkpoints: where states are saved: every `checkpoint_every` steps (0: never), at an interrupt, and at the end.
         checkpoint_every: see `checkpoints`.
         loader_state: state of whatever feeds `step`, as JSON values.
+        controllers: state of whatever steers `step`, as JSON values.
         meta: JSON values saved beside the weights.
         evaluate: held-out metrics, run every `evaluate_every` steps (0: only at the end) and at the end.
         evaluate_every: see `evaluate`.
@@ -110,7 +112,7 @@ def run_steps(
             if done == steps or (evaluate_every and done % evaluate_every == 0):
                 log.write(done, {f"eval/{name}": value for name, value in evaluate(state).items()})
             if done == steps or (checkpoint_every and done % checkpoint_every == 0) or flag.raised:
-                checkpoints.save(state, loader_state(), meta)
+                checkpoints.save(state, loader_state(), controllers(), meta)
             if flag.raised and done < steps:
                 profiler.close()
                 checkpoints.wait()

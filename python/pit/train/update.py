@@ -1,6 +1,7 @@
 """One optimizer step from any number of microbatches: gradients of *sums* are added up and divided once.
 
-Because losses return (sum, weight), k microbatches give the step of the whole batch, and two data shards that of one.
+Because losses return (sum, weight), k microbatches give the step of the whole batch, and two data shards that of one. A
+step whose loss or gradient is not finite is refused: it counts, but weights and optimizer stay as they were.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,9 +21,12 @@ from pit.model.sharding import on_mesh, replicated
 Arrays = Mapping[str, Array]
 LossFunction = Callable[[Params, Arrays], tuple[Total, dict[str, Total]]]
 
+REFUSED = "refused"
+"""Metric of an update: 1 where its loss or gradient was not finite, so that only its number counted."""
+
 
 class TrainState(NamedTuple):
-    """What a step changes: the number of steps done, weights and the optimizer's state."""
+    """What a step changes: the number of steps done (refused ones too), weights and the optimizer's state."""
 
     step: Int32[Array, ""]
     params: Params
@@ -69,7 +73,10 @@ def _decays(params: Params) -> dict[str, bool]:
 
 
 class Update:
-    """The jitted step of one loss: `state, metrics = update(state, microbatches)`; the state's buffers are donated."""
+    """The jitted step of one loss: `state, metrics = update(state, microbatches)`; the state's buffers are donated.
+
+    Where the loss or the gradient is NaN or infinite the step is refused (see `REFUSED`) and its metrics weigh nothing.
+    """
 
     def __init__(self, loss: LossFunction, optimizer: optax.GradientTransformation) -> None:
         def summed(params: Params, batch: Arrays) -> tuple[Float32[Array, ""], tuple[Total, dict[str, Total]]]:
@@ -91,7 +98,19 @@ class Update:
             updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
             params = optax.apply_updates(state.params, updates)
             metrics = {"loss": sums.loss, "grad_norm": Total(norm, jnp.float32(1.0)), **sums.metrics}
-            return TrainState(state.step + 1, params, optimizer_state), metrics
+            # Chosen here, where both are at hand: the buffers of the old state are given away.
+            finite = jnp.isfinite(sums.loss.sum) & jnp.isfinite(norm)
+
+            def kept(new: Array, old: Array) -> Array:
+                return jnp.where(finite, new, old)
+
+            state = TrainState(
+                state.step + 1,
+                jax.tree.map(kept, params, state.params),
+                jax.tree.map(kept, optimizer_state, state.optimizer),
+            )
+            metrics = {name: Total(*(kept(x, jnp.zeros_like(x)) for x in total)) for name, total in metrics.items()}
+            return state, {**metrics, REFUSED: Total(1.0 - finite.astype(jnp.float32), jnp.float32(1.0))}
 
         self._optimizer = optimizer
         self._first = jax.jit(first)
@@ -110,6 +129,12 @@ class Update:
             lambda x: x if isinstance(x.sharding, NamedSharding) else jax.device_put(x, whole), state
         )
         return placed
+
+    def sums(self, params: Params, batch: Arrays) -> Sums:
+        """Gradient, loss and metrics of one microbatch, not divided yet."""
+        with on_mesh(params):
+            result: Sums = self._first(params, batch)
+        return result
 
     def __call__(self, state: TrainState, batches: Iterable[Arrays]) -> tuple[TrainState, dict[str, Total]]:
         """Add up the microbatches and step.

@@ -1,0 +1,194 @@
+"""Watches an update: a step that was refused leaves its cause on disk, and too many in a row end the stage.
+
+The refusal itself is the update's (`pit.train.update`); here the tree is found that made the step's loss or gradient
+NaN or infinite, by halving the batch until one is left.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int32, Int64
+
+from pit.data.atomic import write_file
+from pit.errors import PitError
+from pit.losses.total import Total
+from pit.model.params import Params
+from pit.train.update import REFUSED, Arrays, Sums, TrainState, Update
+
+Examples = Sequence[Int64[np.ndarray, " G"]]
+
+
+class Diverged(PitError):
+    """Steps were refused again and again; the stage ends with the weights of the last step that was not."""
+
+
+class Piece(NamedTuple):
+    """A tree, or the part of a split one, in a row: tokens `first` to `end` (exclusive)."""
+
+    row: int
+    first: int
+    end: int
+
+
+class _Step(NamedTuple):
+    step: Int32[Array, ""]
+    params: Params
+    batches: Sequence[Arrays]
+    examples: Examples
+    refused: Array
+
+
+class Guard:
+    """An update that is watched: `state, metrics = guard(state, microbatches, examples)`.
+
+    Whether a step was refused is read when the next one is asked for, so that its batch is made ready while the devices
+    are still at work.
+
+    Args:
+        update: the step.
+        folder: of the stage; causes go to `refused/` in it.
+        stage: its name.
+        limit: refused steps in a row that end the stage.
+        in_a_row: how many there were when the stage was last saved.
+    """
+
+    def __init__(self, update: Update, folder: Path, stage: str, *, limit: int, in_a_row: int = 0) -> None:
+        self._update, self._folder, self._stage, self._limit = update, folder, stage, limit
+        self._in_a_row = in_a_row
+        self._last: _Step | None = None
+
+    def __call__(
+        self, state: TrainState, batches: Sequence[Arrays], examples: Examples
+    ) -> tuple[TrainState, dict[str, Total]]:
+        """Take a step; `examples` names the row of the fold in each tree slot of each microbatch.
+
+        Raises:
+            Diverged: the step before it was the last that may be refused.
+        """
+        self.settle()
+        state, metrics = self._update(state, batches)
+        self._last = _Step(state.step, state.params, batches, examples, metrics[REFUSED].sum)
+        return state, metrics
+
+    def settle(self) -> bool:
+        """Whether the last step was refused; its cause is then on disk. Later calls say False until there is a new one.
+
+        Raises:
+            Diverged: it was the last in a row that may be.
+        """
+        last, self._last = self._last, None
+        if last is None:
+            return False
+        if not float(last.refused):
+            self._in_a_row = 0
+            return False
+        self._in_a_row += 1
+        path = self._save_cause(last)
+        if self._in_a_row >= self._limit:
+            raise Diverged(
+                f"{self._stage}: loss or gradient of step {int(last.step)} is not finite, the last of "
+                f"{self._in_a_row} in a row (optimizer.refusals = {self._limit}), and all were refused; the tree at "
+                f"fault is in {path}: look at it and at the models it went through, lower the learning rate, or raise "
+                "refusals"
+            )
+        return True
+
+    def state(self) -> dict[str, int]:
+        """What a checkpoint keeps of it."""
+        self.settle()
+        return {"refused_in_a_row": self._in_a_row}
+
+    def _save_cause(self, last: _Step) -> Path:
+        number = int(last.step)
+        path = self._folder / "refused" / f"step-{number:08d}.json"
+        cause: dict[str, Any] = {"stage": self._stage, "step": number, "microbatch": None}
+        for microbatch, (batch, ids) in enumerate(zip(last.batches, last.examples, strict=True)):
+            sums = self._update.sums(last.params, batch)
+            if not finite(sums):
+                guilty = self._guilty(last.params, batch)
+                arrays = {name: np.asarray(batch[name]) for name in batch if np.ndim(batch[name])}
+                slots = _slots_in(arrays["leaf"], guilty)
+                cause |= {
+                    "microbatch": microbatch,
+                    "loss": str(float(sums.loss.sum)),
+                    "gradients": [n for n, g in sums.grads.items() if not bool(jnp.all(jnp.isfinite(g)))],
+                    "tree": [dict(zip(("row", "first", "end"), piece, strict=True)) for piece in guilty],
+                    "tokens": [arrays["token"][p.row, p.first : p.end].tolist() for p in guilty],
+                    # Trees without leaves (fine-tuning) do not say which slot they fill.
+                    "examples": ids[slots].tolist() if slots.size else ids[ids >= 0].tolist(),
+                    "of_tree": {
+                        name: np.asarray(arrays[name])[slots].tolist()
+                        for name in ("advantage", "kl_coefficient", "length", "finished")
+                        if name in arrays
+                    },
+                }
+                break
+        write_file(path, (json.dumps(cause, indent=1) + "\n").encode())
+        return path
+
+    def _guilty(self, params: Params, batch: Arrays) -> list[Piece]:
+        """The first piece whose loss or gradient alone is not finite; several where it takes them together."""
+        group = pieces_of(batch)
+        while len(group) > 1:
+            half = len(group) // 2
+            for part in (group[:half], group[half:]):
+                if not finite(self._update.sums(params, only(batch, part))):
+                    group = part
+                    break
+            else:
+                return group
+        return group
+
+
+def finite(sums: Sums) -> bool:
+    """Whether the loss and every gradient are finite."""
+    return all(bool(jnp.all(jnp.isfinite(x))) for x in (sums.loss.sum, *jax.tree.leaves(sums.grads)))
+
+
+def pieces_of(batch: Mapping[str, Any]) -> list[Piece]:
+    """The trees of a batch as they lie in its rows: each begins with a token at position 0.
+
+    >>> import numpy as np
+    >>> pieces_of({"position": np.array([[0, 1, 0, 1, 0]]), "visible_until": np.array([[2, 2, 4, 4, 0]])})
+    [Piece(row=0, first=0, end=2), Piece(row=0, first=2, end=4)]
+    """
+    position, until = np.asarray(batch["position"]), np.asarray(batch["visible_until"])
+    alive = until > np.arange(until.shape[1])
+    begins = np.argwhere(alive & (position == 0)).tolist()
+    return [Piece(row, first, int(until[row, first])) for row, first in begins]
+
+
+def only(batch: Arrays, pieces: Sequence[Piece]) -> dict[str, Array]:
+    """The batch in which no other trees count: their leaves are absent and their tokens carry no loss."""
+    inside = _inside(np.asarray(batch["token"]).shape, pieces)
+    leaf = np.asarray(batch["leaf"])
+    there = (leaf[..., 0] >= 0) & inside[leaf[..., 0], leaf[..., 1]]
+    changed = {
+        "leaf": np.where(there[..., None], leaf, np.int32(-1)),
+        "loss_weight": np.where(inside, np.asarray(batch["loss_weight"]), np.float32(0)),
+    }
+    return {**batch, **{name: jax.device_put(value, batch[name].sharding) for name, value in changed.items()}}
+
+
+def _inside(shape: tuple[int, ...], pieces: Sequence[Piece]) -> Bool[np.ndarray, "R T"]:
+    inside = np.zeros(shape, bool)
+    for piece in pieces:
+        inside[piece.row, piece.first : piece.end] = True
+    return inside
+
+
+def _slots_in(leaf: np.ndarray, pieces: Sequence[Piece]) -> np.ndarray:
+    """Tree slots with a leaf in one of the pieces."""
+    return np.array(
+        [
+            slot
+            for slot, leaves in enumerate(leaf.tolist())
+            if any(p.row == row and p.first <= index < p.end for row, index in leaves for p in pieces)
+        ],
+        np.int64,
+    )
