@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 import click.testing
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pit.bench import BenchError, bench, read_lengths, show
 from pit_kernels.gap_reward.tiles import Tiles as GapTiles
-from pit_kernels.microbench import Hot, Kernel, analyse, scenario, suite, tune, unavailable_reason
+from pit_kernels.microbench import Hot, Kernel, scenario, suite, tune, unavailable_reason
 from pit_kernels.microbench.contenders import Contender, contenders, load_contender
 from pit_kernels.microbench.hot_tiles import HotTile, hot_tile
 from pit_kernels.microbench.plot import draw
@@ -36,29 +35,6 @@ def make_row(**changes):
     fields = {"operation": "three_way_attention", "problem": "p", "direction": "forward", "contender": "xla"}
     fields.update({"target": "v5e", "ours": True, "units": 2, "job": {}})
     return Row(**{**fields, **changes}, figures=figures)
-
-
-# Bundles of the hot 512 x 512 tile at head width 128 that were published or seen by others, forward then backward.
-SEEN = {
-    ("jax_splash", "v5e"): (1197, 1360),
-    ("jax_splash", "v6e"): (954, 1038),
-    ("jax_splash", "v4"): (1780, 1830),
-    ("jax_flash", "v5e"): (1330, 1560),
-}
-
-
-@needs_compiler
-@pytest.mark.parametrize(("name", "target"), SEEN)
-def test_the_hot_tile_of_published_kernels_is_as_long_as_others_saw_it(name, target):
-    contender = contenders("three_way_attention")[name]
-    function = contender.make({"q": 512, "kv": 512}, False)
-    x = jax.ShapeDtypeStruct((1, 2, 2048, 128), jnp.bfloat16)
-    static = analyse(function, (x, x, x, np.full((1, 2048), 2048, np.int32)), target)
-    low, high = SEEN[name, target]
-    assert static.complete
-    assert low <= static.hot.bundles <= high
-    # Causal tiles of 4 x 4 in two heads: those above the diagonal are not computed.
-    assert static.hot.passes == 20
 
 
 def test_a_contender_without_trees_gets_their_paths():
