@@ -76,8 +76,7 @@ def leaf_scores(
     split = (partition or WHOLE).here([hidden.shape[0], leaf.shape[0]])
     tiles = default_tiles(hidden.shape[2], hidden.dtype) if tiles is None else tiles
     options = pallas_tpu.Options(tiles, device.cores(), device.vmem_bytes(), dispatch.interpreter(interpret))
-    # "auto" takes the kernel wherever it serves: by static cost it is ahead, up to twenty times, but for thousands of
-    # leaves forward and backward in one program, where XLA gathers once for both and is up to 5 % ahead.
+    # "auto" takes the kernel wherever it serves: by static cost it is ahead (kernels/README.md).
     refusal = pallas_tpu.refusal(options, hidden.shape, leaf.shape[0] * leaf.shape[1], hidden.dtype)
     route = dispatch.choose(_NAME, implementation, refusals={"pallas_tpu": refusal}, interpret=interpret)
     call = autodiff.Call(Settings(float(eps), offset_norm), route, split, options)

@@ -71,7 +71,7 @@ class Tuned:
 def shape_classes(operation: str, target: str = "v5e") -> dict[str, tuple[str, ...]]:
     """The classes of shapes that an operation is tuned for, each with the problems that it is judged on.
 
-    The small VMEM of v4 refuses attention over rows of 4,096 tokens of some shapes: it is judged on rows of 2,048.
+    The small VMEM of v4 cuts rows of 4,096 tokens of some shapes into stretches: it is judged on rows of 2,048.
 
     Raises:
       ValueError: if the operation has no tiles.
