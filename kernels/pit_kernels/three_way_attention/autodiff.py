@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Float, Int32
 
 from pit_kernels import dispatch, numerics, partition
 from pit_kernels.three_way_attention import pallas_tpu, xla
 from pit_kernels.three_way_attention.settings import Settings
+from pit_kernels.three_way_attention.visible_blocks import alive
 
 _Residuals = tuple[Array, Array, Array, Array, Array, Array]
 
@@ -55,7 +56,7 @@ def _attend_bwd(
 
     def run(*arrays: Array) -> Any:
         q, k, v, visible_until, out, lse, d_out, d_lse = arrays
-        alive_B1T = _alive(visible_until)[:, None, :]
+        alive_B1T = alive(visible_until)[:, None, :]
         accumulator = numerics.accumulator(q)
         # d logit = p (dp - sum_s p dp + d lse), and sum_s p dp = out . d out: one number a query.
         product_BTN = jnp.sum(out.astype(accumulator) * d_out.astype(accumulator), axis=-1)
@@ -69,7 +70,3 @@ def _attend_bwd(
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
-
-
-def _alive(visible_until: Int32[Array, "B T"]) -> Bool[Array, "B T"]:
-    return visible_until > jnp.arange(visible_until.shape[1], dtype=jnp.int32)[None, :]

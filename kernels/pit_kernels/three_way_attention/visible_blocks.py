@@ -33,6 +33,11 @@ class VisibleBlocks(NamedTuple):
     alive: Int32[Array, "B n"]
 
 
+def alive(visible_until: Int32[Array, "B T"]) -> Bool[Array, "B T"]:
+    """Which tokens are no padding."""
+    return visible_until > jnp.arange(visible_until.shape[1], dtype=jnp.int32)[None, :]
+
+
 def visible_blocks(visible_until: Int32[Array, "B T"], queries: int) -> VisibleBlocks:
     """The lists for blocks of `queries` queries.
 
@@ -81,7 +86,7 @@ def _lists(
     n, m = before.shape
     queries = tokens // n
     index_T = jnp.arange(tokens, dtype=jnp.int32)[None, :]
-    alive_BT = visible_until > index_T
+    alive_BT = alive(visible_until)
     first_Bn = jnp.min(jnp.where(alive_BT, index_T, _LAST).reshape(batch, n, queries), axis=2)
     whole_Bn = jnp.all(alive_BT.reshape(batch, n, queries), axis=2)
     until_BmK = until_of_keys.reshape(batch, m, KEYS)

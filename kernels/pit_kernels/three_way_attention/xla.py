@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from pit_kernels import numerics
 from pit_kernels.three_way_attention.settings import Settings
+from pit_kernels.three_way_attention.visible_blocks import alive
 
 BLOCK = 128
 """Tokens of a block of queries and of a block of keys (chosen by measurement: see kernels/README.md)."""
@@ -91,7 +92,7 @@ def backward(
 
 def _without_padding(visible_until: Int32[Array, "B T"], *arrays: Float[Array, "B T _ H"]) -> tuple[Array, ...]:
     """The arrays with zeros in padding, by selection, before anything is multiplied: 0 * NaN is NaN."""
-    alive_BT = visible_until > jnp.arange(visible_until.shape[1], dtype=jnp.int32)[None, :]
+    alive_BT = alive(visible_until)
     return tuple(jnp.where(alive_BT[:, :, None, None], x, 0) for x in arrays)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int32
 from pit_kernels.dispatch import Interpret
 from pit_kernels.three_way_attention.pallas_tpu import calls
 from pit_kernels.three_way_attention.pallas_tpu.shared import Kernel, lists
+from pit_kernels.three_way_attention.visible_blocks import alive
 
 
 def forward(
@@ -24,8 +25,8 @@ def forward(
     interpret: Interpret,
 ) -> tuple[Float[Array, "B N T H"], Float[Array, "B K R n 1 Q"]]:
     """Output and log-sum-exp (natural log, -inf in padding)."""
-    alive = _alive(visible_until)
-    q, k, v = _cleared(alive, q, k, v)
+    living = alive(visible_until)
+    q, k, v = _cleared(living, q, k, v)
 
     def step(carry: tuple[Array, Array], stretch: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
         out, lse = carry
@@ -39,9 +40,9 @@ def forward(
 
     start = jnp.zeros(q.shape, jnp.float32), jnp.full(calls.statistics_shape(kernel), -jnp.inf, jnp.float32)
     (out, lse), _ = lax.scan(step, start, _stretches(kernel, k, v, visible_until))
-    (out,) = _cleared(alive, out)
+    (out,) = _cleared(living, out)
     # A dead query has met keys, as a query that is alive would.
-    lse = jnp.where(alive.reshape(q.shape[0], 1, 1, *lse.shape[3:]), lse, -jnp.inf)
+    lse = jnp.where(living.reshape(q.shape[0], 1, 1, *lse.shape[3:]), lse, -jnp.inf)
     return out.astype(q.dtype), lse
 
 
@@ -57,7 +58,7 @@ def backward(
     interpret: Interpret,
 ) -> tuple[Float[Array, "B N T H"], Float[Array, "B K T H"], Float[Array, "B K T H"]]:
     """Gradients of q, k and v; `lse` and `delta` are 0 in padding."""
-    q, k, v, d_out = _cleared(_alive(visible_until), q, k, v, d_out)
+    q, k, v, d_out = _cleared(alive(visible_until), q, k, v, d_out)
 
     def step(d_q: Array, stretch: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
         first, k, v, until = stretch
@@ -81,10 +82,6 @@ def _stretches(kernel: Kernel, k: Array, v: Array, visible_until: Array) -> tupl
     return first, k, v, jnp.maximum(until, first[:, None, None]) - first[:, None, None]
 
 
-def _alive(visible_until: Array) -> Array:
-    return visible_until > jnp.arange(visible_until.shape[1], dtype=jnp.int32)[None]
-
-
-def _cleared(alive: Array, *arrays: Array) -> tuple[Any, ...]:
+def _cleared(living: Array, *arrays: Array) -> tuple[Any, ...]:
     """The arrays [B, N, T, H] with zeros in padding, whatever it holds."""
-    return tuple(jnp.where(alive[:, None, :, None], x, 0) for x in arrays)
+    return tuple(jnp.where(living[:, None, :, None], x, 0) for x in arrays)
