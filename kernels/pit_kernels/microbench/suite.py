@@ -20,6 +20,9 @@ from pit_kernels.microbench.worker import named_contender, named_problem
 TOLERANCE = 0.03
 """How far a figure of ours may lie above its baseline."""
 
+_MEASURED = (":(top)kernels/pit_kernels", ":(top,exclude)kernels/pit_kernels/microbench/plot.py")
+"""The sources that figures are of."""
+
 DIRECTIONS: tuple[Direction, ...] = ("forward", "both")
 """What is counted of every problem."""
 
@@ -231,19 +234,20 @@ def _process(module: str, text: str) -> str:
 
 
 def origin() -> dict[str, Any]:
-    """What a figure carries: versions and commit."""
+    """What a figure carries: versions, and the last commit that touched what is measured ("unknown" outside of it)."""
     versions = {}
     for name in ("jax", "jaxlib", "libtpu", "tokamax", "numpy"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    # What the suite itself writes is no change to what is measured.
-    written = [f":(top,exclude){path}" for path in ("bench/results", "kernels/README.md", "docs/kernels.png")]
-    status = ["git", "status", "--porcelain", "--untracked-files=no", "--", ":/", *written]
-    changed = subprocess.run(status, capture_output=True, text=True, check=False).stdout.strip()
+    commit = _git("log", "-1", "--format=%H", "--", *_MEASURED)
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *_MEASURED)
     return {"versions": versions, "commit": (commit or "unknown") + (" with changes" if changed else "")}
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def save(rows: Sequence[Row], path: Path) -> None:
