@@ -1,13 +1,16 @@
-"""The examples in docstrings say what the code does."""
+"""The examples in docstrings and in docs/ say what the code does."""
 
 import doctest
 import importlib
 import pkgutil
+from pathlib import Path
 
 import pytest
 
 import pit
 import pit_kernels
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def documented() -> list[str]:
@@ -26,5 +29,12 @@ def documented() -> list[str]:
 @pytest.mark.parametrize("name", documented())
 def test_examples_in_docstrings(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+    assert result.attempted > 0
+
+
+@pytest.mark.parametrize("page", sorted(p.name for p in DOCS.glob("*.md") if "    >>> " in p.read_text("utf-8")))
+def test_examples_in_pages(page: str) -> None:
+    result = doctest.testfile(str(DOCS / page), module_relative=False)
     assert result.failed == 0
     assert result.attempted > 0

@@ -14,7 +14,7 @@ from pit.config import ImproveConfig, PackingConfig
 from pit.model.params import Params
 from pit.rollout.sample import sample
 from pit.rollout.score import Scorer
-from pit.rollout.strategy import strategy_at
+from pit.rollout.strategy import Filter, MinP, Strategy, TopK, TopP, strategy_at
 from pit.stages.context import Run
 
 Tokens = list[int]
@@ -62,30 +62,30 @@ class Models:
         return cls(run.trained(policy), run.trained(improver), gap, layout.closings, run.config.windows.output - 1)
 
     def respond(
-        self, prompts: Sequence[Tokens], requests: Sequence[int], temperature: float, seed: int
+        self, prompts: Sequence[Tokens], requests: Sequence[int], config: ImproveConfig, seed: int
     ) -> list[Tokens]:
         """y0 of each prompt."""
         inputs = [[*x, self.closings[0]] for x in prompts]
-        return self._draw(self.policy, inputs, requests, temperature, seed)
+        return self._draw(self.policy, inputs, requests, config, seed)
 
     def refine(
         self,
         prompts: Sequence[Tokens],
         references: Sequence[Tokens],
         requests: Sequence[int],
-        temperature: float,
+        config: ImproveConfig,
         seed: int,
     ) -> list[Tokens]:
         """The improver's candidate for each prompt and reference."""
         inputs = [[*x, self.closings[0], *ref, self.closings[1]] for x, ref in zip(prompts, references, strict=True)]
-        return self._draw(self.improver, inputs, requests, temperature, seed)
+        return self._draw(self.improver, inputs, requests, config, seed)
 
     def _draw(
         self,
         model: tuple[nnx.GraphDef[Any], Params],
         inputs: Sequence[Tokens],
         requests: Sequence[int],
-        temperature: float,
+        config: ImproveConfig,
         seed: int,
     ) -> list[Tokens]:
         drawn = sample(
@@ -94,11 +94,24 @@ class Models:
             requests,
             n=1,
             capacity=self.capacity,
-            strategy=strategy_at(temperature),
+            strategy=strategy_of(config),
             eos_ids=(self.closings[2],),
             seed=seed,
+            config=config.rollout,
         )
         return [drawn.answer(g, 0) for g in range(len(inputs))]
+
+
+def strategy_of(config: ImproveConfig) -> Strategy:
+    """How answers are drawn: at the temperature, among the tokens that top-k, top-p and min-p leave, in this order."""
+    filters: list[Filter] = []
+    if config.top_k is not None:
+        filters.append(TopK(config.top_k))
+    if config.top_p is not None:
+        filters.append(TopP(config.top_p))
+    if config.min_p is not None:
+        filters.append(MinP(config.min_p))
+    return strategy_at(config.temperature, *filters)
 
 
 def improve(
@@ -117,7 +130,7 @@ def improve(
         models: the trained models.
         prompts: contents of x.
         requests: an id of each prompt; it and the seed decide the random numbers, so results do not depend on batches.
-        config: iterations, temperature, form of the gap, threshold, batch.
+        config: iterations, temperature and filters, form of the gap, threshold, batch.
         seed: root of the random numbers.
         answers: given y0; sampled from the policy where None.
         stop_rule: accept by the gap; otherwise every candidate is kept (the paper's plain iteration).
@@ -125,17 +138,14 @@ def improve(
     for begin in range(0, len(prompts), config.batch):
         piece = slice(begin, begin + config.batch)
         xs, ids = list(prompts[piece]), list(requests[piece])
-        padded = xs + [xs[0]] * (config.batch - len(xs))
-        padded_ids = ids + [ids[0]] * (config.batch - len(xs))
         if answers is None:
-            current = models.respond(padded, padded_ids, config.temperature, _pass_seed(seed, 0))
+            current = models.respond(xs, ids, config, _pass_seed(seed, 0))
         else:
-            given = [list(a) for a in answers[piece]]
-            current = given + [given[0]] * (config.batch - len(xs))
+            current = [list(a) for a in answers[piece]]
         first, steps = current, []
         for number in range(1, config.iterations + 1):
-            drawn = models.refine(padded, current, padded_ids, config.temperature, _pass_seed(seed, number))
-            gaps = models.gap.gap(padded, current, [drawn], config.gap)[:, 0]
+            drawn = models.refine(xs, current, ids, config, _pass_seed(seed, number))
+            gaps = models.gap.gap(xs, current, [drawn], config.gap)[:, 0]
             keep = [not stop_rule or bool(gap > config.threshold) for gap in gaps]
             current = [new if ok else old for new, old, ok in zip(drawn, current, keep, strict=True)]
             steps.append([Step(c, float(g), k, a) for c, g, k, a in zip(drawn, gaps, keep, current, strict=True)])

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import path_twins as twins
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pit.config import RolloutConfig
 from pit.data.packing import Layout, pack_lists
 from pit.data.template import rollout
 from pit.losses.rl import sample_sum
 from pit.model.params import copy, merge
-from pit.rollout.sample import pad_prefixes, sample
-from pit.rollout.strategy import Greedy, Temperature, strategy_at
+from pit.rollout.sample import DEFAULT, sample
+from pit.rollout.strategy import Greedy, Temperature
 from pit.stages.policy_gradient import sampled_logprobs
 from pit.stages.rl import by_slot
 
@@ -32,7 +33,9 @@ seeds = st.integers(0, 2**31 - 1)
 ids = st.lists(st.integers(0, 2**32 - 1), min_size=TREES, max_size=TREES)
 
 
-def draw_samples(config, prefixes, request_ids, seed, strategy, eos_ids=(EOS,), n=N, capacity=CAPACITY):
+def draw_samples(
+    config, prefixes, request_ids, seed, strategy, eos_ids=(EOS,), n=N, capacity=CAPACITY, rollout=DEFAULT
+):
     return sample(
         *twins.random_decoder(config),
         prefixes,
@@ -42,6 +45,7 @@ def draw_samples(config, prefixes, request_ids, seed, strategy, eos_ids=(EOS,), 
         strategy=strategy,
         eos_ids=eos_ids,
         seed=seed,
+        config=rollout,
     )
 
 
@@ -75,6 +79,18 @@ def test_logprobs_of_the_sampler_and_the_trainer_agree(name, temperature, inputs
     assert np.all(np.asarray(sample_sum(logp - again, sampled)) == 0), "equal weights, the same program: exactly 0"
 
 
+def assert_same_samples(actual, expected):
+    """The same tokens, with log-probs that differ by rounding."""
+    for field in ("token", "length", "finished"):
+        np.testing.assert_array_equal(getattr(actual, field), getattr(expected, field), field)
+    for field in ("logp", "drawn_logp"):
+        np.testing.assert_allclose(getattr(actual, field), getattr(expected, field), atol=1e-5)
+
+
+def taken(samples, order):
+    return samples._replace(**{name: value[list(order)] for name, value in samples._asdict().items() if name != "fill"})
+
+
 @given(prefixes=prefixes_of, requests=ids, seed=seeds, data=st.data())
 def test_samples_depend_neither_on_order_nor_on_neighbours(prefixes, requests, seed, data):
     strategy = Temperature(1.0)
@@ -82,14 +98,72 @@ def test_samples_depend_neither_on_order_nor_on_neighbours(prefixes, requests, s
 
     order = data.draw(st.permutations(range(TREES)))
     moved = draw_samples(twins.LLAMA, [prefixes[i] for i in order], [requests[i] for i in order], seed, strategy)
-    for field, value in drawn._asdict().items():
-        np.testing.assert_array_equal(getattr(moved, field), value[list(order)], field)
+    for field, value in taken(drawn, order)._asdict().items():
+        np.testing.assert_array_equal(getattr(moved, field), value, field)
 
     others = data.draw(trees_of)
     neighbours = [prefixes[0], *([*other, 1, 2] for other in others[1:])]
     placed = draw_samples(twins.LLAMA, neighbours, [requests[0], 7, 8], seed, strategy)
-    for field, value in drawn._asdict().items():
-        np.testing.assert_array_equal(getattr(placed, field)[0], value[0], field)
+    assert_same_samples(taken(placed, [0]), taken(drawn, [0]))
+
+
+MANY = 7
+
+
+@given(
+    prefixes=st.lists(contents.map(lambda x: [*x, 1]), min_size=MANY, max_size=MANY),
+    seed=seeds,
+    slots=st.sampled_from((1, 2, 5, 8)),
+)
+@settings(max_examples=12)
+def test_slots_are_filled_again_and_change_no_sample(prefixes, seed, slots):
+    few, all_at_once = (
+        draw_samples(twins.LLAMA, prefixes, range(MANY), seed, Temperature(1.0), n=3, rollout=RolloutConfig(slots=s))
+        for s in (slots, 64)
+    )
+    assert_same_samples(few, all_at_once)
+    if slots == 1:
+        assert few.fill == 1, "one slot that is never idle"
+
+
+def test_slots_refill_so_that_ragged_samples_waste_little():
+    prefixes, ends = [[5, 9, 1], [7, 1], [4, 4, 1], [8, 1]] * 8, (EOS, 7, 9, 11)
+    refilled, waiting = (
+        draw_samples(
+            twins.LLAMA,
+            prefixes,
+            range(32),
+            0,
+            Temperature(1.0),
+            ends,
+            n=4,
+            capacity=32,
+            rollout=RolloutConfig(slots=s),
+        )
+        for s in (8, 128)
+    )
+    assert_same_samples(refilled, waiting)
+    # 128 samples at once wait for the longest of them.
+    assert waiting.fill == pytest.approx(waiting.length.sum() / 128 / waiting.length.max())
+    assert waiting.fill < 0.3
+    assert refilled.fill > 0.85
+
+
+def test_prefixes_longer_than_a_batch_of_rows_are_read_in_several():
+    prefixes = [[*range(4, 4 + i % 16), 1] for i in range(90)]
+    small, large = (
+        draw_samples(
+            twins.LLAMA,
+            prefixes,
+            range(90),
+            0,
+            Temperature(1.0),
+            n=1,
+            rollout=RolloutConfig(slots=32, prefill_tokens=t),
+        )
+        for t in (1, 1 << 20)
+    )
+    assert_same_samples(small, large)
 
 
 @given(prefixes=prefixes_of, seed=seeds)
@@ -155,22 +229,8 @@ def test_first_tokens_are_drawn_from_the_softmax_at_the_temperature():
     assert chi_square < 60
 
 
-def test_prefixes_are_padded_to_few_widths():
-    token, length = pad_prefixes([[4] * 3, [5] * 33])
-    assert token.shape == (2, 64)
-    assert length.tolist() == [3, 33]
-    assert token.sum() == 3 * 4 + 33 * 5
-
-
 @pytest.mark.parametrize("prefixes", [[], [[4], []]])
 def test_an_empty_prefix_is_refused(prefixes):
     message = "^prefixes: every request needs at least one token; give each its closing role token$"
     with pytest.raises(ValueError, match=message):
-        pad_prefixes(prefixes)
-
-
-def test_a_temperature_of_0_is_greedy_and_refused_elsewhere():
-    assert strategy_at(0.0) == Greedy()
-    assert strategy_at(0.4) == Temperature(0.4)
-    with pytest.raises(ValueError, match=r"^temperature = 0.0: must be > 0; use Greedy\(\) for the limit at 0$"):
-        Temperature(0.0)
+        draw_samples(twins.LLAMA, prefixes, range(len(prefixes)), 0, Greedy())

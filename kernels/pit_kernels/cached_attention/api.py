@@ -5,35 +5,42 @@ This is the attention of every decode step: N samples of one (x, reference) keep
 
 from typing import Literal
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import checks, dispatch
 from pit_kernels.cached_attention import xla
+from pit_kernels.cached_attention.settings import Settings
 
 _NAME: Literal["cached_attention"] = "cached_attention"
 
 
+# Nine arrays and five settings: two caches with what is held of them, and who reads which.
 def cached_attention(
     q: Float[Array, "S N H"],
-    prefix_k: Float[Array, "P C0 K H"],
-    prefix_v: Float[Array, "P C0 K H"],
+    prefix_k: Float[Array, "P K C0 H"],
+    prefix_v: Float[Array, "P K C0 H"],
     prefix_length: Int32[Array, " P"],
-    suffix_k: Float[Array, "S C1 K H"],
-    suffix_v: Float[Array, "S C1 K H"],
+    suffix_k: Float[Array, "S K C1 H"],
+    suffix_v: Float[Array, "S K C1 H"],
     suffix_length: Int32[Array, " S"],
-    prefix_id: Int32[Array, " S"] | None = None,
+    prefix_id: Int32[Array, " S"],
+    suffix_start: Int32[Array, " S"] | None = None,
     *,
     scale: float | None = None,
     logit_soft_cap: float | None = None,
     slots_per_prefix: int | None = None,
     implementation: dispatch.Implementation = "auto",
+    interpret: dispatch.Interpret = False,
 ) -> Float[Array, "S N H"]:
     """Softmax attention of each slot's query over the held part of its prefix and of its suffix.
 
-    Slot s sees the first prefix_length[prefix_id[s]] entries of its prefix and the first suffix_length[s] of its
-    suffix, the new token's own key included if the caller has written it. Either may be empty (length <= 0; a length
-    beyond the cache counts as all of it); a slot that sees nothing gets exactly 0. What lies past a length reaches
-    nothing, NaN included. Products accumulate in float32 and the two passes are merged in float32 (float64 stays).
+    Slot s sees the first prefix_length[prefix_id[s]] entries of its prefix and suffix_length[s] entries of its suffix,
+    the new token's own key included if the caller has written it. Either may be empty (length <= 0; a length beyond
+    the cache counts as all of it); a slot that sees nothing gets exactly 0. What is not held reaches nothing as long as
+    it is finite: begin with caches of zeros (clearing values at every step would double its cost). The queries of all
+    slots of a prefix pass over one copy of its keys. Products accumulate in float32 and the two passes are
+    merged in float32 (float64 stays).
 
     Args:
       q: queries of S slots, N heads of width H.
@@ -43,58 +50,67 @@ def cached_attention(
       suffix_k: keys of the slots' own tokens, at most C1.
       suffix_v: values of the slots' own tokens.
       suffix_length: tokens held of each suffix.
-      prefix_id: prefix of each slot, 0..P-1. It gathers a copy of the prefix for each slot.
+      prefix_id: prefix of each slot; a slot whose id is not in 0..P-1 has none.
+      suffix_start: entry that each suffix begins with; it goes on at entry 0 after the last one, so that all slots may
+        write their next key at the same place, whenever each of them began. Entry 0 when None.
       scale: factor of the logits, H**-0.5 when None.
       logit_soft_cap: c of the cap c tanh(z / c) on the scaled logits; no cap when None.
-      slots_per_prefix: promise that S = P n and slot s belongs to prefix s // n: nothing is gathered, and
-        `prefix_id` is not read and may be None.
+      slots_per_prefix: promise that no more slots than this share a prefix, wherever they stand; it keeps the work on
+        prefixes small. A slot too many gets NaN. S when None, which is always right.
       implementation: backend; see `pit_kernels.dispatch`.
+      interpret: run the TPU kernel in Pallas' interpreter, on any platform.
 
     Raises:
-      ValueError: if shapes or dtypes do not fit, or neither prefix_id nor slots_per_prefix is given.
+      ValueError: if shapes or dtypes do not fit.
       UnsupportedImplementationError: if the named backend cannot serve.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> cache, length = jnp.ones((1, 4, 1, 2)), jnp.array([3], jnp.int32)
-      >>> cached_attention(jnp.ones((1, 1, 2)), cache, cache, length, cache, cache, length, slots_per_prefix=1).tolist()
+      >>> cache, length = jnp.ones((1, 1, 4, 2)), jnp.array([3], jnp.int32)
+      >>> zero = jnp.zeros(1, jnp.int32)
+      >>> cached_attention(jnp.ones((1, 1, 2)), cache, cache, length, cache, cache, length, zero).tolist()
       [[[1.0, 1.0]]]
     """
     checks.require_rank(_NAME, "q", q, "S N H")
-    checks.require_rank(_NAME, "prefix_k", prefix_k, "P C0 K H")
-    checks.require_rank(_NAME, "suffix_k", suffix_k, "S C1 K H")
+    checks.require_rank(_NAME, "prefix_k", prefix_k, "P K C0 H")
+    checks.require_rank(_NAME, "suffix_k", suffix_k, "S K C1 H")
     checks.require_same_float(_NAME, q=q, prefix_k=prefix_k, prefix_v=prefix_v, suffix_k=suffix_k, suffix_v=suffix_v)
     slots, heads, width = q.shape
-    prefixes, prefix_capacity, kv_heads, _ = prefix_k.shape
+    prefixes, kv_heads, prefix_capacity, _ = prefix_k.shape
     for name, x in (("prefix_k", prefix_k), ("prefix_v", prefix_v)):
-        checks.require_shape(_NAME, name, x, "P C0 K H", (prefixes, prefix_capacity, kv_heads, width))
+        checks.require_shape(_NAME, name, x, "P K C0 H", (prefixes, kv_heads, prefix_capacity, width))
     for name, x in (("suffix_k", suffix_k), ("suffix_v", suffix_v)):
-        checks.require_shape(_NAME, name, x, "S C1 K H", (slots, suffix_k.shape[1], kv_heads, width))
+        checks.require_shape(_NAME, name, x, "S K C1 H", (slots, kv_heads, suffix_k.shape[2], width))
     checks.require_grouped_heads(_NAME, heads, kv_heads)
-    lengths = [("prefix_length", prefix_length, "P", prefixes), ("suffix_length", suffix_length, "S", slots)]
-    if slots_per_prefix is not None:
-        if slots_per_prefix * prefixes != slots:
-            raise ValueError(
-                f"{_NAME}: slots_per_prefix is {slots_per_prefix} with P={prefixes} prefixes and S={slots} slots; S "
-                "must be P times it. Give prefix_id instead when slots are not grouped evenly"
-            )
-    elif prefix_id is None:
-        raise ValueError(
-            f"{_NAME}: prefix_id and slots_per_prefix are both None; give one, to say whose prefix a slot reads"
-        )
-    else:
-        lengths.append(("prefix_id", prefix_id, "S", slots))
-    for name, x, letter, size in lengths:
+    suffix_start = jnp.zeros(slots, jnp.int32) if suffix_start is None else suffix_start
+    for name, x, letter, size in (
+        ("prefix_length", prefix_length, "P", prefixes),
+        ("suffix_length", suffix_length, "S", slots),
+        ("prefix_id", prefix_id, "S", slots),
+        ("suffix_start", suffix_start, "S", slots),
+    ):
         checks.require_int32(_NAME, name, x)
         checks.require_shape(_NAME, name, x, letter, (size,))
     scale = width**-0.5 if scale is None else scale
     checks.require_positive(_NAME, "scale", scale)
     if logit_soft_cap is not None:
         checks.require_positive(_NAME, "logit_soft_cap", logit_soft_cap)
+    members = slots if slots_per_prefix is None else slots_per_prefix
+    if not isinstance(members, int) or members < 1:
+        raise ValueError(f"{_NAME}: slots_per_prefix is {members!r}; it must be an int of at least 1, or None")
 
-    dispatch.choose(_NAME, implementation)
-    settings = xla.Settings(float(scale), None if logit_soft_cap is None else float(logit_soft_cap), slots_per_prefix)
+    dispatch.choose(_NAME, implementation, interpret=interpret)
+    cap = None if logit_soft_cap is None else float(logit_soft_cap)
+    settings = Settings(float(scale), cap, min(members, slots), interpret)
     out: Array = xla.attend(
-        q, prefix_k, prefix_v, prefix_length, suffix_k, suffix_v, suffix_length, prefix_id, settings
+        q,
+        prefix_k,
+        prefix_v,
+        prefix_length,
+        suffix_k,
+        suffix_v,
+        suffix_length,
+        prefix_id,
+        suffix_start,
+        settings,
     )
     return out

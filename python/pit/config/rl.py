@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from pit.config.rules import COUNT, POSITIVE, SHARE, UNSIGNED, Range, Section
-from pit.config.sections import OptimizerConfig, PackingConfig
+from pit.config.sections import OptimizerConfig, PackingConfig, RolloutConfig
 
 RewardForm = Literal["raw", "centred", "symmetric", "difference"]
 KlEstimator = Literal["k1", "k2", "k3", "full"]
@@ -121,6 +121,7 @@ class RlConfig(Section):
     sources: integer weights of reference sources (worse, better, policy) that the curriculum draws from.
     curriculum: which prompts come when.
     anchor: the model of the KL term: "sft", or "init" (the checkpoint that the stage starts from).
+    rollout: how samples are drawn.
     """
 
     section: ClassVar[str] = "rl"
@@ -142,6 +143,7 @@ class RlConfig(Section):
     anchor: Literal["sft", "init"] = "sft"
     packing: PackingConfig = field(default_factory=PackingConfig)
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=5e-4, warmup_steps=5))
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
     evaluate_every: Annotated[int, UNSIGNED] = 25
     evaluate_prompts: Annotated[int, COUNT] = 128
     checkpoint_every: Annotated[int, UNSIGNED] = 25

@@ -8,6 +8,9 @@ from pit.config.rules import COUNT, DECAY, FINITE, POSITIVE, SHARE, UNSIGNED, Ra
 
 GapForm = Literal["raw", "centred", "symmetric"]
 
+KEPT = Range(low=0.0, high=1.0, open_low=True)
+"""A share of probability that a filter keeps."""
+
 WINDOW = Range(low=3.0)
 """Room for a token of each side of a cut, and the closing role token."""
 
@@ -200,22 +203,41 @@ class TrainConfig(Section):
 
 
 @dataclass(frozen=True)
+class RolloutConfig(Section):
+    """How samples are drawn: what decides speed and memory, and no result beyond rounding.
+
+    slots: samples that decode at a time; a slot takes the next sample when its own has ended.
+    prefill_tokens: tokens of prefixes that are read at once.
+    """
+
+    section: ClassVar[str] = "rollout"
+    slots: Annotated[int, COUNT] = 256
+    prefill_tokens: Annotated[int, COUNT] = 8192
+
+
+@dataclass(frozen=True)
 class ImproveConfig(Section):
     """Iterated improvement at inference (the paper's Algorithm 2, with an acceptance rule of ours).
 
     iterations: improver passes.
     temperature: of y0 and of every pass; 0 is greedy.
+    top_k, top_p, min_p: keep the most likely tokens only, if given (see `pit.rollout.strategy`).
     gap: form of the gap that decides.
     threshold: a candidate replaces the answer only if its gap over it exceeds this.
     batch: prompts sampled at once.
+    rollout: how they are sampled.
     """
 
     section: ClassVar[str] = "improve"
     iterations: Annotated[int, COUNT] = 3
     temperature: Annotated[float, UNSIGNED] = 1.0
+    top_k: Annotated[int | None, COUNT] = None
+    top_p: Annotated[float | None, KEPT] = None
+    min_p: Annotated[float | None, KEPT] = None
     gap: GapForm = "centred"
     threshold: Annotated[float, FINITE] = 0.0
     batch: Annotated[int, COUNT] = 128
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -201,6 +201,11 @@ def gap() -> Topology:
     return tree.topology("gap")
 
 
+def prefix() -> Topology:
+    """One segment alone: what a sampler reads before it writes; its end is the leaf."""
+    return Topology("prefix", (Segment(-1, 0, SegmentKind.INPUT, leaf=0),))
+
+
 def rollout(n: int, with_reference: bool) -> Topology:
     """X -> [reference ->] n outputs, for training on samples and for scoring each of them; outputs carry loss.
 

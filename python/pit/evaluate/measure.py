@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64
 
-from pit.config import ImproveConfig
 from pit.data.synthetic import oracle
 from pit.data.template import gap as gap_topology
 from pit.data.template import quality as quality_topology
@@ -95,7 +94,7 @@ def answer_all(run: Run) -> Answers:
     )
     wrong_candidates = [t.answer(1) for t in wrong]
     fine_tuned = Models.load(run, config.gap.packing, policy="sft-policy")
-    sft = _respond(fine_tuned, prompts, requests, config.improve, seed)
+    sft = fine_tuned.respond(prompts, requests, config.improve, seed)
     reporter.update(total, total, "scoring")
     reporter.close()
     wrong_gaps = models.gap.gap(prompts, firsts, [wrong_candidates], config.improve.gap)[:, 0]
@@ -114,18 +113,6 @@ def answer_all(run: Run) -> Answers:
         methods[f"improved_{k}"] = [t.answer(k) for t in improved]
         methods[f"improved_plain_{k}"] = [t.answer(k) for t in plain]
     return Answers(prompts, methods, improved, plain)
-
-
-def _respond(
-    models: Models, prompts: Sequence[Tokens], requests: Sequence[int], config: ImproveConfig, seed: int
-) -> list[Tokens]:
-    result: list[Tokens] = []
-    for begin in range(0, len(prompts), config.batch):
-        xs, ids = list(prompts[begin : begin + config.batch]), list(requests[begin : begin + config.batch])
-        padding = config.batch - len(xs)
-        drawn = models.respond(xs + [xs[0]] * padding, ids + [ids[0]] * padding, config.temperature, seed)
-        result += drawn[: len(xs)]
-    return result
 
 
 def oracle_judge(run: Run, answers: Answers) -> Judge:

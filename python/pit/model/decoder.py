@@ -17,17 +17,28 @@ from pit_kernels import cached_attention, three_way_attention
 
 
 class Cache(NamedTuple):
-    """Keys and values of one layer: float[rows, slots, K, H]."""
+    """Keys and values of one layer; in a decode cache the heads stand before the tokens, [S K C H]."""
 
-    k: Float[Array, "S C K H"]
-    v: Float[Array, "S C K H"]
+    k: Float[Array, "*b H"]
+    v: Float[Array, "*b H"]
 
 
-class SharedPrefix(NamedTuple):
-    """What all samples of a tree share: per-layer caches [P, C, K, H], and the number of live tokens of each prefix."""
+class Reading(NamedTuple):
+    """What each slot reads and writes in a decode step, the same in every layer.
 
-    layers: tuple[Cache, ...]
-    length: Int32[Array, " P"]
+    position: of the token that is fed, on its own path.
+    prefix_id: prefix of each slot, an id outside of 0..P-1 for none; prefix_length: tokens of each prefix.
+    suffix_length: own tokens of each slot, the fed one included; they end at entry `write_at`, the same for all slots,
+        and go around the end of the cache.
+    slots_per_prefix: most slots that share a prefix.
+    """
+
+    position: Int32[Array, " S"]
+    prefix_id: Int32[Array, " S"]
+    prefix_length: Int32[Array, " P"]
+    suffix_length: Int32[Array, " S"]
+    write_at: Int32[Array, ""]
+    slots_per_prefix: int
 
 
 class RmsNorm(nnx.Module):
@@ -167,35 +178,31 @@ class Layer(nnx.Module):
         return self.finish(x, self.attention.output(out)), Cache(k, v)
 
     def decode(
-        self,
-        x: Float[Array, "S D"],
-        position: Int32[Array, " S"],
-        prefix: Cache,
-        prefix_length: Int32[Array, " P"],
-        suffix: Cache,
-        step: Int32[Array, ""],
+        self, x: Float[Array, "S D"], prefix: Cache, suffix: Cache, reading: Reading
     ) -> tuple[Float[Array, "S D"], Cache]:
-        """One token of every slot; slots stand in order of their prefixes, equally many each."""
-        q, k, v = self.attention.project(self.attention_norm(x)[:, None], position[:, None])
-        suffix = Cache(
-            jax.lax.dynamic_update_slice_in_dim(suffix.k, k, step, axis=1),
-            jax.lax.dynamic_update_slice_in_dim(suffix.v, v, step, axis=1),
-        )
-        slots, prefixes = x.shape[0], prefix_length.shape[0]
+        """One token of every slot; returns the suffixes with its keys and values in them."""
+        q, k, v = self.attention.project(self.attention_norm(x)[:, None], reading.position[:, None])
+        suffix = Cache(*(_write(cache, new, reading.write_at) for cache, new in zip(suffix, (k, v), strict=True)))
         out = cached_attention(
             q[:, 0],
             prefix.k,
             prefix.v,
-            prefix_length,
+            reading.prefix_length,
             suffix.k,
             suffix.v,
-            jnp.full((slots,), 1, jnp.int32) + step,
-            jnp.repeat(jnp.arange(prefixes, dtype=jnp.int32), slots // prefixes),
+            reading.suffix_length,
+            reading.prefix_id,
+            reading.write_at + 1 - reading.suffix_length,
             scale=self.config.query_scale,
             logit_soft_cap=self.config.attention_soft_cap,
-            slots_per_prefix=slots // prefixes,
+            slots_per_prefix=reading.slots_per_prefix,
         )
         return self.finish(x, self.attention.output(out)), suffix
+
+
+def _write(cache: Float[Array, "S K C H"], new: Float[Array, "S 1 K H"], at: Int32[Array, ""]) -> Array:
+    written: Array = jax.lax.dynamic_update_slice_in_dim(cache, new.swapaxes(1, 2), at, axis=2)
+    return written
 
 
 class Decoder(nnx.Module):
@@ -237,37 +244,32 @@ class Decoder(nnx.Module):
         return x
 
     def prefill(
-        self, token: Int32[Array, "P T"], length: Int32[Array, " P"]
-    ) -> tuple[Float[Array, "P D"], SharedPrefix]:
-        """Run one prefix a row; returns the hidden state of each last token, and the caches its samples share."""
-        index = jnp.broadcast_to(jnp.arange(token.shape[1], dtype=jnp.int32), token.shape)
-        visible_until = jnp.where(index < length[:, None], length[:, None], 0)
-        x, caches = self.embed(token, index), []
+        self, token: Int32[Array, "B T"], position: Int32[Array, "B T"], visible_until: Int32[Array, "B T"]
+    ) -> tuple[Float[Array, "B T D"], tuple[Cache, ...]]:
+        """Hidden states of packed rows before the final norm, with the keys and values [B T K H] of every layer."""
+        x, caches = self.embed(token, position), []
         for layer in self.layers:
-            x, cache = layer(x, index, visible_until)
+            x, cache = layer(x, position, visible_until)
             caches.append(cache)
-        last = jnp.take_along_axis(x, (length - 1)[:, None, None], axis=1)[:, 0]
-        return last, SharedPrefix(tuple(caches), length)
+        return x, tuple(caches)
 
-    def empty_suffix(self, slots: int, capacity: int) -> tuple[Cache, ...]:
-        """Zeroed per-layer caches for `capacity` sampled tokens in each of `slots` slots."""
-        config = self.config
-        zeros = jnp.zeros((slots, capacity, config.kv_heads, config.head_dim), jnp.dtype(config.compute_dtype))
-        return tuple(Cache(zeros, zeros) for _ in range(config.layers))
+    def empty_caches(self, *shape: int) -> tuple[Cache, ...]:
+        """Zeroed caches of every layer, [*shape, H]."""
+        zeros = jnp.zeros((*shape, self.config.head_dim), jnp.dtype(self.config.compute_dtype))
+        return tuple(Cache(zeros, zeros) for _ in range(self.config.layers))
 
     def decode(
         self,
         token: Int32[Array, " S"],
-        prefix: SharedPrefix,
-        suffix: tuple[Cache, ...],
-        step: Int32[Array, ""],
+        prefixes: tuple[Cache, ...],
+        suffixes: tuple[Cache, ...],
+        reading: Reading,
     ) -> tuple[Float[Array, "S D"], tuple[Cache, ...]]:
-        """Feed the `step`-th sampled token of every slot; returns hidden states and the grown suffix caches."""
-        position = jnp.repeat(prefix.length, token.shape[0] // prefix.length.shape[0]) + step
-        x, grown = self.embed(token, position), []
-        for layer, shared, own in zip(self.layers, prefix.layers, suffix, strict=True):
-            x, own = layer.decode(x, position, shared, prefix.length, own, step)
-            grown.append(own)
+        """Feed one token to every slot; returns its hidden states and the grown suffixes [S K C H]."""
+        x, grown = self.embed(token, reading.position), []
+        for layer, prefix, suffix in zip(self.layers, prefixes, suffixes, strict=True):
+            x, suffix = layer.decode(x, prefix, suffix, reading)
+            grown.append(suffix)
         return x, tuple(grown)
 
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:

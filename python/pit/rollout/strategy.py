@@ -1,24 +1,47 @@
-"""How the next token is chosen: small frozen types, each with the log-probs that training is to see."""
+"""How the next token is chosen: small frozen types, composable, each with the log-probs of what it drew.
+
+Two log-probs are recorded of every token, and this is the one place that says which is used where. `logp` is that of
+the policy at the temperature, over the whole vocabulary: training, the KL and the check of the sampler against the
+trainer use it. `drawn_logp` is that of the distribution that the token was drawn from. The two differ where a filter
+cut the distribution (top-k, top-p, min-p), and then the samples are off-policy: a policy gradient that takes them for
+samples of the policy is biased, because it never sees what the filter forbids. Reinforcement learning therefore draws
+without filters; they are for inference, or for a learner that weighs by exp(logp - drawn_logp).
+"""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32, UInt32
 
 
+class Drawn(NamedTuple):
+    """A token of each slot, with its log-prob under the policy at the temperature and under what it was drawn from."""
+
+    token: Int32[Array, " S"]
+    logp: Float32[Array, " S"]
+    drawn_logp: Float32[Array, " S"]
+
+
+LANES = 128
+"""Tokens of a block of the vocabulary."""
+
+
+def _at(logp: Float32[Array, "S V"], token: Int32[Array, " S"]) -> Float32[Array, " S"]:
+    found: Array = jnp.take_along_axis(logp, token[:, None], axis=1)[:, 0]
+    return found
+
+
 @dataclass(frozen=True)
 class Greedy:
-    """The most likely token; log-probs are recorded at temperature 1."""
+    """The most likely token, the first one at ties; `logp` is that at temperature 1, `drawn_logp` 0: it is certain."""
 
-    @property
-    def temperature(self) -> float:
-        """Temperature of the recorded log-probs."""
-        return 1.0
-
-    def choose(self, logits: Float32[Array, "S V"], key: UInt32[Array, "S 2"]) -> Int32[Array, " S"]:
-        """Index of the largest logit, the first one at ties."""
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    def draw(self, logits: Float32[Array, "S V"], key: UInt32[Array, "S 2"]) -> Drawn:
+        """One token a slot; the keys are not read."""
+        token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        logp = _at(jax.nn.log_softmax(logits, axis=-1), token)
+        return Drawn(token, logp, jnp.zeros_like(logp))
 
 
 @dataclass(frozen=True)
@@ -31,15 +54,128 @@ class Temperature:
         if not self.temperature > 0:
             raise ValueError(f"temperature = {self.temperature}: must be > 0; use Greedy() for the limit at 0")
 
-    def choose(self, logits: Float32[Array, "S V"], key: UInt32[Array, "S 2"]) -> Int32[Array, " S"]:
-        """One draw a slot, each from its own key, so that a draw does not depend on the other slots."""
+    def draw(self, logits: Float32[Array, "S V"], key: UInt32[Array, "S 2"]) -> Drawn:
+        """One token a slot, each from its own key, so that a draw does not depend on the other slots."""
         scaled = logits / jnp.float32(self.temperature)
-        return jax.vmap(jax.random.categorical)(jax.random.wrap_key_data(key), scaled).astype(jnp.int32)
+        token, logp = _categorical(scaled, key)
+        return Drawn(token, logp, logp)
+
+    def log_probs(self, logits: Float32[Array, "S V"]) -> Float32[Array, "S V"]:
+        """Log-probs of the whole vocabulary at the temperature."""
+        return jax.nn.log_softmax(logits / jnp.float32(self.temperature), axis=-1)
 
 
-Strategy = Greedy | Temperature
+def _categorical(
+    logits: Float32[Array, "S V"], key: UInt32[Array, "S 2"]
+) -> tuple[Int32[Array, " S"], Float32[Array, " S"]]:
+    """A draw from each softmax, and its log-prob, from two uniform numbers: one finds a block, one a token inside.
+
+    Gumbel noise would take a random number and two logarithms a token of the vocabulary. With a single uniform number,
+    whose steps are 2^-23, tokens of a large vocabulary would have probabilities wrong by some percent.
+    """
+    slots, vocabulary = logits.shape
+    blocks = -(-vocabulary // LANES)
+    peak = jnp.max(logits, axis=-1)
+    p = jnp.exp(logits - peak[:, None])
+    p_SbL = jnp.pad(p, ((0, 0), (0, blocks * LANES - vocabulary))).reshape(slots, blocks, LANES)
+    uniform = jax.vmap(lambda one: jax.random.uniform(one, (2,), jnp.float32))(jax.random.wrap_key_data(key))
+    weight_Sb = jnp.sum(p_SbL, axis=-1)
+    block = _first_above(weight_Sb, uniform[:, 0])
+    lane = _first_above(jnp.take_along_axis(p_SbL, block[:, None, None], axis=1)[:, 0], uniform[:, 1])
+    token = block * LANES + lane
+    return token, _at(logits, token) - peak - jnp.log(jnp.sum(weight_Sb, axis=-1))
 
 
-def strategy_at(temperature: float) -> Strategy:
-    """Greedy at temperature 0, otherwise a draw at that temperature."""
-    return Greedy() if temperature == 0 else Temperature(temperature)
+def _first_above(weight: Float32[Array, "S n"], uniform: Float32[Array, " S"]) -> Int32[Array, " S"]:
+    """The first index whose weights up to there exceed a share of all; never one of weight 0, whatever is rounded."""
+    until = jnp.cumsum(weight, axis=-1)
+    found = jnp.sum(until <= (uniform * until[:, -1])[:, None], axis=-1, dtype=jnp.int32)
+    last = weight.shape[-1] - 1 - jnp.argmax(weight[:, ::-1] > 0, axis=-1).astype(jnp.int32)
+    return jnp.minimum(found, last)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Keeps the k most likely tokens, and all that are as likely as the last of them."""
+
+    k: int
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.k, int) and self.k >= 1):
+            raise ValueError(f"top-k: k = {self.k!r}: must be an int of at least 1; leave TopK out to keep all tokens")
+
+    def least(self, logp: Float32[Array, "S V"]) -> Float32[Array, " S"]:
+        """The log-prob from which tokens are kept."""
+        return jax.lax.top_k(logp, min(self.k, logp.shape[-1]))[0][:, -1]
+
+
+@dataclass(frozen=True)
+class TopP:
+    """Keeps the fewest most likely tokens that have probability p together (nucleus sampling, arXiv 1904.09751).
+
+    Tokens that are as likely as the last of them are kept with it.
+    """
+
+    p: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.p <= 1:
+            raise ValueError(f"top-p: p = {self.p}: must be above 0 and at most 1; leave TopP out to keep all tokens")
+
+    def least(self, logp: Float32[Array, "S V"]) -> Float32[Array, " S"]:
+        """The log-prob from which tokens are kept."""
+        falling = -jnp.sort(-logp, axis=-1)
+        before = jnp.cumsum(jnp.exp(falling), axis=-1) - jnp.exp(falling)
+        return jnp.min(jnp.where(before < jnp.float32(self.p), falling, jnp.inf), axis=-1)
+
+
+@dataclass(frozen=True)
+class MinP:
+    """Keeps tokens that are at least p times as likely as the most likely one (arXiv 2407.01082)."""
+
+    p: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.p <= 1:
+            raise ValueError(f"min-p: p = {self.p}: must be above 0 and at most 1; leave MinP out to keep all tokens")
+
+    def least(self, logp: Float32[Array, "S V"]) -> Float32[Array, " S"]:
+        """The log-prob from which tokens are kept."""
+        return jnp.max(logp, axis=-1) + jnp.log(jnp.float32(self.p))
+
+
+Filter = TopK | TopP | MinP
+"""What cuts unlikely tokens off; the most likely one always stays."""
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """A draw at a temperature among the tokens that every filter keeps, each judging what the one before it left."""
+
+    base: Temperature
+    filters: tuple[Filter, ...]
+
+    def draw(self, logits: Float32[Array, "S V"], key: UInt32[Array, "S 2"]) -> Drawn:
+        """One token a slot, each from its own key."""
+        logp = self.base.log_probs(logits)
+        kept = logp
+        for each in self.filters:
+            kept = jax.nn.log_softmax(jnp.where(kept >= each.least(kept)[:, None], kept, -jnp.inf), axis=-1)
+        token, drawn_logp = _categorical(kept, key)
+        return Drawn(token, _at(logp, token), drawn_logp)
+
+
+Strategy = Greedy | Temperature | Filtered
+
+
+def strategy_at(temperature: float, *filters: Filter) -> Strategy:
+    """Greedy at temperature 0 (whatever the filters: they keep the most likely token), otherwise a draw.
+
+    Example:
+        >>> strategy_at(0.7, TopK(50), TopP(0.9))
+        Filtered(base=Temperature(temperature=0.7), filters=(TopK(k=50), TopP(p=0.9)))
+    """
+    if temperature == 0:
+        return Greedy()
+    base = Temperature(temperature)
+    return Filtered(base, filters) if filters else base

@@ -142,6 +142,7 @@ class RlStage:
             strategy=Temperature(self.config.temperature),
             eos_ids=(self.layout.closings[2],),
             seed=seed,
+            config=self.config.rollout,
         )
 
     def rollouts(self, params: Params, prompts: Prompts, seed: int) -> Rollouts:
@@ -239,6 +240,7 @@ class RlStage:
             "completions/min_length": length.min(),
             "completions/max_length": length.max(),
             "completions/clipped_ratio": 1.0 - samples.finished.mean(),
+            "rollout/slot_fill": samples.fill,
             "rollout/logp_gap_nats_mean": measured.logp_gap_nats.mean(),
             "rollout/logp_gap_nats_max": measured.logp_gap_nats.max(),
         }

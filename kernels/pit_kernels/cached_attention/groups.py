@@ -1,0 +1,56 @@
+"""Queries side by side with those of the same prefix: which row of its prefix each slot takes, and back again."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32
+
+
+class Groups(NamedTuple):
+    """P prefixes with M rows each.
+
+    slot: slot of each row, S where the row is empty.
+    row: row of each slot, P M where it has none.
+    refused: slots that have a prefix but found no row of it left.
+    """
+
+    slot: Int32[Array, "P M"]
+    row: Int32[Array, " S"]
+    refused: Bool[Array, " S"]
+
+
+def group_slots(prefix_id: Int32[Array, " S"], prefixes: int, rows: int) -> Groups:
+    """Gives the slots of each prefix its rows, in the order of the slots; an id outside of 0..P-1 is no prefix.
+
+    Example:
+      >>> groups = group_slots(jnp.array([1, -1, 1, 0], jnp.int32), 2, 2)
+      >>> groups.slot.tolist(), groups.row.tolist()
+      ([[3, 4], [0, 2]], [2, 4, 3, 0])
+    """
+    slots = prefix_id.shape[0]
+    number = jnp.arange(slots, dtype=jnp.int32)
+    same = (prefix_id[:, None] == prefix_id[None, :]) & (number[None, :] < number[:, None])
+    rank = jnp.sum(same, axis=1, dtype=jnp.int32)
+    has_prefix = (prefix_id >= 0) & (prefix_id < prefixes)
+    fits = has_prefix & (rank < rows)
+    row = jnp.where(fits, prefix_id * rows + rank, prefixes * rows)
+    slot = jnp.full(prefixes * rows, slots, jnp.int32).at[row].set(number, mode="drop")
+    return Groups(slot.reshape(prefixes, rows), row, has_prefix & ~fits)
+
+
+def grouped(q: Float[Array, "S K R H"], groups: Groups) -> Float[Array, "P K MR H"]:
+    """Queries by prefix and head: M slots of R rows each; zeros in rows that no slot has."""
+    prefixes, members = groups.slot.shape
+    _, kv_heads, group, width = q.shape
+    q_PMKRH = jnp.take(q, groups.slot, axis=0, mode="fill", fill_value=0)
+    return q_PMKRH.swapaxes(1, 2).reshape(prefixes, kv_heads, members * group, width)
+
+
+def ungrouped(x: Float[Array, "P K MR *h"], groups: Groups, empty: float = 0.0) -> Float[Array, "S K R *h"]:
+    """What each slot's rows found; `empty` for a slot without a prefix."""
+    prefixes, members = groups.slot.shape
+    _, kv_heads, rows, *rest = x.shape
+    by_member = x.reshape(prefixes, kv_heads, members, rows // members, *rest).swapaxes(1, 2)
+    flat = by_member.reshape(prefixes * members, kv_heads, rows // members, *rest)
+    found: Array = jnp.take(flat, groups.row, axis=0, mode="fill", fill_value=empty)
+    return found

@@ -1,0 +1,226 @@
+"""The decode loop: slots that take the next sample as theirs ends, all on the device.
+
+Samples are numbered by prefix and then by sample, and slots take them in that order. A few prefixes are held at a time,
+their keys and values cut out of the store of prefilled rows when their first sample starts; all samples of a prefix
+read the one copy. The host hears nothing until the last sample has ended.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Float32, Int32, UInt32
+
+from pit.model.decoder import Cache, Decoder, Reading
+from pit.model.params import Params, merge
+from pit.rollout.prefill import Prefixes
+from pit.rollout.sizes import Sizes
+from pit.rollout.strategy import Strategy
+
+NONE = -1
+"""A slot without a sample."""
+
+
+class Results(NamedTuple):
+    """What is known of the samples Q = G n, by number; 0 beyond the length of each.
+
+    steps: decode steps that were taken.
+    """
+
+    token: Int32[Array, "Q C"]
+    logp: Float32[Array, "Q C"]
+    drawn_logp: Float32[Array, "Q C"]
+    length: Int32[Array, " Q"]
+    finished: Bool[Array, " Q"]
+    steps: Int32[Array, ""]
+
+
+class _Slots(NamedTuple):
+    """A sample in progress a slot: its number or NONE, the place of its prefix, its tokens so far, its random key."""
+
+    sample: Int32[Array, " S"]
+    place: Int32[Array, " S"]
+    length: Int32[Array, " S"]
+    key: UInt32[Array, "S 2"]
+    hidden: Float[Array, "S D"]
+
+
+class _Held(NamedTuple):
+    """Prefixes in use: tokens of each, and how many of its samples have not ended; the place filled last."""
+
+    length: Int32[Array, " P"]
+    unfinished: Int32[Array, " P"]
+    newest: Int32[Array, ""]
+
+
+class _Loop(NamedTuple):
+    slots: _Slots
+    held: _Held
+    prefixes: tuple[Cache, ...]
+    suffixes: tuple[Cache, ...]
+    following: Int32[Array, ""]
+    results: Results
+
+
+def _fold(key: UInt32[Array, " 2"], number: Array) -> UInt32[Array, " 2"]:
+    return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key), number))
+
+
+_fold_each = jax.vmap(_fold)
+
+
+@partial(jax.jit, static_argnames=("graphdef", "sizes", "strategy", "eos_ids"))
+def decode(
+    graphdef: nnx.GraphDef[Decoder],
+    params: Params,
+    prefixes: Prefixes,
+    request_id: UInt32[Array, " G"],
+    key: UInt32[Array, " 2"],
+    *,
+    sizes: Sizes,
+    strategy: Strategy,
+    eos_ids: tuple[int, ...],
+) -> Results:
+    """Draw all samples of all prefixes.
+
+    Args:
+        graphdef: definition of the decoder.
+        params: its weights.
+        prefixes: what was prefilled. Prefixes of length 0 are at the end, and have no samples.
+        request_id: an id of each prefix; with the key and the number of the sample it decides the random numbers.
+        key: root of the random numbers.
+        sizes: static sizes.
+        strategy: how tokens are chosen.
+        eos_ids: ids that end a sample.
+    """
+    model = merge(graphdef, params)
+    total = jnp.sum(prefixes.length > 0, dtype=jnp.int32) * sizes.samples
+
+    def unfinished(loop: _Loop) -> Bool[Array, ""]:
+        return (loop.following < total) | jnp.any(loop.slots.sample != NONE)
+
+    def body(loop: _Loop) -> _Loop:
+        loop = _refill(loop, prefixes, request_id, key, total, sizes)
+        return _step(loop, model, sizes, strategy, jnp.asarray(eos_ids, jnp.int32))
+
+    return jax.lax.while_loop(unfinished, body, _start(model, sizes)).results
+
+
+def _start(model: Decoder, sizes: Sizes) -> _Loop:
+    slots, config, samples = sizes.slots, model.config, sizes.requests * sizes.samples
+    nothing = jnp.zeros(slots, jnp.int32)
+    by_token = jnp.zeros((samples, sizes.output_tokens), jnp.float32)
+    return _Loop(
+        _Slots(
+            sample=jnp.full(slots, NONE, jnp.int32),
+            place=nothing,
+            length=nothing,
+            key=jnp.zeros((slots, 2), jnp.uint32),
+            hidden=jnp.zeros((slots, config.width), jnp.dtype(config.compute_dtype)),
+        ),
+        _Held(jnp.zeros(sizes.prefixes, jnp.int32), jnp.zeros(sizes.prefixes, jnp.int32), jnp.int32(0)),
+        prefixes=model.empty_caches(sizes.prefixes, config.kv_heads, sizes.prefix_tokens),
+        suffixes=model.empty_caches(slots, config.kv_heads, sizes.output_tokens),
+        following=jnp.int32(0),
+        results=Results(
+            token=by_token.astype(jnp.int32),
+            logp=by_token,
+            drawn_logp=by_token,
+            length=jnp.zeros(samples, jnp.int32),
+            finished=jnp.zeros(samples, bool),
+            steps=jnp.int32(0),
+        ),
+    )
+
+
+def _refill(
+    loop: _Loop,
+    prefixes: Prefixes,
+    request_id: UInt32[Array, " G"],
+    key: UInt32[Array, " 2"],
+    total: Int32[Array, ""],
+    sizes: Sizes,
+) -> _Loop:
+    """Gives idle slots the following samples: the rest of the newest prefix, then of new ones while places last."""
+    n = sizes.samples
+
+    def take(loop: _Loop, left: Array) -> _Loop:
+        """The following samples, all of the newest prefix, which has so many left, for idle slots in their order."""
+        owner, number = loop.following // n, loop.following % n
+        idle = loop.slots.sample == NONE
+        rank = jnp.cumsum(idle, dtype=jnp.int32) - 1
+        takes = idle & (rank < left)
+        keys = jax.vmap(_fold, (None, 0))(_fold(key, request_id[owner]), number + rank)
+        slots = _Slots(
+            sample=jnp.where(takes, loop.following + rank, loop.slots.sample),
+            place=jnp.where(takes, loop.held.newest, loop.slots.place),
+            length=jnp.where(takes, 0, loop.slots.length),
+            key=jnp.where(takes[:, None], keys, loop.slots.key),
+            hidden=jnp.where(takes[:, None], prefixes.last[owner][None, :], loop.slots.hidden),
+        )
+        return loop._replace(slots=slots, following=loop.following + jnp.sum(takes, dtype=jnp.int32))
+
+    def has_room(loop: _Loop) -> Bool[Array, ""]:
+        waits = (loop.following < total) & jnp.any(loop.slots.sample == NONE)
+        return waits & jnp.any(loop.held.unfinished == 0)
+
+    def open_one(loop: _Loop) -> _Loop:
+        """Holds the following prefix in the first free place, and takes of its samples."""
+        owner, place = loop.following // n, jnp.argmin(loop.held.unfinished).astype(jnp.int32)
+
+        def cut(held: Float[Array, "P K C H"], stored: Float[Array, "K A H"]) -> Array:
+            own = jax.lax.dynamic_slice_in_dim(stored, prefixes.first[owner], sizes.prefix_tokens, axis=1)
+            return jax.lax.dynamic_update_slice_in_dim(held, own[None], place, axis=0)
+
+        caches = tuple(
+            Cache(cut(old.k, stored.k), cut(old.v, stored.v))
+            for old, stored in zip(loop.prefixes, prefixes.stored, strict=True)
+        )
+        held = _Held(
+            length=loop.held.length.at[place].set(prefixes.length[owner]),
+            unfinished=loop.held.unfinished.at[place].set(n),
+            newest=place,
+        )
+        return take(loop._replace(held=held, prefixes=caches), jnp.int32(n))
+
+    # Number 0 is of a prefix that is not held yet. Idle slots that stay behind here, the rest was too small for.
+    return jax.lax.while_loop(has_room, open_one, take(loop, (n - loop.following % n) % n))
+
+
+def _step(loop: _Loop, model: Decoder, sizes: Sizes, strategy: Strategy, eos: Int32[Array, " E"]) -> _Loop:
+    """Draws a token for every slot, records it, and feeds it."""
+    slots, held, results = loop.slots, loop.held, loop.results
+    samples = results.length.shape[0]
+    drawn = strategy.draw(model.logits(slots.hidden), _fold_each(slots.key, slots.length))
+    live = slots.sample != NONE
+    token = jnp.where(live, drawn.token, 0)
+    length = slots.length + live.astype(jnp.int32)
+    ends = jnp.any(token[:, None] == eos[None, :], axis=1)
+    done = live & (ends | (length == sizes.output_tokens))
+    # Rows past the end are dropped: those of idle slots, and of samples that go on.
+    here = jnp.where(live, slots.sample, samples), slots.length
+    ended = jnp.where(done, slots.sample, samples)
+    reading = Reading(
+        position=held.length[slots.place] + slots.length,
+        prefix_id=jnp.where(live, slots.place, NONE),
+        prefix_length=held.length,
+        suffix_length=jnp.where(live, length, 0),
+        write_at=results.steps % sizes.output_tokens,
+        slots_per_prefix=min(sizes.samples, sizes.slots),
+    )
+    hidden, suffixes = model.decode(token, loop.prefixes, loop.suffixes, reading)
+    return loop._replace(
+        slots=_Slots(jnp.where(done, NONE, slots.sample), slots.place, length, slots.key, hidden),
+        held=held._replace(unfinished=held.unfinished.at[slots.place].add(-done.astype(jnp.int32))),
+        suffixes=suffixes,
+        results=Results(
+            token=results.token.at[here].set(token, mode="drop"),
+            logp=results.logp.at[here].set(drawn.logp, mode="drop"),
+            drawn_logp=results.drawn_logp.at[here].set(drawn.drawn_logp, mode="drop"),
+            length=results.length.at[ended].set(length, mode="drop"),
+            finished=results.finished.at[ended].set(ends, mode="drop"),
+            steps=results.steps + 1,
+        ),
+    )
