@@ -20,7 +20,7 @@ PREFIX_STEP = 32
 STRAGGLERS = 2.5
 """Times as many prefixes are held as their samples would need to fill the slots: late samples keep theirs alive.
 
-With 16 samples of geometric or uniform lengths and 32 or 64 slots, 2 leaves a tenth of the slots idle; more than 2.5 gains
+With 16 samples of geometric or uniform lengths and 32 or 64 slots, 2 leaves a tenth of them idle; more than 2.5 gains
 nothing."""
 
 
