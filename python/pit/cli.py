@@ -276,7 +276,7 @@ def data_prepare(recipe: str, path: Path | None, out: Path, settings: tuple[str,
 @click.option(
     "--run", "folder", type=LocalPath(path_type=Path, file_okay=False), help="Folder of a run that has drawn."
 )
-@click.option("--stage", default="rl-first", show_default=True, help="rl-policy, rl-first or rl-second.")
+@click.option("--stage", default="rl-first", show_default=True, help="rl-policy, rl-first, rl-second, rl-third.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change one field; repeatable.")
 @click.option("--examples", type=click.IntRange(min=2), default=1000, show_default=True, help="To simulate with.")
 @click.option("--plot", type=LocalPath(path_type=Path, dir_okay=False), help="Also draw it, as PNG.")
@@ -304,8 +304,8 @@ def data_curriculum(
         click.echo(str(report.curriculum_png(seen.title, seen.visits, seen.difficulty, plot)))
 
 
-def _open(folder: Path) -> Any:
-    return importlib.import_module("pit.stages.context").Run.open(folder)
+def _open(folder: Path, settings: Sequence[str] = ()) -> Any:
+    return importlib.import_module("pit.stages.context").Run.open(folder).with_settings(settings)
 
 
 def _stage(group: click.Group, which: str, help_text: str, body: Callable[[Any, int], None]) -> None:
@@ -314,8 +314,9 @@ def _stage(group: click.Group, which: str, help_text: str, body: Callable[[Any, 
     @group.command(which, help=help_text)
     @run_option
     @profile_option
-    def command(folder: Path, profile_steps: int) -> None:
-        body(_open(folder), profile_steps)
+    @click.option("--set", "settings", multiple=True, metavar="board.FIELD=VALUE", help="Change the board; repeatable.")
+    def command(folder: Path, profile_steps: int, settings: tuple[str, ...]) -> None:
+        body(_open(folder, settings), profile_steps)
 
 
 @cli.group()
@@ -330,7 +331,7 @@ def reward() -> None:
 
 @cli.group()
 def rl() -> None:
-    """Reinforcement learning of the policy, then of the improver in two curriculum stages."""
+    """Reinforcement learning of the policy, then of the improver in curriculum stages."""
 
 
 def _sft(task: str) -> Callable[[Any, int], None]:
@@ -351,7 +352,8 @@ def _reward(task: str) -> Callable[[Any, int], None]:
 
 def _rl(stage: str) -> Callable[[Any, int], None]:
     def body(run: Any, profile_steps: int) -> None:
-        importlib.import_module("pit.stages.rl").run_rl(run, stage, profile_steps=profile_steps)
+        gold = importlib.import_module("pit.evaluate.gold").gold_of(run)
+        importlib.import_module("pit.stages.rl").run_rl(run, stage, profile_steps=profile_steps, gold=gold)
 
     return body
 
@@ -366,6 +368,7 @@ _stage(reward, "judge", "A judge trained on its own fold, for evaluation only.",
 _stage(rl, "policy", "M_P^RL: maximise R_P under a KL to M_P.", _rl("rl-policy"))
 _stage(rl, "first", "RL,0: maximise the gap over references from the data.", _rl("rl-first"))
 _stage(rl, "second", "RL,1: maximise the gap over references sampled from M_P^RL.", _rl("rl-second"))
+_stage(rl, "third", "RL,2: maximise the gap over references that RL,1's improver rewrote.", _rl("rl-third"))
 
 
 @reward.command("check")

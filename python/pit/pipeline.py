@@ -28,7 +28,7 @@ from rich.progress import (
 
 from pit.config import RunConfig
 from pit.errors import Interruption, PitError
-from pit.stages.context import STAGES, Run, needs_of
+from pit.stages.context import STAGES, Run, needs_of, stages_of
 from pit.stages.prepare import prepare
 from pit.train.log import PROGRESS_VARIABLE
 
@@ -66,8 +66,8 @@ def nodes_of(run: Run, profile_steps: int = 0) -> list[Node]:
     synthetic = run.config.data.path is None
     folder = ["--run", str(run.folder)]
     nodes = []
-    for name, spec in STAGES.items():
-        needs = needs_of(name, run.config)
+    for name in stages_of(run.config):
+        spec, needs = STAGES[name], needs_of(name, run.config)
         if name == "rl-policy" and synthetic:
             check = Node(
                 "check", ["reward", "check", *folder], ("reward-quality", "reward-gap"), "can the reward models see?"
@@ -75,6 +75,8 @@ def nodes_of(run: Run, profile_steps: int = 0) -> list[Node]:
             nodes.append(check)
         if name.startswith("rl-") and synthetic:
             needs = (*needs, "check")
+        if name.startswith("rl-") and run.config.board.gold == "judge":
+            needs = (*needs, "reward-judge")
         profile = ["--profile", str(profile_steps)] if profile_steps else []
         nodes.append(Node(name, [*name.split("-", 1), *folder, *profile], needs, spec.title))
     everything = tuple(node.name for node in nodes)

@@ -60,6 +60,7 @@ def hh() -> RunConfig:
         rl_policy=rl,
         rl_first=dataclasses.replace(rl, sources=(1, 1, 0)),
         rl_second=dataclasses.replace(rl, sources=(0, 0, 1)),
+        rl_third=dataclasses.replace(rl, sources=(0, 0, 1), passes=(1, 1)),
         improve=ImproveConfig(iterations=2, batch=64),
         evaluate=EvaluateConfig(prompts=128, examples=4),
     )

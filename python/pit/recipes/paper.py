@@ -78,6 +78,7 @@ def paper() -> RunConfig:
         rl_policy=rl,
         rl_first=dataclasses.replace(rl, sources=(1, 1, 0)),
         rl_second=dataclasses.replace(rl, sources=(0, 0, 1)),
+        rl_third=dataclasses.replace(rl, sources=(0, 0, 1), passes=(1, 4)),
         improve=ImproveConfig(iterations=5),
         mesh=MeshConfig(data=1, fsdp=8, tensor=4),
     )

@@ -68,17 +68,17 @@ def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: i
     )
     held_out = _held_out(run, task, config)
     evaluation = Evaluation(loss)
-    refused = 0
+    refused, pending = 0, []
     with run.checkpoints(name, keep=config.keep) as checkpoints:
         restored = checkpoints.restore(state, stage_hash)
         if restored is not None:
             state = restored.state
             loader.restore(restored.loader["state"])
-            refused = restored.controllers["refused_in_a_row"]
+            refused, pending = restored.controllers["refused_in_a_row"], restored.controllers["log"]
             clock.tokens = restored.meta["tokens"]
         guard = Guard(update, run.stage_folder(name), name, limit=config.optimizer.refusals, in_a_row=refused)
         meta = {"hash": stage_hash, "tokens": clock.tokens}
-        with StageLog(run.stage_folder(name), name, resumed_step=int(state.step)) as log:
+        with StageLog(run.stage_folder(name), name, resumed_step=int(state.step), pending=pending) as log:
             feed, last = Feed(loader, sharding), time.perf_counter()
 
             def step(state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
