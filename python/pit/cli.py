@@ -330,6 +330,11 @@ def reward() -> None:
 
 
 @cli.group()
+def refresh() -> None:
+    """Between RL,0 and RL,1: label samples of the models and train the reward models on with them."""
+
+
+@cli.group()
 def rl() -> None:
     """Reinforcement learning of the policy, then of the improver in curriculum stages."""
 
@@ -350,6 +355,13 @@ def _reward(task: str) -> Callable[[Any, int], None]:
     return body
 
 
+def _refresh(stage: str) -> Callable[[Any, int], None]:
+    def body(run: Any, profile_steps: int) -> None:
+        importlib.import_module("pit.stages.refresh").run_refresh(run, stage, profile_steps=profile_steps)
+
+    return body
+
+
 def _rl(stage: str) -> Callable[[Any, int], None]:
     def body(run: Any, profile_steps: int) -> None:
         gold = importlib.import_module("pit.evaluate.gold").gold_of(run)
@@ -365,10 +377,22 @@ _stage(
     reward, "gap", "R_PIT: the gap between an answer and a reference, from four orders of each pair.", _reward("GAP")
 )
 _stage(reward, "judge", "A judge trained on its own fold, for evaluation only.", _reward("JUDGE"))
+_stage(refresh, "quality", "R_P, trained on with data and labelled samples.", _refresh("refresh-quality"))
+_stage(refresh, "gap", "R_PIT, trained on with data and labelled samples.", _refresh("refresh-gap"))
 _stage(rl, "policy", "M_P^RL: maximise R_P under a KL to M_P.", _rl("rl-policy"))
 _stage(rl, "first", "RL,0: maximise the gap over references from the data.", _rl("rl-first"))
 _stage(rl, "second", "RL,1: maximise the gap over references sampled from M_P^RL.", _rl("rl-second"))
 _stage(rl, "third", "RL,2: maximise the gap over references that RL,1's improver rewrote.", _rl("rl-third"))
+
+
+@refresh.command("pairs")
+@run_option
+def refresh_pairs(folder: Path) -> None:
+    """Sample answers of M_P^RL and of RL,0's improver and have them labelled (by the synthetic task's oracle)."""
+    run = _open(folder)
+    labeller = importlib.import_module("pit.evaluate.gold").labeller_of(run)
+    count = importlib.import_module("pit.stages.refresh").make_pairs(run, labeller)
+    click.echo("refresh-pairs: up to date" if count is None else f"refresh-pairs: {count:,} labelled pairs")
 
 
 @reward.command("check")

@@ -73,6 +73,10 @@ def nodes_of(run: Run, profile_steps: int = 0) -> list[Node]:
                 "check", ["reward", "check", *folder], ("reward-quality", "reward-gap"), "can the reward models see?"
             )
             nodes.append(check)
+        if name == "refresh-quality":
+            nodes.append(Node("refresh-pairs", ["refresh", "pairs", *folder], needs[1:], "labelled samples"))
+        if name.startswith("refresh-"):
+            needs = (*needs, "refresh-pairs")
         if name.startswith("rl-") and synthetic:
             needs = (*needs, "check")
         if name.startswith("rl-") and run.config.board.gold == "judge":
@@ -99,6 +103,8 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
         console.print(f"      {report.rows:,} rows read, {report.kept:,} kept, {dropped:,} dropped")
     nodes = nodes_of(run, profile_steps)
     done = {node.name for node in nodes if node.name in STAGES and run.done(node.name) is not None}
+    if "refresh-gap" in stages_of(run.config) and {"refresh-quality", "refresh-gap"} <= done:
+        done.add("refresh-pairs")
     for name in sorted(done):
         console.print(f"[dim]{name}: finished before, skipped[/]")
     scheduler = _Scheduler(run.config, console)

@@ -13,6 +13,7 @@ from pit.config.sections import (
     ImproveConfig,
     MeshConfig,
     ModelConfig,
+    RefreshConfig,
     TokenizerConfig,
     TrainConfig,
     WindowConfig,
@@ -53,6 +54,7 @@ class RunConfig(Section):
     judge: TrainConfig = field(default_factory=TrainConfig)
     rl_policy: RlConfig = field(default_factory=RlConfig)
     rl_first: RlConfig = field(default_factory=_rl_first)
+    refresh: RefreshConfig = field(default_factory=RefreshConfig)
     rl_second: RlConfig = field(default_factory=_rl_second)
     board: BoardConfig = field(default_factory=BoardConfig)
     rl_third: RlConfig = field(default_factory=_rl_third)
@@ -90,6 +92,8 @@ class RunConfig(Section):
         improver_path = windows.input + windows.reference + windows.output
         paths = dict.fromkeys(("gap", "sft", *self._improver_stages()), improver_path)
         paths |= dict.fromkeys(("quality", "judge", "rl_policy"), windows.input + windows.output)
+        if self.refresh.prompts:
+            paths["refresh"] = improver_path
         for section, path in paths.items():
             row = getattr(self, section).packing.row_length
             require(

@@ -200,6 +200,34 @@ class TrainConfig(Section):
 
 
 @dataclass(frozen=True)
+class RefreshConfig(TrainConfig):
+    """Reward models trained on with labelled samples of the models, between RL,0 and RL,1 (see `pit.stages.refresh`).
+
+    prompts: of the rl fold that are answered, two pairs each; 0: no reward model is refreshed.
+    temperature: of the answers; 0 is greedy, and two answers of the policy are then the same.
+    pairs: of a step, of the data and new ones together; data_share: share of the data among them.
+    held_out_every: each so-manyth new pair is held out to measure by (`eval/`).
+    """
+
+    section: ClassVar[str] = "refresh"
+    steps: Annotated[int, COUNT] = 100
+    prompts: Annotated[int, UNSIGNED] = 0
+    temperature: Annotated[float, UNSIGNED] = 1.0
+    pairs: Annotated[int, COUNT] = 32
+    data_share: Annotated[float, SHARE] = 0.5
+    held_out_every: Annotated[int, Range(low=2.0)] = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.init == "random",
+            "init",
+            "a refreshed model starts from the one that it refreshes",
+            "leave it as it is",
+        )
+
+
+@dataclass(frozen=True)
 class ImproveConfig(Section):
     """Iterated improvement at inference (the paper's Algorithm 2, with an acceptance rule of ours).
 

@@ -89,7 +89,11 @@ def _notes(run: Run, judge: measure.Judge, accuracies: dict[str, measure.Interva
     if run.config.data.path is None:
         notes.append(
             "The data are synthetic: a hidden rubric labels them, noisily, and the same rubric judges the result. "
-            "No model ever sees the rubric."
+            + (
+                "It also labelled the samples that the reward models were refreshed with, and the same models decided."
+                if run.config.refresh.prompts
+                else "No model ever sees the rubric."
+            )
         )
     notes.append("Intervals are over prompts of this one run; they say nothing about other seeds.")
     return tuple(notes)

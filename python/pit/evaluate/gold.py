@@ -1,15 +1,18 @@
-"""What answers are really worth, for the board to hold rewards against: the task's oracle, or the held-out judge.
+"""What answers are really worth: the task's oracle, or the held-out judge.
 
-Only figures of a log come of it: nothing is trained on it.
+The board holds rewards against it, and only figures of a log come of that. Where reward models are refreshed the oracle
+also stands for the people who would label samples: it says which of two answers is better, and nothing more.
 """
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
+from pit.config import ConfigError
 from pit.data.synthetic import oracle
 from pit.rollout.score import Scorer, Tokens
 from pit.stages.board import Gold
 from pit.stages.context import Run
+from pit.stages.refresh import Labeller
 
 
 def gold_of(run: Run) -> Gold | None:
@@ -25,13 +28,35 @@ def gold_of(run: Run) -> Gold | None:
             return scorer.quality(inputs, [answers])[:, 0].astype(np.float64)
 
         return judged
-    if run.config.board.gold == "auto" and run.config.data.path is None:
-        template = run.template
+    return _oracle(run) if run.config.board.gold == "auto" and run.config.data.path is None else None
 
-        def known(inputs: Tokens, answers: Tokens) -> Float64[np.ndarray, " n"]:
-            pairs = zip(inputs, answers, strict=True)
-            values = [oracle.quality(template.decode_prompt(x)[0].content, template.decode_answer(y)) for x, y in pairs]
-            return np.array(values, np.float64)
 
-        return known
-    return None
+def labeller_of(run: Run) -> Labeller:
+    """Who labels pairs of samples: the oracle of the synthetic task, by the sign of the difference in quality.
+
+    Raises:
+        ConfigError: the data have no oracle.
+    """
+    if run.config.data.path is not None:
+        raise ConfigError(
+            f"refresh.prompts = {run.config.refresh.prompts}: samples must be labelled, and only the synthetic task "
+            "has an oracle; set it to 0, or call pit.stages.refresh.make_pairs with a labeller of your own"
+        )
+    known = _oracle(run)
+
+    def label(inputs: Tokens, first: Tokens, second: Tokens) -> Int64[np.ndarray, " n"]:
+        sign: Int64[np.ndarray, " n"] = np.sign(known(inputs, first) - known(inputs, second)).astype(np.int64)
+        return sign
+
+    return label
+
+
+def _oracle(run: Run) -> Gold:
+    template = run.template
+
+    def quality(inputs: Tokens, answers: Tokens) -> Float64[np.ndarray, " n"]:
+        pairs = zip(inputs, answers, strict=True)
+        values = [oracle.quality(template.decode_prompt(x)[0].content, template.decode_answer(y)) for x, y in pairs]
+        return np.array(values, np.float64)
+
+    return quality

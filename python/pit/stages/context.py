@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from etils import epath
@@ -58,6 +58,20 @@ STAGES: dict[str, StageSpec] = {
         StageSpec("rl-policy", "rl_policy", ("sft-policy",), "policy", "M_P^RL against R_P"),
         StageSpec("rl-first", "rl_first", ("sft-improver",), "policy", "RL,0: references from the data"),
         StageSpec(
+            "refresh-quality",
+            "refresh",
+            ("reward-quality", "rl-first", "rl-policy"),
+            "reward_model",
+            "R_P trained on with labelled samples",
+        ),
+        StageSpec(
+            "refresh-gap",
+            "refresh",
+            ("reward-gap", "rl-first", "rl-policy"),
+            "reward_model",
+            "R_PIT trained on with labelled samples",
+        ),
+        StageSpec(
             "rl-second", "rl_second", ("rl-first", "rl-policy"), "policy", "RL,1: references sampled from M_P^RL"
         ),
         StageSpec(
@@ -75,6 +89,7 @@ STAGES: dict[str, StageSpec] = {
 def stages_of(config: RunConfig) -> tuple[str, ...]:
     """Names of the stages that a run has, in order: all but the optional ones that its config leaves out."""
     left_out = set() if config.own_references else {"rl-third"}
+    left_out |= set() if config.refresh.prompts else {"refresh-quality", "refresh-gap"}
     return tuple(name for name in STAGES if name not in left_out)
 
 
@@ -87,10 +102,19 @@ INITIAL = {"policy": "sft-policy", "quality": "reward-quality"}
 """Stage whose weights a reward model starts from, by `TrainConfig.init`."""
 
 
+def last_reward(kind: Literal["quality", "gap"], config: RunConfig) -> str:
+    """The last stage of R_P ("quality") or of R_PIT ("gap")."""
+    return f"{'refresh' if config.refresh.prompts else 'reward'}-{kind}"
+
+
 def reward_of(name: str, config: RunConfig) -> str:
-    """Stage of the reward model that an RL stage maximises: R_P for the policy and in the ablation, R_PIT otherwise."""
+    """Stage of the reward model that an RL stage maximises: R_P for the policy and in the ablation, R_PIT otherwise.
+
+    From RL,1 on it is the last one, of a refreshed model where there is one.
+    """
     by_quality = name == "rl-policy" or getattr(config, STAGES[name].section).gap == "difference"
-    return "reward-quality" if by_quality else "reward-gap"
+    kind: Literal["quality", "gap"] = "quality" if by_quality else "gap"
+    return f"reward-{kind}" if name in ("rl-policy", "rl-first") else last_reward(kind, config)
 
 
 def needs_of(name: str, config: RunConfig) -> tuple[str, ...]:
