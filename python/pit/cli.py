@@ -51,6 +51,13 @@ checkpoints_option = click.option(
     help="Keep checkpoints under this folder or gs://BUCKET/FOLDER instead of the run's folder; with them a run "
     "goes on after its folder, or machine, is lost.",
 )
+settings_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="SECTION.FIELD=VALUE",
+    help="Change board or evaluate, this once; repeatable.",
+)
 profile_option = click.option(
     "--profile", "profile_steps", type=click.IntRange(min=0), default=0, help="Trace so many steps with JAX's profiler."
 )
@@ -314,7 +321,7 @@ def _stage(group: click.Group, which: str, help_text: str, body: Callable[[Any, 
     @group.command(which, help=help_text)
     @run_option
     @profile_option
-    @click.option("--set", "settings", multiple=True, metavar="board.FIELD=VALUE", help="Change the board; repeatable.")
+    @settings_option
     def command(folder: Path, profile_steps: int, settings: tuple[str, ...]) -> None:
         body(_open(folder, settings), profile_steps)
 
@@ -397,15 +404,18 @@ def refresh_pairs(folder: Path) -> None:
 
 @reward.command("check")
 @run_option
-def reward_check(folder: Path) -> None:
-    """Synthetic task only: can R_P and R_PIT tell a clean answer from one with a single flaw? Fails below the floor."""
-    module = importlib.import_module("pit.evaluate.sensitivity")
-    run = _open(folder)
-    if run.config.data.path is not None:
-        raise ConfigError("data.path: the check needs the synthetic task's oracle; it works on runs without --data")
-    rows = module.sensitivity(run)
-    Console(width=110).print(module.sensitivity_table(rows))
-    module.require_sensitive(rows, run.config.evaluate.sensitivity_floor)
+@settings_option
+def reward_check(folder: Path, settings: tuple[str, ...]) -> None:
+    """Can R_P and R_PIT see what RL is to improve? Held-out pairs; for the synthetic task also faults, one and many.
+
+    Below a floor of the config (evaluate.*_floor) it warns or fails, as evaluate.gate says.
+    """
+    gates = importlib.import_module("pit.evaluate.gates")
+    run = _open(folder, settings)
+    rows = gates.gate_rows(run)
+    Console(width=110).print(gates.sensitivity.sensitivity_table(rows))
+    for line in gates.require_seeing(rows, run.config.evaluate, f"pit reward check --run {folder}"):
+        click.echo(f"warning: a reward model is below a floor, {line}")
 
 
 @cli.command()

@@ -62,13 +62,13 @@ class _Child:
 
 
 def nodes_of(run: Run, profile_steps: int = 0) -> list[Node]:
-    """The nodes of a run in the order of the method; RL waits for the sensitivity check where there is an oracle."""
-    synthetic = run.config.data.path is None
+    """The nodes of a run in the order of the method; RL waits for the gates."""
+    gated = run.config.evaluate.gate != "off"
     folder = ["--run", str(run.folder)]
     nodes = []
     for name in stages_of(run.config):
         spec, needs = STAGES[name], needs_of(name, run.config)
-        if name == "rl-policy" and synthetic:
+        if name == "rl-policy" and gated:
             check = Node(
                 "check", ["reward", "check", *folder], ("reward-quality", "reward-gap"), "can the reward models see?"
             )
@@ -77,7 +77,7 @@ def nodes_of(run: Run, profile_steps: int = 0) -> list[Node]:
             nodes.append(Node("refresh-pairs", ["refresh", "pairs", *folder], needs[1:], "labelled samples"))
         if name.startswith("refresh-"):
             needs = (*needs, "refresh-pairs")
-        if name.startswith("rl-") and synthetic:
+        if name.startswith("rl-") and gated:
             needs = (*needs, "check")
         if name.startswith("rl-") and run.config.board.gold == "judge":
             needs = (*needs, "reward-judge")

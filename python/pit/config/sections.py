@@ -256,9 +256,12 @@ class EvaluateConfig(Section):
 
     prompts: most prompts of the eval fold used; examples: how many the report shows.
     resamples: bootstrap samples behind each interval.
-    sensitivity_prompts: prompts of the sensitivity check.
-    sensitivity_floor: a run stops before RL if a reward model ranks a clean answer above its corrupted copy less often
-        than this, for any aspect of the synthetic task.
+    gate: what the gates before RL do where a reward model is below a floor: nothing ("off": it is not looked at), a
+        line in the log ("warn"), or an end of the run ("stop").
+    sensitivity_prompts: prompts, or pairs, of each check.
+    sensitivity_floor: how often a clean answer must be ranked above its copy with one fault, for each aspect of the
+        synthetic task; progress_floor: an answer above its copy with one wrong value more; pairs_floor: the better
+        answer of a held-out pair above the worse one.
     """
 
     section: ClassVar[str] = "evaluate"
@@ -266,7 +269,10 @@ class EvaluateConfig(Section):
     resamples: Annotated[int, COUNT] = 2000
     examples: Annotated[int, UNSIGNED] = 8
     sensitivity_prompts: Annotated[int, COUNT] = 256
+    gate: Literal["off", "warn", "stop"] = "warn"
     sensitivity_floor: Annotated[float, SHARE] = 0.8
+    progress_floor: Annotated[float, SHARE] = 0.8
+    pairs_floor: Annotated[float, SHARE] = 0.55
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def demo() -> RunConfig:
         rl_second=dataclasses.replace(gap_rl, sources=(0, 0, 1), anchor="init"),
         rl_third=dataclasses.replace(gap_rl, sources=(0, 0, 1), anchor="init", passes=(1, 3)),
         improve=ImproveConfig(iterations=5, gap="symmetric", threshold=0.25, batch=250),
-        evaluate=EvaluateConfig(prompts=1000, sensitivity_floor=0.8),
+        evaluate=EvaluateConfig(prompts=1000, gate="stop", sensitivity_floor=0.8, progress_floor=0.0),
     )
 
 
@@ -136,5 +136,13 @@ def tiny() -> RunConfig:
         rl_second=dataclasses.replace(rl, sources=(0, 0, 1)),
         rl_third=dataclasses.replace(rl, sources=(0, 0, 1), passes=(1, 2)),
         improve=ImproveConfig(iterations=2, batch=8),
-        evaluate=EvaluateConfig(prompts=16, resamples=100, examples=2, sensitivity_prompts=8, sensitivity_floor=0.0),
+        evaluate=EvaluateConfig(
+            prompts=16,
+            resamples=100,
+            examples=2,
+            sensitivity_prompts=8,
+            sensitivity_floor=0.0,
+            progress_floor=0.0,
+            pairs_floor=0.0,
+        ),
     )

@@ -163,7 +163,7 @@ class Run:
         if not set(other) <= set(FREE):
             raise ConfigError(
                 f"--set: {', '.join(name for name in other if name not in FREE)} of a run cannot be changed, only "
-                f"{' and '.join(FREE)}; start another run with the setting"
+                f"{', '.join(FREE)}; start another run with the setting"
             )
         return Run(self.folder, changed)
 
@@ -280,7 +280,7 @@ class Run:
             return graphdef, checkpoints.restore_params(like)
 
 
-FREE = ("workers", "board")
+FREE = ("workers", "board", "evaluate")
 """Parts of a config that change nothing of what is trained, so that they may change while a run is on."""
 
 
