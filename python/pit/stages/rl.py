@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float32
 
 from pit.config import RewardForm, RlConfig
-from pit.data.curriculum import DrawLoader, History, Visit
+from pit.data.curriculum import DrawLoader, Draws, History, Visit
 from pit.data.packing import pack_lists
 from pit.data.store import Fold
 from pit.data.template import rollout
@@ -29,6 +29,7 @@ from pit.rollout.sample import Samples
 from pit.rollout.score import Scorer
 from pit.rollout.strategy import Temperature
 from pit.stages.board import Board, Gold, Seen
+from pit.stages.claim import claim
 from pit.stages.context import STAGES, Run, StageClock, reward_of
 from pit.stages.controllers import Controllers
 from pit.stages.curriculum import difficulty_of, examples_of, expected_visits, make_draws, source_weights
@@ -60,6 +61,10 @@ class Rollouts(NamedTuple):
         """Contents of the answers, by sample and then by tree."""
         trees, n = self.samples.length.shape
         return [[self.samples.answer(g, i) for g in range(trees)] for i in range(n)]
+
+    def seen(self) -> Seen:
+        """What the board sees of them."""
+        return Seen(self.prompts.inputs, self.prompts.references, self.outputs, self.scores, self.samples.length)
 
 
 class RlStage:
@@ -127,6 +132,17 @@ class RlStage:
         else:
             scores = self.scorer.reward(prompts.inputs, prompts.references, drawn.outputs, self.config.gap)
         return drawn._replace(scores=scores)
+
+    def sampled(self, params: Params, draws: Draws, done: int, control: Controllers) -> "Sampled":
+        """What the step after `done` steps is taken on, and its metrics so far."""
+        root = 2 * (self.run.config.seed * 100_003 + done)
+        prompts = self.prompts(self.fold, draws.ids.tolist(), draws.sources.tolist(), seed=root + 1)
+        drawn = self.rollouts(params, prompts, seed=root)
+        batches = self.batches(drawn)
+        seen = control.seen(self.config, drawn.scores)
+        measured = self.measure(params, drawn, batches, seen)
+        ready = self.ready(measured, batches, seen)
+        return Sampled(drawn, batches, ready, seen, self.metrics(drawn, measured, seen))
 
     def batches(self, drawn: Rollouts) -> list[PackedBatch]:
         """Packed trees of samples, on the device, with the lengths of the samples of each tree slot."""
@@ -224,6 +240,16 @@ class RlStage:
         return {name: float(value) for name, value in values.items()}
 
 
+class Sampled(NamedTuple):
+    """The rollouts of a step, packed; what its loss reads; the controllers that have seen the scores; metrics."""
+
+    drawn: Rollouts
+    batches: list[PackedBatch]
+    ready: list[dict[str, Array]]
+    seen: Controllers
+    values: dict[str, float]
+
+
 class Measured(NamedTuple):
     """What is known of each sample before the step, in nats and in units of the score.
 
@@ -270,13 +296,17 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0, gold: Gold | None = N
     """
     clock = StageClock(run, name)
     stage = RlStage(run, name)
-    config, stage_hash, seed = stage.config, run.stage_hash(name), run.config.seed
+    config, stage_hash = stage.config, run.stage_hash(name)
     loss = policy_gradient(stage.graphdef, config, stage.capacity)
     update = Update(loss, make_optimizer(config.optimizer, config.steps))
     control, refused, board_state = Controllers(config.beta), 0, None
     state = update.start(stage.initial)
     del stage.initial  # The first step consumes its buffers.
-    with contextlib.closing(stage.draws()) as loader, run.checkpoints(name, keep=config.keep) as checkpoints:
+    with (
+        claim(run.stage_folder(name)),
+        contextlib.closing(stage.draws()) as loader,
+        run.checkpoints(name, keep=config.keep) as checkpoints,
+    ):
         restored = checkpoints.restore(state, stage_hash)
         if restored is not None:
             state = restored.state
@@ -294,17 +324,9 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0, gold: Gold | None = N
             begin = time.perf_counter()
             draws = next(loader)
             wait_s = time.perf_counter() - begin
-            ids, sources = draws.ids.tolist(), draws.sources.tolist()
-            prompts = stage.prompts(stage.fold, ids, sources, seed=2 * (seed * 100_003 + done) + 1)
-            drawn = stage.rollouts(state.params, prompts, seed=2 * (seed * 100_003 + done))
-            batches = stage.batches(drawn)
-            seen = control.seen(config, drawn.scores)
-            measured = stage.measure(state.params, drawn, batches, seen)
-            ready = stage.ready(measured, batches, seen)
-            values = stage.metrics(drawn, measured, seen)
-            sampled = Seen(prompts.inputs, prompts.references, drawn.outputs, drawn.scores, drawn.samples.length)
-            values |= board.signals(done + 1, sampled, values)
-            rows = np.array([*ids, -1])
+            drawn, batches, ready, seen, values = stage.sampled(state.params, draws, done, control)
+            values |= board.signals(done + 1, drawn.seen(), values)
+            rows = np.array([*drawn.prompts.ids, -1])
             state, metrics = guard(state, ready, [rows[batch.example_id] for batch, _ in batches])
             # The next rollout waits for this step anyway; a refused one teaches the controllers nothing.
             if not guard.settle():

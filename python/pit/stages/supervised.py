@@ -15,6 +15,7 @@ from pit.data.packing import pack_trees
 from pit.losses.total import Total
 from pit.model.params import Params
 from pit.model.sharding import row_sharding
+from pit.stages.claim import claim
 from pit.stages.context import STAGES, Run, StageClock
 from pit.train.feed import Feed, StepLoader, to_device
 from pit.train.guard import Guard
@@ -75,7 +76,7 @@ def fit(
     loader = batches.loader
     evaluation = Evaluation(loss)
     refused, pending = 0, []
-    with run.checkpoints(name, keep=config.keep) as checkpoints:
+    with claim(run.stage_folder(name)), run.checkpoints(name, keep=config.keep) as checkpoints:
         restored = checkpoints.restore(state, stage_hash)
         if restored is not None:
             state = restored.state
