@@ -53,6 +53,11 @@ SETTINGS = [
     "board.every=2",
 ]
 
+LONG_S = 3000.0
+"""No process here takes as long, however busy the machine."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * LONG_S)]
+
 STAGES = (
     "sft-policy",
     "sft-improver",
@@ -66,7 +71,7 @@ STAGES = (
     "rl-third",
 )
 
-KILLS = 4
+KILLS = 3
 """Of each stage; the one after them runs to its end."""
 
 
@@ -80,7 +85,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nobody interrupts."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    pit(cache, "run", "tiny", "--out", folder, *settings())
+    pit(cache, "run", "tiny", "--out", folder, *settings(), timeout_s=LONG_S)
     return folder
 
 
@@ -95,16 +100,15 @@ def lines(path: Path) -> int:
 def killed(command: list[str], cache: Path, log: Path, number: signal.Signals, dice: random.Random) -> int:
     """Start a stage and send it a signal a random while after a random step; its exit status."""
     process = subprocess.Popen(command, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    after, deadline = lines(log) + dice.choice([0, 0, 1, 2]), time.monotonic() + 120
+    after, deadline = lines(log) + dice.choice([0, 0, 1, 2]), time.monotonic() + LONG_S
     while lines(log) <= after and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(dice.uniform(0, 0.4))
     if process.poll() is None:
         process.send_signal(number)
-    return process.wait(timeout=120)
+    return process.wait(timeout=LONG_S)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_is_killed_again_and_again_ends_in_the_same_bits(
     stage: str, cache: Path, whole: Path, tmp_path: Path
@@ -118,11 +122,10 @@ def test_a_stage_that_is_killed_again_and_again_ends_in_the_same_bits(
         if (folder / "done.json").exists():
             break
     assert -signal.SIGKILL in statuses, "the stage ended before it was killed"
-    pit(cache, *command[3:])
+    pit(cache, *command[3:], timeout_s=LONG_S)
     require_equal(copy, whole, stage)
 
 
-@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_results(
     cache: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -135,8 +138,8 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_results(
         time.sleep(dice.uniform(10, 45))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL if attempt % 2 == 0 else signal.SIGTERM)
-        process.wait(timeout=120)
-    pit(cache, *command[3:])
+        process.wait(timeout=LONG_S)
+    pit(cache, *command[3:], timeout_s=LONG_S)
     for stage in (path.name for path in (whole / "stages").iterdir()):
         require_equal(folder, whole, stage)
     one, two = (json.loads((run / "results.json").read_text()) for run in (folder, whole))
@@ -146,7 +149,6 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_results(
     assert one == two
 
 
-@pytest.mark.slow
 def test_a_limit_that_stops_saves_says_how_to_go_on_and_changes_nothing(
     cache: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -171,7 +173,6 @@ def test_a_limit_that_stops_saves_says_how_to_go_on_and_changes_nothing(
     assert metrics(copy, "rl-third") == metrics(whole, "rl-third")
 
 
-@pytest.mark.slow
 def test_what_is_trained_cannot_be_changed_under_way(cache: Path, whole: Path) -> None:
     refused = pit(cache, "rl", "third", "--run", whole, "--set", "rl_third.steps=9", check=False)
     assert refused.returncode == 1

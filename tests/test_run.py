@@ -50,14 +50,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def pit(cache: Path, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+def pit(cache: Path, *words: object, check: bool = True, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
     """Run the command as a user would, on one device."""
     result = subprocess.run(
         [sys.executable, "-m", "pit", *map(str, words)],
         capture_output=True,
         text=True,
         env=environment(cache),
-        timeout=300,
+        timeout=timeout_s,
         check=False,
     )
     if check:

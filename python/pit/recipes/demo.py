@@ -86,7 +86,7 @@ def demo() -> RunConfig:
         rl_second=dataclasses.replace(gap_rl, sources=(0, 0, 1), anchor="init"),
         rl_third=dataclasses.replace(gap_rl, sources=(0, 0, 1), anchor="init", passes=(1, 3)),
         improve=ImproveConfig(iterations=5, gap="symmetric", threshold=0.25, batch=250),
-        evaluate=EvaluateConfig(prompts=1000, gate="stop", sensitivity_floor=0.8, progress_floor=0.0),
+        evaluate=EvaluateConfig(prompts=1000, gate="stop", sensitivity_floor=0.8),
     )
 
 
