@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pit.config import (
+    BoardConfig,
     ConfigError,
     DataConfig,
     EvaluateConfig,
@@ -19,6 +20,7 @@ from pit.config import (
     ModelConfig,
     OptimizerConfig,
     PackingConfig,
+    RefreshConfig,
     RlConfig,
     RunConfig,
     TokenizerConfig,
@@ -260,6 +262,8 @@ RANGES = [
     (lambda: OptimizerConfig(learning_rate=math.nan), "optimizer.learning_rate = nan", "must be > 0 and finite"),
     (lambda: OptimizerConfig(warmup_steps=-1), "optimizer.warmup_steps = -1", "must be >= 0"),
     (lambda: ImproveConfig(temperature=-1.0), "improve.temperature = -1.0", "must be >= 0"),
+    (lambda: BoardConfig(smoothing=1.0), "board.smoothing = 1.0", "must be in [0, 1)"),
+    (lambda: RefreshConfig(data_share=1.5), "refresh.data_share = 1.5", "must be in [0, 1]"),
     (lambda: EvaluateConfig(sensitivity_floor=1.1), "evaluate.sensitivity_floor = 1.1", "must be in [0, 1]"),
     (lambda: OptimizerConfig(learning_rate=math.inf), "optimizer.learning_rate = inf", "must be > 0 and finite"),
     (lambda: OptimizerConfig(clip_norm=-1.0), "optimizer.clip_norm = -1.0", "must be > 0"),
@@ -281,6 +285,25 @@ def test_values_out_of_range(make, given, rule):
 
 
 WHOLE_ERRORS = [
+    (
+        lambda: valid(rl_first=RlConfig(packing=LONG, sources=(0, 0, 1), passes=(0, 1))),
+        "rl_first.passes = (0, 1): the improver before it is the fine-tuned one, which no RL has seen; use 0,0; "
+        "rl_second and rl_third can have passes",
+    ),
+    (
+        lambda: valid(own_references=True, rl_third=RlConfig(packing=LONG)),
+        "rl_third.sources = (0, 0, 0): an improver needs references; give a weight",
+    ),
+    (
+        lambda: valid(own_references=True),
+        f"rl_third.packing.row_length = 512: must hold the longest path of {DEFAULT_PATH} tokens that windows allow; "
+        "raise row_length or lower the windows",
+    ),
+    (
+        lambda: valid(refresh=RefreshConfig(prompts=1)),
+        f"refresh.packing.row_length = 512: must hold the longest path of {DEFAULT_PATH} tokens that windows allow; "
+        "raise row_length or lower the windows",
+    ),
     (
         lambda: DataConfig(fold_fractions=(0.5, 0.5, 0.0, 0.0, 0.0)),
         "data.fold_fractions = (0.5, 0.5, 0.0, 0.0, 0.0): must "

@@ -15,7 +15,7 @@ from pit.model.params import Params
 from pit.rollout.sample import sample
 from pit.rollout.score import Scorer
 from pit.rollout.strategy import Filter, MinP, Strategy, TopK, TopP, strategy_at
-from pit.stages.context import Run
+from pit.stages.context import Run, improver_of, last_reward
 
 Tokens = list[int]
 
@@ -55,10 +55,11 @@ class Models:
     capacity: int
 
     @classmethod
-    def load(cls, run: Run, packing: PackingConfig, policy: str = "rl-policy", improver: str = "rl-second") -> "Models":
-        """The finished models of a run, by stage name."""
+    def load(cls, run: Run, packing: PackingConfig, policy: str = "rl-policy", improver: str | None = None) -> "Models":
+        """The finished models of a run, by stage name; the improver of its last stage where none is named."""
         layout = run.layout(packing)
-        gap = Scorer(*run.trained("reward-gap"), layout)
+        gap = Scorer(*run.trained(last_reward("gap", run.config)), layout)
+        improver = improver_of(run.config) if improver is None else improver
         return cls(run.trained(policy), run.trained(improver), gap, layout.closings, run.config.windows.output - 1)
 
     def respond(

@@ -28,7 +28,7 @@ from rich.progress import (
 
 from pit.config import RunConfig
 from pit.errors import Interruption, PitError
-from pit.stages.context import STAGES, Run, needs_of
+from pit.stages.context import STAGES, Run, needs_of, stages_of
 from pit.stages.prepare import prepare
 from pit.train.log import PROGRESS_VARIABLE
 
@@ -62,19 +62,25 @@ class _Child:
 
 
 def nodes_of(run: Run, profile_steps: int = 0) -> list[Node]:
-    """The nodes of a run in the order of the method; RL waits for the sensitivity check where there is an oracle."""
-    synthetic = run.config.data.path is None
+    """The nodes of a run in the order of the method; RL waits for the gates."""
+    gated = run.config.evaluate.gate != "off"
     folder = ["--run", str(run.folder)]
     nodes = []
-    for name, spec in STAGES.items():
-        needs = needs_of(name, run.config)
-        if name == "rl-policy" and synthetic:
+    for name in stages_of(run.config):
+        spec, needs = STAGES[name], needs_of(name, run.config)
+        if name == "rl-policy" and gated:
             check = Node(
                 "check", ["reward", "check", *folder], ("reward-quality", "reward-gap"), "can the reward models see?"
             )
             nodes.append(check)
-        if name.startswith("rl-") and synthetic:
+        if name == "refresh-quality":
+            nodes.append(Node("refresh-pairs", ["refresh", "pairs", *folder], needs[1:], "labelled samples"))
+        if name.startswith("refresh-"):
+            needs = (*needs, "refresh-pairs")
+        if name.startswith("rl-") and gated:
             needs = (*needs, "check")
+        if name.startswith("rl-") and run.config.board.gold == "judge":
+            needs = (*needs, "reward-judge")
         profile = ["--profile", str(profile_steps)] if profile_steps else []
         nodes.append(Node(name, [*name.split("-", 1), *folder, *profile], needs, spec.title))
     everything = tuple(node.name for node in nodes)
@@ -97,6 +103,8 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
         console.print(f"      {report.rows:,} rows read, {report.kept:,} kept, {dropped:,} dropped")
     nodes = nodes_of(run, profile_steps)
     done = {node.name for node in nodes if node.name in STAGES and run.done(node.name) is not None}
+    if "refresh-gap" in stages_of(run.config) and {"refresh-quality", "refresh-gap"} <= done:
+        done.add("refresh-pairs")
     for name in sorted(done):
         console.print(f"[dim]{name}: finished before, skipped[/]")
     scheduler = _Scheduler(run.config, console)

@@ -9,7 +9,7 @@ from rich.table import Table
 from pit.config import ModelConfig, PackingConfig, RlConfig, RunConfig
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
-from pit.stages.context import STAGES, Run, StageSpec
+from pit.stages.context import STAGES, Run, StageSpec, stages_of
 from pit.stages.curriculum import examples_of, expected_visits
 
 FLOAT_BYTES = 4
@@ -33,7 +33,7 @@ def tables(config: RunConfig, folder: Path) -> list[Table]:
 
 def _stages(config: RunConfig, folder: Path) -> Table:
     table = Table("stage", "what", "steps", "tokens a step", "tokens", title=f"recipe {config.name}")
-    for spec in STAGES.values():
+    for spec in map(STAGES.__getitem__, stages_of(config)):
         section = getattr(config, spec.section)
         slots = slots_per_step(section.packing, config.mesh.shards)
         steps = section.steps or _counted(config, folder, spec)
@@ -47,7 +47,7 @@ def _stages(config: RunConfig, folder: Path) -> Table:
 def _curricula(config: RunConfig, folder: Path) -> Table:
     table = Table("stage", "draws", "worse : better : policy", "prompts", "visits an example", title="RL curricula")
     fold = Run(folder, config).fold("rl") if _prepared(folder) else None
-    for spec in STAGES.values():
+    for spec in map(STAGES.__getitem__, stages_of(config)):
         section = getattr(config, spec.section)
         if isinstance(section, RlConfig):
             visits = "prepare the data to count"
@@ -118,8 +118,11 @@ def _resident(config: RunConfig) -> Table:
         ("rl-policy", "M_P", "R_P", "M_P, anchor", 5 * policy + reward),
         ("rl-first", "M_PIT", "R_PIT", "M_PIT, anchor", 5 * policy + reward),
         ("rl-second", "M_PIT, M_P^RL for references", "R_PIT", "M_PIT, anchor", 6 * policy + reward),
+        ("rl-third", "M_PIT, M_P^RL and RL,1 for references", "R_PIT", "M_PIT, anchor", 7 * policy + reward),
     )
     for name, sampled, scored, updated, size in rows:
+        if name not in stages_of(config):
+            continue
         table.add_row(name, sampled, scored, updated, _bytes(size))
     return table
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pit.config import OptimizerConfig
+from pit.errors import PitError
 from pit.losses.total import Total
 from pit.train.checkpoint import Checkpoints
 from pit.train.log import PROGRESS_VARIABLE, StageLog
@@ -31,13 +32,16 @@ def _json_progress(monkeypatch):
     monkeypatch.setenv(PROGRESS_VARIABLE, "json")
 
 
-def train(folder, *, interrupt_at=None, number=signal.SIGTERM, checkpoint_every=0, evaluate_every=0):
-    """Run or resume; the feed is a counter whose state is saved."""
+def train(
+    folder, *, interrupt_at=None, number=signal.SIGTERM, checkpoint_every=0, evaluate_every=0, halt_at=None, every=1
+):
+    """Run or resume; the feed is a counter whose state is saved, and which may be a reason to stop."""
     state = UPDATE.start({"w": jnp.ones(3)})
     with Checkpoints(folder / "checkpoints", keep=9) as checkpoints:
         restored = checkpoints.restore(state, "ab")
         feed = 0 if restored is None else restored.loader["feed"]
-        assert restored is None or restored.controllers == {"steps": feed}
+        assert restored is None or restored.controllers["steps"] == feed
+        pending = [] if restored is None else restored.controllers["log"]
         state = state if restored is None else restored.state
 
         def step(state):
@@ -48,7 +52,7 @@ def train(folder, *, interrupt_at=None, number=signal.SIGTERM, checkpoint_every=
                 os.kill(os.getpid(), number)
             return UPDATE(state, [{"x": jnp.asarray(rng.normal(size=3).astype(np.float32))}])
 
-        with StageLog(folder, "demo", resumed_step=int(state.step), every=1) as log:
+        with StageLog(folder, "demo", resumed_step=int(state.step), every=every, pending=pending) as log:
             return run_steps(
                 state,
                 steps=STEPS,
@@ -61,6 +65,7 @@ def train(folder, *, interrupt_at=None, number=signal.SIGTERM, checkpoint_every=
                 meta={"hash": "ab"},
                 evaluate=lambda s: {"norm": float(jnp.sum(s.params["w"]))},
                 evaluate_every=evaluate_every,
+                halt=lambda: PitError(f"{feed} is enough") if feed == halt_at else None,
             )
 
 
@@ -68,14 +73,14 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, number):
-    whole = train(tmp_path / "whole")
+@pytest.mark.parametrize(("number", "every"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, number, every):
+    whole = train(tmp_path / "whole", every=every)
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match=f"^stopped after step 3 of {STEPS}$"):
-        train(tmp_path / "cut", interrupt_at=3, number=number)
+        train(tmp_path / "cut", interrupt_at=3, number=number, every=every)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-    resumed = train(tmp_path / "cut")
+    resumed = train(tmp_path / "cut", every=every)
     for one, two in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(one, two)
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
@@ -92,3 +97,18 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     again = train(tmp_path)
     np.testing.assert_array_equal(first.params["w"], again.params["w"])
     assert int(again.step) == STEPS
+
+
+def test_a_reason_to_stop_ends_the_loop_once_the_state_is_saved_and_again_at_once(tmp_path):
+    whole = train(tmp_path / "whole")
+    with pytest.raises(PitError, match=r"^2 is enough$"):
+        train(tmp_path / "cut", halt_at=2)
+    saved = lines(tmp_path / "cut")
+    assert [line["step"] for line in saved] == [1, 2]
+    # Without a step: the reason stands.
+    with pytest.raises(PitError, match=r"^2 is enough$"):
+        train(tmp_path / "cut", halt_at=2)
+    assert lines(tmp_path / "cut") == saved
+    resumed = train(tmp_path / "cut")
+    np.testing.assert_array_equal(resumed.params["w"], whole.params["w"])
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")

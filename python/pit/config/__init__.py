@@ -3,6 +3,7 @@
 Nothing here repairs a value; what cannot work is refused with field, value, rule and remedy.
 """
 
+from pit.config.board import BoardConfig, Limit
 from pit.config.plain import digest, from_dict, override, to_dict
 from pit.config.rl import CurriculumConfig, KlConfig, KlEstimator, KlPlace, RewardForm, RlConfig
 from pit.config.rules import ConfigError
@@ -16,6 +17,7 @@ from pit.config.sections import (
     ModelConfig,
     OptimizerConfig,
     PackingConfig,
+    RefreshConfig,
     RolloutConfig,
     TokenizerConfig,
     TrainConfig,
@@ -24,6 +26,7 @@ from pit.config.sections import (
 )
 
 __all__ = [
+    "BoardConfig",
     "ConfigError",
     "CurriculumConfig",
     "DataConfig",
@@ -33,10 +36,12 @@ __all__ = [
     "KlConfig",
     "KlEstimator",
     "KlPlace",
+    "Limit",
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
     "PackingConfig",
+    "RefreshConfig",
     "RewardForm",
     "RlConfig",
     "RolloutConfig",

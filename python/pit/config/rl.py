@@ -119,6 +119,9 @@ class RlConfig(Section):
     no_eos_penalty: subtracted from the reward of a sample that did not end.
     length_cost, length_free: subtracted for each token beyond the free ones, in units of the score.
     sources: integer weights of reference sources (worse, better, policy) that the curriculum draws from.
+    reference_temperature: of the policy's references, 0 is greedy; that of use (improve.temperature) gives those that
+        the improver will meet. None: as `temperature`.
+    passes: least and most times that the improver of the stage before rewrites such a reference, uniform between them.
     curriculum: which prompts come when.
     anchor: the model of the KL term: "sft", or "init" (the checkpoint that the stage starts from).
     rollout: how samples are drawn.
@@ -139,6 +142,8 @@ class RlConfig(Section):
     length_cost: Annotated[float, UNSIGNED] = 0.0
     length_free: Annotated[int, UNSIGNED] = 0
     sources: tuple[int, int, int] = (0, 0, 0)
+    reference_temperature: Annotated[float | None, UNSIGNED] = None
+    passes: tuple[int, int] = (0, 0)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     anchor: Literal["sft", "init"] = "sft"
     packing: PackingConfig = field(default_factory=PackingConfig)
@@ -153,6 +158,14 @@ class RlConfig(Section):
         super().__post_init__()
         self._require(self.samples >= 2, "samples", "leave-one-out needs at least 2", "raise it")
         self._require(min(self.sources) >= 0, "sources", "weights must be >= 0", "fix the weights")
+        self._require(0 <= self.passes[0] <= self.passes[1], "passes", "must be least,most, from 0 up", "order them so")
+        for name in ("reference_temperature", "passes"):
+            self._require(
+                self.policy_references or getattr(self, name) in (None, (0, 0)),
+                name,
+                f"is about references of the policy, and none are drawn (sources = {self.sources})",
+                "give the policy a weight, or leave it out",
+            )
         self._require(
             self.kl.target is None or self.beta > 0,
             "beta",

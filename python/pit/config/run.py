@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from pit.config.board import BoardConfig
 from pit.config.rl import RlConfig
 from pit.config.rules import COUNT, UNSIGNED, Section, require
 from pit.config.sections import (
@@ -12,6 +13,7 @@ from pit.config.sections import (
     ImproveConfig,
     MeshConfig,
     ModelConfig,
+    RefreshConfig,
     TokenizerConfig,
     TrainConfig,
     WindowConfig,
@@ -26,10 +28,15 @@ def _rl_second() -> RlConfig:
     return RlConfig(sources=(0, 0, 1))
 
 
+def _rl_third() -> RlConfig:
+    return RlConfig(sources=(0, 0, 1), passes=(1, 3))
+
+
 @dataclass(frozen=True)
 class RunConfig(Section):
-    """Everything a run depends on. `workers` and `mesh` change how, never what, up to rounding.
+    """Everything a run depends on. `workers` and `mesh` change how, never what, up to rounding; `board` only looks.
 
+    own_references: whether there is a stage RL,2 (`rl_third`), beyond the paper, whose references the improver wrote.
     checkpoints: root for the checkpoints of all stages, an absolute path or gs://bucket/..., instead of the run's
     folder.
     """
@@ -47,7 +54,11 @@ class RunConfig(Section):
     judge: TrainConfig = field(default_factory=TrainConfig)
     rl_policy: RlConfig = field(default_factory=RlConfig)
     rl_first: RlConfig = field(default_factory=_rl_first)
+    refresh: RefreshConfig = field(default_factory=RefreshConfig)
     rl_second: RlConfig = field(default_factory=_rl_second)
+    board: BoardConfig = field(default_factory=BoardConfig)
+    rl_third: RlConfig = field(default_factory=_rl_third)
+    own_references: bool = False
     improve: ImproveConfig = field(default_factory=ImproveConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -79,8 +90,10 @@ class RunConfig(Section):
         """Every path of a tree that the windows allow fits into a row and under the learned positions."""
         windows = self.windows
         improver_path = windows.input + windows.reference + windows.output
-        paths = {"gap": improver_path, "rl_first": improver_path, "rl_second": improver_path, "sft": improver_path}
+        paths = dict.fromkeys(("gap", "sft", *self._improver_stages()), improver_path)
         paths |= dict.fromkeys(("quality", "judge", "rl_policy"), windows.input + windows.output)
+        if self.refresh.prompts:
+            paths["refresh"] = improver_path
         for section, path in paths.items():
             row = getattr(self, section).packing.row_length
             require(
@@ -100,13 +113,17 @@ class RunConfig(Section):
                 "raise it or lower the windows",
             )
 
+    def _improver_stages(self) -> tuple[str, ...]:
+        """Sections of the RL stages of the improver that the run has."""
+        return ("rl_first", "rl_second", *(("rl_third",) if self.own_references else ()))
+
     def _check_stages(self) -> None:
         """Models start from models that exist; the policy sees no reference, an improver does."""
         for section in ("sft", "quality", "judge"):
             init = getattr(self, section).init
             allowed = ("random",) if section == "sft" else ("random", "policy")
             require(init in allowed, f"{section}.init", init, f"must be one of {allowed} here", "choose one")
-        for section in ("rl_first", "rl_second"):
+        for section in self._improver_stages():
             sources = getattr(self, section).sources
             require(sum(sources) > 0, f"{section}.sources", sources, "an improver needs references", "give a weight")
         require(
@@ -116,7 +133,7 @@ class RunConfig(Section):
             "the policy sees no reference",
             "use 0,0,0",
         )
-        for section in ("rl_first", "rl_second"):
+        for section in self._improver_stages():
             difficulty = getattr(self, section).curriculum.difficulty
             require(
                 difficulty != "column" or self.data.difficulty_column is not None,
@@ -125,6 +142,13 @@ class RunConfig(Section):
                 "needs data.difficulty_column",
                 "name the column of the data that holds it",
             )
+        require(
+            self.rl_first.passes == (0, 0),
+            "rl_first.passes",
+            self.rl_first.passes,
+            "the improver before it is the fine-tuned one, which no RL has seen",
+            "use 0,0; rl_second and rl_third can have passes",
+        )
         strategy = self.rl_policy.curriculum.strategy
         require(
             strategy == "uniform",

@@ -216,6 +216,36 @@ class RolloutConfig(Section):
 
 
 @dataclass(frozen=True)
+class RefreshConfig(TrainConfig):
+    """Reward models trained on with labelled samples of the models, between RL,0 and RL,1 (see `pit.stages.refresh`).
+
+    prompts: of the rl fold that are answered, two pairs each; 0: no reward model is refreshed.
+    temperature: of the answers; 0 is greedy, and two answers of the policy are then the same.
+    pairs: of a step, of the data and new ones together; data_share: share of the data among them.
+    held_out_every: each so-manyth new pair is held out to measure by (`eval/`).
+    rollout: how answers are sampled.
+    """
+
+    section: ClassVar[str] = "refresh"
+    steps: Annotated[int, COUNT] = 100
+    prompts: Annotated[int, UNSIGNED] = 0
+    temperature: Annotated[float, UNSIGNED] = 1.0
+    pairs: Annotated[int, COUNT] = 32
+    data_share: Annotated[float, SHARE] = 0.5
+    held_out_every: Annotated[int, Range(low=2.0)] = 10
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.init == "random",
+            "init",
+            "a refreshed model starts from the one that it refreshes",
+            "leave it as it is",
+        )
+
+
+@dataclass(frozen=True)
 class ImproveConfig(Section):
     """Iterated improvement at inference (the paper's Algorithm 2, with an acceptance rule of ours).
 
@@ -250,9 +280,12 @@ class EvaluateConfig(Section):
 
     prompts: most prompts of the eval fold used; examples: how many the report shows.
     resamples: bootstrap samples behind each interval.
-    sensitivity_prompts: prompts of the sensitivity check.
-    sensitivity_floor: a run stops before RL if a reward model ranks a clean answer above its corrupted copy less often
-        than this, for any aspect of the synthetic task.
+    gate: what the gates before RL do where a reward model is below a floor: nothing ("off": it is not looked at), a
+        line in the log ("warn"), or an end of the run ("stop").
+    sensitivity_prompts: prompts, or pairs, of each check.
+    sensitivity_floor: how often a clean answer must be ranked above its copy with one fault, for each aspect of the
+        synthetic task; progress_floor: an answer above its copy with one wrong value more; pairs_floor: the better
+        answer of a held-out pair above the worse one.
     """
 
     section: ClassVar[str] = "evaluate"
@@ -260,7 +293,10 @@ class EvaluateConfig(Section):
     resamples: Annotated[int, COUNT] = 2000
     examples: Annotated[int, UNSIGNED] = 8
     sensitivity_prompts: Annotated[int, COUNT] = 256
+    gate: Literal["off", "warn", "stop"] = "warn"
     sensitivity_floor: Annotated[float, SHARE] = 0.8
+    progress_floor: Annotated[float, SHARE] = 0.8
+    pairs_floor: Annotated[float, SHARE] = 0.55
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pit.config import digest, to_dict
 from pit.evaluate import measure
 from pit.evaluate.schema import RAW, STOP_RULE, Results, StageCost
 from pit.evaluate.sensitivity import sensitivity
-from pit.stages.context import STAGES, Run
+from pit.stages.context import Run, stages_of
 
 PACKAGES = ("pit-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pyarrow", "tokenizers")
 
@@ -59,7 +59,7 @@ def versions() -> dict[str, str]:
 
 def _costs(run: Run) -> tuple[StageCost, ...]:
     costs = []
-    for name in STAGES:
+    for name in stages_of(run.config):
         record = json.loads((run.stage_folder(name) / "done.json").read_text(encoding="utf-8"))
         costs.append(
             StageCost(
@@ -89,7 +89,11 @@ def _notes(run: Run, judge: measure.Judge, accuracies: dict[str, measure.Interva
     if run.config.data.path is None:
         notes.append(
             "The data are synthetic: a hidden rubric labels them, noisily, and the same rubric judges the result. "
-            "No model ever sees the rubric."
+            + (
+                "It also labelled the samples that the reward models were refreshed with, and the same models decided."
+                if run.config.refresh.prompts
+                else "No model ever sees the rubric."
+            )
         )
     notes.append("Intervals are over prompts of this one run; they say nothing about other seeds.")
     return tuple(notes)

@@ -29,7 +29,7 @@ from pit.evaluate.stats import (
 )
 from pit.improve import Models, Tokens, Trajectory, improve
 from pit.rollout.score import Scorer
-from pit.stages.context import Run
+from pit.stages.context import Run, last_reward
 from pit.train.log import make_reporter
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW
 
@@ -146,15 +146,20 @@ def model_accuracies(run: Run) -> dict[str, Interval]:
     prompts, better, worse = ([[int(t) for t in row[c]] for row in rows] for c in range(3))
     columns = [prompts, better, worse]
     result = {}
-    for name, stage, section in (("R_P", "reward-quality", "quality"), ("judge", "reward-judge", "judge")):
+    models = [("R_P", "reward-quality", "quality"), ("judge", "reward-judge", "judge")]
+    if run.config.refresh.prompts:
+        models.append(("R_P refreshed", "refresh-quality", "refresh"))
+    for name, stage, section in models:
         scorer = Scorer(*run.trained(stage), run.layout(getattr(run.config, section).packing))
         leaves = scorer.leaves(columns, quality_topology()).astype(np.float64)
         result[name] = pair_accuracy(leaves[:, 0], leaves[:, 1])
-    scorer = Scorer(*run.trained("reward-gap"), run.layout(run.config.gap.packing))
-    leaves = scorer.leaves(columns, gap_topology()).astype(np.float64)
-    result["R_PIT symmetric"] = pair_accuracy(leaves[:, GAP_WL], leaves[:, GAP_LW])
-    centred = leaves[:, GAP_WL] - (leaves[:, GAP_WW] + leaves[:, GAP_LL]) / 2
-    result["R_PIT centred"] = accuracy_interval(float(np.sum(centred > 0)), len(centred))
+    for name in dict.fromkeys(("reward-gap", last_reward("gap", run.config))):
+        scorer = Scorer(*run.trained(name), run.layout(run.config.gap.packing))
+        leaves = scorer.leaves(columns, gap_topology()).astype(np.float64)
+        model = "R_PIT" if name == "reward-gap" else "R_PIT refreshed"
+        result[f"{model} symmetric"] = pair_accuracy(leaves[:, GAP_WL], leaves[:, GAP_LW])
+        centred = leaves[:, GAP_WL] - (leaves[:, GAP_WW] + leaves[:, GAP_LL]) / 2
+        result[f"{model} centred"] = accuracy_interval(float(np.sum(centred > 0)), len(centred))
     length = [np.array([len(y) for y in side], np.float64) for side in (better, worse)]
     result["length"] = length_baseline_accuracy(length[0], length[1])
     return result

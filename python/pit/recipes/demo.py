@@ -9,6 +9,7 @@ from pit.config import (
     ModelConfig,
     OptimizerConfig,
     PackingConfig,
+    RefreshConfig,
     RlConfig,
     RunConfig,
     TokenizerConfig,
@@ -74,10 +75,18 @@ def demo() -> RunConfig:
         judge=dataclasses.replace(train, steps=400),
         rl_policy=rl,
         rl_first=dataclasses.replace(gap_rl, sources=(1, 1, 0)),
+        refresh=RefreshConfig(
+            steps=150,
+            packing=dataclasses.replace(rows, rows=6),
+            optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=10),
+            evaluate_every=25,
+            checkpoint_every=50,
+        ),
         # The fine-tuned improver copies the writers' noise: RL,1 stays near what RL,0 has made of it instead.
         rl_second=dataclasses.replace(gap_rl, sources=(0, 0, 1), anchor="init"),
+        rl_third=dataclasses.replace(gap_rl, sources=(0, 0, 1), anchor="init", passes=(1, 3)),
         improve=ImproveConfig(iterations=5, gap="symmetric", threshold=0.25, batch=250),
-        evaluate=EvaluateConfig(prompts=1000, sensitivity_floor=0.8),
+        evaluate=EvaluateConfig(prompts=1000, gate="stop", sensitivity_floor=0.8),
     )
 
 
@@ -117,7 +126,23 @@ def tiny() -> RunConfig:
         judge=train,
         rl_policy=rl,
         rl_first=dataclasses.replace(rl, sources=(1, 1, 0)),
+        refresh=RefreshConfig(
+            steps=4,
+            pairs=8,
+            packing=train.packing,
+            evaluate_every=0,
+            checkpoint_every=2,
+        ),
         rl_second=dataclasses.replace(rl, sources=(0, 0, 1)),
+        rl_third=dataclasses.replace(rl, sources=(0, 0, 1), passes=(1, 2)),
         improve=ImproveConfig(iterations=2, batch=8),
-        evaluate=EvaluateConfig(prompts=16, resamples=100, examples=2, sensitivity_prompts=8, sensitivity_floor=0.0),
+        evaluate=EvaluateConfig(
+            prompts=16,
+            resamples=100,
+            examples=2,
+            sensitivity_prompts=8,
+            sensitivity_floor=0.0,
+            progress_floor=0.0,
+            pairs_floor=0.0,
+        ),
     )

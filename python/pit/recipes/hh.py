@@ -9,6 +9,7 @@ from pit.config import (
     ModelConfig,
     OptimizerConfig,
     PackingConfig,
+    RefreshConfig,
     RlConfig,
     RunConfig,
     TokenizerConfig,
@@ -60,6 +61,8 @@ def hh() -> RunConfig:
         rl_policy=rl,
         rl_first=dataclasses.replace(rl, sources=(1, 1, 0)),
         rl_second=dataclasses.replace(rl, sources=(0, 0, 1)),
+        rl_third=dataclasses.replace(rl, sources=(0, 0, 1), passes=(1, 1)),
+        refresh=RefreshConfig(steps=50, packing=packing, optimizer=OptimizerConfig(learning_rate=3e-4)),
         improve=ImproveConfig(iterations=2, batch=64),
         evaluate=EvaluateConfig(prompts=128, examples=4),
     )

@@ -9,6 +9,7 @@ from pit.config import (
     ModelConfig,
     OptimizerConfig,
     PackingConfig,
+    RefreshConfig,
     RlConfig,
     RunConfig,
     TokenizerConfig,
@@ -78,6 +79,13 @@ def paper() -> RunConfig:
         rl_policy=rl,
         rl_first=dataclasses.replace(rl, sources=(1, 1, 0)),
         rl_second=dataclasses.replace(rl, sources=(0, 0, 1)),
+        rl_third=dataclasses.replace(rl, sources=(0, 0, 1), passes=(1, 4)),
+        refresh=RefreshConfig(
+            steps=500,
+            pairs=256,
+            packing=packing,
+            optimizer=OptimizerConfig(learning_rate=1e-4, b2=0.95, warmup_steps=50),
+        ),
         improve=ImproveConfig(iterations=5),
         mesh=MeshConfig(data=1, fsdp=8, tensor=4),
     )

@@ -17,6 +17,7 @@ from pit.evaluate import schema
 from pit.evaluate.schema import ExampleStep, Results, SensitivityRow
 from pit.evaluate.stats import Delta, Interval, judge_verdict_allowed
 from pit.report import geometry, palette, words
+from pit.report.board import PREFIX, StageBoard, boards
 from pit.report.geometry import Axis, Bar, CurvePlot
 from pit.report.metrics import Curve, read_metrics
 from pit.report.words import Piece
@@ -141,6 +142,7 @@ def render_html(results: Results, metrics: Mapping[str, Mapping[str, Curve]]) ->
             sensitivity=sensitivity_table(results.sensitivity),
             examples=[(example.prompt, example_steps(example.steps)) for example in results.examples],
             curves=stage_curves(results, metrics),
+            boards=_boards(results, metrics),
             caveats=[*results.notes, *caveats(results, comparisons)],
             config=list(flattened(results.config)),
             sections=_sections(results, metrics),
@@ -255,7 +257,8 @@ def stage_curves(results: Results, metrics: Mapping[str, Mapping[str, Curve]]) -
     made = []
     for name in names:
         curves = metrics[name]
-        rest = dict.fromkeys(metric.removeprefix("eval/") for metric in curves if metric not in first)
+        others = (metric for metric in curves if metric not in first and not metric.startswith(PREFIX))
+        rest = dict.fromkeys(metric.removeprefix("eval/") for metric in others)
         groups = [(PERFORMANCE.get(metric, words.spaced(metric)), (metric, f"eval/{metric}")) for metric in rest]
         plots, more = (
             [geometry.curve_plot(title, [(m, curves[m]) for m in group if m in curves]) for title, group in wanted]
@@ -263,6 +266,10 @@ def stage_curves(results: Results, metrics: Mapping[str, Mapping[str, Curve]]) -
         )
         made.append(StageCurves(name, tuple(filter(None, plots)), tuple(filter(None, more))))
     return [stage for stage in made if stage.plots or stage.more]
+
+
+def _boards(results: Results, metrics: Mapping[str, Mapping[str, Curve]]) -> list[StageBoard]:
+    return boards(results.config, metrics, [stage.name for stage in results.stages])
 
 
 def caveats(results: Results, comparisons: Mapping[str, Comparison]) -> Iterator[str]:
@@ -298,6 +305,7 @@ def _sections(results: Results, metrics: Mapping[str, Mapping[str, Curve]]) -> l
         ("rewards", "Reward models", results.accuracies or results.sensitivity),
         ("examples", "Examples", results.examples),
         ("training", "Training", stage_curves(results, metrics)),
+        ("board", "Hacking board", _boards(results, metrics)),
         ("cost", "Cost", results.stages or results.tokens),
         ("caveats", "Caveats", True),
     )
@@ -326,6 +334,7 @@ def _environment() -> jinja2.Environment:
         words.duration,
         words.memory,
         words.spaced,
+        words.line_label,
         words.answer,
     ):
         environment.filters[function.__name__] = function

@@ -149,6 +149,18 @@ def spaced(name: str) -> str:
     return name.replace("_", " ") if name.islower() else name
 
 
+def line_label(metric: str) -> str:
+    """What tells the lines of one plot apart: who was measured, or the quantile.
+
+    >>> line_label("eval/loss"), line_label("loss"), line_label("board/reward_p05")
+    ('held out', 'training', '5 %')
+    """
+    if metric.startswith("eval/"):
+        return "held out"
+    quantile = re.search(r"_p(\d\d)$", metric)
+    return f"{int(quantile[1])} %" if quantile else "training"
+
+
 def answer(iteration: int) -> str:
     r"""The symbol of the answer after so many iterations: y with a subscript.
 

@@ -3,17 +3,18 @@
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from pit.config import ConfigError, PackingConfig, RunConfig, digest, from_dict, to_dict
+from pit.config import ConfigError, PackingConfig, RunConfig, digest, from_dict, override, to_dict
 from pit.data.atomic import write_file
 from pit.data.packing import Layout
 from pit.data.store import Fold, Store
@@ -29,13 +30,21 @@ from pit.train.log import CompileClock, peak_memory_bytes
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A training stage: the config section it reads, the models before it, and which model it trains."""
+    """A training stage: the config section it reads, the stages before it, and which model it trains.
+
+    needs: of any config; the first one is the stage that an RL stage starts from.
+    """
 
     name: str
     section: str
     needs: tuple[str, ...]
     model: str
     title: str
+
+    @property
+    def start(self) -> str:
+        """Stage whose weights an RL stage starts from."""
+        return self.needs[0]
 
 
 STAGES: dict[str, StageSpec] = {
@@ -49,21 +58,63 @@ STAGES: dict[str, StageSpec] = {
         StageSpec("rl-policy", "rl_policy", ("sft-policy",), "policy", "M_P^RL against R_P"),
         StageSpec("rl-first", "rl_first", ("sft-improver",), "policy", "RL,0: references from the data"),
         StageSpec(
+            "refresh-quality",
+            "refresh",
+            ("reward-quality", "rl-first", "rl-policy"),
+            "reward_model",
+            "R_P trained on with labelled samples",
+        ),
+        StageSpec(
+            "refresh-gap",
+            "refresh",
+            ("reward-gap", "rl-first", "rl-policy"),
+            "reward_model",
+            "R_PIT trained on with labelled samples",
+        ),
+        StageSpec(
             "rl-second", "rl_second", ("rl-first", "rl-policy"), "policy", "RL,1: references sampled from M_P^RL"
+        ),
+        StageSpec(
+            "rl-third",
+            "rl_third",
+            ("rl-second", "rl-policy"),
+            "policy",
+            "RL,2: references rewritten by RL,1",
         ),
     )
 }
-"""Algorithm 1 of the paper in order, and a judge that no other stage sees."""
+"""Algorithm 1 of the paper in order, a judge that no other stage sees, and what goes beyond the paper."""
+
+
+def stages_of(config: RunConfig) -> tuple[str, ...]:
+    """Names of the stages that a run has, in order: all but the optional ones that its config leaves out."""
+    left_out = set() if config.own_references else {"rl-third"}
+    left_out |= set() if config.refresh.prompts else {"refresh-quality", "refresh-gap"}
+    return tuple(name for name in STAGES if name not in left_out)
+
+
+def improver_of(config: RunConfig) -> str:
+    """The last stage of the improver: the one that answers at inference."""
+    return "rl-third" if config.own_references else "rl-second"
 
 
 INITIAL = {"policy": "sft-policy", "quality": "reward-quality"}
 """Stage whose weights a reward model starts from, by `TrainConfig.init`."""
 
 
+def last_reward(kind: Literal["quality", "gap"], config: RunConfig) -> str:
+    """The last stage of R_P ("quality") or of R_PIT ("gap")."""
+    return f"{'refresh' if config.refresh.prompts else 'reward'}-{kind}"
+
+
 def reward_of(name: str, config: RunConfig) -> str:
-    """Stage of the reward model that an RL stage maximises: R_P for the policy and in the ablation, R_PIT otherwise."""
+    """Stage of the reward model that an RL stage maximises: R_P for the policy and in the ablation, R_PIT otherwise.
+
+    From RL,1 on it is the last one, of a refreshed model where there is one.
+    """
     by_quality = name == "rl-policy" or getattr(config, STAGES[name].section).gap == "difference"
-    return "reward-quality" if by_quality else "reward-gap"
+    kind: Literal["quality", "gap"] = "quality" if by_quality else "gap"
+    return f"reward-{kind}" if name in ("rl-policy", "rl-first") else last_reward(kind, config)
 
 
 def needs_of(name: str, config: RunConfig) -> tuple[str, ...]:
@@ -101,6 +152,21 @@ class Run:
             raise ConfigError(f"{folder}: holds no run (no config.json); make one with `pit run RECIPE --out {folder}`")
         return cls(folder, from_dict(RunConfig, json.loads(path.read_text(encoding="utf-8"))))
 
+    def with_settings(self, settings: Sequence[str]) -> "Run":
+        """This run under other settings of what changes nothing that is trained (`FREE`); they are not written down.
+
+        Raises:
+            ConfigError: a setting is about something else, or cannot be.
+        """
+        changed = override(self.config, settings)
+        other = [name for name, value in to_dict(changed).items() if value != to_dict(self.config)[name]]
+        if not set(other) <= set(FREE):
+            raise ConfigError(
+                f"--set: {', '.join(name for name in other if name not in FREE)} of a run cannot be changed, only "
+                f"{', '.join(FREE)}; start another run with the setting"
+            )
+        return Run(self.folder, changed)
+
     def save_config(self) -> None:
         """Write the resolved config.
 
@@ -110,7 +176,7 @@ class Run:
         path = self.folder / "config.json"
         if path.is_file():
             saved = from_dict(RunConfig, json.loads(path.read_text(encoding="utf-8")))
-            differing = [k for k, v in to_dict(self.config).items() if v != to_dict(saved)[k] and k not in _FREE]
+            differing = [k for k, v in to_dict(self.config).items() if v != to_dict(saved)[k] and k not in FREE]
             if differing:
                 raise ConfigError(
                     f"{self.folder}: is the folder of a run with other {', '.join(differing)}; choose another --out, "
@@ -158,6 +224,10 @@ class Run:
         """Folder of one stage."""
         return self.folder / "stages" / name
 
+    def command(self, name: str) -> str:
+        """What to type to run one stage."""
+        return f"pit {name.replace('-', ' ', 1)} --run {self.folder}"
+
     def checkpoints(self, name: str, *, keep: int) -> Checkpoints:
         """The checkpoints of one stage, in its folder or under the root that the config names."""
         root = self.config.checkpoints
@@ -203,14 +273,15 @@ class Run:
         if self.done(name) is None:
             raise CheckpointError(
                 f"{self.stage_folder(name)}: stage {name} has not finished with this config and data; run "
-                f"`pit {name.replace('-', ' ', 1)} --run {self.folder}` first"
+                f"`{self.command(name)}` first"
             )
         graphdef, like = self.model(name)
         with self.checkpoints(name, keep=1) as checkpoints:
             return graphdef, checkpoints.restore_params(like)
 
 
-_FREE = ("workers",)
+FREE = ("workers", "board", "evaluate")
+"""Parts of a config that change nothing of what is trained, so that they may change while a run is on."""
 
 
 class StageClock:

@@ -67,7 +67,7 @@ def make_draws(
             data_hash=short_hash(data_hash),
         )
     else:
-        made = Staged(stages_of(name, config), seed=seed, examples=examples)
+        made = Staged(source_weights(name, config), seed=seed, examples=examples)
     return DrawLoader(made, config.prompts, prefetch=curriculum.prefetch)
 
 
@@ -105,12 +105,12 @@ def strategy_of(config: CurriculumConfig) -> Strategy:
     return GapBand(start=start, end=end, width=config.band_width, floor=config.floor)
 
 
-def stages_of(name: str, config: RlConfig) -> list[tuple[int, tuple[int, int, int, int]]]:
+def source_weights(name: str, config: RlConfig) -> list[tuple[int, tuple[int, int, int, int]]]:
     """Source weights by step; the policy's own stage sees no reference."""
     curriculum = config.curriculum
     if name == "rl-policy":
         return [(0, (1, 0, 0, 0))]
-    if curriculum.strategy == "uniform":
+    if curriculum.strategy != "staged":
         return [(0, (0, *config.sources))]
     return hand_over(
         (0, *config.sources), (0, *curriculum.sources_after), curriculum.handover_step, curriculum.handover_steps

@@ -2,21 +2,21 @@
 
 A step draws (example, reference source) pairs from the curriculum, samples N answers of each prefix, scores them,
 shapes the reward with the KL to an anchor, and takes one leave-one-out REINFORCE step on the packed trees of samples
-(`policy_gradient.py`). RL,0 takes references from the data, RL,1 samples them from M_P^RL.
+(`policy_gradient.py`). RL,0 takes references from the data, RL,1 samples them from M_P^RL, RL,2 has them rewritten by
+the improver that RL,1 made (`references.py`). A board looks on (`board.py`).
 """
 
 import contextlib
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float32
 
 from pit.config import RewardForm, RlConfig
-from pit.data.curriculum import DrawLoader, History, Visit
+from pit.data.curriculum import DrawLoader, Draws, History, Visit
 from pit.data.packing import pack_lists
 from pit.data.store import Fold
 from pit.data.template import rollout
@@ -25,33 +25,28 @@ from pit.losses.rl import leave_one_out, sample_sum, shaped_reward
 from pit.losses.total import Total
 from pit.model.params import Params, copy
 from pit.model.sharding import on_mesh, row_sharding
-from pit.rollout.sample import Samples, sample
+from pit.rollout.sample import Samples
 from pit.rollout.score import Scorer
 from pit.rollout.strategy import Temperature
+from pit.stages.board import Board, Gold, Seen
+from pit.stages.claim import claim
 from pit.stages.context import STAGES, Run, StageClock, reward_of
 from pit.stages.controllers import Controllers
-from pit.stages.curriculum import difficulty_of, examples_of, expected_visits, make_draws
+from pit.stages.curriculum import difficulty_of, examples_of, expected_visits, make_draws, source_weights
 from pit.stages.policy_gradient import Reader, carry, charges_kl, policy_gradient
+from pit.stages.references import Prompts, References, Sampling
 from pit.train.feed import live_tokens, put, to_device
 from pit.train.guard import Guard
 from pit.train.log import StageLog
 from pit.train.loop import run_steps
 from pit.train.update import TrainState, Update, make_optimizer
-from pit.types import Batch, Source
+from pit.types import Batch
 
 PackedBatch = tuple[Batch, dict[str, Array]]
 """Packed trees of samples, and their arrays on the device."""
 
 MARGIN_BLOCK = 1_024
 """Pairs whose margin is computed at once."""
-
-
-class Prompts(NamedTuple):
-    """Prefixes of a step. ids: rows of the fold; inputs: contents of x; references: contents, None for the policy."""
-
-    ids: list[int]
-    inputs: list[list[int]]
-    references: list[list[int]] | None
 
 
 class Rollouts(NamedTuple):
@@ -67,11 +62,16 @@ class Rollouts(NamedTuple):
         trees, n = self.samples.length.shape
         return [[self.samples.answer(g, i) for g in range(trees)] for i in range(n)]
 
+    def seen(self) -> Seen:
+        """What the board sees of them."""
+        return Seen(self.prompts.inputs, self.prompts.references, self.outputs, self.scores, self.samples.length)
+
 
 class RlStage:
     """Everything one stage holds in memory: the policy's definition, its anchor, the reward model, and the references.
 
-    Resident models: the trained one, its anchor, one reward model and, in RL,1, the policy that writes references.
+    Resident models: the trained one, its anchor, one reward model, in RL,1 the policy that writes references, and in
+    RL,2 also the improver that rewrites them.
     """
 
     def __init__(self, run: Run, name: str) -> None:
@@ -83,31 +83,22 @@ class RlStage:
         self.topology = rollout(self.config.samples, with_reference=self.with_reference)
         self.fold = run.fold("rl")
         self.sharding = row_sharding(run.mesh)
-        start = {"rl-policy": "sft-policy", "rl-first": "sft-improver", "rl-second": "rl-first"}[name]
-        self.graphdef, self.initial = run.trained(start)
+        self.graphdef, self.initial = run.trained(STAGES[name].start)
         fine_tuned = "sft-improver" if self.with_reference else "sft-policy"
         self.anchor = run.trained(fine_tuned)[1] if self.config.anchor == "sft" else copy(self.initial)
         self.scorer = Scorer(*run.trained(reward_of(name, run.config)), self.layout)
-        self.writer = run.trained("rl-policy") if self.config.policy_references else None
+        self.sampling = Sampling(self.layout.closings, self.capacity, self.config.rollout)
+        writer = run.trained("rl-policy") if self.config.policy_references else None
+        # The first step consumes the buffers of the initial weights.
+        improver = (self.graphdef, copy(self.initial)) if self.config.passes[1] else None
+        self.references = References(self.config, self.sampling, writer, improver)
         self.reader = Reader(self.graphdef, self.config, self.capacity)
 
     def prompts(self, fold: Fold, ids: list[int], sources: list[int], seed: int) -> Prompts:
         """Contents of the prefixes: the input and, for the improver, a reference from its source."""
-        rows = [fold.row(i) for i in ids]
-        inputs = [[int(t) for t in row[0]] for row in rows]
-        if not self.with_reference:
-            return Prompts(ids, inputs, None)
-        column = {Source.BETTER: 1, Source.WORSE: 2}
-        references = [
-            [int(t) for t in row[column[Source(source)]]] if source != Source.POLICY else []
-            for row, source in zip(rows, sources, strict=True)
-        ]
-        if self.writer is not None and Source.POLICY in sources:
-            written = self._sample(*self.writer, Prompts(ids, inputs, None), 1, seed)
-            for g, source in enumerate(sources):
-                if source == Source.POLICY:
-                    references[g] = written.answer(g, 0)
-        return Prompts(ids, inputs, references)
+        if self.with_reference:
+            return self.references.of(fold, ids, sources, seed)
+        return Prompts(ids, [[int(t) for t in fold.row(i)[0]] for i in ids], None)
 
     def draws(self) -> DrawLoader:
         """The curriculum's draws, from the first step on."""
@@ -131,29 +122,27 @@ class RlStage:
             margins.append(self.scorer.reward(inputs, worse, [better], form)[:, 0])
         return np.concatenate(margins)
 
-    def _sample(self, graphdef: nnx.GraphDef[Any], params: Params, prompts: Prompts, n: int, seed: int) -> Samples:
-        return sample(
-            graphdef,
-            params,
-            prefixes(prompts, self.layout.closings),
-            prompts.ids,
-            n=n,
-            capacity=self.capacity,
-            strategy=Temperature(self.config.temperature),
-            eos_ids=(self.layout.closings[2],),
-            seed=seed,
-            config=self.config.rollout,
-        )
-
     def rollouts(self, params: Params, prompts: Prompts, seed: int) -> Rollouts:
         """Sample N answers of every prefix and score them."""
-        samples = self._sample(self.graphdef, params, prompts, self.config.samples, seed)
+        model, strategy = (self.graphdef, params), Temperature(self.config.temperature)
+        samples = self.sampling.draw(model, prompts, self.config.samples, strategy, seed)
         drawn = Rollouts(prompts, samples, np.zeros(samples.length.shape, np.float32))
         if prompts.references is None:
             scores = self.scorer.quality(prompts.inputs, drawn.outputs)
         else:
             scores = self.scorer.reward(prompts.inputs, prompts.references, drawn.outputs, self.config.gap)
         return drawn._replace(scores=scores)
+
+    def sampled(self, params: Params, draws: Draws, done: int, control: Controllers) -> "Sampled":
+        """What the step after `done` steps is taken on, and its metrics so far."""
+        root = 2 * (self.run.config.seed * 100_003 + done)
+        prompts = self.prompts(self.fold, draws.ids.tolist(), draws.sources.tolist(), seed=root + 1)
+        drawn = self.rollouts(params, prompts, seed=root)
+        batches = self.batches(drawn)
+        seen = control.seen(self.config, drawn.scores)
+        measured = self.measure(params, drawn, batches, seen)
+        ready = self.ready(measured, batches, seen)
+        return Sampled(drawn, batches, ready, seen, self.metrics(drawn, measured, seen))
 
     def batches(self, drawn: Rollouts) -> list[PackedBatch]:
         """Packed trees of samples, on the device, with the lengths of the samples of each tree slot."""
@@ -252,6 +241,16 @@ class RlStage:
         return {name: float(value) for name, value in values.items()}
 
 
+class Sampled(NamedTuple):
+    """The rollouts of a step, packed; what its loss reads; the controllers that have seen the scores; metrics."""
+
+    drawn: Rollouts
+    batches: list[PackedBatch]
+    ready: list[dict[str, Array]]
+    seen: Controllers
+    values: dict[str, float]
+
+
 class Measured(NamedTuple):
     """What is known of each sample before the step, in nats and in units of the score.
 
@@ -266,14 +265,6 @@ class Measured(NamedTuple):
     reward: Float32[np.ndarray, "G N"]
     logp_gap_nats: Float32[np.ndarray, " tokens"]
     carried: list[dict[str, Array]]
-
-
-def prefixes(prompts: Prompts, closings: tuple[int, int, int]) -> list[list[int]]:
-    """x, or x and its reference, each with its closing role token."""
-    inputs = [[*x, closings[0]] for x in prompts.inputs]
-    if prompts.references is None:
-        return inputs
-    return [[*x, *ref, closings[1]] for x, ref in zip(inputs, prompts.references, strict=True)]
 
 
 def by_slot(values: np.ndarray, batch: Batch) -> np.ndarray:
@@ -298,24 +289,34 @@ def advantages(reward: Float32[np.ndarray, "G N"], *, normalise: bool) -> tuple[
     return advantage / np.float32(deviation), 1.0 / deviation
 
 
-def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
-    """Train one RL stage, resuming from its newest checkpoint."""
+def run_rl(run: Run, name: str, *, profile_steps: int = 0, gold: Gold | None = None) -> None:
+    """Train one RL stage, resuming from its newest checkpoint; `gold` is what the board holds rewards against.
+
+    Raises:
+        BoardStopped: a signal of the board went beyond a limit that stops.
+    """
     clock = StageClock(run, name)
     stage = RlStage(run, name)
-    config, stage_hash, seed = stage.config, run.stage_hash(name), run.config.seed
+    config, stage_hash = stage.config, run.stage_hash(name)
     loss = policy_gradient(stage.graphdef, config, stage.capacity)
     update = Update(loss, make_optimizer(config.optimizer, config.steps))
-    control, refused = Controllers(config.beta), 0
+    control, refused, board_state = Controllers(config.beta), 0, None
     state = update.start(stage.initial)
     del stage.initial  # The first step consumes its buffers.
-    with contextlib.closing(stage.draws()) as loader, run.checkpoints(name, keep=config.keep) as checkpoints:
+    with (
+        claim(run.stage_folder(name)),
+        contextlib.closing(stage.draws()) as loader,
+        run.checkpoints(name, keep=config.keep) as checkpoints,
+    ):
         restored = checkpoints.restore(state, stage_hash)
         if restored is not None:
             state = restored.state
             loader.restore(restored.loader["draws"], int(state.step))
             control, refused = Controllers.of(restored.controllers), restored.controllers["refused_in_a_row"]
+            board_state = restored.controllers["board"]
             clock.tokens = restored.meta["tokens"]
         guard = Guard(update, run.stage_folder(name), name, limit=config.optimizer.refusals, in_a_row=refused)
+        board = Board(run.config.board, name, run.command(name), gold, board_state)
         meta = {"hash": stage_hash, "tokens": clock.tokens}
         done = int(state.step)
 
@@ -324,15 +325,9 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
             begin = time.perf_counter()
             draws = next(loader)
             wait_s = time.perf_counter() - begin
-            ids, sources = draws.ids.tolist(), draws.sources.tolist()
-            prompts = stage.prompts(stage.fold, ids, sources, seed=2 * (seed * 100_003 + done) + 1)
-            drawn = stage.rollouts(state.params, prompts, seed=2 * (seed * 100_003 + done))
-            batches = stage.batches(drawn)
-            seen = control.seen(config, drawn.scores)
-            measured = stage.measure(state.params, drawn, batches, seen)
-            ready = stage.ready(measured, batches, seen)
-            values = stage.metrics(drawn, measured, seen)
-            rows = np.array([*ids, -1])
+            drawn, batches, ready, seen, values = stage.sampled(state.params, draws, done, control)
+            values |= board.signals(done + 1, drawn.seen(), values)
+            rows = np.array([*drawn.prompts.ids, -1])
             state, metrics = guard(state, ready, [rows[batch.example_id] for batch, _ in batches])
             # The next rollout waits for this step anyway; a refused one teaches the controllers nothing.
             if not guard.settle():
@@ -340,6 +335,8 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
             loader.update(draws, drawn.scores)
             history.add(Visit(draws, drawn.scores.mean(axis=1) if stage.with_reference else None))
             done += 1
+            for line in board.judge(done, values):
+                log.reporter.note(line)
             tokens = sum(live_tokens(batch) for batch, _ in batches)
             clock.tokens += tokens
             meta["tokens"] = clock.tokens
@@ -357,21 +354,22 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0) -> None:
                 checkpoints=checkpoints,
                 checkpoint_every=config.checkpoint_every,
                 loader_state=lambda: {"draws": loader.state()},
-                controllers=lambda: {**control.state(), **guard.state()},
+                controllers=lambda: {**control.state(), **guard.state(), "board": board.state()},
                 meta=meta,
                 evaluate=lambda s: held_out(stage, s.params, control),
                 evaluate_every=config.evaluate_every,
                 profile_steps=profile_steps,
+                halt=board.stopped,
             )
     visits = expected_visits(config, examples_of(config, stage.fold))
     clock.finish(config.steps, visits_an_example=round(visits, 3))
 
 
 def held_out(stage: RlStage, params: Params, control: Controllers) -> dict[str, float]:
-    """The same metrics on fixed prompts of the eval fold with fixed random numbers."""
-    fold = stage.run.fold("eval")
-    ids = list(range(min(stage.config.evaluate_prompts, len(fold))))
-    weights = np.array([0, *stage.config.sources]) if stage.with_reference else np.array([1, 0, 0, 0])
+    """The same metrics on fixed prompts of the eval fold with fixed random numbers, with the stage's last sources."""
+    fold, config = stage.run.fold("eval"), stage.config
+    ids = list(range(min(config.evaluate_prompts, len(fold))))
+    weights = source_weights(stage.name, config)[-1][1]
     cycle = np.repeat(np.arange(len(weights)), weights)
     drawn = stage.rollouts(params, stage.prompts(fold, ids, cycle[np.array(ids) % len(cycle)].tolist(), seed=1), seed=0)
     return stage.metrics(drawn, stage.measure(params, drawn, stage.batches(drawn), control), control)

@@ -15,8 +15,9 @@ from pit.data.packing import pack_trees
 from pit.losses.total import Total
 from pit.model.params import Params
 from pit.model.sharding import row_sharding
+from pit.stages.claim import claim
 from pit.stages.context import STAGES, Run, StageClock
-from pit.train.feed import Feed, to_device
+from pit.train.feed import Feed, StepLoader, to_device
 from pit.train.guard import Guard
 from pit.train.log import StageLog
 from pit.train.loop import run_steps
@@ -34,13 +35,29 @@ class Task:
     loss: Callable[[nnx.GraphDef[Any]], LossFunction]
 
 
-def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: int = 0) -> None:
+@dataclass(frozen=True)
+class Batches:
+    """Batches that are not simply those of a fold: what makes them, and held-out ones."""
+
+    loader: StepLoader
+    held_out: list[Batch]
+
+
+def fit(
+    run: Run,
+    task: Task,
+    *,
+    initial: Params | None = None,
+    batches: Batches | None = None,
+    profile_steps: int = 0,
+) -> None:
     """Train the stage's model, resuming from its newest checkpoint; writes `done.json` at the end.
 
     Args:
         run: the run.
         task: what is trained.
         initial: weights to start from instead of fresh ones (consumed).
+        batches: to train on instead of the task's fold; the config then names the steps.
         profile_steps: steps to trace.
     """
     name, config = task.stage, _config(run, task)
@@ -55,30 +72,20 @@ def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: i
     update = Update(loss, make_optimizer(config.optimizer, steps))
     state = update.start(params if initial is None else initial)
     stage_hash = run.stage_hash(name)
-    loader = Loader(
-        fold,
-        task.topology,
-        layout,
-        config.packing,
-        shards=shards,
-        seed=seed,
-        config_hash=stage_hash,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    held_out = _held_out(run, task, config)
+    batches = _of_fold(run, task) if batches is None else batches
+    loader = batches.loader
     evaluation = Evaluation(loss)
-    refused = 0
-    with run.checkpoints(name, keep=config.keep) as checkpoints:
+    refused, pending = 0, []
+    with claim(run.stage_folder(name)), run.checkpoints(name, keep=config.keep) as checkpoints:
         restored = checkpoints.restore(state, stage_hash)
         if restored is not None:
             state = restored.state
             loader.restore(restored.loader["state"])
-            refused = restored.controllers["refused_in_a_row"]
+            refused, pending = restored.controllers["refused_in_a_row"], restored.controllers["log"]
             clock.tokens = restored.meta["tokens"]
         guard = Guard(update, run.stage_folder(name), name, limit=config.optimizer.refusals, in_a_row=refused)
         meta = {"hash": stage_hash, "tokens": clock.tokens}
-        with StageLog(run.stage_folder(name), name, resumed_step=int(state.step)) as log:
+        with StageLog(run.stage_folder(name), name, resumed_step=int(state.step), pending=pending) as log:
             feed, last = Feed(loader, sharding), time.perf_counter()
 
             def step(state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
@@ -105,7 +112,7 @@ def fit(run: Run, task: Task, *, initial: Params | None = None, profile_steps: i
                 loader_state=lambda: {"state": feed.state()},
                 controllers=guard.state,
                 meta=meta,
-                evaluate=lambda s: evaluation(s.params, (to_device(b, sharding) for b in held_out)),
+                evaluate=lambda s: evaluation(s.params, (to_device(b, sharding) for b in batches.held_out)),
                 evaluate_every=config.evaluate_every,
                 profile_steps=profile_steps,
             )
@@ -117,9 +124,20 @@ def _config(run: Run, task: Task) -> TrainConfig:
     return config
 
 
-def _held_out(run: Run, task: Task, config: TrainConfig) -> list[Batch]:
-    """Trees of the eval fold in the stage's own shape, packed once."""
-    fold = run.fold("eval")
+def _of_fold(run: Run, task: Task) -> Batches:
+    """The fold of a task, planned, and trees of the eval fold in the stage's own shape, packed once."""
+    config, fold, shards = _config(run, task), run.fold("eval"), run.config.mesh.shards
+    layout = run.layout(config.packing)
+    loader = Loader(
+        run.fold(task.fold),
+        task.topology,
+        layout,
+        config.packing,
+        shards=shards,
+        seed=run.config.seed,
+        config_hash=run.stage_hash(task.stage),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
     count = min(config.evaluate_trees, len(fold))
-    shards = run.config.mesh.shards
-    return pack_trees(fold.table, fold.lengths()[:count], task.topology, run.layout(config.packing), shards=shards)
+    return Batches(loader, pack_trees(fold.table, fold.lengths()[:count], task.topology, layout, shards=shards))

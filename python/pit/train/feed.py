@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Int64
 
-from pit.data.loader import Loader
 from pit.train.update import Arrays
 from pit.types import Batch
 
@@ -49,6 +48,20 @@ class StepBatches(NamedTuple):
     wait_s: float
 
 
+@runtime_checkable
+class StepLoader(Protocol):
+    """Endless steps of microbatches, resumable at any of them by JSON values."""
+
+    def __next__(self) -> list[Batch]:
+        """The microbatches of the next step."""
+
+    def state(self) -> dict[str, Any]:
+        """State after the last step that was handed out."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue after a saved state."""
+
+
 class Feed(Iterator[StepBatches]):
     """Steps of a loader, one of them on its way while the one before it is used.
 
@@ -57,7 +70,7 @@ class Feed(Iterator[StepBatches]):
         sharding: of rows and trees.
     """
 
-    def __init__(self, loader: Loader, sharding: NamedSharding) -> None:
+    def __init__(self, loader: StepLoader, sharding: NamedSharding) -> None:
         self._loader, self._sharding = loader, sharding
         self._state = loader.state()
         self._next: tuple[StepBatches, dict[str, Any]] | None = None

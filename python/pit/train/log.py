@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from pit.data.atomic import write_file
 from pit.losses.total import Total
 from pit.train.update import REFUSED
 
@@ -27,6 +28,9 @@ class Reporter(Protocol):
 
     def update(self, done: int, total: int, text: str) -> None:
         """Show that `done` of `total` steps are finished."""
+
+    def note(self, text: str) -> None:
+        """Show a line that stays."""
 
     def close(self) -> None:
         """Leave the terminal in order."""
@@ -51,6 +55,10 @@ class RichReporter:
         """Move the bar."""
         self._progress.update(self._task, completed=done, total=total, text=text)
 
+    def note(self, text: str) -> None:
+        """Print above the bar."""
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def close(self) -> None:
         """Stop the live display."""
         self._progress.stop()
@@ -71,6 +79,11 @@ class JsonReporter:
             line = {"stage": self._name, "done": done, "total": total, "text": text}
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
+
+    def note(self, text: str) -> None:
+        """Print the text as it is; the parent shows what is no JSON."""
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -104,9 +117,24 @@ class StageLog:
 
     Device values are kept as they are until the next logged step, so that logging does not wait for the device at every
     one. `metrics.jsonl` holds one line a logged step; lines after the resumed step are dropped when a run resumes.
+
+    Args:
+        folder: of the stage.
+        name: of the stage.
+        resumed_step: last step whose lines stay.
+        every: steps of a line, which holds their means.
+        pending: `state` of the log at the resumed step: what its next line begins with.
     """
 
-    def __init__(self, folder: Path, name: str, *, resumed_step: int = 0, every: int = 5) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        resumed_step: int = 0,
+        every: int = 5,
+        pending: Sequence[Mapping[str, Sequence[float]]] = (),
+    ) -> None:
         self.folder, self.every = folder, every
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
@@ -114,6 +142,7 @@ class StageLog:
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step or None)
         self.reporter = make_reporter(name)
+        self._carried = list(pending)
         self._pending: list[Mapping[str, Total | float]] = []
         self._text = ""
 
@@ -121,19 +150,24 @@ class StageLog:
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            self._path.write_text("".join(kept), encoding="utf-8")
+            write_file(self._path, "".join(kept).encode())
 
     def step(self, done: int, total: int, metrics: Mapping[str, Total | float]) -> None:
         """Take the metrics of a finished step; every `every` steps their mean is written."""
         self._pending.append(metrics)
         if done % self.every == 0 or done == total:
-            values = _means(jax.device_get(self._pending))
-            self._pending = []
+            values = _means(self.state())
+            self._carried, self._pending = [], []
             self.write(done, values)
             names = ("loss", "accuracy", "objective/reward", "objective/kl", "perf/tokens_per_s", "perf/fill")
             shown = [f"{n.split('/')[-1]} {values[n]:.4g}" for n in names if n in values]
             self._text = "  ".join(shown)
         self.reporter.update(done, total, self._text)
+
+    def state(self) -> list[Mapping[str, Sequence[float]]]:
+        """Metrics of the steps since the last line, as JSON values: (sum, weight) by name; a plain number weighs 1."""
+        taken = jax.device_get(self._pending)
+        return self._carried + [{name: _pair(value) for name, value in metrics.items()} for metrics in taken]
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write one line of metrics.
@@ -161,14 +195,18 @@ class StageLog:
         self._board.close()
 
 
-def _means(pending: list[Mapping[str, Total | float]]) -> dict[str, float]:
-    """Mean of each metric over the steps: totals by their weights, plain numbers by count."""
+def _pair(value: Total | float) -> tuple[float, float]:
+    return (float(value.sum), float(value.weight)) if isinstance(value, Total) else (float(value), 1.0)
+
+
+def _means(pending: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    """Mean of each metric over the steps: sums over weights."""
     sums: dict[str, list[float]] = {}
     for metrics in pending:
         for name, value in metrics.items():
             pair = sums.setdefault(name, [0.0, 0.0])
-            pair[0] += float(value.sum if isinstance(value, Total) else value)
-            pair[1] += float(value.weight if isinstance(value, Total) else 1.0)
+            pair[0] += value[0]
+            pair[1] += value[1]
     refused = sums.get(REFUSED, [0.0, 1.0])
     if refused[0] == refused[1]:
         # Nothing but refused steps: their losses weigh nothing, and 0 is none.

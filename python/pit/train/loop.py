@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from pit.errors import Interruption
+from pit.errors import Interruption, PitError
 from pit.losses.total import Total
 from pit.train.checkpoint import Checkpoints
 from pit.train.log import StageLog
@@ -66,6 +66,10 @@ class Profiler:
             self._running, self._left = False, 0
 
 
+def _go_on() -> None:
+    """Nothing stops the loop."""
+
+
 def run_steps(
     state: TrainState,
     *,
@@ -80,6 +84,7 @@ def run_steps(
     evaluate: Callable[[TrainState], Mapping[str, float]],
     evaluate_every: int,
     profile_steps: int = 0,
+    halt: Callable[[], PitError | None] = _go_on,
 ) -> TrainState:
     """Run from the state's step to `steps`.
 
@@ -91,16 +96,20 @@ def run_steps(
         checkpoints: where states are saved: every `checkpoint_every` steps (0: never), at an interrupt, and at the end.
         checkpoint_every: see `checkpoints`.
         loader_state: state of whatever feeds `step`, as JSON values.
-        controllers: state of whatever steers `step`, as JSON values.
+        controllers: state of whatever steers `step`, as JSON values; that of the log is saved beside it, as "log".
         meta: JSON values saved beside the weights.
         evaluate: held-out metrics, run every `evaluate_every` steps (0: only at the end) and at the end.
         evaluate_every: see `evaluate`.
         profile_steps: steps to trace with the JAX profiler.
+        halt: asked before the first step and after each: an error ends the loop, once the state is saved.
 
     Raises:
         Interrupted: SIGINT or SIGTERM arrived; the state is saved.
+        PitError: that of `halt`.
     """
     done = first = int(state.step)
+    if (reason := halt()) is not None:
+        raise reason
     profiler = Profiler(log.folder, profile_steps)
     with InterruptFlag() as flag:
         while done < steps:
@@ -111,8 +120,14 @@ def run_steps(
             log.step(done, steps, metrics)
             if done == steps or (evaluate_every and done % evaluate_every == 0):
                 log.write(done, {f"eval/{name}": value for name, value in evaluate(state).items()})
-            if done == steps or (checkpoint_every and done % checkpoint_every == 0) or flag.raised:
-                checkpoints.save(state, loader_state(), controllers(), meta)
+            reason = halt()
+            due = done == steps or (checkpoint_every and done % checkpoint_every == 0)
+            if due or flag.raised or reason is not None:
+                checkpoints.save(state, loader_state(), {**controllers(), "log": log.state()}, meta)
+            if reason is not None:
+                profiler.close()
+                checkpoints.wait()
+                raise reason
             if flag.raised and done < steps:
                 profiler.close()
                 checkpoints.wait()

@@ -74,6 +74,27 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
     }
 
 
+def progress(prompt: str, answer: str, rng: random.Random) -> list[str]:
+    """A clean answer and copies with one wrong value more each, until all are wrong: best first.
+
+    Args:
+        prompt: a prompt of the task.
+        answer: its clean answer.
+        rng: decides the order in which values go wrong, and to which.
+
+    >>> prompt = "Describe this red small cheap old round lamp: price and size. End fondly."
+    >>> len(progress(prompt, "price cheap, size small. fondly", random.Random(0)))
+    3
+    """
+    parsed = parse_answer(answer)
+    items, ladder = list(parsed.items), [answer]
+    for spot in rng.sample(range(len(items)), len(items)):
+        wrong = rng.choice([value for value in ATTRIBUTES[items[spot].attribute] if value != items[spot].value])
+        items[spot] = items[spot]._replace(value=wrong)
+        ladder.append(render_answer(Answer(tuple(items), parsed.courtesy)))
+    return ladder
+
+
 def _extra(request: Request, items: list[Item], rng: random.Random) -> list[Item]:
     """The items with one more: unasked at any place, or repeated after its first mention."""
     if rng.random() < 0.5:

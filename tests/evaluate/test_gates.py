@@ -1,0 +1,125 @@
+"""The gates before RL: which pairs they ask about, which floor holds for which, and what warns or stops."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pit.config import EvaluateConfig
+from pit.data.synthetic import clean_answer, generate_prompts, oracle, progress
+from pit.evaluate import gates, sensitivity
+from pit.evaluate.gates import Blind, failed, require_seeing
+from pit.evaluate.schema import SensitivityRow
+from pit.evaluate.sensitivity import HELD_OUT, PROGRESS, held_out_pairs, progress_pairs
+from pit.recipes.demo import tiny
+from pit.rollout.score import Scorer
+from pit.stages.context import Run
+from pit.stages.prepare import prepare
+from pit.train.log import PROGRESS_VARIABLE
+
+
+def row(model, aspect, accuracy):
+    return SensitivityRow(model, aspect, accuracy, accuracy - 0.05, accuracy + 0.05, 100)
+
+
+ROWS = [
+    row("R_P", HELD_OUT, 0.6),
+    row("R_PIT symmetric", HELD_OUT, 0.5),
+    row("R_P", f"{PROGRESS}2 to 1", 0.75),
+    row("R_PIT symmetric", f"{PROGRESS}2 to 1", 0.85),
+    row("R_P", "order", 0.9),
+    row("R_PIT centred", "order", 0.1),
+]
+FLOORS = EvaluateConfig(pairs_floor=0.55, progress_floor=0.8, sensitivity_floor=0.9)
+LINES = [
+    "evaluate.pairs_floor = 0.55: but R_PIT symmetric held-out pairs 0.50",
+    "evaluate.progress_floor = 0.8: but R_P progress, wrong values 2 to 1 0.75",
+]
+
+
+def test_each_aspect_has_its_floor_and_the_centred_gap_none():
+    assert failed(ROWS, FLOORS) == LINES
+    assert failed(ROWS, dataclasses.replace(FLOORS, sensitivity_floor=0.95)) == [
+        *LINES,
+        "evaluate.sensitivity_floor = 0.95: but R_P order 0.90",
+    ]
+    assert failed(ROWS, EvaluateConfig(pairs_floor=0.0, progress_floor=0.0, sensitivity_floor=0.0)) == []
+
+
+def test_gates_warn_by_default_and_stop_if_asked():
+    assert require_seeing(ROWS, FLOORS, "pit reward check --run x") == LINES
+    with pytest.raises(Blind) as caught:
+        require_seeing(ROWS, dataclasses.replace(FLOORS, gate="stop"), "pit reward check --run x")
+    assert str(caught.value) == (
+        f"before RL reward models must rank pairs right at least as often as the floors say: {LINES[0]}; {LINES[1]}; "
+        "train the reward models longer (quality.steps, gap.steps), or go on regardless: the same command with --set "
+        "evaluate.gate=warn (the gates alone: pit reward check --run x)"
+    )
+    assert require_seeing(ROWS[:1], dataclasses.replace(FLOORS, gate="stop"), "") == []
+
+
+@given(number=st.integers(0, 50), seed=st.integers(0, 10**6))
+def test_each_answer_on_the_way_is_worse_than_the_one_before(number, seed):
+    prompt = list(generate_prompts(number + 1, 0))[number]
+    clean = clean_answer(prompt)
+    ladder = progress(prompt, clean, random.Random(seed))
+    assert ladder[0] == clean
+    asked = len(clean.split(","))
+    assert len(ladder) == asked + 1
+    right = [oracle.aspects(prompt, answer)["correct"] for answer in ladder]
+    np.testing.assert_allclose(right, [1 - wrong / asked for wrong in range(asked + 1)])
+    assert all(oracle.aspects(prompt, answer)["clean"] == 1 for answer in ladder)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    config = tiny()
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, synthetic_rows=300))
+    made = Run(tmp_path_factory.mktemp("run"), config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PROGRESS_VARIABLE, "json")
+        prepare(made)
+    return made
+
+
+class Blindly(Scorer):
+    """A model that counts right values, and no more: it stands for both kinds."""
+
+    def __init__(self, run):
+        self._run = run
+
+    def _right(self, x, y):
+        template = self._run.template
+        return oracle.aspects(template.decode_prompt(x)[0].content, template.decode_answer(y))["correct"]
+
+    def quality(self, inputs, outputs):
+        return np.array([[self._right(x, y) for y in ys] for x, *ys in zip(inputs, *outputs, strict=True)], np.float32)
+
+    def gap(self, inputs, references, outputs, form):
+        scores = self.quality(inputs, [references, *outputs])
+        return scores[:, 1:] - scores[:, :1]
+
+
+def test_gates_ask_about_held_out_pairs_single_faults_and_progress(run, monkeypatch):
+    monkeypatch.setattr(run, "trained", lambda name: (run, name))
+    monkeypatch.setattr(sensitivity, "Scorer", lambda run, name, layout: Blindly(run))
+    rows = {(each.model, each.aspect): each for each in gates.gate_rows(run)}
+    assert {model for model, _ in rows} == {"R_P", "R_PIT symmetric", "R_PIT centred"}
+    steps = [aspect for model, aspect in rows if model == "R_P" and aspect.startswith(PROGRESS)]
+    assert steps == [f"{PROGRESS}{wrong + 1} to {wrong}" for wrong in range(len(steps))]
+    assert len(steps) in (3, 4)
+    for model in ("R_P", "R_PIT symmetric"):
+        assert all(rows[model, aspect].accuracy == 1 for aspect in [*steps, "correct", "coverage"])
+        assert all(rows[model, aspect].accuracy == 0 for aspect in ("order", "courtesy", "brevity"))
+    assert rows["R_P", HELD_OUT].n == len(held_out_pairs(run)[HELD_OUT].inputs) == 8
+    assert rows["R_P", steps[0]].n == 8
+    other = Run(run.folder, dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, path="x")))
+    monkeypatch.setattr(other, "trained", lambda name: (run, name))
+    assert {each.aspect for each in gates.gate_rows(other)} == {HELD_OUT}
+
+
+def test_pairs_of_progress_are_the_same_each_time(run):
+    assert progress_pairs(run) == progress_pairs(run)

@@ -1,0 +1,181 @@
+"""Every kind of stage, killed by SIGKILL and SIGTERM at random points, again and again, ends as if it had not been.
+
+Real processes of one run that has everything: two models fine-tuned, three reward models, both of them refreshed, the
+policy and three stages of the improver, with a curriculum that learns, a hand-over of sources, an adaptive coefficient,
+a running scale and references that improvers rewrote.
+"""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_run import environment, metrics, pit, require_equal, without_stage
+
+SETTINGS = [
+    "sft.steps=23",
+    "sft.checkpoint_every=4",
+    "quality.steps=9",
+    "quality.checkpoint_every=2",
+    "gap.steps=9",
+    "gap.checkpoint_every=2",
+    "judge.steps=4",
+    "rl_policy.steps=6",
+    "rl_policy.kl.target=0.02",
+    "rl_policy.running_scale=true",
+    "rl_first.steps=8",
+    "rl_first.checkpoint_every=3",
+    "rl_first.gap=centred",
+    "rl_first.curriculum.strategy=learnability",
+    "rl_first.curriculum.examples=8",
+    "rl_first.curriculum.difficulty=edit",
+    "rl_first.curriculum.lag=3",
+    "rl_first.curriculum.prefetch=2",
+    "rl_first.kl.target=0.01",
+    "rl_first.running_scale=true",
+    "rl_second.steps=8",
+    "rl_second.gap=symmetric",
+    "rl_second.sources=1,1,0",
+    "rl_second.curriculum.strategy=staged",
+    "rl_second.curriculum.sources_after=0,0,1",
+    "rl_second.curriculum.handover_step=2",
+    "rl_second.curriculum.handover_steps=4",
+    "rl_second.reference_temperature=0.5",
+    "own_references=true",
+    "rl_third.steps=5",
+    "rl_third.passes=0,2",
+    "refresh.prompts=12",
+    "refresh.steps=9",
+    "board.every=2",
+]
+
+LONG_S = 3000.0
+"""No process here takes as long, however busy the machine."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * LONG_S)]
+
+STAGES = (
+    "sft-policy",
+    "sft-improver",
+    "reward-quality",
+    "reward-gap",
+    "rl-policy",
+    "rl-first",
+    "refresh-quality",
+    "refresh-gap",
+    "rl-second",
+    "rl-third",
+)
+
+KILLS = 3
+"""Of each stage; the one after them runs to its end."""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One compile cache for all processes."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    pit(cache, "run", "tiny", "--out", folder, *settings(), timeout_s=LONG_S)
+    return folder
+
+
+def settings() -> list[str]:
+    return [word for setting in SETTINGS for word in ("--set", setting)]
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def killed(command: list[str], cache: Path, log: Path, number: signal.Signals, dice: random.Random) -> int:
+    """Start a stage and send it a signal a random while after a random step; its exit status."""
+    process = subprocess.Popen(command, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    after, deadline = lines(log) + dice.choice([0, 0, 1, 2]), time.monotonic() + LONG_S
+    while lines(log) <= after and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(dice.uniform(0, 0.4))
+    if process.poll() is None:
+        process.send_signal(number)
+    return process.wait(timeout=LONG_S)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_is_killed_again_and_again_ends_in_the_same_bits(
+    stage: str, cache: Path, whole: Path, tmp_path: Path
+) -> None:
+    copy, dice = without_stage(whole, stage, tmp_path), random.Random(f"7 {stage}")
+    command = [sys.executable, "-m", "pit", *stage.split("-", 1), "--run", str(copy)]
+    folder, statuses = copy / "stages" / stage, []
+    for attempt in range(KILLS):
+        number = signal.SIGKILL if attempt % 2 == 0 else signal.SIGTERM
+        statuses.append(killed(command, cache, folder / "metrics.jsonl", number, dice))
+        if (folder / "done.json").exists():
+            break
+    assert -signal.SIGKILL in statuses, "the stage ended before it was killed"
+    pit(cache, *command[3:], timeout_s=LONG_S)
+    require_equal(copy, whole, stage)
+
+
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_results(
+    cache: Path, whole: Path, tmp_path: Path
+) -> None:
+    folder, dice = tmp_path / "run", random.Random(11)
+    command = [sys.executable, "-m", "pit", "run", "tiny", "--out", str(folder), *settings()]
+    for attempt in range(6):
+        process = subprocess.Popen(
+            command, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(dice.uniform(10, 45))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL if attempt % 2 == 0 else signal.SIGTERM)
+        process.wait(timeout=LONG_S)
+    pit(cache, *command[3:], timeout_s=LONG_S)
+    for stage in (path.name for path in (whole / "stages").iterdir()):
+        require_equal(folder, whole, stage)
+    one, two = (json.loads((run / "results.json").read_text()) for run in (folder, whole))
+    timed = ("seconds", "compile_seconds", "peak_memory_bytes")
+    for results in (one, two):
+        results["stages"] = [{k: v for k, v in cost.items() if k not in timed} for cost in results["stages"]]
+    assert one == two
+
+
+def test_a_limit_that_stops_saves_says_how_to_go_on_and_changes_nothing(
+    cache: Path, whole: Path, tmp_path: Path
+) -> None:
+    copy = without_stage(whole, "rl-third", tmp_path)
+    stop = ("--set", "board.truncated.limit=-1", "--set", "board.truncated.action=stop")
+    told = []
+    for _ in range(2):
+        stopped = pit(cache, "rl", "third", "--run", copy, *stop, check=False)
+        assert stopped.returncode == 1
+        told.append(" ".join(stopped.stderr.split()))
+        assert len(metrics(copy, "rl-third")) == 1
+    go_on = f"pit rl third --run {copy} --set board.truncated.action=warn"
+    # The second time it stops before a step.
+    for text in told:
+        assert "rl-third: completions/clipped_ratio = " in text
+        assert " at step 1: answers do not end (board.truncated.limit = -1.0); the checkpoint of that step" in text
+        assert text.endswith(f"go on regardless with: {go_on}")
+    assert not (copy / "stages" / "rl-third" / "done.json").exists()
+    resumed = pit(cache, *go_on.split()[1:], "--set", "board.truncated.limit=-1")
+    assert resumed.stdout.count("board.truncated.limit") == 0
+    # The board itself remembers other limits; all else is as it was.
+    assert metrics(copy, "rl-third") == metrics(whole, "rl-third")
+
+
+def test_what_is_trained_cannot_be_changed_under_way(cache: Path, whole: Path) -> None:
+    refused = pit(cache, "rl", "third", "--run", whole, "--set", "rl_third.steps=9", check=False)
+    assert refused.returncode == 1
+    assert "--set: rl_third of a run cannot be changed, only workers, board, evaluate" in " ".join(
+        refused.stderr.split()
+    )
