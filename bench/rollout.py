@@ -146,8 +146,78 @@ def count_tokens(rows: np.ndarray, eos_ids: Sequence[int]) -> int:
     return int(first.sum())
 
 
+class _Ids:
+    """A tokenizer of texts that are token ids already."""
+
+    def __init__(self, eos: int, pad: int) -> None:
+        self._eos, self._pad = eos, pad
+
+    def encode(self, text: str) -> list[int]:
+        return [int(word) for word in text.split()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids))
+
+    def bos_id(self) -> int:
+        return 0  # None, to tunix.
+
+    def eos_id(self) -> int:
+        return self._eos
+
+    def pad_id(self) -> int:
+        return self._pad
+
+
+def tunix_sampler(folder: Path, work: Work) -> Sampler:
+    """Tunix's sampler: left-padded batches, every prefix once a sample, until the longest sample ends."""
+    models, params, sampler = (
+        importlib.import_module(f"tunix.{name}")
+        for name in ("models.llama3.model", "models.llama3.params", "generate.sampler")
+    )
+    config, vocabulary, _ = load_llama(folder)
+    shape = models.ModelConfig(
+        num_layers=config.layers,
+        vocab_size=vocabulary,
+        embed_dim=config.width,
+        hidden_dim=config.mlp,
+        num_heads=config.heads,
+        head_dim=config.head_dim,
+        num_kv_heads=config.kv_heads,
+        rope_theta=int(config.rope_theta),
+        norm_eps=config.norm_eps,
+        weight_tying=config.tied,
+    )
+    width = max(map(len, work.prefixes))
+    draws = sampler.Sampler(
+        params.create_model_from_safe_tensors(str(folder), shape, dtype=np.float32),
+        _Ids(work.eos_ids[1], work.eos_ids[0]),
+        sampler.CacheConfig(width + LONGEST, config.layers, config.kv_heads, config.head_dim),
+    )
+
+    def draw(seed: int) -> Drawn:
+        tokens = fed = 0
+        for number, batch in enumerate(work.batches):
+            out = draws(
+                [" ".join(map(str, prefix)) for prefix in batch for _ in range(work.samples)],
+                max_generation_steps=LONGEST,
+                max_prompt_length=width,
+                eos_tokens=work.eos_ids,
+                temperature=1.0,
+                top_p=1.0,
+                seed=1_000 * seed + number,
+            )
+            # What it returns ends before the token that ended the sample.
+            lengths = [min(len(row) + 1, LONGEST) for row in out.tokens]
+            tokens += sum(lengths)
+            fed += len(lengths) * (width + max(lengths))
+        return Drawn(tokens, fed)
+
+    return draw
+
+
 PEERS: Mapping[str, tuple[str, Callable[[Path, Work], Sampler]]] = {
     "transformers": ("transformers", transformers_generate),
+    "tunix": ("tunix", tunix_sampler),
 }
 """Module to look for, and the contender, by name."""
 
