@@ -21,7 +21,7 @@ Backend = Literal["pallas_tpu", "triton_gpu", "xla"]
 
 _AVAILABLE: dict[Operation, tuple[Backend, ...]] = {
     "three_way_attention": ("pallas_tpu", "xla"),
-    "cached_attention": ("xla",),
+    "cached_attention": ("pallas_tpu", "xla"),
     "token_logprob": ("pallas_tpu", "xla"),
     "gap_reward": ("pallas_tpu", "xla"),
 }

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from error_rule import assert_within_rule
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from interpreted import INTERPRET, no_races
 
 from pit_kernels import cached_attention
-from pit_kernels.cached_attention import reference
+from pit_kernels.cached_attention import pallas_tpu, reference
 
 SLOTS, PREFIXES, C0, C1, N, K, H = 6, 3, 9, 5, 4, 2, 8
 
@@ -150,9 +151,77 @@ def call(slots=6, prefixes=3, **changes):
         ({"suffix_length": jnp.zeros(6, jnp.uint32)}, r"suffix_length has dtype uint32; it must be int32"),
         ({"prefix_length": jnp.zeros(6, jnp.int32)}, r"prefix_length has shape \(6,\); it must be \[P\] = \(3,\)"),
         ({"suffix_v": jnp.zeros((6, K, C1, H), jnp.bfloat16)}, r"dtypes are .*suffix_v bfloat16; they must be one"),
-        ({"implementation": "pallas_tpu"}, r"cached_attention has no pallas_tpu backend; available: xla"),
+        ({"implementation": "triton_gpu"}, r"cached_attention has no triton_gpu backend; available: pallas_tpu, xla"),
     ],
 )
 def test_bad_arguments_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         call(**changes)
+
+
+LONG = {"slots": 4, "prefixes": 2, "prefix": 640, "suffix": 384}
+"""Caches of several blocks: five of a prefix, three of a suffix (blocks of 128 where VMEM is small)."""
+
+
+@functools.cache
+def interpreted(soft_cap, slots_per_prefix):
+    return jax.jit(
+        functools.partial(
+            cached_attention, logit_soft_cap=soft_cap, slots_per_prefix=slots_per_prefix, interpret=INTERPRET
+        )
+    )
+
+
+def check_interpreted(data, dtype, soft_cap):
+    """The kernel on caches of several blocks, of which some are held by nobody, against the definition."""
+    slots, prefixes = LONG["slots"], LONG["prefixes"]
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    shapes = (slots, N, H), (prefixes, K, LONG["prefix"], H), (slots, K, LONG["suffix"], H)
+    q, prefix_k, suffix_k = (rng.normal(size=s).astype(dtype) for s in shapes)
+    prefix_v, suffix_v = (rng.normal(size=s).astype(dtype) for s in shapes[1:])
+    held = lambda most: st.sampled_from((-1, 0, 1, 127, 128, 129, most - 1, most, most + 1)) | st.integers(0, most)  # noqa: E731
+    prefix_length = data.draw(st.lists(held(LONG["prefix"]), min_size=prefixes, max_size=prefixes))
+    suffix_length = data.draw(st.lists(held(LONG["suffix"]), min_size=slots, max_size=slots))
+    prefix_id = data.draw(st.lists(st.integers(-1, prefixes), min_size=slots, max_size=slots))
+    suffix_start = data.draw(st.lists(st.integers(-5, 2 * LONG["suffix"]), min_size=slots, max_size=slots))
+    numbers = [np.array(x, np.int32) for x in (prefix_length, suffix_length, prefix_id, suffix_start)]
+    arguments = (q, prefix_k, prefix_v, numbers[0], suffix_k, suffix_v, *numbers[1:])
+    truth = reference.cached_attention(*arguments, logit_soft_cap=soft_cap)
+    bar = compiled(soft_cap, None)(*arguments)
+    with no_races():
+        found = np.asarray(interpreted(soft_cap, slots)(*arguments))
+    assert_within_rule(found, bar, truth, factor=2, name="out")
+
+
+@settings(max_examples=6)
+@given(data=st.data())
+def test_the_interpreted_kernel_matches_the_definition(data):
+    check_interpreted(data, np.float32, data.draw(st.sampled_from((None, 2.0))))
+
+
+@pytest.mark.slow
+@settings(max_examples=60)
+@given(data=st.data(), dtype=st.sampled_from((jnp.float32, jnp.bfloat16)), soft_cap=st.sampled_from((None, 2.0)))
+def test_the_interpreted_kernel_matches_the_definition_in_many_cases(data, dtype, soft_cap):
+    check_interpreted(data, dtype, soft_cap)
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"), [(1 << 30, (64, 8)), (1024, (1, 8)), (1023, (1, 4)), (128, (1, 1)), (1, (1, 1))]
+)
+def test_a_grid_step_takes_the_heads_and_then_the_groups_that_fit(monkeypatch, room, expected):
+    monkeypatch.setattr("pit_kernels.device.vmem_bytes", lambda: 2 * room)
+    assert pallas_tpu._step(64, 8, 128) == expected
+
+
+@pytest.mark.parametrize(
+    ("capacities", "dtype", "reason"),
+    [
+        ((1024, 511), jnp.bfloat16, None),
+        ((1024, 700), jnp.float32, "suffix caches have 700 entries, and it takes 1 to 512, or a multiple of 128"),
+        ((0, 511), jnp.float32, "prefix caches have 0 entries, and it takes 1 to 512, or a multiple of 128"),
+        ((128, 128), jnp.float16, "its inputs are float16, and it computes in bfloat16 and float32"),
+    ],
+)
+def test_what_the_kernel_does_not_serve_is_said(capacities, dtype, reason):
+    assert pallas_tpu.unsupported_reason(capacities, dtype) == reason

@@ -3,14 +3,18 @@
 This is the attention of every decode step: N samples of one (x, reference) keep one copy of its keys and values.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import checks, dispatch
-from pit_kernels.cached_attention import xla
+from pit_kernels.cached_attention import pallas_tpu, xla
 from pit_kernels.cached_attention.settings import Settings
+from pit_kernels.partition import WHOLE, Partition, split
 
 _NAME: Literal["cached_attention"] = "cached_attention"
 
@@ -30,6 +34,7 @@ def cached_attention(
     scale: float | None = None,
     logit_soft_cap: float | None = None,
     slots_per_prefix: int | None = None,
+    partition: Partition | None = None,
     implementation: dispatch.Implementation = "auto",
     interpret: dispatch.Interpret = False,
 ) -> Float[Array, "S N H"]:
@@ -57,6 +62,7 @@ def cached_attention(
       logit_soft_cap: c of the cap c tanh(z / c) on the scaled logits; no cap when None.
       slots_per_prefix: promise that no more slots than this share a prefix, wherever they stand; it keeps the work on
         prefixes small. A slot too many gets NaN. S when None, which is always right.
+      partition: axes of the mesh in context (`jax.set_mesh`) that split the heads N and K; rows are not split.
       implementation: backend; see `pit_kernels.dispatch`.
       interpret: run the TPU kernel in Pallas' interpreter, on any platform.
 
@@ -98,10 +104,17 @@ def cached_attention(
     if not isinstance(members, int) or members < 1:
         raise ValueError(f"{_NAME}: slots_per_prefix is {members!r}; it must be an int of at least 1, or None")
 
-    dispatch.choose(_NAME, implementation, interpret=interpret)
-    cap = None if logit_soft_cap is None else float(logit_soft_cap)
-    settings = Settings(float(scale), cap, min(members, slots), interpret)
-    out: Array = xla.attend(
+    refusal = pallas_tpu.unsupported_reason((prefix_capacity, suffix_k.shape[2]), q.dtype)
+    route = dispatch.choose(_NAME, implementation, refusals={"pallas_tpu": refusal}, interpret=interpret)
+    settings = Settings(
+        scale=float(scale),
+        logit_soft_cap=None if logit_soft_cap is None else float(logit_soft_cap),
+        slots_per_prefix=min(members, slots),
+        route=route,
+        partition=Partition(columns=(partition or WHOLE).columns).here([], [heads, kv_heads]),
+        interpret=dispatch.interpreter(interpret),
+    )
+    out: Array = _attend(
         q,
         prefix_k,
         prefix_v,
@@ -111,6 +124,20 @@ def cached_attention(
         suffix_length,
         prefix_id,
         suffix_start,
-        settings,
+        settings=settings,
     )
     return out
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def _attend(*arrays: Array, settings: Settings) -> Array:
+    def run(*local: Array) -> tuple[Array, ...]:
+        backends = {name: functools.partial(each, settings=settings) for name, each in _BACKENDS.items()}
+        return (dispatch.run(settings.route, backends, *local),)
+
+    ins = (".c.", ".c..", ".c..", ".", ".c..", ".c..", ".", ".", ".")
+    out: Array = split(run, settings.partition, ins, (".c.",))(*arrays)[0]
+    return out
+
+
+_BACKENDS: dict[dispatch.Backend, Callable[..., Array]] = {"pallas_tpu": pallas_tpu.attend, "xla": xla.attend}

@@ -4,10 +4,8 @@ The split is that of Hydragen (Juravsky et al., arXiv 2402.05099): slots that sh
 batched product.
 """
 
-import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
@@ -25,7 +23,6 @@ class _Partial(NamedTuple):
     peak: Float[Array, "*b"]
 
 
-@functools.partial(jax.jit, static_argnames="settings")
 def attend(
     q: Float[Array, "S N H"],
     prefix_k: Float[Array, "P K C0 H"],

@@ -196,6 +196,7 @@ class Layer(nnx.Module):
             scale=self.config.query_scale,
             logit_soft_cap=self.config.attention_soft_cap,
             slots_per_prefix=reading.slots_per_prefix,
+            partition=PARTITION,
         )
         return self.finish(x, self.attention.output(out)), suffix
 

@@ -1,0 +1,259 @@
+"""Decode-time attention for TPUs, in Pallas: only blocks of keys that some slot holds cross HBM.
+
+One kernel serves both passes: groups of queries over a cache of each. A group of the prefix pass is a prefix, with
+the queries of all its slots; a group of the suffix pass is a slot. A grid step takes one block of keys of a few groups,
+all heads of them where they fit, in an online softmax; which blocks anybody holds is listed first, others are neither
+fetched nor computed. Passes merge by their log-sum-exps (Juravsky et al., arXiv 2402.05099).
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+from pit_kernels import device
+from pit_kernels.cached_attention.groups import group_slots, grouped, ungrouped
+from pit_kernels.cached_attention.settings import Settings
+
+LANES, SUBLANES = 128, 8
+
+KEYS = (512, 384, 256, 128)
+"""Keys of a block, the most that divide the cache; a cache of no more than the first is one block."""
+
+_SHARE = 0.5
+"""Part of VMEM for the blocks of keys and values, two of each."""
+
+_LOWEST = -1e30
+"""A finite peak to begin with: exp(-inf - it) is 0, where -inf - -inf would be NaN."""
+
+
+def block_keys(capacity: int) -> int | None:
+    """Keys of a block of a cache, or None where it cannot be cut.
+
+    Example:
+      >>> block_keys(511), block_keys(1024), block_keys(640), block_keys(700)
+      (511, 512, 128, None)
+    """
+    if capacity <= KEYS[0]:
+        return capacity
+    return next((keys for keys in KEYS if capacity % keys == 0), None)
+
+
+def unsupported_reason(capacities: tuple[int, int], dtype: Any) -> str | None:
+    """Why the kernel cannot serve a call, or None.
+
+    Args:
+      capacities: entries of the prefix caches and of the suffix caches.
+      dtype: of all inputs.
+    """
+    if dtype not in (jnp.bfloat16, jnp.float32):
+        return f"its inputs are {jnp.dtype(dtype).name}, and it computes in bfloat16 and float32"
+    for name, capacity in zip(("prefix", "suffix"), capacities, strict=True):
+        if capacity == 0 or block_keys(capacity) is None:
+            return f"{name} caches have {capacity} entries, and it takes 1 to {KEYS[0]}, or a multiple of {KEYS[-1]}"
+    return None
+
+
+class _Pass(NamedTuple):
+    """What a pass is compiled with.
+
+    groups, heads: of a grid step; keys: of a block; capacity: entries of a cache.
+    """
+
+    groups: int
+    heads: int
+    keys: int
+    capacity: int
+    scale: float
+    logit_soft_cap: float | None
+
+
+def attend(
+    q: Float[Array, "S N H"],
+    prefix_k: Float[Array, "P K C0 H"],
+    prefix_v: Float[Array, "P K C0 H"],
+    prefix_length: Int32[Array, " P"],
+    suffix_k: Float[Array, "S K C1 H"],
+    suffix_v: Float[Array, "S K C1 H"],
+    suffix_length: Int32[Array, " S"],
+    prefix_id: Int32[Array, " S"],
+    suffix_start: Int32[Array, " S"],
+    settings: Settings,
+) -> Float[Array, "S N H"]:
+    """Attention output; the contract is that of `api.cached_attention`."""
+    slots, heads, width = q.shape
+    kv_heads = suffix_k.shape[1]
+    q_SKRH = q.reshape(slots, kv_heads, heads // kv_heads, width)
+    own, own_lse = _over(q_SKRH, suffix_k, suffix_v, suffix_start, suffix_length, settings)
+
+    groups = group_slots(prefix_id, prefix_k.shape[0], settings.slots_per_prefix)
+    # A prefix whose slots have all ended is not read.
+    length = jnp.where(jnp.any(groups.slot < slots, axis=1), prefix_length, 0)
+    rows, rows_lse = _over(grouped(q_SKRH, groups), prefix_k, prefix_v, jnp.zeros_like(length), length, settings)
+    shared, shared_lse = ungrouped(rows, groups), ungrouped(rows_lse, groups, -jnp.inf)
+
+    peak = jnp.maximum(jnp.maximum(own_lse, shared_lse), _LOWEST)
+    own_share, shared_share = jnp.exp(own_lse - peak), jnp.exp(shared_lse - peak)
+    total = own_share + shared_share
+    out = (own * own_share[..., None] + shared * shared_share[..., None]) / jnp.where(total > 0, total, 1)[..., None]
+    out = jnp.where(groups.refused[:, None, None, None], jnp.nan, out)
+    return out.reshape(slots, heads, width).astype(q.dtype)
+
+
+def _over(
+    q: Float[Array, "G K M H"],
+    k: Float[Array, "G K C H"],
+    v: Float[Array, "G K C H"],
+    start: Int32[Array, " G"],
+    length: Int32[Array, " G"],
+    settings: Settings,
+) -> tuple[Float32[Array, "G K M H"], Float32[Array, "G K M"]]:
+    """Normalised attention of each group's queries over its held entries, and the log-sum-exp (-inf for none)."""
+    count, kv_heads, queries, width = q.shape
+    capacity = k.shape[2]
+    rows = -(-queries // SUBLANES) * SUBLANES
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, rows - queries), (0, 0)))
+    keys = block_keys(capacity)
+    assert keys is not None
+    # Two windows of keys and two of values, in whole lanes.
+    groups, heads = _step(count, kv_heads, 4 * keys * -(-width // LANES) * LANES * k.dtype.itemsize)
+    one = _Pass(groups, heads, keys, capacity, settings.scale, settings.logit_soft_cap)
+    start, length = start % capacity, jnp.clip(length, 0, capacity)
+    listed, number = _held_blocks(start, length, one)
+    grid = count // groups, kv_heads // heads, capacity // keys
+
+    def block(i: Any, h: Any, j: Any, listed_ref: Any, number_ref: Any, *_: Any) -> Any:
+        # Past the last listed block the index stays, and nothing is fetched.
+        return i, h, listed_ref[i, jnp.minimum(j, jnp.maximum(number_ref[i] - 1, 0))], 0
+
+    def own(i: Any, h: Any, j: Any, *_: Any) -> Any:
+        return i, h, 0, 0
+
+    of_rows = groups, heads, rows
+    out, lse = pl.pallas_call(
+        functools.partial(_kernel, one=one),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=4,
+            grid=grid,
+            in_specs=[
+                pl.BlockSpec((*of_rows, width), own),
+                pl.BlockSpec((groups, heads, keys, width), block),
+                pl.BlockSpec((groups, heads, keys, width), block),
+            ],
+            out_specs=[pl.BlockSpec((*of_rows, width), own), pl.BlockSpec((*of_rows, 1), own)],
+            scratch_shapes=[
+                pltpu.VMEM((*of_rows, LANES), jnp.float32),
+                pltpu.VMEM((*of_rows, LANES), jnp.float32),
+                pltpu.VMEM((*of_rows, width), jnp.float32),
+            ],
+        ),
+        out_shape=[
+            jax.ShapeDtypeStruct((count, kv_heads, rows, width), jnp.float32),
+            jax.ShapeDtypeStruct((count, kv_heads, rows, 1), jnp.float32),
+        ],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=device.vmem_bytes()
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=4 * count * kv_heads * rows * capacity * width,
+            transcendentals=count * kv_heads * rows * capacity,
+            bytes_accessed=2 * k.size * k.dtype.itemsize + 2 * out_bytes(count, kv_heads, rows, width),
+        ),
+        name="cached_attention",
+        interpret=settings.interpret,
+    )(listed, number, start, length, q, k, v)
+    return out[:, :, :queries], lse[:, :, :queries, 0]
+
+
+def out_bytes(count: int, kv_heads: int, rows: int, width: int) -> int:
+    """Bytes of the results of a pass."""
+    return count * kv_heads * rows * (width + 1) * 4
+
+
+def _step(count: int, kv_heads: int, nbytes: int) -> tuple[int, int]:
+    """Groups and heads of a grid step: as many heads as fit, then groups by powers of two; each divides its number.
+
+    Args:
+      count: groups.
+      kv_heads: heads.
+      nbytes: VMEM of one head of one group.
+    """
+    room = int(_SHARE * device.vmem_bytes()) // nbytes
+    heads = max(n for n in range(1, kv_heads + 1) if kv_heads % n == 0 and n <= max(room, 1))
+    groups = 1
+    while heads == kv_heads and count % (2 * groups) == 0 and 2 * groups * heads <= room:
+        groups *= 2
+    return groups, heads
+
+
+def _held_blocks(
+    start: Int32[Array, " G"], length: Int32[Array, " G"], one: _Pass
+) -> tuple[Int32[Array, "n b"], Int32[Array, " n"]]:
+    """For each grid row of groups the blocks in which any of them holds an entry, these first, and their number."""
+    entry = jnp.arange(one.capacity, dtype=jnp.int32)[None, :]
+    held: Bool[Array, "G C"] = (entry - start[:, None]) % one.capacity < length[:, None]
+    blocks = one.capacity // one.keys
+    needed = jnp.any(held.reshape(-1, one.groups, blocks, one.keys), axis=(1, 3))
+    listed = jnp.argsort(~needed, axis=1, stable=True).astype(jnp.int32)
+    return listed, jnp.sum(needed, axis=1, dtype=jnp.int32)
+
+
+def _kernel(
+    listed_ref: Any,
+    number_ref: Any,
+    start_ref: Any,
+    length_ref: Any,
+    q_ref: Any,
+    k_ref: Any,
+    v_ref: Any,
+    out_ref: Any,
+    lse_ref: Any,
+    peak_ref: Any,
+    total_ref: Any,
+    sum_ref: Any,
+    *,
+    one: _Pass,
+) -> None:
+    i, j = pl.program_id(0), pl.program_id(2)
+
+    @pl.when(j == 0)
+    def _() -> None:
+        peak_ref[...] = jnp.full(peak_ref.shape, _LOWEST, jnp.float32)
+        total_ref[...] = jnp.zeros(total_ref.shape, jnp.float32)
+        sum_ref[...] = jnp.zeros(sum_ref.shape, jnp.float32)
+
+    @pl.when(j < number_ref[i])
+    def _() -> None:
+        first = listed_ref[i, j] * one.keys
+        for g in range(one.groups):
+            entry = first + lax.broadcasted_iota(jnp.int32, (1, 1, one.keys), 2) - start_ref[i * one.groups + g]
+            held = jnp.where(entry < 0, entry + one.capacity, entry) < length_ref[i * one.groups + g]
+            logits = _dot(q_ref[g], k_ref[g], 2) * one.scale
+            if one.logit_soft_cap is not None:
+                logits = one.logit_soft_cap * jnp.tanh(logits / one.logit_soft_cap)
+            logits = jnp.where(held, logits, -jnp.inf)
+            before = peak_ref[g][:, :, :1]
+            peak = jnp.maximum(before, jnp.max(logits, axis=2, keepdims=True))
+            p, kept = jnp.exp(logits - peak), jnp.exp(before - peak)
+            total = total_ref[g][:, :, :1] * kept + jnp.sum(p, axis=2, keepdims=True)
+            sum_ref[g] = sum_ref[g] * kept + _dot(p.astype(v_ref.dtype), v_ref[g], 1)
+            peak_ref[g] = jnp.broadcast_to(peak, peak_ref.shape[1:])
+            total_ref[g] = jnp.broadcast_to(total, total_ref.shape[1:])
+
+    @pl.when(j == pl.num_programs(2) - 1)
+    def _() -> None:
+        total = total_ref[...][:, :, :, :1]
+        out_ref[...] = sum_ref[...] / jnp.where(total > 0, total, 1)
+        lse_ref[...] = peak_ref[...][:, :, :, :1] + jnp.log(total)
+
+
+def _dot(a: Array, b: Array, contracted: int) -> Array:
+    """Products of the last dimension of `a` with one of `b`, head by head, in float32."""
+    precision = lax.Precision.HIGHEST if b.dtype == jnp.float32 else lax.Precision.DEFAULT
+    numbers = (((2,), (contracted,)), ((0,), (0,)))
+    return lax.dot_general(a, b, numbers, precision=precision, preferred_element_type=jnp.float32)
