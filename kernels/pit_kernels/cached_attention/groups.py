@@ -34,7 +34,9 @@ def group_slots(prefix_id: Int32[Array, " S"], prefixes: int, rows: int) -> Grou
     has_prefix = (prefix_id >= 0) & (prefix_id < prefixes)
     fits = has_prefix & (rank < rows)
     row = jnp.where(fits, prefix_id * rows + rank, prefixes * rows)
-    slot = jnp.full(prefixes * rows, slots, jnp.int32).at[row].set(number, mode="drop")
+    # By comparison, not by scattering: the table is small, and a scatter takes a pass of its own.
+    mine = row[None, :] == jnp.arange(prefixes * rows, dtype=jnp.int32)[:, None]
+    slot = jnp.min(jnp.where(mine, number[None, :], slots), axis=1, initial=slots)
     return Groups(slot.reshape(prefixes, rows), row, has_prefix & ~fits)
 
 

@@ -7,6 +7,7 @@ fetched nor computed. Passes merge by their log-sum-exps (Juravsky et al., arXiv
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -145,7 +146,7 @@ def _over(
                 pl.BlockSpec((groups, heads, keys, width), block),
                 pl.BlockSpec((groups, heads, keys, width), block),
             ],
-            out_specs=[pl.BlockSpec((*of_rows, width), own), pl.BlockSpec((*of_rows, 1), own)],
+            out_specs=[pl.BlockSpec((*of_rows, width), own), pl.BlockSpec((1, 1, 1, math.prod(of_rows)), own)],
             scratch_shapes=[
                 pltpu.VMEM((*of_rows, LANES), jnp.float32),
                 pltpu.VMEM((*of_rows, LANES), jnp.float32),
@@ -154,7 +155,7 @@ def _over(
         ),
         out_shape=[
             jax.ShapeDtypeStruct((count, kv_heads, rows, width), jnp.float32),
-            jax.ShapeDtypeStruct((count, kv_heads, rows, 1), jnp.float32),
+            jax.ShapeDtypeStruct((*grid[:2], 1, math.prod(of_rows)), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=device.vmem_bytes()
@@ -167,7 +168,8 @@ def _over(
         name="cached_attention",
         interpret=settings.interpret,
     )(listed, number, start, length, q, k, v)
-    return out[:, :, :queries], lse[:, :, :queries, 0]
+    lse = lse.reshape(*grid[:2], *of_rows).swapaxes(1, 2).reshape(count, kv_heads, rows)
+    return out[:, :, :queries], lse[:, :, :queries]
 
 
 def out_bytes(count: int, kv_heads: int, rows: int, width: int) -> int:
@@ -249,7 +251,9 @@ def _kernel(
     def _() -> None:
         total = total_ref[...][:, :, :, :1]
         out_ref[...] = sum_ref[...] / jnp.where(total > 0, total, 1)
-        lse_ref[...] = peak_ref[...][:, :, :, :1] + jnp.log(total)
+        # One number a row, rows on lanes: a column would take a register of 128 lanes for each eight of them.
+        lse = (peak_ref[...] + jnp.log(total_ref[...])).reshape(-1, LANES)
+        lse_ref[...] = lse.T[:1].reshape(lse_ref.shape)
 
 
 def _dot(a: Array, b: Array, contracted: int) -> Array:
