@@ -9,6 +9,7 @@ from rich.table import Table
 from pit.config import ModelConfig, PackingConfig, RlConfig, RunConfig
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
+from pit.rollout.sizes import Sizes, sizes_of
 from pit.stages.context import STAGES, Run, StageSpec, stages_of
 from pit.stages.curriculum import examples_of, expected_visits
 
@@ -22,13 +23,13 @@ def parameters(config: ModelConfig, vocab_size: int, kind: type[Decoder] | type[
 
 
 def tables(config: RunConfig, folder: Path) -> list[Table]:
-    """Stages with steps and tokens, memory per chip, and the models resident in each RL phase.
+    """Stages with steps and tokens, memory per chip, what rollouts hold, and the models resident in each RL phase.
 
     Args:
         config: the run.
         folder: its folder; steps of "one pass" are counted if the data are already prepared there.
     """
-    return [_stages(config, folder), _curricula(config, folder), _memory(config), _resident(config)]
+    return [_stages(config, folder), _curricula(config, folder), _memory(config), _rollouts(config), _resident(config)]
 
 
 def _stages(config: RunConfig, folder: Path) -> Table:
@@ -106,6 +107,28 @@ def _memory(config: RunConfig) -> Table:
         f"mesh data {mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor} = {mesh.shards * mesh.tensor} chips"
     )
     return table
+
+
+def _rollouts(config: RunConfig) -> Table:
+    """What the sampler of each RL stage compiles and holds, if every prefix filled its windows."""
+    table = Table(
+        "stage", "samples", "slots", "prefixes at a time", "bytes beside the weights", title="rollouts, at most"
+    )
+    for spec in map(STAGES.__getitem__, stages_of(config)):
+        section = getattr(config, spec.section)
+        if isinstance(section, RlConfig):
+            held = rollout_sizes(config, spec, section)
+            nbytes = sum(held.nbytes(config.policy, config.tokenizer.vocab_size).values())
+            samples = f"{section.prompts * section.samples:,}"
+            table.add_row(spec.name, samples, f"{held.slots:,}", f"{held.prefixes:,}", _bytes(nbytes))
+    return table
+
+
+def rollout_sizes(config: RunConfig, spec: StageSpec, section: RlConfig) -> Sizes:
+    """Sizes of the sampler of an RL stage's step, with prefixes as long as their windows."""
+    windows = config.windows
+    longest = windows.input + (0 if spec.name == "rl-policy" else windows.reference)
+    return sizes_of([longest] * section.prompts, n=section.samples, capacity=windows.output - 1, config=section.rollout)
 
 
 def _resident(config: RunConfig) -> Table:
