@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from pit.config import ConfigError, Limit, override
@@ -9,9 +10,11 @@ from pit.pipeline import nodes_of
 from pit.plan import tables
 from pit.recipes import RECIPES
 from pit.recipes.demo import tiny
-from pit.stages.context import STAGES, Run, improver_of, needs_of, stages_of
+from pit.stages.context import STAGES, Run, improver_of, needs_of, require_stage, stages_of
 from pit.stages.curriculum import source_weights
 from pit.stages.prepare import prepare
+from pit.stages.refresh import make_pairs, run_refresh
+from pit.stages.rl import run_rl
 from pit.train.log import PROGRESS_VARIABLE
 
 PAPER = (
@@ -59,6 +62,23 @@ def test_optional_stages_are_left_out_by_default_and_change_no_other_stage(run):
     assert (improver_of(run.config), improver_of(more.config)) == ("rl-second", "rl-third")
     assert {name: more.stage_hash(name) for name in PAPER} == {name: run.stage_hash(name) for name in PAPER}
     assert needs_of("rl-third", more.config) == ("rl-second", "rl-policy", "reward-gap")
+
+
+def test_a_stage_that_the_run_has_not_is_refused(run):
+    for name in PAPER:
+        require_stage(name, run.config)
+    for body, name, option in (
+        (run_rl, "rl-third", "own_references=true"),
+        (run_refresh, "refresh-gap", "refresh.prompts=N, N > 0"),
+        (run_refresh, "refresh-quality", "refresh.prompts=N, N > 0"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            body(run, name)
+        assert str(caught.value) == (
+            f"stage {name}: is optional and no part of this run; start a run with --set {option}"
+        )
+    with pytest.raises(ConfigError, match=r"^stage refresh-gap: is optional and no part of this run"):
+        make_pairs(run, lambda xs, a, b: np.zeros(len(xs), np.int64))
 
 
 def test_nodes_of_a_run_wait_for_what_they_read(run):

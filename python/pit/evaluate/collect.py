@@ -90,7 +90,7 @@ def _notes(run: Run, judge: measure.Judge, accuracies: dict[str, measure.Interva
         notes.append(
             "The data are synthetic: a hidden rubric labels them, noisily, and the same rubric judges the result. "
             + (
-                "It also labelled the samples that the reward models were refreshed with, and the same models decided."
+                "It also labelled the samples that the reward models were refreshed with."
                 if run.config.refresh.prompts
                 else "No model ever sees the rubric."
             )

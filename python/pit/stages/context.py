@@ -93,6 +93,24 @@ def stages_of(config: RunConfig) -> tuple[str, ...]:
     return tuple(name for name in STAGES if name not in left_out)
 
 
+OPTIONS = {
+    "rl-third": "own_references=true",
+    "refresh-quality": "refresh.prompts=N, N > 0",
+    "refresh-gap": "refresh.prompts=N, N > 0",
+}
+"""What a config must say for a run to have an optional stage."""
+
+
+def require_stage(name: str, config: RunConfig) -> None:
+    """Refuse a stage that the run has not.
+
+    Raises:
+        ConfigError: it is optional and the config leaves it out.
+    """
+    if name not in stages_of(config):
+        raise ConfigError(f"stage {name}: is optional and no part of this run; start a run with --set {OPTIONS[name]}")
+
+
 def improver_of(config: RunConfig) -> str:
     """The last stage of the improver: the one that answers at inference."""
     return "rl-third" if config.own_references else "rl-second"

@@ -19,7 +19,7 @@ from pit.data.errors import DataError
 from pit.data.packing import Layout, pack_lists
 from pit.data.store import Fold
 from pit.model.params import copy
-from pit.stages.context import Run
+from pit.stages.context import Run, require_stage
 from pit.stages.references import Prompts, Sampling
 from pit.stages.reward import GAP, QUALITY
 from pit.stages.supervised import Batches, Task, fit
@@ -55,6 +55,7 @@ def make_pairs(run: Run, labeller: Labeller) -> int | None:
     Raises:
         DataError: no pair is left.
     """
+    require_stage("refresh-gap", run.config)
     path = _path(run)
     if has_pairs(run):
         return None
@@ -199,6 +200,7 @@ def run_refresh(run: Run, name: str, *, profile_steps: int = 0) -> None:
     Raises:
         DataError: the pairs have not been made.
     """
+    require_stage(name, run.config)
     base, config, shards = REFRESHED[name], run.config.refresh, run.config.mesh.shards
     task, pairs, layout = Task(name, base.fold, base.topology, base.loss), read_pairs(run), run.layout(config.packing)
     held_out = pairs[:: config.held_out_every]

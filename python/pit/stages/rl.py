@@ -30,7 +30,7 @@ from pit.rollout.score import Scorer
 from pit.rollout.strategy import Temperature
 from pit.stages.board import Board, Gold, Seen
 from pit.stages.claim import claim
-from pit.stages.context import STAGES, Run, StageClock, reward_of
+from pit.stages.context import STAGES, Run, StageClock, require_stage, reward_of
 from pit.stages.controllers import Controllers
 from pit.stages.curriculum import difficulty_of, examples_of, expected_visits, make_draws, source_weights
 from pit.stages.policy_gradient import Reader, carry, charges_kl, policy_gradient
@@ -295,6 +295,7 @@ def run_rl(run: Run, name: str, *, profile_steps: int = 0, gold: Gold | None = N
     Raises:
         BoardStopped: a signal of the board went beyond a limit that stops.
     """
+    require_stage(name, run.config)
     clock = StageClock(run, name)
     stage = RlStage(run, name)
     config, stage_hash = stage.config, run.stage_hash(name)
