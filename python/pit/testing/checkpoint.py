@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,6 @@ from flax import nnx
 from jaxtyping import Array, Float32
 
 from pit.config import GapForm
-from pit.data.packing import Layout
 from pit.data.template import Template, gap, gap_scoring, quality, rollout
 from pit.model.params import Params, merge
 from pit.rollout.score import Scorer
@@ -26,6 +26,9 @@ from pit.types import Batch
 Reads = Literal["gap", "quality"]
 
 _EMBEDDING = "decoder.embedding"
+
+_TEXT_ROWS, _TEXT_TREES = 8, 64
+"""Rows of twice the longest path, and trees, in which questions of text are packed: small, as most are asked a few."""
 
 
 class RowModel:
@@ -41,7 +44,8 @@ class RowModel:
         loss = (gap_loss if format.reads_reference else quality_loss)(graphdef)
 
         def score(params: Params, token: Array, position: Array, visible_until: Array, leaf: Array) -> Array:
-            return merge(graphdef, params)(token, position, visible_until, leaf)
+            scores: Array = merge(graphdef, params)(token, position, visible_until, leaf)
+            return scores
 
         def weighted(params: Params, places: Array, batch: dict[str, Array], weight: Array) -> Array:
             # A table with an entry for each place of the rows: its gradient is that of the places.
@@ -90,8 +94,9 @@ class CheckpointScorer(RowModel):
     difference of two scores.
     """
 
-    def __init__(self, graphdef: nnx.GraphDef[Any], params: Params, template: Template, layout: Layout, reads: Reads):
+    def __init__(self, graphdef: nnx.GraphDef[Any], params: Params, template: Template, reads: Reads) -> None:
         super().__init__(graphdef, params, row_format(template, reads))
+        layout = replace(self.format.wide, rows=_TEXT_ROWS, trees=_TEXT_TREES)
         self._scorer, self._template, self._reads = Scorer(graphdef, params, layout), template, reads
 
     @classmethod
@@ -106,9 +111,8 @@ class CheckpointScorer(RowModel):
         if stage not in rewards:
             raise CheckError(f"stage {stage!r} of {folder}: trains no reward model; choose one of {', '.join(rewards)}")
         run = Run.open(folder)
-        packing = getattr(run.config, STAGES[stage].section).packing
         reads: Reads = "gap" if stage == "reward-gap" else "quality"
-        return cls(*run.trained(stage), run.template, run.layout(packing), reads)
+        return cls(*run.trained(stage), run.template, reads)
 
     def gap(
         self, prompts: Sequence[Prompt], outputs: Sequence[str], references: Sequence[str]

@@ -1,6 +1,7 @@
 """The search for a counterexample of an exact invariant, and the file that replays one."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,4 +120,4 @@ def _case(value: dict[str, Any]) -> Case:
     return Case(**{**value, "prompt": _messages(value["prompt"])})
 
 
-_EXAMPLES = {"forest": Forest.from_json, "items": _items, "case": _case}
+_EXAMPLES: dict[str, Callable[[Any], Any]] = {"forest": Forest.from_json, "items": _items, "case": _case}

@@ -97,7 +97,8 @@ def _neighbours(scorer: RowScorer, forest: Forest) -> None:
 
 
 def _dead(batch: Batch) -> np.ndarray:
-    return batch.visible_until <= np.arange(batch.token.shape[1], dtype=np.int32)
+    dead: np.ndarray = batch.visible_until <= np.arange(batch.token.shape[1], dtype=np.int32)
+    return dead
 
 
 def _padding_content(scorer: RowScorer, forest: Forest) -> None:
@@ -169,7 +170,9 @@ _FIVE = ((GAP_WL, GAP_WW), (GAP_WL, GAP_LL), (GAP_WL, GAP_LW), (GAP_WW, GAP_LW),
 def _weights(forest: Forest) -> np.ndarray:
     """A weight for each leaf of each tree: no two alike, of both signs."""
     count = forest.trees * forest.topology.leaves
-    return (np.resize([1.0, -0.5], count) * (1 + np.arange(count) / count)).reshape(forest.trees, -1).astype(np.float32)
+    weights: np.ndarray = np.resize([1.0, -0.5], count) * (1 + np.arange(count) / count)
+    shaped: np.ndarray = weights.reshape(forest.trees, -1).astype(np.float32)
+    return shaped
 
 
 def _forest_gradients(scorer: RowScorer, forest: Forest, weight: np.ndarray) -> dict[str, np.ndarray]:

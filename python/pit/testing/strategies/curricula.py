@@ -1,15 +1,24 @@
 """Valid curricula of an RL stage: strategies, hand-overs of sources, lags and bands."""
 
+from typing import Literal
+
 from hypothesis import strategies as st
 
 from pit.config import CurriculumConfig
+
+_STRATEGIES: tuple[Literal["uniform", "staged", "learnability", "gap_band"], ...] = (
+    "uniform",
+    "staged",
+    "learnability",
+    "gap_band",
+)
 
 
 @st.composite
 def curricula(draw: st.DrawFn, most_examples: int = 64) -> CurriculumConfig:
     """Curriculum sections that validate, the default among them; `examples` is at most `most_examples`, or None."""
     examples = draw(st.none() | st.integers(1, most_examples))
-    strategy = draw(st.sampled_from(("uniform", "staged", "learnability", "gap_band")))
+    strategy = draw(st.sampled_from(_STRATEGIES))
     if strategy == "uniform":
         return CurriculumConfig(examples=examples)
     if strategy == "staged":

@@ -42,7 +42,7 @@ def texts(draw: st.DrawFn, seeds: Sequence[str] = (), longest: int = LONGEST) ->
         longest: bound in characters.
     """
     words = st.lists(st.sampled_from(_WORDS), max_size=8).map(" ".join)
-    free = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+    free = st.text(st.characters(codec="utf-8"), max_size=12)
     odd = st.lists(st.sampled_from((*_WORDS, *_ODD)), max_size=6).map("".join)
     kinds = [words, free, odd, _long(longest)]
     if seeds:
@@ -77,8 +77,8 @@ def conversations(draw: st.DrawFn, seeds: Sequence[str] = (), turns: int = 5) ->
 @st.composite
 def preferences(draw: st.DrawFn, seeds: Sequence[Preference] = ()) -> Preference:
     """Preference triples whose two answers differ; real ones among them if given."""
-    if seeds and draw(st.booleans()):
-        return draw(st.sampled_from(seeds))
+    if len(seeds) > 0 and draw(st.booleans()):
+        return seeds[draw(st.integers(0, len(seeds) - 1))]
     answers = [text for row in seeds for text in (row.better, row.worse)]
     better, worse = draw(st.lists(texts(answers), min_size=2, max_size=2, unique=True))
     return Preference(draw(conversations()), better, worse)
