@@ -117,7 +117,9 @@ def _coloured(result: Result) -> str:
 
 
 def _exact_table(results: Sequence[Result]) -> Table:
-    table = Table("exact invariant", "", "examples", "statement, or what was found", title="Violations are bugs")
+    table = Table(title="Exact: a violation is a bug")
+    for name, no_wrap in (("invariant", True), ("result", True), ("examples", True), ("statement, or fault", False)):
+        table.add_column(name, no_wrap=no_wrap)
     for result in results:
         examples = str(result.examples) if result.examples else ""
         table.add_row(result.name, _coloured(result), examples, escape(result.detail or result.statement))
@@ -125,11 +127,16 @@ def _exact_table(results: Sequence[Result]) -> Table:
 
 
 def _rate_table(results: Sequence[Result]) -> Table:
-    table = Table("figure", "kind", "value [95 %]", "cases", "statement", title="Figures over the data")
-    for result in results:
-        shown = _coloured(result) if result.interval is None else figure(result.interval)
-        note = f" ({result.detail})" if result.detail else ""
-        table.add_row(result.name, result.kind, shown, str(result.examples or ""), escape(f"{result.statement}{note}"))
+    table = Table(title="Figures over the data")
+    for name, no_wrap in (("figure", True), ("value [95 %]", True), ("cases", True), ("statement", False)):
+        table.add_column(name, no_wrap=no_wrap)
+    for kind in dict.fromkeys(result.kind for result in results):
+        table.add_section()
+        table.add_row(f"[bold]{kind}[/]")
+        for result in (each for each in results if each.kind == kind):
+            shown = _coloured(result) if result.interval is None else figure(result.interval)
+            note = f" ({result.detail})" if result.detail else ""
+            table.add_row(result.name, shown, str(result.examples or ""), escape(f"{result.statement}{note}"))
     return table
 
 

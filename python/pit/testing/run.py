@@ -184,6 +184,19 @@ def ask_all(
     return scores
 
 
+def check_statistical(
+    invariant: Statistical, scorer: Any, rows: Sequence[Preference], request: Request, answers: dict[Item, float]
+) -> Result:
+    """Measure one statistical invariant; `answers` keeps what was asked, for others to use."""
+    cases = [case for case in cases_of(rows, request.data) if invariant.usable(case)]
+    questions = [invariant.questions(case) for case in cases]
+    try:
+        answers.update(ask_all(scorer, [item for row in questions for item in row if item not in answers]))
+    except Violation as violation:
+        return _result(invariant, Status.VIOLATED, detail=f"{violation.fault}: {violation}")
+    return measured(invariant, cases, np.array([[answers[i] for i in row] for row in questions], np.float64), request)
+
+
 def _measure_all(
     invariants: Sequence[Statistical],
     scorer: Any,

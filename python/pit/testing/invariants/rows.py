@@ -136,7 +136,8 @@ def _loss_parts(scorer: RowScorer, forest: Forest) -> None:
     layout = scorer.format.narrow
 
     def total(part: Forest) -> np.ndarray:
-        return np.sum([loss_of(scorer, batch) for batch in part.pack(layout)], axis=0)
+        summed: np.ndarray = np.array([loss_of(scorer, batch) for batch in part.pack(layout)]).sum(axis=0)
+        return summed
 
     whole, parts = total(forest), [total(forest.alone(i)) for i in range(forest.trees)]
     require_close("(sum, weight) of the loss of a batch", whole, np.sum(parts, axis=0), rounding_of(scorer))
@@ -171,8 +172,7 @@ def _weights(forest: Forest) -> np.ndarray:
     """A weight for each leaf of each tree: no two alike, of both signs."""
     count = forest.trees * forest.topology.leaves
     weights: np.ndarray = np.resize([1.0, -0.5], count) * (1 + np.arange(count) / count)
-    shaped: np.ndarray = weights.reshape(forest.trees, -1).astype(np.float32)
-    return shaped
+    return weights.reshape(forest.trees, -1).astype(np.float32)
 
 
 def _forest_gradients(scorer: RowScorer, forest: Forest, weight: np.ndarray) -> dict[str, np.ndarray]:

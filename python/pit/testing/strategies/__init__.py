@@ -4,7 +4,7 @@ They lean towards boundaries (nothing, one token, 127 to 129, the edges of windo
 """
 
 from pit.testing.strategies.curricula import curricula
-from pit.testing.strategies.text import conversations, preferences, read_seeds, texts
+from pit.testing.strategies.text import conversations, preferences, texts
 from pit.testing.strategies.tokens import EDGES, sizes, token_sequences
 from pit.testing.strategies.trees import Forest, forests, packed_rows, topologies
 
@@ -16,7 +16,6 @@ __all__ = [
     "forests",
     "packed_rows",
     "preferences",
-    "read_seeds",
     "sizes",
     "texts",
     "token_sequences",

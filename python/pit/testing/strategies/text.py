@@ -1,12 +1,9 @@
 """Text as users write it and as nobody should: all of Unicode, control characters, very long, or from real data."""
 
-import itertools
 from collections.abc import Sequence
-from pathlib import Path
 
 from hypothesis import strategies as st
 
-from pit.data.readers import read_preferences
 from pit.testing.strategies.tokens import sizes
 from pit.types import Message, Preference, RoleName
 
@@ -76,18 +73,9 @@ def conversations(draw: st.DrawFn, seeds: Sequence[str] = (), turns: int = 5) ->
 
 @st.composite
 def preferences(draw: st.DrawFn, seeds: Sequence[Preference] = ()) -> Preference:
-    """Preference triples whose two answers differ; real ones among them if given."""
+    """Preference triples whose two answers differ; real ones among them if given (`pit.testing.data.read_rows`)."""
     if len(seeds) > 0 and draw(st.booleans()):
         return seeds[draw(st.integers(0, len(seeds) - 1))]
     answers = [text for row in seeds for text in (row.better, row.worse)]
     better, worse = draw(st.lists(texts(answers), min_size=2, max_size=2, unique=True))
     return Preference(draw(conversations()), better, worse)
-
-
-def read_seeds(path: str | Path, limit: int = 100) -> list[Preference]:
-    """The first preferences of a file or folder in any format that PIT reads, as seeds for these strategies.
-
-    Raises:
-        DataError: there is nothing that can be read.
-    """
-    return list(itertools.islice(read_preferences(path)[0], limit))
