@@ -14,6 +14,7 @@ from jaxtyping import Array, Float32
 
 from pit.config import GapForm
 from pit.data.template import Template, gap, gap_scoring, quality, rollout
+from pit.data.tokenizer import Tokenizer
 from pit.model.params import Params, merge
 from pit.rollout.score import Scorer
 from pit.stages.context import STAGES, Run
@@ -149,19 +150,23 @@ class CheckpointScorer(RowModel):
 
 def row_format(template: Template, reads: Reads) -> RowFormat:
     """The rows of a reward model under a template."""
-    tokenizer, windows = template.tokenizer, template.windows
+    windows = template.windows
     trees = (
         (gap(), gap_scoring(2, identity=True, swapped=True)[0]) if reads == "gap" else (quality(), rollout(3, False))
     )
-    # Content is any stretch of ids without role tokens; the longest one holds the most.
-    edges = sorted({-1, *tokenizer.role_ids.values(), tokenizer.vocab_size})
-    before, after = max(itertools.pairwise(edges), key=lambda pair: pair[1] - pair[0])
     return RowFormat(
         closings=template.closings,
         pad=template.pad,
-        content=(before + 1, after - 1),
+        content=content_of(template.tokenizer),
         longest=(windows[0] - 1, windows[1] - 1, windows[2] - 1),
         topologies=trees,
         trained=trees[0],
         reads_reference=reads == "gap",
     )
+
+
+def content_of(tokenizer: Tokenizer) -> tuple[int, int]:
+    """Least and greatest id of the longest stretch of token ids without role tokens."""
+    edges = sorted({-1, *tokenizer.role_ids.values(), tokenizer.vocab_size})
+    before, after = max(itertools.pairwise(edges), key=lambda pair: pair[1] - pair[0])
+    return before + 1, after - 1

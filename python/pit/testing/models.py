@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pit.stages.context import Run
+from pit.stages.context import STAGES, Run
 from pit.testing.adapters import Difference, SequenceClassifier
 from pit.testing.checkpoint import CheckpointScorer
 from pit.testing.faults import CheckError
+from pit.testing.policy import PolicyScorer
 from pit.types import Preference
 
 
@@ -16,7 +17,7 @@ def open_folder(model: str, stage: str = "reward-gap") -> Any:
 
     Args:
         model: of a run, or of a transformers sequence classifier.
-        stage: of a run.
+        stage: of a run; a policy is asked for samples, a reward model for the rest.
 
     Raises:
         CheckError: it holds neither.
@@ -30,6 +31,8 @@ def open_folder(model: str, stage: str = "reward-gap") -> Any:
         )
     if "architectures" in json.loads(config.read_text(encoding="utf-8")):
         return Difference(SequenceClassifier.open(folder))
+    if stage in STAGES and STAGES[stage].model == "policy":
+        return PolicyScorer.open(folder, stage)
     return CheckpointScorer.open(folder, stage)
 
 

@@ -16,8 +16,8 @@ from pit.testing.scorers import Item, Level, gaps, levels_of
 from pit.testing.search import readable, save, search
 from pit.types import Preference
 
-DETERMINISM = ("deterministic", "rows_deterministic")
-"""Checked first: of a scorer that is random nothing else that is exact can be judged."""
+GATES = ("well_formed", "deterministic", "rows_deterministic", "draws_deterministic")
+"""Checked first, in this order: of a scorer that fails or is random nothing else that is exact can be judged."""
 
 _AT_ONCE = 256
 """Questions of a call, so that progress is seen."""
@@ -106,13 +106,13 @@ def run_check(
     begin = time.perf_counter()
     results: dict[str, Result] = {}
     material = Material(scorer, rows)
-    random = ""
+    gate = ""
     exact = [each for each in invariants if isinstance(each, Exact)]
-    for each in sorted(exact, key=lambda each: each.name not in DETERMINISM):
+    for each in sorted(exact, key=lambda each: GATES.index(each.name) if each.name in GATES else len(GATES)):
         progress(each.name)
-        results[each.name] = _exact(each, material, request, random)
-        if each.name in DETERMINISM and results[each.name].status == Status.VIOLATED:
-            random = f"the scorer is random ({each.name})"
+        results[each.name] = _exact(each, material, request, gate)
+        if each.name in GATES and results[each.name].status == Status.VIOLATED:
+            gate = f"{each.name} is violated"
     statistical = [each for each in invariants if isinstance(each, Statistical)]
     if any(each.applicable(scorer) for each in statistical):
         results |= _measure_all(statistical, scorer, cases_of(rows, request.data), request, progress)
@@ -135,18 +135,18 @@ def _not_applicable(invariant: Invariant, scorer: Any) -> Result:
     return _result(invariant, Status.NOT_APPLICABLE, detail=f"needs {invariant.missing(scorer)}")
 
 
-def _exact(invariant: Exact, material: Material, request: Request, random: str) -> Result:
+def _exact(invariant: Exact, material: Material, request: Request, gate: str) -> Result:
     if not invariant.applicable(material.scorer):
         return _not_applicable(invariant, material.scorer)
-    if random:
-        return _result(invariant, Status.NOT_JUDGED, detail=random)
+    if gate:
+        return _result(invariant, Status.NOT_JUDGED, detail=gate)
     begin = time.perf_counter()
     found = search(invariant, material, examples=request.examples, seed=request.seed)
     seconds = time.perf_counter() - begin
     if found is None:
         return _result(invariant, Status.HELD, examples=request.examples, seconds=seconds)
     fault = found.fault
-    if invariant.name in DETERMINISM and fault == Violation.fault:
+    if invariant.name in GATES[1:] and fault == Violation.fault:
         fault = Random.fault
     return _result(
         invariant,

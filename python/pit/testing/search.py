@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import example as fixed_example
 from hypothesis import seed as with_seed
 
 from pit.data.atomic import write_file
 from pit.testing.faults import CheckError, Violation
 from pit.testing.invariants.base import Case, Exact, Invariant, Material
+from pit.testing.invariants.draws import Draw
 from pit.testing.scorers import Item
 from pit.testing.strategies.trees import Forest
 from pit.types import Message
@@ -41,7 +43,7 @@ def search(invariant: Exact, material: Material, *, examples: int, seed: int) ->
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.explicit, Phase.generate, Phase.shrink),
         report_multiple_bugs=False,
     )
     @given(invariant.examples(material))
@@ -49,6 +51,8 @@ def search(invariant: Exact, material: Material, *, examples: int, seed: int) ->
         last[:] = [example]
         invariant.check(material.scorer, example)
 
+    for fixed in reversed(invariant.always()):
+        attempt = fixed_example(fixed)(attempt)
     try:
         attempt()
     except Violation as violation:
@@ -70,6 +74,9 @@ def readable(example: Any) -> str:
         return "\n".join([f"{example.trees} trees {example.topology.name}; columns of content tokens:", *rows])
     if isinstance(example, Case):
         example = (Item(example.prompt, example.better, example.worse),)
+    if isinstance(example, Draw):
+        prompts = "\n".join(f"  prompt: {list(prompt)}" for prompt in example.prompts)
+        return f"temperature {example.temperature}, seed {example.seed}; content tokens:\n{prompts}"
     lines = []
     for item in example:
         lines += [f"  {role}: {content!r}" for role, content in item.prompt]
@@ -103,6 +110,8 @@ def load(path: Path) -> tuple[str, Any]:
 def _plain(example: Any) -> dict[str, Any]:
     if isinstance(example, Forest):
         return {"kind": "forest", "example": example.to_json()}
+    if isinstance(example, Draw):
+        return {"kind": "draw", "example": example._asdict()}
     if isinstance(example, Case):
         return {"kind": "case", "example": example._asdict()}
     return {"kind": "items", "example": [list(item) for item in example]}
@@ -116,8 +125,12 @@ def _items(value: list[Any]) -> tuple[Item, ...]:
     return tuple(Item(_messages(prompt), output, reference) for prompt, output, reference in value)
 
 
+def _draw(value: dict[str, Any]) -> Draw:
+    return Draw(tuple(map(tuple, value["prompts"])), value["temperature"], value["seed"])
+
+
 def _case(value: dict[str, Any]) -> Case:
     return Case(**{**value, "prompt": _messages(value["prompt"])})
 
 
-_EXAMPLES: dict[str, Callable[[Any], Any]] = {"forest": Forest.from_json, "items": _items, "case": _case}
+_EXAMPLES: dict[str, Callable[[Any], Any]] = {"forest": Forest.from_json, "items": _items, "case": _case, "draw": _draw}

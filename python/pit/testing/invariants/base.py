@@ -73,6 +73,10 @@ class Exact(Invariant):
     def examples(self, material: Material) -> st.SearchStrategy[Any]:
         """Examples to search."""
 
+    def always(self) -> tuple[Any, ...]:
+        """Examples that are tried first, whatever the seed."""
+        return ()
+
 
 class Case(NamedTuple):
     """A row of the data as a statistical invariant sees it.

@@ -11,7 +11,8 @@ from pit.testing.invariants.base import Exact, Material
 from pit.testing.invariants.rows import ROUNDED, SAME, require_close
 from pit.testing.rows import path_scores
 from pit.testing.scorers import Item, Level, gaps, rounding_of
-from pit.testing.strategies.text import conversations, texts
+from pit.testing.strategies.text import ODD, conversations, texts
+from pit.types import Message
 
 Items = tuple[Item, ...]
 
@@ -34,6 +35,11 @@ class TextInvariant(Exact):
         prompt = st.one_of(st.sampled_from(prompts), conversations()) if prompts else conversations()
         item = st.builds(Item, prompt, texts(answers), texts(answers))
         return st.lists(item, min_size=1, max_size=4).map(tuple)
+
+    def always(self) -> tuple[Items, ...]:
+        """Each odd text as an answer and as a reference, beside a plain question."""
+        prompt, plain = (Message("user", "why"),), "it is red"
+        return tuple((Item(prompt, odd, plain), Item(prompt, plain, odd), Item(prompt, plain, plain)) for odd in ODD)
 
     def check(self, scorer: Any, example: Items) -> None:
         """Check a few questions."""

@@ -11,8 +11,9 @@ LONGEST = 4_096
 """Characters of the longest text."""
 
 _WORDS = ("the", "lamp", "is", "red", "not", "and", "42", "please", "why", "it's")
-# What ends strings or lines elsewhere, a byte order mark, joiners, a flag, and role tokens as a user may type them.
-_ODD = (
+ODD = (
+    "",
+    " ",
     "\x00",
     "\x1b[2J",
     "\r\n",
@@ -27,6 +28,7 @@ _ODD = (
     "</s>",
     "[PAD]",
 )
+"""Nothing, what ends strings or lines elsewhere, a byte order mark, joiners, a flag, role tokens as users type them."""
 
 
 @st.composite
@@ -40,8 +42,8 @@ def texts(draw: st.DrawFn, seeds: Sequence[str] = (), longest: int = LONGEST) ->
     """
     words = st.lists(st.sampled_from(_WORDS), max_size=8).map(" ".join)
     free = st.text(st.characters(codec="utf-8"), max_size=12)
-    odd = st.lists(st.sampled_from((*_WORDS, *_ODD)), max_size=6).map("".join)
-    kinds = [words, free, odd, _long(longest)]
+    odd = st.lists(st.sampled_from((*_WORDS, *ODD)), max_size=6).map("".join)
+    kinds = [words, free, st.sampled_from(ODD), odd, _long(longest)]
     if seeds:
         kinds += [st.sampled_from(seeds), _changed(seeds)] * 2
     return draw(st.one_of(kinds))[:longest]
@@ -50,7 +52,7 @@ def texts(draw: st.DrawFn, seeds: Sequence[str] = (), longest: int = LONGEST) ->
 @st.composite
 def _long(draw: st.DrawFn, longest: int) -> str:
     """A pattern repeated to a length at a boundary."""
-    size, pattern = draw(sizes(longest)), draw(st.sampled_from((*_WORDS, *_ODD, "a", " ", "\n")))
+    size, pattern = draw(sizes(longest)), draw(st.sampled_from([*_WORDS, "a", "\n", *filter(None, ODD)]))
     return (pattern * -(-size // len(pattern)))[:size]
 
 
@@ -58,7 +60,7 @@ def _long(draw: st.DrawFn, longest: int) -> str:
 def _changed(draw: st.DrawFn, seeds: Sequence[str]) -> str:
     text = draw(st.sampled_from(seeds))
     place = draw(st.integers(0, len(text)))
-    return text[:place] + draw(st.sampled_from(("", *_ODD))) + (text[place:] if draw(st.booleans()) else "")
+    return text[:place] + draw(st.sampled_from(ODD)) + (text[place:] if draw(st.booleans()) else "")
 
 
 @st.composite
