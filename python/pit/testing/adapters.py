@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -23,14 +23,12 @@ class GapFunction:
     function: Callable[[list[str], list[str], list[str]], Any]
     rounding: float = ROUNDING
 
-    def gap(
-        self, prompts: Sequence[Prompt], outputs: Sequence[str], references: Sequence[str]
-    ) -> Float32[np.ndarray, " n"]:
-        """What the function says."""
-        result: np.ndarray = self.function([text_of(p) for p in prompts], list(outputs), list(references))
-        return result
+    def gap(self, prompts: Sequence[Prompt], outputs: Sequence[str], references: Sequence[str]) -> Any:
+        """What the function says, which is checked by whoever asks."""
+        return self.function([text_of(p) for p in prompts], list(outputs), list(references))
 
 
+@runtime_checkable
 class QualityScorer(Protocol):
     """An ordinary reward model: f32[n] of n prompts and outputs."""
 
@@ -45,10 +43,9 @@ class QualityFunction:
     function: Callable[[list[str], list[str]], Any]
     rounding: float = ROUNDING
 
-    def quality(self, prompts: Sequence[Prompt], outputs: Sequence[str]) -> Float32[np.ndarray, " n"]:
-        """What the function says."""
-        result: np.ndarray = self.function([text_of(p) for p in prompts], list(outputs))
-        return result
+    def quality(self, prompts: Sequence[Prompt], outputs: Sequence[str]) -> Any:
+        """What the function says, which is checked by whoever asks."""
+        return self.function([text_of(p) for p in prompts], list(outputs))
 
 
 class Difference:
@@ -57,10 +54,8 @@ class Difference:
     def __init__(self, model: QualityScorer) -> None:
         self.model, self.rounding = model, rounding_of(model)
 
-    def gap(
-        self, prompts: Sequence[Prompt], outputs: Sequence[str], references: Sequence[str]
-    ) -> Float32[np.ndarray, " n"]:
-        """Difference of two scores, asked for in one call."""
+    def gap(self, prompts: Sequence[Prompt], outputs: Sequence[str], references: Sequence[str]) -> np.ndarray:
+        """Difference of two scores, asked for in one call, in the type that they have."""
         n = len(outputs)
         both = np.asarray(self.model.quality([*prompts, *prompts], [*outputs, *references]))
         if both.shape != (2 * n,):

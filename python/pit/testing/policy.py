@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -39,6 +39,7 @@ class DrawFormat:
     prefixes: int = 4
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """What is asked of a policy.
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from pit.data.packing import Layout
 from pit.testing.faults import WrongShape
 from pit.testing.paths import Closings, Path, separate_rows
-from pit.testing.scorers import Level, Prompt, asked, checked
+from pit.testing.scorers import Level, asked, checked
 from pit.testing.strategies.trees import Forest
 from pit.types import Batch, Topology
 
@@ -74,6 +74,7 @@ class RowGradients(NamedTuple):
     places: Float32[np.ndarray, "R T D"]
 
 
+@runtime_checkable
 class RowScorer(Protocol):
     """A scorer that can be given packed rows; `loss_rows`, `grad_rows` and `encode` are further levels.
 
@@ -86,9 +87,6 @@ class RowScorer(Protocol):
 
     def score_rows(self, batch: Batch) -> Float32[np.ndarray, "G L"]:
         """Score of each leaf, 0 where it is absent."""
-
-    def encode(self, prompt: Prompt, output: str, reference: str) -> tuple[list[int], list[int], list[int]]:
-        """Token contents."""
 
 
 def widened(batch: Batch, leaves: int) -> Batch:

@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,10 +235,10 @@ def measured(invariant: Statistical, cases: Sequence[Case], scores: Scores, requ
         floor=invariant.floor,
         table=finding.table,
         counterexample=readable(cases[worst]) if failed else "",
-        replay=_keep(invariant, cases[worst], request) if failed else "",
     )
     if invariant.floor is None:
         return result
     interval, floor = finding.interval, invariant.floor
-    place = "above" if interval.low > floor else "below" if interval.high < floor else "not told from"
-    return Result(**{**result.__dict__, "detail": f"{place} {floor:g}"})
+    place = "above" if interval.low > floor else "below" if result.below_floor else "not told from"
+    replay = _keep(invariant, cases[worst], request) if failed and result.below_floor else ""
+    return replace(result, detail=f"{place} {floor:g}", replay=replay)

@@ -6,7 +6,7 @@ scorer that raises, returns wrong shapes or types, or NaN is told apart from one
 
 import enum
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -42,6 +42,7 @@ class Level(enum.Enum):
     SAMPLES = "draw"
 
 
+@runtime_checkable
 class GapScorer(Protocol):
     """The least that a scorer is: f32[n] of n prompts, outputs and references; larger favours the output.
 

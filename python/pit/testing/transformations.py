@@ -6,7 +6,7 @@ models below chance. All are functions of the text alone; `undo(apply(text))` is
 
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 _LETTERS = re.compile(r"[A-Za-z]{5,}")
 _SWAP_CASE = str.maketrans(
@@ -17,6 +17,7 @@ _LIST = re.compile(r"^- .*(?:\n- .*)+$", re.MULTILINE)
 _ORDERED = re.compile(r"\b(first|then|next|finally|step|before|after|last|rank|top)\b", re.IGNORECASE)
 
 
+@runtime_checkable
 class Transformation(Protocol):
     """A change of a text and its inverse."""
 

@@ -5,6 +5,7 @@ from typing import Literal
 from hypothesis import strategies as st
 
 from pit.config import CurriculumConfig
+from pit.testing.strategies.tokens import DrawFn
 
 _STRATEGIES: tuple[Literal["uniform", "staged", "learnability", "gap_band"], ...] = (
     "uniform",
@@ -15,7 +16,7 @@ _STRATEGIES: tuple[Literal["uniform", "staged", "learnability", "gap_band"], ...
 
 
 @st.composite
-def curricula(draw: st.DrawFn, most_examples: int = 64) -> CurriculumConfig:
+def curricula(draw: DrawFn, most_examples: int = 64) -> CurriculumConfig:
     """Curriculum sections that validate, the default among them; `examples` is at most `most_examples`, or None."""
     examples = draw(st.none() | st.integers(1, most_examples))
     strategy = draw(st.sampled_from(_STRATEGIES))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from pit.testing.strategies.tokens import sizes
+from pit.testing.strategies.tokens import DrawFn, sizes
 from pit.types import Message, Preference, RoleName
 
 LONGEST = 4_096
@@ -32,7 +32,7 @@ ODD = (
 
 
 @st.composite
-def texts(draw: st.DrawFn, seeds: Sequence[str] = (), longest: int = LONGEST) -> str:
+def texts(draw: DrawFn, seeds: Sequence[str] = (), longest: int = LONGEST) -> str:
     """Texts of at most `longest` characters without lone surrogates, the empty one among them.
 
     Args:
@@ -50,21 +50,21 @@ def texts(draw: st.DrawFn, seeds: Sequence[str] = (), longest: int = LONGEST) ->
 
 
 @st.composite
-def _long(draw: st.DrawFn, longest: int) -> str:
+def _long(draw: DrawFn, longest: int) -> str:
     """A pattern repeated to a length at a boundary."""
     size, pattern = draw(sizes(longest)), draw(st.sampled_from([*_WORDS, "a", "\n", *filter(None, ODD)]))
     return (pattern * -(-size // len(pattern)))[:size]
 
 
 @st.composite
-def _changed(draw: st.DrawFn, seeds: Sequence[str]) -> str:
+def _changed(draw: DrawFn, seeds: Sequence[str]) -> str:
     text = draw(st.sampled_from(seeds))
     place = draw(st.integers(0, len(text)))
     return text[:place] + draw(st.sampled_from(ODD)) + (text[place:] if draw(st.booleans()) else "")
 
 
 @st.composite
-def conversations(draw: st.DrawFn, seeds: Sequence[str] = (), turns: int = 5) -> tuple[Message, ...]:
+def conversations(draw: DrawFn, seeds: Sequence[str] = (), turns: int = 5) -> tuple[Message, ...]:
     """Conversations that a user has the last word in: perhaps a system message, then turns that alternate."""
     count = draw(st.integers(0, (turns - 1) // 2))
     roles: list[RoleName] = ["user", *(["assistant", "user"] * count)]  # type: ignore[list-item]
@@ -74,7 +74,7 @@ def conversations(draw: st.DrawFn, seeds: Sequence[str] = (), turns: int = 5) ->
 
 
 @st.composite
-def preferences(draw: st.DrawFn, seeds: Sequence[Preference] = ()) -> Preference:
+def preferences(draw: DrawFn, seeds: Sequence[Preference] = ()) -> Preference:
     """Preference triples whose two answers differ; real ones among them if given (`pit.testing.data.read_rows`)."""
     if len(seeds) > 0 and draw(st.booleans()):
         return seeds[draw(st.integers(0, len(seeds) - 1))]

@@ -1,8 +1,15 @@
 """Sequences of token ids whose lengths lean towards boundaries."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import DrawFn as DrawFn
+else:
+    # Hypothesis's protocol is not for isinstance, which checks of types at run time would ask of it.
+    DrawFn = Callable
 
 EDGES = (1, 7, 8, 9, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513)
 """Lengths at which blocks, tiles and windows of powers of two begin and end."""
@@ -29,7 +36,7 @@ def sizes(longest: int, edges: Sequence[int] = EDGES) -> st.SearchStrategy[int]:
 
 @st.composite
 def token_sequences(
-    draw: st.DrawFn, content: tuple[int, int], longest: int, edges: Sequence[int] = EDGES
+    draw: DrawFn, content: tuple[int, int], longest: int, edges: Sequence[int] = EDGES
 ) -> tuple[int, ...]:
     """Sequences of at most `longest` tokens of the ids content[0] to content[1], both included."""
     token = st.integers(*content)

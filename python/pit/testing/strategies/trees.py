@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pit.data.packing import Layout, pack_lists
 from pit.data.template import gap, gap_scoring, improver_sft, policy_sft, quality, rollout
 from pit.testing.paths import Closings, Path, leaf_paths
-from pit.testing.strategies.tokens import EDGES, token_sequences
+from pit.testing.strategies.tokens import EDGES, DrawFn, token_sequences
 from pit.types import Batch, Segment, SegmentKind, Topology
 
 
@@ -62,7 +62,7 @@ def topologies() -> st.SearchStrategy[Topology]:
 
 @st.composite
 def forests(
-    draw: st.DrawFn,
+    draw: DrawFn,
     topology: Topology,
     content: tuple[int, int],
     longest: int | Sequence[int],
