@@ -12,7 +12,6 @@ from pit.data.packing import Layout
 from pit.data.template import gap, quality
 from pit.testing import strategies
 from pit.testing.paths import leaf_paths, live, packed_path
-from pit.testing.strategies.text import ODD
 from pit.types import Preference
 
 CLOSINGS = (1, 2, 3)
@@ -48,11 +47,6 @@ def test_a_long_sequence_shrinks_to_one_repeated_token():
 def test_texts_are_unicode_and_bounded(text):
     assert len(text) <= 50
     text.encode()
-
-
-@pytest.mark.parametrize("odd", [each for each in ODD if each])
-def test_every_odd_piece_appears(odd):
-    assert odd in find(strategies.texts(), lambda text: odd in text, settings=LONG)
 
 
 def test_seeds_appear_whole_and_cut():

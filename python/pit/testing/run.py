@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,6 @@ import numpy as np
 
 from pit.testing.faults import CheckError, Random, Violation
 from pit.testing.invariants import ALL, Case, Exact, Invariant, Material, Statistical
-from pit.testing.invariants.base import Scores
 from pit.testing.report import Report, Result, Status
 from pit.testing.scorers import Item, Level, gaps, levels_of
 from pit.testing.search import readable, save, search
@@ -53,7 +52,8 @@ def cases_of(rows: Sequence[Preference], where: str = "the data") -> list[Case]:
     if len(rows) < 2 or any(other is None for other in others):
         raise CheckError(
             f"{where}: holds {len(rows)} pairs, and a check needs at least 2 with different prompts; give preferences "
-            "with a prompt, a better and a worse answer (columns prompt, chosen, rejected)"
+            "with a prompt, a better and a worse answer (columns prompt, chosen, rejected), or ask for exact "
+            "invariants alone (--invariant exact)"
         )
     return [
         Case(row.prompt, row.better, row.worse, other or "", i)
@@ -105,6 +105,8 @@ def run_check(
             "wrap a function with pit.testing.scorers.GapFunction or Difference"
         )
     begin = time.perf_counter()
+    statistical = [each for each in invariants if isinstance(each, Statistical)]
+    cases = cases_of(rows, request.data) if any(each.applicable(scorer) for each in statistical) else []
     results: dict[str, Result] = {}
     material = Material(scorer, rows)
     gate = ""
@@ -114,11 +116,7 @@ def run_check(
         results[each.name] = _exact(each, material, request, gate)
         if each.name in GATES and results[each.name].status == Status.VIOLATED:
             gate = f"{each.name} is violated"
-    statistical = [each for each in invariants if isinstance(each, Statistical)]
-    if any(each.applicable(scorer) for each in statistical):
-        results |= _measure_all(statistical, scorer, cases_of(rows, request.data), request, progress)
-    else:
-        results |= {each.name: _not_applicable(each, scorer) for each in statistical}
+    results |= _measure_all(statistical, scorer, cases, request, progress)
     ordered = tuple(results[each.name] for each in invariants)
     return Report(request.model, request.data, request.seed, ordered, time.perf_counter() - begin)
 
@@ -194,8 +192,8 @@ def check_statistical(
     try:
         answers.update(ask_all(scorer, [item for row in questions for item in row if item not in answers]))
     except Violation as violation:
-        return _result(invariant, Status.VIOLATED, detail=f"{violation.fault}: {violation}")
-    return measured(invariant, cases, np.array([[answers[i] for i in row] for row in questions], np.float64), request)
+        return _failed(invariant, violation)
+    return measured(invariant, cases, questions, answers, request)
 
 
 def _measure_all(
@@ -205,26 +203,35 @@ def _measure_all(
     request: Request,
     progress: Callable[[str], None],
 ) -> dict[str, Result]:
-    usable = {each.name: [case for case in cases if each.usable(case)] for each in invariants}
-    questions = {each.name: [each.questions(case) for case in usable[each.name]] for each in invariants}
-    items = [item for asked in questions.values() for row in asked for item in row]
+    results = {each.name: _not_applicable(each, scorer) for each in invariants if not each.applicable(scorer)}
+    asked = {each.name: each for each in invariants if each.applicable(scorer)}
+    usable = {name: [case for case in cases if each.usable(case)] for name, each in asked.items()}
+    questions = {name: [each.questions(case) for case in usable[name]] for name, each in asked.items()}
+    items = [item for rows in questions.values() for row in rows for item in row]
     try:
         scores = ask_all(scorer, items, progress)
     except Violation as violation:
-        detail = f"{violation.fault}: {violation}"
-        return {each.name: _result(each, Status.VIOLATED, detail=detail) for each in invariants}
-    results = {}
-    for each in invariants:
-        table = np.array([[scores[item] for item in row] for row in questions[each.name]], np.float64)
-        results[each.name] = measured(each, usable[each.name], table, request)
+        return results | {name: _failed(each, violation) for name, each in asked.items()}
+    for name, each in asked.items():
+        results[name] = measured(each, usable[name], questions[name], scores, request)
     return results
 
 
-def measured(invariant: Statistical, cases: Sequence[Case], scores: Scores, request: Request) -> Result:
-    """The result of one statistical invariant whose questions are answered."""
+def _failed(invariant: Invariant, violation: Violation) -> Result:
+    return _result(invariant, Status.VIOLATED, detail=f"{violation.fault}: {violation}")
+
+
+def measured(
+    invariant: Statistical,
+    cases: Sequence[Case],
+    questions: Sequence[Sequence[Item]],
+    scores: Mapping[Item, float],
+    request: Request,
+) -> Result:
+    """The result of one statistical invariant whose questions, those of each case, are answered."""
     if not cases:
         return _result(invariant, Status.NOT_APPLICABLE, detail="no case of the data says anything about it")
-    finding = invariant.measure(cases, scores)
+    finding = invariant.measure(cases, np.array([[scores[item] for item in row] for row in questions], np.float64))
     worst = int(np.argmin(finding.margins))
     failed = bool(finding.margins[worst] < 0)
     result = _result(
