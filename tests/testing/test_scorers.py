@@ -4,9 +4,14 @@ import importlib.util
 import re
 from types import SimpleNamespace
 
+import cases
 import numpy as np
+import path_twins as twins
 import pytest
 
+from pit.model.heads import RewardModel
+from pit.model.hf import save_llama
+from pit.model.params import build, merge
 from pit.testing import adapters
 from pit.testing.faults import CheckError, NotFinite, Raised, WrongShape, WrongType
 from pit.testing.scorers import HALF_ROUNDING, ROUNDING, Item, Level, gaps, levels_of, text_of
@@ -187,8 +192,28 @@ def test_half_precision_is_allowed_more(dtype, rounding):
     assert adapters.Difference(adapters.SequenceClassifier(model, FakeTokenizer("right"))).rounding == rounding
 
 
-@pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="transformers is installed")
+HAVE_TRANSFORMERS = all(map(importlib.util.find_spec, ("torch", "transformers")))
+
+
+@pytest.mark.skipif(HAVE_TRANSFORMERS, reason="torch and transformers are installed")
 def test_without_transformers_the_remedy_is_named(tmp_path):
-    message = "transformers: is not installed, and a transformers model needs it; pip install torch transformers"
-    with pytest.raises(CheckError, match=f"^{message}$"):
+    message = r"^\w+: is not installed, and a transformers model needs it; pip install torch transformers$"
+    with pytest.raises(CheckError, match=message):
         adapters.SequenceClassifier.open(tmp_path)
+
+
+@pytest.mark.skipif(not HAVE_TRANSFORMERS, reason="needs torch and transformers")
+@pytest.mark.filterwarnings("default")
+def test_a_real_classifier_scores_what_was_saved(tmp_path):
+    """A reward model written for transformers, asked through the adapter, against its paths alone."""
+    tokenizer = cases.tokenizer()
+    eos, pad = tokenizer.role_ids["output"], tokenizer.role_ids["pad"]
+    graphdef, params = build(RewardModel, twins.LLAMA, tokenizer.vocab_size, 0)
+    text = {"tokenizer": tokenizer.to_json(), "eos_ids": [eos], "pad_id": pad}
+    save_llama(tmp_path / "m", twins.LLAMA, params, tokenizer.vocab_size, **text)
+    model = adapters.SequenceClassifier.open(tmp_path / "m", batch_size=2)
+    outputs = ["red", "a red lamp because it is so", "no"]
+    paths = [tuple(tokenizer.encode(f"why\n\n{output}")) for output in outputs]
+    rows = twins.rows_of(paths, rows=3, length=max(map(len, paths)))
+    expected = twins.path_scores(merge(graphdef, params), rows)
+    np.testing.assert_allclose(model.quality([ASK] * 3, outputs), expected, atol=1e-4)

@@ -40,7 +40,7 @@ FAILURES = Path("pit-failures")
 )
 @click.option("--stage", default="reward-gap", show_default=True, help="Reward model of a run.")
 @click.option("--invariant", "names", multiple=True, help="By name or kind; repeatable [all].")
-@click.option("--examples", type=click.IntRange(min=1), default=50, show_default=True, help="Of each exact invariant.")
+@click.option("--examples", type=click.IntRange(min=1), default=30, show_default=True, help="Of each exact invariant.")
 @click.option("--rows", type=click.IntRange(min=2), default=200, show_default=True, help="Most pairs of the data.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--failures", type=click.Path(path_type=Path, file_okay=False), default=FAILURES, show_default=True)
@@ -65,10 +65,14 @@ def check(model: str, replay: Path | None, stage: str, **options: Any) -> None:
         if path is not None:
             write(path)
             click.echo(str(path))
-    for result in report.violations:
-        click.echo(f"\n{result.name}: {result.detail}")
-        if result.counterexample:
-            click.echo(result.counterexample)
+    for result in report.results:
+        if result.below_floor:
+            click.echo(f"\n{result.name}: {result.statement} lies {result.detail}; the worst case:")
+        elif result in report.violations:
+            click.echo(f"\n{result.name}: {result.detail}")
+        else:
+            continue
+        click.echo(result.counterexample)
         if result.replay:
             click.echo(f"again: {result.replay}")
     click.echo(f"{len(report.violations)} violated of {len(report.results)} in {report.seconds:.0f} s")

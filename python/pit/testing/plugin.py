@@ -18,7 +18,7 @@ import pytest
 
 _OPTIONS = {
     "pit_data": "preferences that statistical invariants are measured on, relative to the configuration file",
-    "pit_examples": "examples tried of each exact invariant [50]",
+    "pit_examples": "examples tried of each exact invariant [30]",
     "pit_rows": "most pairs of the data [200]",
 }
 
@@ -66,7 +66,7 @@ def pit_invariant(
         scorer = _module("adapters").as_scorer(pit_scorer, "pit_scorer")
         run, status = _module("run"), _module("report").Status
         where = config.getini("pit_data") or "the fixture pit_data"
-        asked = run.Request("MODULE:NAME", str(where), int(config.getini("pit_examples") or 50), 0, _failures(config))
+        asked = run.Request("MODULE:NAME", str(where), int(config.getini("pit_examples") or 30), 0, _failures(config))
         if invariant.kind == "exact":
             result = run.check_exact(invariant, _module("invariants").Material(scorer, pit_data), asked)
         elif not invariant.applicable(scorer):

@@ -34,7 +34,7 @@ class Request(NamedTuple):
 
     model: str
     data: str
-    examples: int = 50
+    examples: int = 30
     seed: int = 0
     failures: Path | None = None
 
@@ -102,7 +102,7 @@ def run_check(
     if not levels_of(scorer):
         raise CheckError(
             f"{request.model}: is no scorer, it has none of the methods {', '.join(level.value for level in Level)}; "
-            "wrap a function with pit.testing.scorers.GapFunction or Difference"
+            "wrap a function with pit.testing.adapters.GapFunction or Difference"
         )
     begin = time.perf_counter()
     statistical = [each for each in invariants if isinstance(each, Statistical)]
