@@ -9,6 +9,7 @@ share of the token ratio the clock shows; beside it the temporary memory of the 
 """
 
 import argparse
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def measure(name: str, prompts: int, samples: int, rounds: int, seed: int) -> di
         found.setdefault(each, jax.device_get(metrics["loss"]))
         jax.block_until_ready(states[each])
 
-    seconds = alternate({each: (lambda each=each: step(each)) for each in work}, rounds)
+    seconds = alternate({each: functools.partial(step, each) for each in work}, rounds)
     sums = {each: float(total.sum) for each, total in found.items()}
     np.testing.assert_allclose(sums["trees"], sums["paths"], rtol=1e-3, err_msg="the layouts disagree about the loss")
     tokens = {each: live for each, (_, live, _) in work.items()}
@@ -116,7 +117,7 @@ def temporary_bytes(loss: Any, params: Params, arrays: Arrays) -> int:
         total, _ = loss(params, arrays)
         return total.sum
 
-    analysis = jax.jit(jax.grad(value)).lower(params, arrays).compile().memory_analysis()
+    analysis: Any = jax.jit(jax.grad(value)).lower(params, arrays).compile().memory_analysis()
     return int(analysis.temp_size_in_bytes)
 
 

@@ -1,12 +1,7 @@
-"""The obvious twin of every packed computation: each root-to-leaf path of a tree alone in a row of its own.
-
-A path is a tuple of tokens, closing role tokens included. What a model computes at a token depends on the tokens from
-the root to it alone, so packed and separate results are both keyed by that tuple, wherever the packer put the token.
-"""
+"""Small models and forests for the tests, and what `pit.testing.paths` says of them: each path alone in a row."""
 
 import dataclasses
 import functools
-from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +13,7 @@ from pit.data.packing import Layout
 from pit.data.template import gap, gap_scoring, improver_sft, policy_sft, quality, rollout
 from pit.model.heads import RewardModel
 from pit.model.params import build, merge, split
+from pit.testing import paths
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 """Tiny arrays over and over: most of the time of an optimised program would be its compilation."""
@@ -80,63 +76,17 @@ def forests(draw, topology, most_trees=4, longest=LONGEST):
     return [[draw(content) for _ in range(trees)] for _ in range(columns)]
 
 
-def segment_path(topology, columns, tree, segment):
-    """Tokens from the root to the end of a segment."""
-    parent = topology.segments[segment].parent
-    before = () if parent < 0 else segment_path(topology, columns, tree, parent)
-    own = topology.segments[segment]
-    return (*before, *columns[own.column][tree], CLOSINGS[own.kind])
+segment_path = functools.partial(paths.segment_path, closings=CLOSINGS)
+tip_paths = functools.partial(paths.tip_paths, closings=CLOSINGS)
+leaf_paths = functools.partial(paths.leaf_paths, closings=CLOSINGS)
+loss_paths = functools.partial(paths.loss_paths, closings=CLOSINGS)
+packed_path, live = paths.packed_path, paths.live
 
 
-def tip_paths(topology, columns, tree):
-    """All root-to-leaf paths of one tree."""
-    parents = {segment.parent for segment in topology.segments}
-    tips = [i for i in range(len(topology.segments)) if i not in parents]
-    return [segment_path(topology, columns, tree, tip) for tip in tips]
-
-
-def leaf_paths(topology, columns, tree):
-    """Path of each leaf slot of one tree."""
-    by_slot = {s.leaf: segment_path(topology, columns, tree, i) for i, s in enumerate(topology.segments) if s.leaf >= 0}
-    return [by_slot[slot] for slot in range(topology.leaves)]
-
-
-def loss_paths(topology, columns):
-    """How often each path ends in a token that is to carry loss (a root's first token has nothing before it)."""
-    found = Counter()
-    for tree in range(len(columns[0])):
-        for i, segment in enumerate(topology.segments):
-            path = segment_path(topology, columns, tree, i)
-            own = len(columns[segment.column][tree]) + 1
-            if segment.loss:
-                found.update(path[:end] for end in range(len(path) - own + 1, len(path) + 1) if end > 1)
-    return found
-
-
-def rows_of(paths, rows=PATHS, length=PATH_LENGTH):
+def rows_of(of, rows=PATHS, length=PATH_LENGTH):
     """Arrays of a batch that holds each path in a row of its own, in order."""
-    assert len(paths) <= rows
-    token = np.zeros((rows, length), np.int32)
-    until = np.zeros((rows, length), np.int32)
-    for row, path in enumerate(paths):
-        token[row, : len(path)] = path
-        until[row, : len(path)] = len(path)
-    position = np.broadcast_to(np.arange(length, dtype=np.int32), token.shape)
-    return {"token": token, "position": position, "visible_until": until}
-
-
-def packed_path(batch, row, index):
-    """Tokens from the root to a place of a packed row, by its `previous` pointers."""
-    path = [int(batch.token[row, index])]
-    while batch.previous[row, index] != index:
-        index = batch.previous[row, index]
-        path.append(int(batch.token[row, index]))
-    return tuple(reversed(path))
-
-
-def live(batch):
-    """(row, index) of every token that is not padding."""
-    return np.argwhere(batch.visible_until > np.arange(batch.token.shape[1], dtype=np.int32)).tolist()
+    batch = paths.separate_rows(of, rows, length)
+    return {name: getattr(batch, name) for name in ("token", "position", "visible_until")}
 
 
 def arrays_of(batch, leaves=None):

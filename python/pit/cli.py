@@ -18,6 +18,7 @@ from pit.config import ConfigError, RunConfig, override
 from pit.data._core import CoreError
 from pit.data.errors import DataError
 from pit.errors import Interruption, PitError
+from pit.testing.command import check
 
 
 class LocalPath(click.Path):
@@ -117,6 +118,7 @@ def cli() -> None:
       pit run demo --out runs/demo               the whole method on a synthetic task, minutes on two cores
       pit run hh --data FOLDER --out runs/hh     the same on Anthropic's HH-RLHF as published
       pit data check FOLDER                      look at preference data before training on it
+      pit check runs/demo                        does the reward model obey what it must, and what has it learned
 
     \b
     A run goes through these stages; each also runs alone with --run FOLDER:
@@ -492,6 +494,7 @@ def _print_results(results: Any) -> None:
 
 
 cli.add_command(bench)
+cli.add_command(check)
 
 
 @cli.command()

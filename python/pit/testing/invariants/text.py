@@ -1,0 +1,129 @@
+"""Exact invariants of any scorer of text: what one score may depend on beside its own question."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from pit.testing.invariants.base import Exact, Material
+from pit.testing.invariants.rows import ROUNDED, SAME, require_close
+from pit.testing.rows import path_scores
+from pit.testing.scorers import Item, Level, gaps, rounding_of
+from pit.testing.strategies.text import ODD, conversations, texts
+from pit.types import Message
+
+Items = tuple[Item, ...]
+
+_LONGER = 4
+"""How many times longer the neighbour is that makes a batch pad."""
+
+_BATCHES = "RewardBench's scores change with the batch size (allenai/reward-bench issue 137)"
+
+
+@dataclass(frozen=True)
+class TextInvariant(Exact):
+    """An exact invariant of a few questions; `test` raises where it does not hold."""
+
+    test: Callable[[Any, Items], None]
+
+    def examples(self, material: Material) -> st.SearchStrategy[Items]:
+        """Questions, from the data and of odd text."""
+        prompts = [row.prompt for row in material.rows]
+        answers = [text for row in material.rows for text in (row.better, row.worse)]
+        prompt = st.one_of(st.sampled_from(prompts), conversations()) if prompts else conversations()
+        item = st.builds(Item, prompt, texts(answers), texts(answers))
+        return st.lists(item, min_size=1, max_size=4).map(tuple)
+
+    def always(self) -> tuple[Items, ...]:
+        """Each odd text as an answer and as a reference, beside a plain question."""
+        prompt, plain = (Message("user", "why"),), "it is red"
+        return tuple((Item(prompt, odd, plain), Item(prompt, plain, odd), Item(prompt, plain, plain)) for odd in ODD)
+
+    def check(self, scorer: Any, example: Items) -> None:
+        """Check a few questions."""
+        self.test(scorer, example)
+
+
+def _well_formed(scorer: Any, items: Items) -> None:
+    gaps(scorer, items)
+
+
+def _deterministic(scorer: Any, items: Items) -> None:
+    require_close("gap asked for again", gaps(scorer, items), gaps(scorer, items), 0.0)
+
+
+def _batch_size(scorer: Any, items: Items) -> None:
+    one_by_one = np.concatenate([gaps(scorer, (item,)) for item in items])
+    require_close("gap in a batch", gaps(scorer, items), one_by_one, rounding_of(scorer))
+
+
+def _item_order(scorer: Any, items: Items) -> None:
+    turned = gaps(scorer, items[::-1])[::-1]
+    require_close("gap in a batch in another order", turned, gaps(scorer, items), rounding_of(scorer))
+
+
+def _padding(scorer: Any, items: Items) -> None:
+    longest = max(max(len(item.output), len(item.reference)) for item in items)
+    long = "word " * (_LONGER * longest // 5 + 8)
+    neighbour = Item(items[0].prompt, long, long)
+    found = gaps(scorer, (neighbour, *items))[1:]
+    require_close("gap beside a longer neighbour", found, gaps(scorer, items), rounding_of(scorer))
+
+
+def _centred_identity(scorer: Any, items: Items) -> None:
+    same = tuple(Item(item.prompt, item.output, item.output) for item in items)
+    found = gaps(scorer, (*same, *items), Level.CENTRED)[: len(same)]
+    require_close("centred gap of an answer over itself", found, np.zeros_like(found), 0.0)
+
+
+def _level_agreement(scorer: Any, items: Items) -> None:
+    encoded = [scorer.encode(*item) for item in items]
+    form = scorer.format
+    expected = path_scores(scorer, [form.question(*each) for each in encoded])
+    if not form.reads_reference:
+        expected = expected - path_scores(scorer, [form.question(x, ref, y) for x, y, ref in encoded])
+    require_close("gap of text", gaps(scorer, items), expected, 2 * rounding_of(scorer))
+
+
+def _text(name: str, statement: str, test: Callable[[Any, Items], None], **more: Any) -> TextInvariant:
+    return TextInvariant(
+        name=name,
+        statement=statement,
+        source=more.pop("source", "the definition of a function of its question"),
+        needs=frozenset(more.pop("needs", {Level.GAP})),
+        tolerance=more.pop("tolerance", ROUNDED),
+        test=test,
+    )
+
+
+TEXT_INVARIANTS: tuple[TextInvariant, ...] = (
+    _text("well_formed", "g is f32[n] and finite, for any text", _well_formed, tolerance=SAME),
+    _text("deterministic", "g(q) = g(q)", _deterministic, tolerance=SAME),
+    _text("batch_size", "g(q | asked with others) = g(q | asked alone)", _batch_size, source=_BATCHES),
+    _text("item_order", "g does not depend on the order of a batch", _item_order, source=_BATCHES),
+    _text(
+        "padding",
+        "g(q | a longer neighbour) = g(q)",
+        _padding,
+        source="left padding makes transformers' sequence classifiers read another token",
+    ),
+    _text(
+        "centred_identity",
+        "c(x, y, y) = 0",
+        _centred_identity,
+        needs={Level.CENTRED},
+        tolerance="exactly 0",
+        source="docs/trees.md and pit_kernels.centred_gap",
+    ),
+    _text(
+        "level_agreement",
+        "g(x, y, ref) = r at the end of the path x, ref, y laid out by hand",
+        _level_agreement,
+        needs={Level.GAP, Level.ROWS},
+        tolerance="2 * rounding",
+        source="PIT (arXiv 2310.00898), section 3.3: candidate first, reference second",
+    ),
+)
+"""Exact invariants of any scorer of text."""

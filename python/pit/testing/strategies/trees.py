@@ -1,0 +1,95 @@
+"""Context trees of any topology, as token columns and as packed rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+from pit.data.packing import Layout, pack_lists
+from pit.data.template import gap, gap_scoring, improver_sft, policy_sft, quality, rollout
+from pit.testing.paths import Closings, Path, leaf_paths
+from pit.testing.strategies.tokens import EDGES, DrawFn, token_sequences
+from pit.types import Batch, Segment, SegmentKind, Topology
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Trees of one topology; `columns[c][i]` fills the segments of tree i that name column c."""
+
+    topology: Topology
+    columns: tuple[tuple[tuple[int, ...], ...], ...]
+
+    @property
+    def trees(self) -> int:
+        """Number of trees."""
+        return len(self.columns[0])
+
+    def alone(self, *trees: int) -> "Forest":
+        """The forest of some of the trees, in the order given."""
+        return Forest(self.topology, tuple(tuple(column[i] for i in trees) for column in self.columns))
+
+    def pack(self, layout: Layout) -> list[Batch]:
+        """Packed batches; `example_id` is the number of the tree."""
+        return pack_lists(self.columns, self.topology, layout)
+
+    def leaf_paths(self, closings: Closings) -> list[Path]:
+        """Paths of all leaves, tree by tree."""
+        return [path for i in range(self.trees) for path in leaf_paths(self.topology, self.columns, i, closings)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a file that replays it."""
+        segments = [[s.parent, s.column, int(s.kind), s.loss, s.leaf] for s in self.topology.segments]
+        return {"topology": self.topology.name, "segments": segments, "columns": self.columns}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Forest":
+        """Inverse of `to_json`."""
+        segments = tuple(Segment(p, c, SegmentKind(k), loss, leaf) for p, c, k, loss, leaf in values["segments"])
+        columns = tuple(tuple(tuple(map(int, row)) for row in column) for column in values["columns"])
+        return cls(Topology(values["topology"], segments), columns)
+
+
+def topologies() -> st.SearchStrategy[Topology]:
+    """Every tree that PIT trains on or scores with."""
+    fixed = (policy_sft(), improver_sft(), quality(), gap())
+    sampled = st.builds(rollout, st.integers(1, 4), with_reference=st.booleans())
+    forms = st.tuples(st.integers(1, 2), st.booleans(), st.booleans())
+    return st.one_of(
+        st.sampled_from(fixed), sampled, forms.map(lambda f: gap_scoring(f[0], identity=f[1], swapped=f[2])[0])
+    )
+
+
+@st.composite
+def forests(
+    draw: DrawFn,
+    topology: Topology,
+    content: tuple[int, int],
+    longest: int | Sequence[int],
+    most_trees: int = 3,
+    edges: Sequence[int] = EDGES,
+) -> Forest:
+    """Forests of 1 to `most_trees` trees; an answer is sometimes another answer of its tree, as it is in training.
+
+    Args:
+        draw: Hypothesis's.
+        topology: the tree.
+        content: least and greatest token id of a segment's content.
+        longest: most content tokens, of every column or of each.
+        most_trees: bound of the trees.
+        edges: lengths to lean to.
+    """
+    count = 1 + max(segment.column for segment in topology.segments)
+    most = [longest] * count if isinstance(longest, int) else list(longest)
+    trees = draw(st.integers(1, most_trees))
+    columns = [[draw(token_sequences(content, bound, edges)) for _ in range(trees)] for bound in most[:count]]
+    if count > 2 and draw(st.booleans()):
+        columns[-1][-1] = columns[-2][-1][: most[count - 1]]
+    return Forest(topology, tuple(map(tuple, columns)))
+
+
+def packed_rows(
+    topology: Topology, content: tuple[int, int], longest: int, layout: Layout
+) -> st.SearchStrategy[list[Batch]]:
+    """Packed batches of forests; the layout's rows must hold a path of three segments of `longest` tokens."""
+    return forests(topology, content, longest).map(lambda forest: forest.pack(layout))
