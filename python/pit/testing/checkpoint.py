@@ -112,7 +112,7 @@ class CheckpointScorer(RowModel):
         if stage not in rewards:
             raise CheckError(f"stage {stage!r} of {folder}: trains no reward model; choose one of {', '.join(rewards)}")
         run = Run.open(folder)
-        reads: Reads = "gap" if stage == "reward-gap" else "quality"
+        reads: Reads = "gap" if stage.endswith("-gap") else "quality"
         return cls(*run.trained(stage), run.template, reads)
 
     def gap(
