@@ -108,7 +108,24 @@ def _escaped(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Command(click.Command):
+    """A command whose examples keep their line breaks: click's mark for that is a backspace, here written as two
+    characters, as docstrings hold no control characters.
+    """
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.help = self.help and self.help.replace("\\b\n", "\b\n")
+
+
+class _Group(click.Group):
+    """A group of such commands."""
+
+    command_class = _Command
+    group_class = type
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="pit-jax")
 def cli() -> None:
     r"""Teach a language model to improve its own answers, from preference data alone (PIT, ICLR 2024).
@@ -297,7 +314,7 @@ def data_curriculum(
     \b
     Examples:
       pit data curriculum --run runs/demo --stage rl-second --plot drawn.png
-      pit data curriculum demo --examples 500 --plot planned.png --set rl_first.steps=200 \\
+      pit data curriculum demo --examples 500 --plot planned.png --set rl_first.steps=200 \
         --set rl_first.gap=centred --set rl_first.curriculum.strategy=gap_band
     """
     if (recipe is None) == (folder is None):
@@ -444,7 +461,7 @@ def improve(
 
     \b
     Example:
-      echo '{"prompt": "Describe this red small cheap old round lamp: price, colour and size. End fondly."}' \\
+      echo '{"prompt": "Describe this red small cheap old round lamp: price, colour and size. End fondly."}' \
         | pit improve --run runs/demo
     """
     serve = importlib.import_module("pit.serve")
