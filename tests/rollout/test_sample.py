@@ -9,6 +9,7 @@ import path_twins as twins
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interpreted import examples
 
 from pit.config import RolloutConfig
 from pit.data.packing import Layout, pack_lists
@@ -60,6 +61,7 @@ def trainer(config, temperature):
 
 
 @pytest.mark.parametrize(("name", "temperature"), [("llama", 1.0), ("llama", 1.7), ("gemma", 0.5)])
+@settings(max_examples=examples(25))
 @given(inputs=trees_of, references=trees_of, seed=seeds)
 def test_logprobs_of_the_sampler_and_the_trainer_agree(name, temperature, inputs, references, seed):
     prefixes = [[*x, twins.CLOSINGS[0], *ref, twins.CLOSINGS[1]] for x, ref in zip(inputs, references, strict=True)]
@@ -91,6 +93,7 @@ def taken(samples, order):
     return samples._replace(**{name: value[list(order)] for name, value in samples._asdict().items() if name != "fill"})
 
 
+@settings(max_examples=examples(25))
 @given(prefixes=prefixes_of, requests=ids, seed=seeds, data=st.data())
 def test_samples_depend_neither_on_order_nor_on_neighbours(prefixes, requests, seed, data):
     strategy = Temperature(1.0)
@@ -115,7 +118,7 @@ MANY = 7
     seed=seeds,
     slots=st.sampled_from((1, 2, 5, 8)),
 )
-@settings(max_examples=12)
+@settings(max_examples=examples(8))
 def test_slots_are_filled_again_and_change_no_sample(prefixes, seed, slots):
     few, all_at_once = (
         draw_samples(twins.LLAMA, prefixes, range(MANY), seed, Temperature(1.0), n=3, rollout=RolloutConfig(slots=s))
@@ -166,6 +169,7 @@ def test_prefixes_longer_than_a_batch_of_rows_are_read_in_several():
     assert_same_samples(small, large)
 
 
+@settings(max_examples=examples(25))
 @given(prefixes=prefixes_of, seed=seeds)
 def test_lengths_decide_when_several_ids_end_a_sample_and_padding_is_one(prefixes, seed):
     ends = (EOS, twins.PAD, 7)
@@ -194,6 +198,7 @@ def next_logits(config):
     return params, twins.jit(logits)
 
 
+@settings(max_examples=examples(25))
 @given(prefixes=prefixes_of, seed=seeds)
 def test_greedy_takes_the_most_likely_token_of_the_whole_context(prefixes, seed):
     drawn = draw_samples(twins.GEMMA, prefixes, range(TREES), seed, Greedy())
