@@ -180,7 +180,7 @@ def test_a_run_is_checked_on_its_eval_fold(tmp_path):
     def pit(*words):
         command = [sys.executable, "-m", "pit", *map(str, words)]
         return subprocess.run(
-            command, cwd=tmp_path, env=subprocess_environment(tmp_path), capture_output=True, text=True, timeout=600
+            command, cwd=tmp_path, env=subprocess_environment(tmp_path), capture_output=True, text=True, timeout=1800
         )
 
     assert pit("data", "prepare", "tiny", "--out", "run").returncode == 0

@@ -60,7 +60,11 @@ def test_there_are_enough_mutants():
     assert {each.name for each in LEARNED} & {each.caught_by for each in MUTANTS}
 
 
-def test_the_documents_show_the_table():
+def test_the_documents_show_the_tables():
     text = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| `([a-z_]+)` \|$", text, re.MULTILINE)
     assert rows == [(each.part, each.what, each.caught_by) for each in MUTANTS]
+    described = re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE)
+    assert described == [each.name for each in ALL]
+    for each in ALL:
+        assert each.statement.replace("|", r"\|") in text, each.name

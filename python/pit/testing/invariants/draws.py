@@ -108,6 +108,11 @@ DRAW_INVARIANTS: tuple[DrawInvariant, ...] = (
         _trainer_agrees,
         "rounding * max(1, |log p|)",
     ),
-    _draw("draws_alone", "a sample does not depend on other prompts", _alone, "rounding * max(1, |log p|)"),
+    _draw(
+        "draws_alone",
+        "the first token of a sample does not depend on other prompts",
+        _alone,
+        "rounding * max(1, |log p|)",
+    ),
 )
 """Exact invariants of policies."""
