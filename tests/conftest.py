@@ -2,14 +2,10 @@
 
 import os
 
-# JAX reads these once, when it is first imported. Compiling takes most of the time of a test on tiny arrays: only the
-# long run optimises machine code as users' programs do.
-_FLAGS = {"xla_force_host_platform_device_count": 2}
-if os.environ.get("PIT_HYPOTHESIS_PROFILE") != "all":
-    _FLAGS["xla_backend_optimization_level"] = 0
-for _name, _value in _FLAGS.items():
-    if _name not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{_name}={_value}".strip()
+# JAX reads these once, when it is first imported.
+_TWO_DEVICES = "--xla_force_host_platform_device_count=2"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_TWO_DEVICES}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"

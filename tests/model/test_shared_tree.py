@@ -67,7 +67,7 @@ def test_logprobs_and_scores_of_a_packed_forest_are_those_of_its_paths(name, dat
             seen.add(path)
         np.testing.assert_allclose(logp, expected, **CLOSE)
         np.testing.assert_array_equal(logp == 0, expected == 0, "padding and roots, exactly")
-        for slot, tree in enumerate(batch.example_id):
+        for slot, tree in enumerate(batch.example_id.tolist()):
             if tree >= 0:
                 paths = twins.leaf_paths(topology, columns, tree)
                 np.testing.assert_allclose(scores[slot, : len(paths)], [score_of[path] for path in paths], **CLOSE)
