@@ -3,9 +3,11 @@
 import dataclasses
 
 from pit.config import (
+    BoardConfig,
     DataConfig,
     EvaluateConfig,
     ImproveConfig,
+    Limit,
     ModelConfig,
     OptimizerConfig,
     PackingConfig,
@@ -87,6 +89,9 @@ def demo() -> RunConfig:
         rl_third=dataclasses.replace(gap_rl, sources=(0, 0, 1), anchor="init", passes=(1, 3)),
         improve=ImproveConfig(iterations=5, gap="symmetric", threshold=0.25, batch=250),
         evaluate=EvaluateConfig(prompts=1000, gate="stop", sensitivity_floor=0.8),
+        # M_P^RL is right so often that most of its answers are best handed back, and what is left to mend is often a
+        # word too many.
+        board=BoardConfig(copy_rate=Limit(0.95), length_within=Limit(0.98)),
     )
 
 
