@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit.config import EvaluateConfig
-from pit.data.synthetic import clean_answer, generate_prompts, oracle, progress
+from pit.data.synthetic import generate_prompts
+from pit.data.synthetic.describe import clean_answer, oracle, progress
 from pit.evaluate import gates, sensitivity
 from pit.evaluate.gates import Blind, failed, require_seeing
 from pit.evaluate.schema import SensitivityRow
@@ -28,8 +29,8 @@ def row(model, aspect, accuracy):
 ROWS = [
     row("R_P", HELD_OUT, 0.6),
     row("R_PIT symmetric", HELD_OUT, 0.5),
-    row("R_P", f"{PROGRESS}2 to 1", 0.75),
-    row("R_PIT symmetric", f"{PROGRESS}2 to 1", 0.85),
+    row("R_P", f"{PROGRESS}wrong values 2 to 1", 0.75),
+    row("R_PIT symmetric", f"{PROGRESS}wrong values 2 to 1", 0.85),
     row("R_P", "order", 0.9),
     row("R_PIT centred", "order", 0.1),
 ]
@@ -109,7 +110,7 @@ def test_gates_ask_about_held_out_pairs_single_faults_and_progress(run, monkeypa
     rows = {(each.model, each.aspect): each for each in gates.gate_rows(run)}
     assert {model for model, _ in rows} == {"R_P", "R_PIT symmetric", "R_PIT centred"}
     steps = [aspect for model, aspect in rows if model == "R_P" and aspect.startswith(PROGRESS)]
-    assert steps == [f"{PROGRESS}{wrong + 1} to {wrong}" for wrong in range(len(steps))]
+    assert steps == [f"{PROGRESS}wrong values {wrong + 1} to {wrong}" for wrong in range(len(steps))]
     assert len(steps) in (3, 4)
     for model in ("R_P", "R_PIT symmetric"):
         assert all(rows[model, aspect].accuracy == 1 for aspect in [*steps, "correct", "coverage"])
