@@ -105,7 +105,7 @@ def elo(scores: Mapping[str, Scores], baseline: str, *, seed: int = 0, resamples
     table = np.stack([np.asarray(scores[name], np.float64) for name in names])
     prompts = table.shape[1]
     rng = np.random.default_rng(seed)
-    draws = [np.arange(prompts), *(rng.integers(0, prompts, prompts) for _ in range(resamples))]
+    draws = np.stack([np.arange(prompts), *(rng.integers(0, prompts, prompts) for _ in range(resamples))])
     won = np.stack([_won(table, index) for index in draws])
     ratings = ELO * _bradley_terry(won)
     ratings -= ratings[:, [names.index(baseline)]]
@@ -143,5 +143,5 @@ def _bradley_terry(won: Float64[np.ndarray, "r m m"]) -> Float64[np.ndarray, "r 
         step = np.linalg.solve(curve, slope[:, :, None])[:, :, 0]
         ratings = ratings + np.clip(step, -1.0, 1.0)
         if float(np.max(np.abs(step))) < _TOLERANCE:
-            return ratings - ratings.mean(axis=1, keepdims=True)
+            return np.asarray(ratings - ratings.mean(axis=1, keepdims=True), np.float64)
     raise ArithmeticError(f"Elo: ratings still move after {_ROUNDS} rounds; leave out methods that always win")
