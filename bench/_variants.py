@@ -123,9 +123,9 @@ def identity(config: RunConfig, stage: str) -> str:
     )
 
 
-def planned(families: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, int, str]]:
+def planned(families: Sequence[str], seeds: Sequence[int], variants: Sequence[str]) -> Iterator[tuple[str, int, str]]:
     """Every (family, seed, variant), the main one of a seed first: the others take over its checkpoints."""
     for family in families:
         for seed in seeds:
-            for variant in VARIANTS:
+            for variant in sorted(variants, key=list(VARIANTS).index):
                 yield family, seed, variant

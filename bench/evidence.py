@@ -18,13 +18,16 @@ from rich.table import Table
 
 from _summary import plot, summary
 from _trials import trial
-from _variants import EXPLORE_SEEDS, FAMILIES, FINAL_SEEDS, VARIANTS, config_of, identity, planned, stages_for
+from _variants import EXPLORE_SEEDS, FAMILIES, FINAL_SEEDS, MAIN, VARIANTS, config_of, identity, planned, stages_for
 from pit.config import digest
 from pit.data.atomic import write_file
 from pit.evaluate.collect import versions
 from pit.stages.context import STAGES
 
 ROOT = Path(__file__).parents[1]
+Trial = tuple[str, int, str]
+"""Family, seed and variant."""
+
 ANSWER_HOURS = {True: 0.10, False: 0.02}
 """A guess, until the first trial is timed: hours of sampling and scoring at 1,000 prompts, with rivals and without."""
 
@@ -36,12 +39,12 @@ def seconds_a_step() -> dict[str, float]:
     return {name: known.get(name, known["rl-second"]) for name in STAGES}
 
 
-def plan(families: Sequence[str], seeds: Sequence[int], work: Path, *, small: bool) -> Table:
+def plan(trials: Sequence[Trial], work: Path, *, small: bool) -> Table:
     """What will run and how long it may take; stages that two variants share count once."""
     seen: set[str] = set()
     rates, total = seconds_a_step(), 0.0
     table = Table("family", "seed", "variant", "trains", "hours", title="Evidence: what will run")
-    for family, seed, variant in planned(families, seeds):
+    for family, seed, variant in trials:
         config = config_of(family, variant, seed, small=small)
         new = {name: identity(config, name) for name in stages_for(config, variant)}
         new = {name: key for name, key in new.items() if key not in seen}
@@ -51,7 +54,7 @@ def plan(families: Sequence[str], seeds: Sequence[int], work: Path, *, small: bo
             continue
         steps = {name: getattr(config, STAGES[name].section).steps for name in new}
         hours = sum(rates[name] * count for name, count in steps.items()) / 3600
-        hours += ANSWER_HOURS[variant == "staged"] * config.evaluate.prompts / 1000
+        hours += ANSWER_HOURS[variant == MAIN] * config.evaluate.prompts / 1000
         total += hours
         table.add_row(family, str(seed), variant, ", ".join(f"{n} {c}" for n, c in steps.items()), f"{hours:.2f}")
     table.caption = f"{total:.1f} hours one after another on the machine of bench/results/demo.json"
@@ -63,9 +66,9 @@ def result_file(work: Path, family: str, seed: int, variant: str) -> Path:
     return work / "results" / f"{family}-{seed}-{variant}.json"
 
 
-def run_all(families: Sequence[str], seeds: Sequence[int], work: Path, console: Console, *, small: bool) -> None:
+def run_all(trials: Sequence[Trial], work: Path, console: Console, *, small: bool) -> None:
     """Every trial that has no result yet."""
-    for family, seed, variant in planned(families, seeds):
+    for family, seed, variant in trials:
         file, config = result_file(work, family, seed, variant), config_of(family, variant, seed, small=small)
         if file.is_file():
             made = json.loads(file.read_text(encoding="utf-8"))["config"]
@@ -108,16 +111,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tables", action="store_true", help="run nothing, make tables and plots of what is there")
     parser.add_argument("--small", action="store_true", help="all code, nothing learned; two seeds")
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="only these")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "evidence", help="folder of runs and results")
     options = parser.parse_args(arguments)
     console = Console(width=140)
     seeds = {"explore": EXPLORE_SEEDS, "final": FINAL_SEEDS}[options.kind]
     seeds = seeds[:2] if options.small else seeds
-    console.print(plan(options.families, seeds, options.work, small=options.small))
+    trials = list(planned(options.families, seeds, options.variants))
+    console.print(plan(trials, options.work, small=options.small))
     if options.plan:
         return
     if not options.tables:
-        run_all(options.families, seeds, options.work, console, small=options.small)
+        run_all(trials, options.work, console, small=options.small)
     publish(options, seeds, console)
 
 
@@ -134,10 +139,10 @@ def publish(options: argparse.Namespace, seeds: Sequence[int], console: Console)
         if not trials:
             console.print(f"{family}: no results under {options.work}")
             continue
-        passes = config_of(family, "staged", seeds[0], small=options.small).improve.iterations
+        passes = config_of(family, MAIN, seeds[0], small=options.small).improve.iterations
         section["families"][family] = summary(trials, passes)
         console.print(table_of(family, section["families"][family]))
-        if any(variant == "staged" for _, variant in trials):
+        if any(variant == MAIN for _, variant in trials):
             plot(trials, passes, plots / f"evidence-{family}-{options.kind}.png")
     if section["families"]:
         saved[options.kind] = section
