@@ -24,7 +24,7 @@ BASE: Method = (MAIN, "y0")
 
 def comparisons(passes: int) -> dict[str, tuple[Method, Method]]:
     """Every comparison that is reported: what it says, the candidate, and what it is held against."""
-    last = f"pit_stop_{passes}"
+    last, best = f"pit_stop_{passes}", f"best_of_{passes + 1}"
     found: dict[str, tuple[Method, Method]] = {
         "one plain pass": ((MAIN, "pit_plain_1"), BASE),
         "one pass, accepted by the gap": ((MAIN, "pit_stop_1"), BASE),
@@ -34,14 +34,14 @@ def comparisons(passes: int) -> dict[str, tuple[Method, Method]]:
         "own reference over another prompt's": ((MAIN, "pit_plain_1"), (MAIN, "other_reference_1")),
         "own reference over none": ((MAIN, "pit_plain_1"), (MAIN, "empty_reference_1")),
         "one pass over best of 2 by R_P": ((MAIN, "pit_stop_1"), (MAIN, "best_of_2")),
-        f"{passes} passes over best of 6 by R_P": ((MAIN, last), (MAIN, "best_of_6")),
+        f"{passes} passes over best of {passes + 1} by R_P": ((MAIN, last), (MAIN, best)),
         f"{passes} passes over resampling": ((MAIN, last), (MAIN, f"resample_{passes}")),
         f"{passes} passes over the fine-tuned improver's": ((MAIN, last), (MAIN, f"sft_stop_{passes}")),
         "one plain pass over the fine-tuned improver's": ((MAIN, "pit_plain_1"), (MAIN, "sft_plain_1")),
         "one pass over more RLHF": ((MAIN, "pit_stop_1"), ("more_rlhf", "y0")),
         f"{passes} passes accepted over {passes} plain": ((MAIN, last), (MAIN, f"pit_plain_{passes}")),
     }
-    for method, rival in ((f"pit_plain_{passes}", "best_of_6"), (last, "best_of_6"), (last, f"sft_plain_{passes}")):
+    for method, rival in ((f"pit_plain_{passes}", best), (last, best), (last, f"sft_plain_{passes}")):
         found[f"own, {method}, over {rival}"] = (("own", method), (MAIN, rival))
     for k in range(1, passes + 1):
         before = "y0" if k == 1 else f"pit_stop_{k - 1}"
@@ -166,7 +166,7 @@ def plot(trials: Trials, passes: int, path: Path) -> None:
     for label, (variant, stem, colour) in LINES.items():
         names = ["y0", *(f"{stem}_{k}" for k in range(1, passes + 1))]
         draw(variant, names, range(1, passes + 2), colour, label, "o-")
-    draw(MAIN, ["y0", "best_of_2", "best_of_6"], (1, 2, 6), "ink", "best of n by R_P", "s--")
+    draw(MAIN, ["y0", "best_of_2", f"best_of_{passes + 1}"], (1, 2, passes + 1), "ink", "best of n by R_P", "s--")
     axes.set_xlabel("answers sampled a prompt", color=LIGHT["muted"])
     axes.set_ylabel("oracle quality; shaded: all seeds", color=LIGHT["muted"])
     axes.grid(axis="y", color=LIGHT["rule"], lw=0.8)

@@ -21,8 +21,6 @@ from pit.stages.context import STAGES, Run
 from pit.stages.prepare import prepare
 
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
-DRAWS = 6
-"""Answers that five passes sample, y0 among them: what best-of-n and resampling may spend."""
 
 
 def trained(folder: Path, config: RunConfig, variant: str, report: Callable[[str], None]) -> Run:
@@ -100,17 +98,17 @@ def iterate(
 
 
 def rivals(answered: Answered, run: Run, models: Models, config: ImproveConfig, seed: int) -> None:
-    """What the same samples buy without an improver: the best of n by R_P, and resampling that the gap accepts."""
+    """What as many samples as the passes draw buy without an improver: the best of n by R_P, and resampling that the gap accepts."""
     prompts, firsts = answered.prompts, answered.outputs["y0"]
-    requests = list(range(len(prompts)))
-    draws = [firsts, *(models.respond(prompts, requests, config, seed + 7_919 * k) for k in range(1, DRAWS))]
+    requests, count = list(range(len(prompts))), 1 + config.iterations
+    draws = [firsts, *(models.respond(prompts, requests, config, seed + 7_919 * k) for k in range(1, count))]
     scores = Scorer(*run.trained("reward-quality"), run.layout(run.config.quality.packing)).quality(prompts, draws)
     spent = np.cumsum([cost_of(draw) for draw in draws])
-    for n in (2, DRAWS):
+    for n in (2, count):
         best = scores[:, :n].argmax(axis=1)
         answered.add(f"best_of_{n}", [draws[best[g]][g] for g in requests], int(spent[n - 1]))
     current = firsts
-    for k in range(1, DRAWS):
+    for k in range(1, count):
         gaps = models.gap.gap(prompts, current, [draws[k]], config.gap)[:, 0]
         pairs = zip(gaps, draws[k], current, strict=True)
         current = [new if gap > config.threshold else old for gap, new, old in pairs]

@@ -96,3 +96,22 @@ def test_the_best_temperature_is_chosen_over_all_seeds(modules):
     assert found["best"] == {"y0": "t1.0/y0", "pit_stop_1": "t0.2/pit_stop_1"}
     assert found["mean_quality"]["t0.2/y0"] == pytest.approx(0.45)
     assert found["over y0"]["over_seeds"]["value"] == 0
+
+
+def test_a_summary_holds_every_comparison_whose_sides_are_there_and_the_plot_is_drawn(modules, tmp_path):
+    _, summary = modules
+    methods = ["y0", "sft_policy", "best_of_2", "best_of_3", "other_reference_1", "empty_reference_1"]
+    stems = ("pit_plain", "pit_stop", "sft_plain", "sft_stop", "resample")
+    methods += [f"{stem}_{k}" for stem in stems for k in (1, 2)]
+    dice = np.random.default_rng(0)
+    trials = {(seed, "staged"): fake({name: dice.random(8) for name in methods}) for seed in (1, 2)}
+    trials |= {(seed, "more_rlhf"): fake({"y0": dice.random(8)}) for seed in (1, 2)}
+    found = summary.summary(trials, 2, resamples=20)
+    asked = {text for text in summary.comparisons(2) if not text.startswith(("staged over", "own,"))}
+    assert found["comparisons"].keys() == asked
+    assert all(row["over_seeds"]["seeds"] == 2 for row in found["comparisons"].values())
+    assert found["elo"].keys() == set(methods)
+    assert found["elo"]["y0"]["over_seeds"]["value"] == 0
+    assert [(each["seed"], each["variant"]) for each in found["trials"]] == sorted(trials)
+    summary.plot(trials, 2, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
