@@ -98,7 +98,7 @@ def iterate(
 
 
 def rivals(answered: Answered, run: Run, models: Models, config: ImproveConfig, seed: int) -> None:
-    """What as many samples as the passes draw buy without an improver: the best of n by R_P, and resampling that the gap accepts."""
+    """What as many samples buy without an improver: the best of n by R_P, and resampling that the gap accepts."""
     prompts, firsts = answered.prompts, answered.outputs["y0"]
     requests, count = list(range(len(prompts))), 1 + config.iterations
     draws = [firsts, *(models.respond(prompts, requests, config, seed + 7_919 * k) for k in range(1, count))]
