@@ -184,7 +184,7 @@ def run_command(
     dry_run: bool,
     profile_steps: int,
 ) -> None:
-    r"""Run all stages of RECIPE (demo, tiny, hh, paper); finished ones are skipped, half-done ones resumed.
+    r"""Run all stages of RECIPE (demo, tiny, relay, hh, paper); finished ones are skipped, half-done ones resumed.
 
     \b
     Examples:
@@ -218,7 +218,7 @@ def _config(recipe: str, data: Path | None, checkpoints: str | None, settings: S
 
 
 def _require_data(config: RunConfig) -> None:
-    if config.data.path is None and config.name not in ("demo", "tiny"):
+    if config.data.path is None and config.name not in ("demo", "tiny", "relay"):
         raise ConfigError(f"data.path = None: recipe {config.name} needs preferences; give them with --data FOLDER")
     if config.data.path is not None and not Path(config.data.path).exists():
         raise DataError(f"{config.data.path}: there is no such file or folder; give the preferences with --data FOLDER")
@@ -268,11 +268,12 @@ def data_check(path: Path, format_name: str, split: str, strict: bool, full: boo
 @click.option("--out", type=LocalPath(path_type=Path), required=True, help="Folder to make (absent or empty).")
 @click.option("--rows", type=click.IntRange(min=1), default=48_000, show_default=True, help="Rows to write.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Names the data set.")
-def data_synthetic(out: Path, rows: int, seed: int) -> None:
-    """Write the demo's synthetic preferences as JSONL with TRL's columns prompt, chosen, rejected."""
+@click.option("--task", type=click.Choice(["describe", "relay"]), default="describe", show_default=True)
+def data_synthetic(out: Path, rows: int, seed: int, task: str) -> None:
+    """Write synthetic preferences, the demo's or the relay's, as JSONL with TRL's columns prompt, chosen, rejected."""
     from pit.data.synthetic import write
 
-    for file in write(out, rows, seed):
+    for file in write(out, rows, seed, task=task):
         click.echo(f"{file}: {rows:,} rows")
 
 

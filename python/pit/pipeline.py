@@ -96,7 +96,9 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
         PipelineInterrupted: SIGINT (Ctrl-C) or SIGTERM; what was running is checkpointed.
     """
     run.save_config()
-    console.print(f"[bold]data[/]  {run.config.data.path or 'synthetic instructions'} -> {run.folder / 'store'}")
+    data = run.config.data
+    source = data.path or f"synthetic instructions, {data.task}"
+    console.print(f"[bold]data[/]  {source} -> {run.folder / 'store'}")
     report = prepare(run)
     if report is not None:
         dropped = sum(report.dropped.values())

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit.config import EvaluateConfig
-from pit.data.synthetic import clean_answer, generate_prompts, oracle, progress
+from pit.config import EvaluateConfig, override
+from pit.data.synthetic import generate_prompts
+from pit.data.synthetic.describe import clean_answer, oracle, progress
 from pit.evaluate import gates, sensitivity
-from pit.evaluate.gates import Blind, failed, require_seeing
+from pit.evaluate.gates import Blind, failed, floor_of, require_seeing
+from pit.evaluate.gold import gold_of
 from pit.evaluate.schema import SensitivityRow
-from pit.evaluate.sensitivity import HELD_OUT, PROGRESS, held_out_pairs, progress_pairs
+from pit.evaluate.sensitivity import HELD_OUT, PROGRESS, corrupted_pairs, held_out_pairs, progress_pairs
 from pit.recipes.demo import tiny
 from pit.rollout.score import Scorer
 from pit.stages.context import Run
@@ -28,8 +30,8 @@ def row(model, aspect, accuracy):
 ROWS = [
     row("R_P", HELD_OUT, 0.6),
     row("R_PIT symmetric", HELD_OUT, 0.5),
-    row("R_P", f"{PROGRESS}2 to 1", 0.75),
-    row("R_PIT symmetric", f"{PROGRESS}2 to 1", 0.85),
+    row("R_P", f"{PROGRESS}wrong values 2 to 1", 0.75),
+    row("R_PIT symmetric", f"{PROGRESS}wrong values 2 to 1", 0.85),
     row("R_P", "order", 0.9),
     row("R_PIT centred", "order", 0.1),
 ]
@@ -109,7 +111,7 @@ def test_gates_ask_about_held_out_pairs_single_faults_and_progress(run, monkeypa
     rows = {(each.model, each.aspect): each for each in gates.gate_rows(run)}
     assert {model for model, _ in rows} == {"R_P", "R_PIT symmetric", "R_PIT centred"}
     steps = [aspect for model, aspect in rows if model == "R_P" and aspect.startswith(PROGRESS)]
-    assert steps == [f"{PROGRESS}{wrong + 1} to {wrong}" for wrong in range(len(steps))]
+    assert steps == [f"{PROGRESS}wrong values {wrong + 1} to {wrong}" for wrong in range(len(steps))]
     assert len(steps) in (3, 4)
     for model in ("R_P", "R_PIT symmetric"):
         assert all(rows[model, aspect].accuracy == 1 for aspect in [*steps, "correct", "coverage"])
@@ -123,3 +125,20 @@ def test_gates_ask_about_held_out_pairs_single_faults_and_progress(run, monkeypa
 
 def test_pairs_of_progress_are_the_same_each_time(run):
     assert progress_pairs(run) == progress_pairs(run)
+
+
+def test_the_gates_of_the_relay_ask_for_its_own_faults_and_ladder(tmp_path, monkeypatch):
+    monkeypatch.setenv(PROGRESS_VARIABLE, "json")
+    config = override(tiny(), ["data.task=relay", "data.synthetic_rows=300", "windows.input=48"])
+    relay = Run(tmp_path, config)
+    prepare(relay)
+    pairs = corrupted_pairs(relay) | progress_pairs(relay)
+    ladder = [f"{PROGRESS}hops lost {lost + 1} to {lost}" for lost in range(5)]
+    faults = ["wrong", "lost", "start", "swapped", "repetition", "clean", "courtesy", "brevity", "stutter"]
+    assert sorted(pairs) == sorted([*faults, *ladder])
+    assert {floor_of(aspect, config.evaluate)[0] for aspect in ladder} == {"progress_floor"}
+    quality = gold_of(relay)
+    for inputs, better, worse in pairs.values():
+        assert len(inputs) == 8
+        assert np.all(quality(inputs, better) > quality(inputs, worse))
+    np.testing.assert_allclose(quality(*pairs[ladder[2]][:2]), 1 - 0.66 * 2 / 5)

@@ -12,7 +12,7 @@ from pit.config import ConfigError, RefreshConfig
 from pit.data.errors import DataError
 from pit.data.packing import Layout
 from pit.data.store import Fold
-from pit.data.synthetic import clean_answer
+from pit.data.synthetic.describe import clean_answer
 from pit.data.template import quality
 from pit.evaluate.gold import labeller_of
 from pit.recipes.demo import tiny
@@ -169,7 +169,7 @@ def test_without_an_oracle_there_is_no_labeller(run):
     with pytest.raises(ConfigError) as caught:
         labeller_of(other)
     assert str(caught.value) == (
-        "refresh.prompts = 12: samples must be labelled, and only the synthetic task has an oracle; set it to 0, or "
+        "refresh.prompts = 12: samples must be labelled, and only a synthetic task has an oracle; set it to 0, or "
         "call pit.stages.refresh.make_pairs with a labeller of your own"
     )
 

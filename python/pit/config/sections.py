@@ -19,9 +19,10 @@ WINDOW = Range(low=3.0)
 class DataConfig(Section):
     """Which preferences, and how they are cut into folds.
 
-    path: folder or file of preferences; None means the synthetic task.
+    path: folder or file of preferences; None means a synthetic task.
+    task: which: "describe", the demonstration's, or "relay", in which a second look at an answer has a reason to help.
     format: reader, "auto" looks at the content.
-    synthetic_rows: rows of the synthetic task to make when `path` is None.
+    synthetic_rows: rows of it to make when `path` is None.
     fold_fractions: shares of sft, reward, rl (the paper's thirds), judge and eval.
     fold_key: key of the stable hash that assigns a conversation to a fold.
     difficulty_column: column of the data with a number for each row, larger is harder, for a curriculum to begin with.
@@ -30,6 +31,7 @@ class DataConfig(Section):
 
     section: ClassVar[str] = "data"
     path: str | None = None
+    task: Literal["describe", "relay"] = "describe"
     format: str = "auto"
     synthetic_rows: Annotated[int, Range(low=100.0)] = 48_000
     fold_fractions: tuple[float, float, float, float, float] = (0.28, 0.28, 0.28, 0.10, 0.06)
@@ -284,8 +286,8 @@ class EvaluateConfig(Section):
         line in the log ("warn"), or an end of the run ("stop").
     sensitivity_prompts: prompts, or pairs, of each check.
     sensitivity_floor: how often a clean answer must be ranked above its copy with one fault, for each aspect of the
-        synthetic task; progress_floor: an answer above its copy with one wrong value more; pairs_floor: the better
-        answer of a held-out pair above the worse one.
+        synthetic task; progress_floor: an answer above its copy that is one step further from the clean one;
+        pairs_floor: the better answer of a held-out pair above the worse one.
     """
 
     section: ClassVar[str] = "evaluate"

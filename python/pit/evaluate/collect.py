@@ -32,7 +32,7 @@ def collect(run: Run) -> Results:
     }
     return Results(
         recipe=config.name,
-        dataset="synthetic instructions" if synthetic else "the preferences given",
+        dataset=f"synthetic instructions, {config.data.task}" if synthetic else "the preferences given",
         device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         seeds=(config.seed,),
         config_hash=digest(config),

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from pit.config import ConfigError
-from pit.data.synthetic import oracle
+from pit.data.synthetic.oracle import ORACLES
 from pit.rollout.score import Scorer, Tokens
 from pit.stages.board import Gold
 from pit.stages.context import Run
@@ -32,14 +32,14 @@ def gold_of(run: Run) -> Gold | None:
 
 
 def labeller_of(run: Run) -> Labeller:
-    """Who labels pairs of samples: the oracle of the synthetic task, by the sign of the difference in quality.
+    """Who labels pairs of samples: the oracle of a synthetic task, by the sign of the difference in quality.
 
     Raises:
         ConfigError: the data have no oracle.
     """
     if run.config.data.path is not None:
         raise ConfigError(
-            f"refresh.prompts = {run.config.refresh.prompts}: samples must be labelled, and only the synthetic task "
+            f"refresh.prompts = {run.config.refresh.prompts}: samples must be labelled, and only a synthetic task "
             "has an oracle; set it to 0, or call pit.stages.refresh.make_pairs with a labeller of your own"
         )
     known = _oracle(run)
@@ -52,7 +52,7 @@ def labeller_of(run: Run) -> Labeller:
 
 
 def _oracle(run: Run) -> Gold:
-    template = run.template
+    template, oracle = run.template, ORACLES[run.config.data.task]
 
     def quality(inputs: Tokens, answers: Tokens) -> Float64[np.ndarray, " n"]:
         pairs = zip(inputs, answers, strict=True)

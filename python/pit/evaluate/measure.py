@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64
 
-from pit.data.synthetic import oracle
+from pit.data.synthetic.oracle import ORACLES
 from pit.data.template import gap as gap_topology
 from pit.data.template import quality as quality_topology
 from pit.evaluate.schema import Example, ExampleStep, QualityPoint
@@ -117,7 +117,7 @@ def answer_all(run: Run) -> Answers:
 
 def oracle_judge(run: Run, answers: Answers) -> Judge:
     """The synthetic task's hidden quality, 0 to 1."""
-    template = run.template
+    template, oracle = run.template, ORACLES[run.config.data.task]
     prompts = [template.decode_prompt(x)[0].content for x in answers.prompts]
     scores = {
         name: np.array(
@@ -262,4 +262,4 @@ def _quality(run: Run, judge: Judge, answers: Answers, i: int, candidate: Tokens
         return float(judge.scores["policy"][i])
     template = run.template
     prompt = template.decode_prompt(answers.prompts[i])[0].content
-    return float(oracle.quality(prompt, template.decode_answer(candidate)))
+    return float(ORACLES[run.config.data.task].quality(prompt, template.decode_answer(candidate)))

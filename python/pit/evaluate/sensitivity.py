@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.table import Table
 
-from pit.data.synthetic import clean_answer, corruptions, progress
+from pit.data.synthetic import FAMILIES
 from pit.evaluate.schema import SensitivityRow
 from pit.evaluate.stats import accuracy_interval
 from pit.rollout.score import Scorer
@@ -24,8 +24,8 @@ Tokens = list[list[int]]
 
 HELD_OUT = "held-out pairs"
 """Aspect of the eval fold's own pairs."""
-PROGRESS = "progress, wrong values "
-"""Beginning of the aspects in which the better answer has one wrong value less, and the worse one has them all."""
+PROGRESS = "progress, "
+"""Beginning of the aspects in which the better answer is one step nearer to the clean one than the worse one."""
 
 
 class Pairs(NamedTuple):
@@ -71,21 +71,21 @@ def held_out_pairs(run: Run) -> dict[str, Pairs]:
 
 def corrupted_pairs(run: Run) -> dict[str, Pairs]:
     """Synthetic task: a clean answer and a copy with one fault, by the fault's aspect."""
-    dice, result = random.Random(run.config.seed), _empty()
+    dice, result, family = random.Random(run.config.seed), _empty(), FAMILIES[run.config.data.task]
     for content, prompt in _prompts(run):
-        clean = clean_answer(prompt)
-        for aspect, corrupted in corruptions(prompt, clean, dice).items():
+        clean = family.clean_answer(prompt)
+        for aspect, corrupted in family.corruptions(prompt, clean, dice).items():
             _add(run, result[aspect], content, clean, corrupted)
     return dict(result)
 
 
 def progress_pairs(run: Run) -> dict[str, Pairs]:
-    """Synthetic task: neighbours on the way from all values wrong to none, by how many are wrong."""
-    dice, result = random.Random(run.config.seed), _empty()
+    """Synthetic task: neighbours on the way from an answer with all wrong to the clean one, by how much is wrong."""
+    dice, result, family = random.Random(run.config.seed), _empty(), FAMILIES[run.config.data.task]
     for content, prompt in _prompts(run):
-        ladder = progress(prompt, clean_answer(prompt), dice)
+        ladder = family.progress(prompt, family.clean_answer(prompt), dice)
         for wrong, (better, worse) in enumerate(pairwise(ladder)):
-            _add(run, result[f"{PROGRESS}{wrong + 1} to {wrong}"], content, better, worse)
+            _add(run, result[f"{PROGRESS}{family.RUNGS} {wrong + 1} to {wrong}"], content, better, worse)
     return dict(result)
 
 

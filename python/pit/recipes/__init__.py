@@ -6,8 +6,9 @@ from pit.config import ConfigError, RunConfig
 from pit.recipes.demo import demo, tiny
 from pit.recipes.hh import hh
 from pit.recipes.paper import paper
+from pit.recipes.relay import relay
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {recipe.__name__: recipe for recipe in (demo, tiny, hh, paper)}
+RECIPES: dict[str, Callable[[], RunConfig]] = {recipe.__name__: recipe for recipe in (demo, tiny, relay, hh, paper)}
 
 
 def recipe(name: str) -> RunConfig:

@@ -61,7 +61,7 @@ def _source(run: Run) -> Path:
         return Path(data.path)
     folder = run.folder / "data"
     if not folder.exists():
-        write_synthetic(folder, data.synthetic_rows, run.config.seed)
+        write_synthetic(folder, data.synthetic_rows, run.config.seed, task=data.task)
     return folder
 
 

@@ -1,18 +1,9 @@
-"""Synthetic instructions with a hidden quality: the data of the demonstration run.
+"""Synthetic instructions with a hidden quality, in two families: the data of the demonstration and of the evidence.
 
 The oracle is not exported here; see `pit.data.synthetic.oracle`.
 """
 
-from pit.data.synthetic.corruptions import clean_answer, corruptions, progress
-from pit.data.synthetic.task import generate, generate_prompts, preference_at, prompt_at, write
+from pit.data.synthetic.family import FAMILIES, Family
+from pit.data.synthetic.files import generate, generate_prompts, write
 
-__all__ = [
-    "clean_answer",
-    "corruptions",
-    "generate",
-    "generate_prompts",
-    "preference_at",
-    "progress",
-    "prompt_at",
-    "write",
-]
+__all__ = ["FAMILIES", "Family", "generate", "generate_prompts", "write"]

@@ -1,4 +1,4 @@
-"""The words of the synthetic task: how a request and an answer are written as English, and read back.
+"""The words of the family "describe": how a request and an answer are written as English, and read back.
 
 A prompt gives five true attributes of a thing, the three or four of them to report, and the word to end with; an
 answer reports them one by one and closes with that courtesy.
@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from pit.data.synthetic.shared import COURTESIES, FILLERS
+
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "price": ("free", "cheap", "fair", "dear", "costly"),
@@ -24,11 +26,7 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Values of each attribute; a word serves one attribute only."""
 
-COURTESIES = ("fondly", "sincerely", "cheers")
-"""Closing words; a prompt asks for one of them."""
-
 NOUNS = ("lamp", "chair", "table", "bowl", "clock", "vase", "box", "desk", "bench", "mirror", "shelf", "tray")
-FILLERS = ("um", "well", "er")
 
 ATTRIBUTE_OF: Mapping[str, str] = MappingProxyType(
     {value: attribute for attribute, values in ATTRIBUTES.items() for value in values}
@@ -112,17 +110,6 @@ def render_answer(answer: Answer) -> str:
     """The answer as English; junk words are not kept by a parse and so are not written."""
     items = ", ".join(f"{item.filler} {item.attribute} {item.value}".strip() for item in answer.items)
     return f"{items}{'.' if items else ''} {answer.courtesy}".strip()
-
-
-def stutter(text: str, place: float, times: int) -> str:
-    """The text with the word at `place`, a share in [0, 1) of its words, said `times` times more.
-
-    >>> stutter("price cheap. fondly", 0.9, 2)
-    'price cheap. fondly fondly fondly'
-    """
-    words = text.split(" ")
-    index = int(place * len(words))
-    return " ".join([*words[:index], *[words[index]] * times, *words[index:]])
 
 
 def parse_answer(text: str) -> Answer:

@@ -5,18 +5,19 @@ The oracle is not needed here: a fault is made, not measured, so training code m
 
 import random
 
-from pit.data.synthetic.words import (
+from pit.data.synthetic.describe.words import (
     ATTRIBUTES,
-    COURTESIES,
-    FILLERS,
     Answer,
     Item,
     Request,
     parse_answer,
     parse_prompt,
     render_answer,
-    stutter,
 )
+from pit.data.synthetic.shared import COURTESIES, FILLERS, stutter
+
+RUNGS = "wrong values"
+"""What an answer of the ladder has one more of than the one before."""
 
 
 def clean_answer(prompt: str) -> str:

@@ -13,18 +13,10 @@ from hypothesis import strategies as st
 from pit.data.errors import DataError
 from pit.data.folds import fold_of
 from pit.data.readers import read_preferences
-from pit.data.synthetic import (
-    clean_answer,
-    corruptions,
-    generate,
-    generate_prompts,
-    preference_at,
-    prompt_at,
-    task,
-    words,
-    write,
-)
-from pit.data.synthetic.oracle import WEIGHTS, aspects, quality
+from pit.data.synthetic import describe, generate, generate_prompts, write
+from pit.data.synthetic.describe import clean_answer, corruptions, preference_at, prompt_at, words
+from pit.data.synthetic.describe.oracle import WEIGHTS, aspects, quality
+from pit.data.synthetic.shared import WIDE_FOLDS
 from pit.data.tokenizer import Tokenizer
 from pit.types import Preference
 
@@ -157,7 +149,7 @@ def test_pairs_share_a_draft_only_where_improvers_learn() -> None:
     agree: dict[bool, list[bool]] = {True: [], False: []}
     for row in sample:
         prompt = row.prompt[0].content
-        independent = fold_of(row.prompt) in task.INDEPENDENT_FOLDS
+        independent = fold_of(row.prompt) in WIDE_FOLDS
         difference = quality(prompt, row.better) - quality(prompt, row.worse)
         distance[independent].append(abs(difference))
         if abs(difference) > 1e-9:
@@ -204,14 +196,14 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
         write(tmp_path / "taken", 1, 0)
     with pytest.raises(DataError, match="2 rows in 3 shards"):
         write(tmp_path / "data", 2, 0, shards=3)
-    real = task.preference_at
+    real = describe.preference_at
 
     def fails_late(seed: int, index: int, *rest: object) -> Preference:
         if index == 5:
             raise RuntimeError("disk full")
         return real(seed, index)
 
-    monkeypatch.setattr(task, "preference_at", fails_late)
+    monkeypatch.setattr(describe, "preference_at", fails_late)
     with pytest.raises(RuntimeError, match="disk full"):
         write(tmp_path / "data", 10, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

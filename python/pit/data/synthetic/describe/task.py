@@ -1,4 +1,4 @@
-"""Synthetic instructions: prompts, noisy writers and labelled preference pairs, each a function of (seed, index).
+"""The family "describe": prompts, noisy writers and labelled preference pairs, each a function of (seed, index).
 
 A row's two answers are written by noisy writers. In the folds on which improvers are trained and evaluated the two
 share a draft, so that the worse answer tells something about the better one (without that an improver has no reason
@@ -7,39 +7,25 @@ a policy repeats a word without end must not be news to its reward model. A pair
 through a logistic coin, as people's preferences are: noisily.
 """
 
-import json
-import math
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
-from pit.data.atomic import new_folder
-from pit.data.errors import DataError
 from pit.data.folds import DEFAULT_FRACTIONS, DEFAULT_KEY, fold_of
-from pit.data.synthetic.oracle import quality
-from pit.data.synthetic.words import (
+from pit.data.synthetic.describe.oracle import quality
+from pit.data.synthetic.describe.words import (
     ATTRIBUTES,
-    COURTESIES,
-    FILLERS,
     NOUNS,
     Answer,
     Item,
     Request,
     render_answer,
     render_prompt,
-    stutter,
 )
-from pit.types import Message, Preference
-
-INDEPENDENT_FOLDS = frozenset({"reward", "judge"})
-"""Folds whose two answers share no draft."""
+from pit.data.synthetic.shared import COURTESIES, FILLERS, WIDE_FOLDS, Dice, drawn_stutter, labelled, stutter
+from pit.types import Preference
 
 SHARED_DRAFT = 0.85
 """Probability with which a coupled writer takes a decision from the shared draft."""
-
-SHARPNESS = 20.0
-"""Slope of the label's logistic coin per unit of quality."""
 
 _T = TypeVar("_T")
 
@@ -57,36 +43,13 @@ class _Decisions(NamedTuple):
     stutter: tuple[float, int] | None
 
 
-class _Dice:
-    """Draws built on `random.Random.random` alone, whose stream Python keeps stable between versions."""
-
-    def __init__(self, seed: int, index: int, purpose: str) -> None:
-        self.share = random.Random(f"{purpose}/{seed}/{index}").random
-
-    def chance(self, probability: float) -> bool:
-        return self.share() < probability
-
-    def pick(self, options: Sequence[_T]) -> _T:
-        return options[int(self.share() * len(options))]
-
-    def sample(self, options: Sequence[_T], count: int) -> list[_T]:
-        rest = list(options)
-        return [rest.pop(int(self.share() * len(rest))) for _ in range(count)]
-
-
-def _request(dice: _Dice) -> Request:
+def _request(dice: Dice) -> Request:
     given = [(name, dice.pick(ATTRIBUTES[name])) for name in dice.sample(list(ATTRIBUTES), 5)]
     asked = dice.sample([name for name, _ in given], 3 + dice.chance(0.5))
     return Request(tuple(given), dice.pick(NOUNS), tuple(asked), dice.pick(COURTESIES))
 
 
-def _stutter(dice: _Dice) -> tuple[float, int]:
-    """Where a writer repeats a word, half of the time the last one, and how often."""
-    place, end = dice.share(), 1.0 - 2.0**-20
-    return place if dice.chance(0.5) else end, 1 + int(6 * dice.share())
-
-
-def _decide(request: Request, dice: _Dice, *, stutters: bool) -> _Decisions:
+def _decide(request: Request, dice: Dice, *, stutters: bool) -> _Decisions:
     """The decisions of one writer, whose carelessness is drawn from U(0, 1)."""
     level = dice.share()
     truth = request.truth
@@ -108,11 +71,11 @@ def _decide(request: Request, dice: _Dice, *, stutters: bool) -> _Decisions:
         extra=(extra, extra_value, dice.share()) if dice.chance(0.5 * level) else None,
         repeat=(dice.share(), dice.share()) if dice.chance(0.5 * level) else None,
         courtesy=bad if dice.chance(0.25 + 0.6 * level) else courtesy,
-        stutter=_stutter(dice) if stutters and dice.chance(0.5 * level) else None,
+        stutter=drawn_stutter(dice) if stutters and dice.chance(0.5 * level) else None,
     )
 
 
-def _mix(own: _Decisions, draft: _Decisions, dice: _Dice) -> _Decisions:
+def _mix(own: _Decisions, draft: _Decisions, dice: Dice) -> _Decisions:
     """Each decision of the draft with probability `SHARED_DRAFT`, else the writer's own."""
 
     def either(mine: _T, shared: _T) -> _T:
@@ -144,7 +107,7 @@ def _write(request: Request, decisions: _Decisions) -> str:
     return stutter(text, *decisions.stutter) if text and decisions.stutter else text
 
 
-def _pair(request: Request, coupled: bool, dice: _Dice) -> tuple[str, str]:
+def _pair(request: Request, coupled: bool, dice: Dice) -> tuple[str, str]:
     """Two different answers, neither of them empty."""
     while True:
         draft = _decide(request, dice, stutters=False) if coupled else None
@@ -158,7 +121,7 @@ def _pair(request: Request, coupled: bool, dice: _Dice) -> tuple[str, str]:
 
 def prompt_at(seed: int, index: int) -> str:
     """The prompt of row `index`."""
-    return render_prompt(_request(_Dice(seed, index, "prompt")))
+    return render_prompt(_request(Dice(seed, index, "prompt")))
 
 
 def preference_at(
@@ -172,64 +135,9 @@ def preference_at(
         fractions: share of each fold; the prompt's fold decides whether its answers share a draft.
         key: key of the fold hash.
     """
-    request = _request(_Dice(seed, index, "prompt"))
+    request = _request(Dice(seed, index, "prompt"))
     prompt = render_prompt(request)
-    coupled = fold_of(prompt, fractions, key) not in INDEPENDENT_FOLDS
-    dice = _Dice(seed, index, "answers")
+    coupled = fold_of(prompt, fractions, key) not in WIDE_FOLDS
+    dice = Dice(seed, index, "answers")
     first, second = _pair(request, coupled, dice)
-    margin = SHARPNESS * (quality(prompt, first) - quality(prompt, second))
-    if not dice.chance(1 / (1 + math.exp(-margin))):
-        first, second = second, first
-    return Preference((Message("user", prompt),), first, second)
-
-
-def generate(
-    n: int, seed: int, *, start: int = 0, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, key: str = DEFAULT_KEY
-) -> Iterator[Preference]:
-    """Rows `start` to `start + n - 1` of the data set named by `seed`; see `preference_at`."""
-    for index in range(start, start + n):
-        yield preference_at(seed, index, fractions, key)
-
-
-def generate_prompts(n: int, seed: int, *, start: int = 0) -> Iterator[str]:
-    """The prompts of rows `start` to `start + n - 1`, without their answers."""
-    for index in range(start, start + n):
-        yield prompt_at(seed, index)
-
-
-def write(
-    out: str | Path,
-    n: int,
-    seed: int,
-    *,
-    shards: int = 1,
-    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
-    key: str = DEFAULT_KEY,
-) -> list[Path]:
-    """Write `n` rows as JSONL with the columns prompt, chosen and rejected; the folder appears whole or not at all.
-
-    Args:
-        out: folder to make; it must be absent or empty.
-        n: rows, at least 1.
-        seed: names the data set.
-        shards: files to spread the rows over, in order.
-        fractions: share of each fold.
-        key: key of the fold hash.
-
-    Returns:
-        The files, `train-00000-of-0000k.jsonl` onward.
-
-    Raises:
-        DataError: `out` holds something, or the counts are impossible.
-    """
-    if not 1 <= shards <= n:
-        raise DataError(f"{n} rows in {shards} shards: rows and shards must be at least 1 and shards at most rows")
-    names = [f"train-{shard:05d}-of-{shards:05d}.jsonl" for shard in range(shards)]
-    with new_folder(out) as folder:
-        for shard, name in enumerate(names):
-            first, last = n * shard // shards, n * (shard + 1) // shards
-            with (folder / name).open("w", encoding="utf-8") as file:
-                for row in generate(last - first, seed, start=first, fractions=fractions, key=key):
-                    record = {"prompt": row.prompt[0].content, "chosen": row.better, "rejected": row.worse}
-                    file.write(json.dumps(record) + "\n")
-    return [Path(out) / name for name in names]
+    return labelled(prompt, (first, second), quality(prompt, first) - quality(prompt, second), dice)

@@ -1,0 +1,176 @@
+"""What trials of several seeds say together: comparisons with intervals, Elo, quality by pass, tokens; and the plot."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from _variants import MAIN, VARIANTS
+from pit.evaluate.across import across_seeds, elo
+from pit.evaluate.stats import delta, length_controlled_delta
+from pit.report.palette import LIGHT
+
+Trials = Mapping[tuple[int, str], Mapping[str, Any]]
+"""Results by (seed, variant), of one family."""
+
+Method = tuple[str, str]
+"""A variant, and one of its methods."""
+
+BASE: Method = (MAIN, "y0")
+
+
+def comparisons(passes: int) -> dict[str, tuple[Method, Method]]:
+    """Every comparison that is reported: what it says, the candidate, and what it is held against."""
+    last, best = f"pit_stop_{passes}", f"best_of_{passes + 1}"
+    found: dict[str, tuple[Method, Method]] = {
+        "one plain pass": ((MAIN, "pit_plain_1"), BASE),
+        "one pass, accepted by the gap": ((MAIN, "pit_stop_1"), BASE),
+        f"{passes} plain passes": ((MAIN, f"pit_plain_{passes}"), BASE),
+        f"{passes} passes, accepted by the gap": ((MAIN, last), BASE),
+        "M_P^RL over M_P": (BASE, (MAIN, "sft_policy")),
+        "own reference over another prompt's": ((MAIN, "pit_plain_1"), (MAIN, "other_reference_1")),
+        "own reference over none": ((MAIN, "pit_plain_1"), (MAIN, "empty_reference_1")),
+        "one pass over best of 2 by R_P": ((MAIN, "pit_stop_1"), (MAIN, "best_of_2")),
+        f"{passes} passes over best of {passes + 1} by R_P": ((MAIN, last), (MAIN, best)),
+        f"{passes} passes over resampling": ((MAIN, last), (MAIN, f"resample_{passes}")),
+        f"{passes} passes over the fine-tuned improver's": ((MAIN, last), (MAIN, f"sft_stop_{passes}")),
+        "one plain pass over the fine-tuned improver's": ((MAIN, "pit_plain_1"), (MAIN, "sft_plain_1")),
+        "one pass over more RLHF": ((MAIN, "pit_stop_1"), ("more_rlhf", "y0")),
+        f"{passes} passes accepted over {passes} plain": ((MAIN, last), (MAIN, f"pit_plain_{passes}")),
+    }
+    for method, rival in ((f"pit_plain_{passes}", best), (last, best), (last, f"sft_plain_{passes}")):
+        found[f"own, {method}, over {rival}"] = (("own", method), (MAIN, rival))
+    for k in range(1, passes + 1):
+        before = "y0" if k == 1 else f"pit_stop_{k - 1}"
+        found[f"pass {k} over the answer before, accepted"] = ((MAIN, f"pit_stop_{k}"), (MAIN, before))
+    for name, variant in VARIANTS.items():
+        if name != MAIN and variant.improver is not None:
+            for method in ("pit_plain_1", last):
+                found[f"staged over {name}, {method}"] = ((MAIN, method), (name, method))
+    return found
+
+
+def compared(trials: Trials, candidate: Method, baseline: Method, *, resamples: int) -> dict[str, Any] | None:
+    """Delta in points: each seed with its interval over prompts, and a t-interval over seeds where there are two."""
+    seeds = sorted({seed for seed, _ in trials})
+    found: dict[str, Any] = {"seeds": {}}
+    for seed in seeds:
+        sides = [trials.get((seed, variant), {}) for variant, _ in (candidate, baseline)]
+        names = (candidate[1], baseline[1])
+        if not all(side and name in side["quality"] for side, name in zip(sides, names, strict=True)):
+            continue
+        quality, base = (np.array(side["quality"][name]) for side, name in zip(sides, names, strict=True))
+        length, base_length = (np.array(side["length"][name], float) for side, name in zip(sides, names, strict=True))
+        plain = delta(quality, base, seed=seed, resamples=resamples)
+        row: dict[str, Any] = {"value": plain.value, "low": plain.low, "high": plain.high, "n": plain.n}
+        difference = length - base_length
+        # Where all differ in length by the same, length and quality cannot be told apart.
+        if np.any(difference != difference[0]) or difference[0] == 0:
+            controlled = length_controlled_delta(quality, base, length, base_length, seed=seed, resamples=resamples)
+            row["length_controlled"] = controlled._asdict() | {"method": "at equal length"}
+        row["mean_change"] = float(np.mean(quality - base))
+        found["seeds"][seed] = row
+    values = [row["value"] for row in found["seeds"].values()]
+    if len(values) >= 2:
+        found["over_seeds"] = across_seeds(values)._asdict()
+    return found if values else None
+
+
+def ratings(trials: Trials, *, resamples: int) -> dict[str, Any]:
+    """Elo over y0 of all methods of the main variant at temperature 1: each seed's interval, and over seeds."""
+    by_seed = {}
+    for (seed, variant), trial in sorted(trials.items()):
+        if variant == MAIN:
+            scores = {name: np.array(values) for name, values in trial["quality"].items() if not name.startswith("t")}
+            by_seed[seed] = elo(scores, "y0", seed=seed, resamples=resamples)
+    names = list(next(iter(by_seed.values()), {}))
+    return {
+        name: {
+            "seeds": {seed: found[name]._asdict() for seed, found in by_seed.items()},
+            **(
+                {"over_seeds": across_seeds([found[name].value for found in by_seed.values()])._asdict()}
+                if len(by_seed) >= 2
+                else {}
+            ),
+        }
+        for name in names
+    }
+
+
+def best_temperatures(trials: Trials, passes: int, *, resamples: int) -> dict[str, Any]:
+    """Best against best: each method at the temperature at which its mean quality over all seeds is highest."""
+    main = [trial for (_, variant), trial in sorted(trials.items()) if variant == MAIN]
+    methods = sorted({name for trial in main for name in trial["quality"] if name.startswith("t")})
+    means = {name: float(np.mean([np.mean(trial["quality"][name]) for trial in main])) for name in methods}
+    best = {}
+    for method in ("y0", f"pit_stop_{passes}", f"sft_plain_{passes}"):
+        swept = {name: mean for name, mean in means.items() if name.endswith(f"/{method}")}
+        if swept:
+            best[method] = max(swept, key=lambda name: swept[name])
+    found: dict[str, Any] = {"mean_quality": means, "best": best}
+    improved = best.get(f"pit_stop_{passes}")
+    for rival in ("y0", f"sft_plain_{passes}"):
+        if improved and rival in best:
+            found[f"over {rival}"] = compared(trials, (MAIN, improved), (MAIN, best[rival]), resamples=resamples)
+    return found
+
+
+def summary(trials: Trials, passes: int, *, resamples: int = 2000) -> dict[str, Any]:
+    """Everything of one family that is committed: no figure of a single prompt, all of each seed."""
+    said = {
+        text: compared(trials, candidate, baseline, resamples=resamples)
+        for text, (candidate, baseline) in comparisons(passes).items()
+    }
+    return {
+        "variants_run": sorted({variant for _, variant in trials}),
+        "comparisons": {text: row for text, row in said.items() if row is not None},
+        "elo": ratings(trials, resamples=min(resamples, 200)),
+        "temperature": best_temperatures(trials, passes, resamples=resamples),
+        "trials": [
+            {
+                "seed": seed,
+                "variant": variant,
+                "mean_quality": {name: round(float(np.mean(values)), 4) for name, values in trial["quality"].items()},
+                **{key: trial[key] for key in ("sampled_tokens", "training", "copy_rate", "accuracies")},
+            }
+            for (seed, variant), trial in sorted(trials.items())
+        ],
+    }
+
+
+LINES: dict[str, tuple[str, str, str]] = {
+    "plain": (MAIN, "pit_plain", "orange"),
+    "accepted by the gap": (MAIN, "pit_stop", "blue"),
+    "with RL,2, plain": ("own", "pit_plain", "muted"),
+    "fine-tuned improver": (MAIN, "sft_plain", "teal"),
+    "resampling": (MAIN, "resample", "grey"),
+}
+"""What the plot draws: a variant, the stem of its methods, and a colour."""
+
+
+def plot(trials: Trials, passes: int, path: Path) -> None:
+    """Mean quality by answers sampled a prompt, over seeds: the improver, and what the same samples buy instead."""
+    figure = Figure(figsize=(7.2, 3.9), dpi=200, facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+
+    def draw(variant: str, names: Sequence[str], x: Sequence[int], colour: str, label: str, style: str) -> None:
+        seeds = [trial["quality"] for (_, name), trial in sorted(trials.items()) if name == variant]
+        if seeds:
+            table = np.array([[np.mean(quality[name]) for name in names] for quality in seeds])
+            axes.plot(x, table.mean(axis=0), style, color=LIGHT[colour], lw=1.8, ms=5, label=label)
+            axes.fill_between(x, table.min(axis=0), table.max(axis=0), color=LIGHT[colour], alpha=0.12, lw=0)
+
+    for label, (variant, stem, colour) in LINES.items():
+        names = ["y0", *(f"{stem}_{k}" for k in range(1, passes + 1))]
+        draw(variant, names, range(1, passes + 2), colour, label, "o-")
+    draw(MAIN, ["y0", "best_of_2", f"best_of_{passes + 1}"], (1, 2, passes + 1), "ink", "best of n by R_P", "s--")
+    axes.set_xlabel("answers sampled a prompt", color=LIGHT["muted"])
+    axes.set_ylabel("oracle quality; shaded: all seeds", color=LIGHT["muted"])
+    axes.grid(axis="y", color=LIGHT["rule"], lw=0.8)
+    axes.spines[:].set_visible(False)
+    axes.legend(frameon=False, labelcolor=LIGHT["ink"], ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    FigureCanvasAgg(figure)
+    figure.savefig(path, format="png", metadata={"Software": None})

@@ -1,0 +1,212 @@
+"""One trial of the evidence: a variant trained with the checkpoints that others have made, answers, oracle, tokens."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from _variants import MAIN, VARIANTS, stages_for
+from pit.config import ImproveConfig, RunConfig, digest
+from pit.data.synthetic.oracle import ORACLES
+from pit.evaluate import sensitivity
+from pit.evaluate.stats import copy_rate
+from pit.improve import Models, Tokens, improve
+from pit.rollout.score import Scorer
+from pit.stages.context import STAGES, Run
+from pit.stages.prepare import prepare
+
+TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def trained(folder: Path, config: RunConfig, variant: str, report: Callable[[str], None]) -> Run:
+    """The run of a variant with all stages that it needs; finished ones of its seed's other variants are linked."""
+    run = Run(folder, config)
+    run.save_config()
+    others = sorted(path for path in folder.parent.iterdir() if path.is_dir() and path != folder)
+    prepared = [path for path in others if (path / "prepared.json").is_file() and not (path / "store").is_symlink()]
+    if prepared and not (folder / "store").exists():
+        for name in ("data", "tokenizer.json", "store"):
+            (folder / name).symlink_to((prepared[0] / name).resolve())
+    elif not (folder / "store").is_symlink():
+        prepare(run)
+    (folder / "stages").mkdir(exist_ok=True)
+    for name in stages_for(config, variant):
+        wanted = run.stage_hash(name)
+        for other in others:
+            record = other / "stages" / name / "done.json"
+            made = record.is_file() and json.loads(record.read_text(encoding="utf-8"))["hash"] == wanted
+            if made and not run.stage_folder(name).exists():
+                run.stage_folder(name).symlink_to(record.parent.resolve())
+        if run.done(name) is None:
+            report(f"{folder.parent.name}/{variant}: {name}")
+            subprocess.run([sys.executable, "-m", "pit", *name.split("-", 1), "--run", str(folder)], check=True)
+    return run
+
+
+def training_costs(run: Run, variant: str) -> dict[str, dict[str, float]]:
+    """Of each stage: steps, tokens trained on, seconds; of RL also the tokens sampled and the references asked for."""
+    costs = {}
+    for name in stages_for(run.config, variant):
+        record = json.loads((run.stage_folder(name) / "done.json").read_text(encoding="utf-8"))
+        cost = {key: record[key] for key in ("steps", "tokens", "seconds")}
+        if name.startswith("rl-"):
+            section = getattr(run.config, STAGES[name].section)
+            lines = (run.stage_folder(name) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            means = [
+                row["completions/mean_length"] for row in map(json.loads, lines) if "completions/mean_length" in row
+            ]
+            cost["sampled_tokens"] = round(sum(means) * section.prompts * section.samples)
+            share = section.sources[2] / max(1, sum(section.sources))
+            cost["references_sampled"] = round(section.steps * section.prompts * share * (1 + sum(section.passes) / 2))
+        costs[name] = cost
+    return costs
+
+
+@dataclass
+class Answered:
+    """Answers to the eval prompts by method, and the tokens sampled for each, rejected candidates and y0 included."""
+
+    prompts: list[Tokens]
+    outputs: dict[str, list[Tokens]]
+    sampled: dict[str, int]
+
+    def add(self, name: str, outputs: list[Tokens], sampled: int) -> None:
+        """One method's answers."""
+        self.outputs[name], self.sampled[name] = outputs, sampled
+
+
+def cost_of(outputs: Sequence[Tokens]) -> int:
+    """Tokens sampled for some answers, each with its end."""
+    return sum(len(y) + 1 for y in outputs)
+
+
+def iterate(
+    answered: Answered, stem: str, models: Models, config: ImproveConfig, seed: int, firsts: list[Tokens], *, stop: bool
+) -> None:
+    """Passes of an improver from given first answers, as methods `stem_k`."""
+    requests = list(range(len(firsts)))
+    paths = list(improve(models, answered.prompts, requests, config, seed=seed, answers=firsts, stop_rule=stop))
+    spent = cost_of(firsts)
+    for k in range(1, config.iterations + 1):
+        spent += cost_of([path.steps[k - 1].candidate for path in paths])
+        answered.add(f"{stem}_{k}", [path.answer(k) for path in paths], spent)
+
+
+def rivals(answered: Answered, run: Run, models: Models, config: ImproveConfig, seed: int) -> None:
+    """What as many samples buy without an improver: the best of n by R_P, and resampling that the gap accepts."""
+    prompts, firsts = answered.prompts, answered.outputs["y0"]
+    requests, count = list(range(len(prompts))), 1 + config.iterations
+    draws = [firsts, *(models.respond(prompts, requests, config, seed + 7_919 * k) for k in range(1, count))]
+    scores = Scorer(*run.trained("reward-quality"), run.layout(run.config.quality.packing)).quality(prompts, draws)
+    spent = np.cumsum([cost_of(draw) for draw in draws])
+    for n in (2, count):
+        best = scores[:, :n].argmax(axis=1)
+        answered.add(f"best_of_{n}", [draws[best[g]][g] for g in requests], int(spent[n - 1]))
+    current = firsts
+    for k in range(1, count):
+        gaps = models.gap.gap(prompts, current, [draws[k]], config.gap)[:, 0]
+        pairs = zip(gaps, draws[k], current, strict=True)
+        current = [new if gap > config.threshold else old for gap, new, old in pairs]
+        answered.add(f"resample_{k}", current, int(spent[k]))
+
+
+def controls(answered: Answered, models: Models, config: ImproveConfig, seed: int) -> None:
+    """One plain pass on another prompt's answer and on none."""
+    firsts, once = answered.outputs["y0"], replace(config, iterations=1)
+    none: list[Tokens] = [[] for _ in firsts]
+    for name, references in (("other_reference", firsts[1:] + firsts[:1]), ("empty_reference", none)):
+        iterate(answered, name, models, once, seed, references, stop=False)
+
+
+def answers_of(run: Run, variant: str, prompts: list[Tokens]) -> Answered:
+    """Every method of a variant; rivals, controls and temperatures with the main one only."""
+    config, packing, seed = run.config.improve, run.config.gap.packing, 31 + run.config.seed
+    requests, answered = list(range(len(prompts))), Answered(prompts, {}, {})
+    improver = VARIANTS[variant].improver
+    models = Models.load(run, packing, improver=improver or "sft-improver")
+    firsts = models.respond(prompts, requests, config, seed)
+    answered.add("y0", firsts, cost_of(firsts))
+    if improver is None:
+        return answered
+    for stop, word in ((False, "plain"), (True, "stop")):
+        iterate(answered, f"pit_{word}", models, config, seed, firsts, stop=stop)
+    if variant != MAIN:
+        return answered
+    rivals(answered, run, models, config, seed)
+    controls(answered, models, config, seed)
+    fine_tuned = Models.load(run, packing, policy="sft-policy", improver="sft-improver")
+    for stop, word in ((False, "plain"), (True, "stop")):
+        iterate(answered, f"sft_{word}", fine_tuned, config, seed, firsts, stop=stop)
+    sft = fine_tuned.respond(prompts, requests, config, seed)
+    answered.add("sft_policy", sft, cost_of(sft))
+    for temperature in TEMPERATURES:
+        warm = replace(config, temperature=temperature)
+        first = models.respond(prompts, requests, warm, seed)
+        answered.add(f"t{temperature}/y0", first, cost_of(first))
+        iterate(answered, f"t{temperature}/pit_stop", models, warm, seed, first, stop=True)
+        iterate(answered, f"t{temperature}/sft_plain", fine_tuned, warm, seed, first, stop=False)
+    return answered
+
+
+def accuracies(run: Run, answered: Answered, value: Callable[[Tokens, Tokens], float]) -> list[dict[str, Any]]:
+    """How often reward models rank as the oracle does: held-out pairs, faults, progress, both policies' samples."""
+    config, packing, seed = run.config.improve, run.config.gap.packing, 47 + run.config.seed
+    pairs = sensitivity.held_out_pairs(run) | sensitivity.corrupted_pairs(run) | sensitivity.progress_pairs(run)
+    for name, policy in (("samples of M_P", "sft-policy"), ("samples of M_P^RL", "rl-policy")):
+        models = Models.load(run, packing, policy=policy, improver="sft-improver")
+        requests = list(range(len(answered.prompts)))
+        first, second = (models.respond(answered.prompts, requests, config, seed + k) for k in range(2))
+        ranked = list(_ranked(answered.prompts, first, second, value))
+        if ranked:
+            pairs[name] = sensitivity.Pairs(*(list(column) for column in zip(*ranked, strict=True)))
+    return [vars(row) for row in sensitivity.compared(run, pairs)]
+
+
+def _ranked(
+    prompts: Sequence[Tokens],
+    first: Sequence[Tokens],
+    second: Sequence[Tokens],
+    value: Callable[[Tokens, Tokens], float],
+) -> Iterator[tuple[Tokens, Tokens, Tokens]]:
+    for x, one, other in zip(prompts, first, second, strict=True):
+        difference = value(x, one) - value(x, other)
+        if difference:
+            yield (x, one, other) if difference > 0 else (x, other, one)
+
+
+def trial(folder: Path, family: str, variant: str, config: RunConfig, report: Callable[[str], None]) -> dict[str, Any]:
+    """Train and measure one variant of one seed; what is said of each prompt is kept, for paired comparisons."""
+    run = trained(folder, config, variant, report)
+    report(f"{folder.parent.name}/{variant}: answers")
+    fold, template, oracle = run.fold("eval"), run.template, ORACLES[family]
+    prompts = [[int(t) for t in fold.row(i)[0]] for i in range(min(config.evaluate.prompts, len(fold)))]
+
+    def value(x: Tokens, y: Tokens) -> float:
+        return oracle.quality(template.decode_prompt(x)[0].content, template.decode_answer(y))
+
+    answered = answers_of(run, variant, prompts)
+    firsts = answered.outputs["y0"]
+    return {
+        "family": family,
+        "seed": config.seed,
+        "variant": variant,
+        "config": digest(config),
+        "quality": {
+            name: [round(value(x, y), 4) for x, y in zip(prompts, outputs, strict=True)]
+            for name, outputs in answered.outputs.items()
+        },
+        "length": {name: [len(y) for y in outputs] for name, outputs in answered.outputs.items()},
+        "sampled_tokens": answered.sampled,
+        "training": training_costs(run, variant),
+        "copy_rate": {
+            name: copy_rate(answered.outputs[name], firsts)._asdict()
+            for name in ("pit_plain_1", "sft_plain_1")
+            if name in answered.outputs
+        },
+        "accuracies": accuracies(run, answered, value) if variant == MAIN else [],
+    }

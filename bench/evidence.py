@@ -1,0 +1,153 @@
+"""The evidence for PIT: does the improver improve, why, and by how much more than what the same tokens buy instead?
+
+Run: `python bench/evidence.py --explore --plan`, then without `--plan`, and at last `--final`. Each (family, seed,
+variant) is one JSON file under the work folder, made once: the same command goes on where it was, and tables, plots and
+bench/results/evidence.json are made of what is there. `--final` has seeds, and so prompts and data, that no choice was
+made on. `--small` runs all code in minutes, shows nothing, and writes nothing outside the work folder.
+"""
+
+import argparse
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from _summary import plot, summary
+from _trials import trial
+from _variants import EXPLORE_SEEDS, FAMILIES, FINAL_SEEDS, MAIN, VARIANTS, config_of, identity, planned, stages_for
+from pit.config import digest
+from pit.data.atomic import write_file
+from pit.evaluate.collect import versions
+from pit.stages.context import STAGES
+
+ROOT = Path(__file__).parents[1]
+Trial = tuple[str, int, str]
+"""Family, seed and variant."""
+
+ANSWER_HOURS = {True: 0.10, False: 0.02}
+"""A guess, until the first trial is timed: hours of sampling and scoring at 1,000 prompts, with rivals and without."""
+
+
+def seconds_a_step() -> dict[str, float]:
+    """Of each kind of stage, as bench/results/demo.json has it of its first seed, compiling included."""
+    stages = json.loads((ROOT / "bench" / "results" / "demo.json").read_text(encoding="utf-8"))["runs"][0]["stages"]
+    known = {name: record["seconds"] / record["steps"] for name, record in stages.items()}
+    return {name: known.get(name, known["rl-second"]) for name in STAGES}
+
+
+def plan(trials: Sequence[Trial], work: Path, *, small: bool) -> Table:
+    """What will run and how long it may take; stages that two variants share count once."""
+    seen: set[str] = set()
+    rates, total = seconds_a_step(), 0.0
+    table = Table("family", "seed", "variant", "trains", "hours", title="Evidence: what will run")
+    for family, seed, variant in trials:
+        config = config_of(family, variant, seed, small=small)
+        new = {name: identity(config, name) for name in stages_for(config, variant)}
+        new = {name: key for name, key in new.items() if key not in seen}
+        seen |= set(new.values())
+        if result_file(work, family, seed, variant).is_file():
+            table.add_row(family, str(seed), variant, "done", "0")
+            continue
+        steps = {name: getattr(config, STAGES[name].section).steps for name in new}
+        hours = sum(rates[name] * count for name, count in steps.items()) / 3600
+        hours += ANSWER_HOURS[variant == MAIN] * config.evaluate.prompts / 1000
+        total += hours
+        table.add_row(family, str(seed), variant, ", ".join(f"{n} {c}" for n, c in steps.items()), f"{hours:.2f}")
+    table.caption = f"{total:.1f} hours one after another on the machine of bench/results/demo.json"
+    return table
+
+
+def result_file(work: Path, family: str, seed: int, variant: str) -> Path:
+    """Where the result of one trial is kept."""
+    return work / "results" / f"{family}-{seed}-{variant}.json"
+
+
+def run_all(trials: Sequence[Trial], work: Path, console: Console, *, small: bool) -> None:
+    """Every trial that has no result yet."""
+    for family, seed, variant in trials:
+        file, config = result_file(work, family, seed, variant), config_of(family, variant, seed, small=small)
+        if file.is_file():
+            made = json.loads(file.read_text(encoding="utf-8"))["config"]
+            if made != digest(config):
+                raise SystemExit(
+                    f"{file}: was made with another config; move the work folder {work} aside, or name another"
+                )
+            continue
+        folder = work / family / str(seed) / variant
+        folder.mkdir(parents=True, exist_ok=True)
+        result = trial(folder, family, variant, config, console.print)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_file(file, (json.dumps(result) + "\n").encode())
+
+
+def gathered(work: Path, family: str, seeds: Sequence[int]) -> dict[tuple[int, str], Any]:
+    """The results that are there."""
+    files = {(seed, variant): result_file(work, family, seed, variant) for seed in seeds for variant in VARIANTS}
+    return {key: json.loads(file.read_text(encoding="utf-8")) for key, file in files.items() if file.is_file()}
+
+
+def table_of(family: str, found: dict[str, Any]) -> Table:
+    """The comparisons of a family: every seed, and all of them."""
+    table = Table("comparison, points", "each seed", "mean", "t-interval", title=f"{family}: win rate minus lose rate")
+    for text, row in found["comparisons"].items():
+        each = " ".join(f"{value['value']:+.1f}" for value in row["seeds"].values())
+        over = row.get("over_seeds")
+        cells = (f"{over['value']:+.1f}", f"[{over['low']:+.1f}, {over['high']:+.1f}]") if over else ("", "")
+        table.add_row(text, each, *cells)
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Plan, run what is missing, and say what there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--explore", dest="kind", action="store_const", const="explore", help="seeds to choose by")
+    kind.add_argument("--final", dest="kind", action="store_const", const="final", help="fresh seeds, run once")
+    parser.add_argument("--plan", action="store_true", help="only say what would run")
+    parser.add_argument("--tables", action="store_true", help="run nothing, make tables and plots of what is there")
+    parser.add_argument("--small", action="store_true", help="all code, nothing learned; two seeds")
+    parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="only these")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "evidence", help="folder of runs and results")
+    options = parser.parse_args(arguments)
+    console = Console(width=140)
+    seeds = {"explore": EXPLORE_SEEDS, "final": FINAL_SEEDS}[options.kind]
+    seeds = seeds[:2] if options.small else seeds
+    trials = list(planned(options.families, seeds, options.variants))
+    console.print(plan(trials, options.work, small=options.small))
+    if options.plan:
+        return
+    if not options.tables:
+        run_all(trials, options.work, console, small=options.small)
+    publish(options, seeds, console)
+
+
+def publish(options: argparse.Namespace, seeds: Sequence[int], console: Console) -> None:
+    """Tables, plots and the summary: in the repository, or in the work folder where the run was small."""
+    out = options.work if options.small else ROOT / "bench" / "results"
+    plots = options.work if options.small else ROOT / "docs"
+    file = out / "evidence.json"
+    saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    section: dict[str, Any] = {"commit": commit, "versions": versions(), "seeds": list(seeds), "families": {}}
+    for family in options.families:
+        trials = gathered(options.work, family, seeds)
+        if not trials:
+            console.print(f"{family}: no results under {options.work}")
+            continue
+        passes = config_of(family, MAIN, seeds[0], small=options.small).improve.iterations
+        section["families"][family] = summary(trials, passes)
+        console.print(table_of(family, section["families"][family]))
+        if any(variant == MAIN for _, variant in trials):
+            plot(trials, passes, plots / f"evidence-{family}-{options.kind}.png")
+    if section["families"]:
+        saved[options.kind] = section
+        write_file(file, (json.dumps(saved, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
