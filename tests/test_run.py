@@ -312,7 +312,7 @@ def test_bad_input_is_one_clear_line(cache: Path, run: Path, tmp_path: Path) -> 
     empty.mkdir()
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     cases = {
-        ("run", "nothing"): "recipe 'nothing': there is none of that name; choose one of demo, tiny, hh, paper",
+        ("run", "nothing"): "recipe 'nothing': there is none of that name; choose one of demo, tiny, relay, hh, paper",
         ("run", "hh"): "data.path = None: recipe hh needs preferences; give them with --data FOLDER",
         ("run", "hh", "--data", tmp_path / "absent"): "there is no such file or folder",
         ("run", "hh", "--data", empty, "--out", tmp_path / "a"): "empty",
