@@ -4,7 +4,6 @@ This is the attention of every decode step: N samples of one (x, reference) keep
 """
 
 import functools
-from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -13,6 +12,7 @@ from jaxtyping import Array, Float, Int32
 
 from pit_kernels import checks, dispatch
 from pit_kernels.cached_attention import pallas_tpu, xla
+from pit_kernels.cached_attention.passes import Pass, attend
 from pit_kernels.cached_attention.settings import Settings
 from pit_kernels.partition import WHOLE, Partition, split
 
@@ -132,7 +132,7 @@ def cached_attention(
 @functools.partial(jax.jit, static_argnames="settings")
 def _attend(*arrays: Array, settings: Settings) -> Array:
     def run(*local: Array) -> tuple[Array, ...]:
-        backends = {name: functools.partial(each, settings=settings) for name, each in _BACKENDS.items()}
+        backends = {name: functools.partial(attend, over=each, settings=settings) for name, each in _PASSES.items()}
         return (dispatch.run(settings.route, backends, *local),)
 
     ins = (".c.", ".c..", ".c..", ".", ".c..", ".c..", ".", ".", ".")
@@ -140,4 +140,4 @@ def _attend(*arrays: Array, settings: Settings) -> Array:
     return out
 
 
-_BACKENDS: dict[dispatch.Backend, Callable[..., Array]] = {"pallas_tpu": pallas_tpu.attend, "xla": xla.attend}
+_PASSES: dict[dispatch.Backend, Pass] = {"pallas_tpu": pallas_tpu.over, "xla": xla.over}

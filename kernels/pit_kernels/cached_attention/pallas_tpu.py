@@ -1,9 +1,7 @@
-"""Decode-time attention for TPUs, in Pallas: only blocks of keys that some slot holds cross HBM.
+"""A pass of decode-time attention on a TPU, in Pallas: only blocks of keys that some slot holds cross HBM.
 
-One kernel serves both passes: groups of queries over a cache of each. A group of the prefix pass is a prefix, with
-the queries of all its slots; a group of the suffix pass is a slot. A grid step takes one block of keys of a few groups,
-all heads of them where they fit, in an online softmax; which blocks anybody holds is listed first, others are neither
-fetched nor computed. Passes merge by their log-sum-exps (Juravsky et al., arXiv 2402.05099).
+A grid step takes one block of keys of a few groups, all heads of them where they fit, in an online softmax; which
+blocks anybody holds is listed first, and the others are neither fetched nor computed.
 """
 
 import functools
@@ -15,10 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Bool, Float, Float32, Int32
+from jaxtyping import Array, Float, Int32
 
 from pit_kernels import device
-from pit_kernels.cached_attention.groups import group_slots, grouped, ungrouped
+from pit_kernels.cached_attention.passes import Partial, held_entries, lowest
 from pit_kernels.cached_attention.settings import Settings
 
 LANES, SUBLANES = 128, 8
@@ -74,47 +72,15 @@ class _Pass(NamedTuple):
     logit_soft_cap: float | None
 
 
-def attend(
-    q: Float[Array, "S N H"],
-    prefix_k: Float[Array, "P K C0 H"],
-    prefix_v: Float[Array, "P K C0 H"],
-    prefix_length: Int32[Array, " P"],
-    suffix_k: Float[Array, "S K C1 H"],
-    suffix_v: Float[Array, "S K C1 H"],
-    suffix_length: Int32[Array, " S"],
-    prefix_id: Int32[Array, " S"],
-    suffix_start: Int32[Array, " S"],
-    settings: Settings,
-) -> Float[Array, "S N H"]:
-    """Attention output; the contract is that of `api.cached_attention`."""
-    slots, heads, width = q.shape
-    kv_heads = suffix_k.shape[1]
-    q_SKRH = q.reshape(slots, kv_heads, heads // kv_heads, width)
-    own, own_lse = _over(q_SKRH, suffix_k, suffix_v, suffix_start, suffix_length, settings)
-
-    groups = group_slots(prefix_id, prefix_k.shape[0], settings.slots_per_prefix)
-    # A prefix whose slots have all ended is not read.
-    length = jnp.where(jnp.any(groups.slot < slots, axis=1), prefix_length, 0)
-    rows, rows_lse = _over(grouped(q_SKRH, groups), prefix_k, prefix_v, jnp.zeros_like(length), length, settings)
-    shared, shared_lse = ungrouped(rows, groups), ungrouped(rows_lse, groups, -jnp.inf)
-
-    peak = jnp.maximum(jnp.maximum(own_lse, shared_lse), _LOWEST)
-    own_share, shared_share = jnp.exp(own_lse - peak), jnp.exp(shared_lse - peak)
-    total = own_share + shared_share
-    out = (own * own_share[..., None] + shared * shared_share[..., None]) / jnp.where(total > 0, total, 1)[..., None]
-    out = jnp.where(groups.refused[:, None, None, None], jnp.nan, out)
-    return out.reshape(slots, heads, width).astype(q.dtype)
-
-
-def _over(
+def over(
     q: Float[Array, "G K M H"],
     k: Float[Array, "G K C H"],
     v: Float[Array, "G K C H"],
     start: Int32[Array, " G"],
     length: Int32[Array, " G"],
     settings: Settings,
-) -> tuple[Float32[Array, "G K M H"], Float32[Array, "G K M"]]:
-    """Normalised attention of each group's queries over its held entries, and the log-sum-exp (-inf for none)."""
+) -> Partial:
+    """Normalised attention of each group's queries over its held entries: `total` is 1, `peak` the log-sum-exp."""
     count, kv_heads, queries, width = q.shape
     capacity = k.shape[2]
     rows = -(-queries // SUBLANES) * SUBLANES
@@ -169,7 +135,8 @@ def _over(
         interpret=settings.interpret,
     )(listed, number, start, length, q, k, v)
     lse = lse.reshape(*grid[:2], *of_rows).swapaxes(1, 2).reshape(count, kv_heads, rows)
-    return out[:, :, :queries], lse[:, :, :queries]
+    out, lse = out[:, :, :queries], lse[:, :, :queries]
+    return Partial(out, (lse > -jnp.inf).astype(jnp.float32), jnp.maximum(lse, lowest(q)))
 
 
 def out_bytes(count: int, kv_heads: int, rows: int, width: int) -> int:
@@ -197,9 +164,7 @@ def _held_blocks(
     start: Int32[Array, " G"], length: Int32[Array, " G"], one: _Pass
 ) -> tuple[Int32[Array, "n b"], Int32[Array, " n"]]:
     """For each grid row of groups the blocks in which any of them holds an entry, these first, and their number."""
-    entry = jnp.arange(one.capacity, dtype=jnp.int32)[None, :]
-    held: Bool[Array, "G C"] = (entry - start[:, None]) % one.capacity < length[:, None]
-    blocks = one.capacity // one.keys
+    held, blocks = held_entries(start, length, one.capacity), one.capacity // one.keys
     needed = jnp.any(held.reshape(-1, one.groups, blocks, one.keys), axis=(1, 3))
     listed = jnp.argsort(~needed, axis=1, stable=True).astype(jnp.int32)
     return listed, jnp.sum(needed, axis=1, dtype=jnp.int32)

@@ -1,0 +1,92 @@
+"""Decode-time attention as two passes of one kind, over the shared prefixes and over the slots' own suffixes, merged.
+
+The split is that of Hydragen (Juravsky et al., arXiv 2402.05099): slots that share a prefix read it in one batched
+product. A backend is a pass; everything around it is here.
+"""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int32
+
+from pit_kernels import numerics
+from pit_kernels.cached_attention.groups import group_slots, grouped, ungrouped
+from pit_kernels.cached_attention.settings import Settings
+
+
+class Partial(NamedTuple):
+    """Attention over part of the keys: sums of exp(logit - peak), of values and of 1; 0 and a finite peak for none."""
+
+    weighted: Float[Array, "*b H"]
+    total: Float[Array, "*b"]
+    peak: Float[Array, "*b"]
+
+
+@runtime_checkable
+class Pass(Protocol):
+    """Attention of each group's queries over the held entries of the group's cache (see `held_entries`)."""
+
+    def __call__(
+        self,
+        q: Float[Array, "G K M H"],
+        k: Float[Array, "G K C H"],
+        v: Float[Array, "G K C H"],
+        start: Int32[Array, " G"],
+        length: Int32[Array, " G"],
+        settings: Settings,
+    ) -> Partial:
+        """The partial sums, in float32 (float64 stays)."""
+
+
+def held_entries(start: Int32[Array, " G"], length: Int32[Array, " G"], capacity: int) -> Bool[Array, "G C"]:
+    """Which entries of each cache are held: `length` of them from `start` on, around the end.
+
+    Example:
+      >>> held_entries(jnp.array([3], jnp.int32), jnp.array([2], jnp.int32), 4).tolist()
+      [[True, False, False, True]]
+    """
+    entry = jnp.arange(capacity, dtype=jnp.int32)[None, :]
+    return (entry - start[:, None] % capacity) % capacity < length[:, None] if capacity else entry < 0
+
+
+def lowest(x: Array) -> float:
+    """A finite least peak: an empty cache then gives exp(-inf - finite) = 0 and never inf - inf."""
+    return float(np.finfo(numerics.accumulator(x)).min)
+
+
+def attend(
+    q: Float[Array, "S N H"],
+    prefix_k: Float[Array, "P K C0 H"],
+    prefix_v: Float[Array, "P K C0 H"],
+    prefix_length: Int32[Array, " P"],
+    suffix_k: Float[Array, "S K C1 H"],
+    suffix_v: Float[Array, "S K C1 H"],
+    suffix_length: Int32[Array, " S"],
+    prefix_id: Int32[Array, " S"],
+    suffix_start: Int32[Array, " S"],
+    *,
+    over: Pass,
+    settings: Settings,
+) -> Float[Array, "S N H"]:
+    """Attention output by a backend's pass; the contract is that of `api.cached_attention`."""
+    slots, heads, width = q.shape
+    kv_heads = suffix_k.shape[1]
+    q_SKRH = q.reshape(slots, kv_heads, heads // kv_heads, width)
+    suffix = over(q_SKRH, suffix_k, suffix_v, suffix_start, suffix_length, settings)
+
+    groups = group_slots(prefix_id, prefix_k.shape[0], settings.slots_per_prefix)
+    # A prefix whose slots have all ended is not read.
+    length = jnp.where(jnp.any(groups.slot < slots, axis=1), prefix_length, 0)
+    rows = over(grouped(q_SKRH, groups), prefix_k, prefix_v, jnp.zeros_like(length), length, settings)
+    prefix = Partial(
+        ungrouped(rows.weighted, groups), ungrouped(rows.total, groups), ungrouped(rows.peak, groups, lowest(q))
+    )
+    peak = jnp.maximum(prefix.peak, suffix.peak)
+    prefix_share, suffix_share = jnp.exp(prefix.peak - peak), jnp.exp(suffix.peak - peak)
+    weighted = prefix.weighted * prefix_share[..., None] + suffix.weighted * suffix_share[..., None]
+    total = prefix.total * prefix_share + suffix.total * suffix_share
+    # A slot whose prefix and suffix are both empty sees nothing: 0, as padding does in three-way attention.
+    out = weighted / jnp.where(total > 0, total, 1)[..., None]
+    out = jnp.where(groups.refused[:, None, None, None], jnp.nan, out)
+    return out.reshape(slots, heads, width).astype(q.dtype)
