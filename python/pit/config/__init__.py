@@ -4,7 +4,7 @@ Nothing here repairs a value; what cannot work is refused with field, value, rul
 """
 
 from pit.config.board import BoardConfig, Limit
-from pit.config.plain import digest, from_dict, override, to_dict
+from pit.config.plain import derived_seed, digest, from_dict, override, to_dict
 from pit.config.rl import CurriculumConfig, KlConfig, KlEstimator, KlPlace, RewardForm, RlConfig
 from pit.config.rules import ConfigError
 from pit.config.run import RunConfig
@@ -49,6 +49,7 @@ __all__ = [
     "TokenizerConfig",
     "TrainConfig",
     "WindowConfig",
+    "derived_seed",
     "digest",
     "from_dict",
     "gemma_like",

@@ -99,6 +99,11 @@ def override(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     return from_dict(RunConfig, values)
 
 
+def derived_seed(*parts: object) -> int:
+    """A seed of 31 bits that plain values decide: of a run's seed and what it is for."""
+    return int(digest(*parts)[:8], 16) >> 1
+
+
 def digest(*parts: object) -> str:
     """Short stable hash of plain values and configs, for stamps that say what a result was made from."""
     plain = [to_dict(p) if dataclasses.is_dataclass(p) else p for p in parts]

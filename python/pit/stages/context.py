@@ -14,7 +14,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from pit.config import ConfigError, PackingConfig, RunConfig, digest, from_dict, override, to_dict
+from pit.config import ConfigError, PackingConfig, RunConfig, derived_seed, digest, from_dict, override, to_dict
 from pit.data.atomic import write_file
 from pit.data.packing import Layout
 from pit.data.store import Fold, Store
@@ -278,7 +278,7 @@ class Run:
         """Graph definition and freshly initialised weights of the model that a stage trains."""
         spec = STAGES[name]
         kind: type[Any] = Decoder if spec.model == "policy" else RewardModel
-        seed = int(digest(self.config.seed, name)[:8], 16) >> 1
+        seed = derived_seed(self.config.seed, name)
         graphdef, params = build(kind, getattr(self.config, spec.model), self.tokenizer.vocab_size, seed)
         return graphdef, shard_params(params, self.mesh)
 

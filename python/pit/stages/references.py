@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
-from pit.config import RlConfig, RolloutConfig, digest
+from pit.config import RlConfig, RolloutConfig, derived_seed
 from pit.data.store import Fold
 from pit.model.params import Params
 from pit.rollout.sample import Samples, sample
@@ -105,9 +105,8 @@ class References:
         assert prompts.references is not None
         references = prompts.references
         for number in range(1, max(passes) + 1):
-            drawn = self._sampling.answers(
-                improver, prompts._replace(references=references), self._temperature, _seed(seed, f"pass {number}")
-            )
+            asked, own = prompts._replace(references=references), derived_seed(seed, f"pass {number}")
+            drawn = self._sampling.answers(improver, asked, self._temperature, own)
             references = [
                 new if number <= count else old for new, old, count in zip(drawn, references, passes, strict=True)
             ]
@@ -117,10 +116,5 @@ class References:
 def passes_of(ids: Sequence[int], between: tuple[int, int], seed: int) -> list[int]:
     """Passes of each reference, uniform in [low, high]: a function of the seed and the example alone."""
     low, high = between
-    root = _seed(seed, "passes")
+    root = derived_seed(seed, "passes")
     return [int(np.random.default_rng((root, i)).integers(low, high + 1)) for i in ids]
-
-
-def _seed(seed: int, purpose: str) -> int:
-    """31 bits for one purpose of a step."""
-    return int(digest(seed, purpose)[:8], 16) >> 1

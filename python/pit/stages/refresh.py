@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from pit.config import RefreshConfig, digest
+from pit.config import RefreshConfig, derived_seed, digest
+from pit.data import _core
 from pit.data.atomic import write_file
 from pit.data.errors import DataError
 from pit.data.packing import Layout, pack_lists
@@ -127,7 +128,7 @@ def _path(run: Run) -> Path:
 
 
 def _seed(seed: int, purpose: str) -> int:
-    return int(digest(seed, NODE, purpose)[:8], 16) >> 1
+    return derived_seed(seed, NODE, purpose)
 
 
 class Mix(Iterator[list[Batch]]):
@@ -158,7 +159,6 @@ class Mix(Iterator[list[Batch]]):
         self._shards, self._seed, self._step = shards, seed, 0
         old = round(config.pairs * config.data_share)
         self._counts = {"old": old, "new": config.pairs - old}
-        self._orders: dict[tuple[str, int], Int64[np.ndarray, " n"]] = {}
 
     def __next__(self) -> list[Batch]:
         rows = [self._row(i) for i in self._places("old", len(self._fold))]
@@ -174,15 +174,14 @@ class Mix(Iterator[list[Batch]]):
     def _places(self, which: str, size: int) -> list[int]:
         """The next rows of one kind: every one once an epoch, in an order of its own each time."""
         count = self._counts[which]
-        return [self._at(which, size, k) for k in range(self._step * count, (self._step + 1) * count)]
-
-    def _at(self, which: str, size: int, k: int) -> int:
-        epoch = k // size
-        if (which, epoch) not in self._orders:
-            self._orders = {key: order for key, order in self._orders.items() if key[0] != which or key[1] == epoch - 1}
-            root = _seed(self._seed, f"{which} {epoch}")
-            self._orders[which, epoch] = np.random.default_rng(root).permutation(size)
-        return int(self._orders[which, epoch][k % size])
+        drawn = np.arange(self._step * count, (self._step + 1) * count, dtype=np.int64)
+        places = np.empty_like(drawn)
+        for epoch in np.unique(drawn // size).tolist():
+            own = drawn // size == epoch
+            order = _core.Permutation(size, _seed(self._seed, f"{which} {epoch}"))
+            places[own] = order.apply(drawn[own] % size)
+        found: list[int] = places.tolist()
+        return found
 
     def state(self) -> dict[str, Any]:
         """The number of steps handed out."""
@@ -191,7 +190,6 @@ class Mix(Iterator[list[Batch]]):
     def restore(self, state: dict[str, Any]) -> None:
         """Continue after a saved state."""
         self._step = state["step"]
-        self._orders.clear()
 
 
 def run_refresh(run: Run, name: str, *, profile_steps: int = 0) -> None:
