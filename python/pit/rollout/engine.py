@@ -208,7 +208,7 @@ def _step(loop: _Loop, model: Decoder, sizes: Sizes, strategy: Strategy, eos: In
         prefix_length=held.length,
         suffix_length=jnp.where(live, length, 0),
         write_at=results.steps % sizes.output_tokens,
-        slots_per_prefix=min(sizes.samples, sizes.slots),
+        slots_per_prefix=sizes.samples,
     )
     hidden, suffixes = model.decode(token, loop.prefixes, loop.suffixes, reading)
     return loop._replace(

@@ -7,6 +7,7 @@ changes a token only at a tie.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from pit.model.params import Params
 from pit.model.sharding import on_mesh
 from pit.rollout.engine import decode
 from pit.rollout.prefill import pack_prefixes, prefill
-from pit.rollout.sizes import sizes_of
+from pit.rollout.sizes import few, sizes_of
 from pit.rollout.strategy import Strategy
 
 DEFAULT = RolloutConfig()
@@ -88,9 +89,9 @@ def sample(
         raise ValueError("prefixes: every request needs at least one token; give each its closing role token")
     order = sorted(range(len(prefixes)), key=lambda g: (request_ids[g], list(prefixes[g])))
     lengths = [lengths[g] for g in order]
-    guess = sizes_of(lengths, n=n, capacity=capacity, config=config)
-    batches = pack_prefixes([prefixes[g] for g in order], guess)
-    sizes = sizes_of(lengths, n=n, capacity=capacity, config=config, batches=len(batches))
+    sizes = sizes_of(lengths, n=n, capacity=capacity, config=config)
+    batches = pack_prefixes([prefixes[g] for g in order], sizes)
+    sizes = replace(sizes, batches=few(len(batches)))
     ids = np.zeros(sizes.requests, np.uint32)
     ids[: len(order)] = [request_ids[g] for g in order]
     with on_mesh(params):

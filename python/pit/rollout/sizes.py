@@ -81,15 +81,14 @@ class Sizes:
         }
 
 
-def sizes_of(lengths: Sequence[int], *, n: int, capacity: int, config: RolloutConfig, batches: int = 0) -> Sizes:
-    """Sizes of a call.
+def sizes_of(lengths: Sequence[int], *, n: int, capacity: int, config: RolloutConfig) -> Sizes:
+    """Sizes of a call; `batches` are as many as the prefixes' tokens fill, and packing may take more.
 
     Args:
         lengths: tokens of each prefix.
         n: samples of a prefix.
         capacity: most tokens of a sample.
         config: slots and tokens that are prefilled at once.
-        batches: packed batches that the prefixes took; as many as their tokens need when 0, a guess before packing.
     """
     longest, requests = max(lengths), few(len(lengths))
     slots = min(config.slots, few(len(lengths) * n))
@@ -109,5 +108,5 @@ def sizes_of(lengths: Sequence[int], *, n: int, capacity: int, config: RolloutCo
         output_tokens=capacity,
         row_tokens=row_tokens,
         rows=rows,
-        batches=few(batches or -(-needed // rows)),
+        batches=few(-(-needed // rows)),
     )
