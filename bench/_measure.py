@@ -59,14 +59,19 @@ def spread(values: np.ndarray, digits: int = 4) -> dict[str, float]:
     return {name: float(f"{value:.{digits}g}") for name, value in named.items()}
 
 
-def origin(seed: int, rounds: int) -> dict[str, Any]:
-    """What a figure carries: commit, package versions, machine, seed, rounds."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+def commit() -> str:
+    """The commit that is measured, and whether anything of it was changed."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     # Results of rows that were measured just before are no change to what is measured.
     status = ["git", "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)bench/results"]
     changed = subprocess.run(status, capture_output=True, text=True, check=True)
+    return head + (" with changes" if changed.stdout.strip() else "")
+
+
+def origin(seed: int, rounds: int) -> dict[str, Any]:
+    """What a figure carries: commit, package versions, machine, seed, rounds."""
     return {
-        "commit": commit + (" with changes" if changed.stdout.strip() else ""),
+        "commit": commit(),
         "versions": versions(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "seed": seed,

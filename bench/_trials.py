@@ -12,11 +12,12 @@ import numpy as np
 
 from _variants import MAIN, VARIANTS, stages_for
 from pit.config import ImproveConfig, RunConfig, digest
-from pit.data.synthetic.oracle import ORACLES
 from pit.evaluate import sensitivity
+from pit.evaluate.gold import oracle_of
 from pit.evaluate.stats import copy_rate
 from pit.improve import Models, Tokens, improve
 from pit.rollout.score import Scorer
+from pit.stages.board import Gold
 from pit.stages.context import STAGES, Run
 from pit.stages.prepare import prepare
 
@@ -153,7 +154,7 @@ def answers_of(run: Run, variant: str, prompts: list[Tokens]) -> Answered:
     return answered
 
 
-def accuracies(run: Run, answered: Answered, value: Callable[[Tokens, Tokens], float]) -> list[dict[str, Any]]:
+def accuracies(run: Run, answered: Answered, worth: Gold) -> list[dict[str, Any]]:
     """How often reward models rank as the oracle does: held-out pairs, faults, progress, both policies' samples."""
     config, packing, seed = run.config.improve, run.config.gap.packing, 47 + run.config.seed
     pairs = sensitivity.held_out_pairs(run) | sensitivity.corrupted_pairs(run) | sensitivity.progress_pairs(run)
@@ -161,7 +162,7 @@ def accuracies(run: Run, answered: Answered, value: Callable[[Tokens, Tokens], f
         models = Models.load(run, packing, policy=policy, improver="sft-improver")
         requests = list(range(len(answered.prompts)))
         first, second = (models.respond(answered.prompts, requests, config, seed + k) for k in range(2))
-        ranked = list(_ranked(answered.prompts, first, second, value))
+        ranked = list(_ranked(answered.prompts, first, second, worth))
         if ranked:
             pairs[name] = sensitivity.Pairs(*(list(column) for column in zip(*ranked, strict=True)))
     return [vars(row) for row in sensitivity.compared(run, pairs)]
@@ -171,10 +172,10 @@ def _ranked(
     prompts: Sequence[Tokens],
     first: Sequence[Tokens],
     second: Sequence[Tokens],
-    value: Callable[[Tokens, Tokens], float],
+    worth: Gold,
 ) -> Iterator[tuple[Tokens, Tokens, Tokens]]:
-    for x, one, other in zip(prompts, first, second, strict=True):
-        difference = value(x, one) - value(x, other)
+    differences = worth(prompts, first) - worth(prompts, second)
+    for x, one, other, difference in zip(prompts, first, second, differences, strict=True):
         if difference:
             yield (x, one, other) if difference > 0 else (x, other, one)
 
@@ -183,12 +184,8 @@ def trial(folder: Path, family: str, variant: str, config: RunConfig, report: Ca
     """Train and measure one variant of one seed; what is said of each prompt is kept, for paired comparisons."""
     run = trained(folder, config, variant, report)
     report(f"{folder.parent.name}/{variant}: answers")
-    fold, template, oracle = run.fold("eval"), run.template, ORACLES[family]
+    fold, worth = run.fold("eval"), oracle_of(run)
     prompts = [[int(t) for t in fold.row(i)[0]] for i in range(min(config.evaluate.prompts, len(fold)))]
-
-    def value(x: Tokens, y: Tokens) -> float:
-        return oracle.quality(template.decode_prompt(x)[0].content, template.decode_answer(y))
-
     answered = answers_of(run, variant, prompts)
     firsts = answered.outputs["y0"]
     return {
@@ -196,10 +193,7 @@ def trial(folder: Path, family: str, variant: str, config: RunConfig, report: Ca
         "seed": config.seed,
         "variant": variant,
         "config": digest(config),
-        "quality": {
-            name: [round(value(x, y), 4) for x, y in zip(prompts, outputs, strict=True)]
-            for name, outputs in answered.outputs.items()
-        },
+        "quality": {name: worth(prompts, outputs).round(4).tolist() for name, outputs in answered.outputs.items()},
         "length": {name: [len(y) for y in outputs] for name, outputs in answered.outputs.items()},
         "sampled_tokens": answered.sampled,
         "training": training_costs(run, variant),
@@ -208,5 +202,5 @@ def trial(folder: Path, family: str, variant: str, config: RunConfig, report: Ca
             for name in ("pit_plain_1", "sft_plain_1")
             if name in answered.outputs
         },
-        "accuracies": accuracies(run, answered, value) if variant == MAIN else [],
+        "accuracies": accuracies(run, answered, worth) if variant == MAIN else [],
     }

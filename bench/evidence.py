@@ -8,7 +8,6 @@ made on. `--small` runs all code in minutes, shows nothing, and writes nothing o
 
 import argparse
 import json
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from _measure import commit
 from _summary import plot, summary
 from _trials import trial
 from _variants import EXPLORE_SEEDS, FAMILIES, FINAL_SEEDS, MAIN, VARIANTS, config_of, identity, planned, stages_for
@@ -132,8 +132,7 @@ def publish(options: argparse.Namespace, seeds: Sequence[int], console: Console)
     plots = options.work if options.small else ROOT / "docs"
     file = out / "evidence.json"
     saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    section: dict[str, Any] = {"commit": commit, "versions": versions(), "seeds": list(seeds), "families": {}}
+    section: dict[str, Any] = {"commit": commit(), "versions": versions(), "seeds": list(seeds), "families": {}}
     for family in options.families:
         trials = gathered(options.work, family, seeds)
         if not trials:

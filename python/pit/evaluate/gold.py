@@ -22,13 +22,22 @@ def gold_of(run: Run) -> Gold | None:
         CheckpointError: the judge is asked for and has not finished.
     """
     if run.config.board.gold == "judge":
-        scorer = Scorer(*run.trained("reward-judge"), run.layout(run.config.judge.packing))
+        return judge_of(run)
+    return oracle_of(run) if run.config.board.gold == "auto" and run.config.data.path is None else None
 
-        def judged(inputs: Tokens, answers: Tokens) -> Float64[np.ndarray, " n"]:
-            return scorer.quality(inputs, [answers])[:, 0].astype(np.float64)
 
-        return judged
-    return _oracle(run) if run.config.board.gold == "auto" and run.config.data.path is None else None
+def judge_of(run: Run) -> Gold:
+    """The reward model of the judge fold.
+
+    Raises:
+        CheckpointError: it has not finished.
+    """
+    scorer = Scorer(*run.trained("reward-judge"), run.layout(run.config.judge.packing))
+
+    def judged(inputs: Tokens, answers: Tokens) -> Float64[np.ndarray, " n"]:
+        return scorer.quality(inputs, [answers])[:, 0].astype(np.float64)
+
+    return judged
 
 
 def labeller_of(run: Run) -> Labeller:
@@ -42,7 +51,7 @@ def labeller_of(run: Run) -> Labeller:
             f"refresh.prompts = {run.config.refresh.prompts}: samples must be labelled, and only a synthetic task "
             "has an oracle; set it to 0, or call pit.stages.refresh.make_pairs with a labeller of your own"
         )
-    known = _oracle(run)
+    known = oracle_of(run)
 
     def label(inputs: Tokens, first: Tokens, second: Tokens) -> Int64[np.ndarray, " n"]:
         sign: Int64[np.ndarray, " n"] = np.sign(known(inputs, first) - known(inputs, second)).astype(np.int64)
@@ -51,7 +60,8 @@ def labeller_of(run: Run) -> Labeller:
     return label
 
 
-def _oracle(run: Run) -> Gold:
+def oracle_of(run: Run) -> Gold:
+    """The hidden quality of the synthetic task's answers, 0 to 1."""
     template, oracle = run.template, ORACLES[run.config.data.task]
 
     def quality(inputs: Tokens, answers: Tokens) -> Float64[np.ndarray, " n"]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64
 
-from pit.data.synthetic.oracle import ORACLES
 from pit.data.template import gap as gap_topology
 from pit.data.template import quality as quality_topology
+from pit.evaluate.gold import judge_of, oracle_of
 from pit.evaluate.schema import Example, ExampleStep, QualityPoint
 from pit.evaluate.stats import (
     CopyRate,
@@ -29,6 +29,7 @@ from pit.evaluate.stats import (
 )
 from pit.improve import Models, Tokens, Trajectory, improve
 from pit.rollout.score import Scorer
+from pit.stages.board import Gold
 from pit.stages.context import Run, last_reward
 from pit.train.log import make_reporter
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW
@@ -117,26 +118,17 @@ def answer_all(run: Run) -> Answers:
 
 def oracle_judge(run: Run, answers: Answers) -> Judge:
     """The synthetic task's hidden quality, 0 to 1."""
-    template, oracle = run.template, ORACLES[run.config.data.task]
-    prompts = [template.decode_prompt(x)[0].content for x in answers.prompts]
-    scores = {
-        name: np.array(
-            [oracle.quality(x, template.decode_answer(y)) for x, y in zip(prompts, outputs, strict=True)], np.float64
-        )
-        for name, outputs in answers.methods.items()
-    }
-    return Judge("oracle", scores, True)
+    return Judge("oracle", _worth(oracle_of(run), answers), True)
 
 
 def model_judge(run: Run, answers: Answers, accuracies: dict[str, Interval]) -> Judge:
     """The reward model of the judge fold."""
-    scorer = Scorer(*run.trained("reward-judge"), run.layout(run.config.judge.packing))
-    scores = {
-        name: scorer.quality(answers.prompts, [outputs])[:, 0].astype(np.float64)
-        for name, outputs in answers.methods.items()
-    }
     verdict = judge_verdict_allowed(accuracies["judge"], accuracies["length"])
-    return Judge("judge", scores, verdict)
+    return Judge("judge", _worth(judge_of(run), answers), verdict)
+
+
+def _worth(gold: Gold, answers: Answers) -> dict[str, Float64[np.ndarray, " n"]]:
+    return {name: gold(answers.prompts, outputs) for name, outputs in answers.methods.items()}
 
 
 def model_accuracies(run: Run) -> dict[str, Interval]:
@@ -260,6 +252,4 @@ def _quality(run: Run, judge: Judge, answers: Answers, i: int, candidate: Tokens
         return None
     if candidate is None:
         return float(judge.scores["policy"][i])
-    template = run.template
-    prompt = template.decode_prompt(answers.prompts[i])[0].content
-    return float(ORACLES[run.config.data.task].quality(prompt, template.decode_answer(candidate)))
+    return float(oracle_of(run)([answers.prompts[i]], [candidate])[0])
