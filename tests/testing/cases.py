@@ -33,16 +33,16 @@ def row_format(reads):
     return RowFormat(twins.CLOSINGS, twins.PAD, CONTENT, (6, 6, 6), trees, trees[0], reads == "gap")
 
 
-def row_model(reads="gap", config=twins.LLAMA):
+def row_model(reads="gap", config=twins.LLAMA, *, programs=quick_programs):
     """A scorer of rows with random weights and programs of its own."""
-    with quick_programs():
+    with programs():
         return RowModel(*twins.random_reward_model(config), row_format(reads))
 
 
-def policy_model():
+def policy_model(*, programs=quick_programs):
     """A policy with random weights; one answer in several ends before the window."""
     form = DrawFormat(closing=twins.CLOSINGS[0], eos=twins.CLOSINGS[2], content=CONTENT, longest=6, capacity=8)
-    with quick_programs():
+    with programs():
         return PolicyScorer(*twins.random_decoder(twins.LLAMA), form)
 
 
@@ -52,12 +52,12 @@ def tokenizer():
     return Tokenizer.train_bpe(["red lamp because no why it is so"] * 3, 270)
 
 
-def text_model(reads="gap"):
+def text_model(reads="gap", *, programs=quick_programs):
     """A scorer of every level with random weights."""
     template = Template(tokenizer(), (12, 12, 12))
     graphdef, params = build(RewardModel, twins.LLAMA, tokenizer().vocab_size, 0)
     # Scores of order one, so that rounding is what it is in a trained model.
-    with quick_programs():
+    with programs():
         return CheckpointScorer(graphdef, {**params, "score": params["score"] * 3}, template, reads)
 
 

@@ -1,5 +1,6 @@
 """Sequences of token ids whose lengths lean towards boundaries."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -34,14 +35,25 @@ def sizes(longest: int, edges: Sequence[int] = EDGES) -> st.SearchStrategy[int]:
     return st.one_of(st.integers(0, min(_FREE, longest)), st.sampled_from(near), st.integers(0, longest))
 
 
-@st.composite
 def token_sequences(
-    draw: DrawFn, content: tuple[int, int], longest: int, edges: Sequence[int] = EDGES
-) -> tuple[int, ...]:
+    content: tuple[int, int], longest: int, edges: Sequence[int] = EDGES
+) -> st.SearchStrategy[tuple[int, ...]]:
     """Sequences of at most `longest` tokens of the ids content[0] to content[1], both included."""
+    return _token_sequences(content, longest, tuple(edges))
+
+
+# Hypothesis looks through a strategy before its first draw, which costs more than the draw: it is kept.
+@functools.lru_cache(maxsize=256)
+def _token_sequences(
+    content: tuple[int, int], longest: int, edges: tuple[int, ...]
+) -> st.SearchStrategy[tuple[int, ...]]:
     token = st.integers(*content)
-    if draw(st.booleans()):
-        size = draw(sizes(longest, edges))
-        pattern = draw(st.lists(token, min_size=1, max_size=_FREE))
-        return tuple((pattern * -(-size // len(pattern)))[:size])
-    return tuple(draw(st.lists(token, max_size=min(_FREE, longest))))
+    pattern = st.lists(token, min_size=1, max_size=_FREE)
+    return st.one_of(
+        st.lists(token, max_size=min(_FREE, longest)).map(tuple),
+        st.builds(_repeated, pattern, sizes(longest, edges)),
+    )
+
+
+def _repeated(pattern: Sequence[int], size: int) -> tuple[int, ...]:
+    return tuple((list(pattern) * -(-size // len(pattern)))[:size])
