@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from pit.data.synthetic import generate_prompts
 from pit.data.synthetic.describe import clean_answer, oracle, progress
 from pit.evaluate import gates, sensitivity
 from pit.evaluate.gates import Blind, failed, floor_of, require_seeing
-from pit.evaluate.gold import gold_of
+from pit.evaluate.gold import best_gold, gold_of
 from pit.evaluate.schema import SensitivityRow
 from pit.evaluate.sensitivity import HELD_OUT, PROGRESS, corrupted_pairs, held_out_pairs, progress_pairs
 from pit.recipes.demo import tiny
@@ -142,3 +143,38 @@ def test_the_gates_of_the_relay_ask_for_its_own_faults_and_ladder(tmp_path, monk
         assert len(inputs) == 8
         assert np.all(quality(inputs, better) > quality(inputs, worse))
     np.testing.assert_allclose(quality(*pairs[ladder[2]][:2]), 1 - 0.66 * 2 / 5)
+
+
+def test_samples_are_ordered_by_the_gold_and_ties_are_left_out(run, monkeypatch):
+    """The gold is the sum of an answer's tokens; three of every four prompts' samples are made alike."""
+    sampled = {}
+
+    def sample(graphdef, params, inputs, requests, *, n, capacity, **more):
+        assert (graphdef, params, n, capacity, more["eos_ids"]) == (
+            "graph of rl-policy",
+            "weights",
+            2,
+            27,
+            (closing_y,),
+        )
+        assert [x[-1] for x in inputs] == [closing_x] * len(inputs)
+        for g in requests:
+            sampled[g] = ([g + 1], [g + 1] if g % 4 else [2 * g + 9])
+        return SimpleNamespace(answer=lambda g, k: sampled[g][k])
+
+    closing_x, _, closing_y = run.template.closings
+    monkeypatch.setattr(run, "trained", lambda name: (f"graph of {name}", "weights"))
+    monkeypatch.setattr(sensitivity, "sample", sample)
+    prompts = [[g] for g in range(8)]
+    pairs = sensitivity.sampled_pairs(
+        run, "rl-policy", lambda xs, ys: np.array([sum(y) for y in ys], float), prompts, seed=0
+    )
+    assert pairs == ([[0], [4]], [[9], [17]], [[1], [5]])
+
+
+def test_the_best_gold_is_the_oracle_where_there_is_one(run):
+    gold, name = best_gold(run)
+    assert name == "oracle"
+    content = [int(t) for t in run.fold("eval").row(0)[0]]
+    clean = run.template.encode_answer(clean_answer(run.template.decode_prompt(content)[0].content))
+    assert gold([content], [clean]).tolist() == [1.0]

@@ -125,6 +125,14 @@ def test_a_violation_ends_with_status_1_and_is_replayed(project):
             ["made_up_models:good", "--data", "empty.jsonl"],
             "empty.jsonl: none of 1 rows is a pair (1 empty answer);",
         ),
+        (
+            ["made_up_models:good", "--data", "pairs.jsonl", "--samples-of", "rl-policy"],
+            "--samples-of rl-policy: takes the place of --data pairs.jsonl; give one of them",
+        ),
+        (
+            ["made_up_models:good", "--samples-of", "rl-policy"],
+            "--samples-of rl-policy: made_up_models:good is not the folder of a run; give --data instead",
+        ),
         (["made_up_models:good", "--replay", "pairs.jsonl"], "pairs.jsonl: is no saved example (JSONDecodeError: "),
     ],
 )
@@ -193,6 +201,12 @@ def test_a_run_is_checked_on_its_eval_fold(tmp_path):
         assert "0 violated of " in result.stdout
     result = pit("check", "run", "--stage", "sft-policy", *few, "--invariant", "exact")
     assert result.returncode == 0, result.stdout + result.stderr
+    result = pit("check", "run", "--samples-of", "sft-policy", *few, "--invariant", "accuracy")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "samples of sft-policy, ordered by the oracle" in result.stdout
+    refused = pit("check", "run", "--samples-of", "reward-gap")
+    assert refused.returncode == 1
+    assert "--samples-of reward-gap: is no policy of a run; choose one of sft-policy," in refused.stderr
     refused = pit("check", "run", "--stage", "speed")
     assert refused.returncode == 1
     assert "stage 'speed' of run: trains no reward model; choose one of reward-quality, reward-gap," in refused.stderr

@@ -5,6 +5,7 @@ import re
 from types import SimpleNamespace
 
 import cases
+import jax.numpy as jnp
 import numpy as np
 import path_twins as twins
 import pytest
@@ -215,5 +216,6 @@ def test_a_real_classifier_scores_what_was_saved(tmp_path):
     outputs = ["red", "a red lamp because it is so", "no"]
     paths = [tuple(tokenizer.encode(f"why\n\n{output}")) for output in outputs]
     rows = twins.rows_of(paths, rows=3, length=max(map(len, paths)))
+    rows = {name: jnp.asarray(value) for name, value in rows.items()}
     expected = twins.path_scores(merge(graphdef, params), rows)
     np.testing.assert_allclose(model.quality([ASK] * 3, outputs), expected, atol=1e-4)

@@ -26,6 +26,15 @@ def gold_of(run: Run) -> Gold | None:
     return oracle_of(run) if run.config.board.gold == "auto" and run.config.data.path is None else None
 
 
+def best_gold(run: Run) -> tuple[Gold, str]:
+    """Whoever knows most of what answers are worth, and the name: the oracle of a synthetic task, else the judge.
+
+    Raises:
+        CheckpointError: it would be the judge, and the judge has not finished.
+    """
+    return (oracle_of(run), "oracle") if run.config.data.path is None else (judge_of(run), "judge")
+
+
 def judge_of(run: Run) -> Gold:
     """The reward model of the judge fold.
 

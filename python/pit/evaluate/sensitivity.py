@@ -17,7 +17,10 @@ from rich.table import Table
 from pit.data.synthetic import FAMILIES
 from pit.evaluate.schema import SensitivityRow
 from pit.evaluate.stats import accuracy_interval
+from pit.improve import strategy_of
+from pit.rollout.sample import sample
 from pit.rollout.score import Scorer
+from pit.stages.board import Gold
 from pit.stages.context import Run
 
 Tokens = list[list[int]]
@@ -69,6 +72,36 @@ def held_out_pairs(run: Run) -> dict[str, Pairs]:
     return {HELD_OUT: Pairs(prompts, better, worse)}
 
 
+def sampled_pairs(run: Run, policy: str, gold: Gold, prompts: Tokens, *, seed: int) -> Pairs:
+    """Two samples of a policy for each prompt, as `improve` draws answers, by what the gold says; ties are left out.
+
+    Args:
+        run: the run.
+        policy: its finished stage that answers.
+        gold: what answers are worth.
+        prompts: contents of x.
+        seed: root of the random numbers.
+    """
+    config, closings = run.config.improve, run.template.closings
+    drawn = sample(
+        *run.trained(policy),
+        [[*x, closings[0]] for x in prompts],
+        list(range(len(prompts))),
+        n=2,
+        capacity=run.config.windows.output - 1,
+        strategy=strategy_of(config),
+        eos_ids=(closings[2],),
+        seed=seed,
+        config=config.rollout,
+    )
+    first, second = ([drawn.answer(g, k) for g in range(len(prompts))] for k in range(2))
+    pairs = Pairs([], [], [])
+    for x, one, other, lead in zip(prompts, first, second, gold(prompts, first) - gold(prompts, second), strict=True):
+        if lead:
+            _append(pairs, x, *((one, other) if lead > 0 else (other, one)))
+    return pairs
+
+
 def corrupted_pairs(run: Run) -> dict[str, Pairs]:
     """Synthetic task: a clean answer and a copy with one fault, by the fault's aspect."""
     dice, result, family = random.Random(run.config.seed), _empty(), FAMILIES[run.config.data.task]
@@ -94,8 +127,11 @@ def _empty() -> dict[str, Pairs]:
 
 
 def _add(run: Run, pairs: Pairs, content: list[int], better: str, worse: str) -> None:
-    encoded = (run.template.encode_answer(text) for text in (better, worse))
-    for column, tokens in zip(pairs, (content, *encoded), strict=True):
+    _append(pairs, content, run.template.encode_answer(better), run.template.encode_answer(worse))
+
+
+def _append(pairs: Pairs, *contents: list[int]) -> None:
+    for column, tokens in zip(pairs, contents, strict=True):
         column.append(tokens)
 
 

@@ -23,6 +23,7 @@ status is 1. The others are figures over the data, with 95 % intervals. What a m
 Examples:
   pit check runs/demo
   pit check runs/hh --stage reward-quality --data ~/hh-rlhf --json check.json --html check.html
+  pit check runs/demo --samples-of rl-policy --invariant learned
   pit check my_model:gap --data pairs.jsonl --invariant batch_size --invariant learned
   pit check my_model:gap --replay failures/batch_size.json
 """
@@ -38,6 +39,7 @@ FAILURES = Path("pit-failures")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Preferences, in any format PIT reads [a run's eval fold]."
 )
+@click.option("--samples-of", metavar="STAGE", help="Instead: what this policy of the run says, ordered by who knows.")
 @click.option("--stage", default="reward-gap", show_default=True, help="Reward model of a run.")
 @click.option("--invariant", "names", multiple=True, help="By name or kind; repeatable [all].")
 @click.option("--examples", type=click.IntRange(min=1), default=30, show_default=True, help="Of each exact invariant.")
@@ -75,7 +77,7 @@ def check(model: str, replay: Path | None, stage: str, **options: Any) -> None:
         click.echo(result.counterexample)
         if result.replay:
             click.echo(f"again: {result.replay}")
-    click.echo(f"{len(report.violations)} violated of {len(report.results)} in {report.seconds:.0f} s")
+    click.echo(f"{len(report.violations)} violated of {len(report.results)} in {report.seconds:.0f} s; data: {report.data}")
     if report.violations:
         sys.exit(1)
 
@@ -83,14 +85,7 @@ def check(model: str, replay: Path | None, stage: str, **options: Any) -> None:
 def _run(scorer: Any, model: str, options: dict[str, Any]) -> Any:
     run = _import("pit.testing.run")
     invariants = run.select(options["names"])
-    data: Path | None = options["data"]
-    if data is not None:
-        rows = _import("pit.testing.data").read_rows(data, options["rows"])
-    elif (Path(model) / "store").is_dir():
-        rows = _import("pit.testing.models").rows_of_run(Path(model), options["rows"])
-    else:
-        rows = []
-    where = "the run's eval fold" if data is None and rows else "no --data" if data is None else str(data)
+    rows, where = _rows(model, options)
     request = run.Request(model, where, options["examples"], options["seed"], options["failures"])
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -100,6 +95,26 @@ def _run(scorer: Any, model: str, options: dict[str, Any]) -> Any:
             progress.update(task, description=text)
 
         return run.run_check(scorer, rows, request, invariants=invariants, progress=tell)
+
+
+def _rows(model: str, options: dict[str, Any]) -> tuple[Any, str]:
+    """Preferences, and what to call them."""
+    data, policy, limit = options["data"], options["samples_of"], options["rows"]
+    is_run = (Path(model) / "store").is_dir()
+    if policy is not None:
+        if data is not None:
+            raise CheckError(f"--samples-of {policy}: takes the place of --data {data}; give one of them")
+        if not is_run:
+            raise CheckError(f"--samples-of {policy}: {model} is not the folder of a run; give --data instead")
+        rows, gold = _import("pit.testing.models").rows_of_samples(Path(model), policy, limit, options["seed"])
+        return rows, f"samples of {policy}, ordered by the {gold}"
+    if data is not None:
+        return _import("pit.testing.data").read_rows(data, limit), str(data)
+    return (
+        (_import("pit.testing.models").rows_of_run(Path(model), limit), "the run's eval fold")
+        if is_run
+        else ([], "no --data")
+    )
 
 
 def _replay(scorer: Any, path: Path) -> None:

@@ -1,9 +1,12 @@
 """PIT's runs and transformers folders as scorers, and the preferences of a run."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pit.evaluate.gold import best_gold
+from pit.evaluate.sensitivity import sampled_pairs
 from pit.stages.context import STAGES, Run
 from pit.testing.adapters import Difference, SequenceClassifier
 from pit.testing.checkpoint import CheckpointScorer
@@ -39,11 +42,32 @@ def open_folder(model: str, stage: str = "reward-gap") -> Any:
 def rows_of_run(folder: Path, limit: int) -> list[Preference]:
     """At most `limit` preferences of the eval fold of a run, as its tokenizer writes them."""
     run = Run.open(folder)
-    fold, template = run.fold("eval"), run.template
-    rows = []
-    for i in range(min(limit, len(fold))):
-        prompt, better, worse = fold.row(i)[:3]
-        rows.append(
-            Preference(template.decode_prompt(prompt), template.decode_answer(better), template.decode_answer(worse))
-        )
-    return rows
+    return _as_text(run, (row[:3] for row in _first(run, limit)))
+
+
+def rows_of_samples(folder: Path, policy: str, limit: int, seed: int) -> tuple[list[Preference], str]:
+    """Pairs of samples of a run's policy for the first `limit` prompts of the eval fold, and who says what is better.
+
+    That is the task's oracle, or the held-out judge where the data are real. Pairs that it finds equal are left out.
+
+    Raises:
+        CheckError: the run has no such policy.
+        CheckpointError: the policy, or the judge, has not finished.
+    """
+    if policy not in STAGES or STAGES[policy].model != "policy":
+        policies = ", ".join(name for name, spec in STAGES.items() if spec.model == "policy")
+        raise CheckError(f"--samples-of {policy}: is no policy of a run; choose one of {policies}")
+    run = Run.open(folder)
+    gold, name = best_gold(run)
+    prompts = [[int(t) for t in row[0]] for row in _first(run, limit)]
+    return _as_text(run, zip(*sampled_pairs(run, policy, gold, prompts, seed=seed), strict=True)), name
+
+
+def _first(run: Run, limit: int) -> Iterator[Any]:
+    fold = run.fold("eval")
+    return (fold.row(i) for i in range(min(limit, len(fold))))
+
+
+def _as_text(run: Run, rows: Iterable[tuple[Any, Any, Any]]) -> list[Preference]:
+    prompt, answer = run.template.decode_prompt, run.template.decode_answer
+    return [Preference(prompt(x), answer(better), answer(worse)) for x, better, worse in rows]
