@@ -77,7 +77,8 @@ def check(model: str, replay: Path | None, stage: str, **options: Any) -> None:
         click.echo(result.counterexample)
         if result.replay:
             click.echo(f"again: {result.replay}")
-    click.echo(f"{len(report.violations)} violated of {len(report.results)} in {report.seconds:.0f} s; data: {report.data}")
+    total = f"{len(report.violations)} violated of {len(report.results)} in {report.seconds:.0f} s"
+    click.echo(f"{total}; data: {report.data}")
     if report.violations:
         sys.exit(1)
 

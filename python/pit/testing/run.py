@@ -217,6 +217,13 @@ def _measure_all(
     return results
 
 
+def _asked(questions: Sequence[Item], scores: Mapping[Item, float]) -> str:
+    """What was asked of a case and answered; all its questions have one prompt."""
+    lines = [f"  {role}: {content!r}" for role, content in questions[0].prompt]
+    lines += [f"  {scores[item]:+.4g} for {item.output!r} over {item.reference!r}" for item in questions]
+    return "\n".join(lines)
+
+
 def _failed(invariant: Invariant, violation: Violation) -> Result:
     return _result(invariant, Status.VIOLATED, detail=f"{violation.fault}: {violation}")
 
@@ -241,7 +248,7 @@ def measured(
         interval=finding.interval,
         floor=invariant.floor,
         table=finding.table,
-        counterexample=readable(cases[worst]) if failed else "",
+        counterexample=_asked(questions[worst], scores) if failed else "",
     )
     if invariant.floor is None:
         return result
