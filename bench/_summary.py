@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from _gates import gates, steps_to_target
 from _variants import MAIN, VARIANTS
-from pit.evaluate.across import across_seeds, elo
-from pit.evaluate.stats import delta, length_controlled_delta
+from pit.evaluate.across import across_seeds, elo, t_quantile
+from pit.evaluate.stats import delta, length_controlled_delta, paired_mean_difference
 from pit.report.palette import LIGHT
 
 Trials = Mapping[tuple[int, str], Mapping[str, Any]]
@@ -71,12 +72,20 @@ def compared(trials: Trials, candidate: Method, baseline: Method, *, resamples: 
         if np.any(difference != difference[0]) or difference[0] == 0:
             controlled = length_controlled_delta(quality, base, length, base_length, seed=seed, resamples=resamples)
             row["length_controlled"] = controlled._asdict() | {"method": "at equal length"}
-        row["mean_change"] = float(np.mean(quality - base))
+        change = paired_mean_difference(100 * quality, 100 * base, seed=seed, resamples=resamples)
+        row["quality_points"] = {"value": change.value, "low": change.low, "high": change.high}
         found["seeds"][seed] = row
-    values = [row["value"] for row in found["seeds"].values()]
-    if len(values) >= 2:
-        found["over_seeds"] = across_seeds(values)._asdict()
-    return found if values else None
+    rows = found["seeds"].values()
+    if len(rows) >= 2:
+        found["over_seeds"] = over_seeds([row["value"] for row in rows])
+        found["quality_over_seeds"] = over_seeds([row["quality_points"]["value"] for row in rows])
+    return found if rows else None
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, float]:
+    """Mean, t-interval, signs, and the standard error of the mean; one value a seed, two or more."""
+    found = across_seeds(values)
+    return found._asdict() | {"standard_error": (found.high - found.value) / t_quantile(found.seeds - 1)}
 
 
 def ratings(trials: Trials, *, resamples: int) -> dict[str, Any]:
@@ -118,15 +127,22 @@ def best_temperatures(trials: Trials, passes: int, *, resamples: int) -> dict[st
     return found
 
 
+KEPT = ("sampled_tokens", "accepted", "training", "golds", "copy_rate", "accuracies", "answer_seconds", "commit")
+"""What is published of a trial as it is."""
+
+
 def summary(trials: Trials, passes: int, *, resamples: int = 2000) -> dict[str, Any]:
     """Everything of one family that is committed: no figure of a single prompt, all of each seed."""
     said = {
-        text: compared(trials, candidate, baseline, resamples=resamples)
+        text: row
         for text, (candidate, baseline) in comparisons(passes).items()
+        if (row := compared(trials, candidate, baseline, resamples=resamples)) is not None
     }
     return {
         "variants_run": sorted({variant for _, variant in trials}),
-        "comparisons": {text: row for text, row in said.items() if row is not None},
+        "gates": [gate.judged(said) for gate in gates(passes)],
+        "comparisons": said,
+        "steps_to_target": steps_to_target(trials),
         "elo": ratings(trials, resamples=min(resamples, 200)),
         "temperature": best_temperatures(trials, passes, resamples=resamples),
         "trials": [
@@ -134,7 +150,7 @@ def summary(trials: Trials, passes: int, *, resamples: int = 2000) -> dict[str, 
                 "seed": seed,
                 "variant": variant,
                 "mean_quality": {name: round(float(np.mean(values)), 4) for name, values in trial["quality"].items()},
-                **{key: trial[key] for key in ("sampled_tokens", "training", "copy_rate", "accuracies")},
+                **{key: trial[key] for key in KEPT},
             }
             for (seed, variant), trial in sorted(trials.items())
         ],
