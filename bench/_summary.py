@@ -157,36 +157,36 @@ def summary(trials: Trials, passes: int, *, resamples: int = 2000) -> dict[str, 
     }
 
 
-LINES: dict[str, tuple[str, str, str]] = {
-    "plain": (MAIN, "pit_plain", "orange"),
-    "accepted by the gap": (MAIN, "pit_stop", "blue"),
-    "with RL,2, plain": ("own", "pit_plain", "muted"),
-    "fine-tuned improver": (MAIN, "sft_plain", "teal"),
-    "resampling": (MAIN, "resample", "grey"),
+LINES: dict[str, tuple[str, str, str, str]] = {
+    "PIT, accepted by the gap": (MAIN, "pit_stop", "blue", "o-"),
+    "PIT, every pass kept": (MAIN, "pit_plain", "orange", "o-"),
+    "PIT with RL,2, every pass kept": ("own", "pit_plain", "orange", "^:"),
+    "best of n by R_P": (MAIN, "best_of", "ink", "s--"),
+    "resampling, accepted by the gap": (MAIN, "resample", "grey", "s--"),
+    "fine-tuned improver, every pass kept": (MAIN, "sft_plain", "teal", "v--"),
 }
-"""What the plot draws: a variant, the stem of its methods, and a colour."""
+"""What the plot draws: a variant, the stem of its methods, a colour and a style; what is no PIT is dashed."""
 
 
 def plot(trials: Trials, passes: int, path: Path) -> None:
     """Mean quality by answers sampled a prompt, over seeds: the improver, and what the same samples buy instead."""
-    figure = Figure(figsize=(7.2, 3.9), dpi=200, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(7.2, 4.4), dpi=200, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
-
-    def draw(variant: str, names: Sequence[str], x: Sequence[int], colour: str, label: str, style: str) -> None:
+    answers = range(1, passes + 2)
+    for label, (variant, stem, colour, style) in LINES.items():
+        # The n-th of best-of-n takes n answers, the k-th pass k + 1.
+        names = ["y0", *(f"{stem}_{n if stem == 'best_of' else n - 1}" for n in answers[1:])]
         seeds = [trial["quality"] for (_, name), trial in sorted(trials.items()) if name == variant]
         if seeds:
             table = np.array([[np.mean(quality[name]) for name in names] for quality in seeds])
-            axes.plot(x, table.mean(axis=0), style, color=LIGHT[colour], lw=1.8, ms=5, label=label)
-            axes.fill_between(x, table.min(axis=0), table.max(axis=0), color=LIGHT[colour], alpha=0.12, lw=0)
-
-    for label, (variant, stem, colour) in LINES.items():
-        names = ["y0", *(f"{stem}_{k}" for k in range(1, passes + 1))]
-        draw(variant, names, range(1, passes + 2), colour, label, "o-")
-    draw(MAIN, ["y0", "best_of_2", f"best_of_{passes + 1}"], (1, 2, passes + 1), "ink", "best of n by R_P", "s--")
-    axes.set_xlabel("answers sampled a prompt", color=LIGHT["muted"])
-    axes.set_ylabel("oracle quality; shaded: all seeds", color=LIGHT["muted"])
+            axes.plot(answers, table.mean(axis=0), style, color=LIGHT[colour], lw=1.8, ms=5, label=label)
+            axes.fill_between(answers, table.min(axis=0), table.max(axis=0), color=LIGHT[colour], alpha=0.10, lw=0)
+    axes.set_xticks(answers)
+    axes.set_xlabel("answers sampled a prompt, the first one and rejected ones included", color=LIGHT["muted"])
+    axes.set_ylabel("mean quality by the hidden rubric", color=LIGHT["muted"])
     axes.grid(axis="y", color=LIGHT["rule"], lw=0.8)
     axes.spines[:].set_visible(False)
-    axes.legend(frameon=False, labelcolor=LIGHT["ink"], ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.tick_params(colors=LIGHT["muted"])
+    axes.legend(frameon=False, labelcolor=LIGHT["ink"], ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     FigureCanvasAgg(figure)
     figure.savefig(path, format="png", metadata={"Software": None})
