@@ -22,6 +22,9 @@ Method = tuple[str, str]
 
 BASE: Method = (MAIN, "y0")
 
+REFITS = 400
+"""Most resamples of what is fitted anew in each of them: the length regression, Elo."""
+
 
 def comparisons(passes: int) -> dict[str, tuple[Method, Method]]:
     """Every comparison that is reported: what it says, the candidate, and what it is held against."""
@@ -70,7 +73,8 @@ def compared(trials: Trials, candidate: Method, baseline: Method, *, resamples: 
         difference = length - base_length
         # Where all differ in length by the same, length and quality cannot be told apart.
         if np.any(difference != difference[0]) or difference[0] == 0:
-            controlled = length_controlled_delta(quality, base, length, base_length, seed=seed, resamples=resamples)
+            refits = min(resamples, REFITS)
+            controlled = length_controlled_delta(quality, base, length, base_length, seed=seed, resamples=refits)
             row["length_controlled"] = controlled._asdict() | {"method": "at equal length"}
         change = paired_mean_difference(100 * quality, 100 * base, seed=seed, resamples=resamples)
         row["quality_points"] = {"value": change.value, "low": change.low, "high": change.high}
@@ -143,13 +147,15 @@ def summary(trials: Trials, passes: int, *, resamples: int = 2000) -> dict[str, 
         "gates": [gate.judged(said) for gate in gates(passes)],
         "comparisons": said,
         "steps_to_target": steps_to_target(trials),
-        "elo": ratings(trials, resamples=min(resamples, 200)),
+        "elo": ratings(trials, resamples=min(resamples, REFITS)),
         "temperature": best_temperatures(trials, passes, resamples=resamples),
         "trials": [
             {
                 "seed": seed,
                 "variant": variant,
-                "mean_quality": {name: round(float(np.mean(values)), 4) for name, values in trial["quality"].items()},
+                "mean_quality": {name: float(np.mean(values)) for name, values in trial["quality"].items()},
+                # No win rate over a method can be above the share of its answers that are not perfect.
+                "imperfect": {name: float(np.mean(np.array(q) < 1)) for name, q in trial["quality"].items()},
                 **{key: trial[key] for key in KEPT},
             }
             for (seed, variant), trial in sorted(trials.items())
@@ -162,8 +168,8 @@ LINES: dict[str, tuple[str, str, str, str]] = {
     "PIT, every pass kept": (MAIN, "pit_plain", "orange", "o-"),
     "PIT with RL,2, every pass kept": ("own", "pit_plain", "orange", "^:"),
     "best of n by R_P": (MAIN, "best_of", "ink", "s--"),
-    "resampling, accepted by the gap": (MAIN, "resample", "grey", "s--"),
-    "fine-tuned improver, every pass kept": (MAIN, "sft_plain", "teal", "v--"),
+    "resampling, accepted by the gap": (MAIN, "resample", "grey", "D--"),
+    "fine-tuned improver, accepted by the gap": (MAIN, "sft_stop", "teal", "v--"),
 }
 """What the plot draws: a variant, the stem of its methods, a colour and a style; what is no PIT is dashed."""
 
@@ -181,9 +187,14 @@ def plot(trials: Trials, passes: int, path: Path) -> None:
             table = np.array([[np.mean(quality[name]) for name in names] for quality in seeds])
             axes.plot(answers, table.mean(axis=0), style, color=LIGHT[colour], lw=1.8, ms=5, label=label)
             axes.fill_between(answers, table.min(axis=0), table.max(axis=0), color=LIGHT[colour], alpha=0.10, lw=0)
+    swept = best_temperatures(trials, passes, resamples=1)
+    if "y0" in swept["best"]:
+        name = swept["best"]["y0"]
+        label = f"the first answer alone, at temperature {name.split('/')[0][1:]}"
+        axes.plot([1], [swept["mean_quality"][name]], "*", color=LIGHT["ink"], ms=11, ls="none", label=label)
     axes.set_xticks(answers)
     axes.set_xlabel("answers sampled a prompt, the first one and rejected ones included", color=LIGHT["muted"])
-    axes.set_ylabel("mean quality by the hidden rubric", color=LIGHT["muted"])
+    axes.set_ylabel("mean hidden quality (shaded: all seeds)", color=LIGHT["muted"])
     axes.grid(axis="y", color=LIGHT["rule"], lw=0.8)
     axes.spines[:].set_visible(False)
     axes.tick_params(colors=LIGHT["muted"])

@@ -142,6 +142,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     publish(options, seeds, console)
 
 
+def rounded(value: Any) -> Any:
+    """Plain data with floats to four decimals: more is noise here."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(each) for each in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
 def publish(options: argparse.Namespace, seeds: Sequence[int], console: Console) -> None:
     """Tables, plots and the summary: in the repository, or in the work folder where the run was small."""
     out = options.work if options.small else ROOT / "bench" / "results"
@@ -162,7 +171,7 @@ def publish(options: argparse.Namespace, seeds: Sequence[int], console: Console)
         if any(variant == MAIN for _, variant in trials):
             plot(trials, passes, plots / f"evidence-{family}-{options.kind}.png")
     if section["families"]:
-        saved[options.kind] = section
+        saved[options.kind] = rounded(section)
         write_file(file, (json.dumps(saved, indent=1) + "\n").encode())
 
 

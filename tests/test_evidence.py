@@ -118,7 +118,7 @@ def test_the_best_temperature_is_chosen_over_all_seeds(modules):
 
 def test_a_summary_holds_every_comparison_whose_sides_are_there_and_the_plot_is_drawn(modules, tmp_path):
     _, summary = modules
-    methods = ["y0", "sft_policy", "best_of_2", "best_of_3", "other_reference_1", "empty_reference_1"]
+    methods = ["y0", "t0.2/y0", "sft_policy", "best_of_2", "best_of_3", "other_reference_1", "empty_reference_1"]
     stems = ("pit_plain", "pit_stop", "sft_plain", "sft_stop", "resample")
     methods += [f"{stem}_{k}" for stem in stems for k in (1, 2)]
     dice = np.random.default_rng(0)
@@ -128,7 +128,8 @@ def test_a_summary_holds_every_comparison_whose_sides_are_there_and_the_plot_is_
     asked = {text for text in summary.comparisons(2) if not text.startswith(("staged over", "own,"))}
     assert found["comparisons"].keys() == asked
     assert all(row["over_seeds"]["seeds"] == 2 for row in found["comparisons"].values())
-    assert found["elo"].keys() == set(methods)
+    assert found["elo"].keys() == set(methods) - {"t0.2/y0"}
+    assert found["trials"][0]["imperfect"]["y0"] == 1.0
     assert found["elo"]["y0"]["over_seeds"]["value"] == 0
     assert [(each["seed"], each["variant"]) for each in found["trials"]] == sorted(trials)
     assert [gate["held"] for gate in found["gates"]] == [False] * len(found["gates"])
