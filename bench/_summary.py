@@ -131,6 +131,19 @@ def best_temperatures(trials: Trials, passes: int, *, resamples: int) -> dict[st
     return found
 
 
+def mended(quality: Sequence[float], first: Sequence[float]) -> dict[str, float | None]:
+    """What a method does to first answers: the share of imperfect ones made perfect, and of perfect ones spoiled.
+
+    >>> mended([1.0, 0.5, 1.0, 0.2], first=[0.5, 0.5, 1.0, 1.0])
+    {'made_perfect': 0.5, 'spoiled': 0.5}
+    """
+    perfect, before = np.array(quality) == 1, np.array(first) == 1
+    return {
+        "made_perfect": float(perfect[~before].mean()) if not before.all() else None,
+        "spoiled": float(1 - perfect[before].mean()) if before.any() else None,
+    }
+
+
 KEPT = ("sampled_tokens", "accepted", "training", "golds", "copy_rate", "accuracies", "answer_seconds", "commit")
 """What is published of a trial as it is."""
 
@@ -156,6 +169,7 @@ def summary(trials: Trials, passes: int, *, resamples: int = 2000) -> dict[str, 
                 "mean_quality": {name: float(np.mean(values)) for name, values in trial["quality"].items()},
                 # No win rate over a method can be above the share of its answers that are not perfect.
                 "imperfect": {name: float(np.mean(np.array(q) < 1)) for name, q in trial["quality"].items()},
+                "mended": {name: mended(q, trial["quality"]["y0"]) for name, q in trial["quality"].items()},
                 **{key: trial[key] for key in KEPT},
             }
             for (seed, variant), trial in sorted(trials.items())

@@ -116,6 +116,14 @@ def test_the_best_temperature_is_chosen_over_all_seeds(modules):
     assert found["over y0"]["over_seeds"]["value"] == 0
 
 
+def test_what_a_method_does_to_first_answers(modules):
+    _, summary = modules
+    found = summary.mended([1.0, 0.9, 1.0, 0.9, 1.0], first=[0.5, 0.5, 0.5, 1.0, 1.0])
+    assert found == {"made_perfect": pytest.approx(2 / 3), "spoiled": 0.5}
+    assert summary.mended([1.0, 0.5], first=[0.5, 0.5]) == {"made_perfect": 0.5, "spoiled": None}
+    assert summary.mended([1.0, 0.5], first=[1.0, 1.0]) == {"made_perfect": None, "spoiled": 0.5}
+
+
 def test_a_summary_holds_every_comparison_whose_sides_are_there_and_the_plot_is_drawn(modules, tmp_path):
     _, summary = modules
     methods = ["y0", "t0.2/y0", "sft_policy", "best_of_2", "best_of_3", "other_reference_1", "empty_reference_1"]
