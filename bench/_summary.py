@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from _gates import gates, steps_to_target
 from _variants import MAIN, VARIANTS
-from pit.evaluate.across import across_seeds, elo
-from pit.evaluate.stats import delta, length_controlled_delta
+from pit.evaluate.across import across_seeds, elo, t_quantile
+from pit.evaluate.stats import delta, length_controlled_delta, paired_mean_difference
 from pit.report.palette import LIGHT
 
 Trials = Mapping[tuple[int, str], Mapping[str, Any]]
@@ -20,6 +21,9 @@ Method = tuple[str, str]
 """A variant, and one of its methods."""
 
 BASE: Method = (MAIN, "y0")
+
+REFITS = 400
+"""Most resamples of what is fitted anew in each of them: the length regression, Elo."""
 
 
 def comparisons(passes: int) -> dict[str, tuple[Method, Method]]:
@@ -69,14 +73,23 @@ def compared(trials: Trials, candidate: Method, baseline: Method, *, resamples: 
         difference = length - base_length
         # Where all differ in length by the same, length and quality cannot be told apart.
         if np.any(difference != difference[0]) or difference[0] == 0:
-            controlled = length_controlled_delta(quality, base, length, base_length, seed=seed, resamples=resamples)
+            refits = min(resamples, REFITS)
+            controlled = length_controlled_delta(quality, base, length, base_length, seed=seed, resamples=refits)
             row["length_controlled"] = controlled._asdict() | {"method": "at equal length"}
-        row["mean_change"] = float(np.mean(quality - base))
+        change = paired_mean_difference(100 * quality, 100 * base, seed=seed, resamples=resamples)
+        row["quality_points"] = {"value": change.value, "low": change.low, "high": change.high}
         found["seeds"][seed] = row
-    values = [row["value"] for row in found["seeds"].values()]
-    if len(values) >= 2:
-        found["over_seeds"] = across_seeds(values)._asdict()
-    return found if values else None
+    rows = found["seeds"].values()
+    if len(rows) >= 2:
+        found["over_seeds"] = over_seeds([row["value"] for row in rows])
+        found["quality_over_seeds"] = over_seeds([row["quality_points"]["value"] for row in rows])
+    return found if rows else None
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, float]:
+    """Mean, t-interval, signs, and the standard error of the mean; one value a seed, two or more."""
+    found = across_seeds(values)
+    return found._asdict() | {"standard_error": (found.high - found.value) / t_quantile(found.seeds - 1)}
 
 
 def ratings(trials: Trials, *, resamples: int) -> dict[str, Any]:
@@ -118,59 +131,87 @@ def best_temperatures(trials: Trials, passes: int, *, resamples: int) -> dict[st
     return found
 
 
+def mended(quality: Sequence[float], first: Sequence[float]) -> dict[str, float | None]:
+    """What a method does to first answers: the share of imperfect ones made perfect, and of perfect ones spoiled.
+
+    >>> mended([1.0, 0.5, 1.0, 0.2], first=[0.5, 0.5, 1.0, 1.0])
+    {'made_perfect': 0.5, 'spoiled': 0.5}
+    """
+    perfect, before = np.array(quality) == 1, np.array(first) == 1
+    return {
+        "made_perfect": float(perfect[~before].mean()) if not before.all() else None,
+        "spoiled": float(1 - perfect[before].mean()) if before.any() else None,
+    }
+
+
+KEPT = ("sampled_tokens", "accepted", "training", "golds", "copy_rate", "accuracies", "answer_seconds", "commit")
+"""What is published of a trial as it is."""
+
+
 def summary(trials: Trials, passes: int, *, resamples: int = 2000) -> dict[str, Any]:
     """Everything of one family that is committed: no figure of a single prompt, all of each seed."""
     said = {
-        text: compared(trials, candidate, baseline, resamples=resamples)
+        text: row
         for text, (candidate, baseline) in comparisons(passes).items()
+        if (row := compared(trials, candidate, baseline, resamples=resamples)) is not None
     }
     return {
         "variants_run": sorted({variant for _, variant in trials}),
-        "comparisons": {text: row for text, row in said.items() if row is not None},
-        "elo": ratings(trials, resamples=min(resamples, 200)),
+        "gates": [gate.judged(said) for gate in gates(passes)],
+        "comparisons": said,
+        "steps_to_target": steps_to_target(trials),
+        "elo": ratings(trials, resamples=min(resamples, REFITS)),
         "temperature": best_temperatures(trials, passes, resamples=resamples),
         "trials": [
             {
                 "seed": seed,
                 "variant": variant,
-                "mean_quality": {name: round(float(np.mean(values)), 4) for name, values in trial["quality"].items()},
-                **{key: trial[key] for key in ("sampled_tokens", "training", "copy_rate", "accuracies")},
+                "mean_quality": {name: float(np.mean(values)) for name, values in trial["quality"].items()},
+                # No win rate over a method can be above the share of its answers that are not perfect.
+                "imperfect": {name: float(np.mean(np.array(q) < 1)) for name, q in trial["quality"].items()},
+                "mended": {name: mended(q, trial["quality"]["y0"]) for name, q in trial["quality"].items()},
+                **{key: trial[key] for key in KEPT},
             }
             for (seed, variant), trial in sorted(trials.items())
         ],
     }
 
 
-LINES: dict[str, tuple[str, str, str]] = {
-    "plain": (MAIN, "pit_plain", "orange"),
-    "accepted by the gap": (MAIN, "pit_stop", "blue"),
-    "with RL,2, plain": ("own", "pit_plain", "muted"),
-    "fine-tuned improver": (MAIN, "sft_plain", "teal"),
-    "resampling": (MAIN, "resample", "grey"),
+LINES: dict[str, tuple[str, str, str, str]] = {
+    "PIT, accepted by the gap": (MAIN, "pit_stop", "blue", "o-"),
+    "PIT, every pass kept": (MAIN, "pit_plain", "orange", "o-"),
+    "PIT with RL,2, every pass kept": ("own", "pit_plain", "orange", "^:"),
+    "best of n by R_P": (MAIN, "best_of", "ink", "s--"),
+    "resampling, accepted by the gap": (MAIN, "resample", "grey", "D--"),
+    "fine-tuned improver, accepted by the gap": (MAIN, "sft_stop", "teal", "v--"),
 }
-"""What the plot draws: a variant, the stem of its methods, and a colour."""
+"""What the plot draws: a variant, the stem of its methods, a colour and a style; what is no PIT is dashed."""
 
 
 def plot(trials: Trials, passes: int, path: Path) -> None:
     """Mean quality by answers sampled a prompt, over seeds: the improver, and what the same samples buy instead."""
-    figure = Figure(figsize=(7.2, 3.9), dpi=200, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(7.2, 4.4), dpi=200, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
-
-    def draw(variant: str, names: Sequence[str], x: Sequence[int], colour: str, label: str, style: str) -> None:
+    answers = range(1, passes + 2)
+    for label, (variant, stem, colour, style) in LINES.items():
+        # The n-th of best-of-n takes n answers, the k-th pass k + 1.
+        names = ["y0", *(f"{stem}_{n if stem == 'best_of' else n - 1}" for n in answers[1:])]
         seeds = [trial["quality"] for (_, name), trial in sorted(trials.items()) if name == variant]
         if seeds:
             table = np.array([[np.mean(quality[name]) for name in names] for quality in seeds])
-            axes.plot(x, table.mean(axis=0), style, color=LIGHT[colour], lw=1.8, ms=5, label=label)
-            axes.fill_between(x, table.min(axis=0), table.max(axis=0), color=LIGHT[colour], alpha=0.12, lw=0)
-
-    for label, (variant, stem, colour) in LINES.items():
-        names = ["y0", *(f"{stem}_{k}" for k in range(1, passes + 1))]
-        draw(variant, names, range(1, passes + 2), colour, label, "o-")
-    draw(MAIN, ["y0", "best_of_2", f"best_of_{passes + 1}"], (1, 2, passes + 1), "ink", "best of n by R_P", "s--")
-    axes.set_xlabel("answers sampled a prompt", color=LIGHT["muted"])
-    axes.set_ylabel("oracle quality; shaded: all seeds", color=LIGHT["muted"])
+            axes.plot(answers, table.mean(axis=0), style, color=LIGHT[colour], lw=1.8, ms=5, label=label)
+            axes.fill_between(answers, table.min(axis=0), table.max(axis=0), color=LIGHT[colour], alpha=0.10, lw=0)
+    swept = best_temperatures(trials, passes, resamples=1)
+    if "y0" in swept["best"]:
+        name = swept["best"]["y0"]
+        label = f"the first answer alone, at temperature {name.split('/')[0][1:]}"
+        axes.plot([1], [swept["mean_quality"][name]], "*", color=LIGHT["ink"], ms=11, ls="none", label=label)
+    axes.set_xticks(answers)
+    axes.set_xlabel("answers sampled a prompt, the first one and rejected ones included", color=LIGHT["muted"])
+    axes.set_ylabel("mean hidden quality (shaded: all seeds)", color=LIGHT["muted"])
     axes.grid(axis="y", color=LIGHT["rule"], lw=0.8)
     axes.spines[:].set_visible(False)
-    axes.legend(frameon=False, labelcolor=LIGHT["ink"], ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.tick_params(colors=LIGHT["muted"])
+    axes.legend(frameon=False, labelcolor=LIGHT["ink"], ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     FigureCanvasAgg(figure)
     figure.savefig(path, format="png", metadata={"Software": None})

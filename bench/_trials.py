@@ -3,15 +3,17 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from _variants import MAIN, VARIANTS, stages_for
+from _variants import IMPROVER_STAGES, MAIN, VARIANTS, stages_for
 from pit.config import ImproveConfig, RunConfig, digest
+from pit.data.atomic import write_file
 from pit.evaluate import sensitivity
 from pit.evaluate.gold import oracle_of
 from pit.evaluate.stats import copy_rate
@@ -49,6 +51,22 @@ def trained(folder: Path, config: RunConfig, variant: str, report: Callable[[str
     return run
 
 
+def logged(run: Run, stage: str, metric: str) -> list[tuple[int, float]]:
+    """A metric of a finished stage: step and value, where it was measured."""
+    lines = (run.stage_folder(stage) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(row["step"], row[metric]) for row in map(json.loads, lines) if metric in row]
+
+
+def golds(run: Run, variant: str) -> list[tuple[int, float]]:
+    """What the improver's samples were worth by the oracle: RL step, counted over all its stages, and mean."""
+    found, before = [], 0
+    for name in stages_for(run.config, variant):
+        if name in IMPROVER_STAGES:
+            found += [(before + step, round(gold, 4)) for step, gold in logged(run, name, "board/gold")]
+            before += getattr(run.config, STAGES[name].section).steps
+    return found
+
+
 def training_costs(run: Run, variant: str) -> dict[str, dict[str, float]]:
     """Of each stage: steps, tokens trained on, seconds; of RL also the tokens sampled and the references asked for."""
     costs = {}
@@ -57,11 +75,8 @@ def training_costs(run: Run, variant: str) -> dict[str, dict[str, float]]:
         cost = {key: record[key] for key in ("steps", "tokens", "seconds")}
         if name.startswith("rl-"):
             section = getattr(run.config, STAGES[name].section)
-            lines = (run.stage_folder(name) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-            means = [
-                row["completions/mean_length"] for row in map(json.loads, lines) if "completions/mean_length" in row
-            ]
-            cost["sampled_tokens"] = round(sum(means) * section.prompts * section.samples)
+            means = logged(run, name, "completions/mean_length")
+            cost["sampled_tokens"] = round(sum(mean for _, mean in means) * section.prompts * section.samples)
             share = section.sources[2] / max(1, sum(section.sources))
             cost["references_sampled"] = round(section.steps * section.prompts * share * (1 + sum(section.passes) / 2))
         costs[name] = cost
@@ -70,11 +85,15 @@ def training_costs(run: Run, variant: str) -> dict[str, dict[str, float]]:
 
 @dataclass
 class Answered:
-    """Answers to the eval prompts by method, and the tokens sampled for each, rejected candidates and y0 included."""
+    """Answers to the eval prompts by method, and the tokens sampled for each, rejected candidates and y0 included.
+
+    accepted: of methods with a stop rule, the share of the last pass's candidates that was accepted.
+    """
 
     prompts: list[Tokens]
-    outputs: dict[str, list[Tokens]]
-    sampled: dict[str, int]
+    outputs: dict[str, list[Tokens]] = field(default_factory=dict)
+    sampled: dict[str, int] = field(default_factory=dict)
+    accepted: dict[str, float] = field(default_factory=dict)
 
     def add(self, name: str, outputs: list[Tokens], sampled: int) -> None:
         """One method's answers."""
@@ -94,8 +113,11 @@ def iterate(
     paths = list(improve(models, answered.prompts, requests, config, seed=seed, answers=firsts, stop_rule=stop))
     spent = cost_of(firsts)
     for k in range(1, config.iterations + 1):
-        spent += cost_of([path.steps[k - 1].candidate for path in paths])
-        answered.add(f"{stem}_{k}", [path.answer(k) for path in paths], spent)
+        steps = [path.steps[k - 1] for path in paths]
+        spent += cost_of([step.candidate for step in steps])
+        answered.add(f"{stem}_{k}", [step.answer for step in steps], spent)
+        if stop:
+            answered.accepted[f"{stem}_{k}"] = float(np.mean([step.accepted for step in steps]))
 
 
 def rivals(answered: Answered, run: Run, models: Models, config: ImproveConfig, seed: int) -> None:
@@ -105,7 +127,7 @@ def rivals(answered: Answered, run: Run, models: Models, config: ImproveConfig, 
     draws = [firsts, *(models.respond(prompts, requests, config, seed + 7_919 * k) for k in range(1, count))]
     scores = Scorer(*run.trained("reward-quality"), run.layout(run.config.quality.packing)).quality(prompts, draws)
     spent = np.cumsum([cost_of(draw) for draw in draws])
-    for n in (2, count):
+    for n in range(2, count + 1):
         best = scores[:, :n].argmax(axis=1)
         answered.add(f"best_of_{n}", [draws[best[g]][g] for g in requests], int(spent[n - 1]))
     current = firsts
@@ -124,10 +146,26 @@ def controls(answered: Answered, models: Models, config: ImproveConfig, seed: in
         iterate(answered, name, models, once, seed, references, stop=False)
 
 
+def sweep(answered: Answered, models: Models, fine_tuned: Models, config: ImproveConfig, seed: int) -> None:
+    """y0 and both improvers at other temperatures; at the config's own they are there already."""
+    prompts = answered.prompts
+    for temperature in TEMPERATURES:
+        stem, warm = f"t{temperature}", replace(config, temperature=temperature)
+        if temperature == config.temperature:
+            methods = [f"{kind}_{k}" for kind in ("pit_stop", "sft_plain") for k in range(1, config.iterations + 1)]
+            for name in ("y0", *methods):
+                answered.add(f"{stem}/{name}", answered.outputs[name], answered.sampled[name])
+            continue
+        first = models.respond(prompts, range(len(prompts)), warm, seed)
+        answered.add(f"{stem}/y0", first, cost_of(first))
+        iterate(answered, f"{stem}/pit_stop", models, warm, seed, first, stop=True)
+        iterate(answered, f"{stem}/sft_plain", fine_tuned, warm, seed, first, stop=False)
+
+
 def answers_of(run: Run, variant: str, prompts: list[Tokens]) -> Answered:
     """Every method of a variant; rivals, controls and temperatures with the main one only."""
     config, packing, seed = run.config.improve, run.config.gap.packing, 31 + run.config.seed
-    requests, answered = list(range(len(prompts))), Answered(prompts, {}, {})
+    requests, answered = list(range(len(prompts))), Answered(prompts)
     improver = VARIANTS[variant].improver
     models = Models.load(run, packing, improver=improver or "sft-improver")
     firsts = models.respond(prompts, requests, config, seed)
@@ -145,12 +183,7 @@ def answers_of(run: Run, variant: str, prompts: list[Tokens]) -> Answered:
         iterate(answered, f"sft_{word}", fine_tuned, config, seed, firsts, stop=stop)
     sft = fine_tuned.respond(prompts, requests, config, seed)
     answered.add("sft_policy", sft, cost_of(sft))
-    for temperature in TEMPERATURES:
-        warm = replace(config, temperature=temperature)
-        first = models.respond(prompts, requests, warm, seed)
-        answered.add(f"t{temperature}/y0", first, cost_of(first))
-        iterate(answered, f"t{temperature}/pit_stop", models, warm, seed, first, stop=True)
-        iterate(answered, f"t{temperature}/sft_plain", fine_tuned, warm, seed, first, stop=False)
+    sweep(answered, models, fine_tuned, config, seed)
     return answered
 
 
@@ -181,13 +214,21 @@ def _ranked(
 
 
 def trial(folder: Path, family: str, variant: str, config: RunConfig, report: Callable[[str], None]) -> dict[str, Any]:
-    """Train and measure one variant of one seed; what is said of each prompt is kept, for paired comparisons."""
+    """Train and measure one variant of one seed; what is said of each prompt is kept, for paired comparisons.
+
+    The answers themselves, token by token, are left in the trial's folder: another question needs no other run.
+    """
     run = trained(folder, config, variant, report)
-    report(f"{folder.parent.name}/{variant}: answers")
+    begin = time.perf_counter()
     fold, worth = run.fold("eval"), oracle_of(run)
     prompts = [[int(t) for t in fold.row(i)[0]] for i in range(min(config.evaluate.prompts, len(fold)))]
     answered = answers_of(run, variant, prompts)
+    write_file(folder / "answers.json", (json.dumps(vars(answered)) + "\n").encode())
     firsts = answered.outputs["y0"]
+    own_rewards = any(setting.startswith("gap.") for setting in VARIANTS[variant].settings)
+    seen = accuracies(run, answered, worth) if variant == MAIN or own_rewards else []
+    seconds = time.perf_counter() - begin
+    report(f"{folder.parent.name}/{variant}: {len(answered.outputs)} sets of answers in {seconds:.0f} s")
     return {
         "family": family,
         "seed": config.seed,
@@ -196,11 +237,14 @@ def trial(folder: Path, family: str, variant: str, config: RunConfig, report: Ca
         "quality": {name: worth(prompts, outputs).round(4).tolist() for name, outputs in answered.outputs.items()},
         "length": {name: [len(y) for y in outputs] for name, outputs in answered.outputs.items()},
         "sampled_tokens": answered.sampled,
+        "accepted": answered.accepted,
         "training": training_costs(run, variant),
+        "golds": golds(run, variant),
         "copy_rate": {
             name: copy_rate(answered.outputs[name], firsts)._asdict()
             for name in ("pit_plain_1", "sft_plain_1")
             if name in answered.outputs
         },
-        "accuracies": accuracies(run, answered, worth) if variant == MAIN else [],
+        "accuracies": seen,
+        "answer_seconds": round(seconds, 1),
     }

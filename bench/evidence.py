@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.table import Table
 
@@ -67,7 +68,10 @@ def result_file(work: Path, family: str, seed: int, variant: str) -> Path:
 
 
 def run_all(trials: Sequence[Trial], work: Path, console: Console, *, small: bool) -> None:
-    """Every trial that has no result yet."""
+    """Every trial that has no result yet; each says of which commit it is."""
+    measured = commit()
+    # Seeds run the same programs: the first one compiles them.
+    jax.config.update("jax_compilation_cache_dir", str(work / "xla"))
     for family, seed, variant in trials:
         file, config = result_file(work, family, seed, variant), config_of(family, variant, seed, small=small)
         if file.is_file():
@@ -79,7 +83,7 @@ def run_all(trials: Sequence[Trial], work: Path, console: Console, *, small: boo
             continue
         folder = work / family / str(seed) / variant
         folder.mkdir(parents=True, exist_ok=True)
-        result = trial(folder, family, variant, config, console.print)
+        result = {"commit": measured, **trial(folder, family, variant, config, console.print)}
         file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, (json.dumps(result) + "\n").encode())
 
@@ -90,15 +94,27 @@ def gathered(work: Path, family: str, seeds: Sequence[int]) -> dict[tuple[int, s
     return {key: json.loads(file.read_text(encoding="utf-8")) for key, file in files.items() if file.is_file()}
 
 
-def table_of(family: str, found: dict[str, Any]) -> Table:
-    """The comparisons of a family: every seed, and all of them."""
-    table = Table("comparison, points", "each seed", "mean", "t-interval", title=f"{family}: win rate minus lose rate")
+def tables_of(family: str, found: dict[str, Any]) -> list[Table]:
+    """Of a family: what must hold, every comparison seed by seed and over all of them, and steps to the target."""
+    gates = Table("must hold", "rule", "mean", "t-interval", "held", title=f"{family}: gates, points")
+    for row in found["gates"]:
+        held = {None: "needs two seeds", True: "yes", False: "no"}[row["held"]]
+        gates.add_row(row["gate"], row["rule"], *figures(row), held)
+    table = Table("comparison", "each seed", "mean", "t-interval", "SE", title=f"{family}: win rate minus lose rate")
     for text, row in found["comparisons"].items():
         each = " ".join(f"{value['value']:+.1f}" for value in row["seeds"].values())
-        over = row.get("over_seeds")
-        cells = (f"{over['value']:+.1f}", f"[{over['low']:+.1f}, {over['high']:+.1f}]") if over else ("", "")
-        table.add_row(text, each, *cells)
-    return table
+        over = row.get("over_seeds", {})
+        table.add_row(text, each, *figures(over), f"{over['standard_error']:.1f}" if over else "")
+    aimed = found["steps_to_target"]
+    steps = Table("variant", "each seed", title=f"{family}: RL steps to quality {aimed.get('target')}")
+    for variant, by_seed in aimed.get("steps", {}).items():
+        steps.add_row(variant, ", ".join("not reached" if step is None else str(step) for step in by_seed.values()))
+    return [gates, table, steps]
+
+
+def figures(row: dict[str, Any]) -> tuple[str, str]:
+    """Mean and interval as a table has them, nothing where there are none."""
+    return (f"{row['value']:+.1f}", f"[{row['low']:+.1f}, {row['high']:+.1f}]") if "value" in row else ("", "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -126,13 +142,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     publish(options, seeds, console)
 
 
+def rounded(value: Any) -> Any:
+    """Plain data with floats to four decimals: more is noise here."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(each) for each in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
 def publish(options: argparse.Namespace, seeds: Sequence[int], console: Console) -> None:
     """Tables, plots and the summary: in the repository, or in the work folder where the run was small."""
     out = options.work if options.small else ROOT / "bench" / "results"
     plots = options.work if options.small else ROOT / "docs"
     file = out / "evidence.json"
     saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    section: dict[str, Any] = {"commit": commit(), "versions": versions(), "seeds": list(seeds), "families": {}}
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    section: dict[str, Any] = {"versions": versions(), "device": device, "seeds": list(seeds), "families": {}}
     for family in options.families:
         trials = gathered(options.work, family, seeds)
         if not trials:
@@ -140,11 +166,12 @@ def publish(options: argparse.Namespace, seeds: Sequence[int], console: Console)
             continue
         passes = config_of(family, MAIN, seeds[0], small=options.small).improve.iterations
         section["families"][family] = summary(trials, passes)
-        console.print(table_of(family, section["families"][family]))
+        for table in tables_of(family, section["families"][family]):
+            console.print(table)
         if any(variant == MAIN for _, variant in trials):
             plot(trials, passes, plots / f"evidence-{family}-{options.kind}.png")
     if section["families"]:
-        saved[options.kind] = section
+        saved[options.kind] = rounded(section)
         write_file(file, (json.dumps(saved, indent=1) + "\n").encode())
 
 

@@ -78,6 +78,7 @@ trains = st.builds(
     optimizer=optimizers,
     init=st.sampled_from(["random", "policy"]),
 )
+gap_trains = st.builds(dataclasses.replace, trains, ordered_pairs=st.sampled_from(["five", "one"]))
 first_trains = trains.map(lambda train: dataclasses.replace(train, init="random"))
 configs = st.builds(
     valid,
@@ -87,7 +88,7 @@ configs = st.builds(
     policy=models,
     reward_model=models | models.map(gemma_like),
     sft=first_trains,
-    gap=trains,
+    gap=gap_trains,
     rl_first=st.builds(
         RlConfig,
         packing=packings,
@@ -188,7 +189,7 @@ SETTING_ERRORS = [
     (
         "sft.optimzer.b1=0",
         "--set sft.optimzer.b1=0: 'optimzer' is no config section; known: steps, packing, optimizer, "
-        "evaluate_every, evaluate_trees, checkpoint_every, keep, init",
+        "evaluate_every, evaluate_trees, checkpoint_every, keep, init, ordered_pairs",
     ),
     ("sede=3", "sede: no such config field; did you mean seed?"),
     ("rl_first.bta=3", "rl_first.bta: no such config field; did you mean rl_first.beta?"),
@@ -206,6 +207,7 @@ SETTING_ERRORS = [
         "rl_first.gap=centered",
         "rl_first.gap = 'centered': must be one of raw, centred, symmetric, difference; choose one",
     ),
+    ("gap.ordered_pairs=two", "gap.ordered_pairs = 'two': must be one of five, one; choose one"),
     ("rl_first.sources=1,1", "rl_first.sources = '1,1': needs 3 values; separate them by commas"),
     ("rl_first.sources=1,1,x", "rl_first.sources = 'x': must be of type int; give such a value"),
 ]
@@ -285,6 +287,15 @@ def test_values_out_of_range(make, given, rule):
 
 
 WHOLE_ERRORS = [
+    (
+        lambda: valid(quality=TrainConfig(packing=LONG, ordered_pairs="one")),
+        "quality.ordered_pairs = 'one': only R_PIT ranks the orders of a pair; set gap.ordered_pairs",
+    ),
+    (
+        lambda: RefreshConfig(ordered_pairs="one"),
+        "refresh.ordered_pairs = 'one': a refreshed R_PIT keeps the loss of the one that it refreshes; set "
+        "gap.ordered_pairs",
+    ),
     (
         lambda: valid(rl_first=RlConfig(packing=LONG, sources=(0, 0, 1), passes=(0, 1))),
         "rl_first.passes = (0, 1): the improver before it is the fine-tuned one, which no RL has seen; use 0,0; "

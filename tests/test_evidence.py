@@ -15,6 +15,12 @@ def modules(monkeypatch):
     return importlib.import_module("_variants"), importlib.import_module("_summary")
 
 
+@pytest.fixture
+def gate_rules(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    return importlib.import_module("_gates")
+
+
 @pytest.mark.parametrize("family", ["describe", "relay"])
 @pytest.mark.parametrize("small", [False, True])
 def test_every_variant_has_the_recipes_steps_to_spend(modules, family, small):
@@ -46,13 +52,16 @@ def test_variants_share_what_is_the_same_and_seeds_share_nothing(modules):
     for other in (own, more, ids("second_only", 1)):
         assert all(staged[name] == other[name] for name in common)
     assert staged["rl-policy"] == own["rl-policy"] != more["rl-policy"]
+    # A gap model that learned one pair of orders is another, and so is all RL against it.
+    one = ids("one_pair", 1)
+    assert {name for name in one if one[name] != staged[name]} == {"reward-gap", "rl-first", "rl-second"}
     assert staged["rl-first"] != own["rl-first"]
     assert not set(staged.values()) & set(ids("staged", 2).values())
     assert not set(variants.EXPLORE_SEEDS) & set(variants.FINAL_SEEDS)
     assert len(variants.FINAL_SEEDS) >= 5
 
 
-def fake(qualities):
+def fake(qualities, golds=()):
     return {
         "quality": {name: list(values) for name, values in qualities.items()},
         "length": {name: [len(name)] * len(values) for name, values in qualities.items()},
@@ -60,6 +69,10 @@ def fake(qualities):
         "training": {},
         "copy_rate": {},
         "accuracies": [],
+        "accepted": {},
+        "golds": golds,
+        "answer_seconds": 1.0,
+        "commit": "abc",
     }
 
 
@@ -73,13 +86,18 @@ def test_a_comparison_is_made_of_the_seeds_that_have_both_sides(modules):
     found = summary.compared(trials, ("staged", "pit_stop_1"), summary.BASE, resamples=50)
     # Two won, one lost of four; two of two.
     assert {seed: row["value"] for seed, row in found["seeds"].items()} == {1: 25.0, 2: 100.0}
-    assert found["seeds"][1]["mean_change"] == pytest.approx(1.5 / 4)
+    change = found["seeds"][1]["quality_points"]
+    assert change["value"] == pytest.approx(100 * 1.5 / 4)
+    assert change["low"] < change["value"] < change["high"]
     # All differ by as many tokens, so length cannot be controlled for.
     assert "length_controlled" not in found["seeds"][1]
     over = found["over_seeds"]
     # Half the difference is 37.5; the interval of two seeds is 12.706 of it.
     assert (over["value"], over["above"], over["below"]) == (62.5, 2, 0)
     assert over["high"] - over["value"] == pytest.approx(12.7062 * 37.5, rel=1e-4)
+    assert over["standard_error"] == pytest.approx(37.5, rel=1e-4)
+    # 37.5 points of quality on one seed, 100 on the other.
+    assert found["quality_over_seeds"]["value"] == pytest.approx(68.75)
     assert summary.compared(trials, ("own", "pit_stop_1"), summary.BASE, resamples=50) is None
 
 
@@ -98,9 +116,17 @@ def test_the_best_temperature_is_chosen_over_all_seeds(modules):
     assert found["over y0"]["over_seeds"]["value"] == 0
 
 
+def test_what_a_method_does_to_first_answers(modules):
+    _, summary = modules
+    found = summary.mended([1.0, 0.9, 1.0, 0.9, 1.0], first=[0.5, 0.5, 0.5, 1.0, 1.0])
+    assert found == {"made_perfect": pytest.approx(2 / 3), "spoiled": 0.5}
+    assert summary.mended([1.0, 0.5], first=[0.5, 0.5]) == {"made_perfect": 0.5, "spoiled": None}
+    assert summary.mended([1.0, 0.5], first=[1.0, 1.0]) == {"made_perfect": None, "spoiled": 0.5}
+
+
 def test_a_summary_holds_every_comparison_whose_sides_are_there_and_the_plot_is_drawn(modules, tmp_path):
     _, summary = modules
-    methods = ["y0", "sft_policy", "best_of_2", "best_of_3", "other_reference_1", "empty_reference_1"]
+    methods = ["y0", "t0.2/y0", "sft_policy", "best_of_2", "best_of_3", "other_reference_1", "empty_reference_1"]
     stems = ("pit_plain", "pit_stop", "sft_plain", "sft_stop", "resample")
     methods += [f"{stem}_{k}" for stem in stems for k in (1, 2)]
     dice = np.random.default_rng(0)
@@ -110,8 +136,53 @@ def test_a_summary_holds_every_comparison_whose_sides_are_there_and_the_plot_is_
     asked = {text for text in summary.comparisons(2) if not text.startswith(("staged over", "own,"))}
     assert found["comparisons"].keys() == asked
     assert all(row["over_seeds"]["seeds"] == 2 for row in found["comparisons"].values())
-    assert found["elo"].keys() == set(methods)
+    assert found["elo"].keys() == set(methods) - {"t0.2/y0"}
+    assert found["trials"][0]["imperfect"]["y0"] == 1.0
     assert found["elo"]["y0"]["over_seeds"]["value"] == 0
     assert [(each["seed"], each["variant"]) for each in found["trials"]] == sorted(trials)
+    assert [gate["held"] for gate in found["gates"]] == [False] * len(found["gates"])
+    assert found["steps_to_target"] == {}
     summary.plot(trials, 2, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def over(value, low):
+    return {"value": value, "low": low, "high": 2 * value - low, "seeds": 5, "above": 5, "below": 0}
+
+
+def test_gates_ask_for_the_mean_and_the_lower_end(gate_rules):
+    first = gate_rules.gates(2)[0]
+    assert first.rule == "mean at least +20, t-interval above +10"
+    text = "2 passes, accepted by the gap"
+    asked = {(20.0, 10.1): True, (19.9, 15.0): False, (30.0, 10.0): False}
+    assert {key: first.judged({text: {"over_seeds": over(*key)}})["held"] for key in asked} == asked
+    said = first.judged({})
+    assert (said["held"], said["unit"], "value" in said) == (None, "win rate minus lose rate, points", False)
+
+
+def test_gates_of_passes_look_at_quality(gate_rules):
+    text = "pass 2 over the answer before, accepted"
+    gate = next(gate for gate in gate_rules.gates(2) if gate.comparison == text)
+    rows = {text: {"over_seeds": over(-9.0, -10.0), "quality_over_seeds": over(-0.1, -0.4)}}
+    assert gate.judged(rows)["held"] is True
+    assert gate.judged({text: {"quality_over_seeds": over(0.1, -0.5)}})["held"] is False
+
+
+def test_every_gate_names_a_comparison_that_is_made(modules, gate_rules):
+    _, summary = modules
+    assert {gate.comparison for gate in gate_rules.gates(5)} <= summary.comparisons(5).keys()
+
+
+def test_the_target_is_the_end_of_the_main_variant(gate_rules):
+    rising = [[5 * k, 0.1 * k] for k in range(1, 6)]
+    trials = {
+        (1, "staged"): fake({}, rising),
+        (2, "staged"): fake({}, [[step, gold + 0.2] for step, gold in rising]),
+        (1, "own"): fake({}, [[5, 0.0], [10, 0.7], [15, 0.7]]),
+        (1, "more_rlhf"): fake({}),
+    }
+    found = gate_rules.steps_to_target(trials)
+    # Ends of .4 and .6, less .01. With seed 2 the means of three are .4, .5, .6 at steps 15, 20, 25.
+    assert found["target"] == pytest.approx(0.49)
+    assert found["steps"] == {"own": {1: None}, "staged": {1: None, 2: 20}}
+    assert gate_rules.reached(trials[1, "own"]["golds"], 1.4 / 3) == 15

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pit.losses.gap import five_pairs, pairwise
+from pit.losses.gap import five_pairs, one_pair, pairwise
 from pit.losses.kl import Readout, token_kl, vocabulary_kl
 from pit.losses.rl import adapted_beta, expected_cost, leave_one_out, reinforce, sample_sum, shaped_reward
 from pit.losses.sft import token_nll
 from pit.losses.total import masked
+from pit.types import GAP_LW, GAP_WL
 
 SCORES = st.floats(-8, 8, width=32)
 
@@ -55,6 +56,22 @@ def test_five_pairs_has_no_offset(score, offset):
     present = jnp.ones(5, bool)
     one, two = (five_pairs(jnp.asarray(s), present).sum for s in (score, score + np.float32(offset)))
     np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+
+
+@given(score=matrix(5, 4), present=hnp.arrays(bool, 5))
+def test_one_pair_by_its_definition(score, present):
+    expected = sum(cost(float(r[GAP_WL]) - float(r[GAP_LW])) for r, there in zip(score, present, strict=True) if there)
+    total = one_pair(jnp.asarray(score), jnp.asarray(present))
+    np.testing.assert_allclose(total.sum, expected, rtol=1e-5)
+    assert float(total.weight) == present.sum()
+
+
+def test_one_pair_worked_out():
+    # r(w,l) = 2, r(l,w) = 0; what (w,w) and (l,l) score costs nothing and learns nothing.
+    score = jnp.array([[7.0, 0.0, 2.0, -7.0]])
+    assert float(one_pair(score, jnp.array([True])).sum) == pytest.approx(0.12692801, rel=1e-6)
+    gradient = jax.grad(lambda s: one_pair(s, jnp.array([True])).sum)(score)[0]
+    np.testing.assert_allclose(gradient, [0.0, 0.11920292, -0.11920292, 0.0], atol=1e-6)
 
 
 @given(score=matrix(5, 2), present=hnp.arrays(bool, 5))

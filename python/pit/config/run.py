@@ -123,6 +123,9 @@ class RunConfig(Section):
             init = getattr(self, section).init
             allowed = ("random",) if section == "sft" else ("random", "policy")
             require(init in allowed, f"{section}.init", init, f"must be one of {allowed} here", "choose one")
+            pairs = getattr(self, section).ordered_pairs
+            rule = "only R_PIT ranks the orders of a pair"
+            require(pairs == "five", f"{section}.ordered_pairs", pairs, rule, "set gap.ordered_pairs")
         for section in self._improver_stages():
             sources = getattr(self, section).sources
             require(sum(sources) > 0, f"{section}.sources", sources, "an improver needs references", "give a weight")

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pit.config.rules import COUNT, DECAY, FINITE, POSITIVE, SHARE, UNSIGNED, Range, Section
 
 GapForm = Literal["raw", "centred", "symmetric"]
+GapPairs = Literal["five", "one"]
 
 KEPT = Range(low=0.0, high=1.0, open_low=True)
 """A share of probability that a filter keeps."""
@@ -192,6 +193,7 @@ class TrainConfig(Section):
     evaluate_every, checkpoint_every: in steps; 0 means only at the end.
     keep: checkpoints kept.
     init: where a reward model starts: "random", the fine-tuned "policy" of the same shape, or (R_PIT) "quality", R_P.
+    ordered_pairs: of the four orders of a pair, what R_PIT's loss ranks: the paper's "five", or "one", (w,l) > (l,w).
     """
 
     steps: Annotated[int | None, COUNT] = None
@@ -202,6 +204,7 @@ class TrainConfig(Section):
     checkpoint_every: Annotated[int, UNSIGNED] = 200
     keep: Annotated[int, COUNT] = 2
     init: Literal["random", "policy", "quality"] = "random"
+    ordered_pairs: GapPairs = "five"
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,12 @@ class RefreshConfig(TrainConfig):
             "init",
             "a refreshed model starts from the one that it refreshes",
             "leave it as it is",
+        )
+        self._require(
+            self.ordered_pairs == "five",
+            "ordered_pairs",
+            "a refreshed R_PIT keeps the loss of the one that it refreshes",
+            "set gap.ordered_pairs",
         )
 
 

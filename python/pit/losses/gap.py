@@ -1,4 +1,4 @@
-"""Losses of the two reward models: the pairwise one (Bradley-Terry), and PIT's five ordered pairs of gaps."""
+"""Losses of the two reward models: the pairwise one (Bradley-Terry), PIT's five ordered pairs of gaps, one of them."""
 
 import jax
 import jax.numpy as jnp
@@ -39,3 +39,13 @@ def five_pairs(score: Float32[Array, "G 4"], present: Bool[Array, " G"]) -> Tota
     higher = jnp.stack([score[:, h] for h, _ in ORDERED_PAIRS], axis=1)
     lower = jnp.stack([score[:, low] for _, low in ORDERED_PAIRS], axis=1)
     return masked(-jnp.sum(jax.nn.log_sigmoid(higher - lower), axis=1), present)
+
+
+def one_pair(score: Float32[Array, "G 4"], present: Bool[Array, " G"]) -> Total:
+    r"""-log sigmoid(r(w,l) - r(l,w)), summed over trees: the ablation that leaves (w,w) and (l,l) unranked.
+
+    >>> import jax.numpy as jnp
+    >>> round(float(one_pair(jnp.array([[9.0, 1.0, 1.0, -9.0]]), jnp.array([True])).sum), 4)
+    0.6931
+    """
+    return masked(-jax.nn.log_sigmoid(score[:, GAP_WL] - score[:, GAP_LW]), present)

@@ -22,7 +22,7 @@ from pit.data.store import Fold
 from pit.model.params import copy
 from pit.stages.context import Run, require_stage
 from pit.stages.references import Prompts, Sampling
-from pit.stages.reward import GAP, QUALITY
+from pit.stages.reward import GAP, QUALITY, with_pairs
 from pit.stages.supervised import Batches, Task, fit
 from pit.train.log import make_reporter
 from pit.types import Batch, Topology
@@ -199,7 +199,7 @@ def run_refresh(run: Run, name: str, *, profile_steps: int = 0) -> None:
         DataError: the pairs have not been made.
     """
     require_stage(name, run.config)
-    base, config, shards = REFRESHED[name], run.config.refresh, run.config.mesh.shards
+    base, config, shards = with_pairs(REFRESHED[name], run.config), run.config.refresh, run.config.mesh.shards
     task, pairs, layout = Task(name, base.fold, base.topology, base.loss), read_pairs(run), run.layout(config.packing)
     held_out = pairs[:: config.held_out_every]
     kept = [pair for i, pair in enumerate(pairs) if i % config.held_out_every] or held_out

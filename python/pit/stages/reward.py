@@ -1,14 +1,17 @@
 """Reward models: R_P ranks two answers, R_PIT the four orders of an answer and a reference (PIT, section 3.3)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float32
 
+from pit.config import GapPairs, RunConfig
 from pit.data.template import gap, quality
-from pit.losses.gap import five_pairs, pairwise
+from pit.losses.gap import five_pairs, one_pair, pairwise
 from pit.losses.total import Total, masked
 from pit.model.params import Params, copy, merge
 from pit.stages.context import INITIAL, STAGES, Run
@@ -36,8 +39,8 @@ def quality_loss(graphdef: nnx.GraphDef[Any]) -> LossFunction:
     return loss
 
 
-def gap_loss(graphdef: nnx.GraphDef[Any]) -> LossFunction:
-    """Five-pair loss of R_PIT on trees x -> {y_w, y_l} -> {y_w, y_l}, with the accuracy of its orders."""
+def gap_loss(graphdef: nnx.GraphDef[Any], ordered_pairs: GapPairs = "five") -> LossFunction:
+    """Loss of R_PIT on trees x -> {y_w, y_l} -> {y_w, y_l}, of five pairs of orders or of one, with its accuracy."""
 
     def loss(params: Params, batch: Arrays) -> tuple[Total, dict[str, Total]]:
         score, present = _scores(graphdef, params, batch)
@@ -47,7 +50,8 @@ def gap_loss(graphdef: nnx.GraphDef[Any]) -> LossFunction:
             "accuracy/ll_over_lw": _ranked(score[:, GAP_LL], score[:, GAP_LW], present),
             "rewards/margin": masked(score[:, GAP_WL] - score[:, GAP_LW], present),
         }
-        return five_pairs(score, present), dict(metrics)
+        ranked = five_pairs if ordered_pairs == "five" else one_pair
+        return ranked(score, present), dict(metrics)
 
     return loss
 
@@ -55,6 +59,13 @@ def gap_loss(graphdef: nnx.GraphDef[Any]) -> LossFunction:
 QUALITY = Task("reward-quality", "reward", quality(), quality_loss)
 GAP = Task("reward-gap", "reward", gap(), gap_loss)
 JUDGE = Task("reward-judge", "judge", quality(), quality_loss)
+
+
+def with_pairs(task: Task, config: RunConfig) -> Task:
+    """The task with the loss that `gap.ordered_pairs` names, where it trains R_PIT."""
+    if task.loss is not gap_loss:
+        return task
+    return replace(task, loss=partial(gap_loss, ordered_pairs=config.gap.ordered_pairs))
 
 
 def run_reward(run: Run, task: Task, *, profile_steps: int = 0) -> None:
@@ -67,4 +78,4 @@ def run_reward(run: Run, task: Task, *, profile_steps: int = 0) -> None:
         initial = copy({**fresh, **{f"decoder.{name}": value for name, value in policy.items()}})
     elif section.init == "quality":
         initial = copy(run.trained(INITIAL["quality"])[1])
-    fit(run, task, initial=initial, profile_steps=profile_steps)
+    fit(run, with_pairs(task, run.config), initial=initial, profile_steps=profile_steps)

@@ -1,0 +1,110 @@
+"""What must hold, and how soon training gets somewhere: rules written before the runs they judge."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from _variants import MAIN
+
+GOLDS = 3
+"""Neighbouring means of the gold that are averaged: one of them is of a single step's samples."""
+
+BELOW_END = 0.01
+"""The target: so much below what the main variant ends at, mean over seeds, in quality."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A figure over seeds, and where it must be.
+
+    what: in words.
+    comparison: of the summary's.
+    figure: `over_seeds`, win rate minus lose rate, or `quality_over_seeds`, mean quality; both in points.
+    low: the lower end of its 95 % t-interval must be above this.
+    value: the mean must be at least this.
+    """
+
+    what: str
+    comparison: str
+    figure: Literal["over_seeds", "quality_over_seeds"] = "over_seeds"
+    low: float = 0.0
+    value: float = -math.inf
+
+    @property
+    def rule(self) -> str:
+        """What is asked, in words.
+
+        >>> Gate("all passes", "5 passes", low=10.0, value=20.0).rule
+        'mean at least +20, t-interval above +10'
+        """
+        mean = "" if math.isinf(self.value) else f"mean at least {self.value:+g}, "
+        return f"{mean}t-interval above {self.low:{'+' if self.low else ''}g}"
+
+    def judged(self, comparisons: Mapping[str, Any]) -> dict[str, Any]:
+        """Value and interval over seeds, and whether the gate holds; None where there are no two seeds to say."""
+        over = comparisons.get(self.comparison, {}).get(self.figure)
+        unit = "win rate minus lose rate" if self.figure == "over_seeds" else "change of mean quality"
+        said = {"gate": self.what, "rule": self.rule, "unit": f"{unit}, points", "held": None}
+        if over is None:
+            return said
+        held = over["low"] > self.low and over["value"] >= self.value
+        return said | {key: over[key] for key in ("value", "low", "high", "seeds", "above", "below")} | {"held": held}
+
+
+def gates(passes: int) -> list[Gate]:
+    """What must hold of the main variant on the first family."""
+    return [
+        Gate(f"y{passes} over y0, accepted by the gap", f"{passes} passes, accepted by the gap", low=10.0, value=20.0),
+        *(
+            Gate(
+                f"y{k} against y{k - 1}, accepted by the gap",
+                f"pass {k} over the answer before, accepted",
+                "quality_over_seeds",
+                low=-0.5,
+            )
+            for k in range(1, passes + 1)
+        ),
+        Gate("one plain pass over y0", "one plain pass"),
+        Gate("own reference over another prompt's", "own reference over another prompt's"),
+        Gate("M_P^RL over M_P", "M_P^RL over M_P"),
+    ]
+
+
+def reached(golds: list[list[float]], target: float) -> int | None:
+    """The first RL step at which the mean of `GOLDS` neighbouring means of the gold is at least the target.
+
+    Args:
+        golds: pairs of step and mean, steps counted over all stages of the improver.
+        target: quality.
+
+    >>> reached([[5, 0.5], [10, 0.6], [15, 0.7], [20, 0.8]], 0.7)
+    20
+    """
+    for last in range(GOLDS - 1, len(golds)):
+        if np.mean([gold for _, gold in golds[last + 1 - GOLDS : last + 1]]) >= target:
+            return int(golds[last][0])
+    return None
+
+
+def steps_to_target(trials: Mapping[tuple[int, str], Mapping[str, Any]]) -> dict[str, Any]:
+    """Of each variant and seed the RL step at which its samples reached the target, None where they did not.
+
+    Samples are those that it trained on, with the references of their stage: the data's in RL,0, M_P^RL's in RL,1.
+    """
+    ends = [
+        float(np.mean([gold for _, gold in trial["golds"][-GOLDS:]]))
+        for (_, variant), trial in sorted(trials.items())
+        if variant == MAIN and len(trial["golds"]) >= GOLDS
+    ]
+    if not ends:
+        return {}
+    target = float(np.mean(ends)) - BELOW_END
+    found: dict[str, dict[int, int | None]] = {}
+    for (seed, variant), trial in sorted(trials.items()):
+        if trial["golds"]:
+            found.setdefault(variant, {})[seed] = reached(trial["golds"], target)
+    rule = f"first step whose last {GOLDS} means reach the end of {MAIN}, mean over seeds, less {BELOW_END:g}"
+    return {"rule": rule, "target": round(target, 4), "steps": found}
