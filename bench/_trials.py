@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -187,30 +187,14 @@ def answers_of(run: Run, variant: str, prompts: list[Tokens]) -> Answered:
     return answered
 
 
-def accuracies(run: Run, answered: Answered, worth: Gold) -> list[dict[str, Any]]:
+def accuracies(run: Run, prompts: list[Tokens], worth: Gold) -> list[dict[str, Any]]:
     """How often reward models rank as the oracle does: held-out pairs, faults, progress, both policies' samples."""
-    config, packing, seed = run.config.improve, run.config.gap.packing, 47 + run.config.seed
     pairs = sensitivity.held_out_pairs(run) | sensitivity.corrupted_pairs(run) | sensitivity.progress_pairs(run)
     for name, policy in (("samples of M_P", "sft-policy"), ("samples of M_P^RL", "rl-policy")):
-        models = Models.load(run, packing, policy=policy, improver="sft-improver")
-        requests = list(range(len(answered.prompts)))
-        first, second = (models.respond(answered.prompts, requests, config, seed + k) for k in range(2))
-        ranked = list(_ranked(answered.prompts, first, second, worth))
-        if ranked:
-            pairs[name] = sensitivity.Pairs(*(list(column) for column in zip(*ranked, strict=True)))
+        sampled = sensitivity.sampled_pairs(run, policy, worth, prompts, seed=47 + run.config.seed)
+        if sampled.inputs:
+            pairs[name] = sampled
     return [vars(row) for row in sensitivity.compared(run, pairs)]
-
-
-def _ranked(
-    prompts: Sequence[Tokens],
-    first: Sequence[Tokens],
-    second: Sequence[Tokens],
-    worth: Gold,
-) -> Iterator[tuple[Tokens, Tokens, Tokens]]:
-    differences = worth(prompts, first) - worth(prompts, second)
-    for x, one, other, difference in zip(prompts, first, second, differences, strict=True):
-        if difference:
-            yield (x, one, other) if difference > 0 else (x, other, one)
 
 
 def trial(folder: Path, family: str, variant: str, config: RunConfig, report: Callable[[str], None]) -> dict[str, Any]:
@@ -226,7 +210,7 @@ def trial(folder: Path, family: str, variant: str, config: RunConfig, report: Ca
     write_file(folder / "answers.json", (json.dumps(vars(answered)) + "\n").encode())
     firsts = answered.outputs["y0"]
     own_rewards = any(setting.startswith("gap.") for setting in VARIANTS[variant].settings)
-    seen = accuracies(run, answered, worth) if variant == MAIN or own_rewards else []
+    seen = accuracies(run, prompts, worth) if variant == MAIN or own_rewards else []
     seconds = time.perf_counter() - begin
     report(f"{folder.parent.name}/{variant}: {len(answered.outputs)} sets of answers in {seconds:.0f} s")
     return {
