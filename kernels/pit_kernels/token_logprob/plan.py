@@ -130,22 +130,25 @@ def backward_traffic(cut: Plan, itemsize: int, narrow: bool, facts: int, has_bia
 def forward_vmem(cut: Plan, itemsize: int) -> int:
     """Upper estimate of the VMEM of the forward kernel, bytes: its blocks and half a dozen tiles of logits."""
     per_row = cut.width * itemsize + (4 + 2 + 2) * SUBLANES * 4
-    table = cut.vocab_tile * cut.width * (3 * itemsize + _split(itemsize))
+    table = cut.vocab_tile * cut.width * (3 * itemsize + _parts(itemsize, 14))
     return cut.rows * per_row + table + _tiles(cut, itemsize)
 
 
 def backward_vmem(cut: Plan, itemsize: int) -> int:
     """Upper estimate of the VMEM of the backward kernel, bytes: as forward, and the gradients in float32."""
     per_row = cut.width * (itemsize + 4) + (2 + 2) * SUBLANES * 4
-    table = cut.vocab_tile * cut.width * (3 * itemsize + 4 * 4 + 2 * itemsize + _split(itemsize))
+    table = cut.vocab_tile * cut.width * (3 * itemsize + 4 * 4 + 2 * itemsize + _parts(itemsize, 11))
     return cut.rows * per_row + table + _tiles(cut, itemsize)
 
 
 def _tiles(cut: Plan, itemsize: int) -> int:
     """Half a dozen tiles of logits, and a tile of rows in the parts that its product is made of, a pair at a time."""
-    return 6 * cut.vocab_tile * cut.row_tile * 4 + cut.row_tile * cut.width * _split(itemsize) // 2
+    return 6 * cut.vocab_tile * cut.row_tile * 4 + cut.row_tile * cut.width * _parts(itemsize, 4)
 
 
-def _split(itemsize: int) -> int:
-    """Bytes beside each element of a float32 table: the bfloat16 parts that its product is made of."""
-    return 8 if itemsize == 4 else 0
+def _parts(itemsize: int, each: int) -> int:
+    """Bytes beside each element of a float32 operand: the bfloat16 parts that its product is made of.
+
+    As many as compilers were seen to need in the layout that needs more, where the table lies across.
+    """
+    return each if itemsize == 4 else 0
