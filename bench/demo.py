@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from _measure import commit
 from pit.evaluate.schema import read_results
 
 DELTAS = (
@@ -64,12 +65,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "demo.json")
     arguments = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    measured = commit()
     runs = []
     for seed in arguments.seeds:
         with TemporaryDirectory() as folder:
             runs.append(run_seed(seed, Path(folder)))
-        arguments.out.write_text(json.dumps({"commit": commit, "runs": runs}, indent=2) + "\n", encoding="utf-8")
+        arguments.out.write_text(json.dumps({"commit": measured, "runs": runs}, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(runs, indent=2))
 
 

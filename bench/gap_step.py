@@ -12,7 +12,6 @@ before the timed one; the figure is the median of the rounds with its spread, an
 
 import argparse
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from _measure import commit
 from pit.config import RunConfig, override
 from pit.data.packing import Layout, pack_lists
 from pit.data.template import gap
@@ -180,9 +180,7 @@ def measure(run: Run, count: int, rounds: int) -> dict[str, Any]:
     mean = {name: float(np.mean([f(*map(len, p)) for p in everything])) for name, f in TOKENS.items()}
     return {
         "what": f"one optimizer step of R_PIT, {count} HH pairs, first loss of each layout beside (they must agree)",
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip(),
+        "commit": commit(),
         "versions": versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "rounds": rounds,

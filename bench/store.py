@@ -13,7 +13,6 @@ import os
 import platform
 import resource
 import statistics
-import subprocess
 import time
 import zlib
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from _measure import commit
 from pit.data.store import Store, build
 from pit.data.synthetic import generate
 from pit.data.template import Template
@@ -103,11 +103,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "store.json")
     arguments = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    origin = {"commit": commit(), "command": "python bench/store.py"}
     with TemporaryDirectory() as folder:
         figures = measure(arguments.rows, arguments.workers, Path(folder) / "store")
     device = f"{platform.machine()}, {os.cpu_count()} cores"
-    result = {"commit": commit, "command": "python bench/store.py", "device": device, "versions": versions(), **figures}
+    result = {**origin, "device": device, "versions": versions(), **figures}
     arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
 

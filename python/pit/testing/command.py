@@ -111,11 +111,9 @@ def _rows(model: str, options: dict[str, Any]) -> tuple[Any, str]:
         return rows, f"samples of {policy}, ordered by the {gold}"
     if data is not None:
         return _import("pit.testing.data").read_rows(data, limit), str(data)
-    return (
-        (_import("pit.testing.models").rows_of_run(Path(model), limit), "the run's eval fold")
-        if is_run
-        else ([], "no --data")
-    )
+    if is_run:
+        return _import("pit.testing.models").rows_of_run(Path(model), limit), "the run's eval fold"
+    return [], "no --data"
 
 
 def _replay(scorer: Any, path: Path) -> None:
