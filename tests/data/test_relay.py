@@ -20,19 +20,18 @@ from pit.data.tokenizer import Tokenizer
 
 # joe -> eve -> bob -> dee -> ann -> gus, and gus -> joe.
 PROMPT = (
-    "Relay ann gus, joe eve, bob dee, cid ann, dee ann, eve bob, fay liz, gus joe, hal ida, ida hal, kit joe, liz cid: "
-    "five from joe. End fondly."
+    "Relay of ann to liz: gus dee eve ann bob bob joe gus eve eve joe ann. Five from joe, one from kit. End fondly."
 )
-PERFECT = "gus ann dee bob eve joe. fondly"
+PERFECT = "gus ann dee bob eve joe kit joe. fondly"
 
 
 def test_rows_never_change() -> None:
     row = preference_at(0, 0)
     assert (row.prompt[0].content, row.better, row.worse) == (
-        "Relay bob gus, dee cid, ann kit, liz dee, gus cid, eve kit, cid gus, kit fay, fay liz, joe cid, ida fay, "
-        "hal bob: five from eve. End sincerely.",
-        "cid er dee liz fay kit eve. sincerely",
-        "er cid dee liz fay kit eve.",
+        "Relay of ann to liz: cid liz fay cid kit liz kit eve fay kit fay dee. "
+        "Five from eve, one from ann. End fondly.",
+        "er liz fay liz fay kit eve ann cid. fondly",
+        "cid dee liz fay kit eve ann eve.",
     )
 
 
@@ -52,13 +51,15 @@ def test_rows_are_well_formed(seed: int, index: int) -> None:
     request = words.parse_prompt(prompt)
     assert words.render_prompt(request) == prompt
     assert len(set(request.path)) == words.HOPS + 1
-    assert all(one != other for one, other in request.passes)
+    assert request.aside not in request.path
+    assert set(request.passes) <= set(request.path)
+    assert all(one != other for one, other in zip(words.NAMES, request.passes, strict=True))
     assert row.better != row.worse
     for answer in (row.better, row.worse):
         parsed = words.parse_answer(answer)
         stuttered = any(one == two for one, two in pairwise(answer.split(" ")))
         assert (parsed.junk == 0 and words.render_answer(parsed) == answer) or stuttered
-        assert 5 <= len(parsed.names) <= 7 or stuttered
+        assert 7 <= len(parsed.names) <= 9 or stuttered
 
 
 def test_no_word_serves_twice_and_weights_are_shares() -> None:
@@ -71,26 +72,28 @@ def test_no_word_serves_twice_and_weights_are_shares() -> None:
     ("answer", "lost"),
     [
         (PERFECT, {}),
-        # A wrong name costs itself and the name that builds on it; the last one reached has none that builds on it.
-        ("liz ann dee bob eve joe. fondly", {"chain": 1 / 5}),
-        ("gus ann liz bob eve joe. fondly", {"chain": 2 / 5}),
-        ("gus ann dee bob eve liz. fondly", {"chain": 1 / 5}),
-        # Lost at the third hop, on from fay to liz and cid.
-        ("cid liz fay bob eve joe. fondly", {"chain": 3 / 5}),
-        # In the order of the passes only the middle could stand right, and neither of its two names does.
-        ("joe eve bob dee ann gus. fondly", {"chain": 1}),
+        # A wrong name costs itself and all that builds on it; nothing builds on the last one reached.
+        ("liz ann dee bob eve joe kit joe. fondly", {"chain": 1 / 6}),
+        ("gus ann liz bob eve joe kit joe. fondly", {"chain": 3 / 6}),
+        ("gus ann dee bob eve liz kit joe. fondly", {"chain": 5 / 6}),
+        ("gus ann dee bob eve joe kit bob. fondly", {"chain": 1}),
+        # Lost at the third hop, on from joe to eve and bob.
+        ("bob eve joe bob eve joe kit joe. fondly", {"chain": 3 / 6}),
+        # In the order of the passes the one who began stands where the last one should.
+        ("joe eve bob dee ann gus kit joe. fondly", {"chain": 5 / 6}),
         # One too few: what is there is counted from the right; one too many: likewise.
-        ("ann dee bob eve joe. fondly", {"chain": 1 / 5, "clean": 1 / 2}),
-        ("kit gus ann dee bob eve joe. fondly", {"clean": 1 / 2}),
-        ("kit kit gus ann dee bob eve joe. fondly", {"clean": 1}),
-        # Without the one who began every name stands a place too far to the right.
-        ("gus ann dee bob eve. fondly", {"chain": 1, "clean": 1 / 2}),
-        ("gus ann dee bob eve joe. cheers", {"courtesy": 1}),
-        ("gus ann dee bob eve joe.", {"courtesy": 1}),
-        ("gus ann dee bob eve joe. fondly fondly", {"clean": 1 / 2}),
-        ("gus, ann, dee, bob, eve, joe. fondly", {"clean": 1 / 2}),
-        ("gus um ann dee bob eve joe. fondly", {"brevity": 1 / 2}),
-        ("gus um ann er dee well bob eve joe. fondly", {"brevity": 1}),
+        ("ann dee bob eve joe kit joe. fondly", {"chain": 1 / 6, "clean": 1 / 2}),
+        ("kit gus ann dee bob eve joe kit joe. fondly", {"clean": 1 / 2}),
+        ("kit kit gus ann dee bob eve joe kit joe. fondly", {"clean": 1}),
+        # Without the one who began, or the pass asked of besides, names stand too far to the right.
+        ("gus ann dee bob eve kit joe. fondly", {"chain": 5 / 6, "clean": 1 / 2}),
+        ("gus ann dee bob eve joe kit. fondly", {"chain": 1, "clean": 1 / 2}),
+        ("gus ann dee bob eve joe kit joe. cheers", {"courtesy": 1}),
+        ("gus ann dee bob eve joe kit joe.", {"courtesy": 1}),
+        ("gus ann dee bob eve joe kit joe. fondly fondly", {"clean": 1 / 2}),
+        ("gus, ann, dee, bob, eve, joe, kit, joe. fondly", {"clean": 1 / 2}),
+        ("gus um ann dee bob eve joe kit joe. fondly", {"brevity": 1 / 2}),
+        ("gus um ann er dee well bob eve joe kit joe. fondly", {"brevity": 1}),
         ("", {"chain": 1, "clean": 1, "courtesy": 1}),
     ],
 )
@@ -110,10 +113,11 @@ def test_any_text_has_a_quality_and_one_has_the_highest(answer: str) -> None:
     "prompt",
     [
         "",
-        PROMPT.replace("ann gus, ", ""),
-        PROMPT.replace("ann gus", "joe gus"),
-        PROMPT.replace("ann gus", "ann tom"),
+        PROMPT.replace(": gus", ":"),
+        PROMPT.replace("gus dee", "gus dee dee"),
+        PROMPT.replace(": gus", ": tom"),
         PROMPT.replace("from joe", "from tom"),
+        PROMPT.replace("from kit", "from tom"),
         PROMPT.replace("fondly", "never"),
     ],
 )
@@ -125,12 +129,12 @@ def test_other_prompts_are_refused(prompt: str) -> None:
 
 def test_getting_lost_never_leads_back() -> None:
     request = words.parse_prompt(PROMPT)
-    # Wrong at the fourth hop, to kit, who passes to joe; wrong at the second, to cid, whose ann has it only later.
+    # Wrong at the fourth hop, to kit, who passes to joe; wrong at the second, to cid, and on to eve, bob and dee.
     assert lost(request, 4, lambda names: "kit") == ("joe", "eve", "bob", "dee", "kit", "joe")
-    assert lost(request, 2, lambda names: "cid") == ("joe", "eve", "cid", "ann", "gus", "joe")
-    # Wrong at the third hop, to cid, who would pass to ann, who has it in truth: another name is taken there.
-    path = lost(request, 3, lambda names: "cid" if "cid" in names else "ida")
-    assert path == ("joe", "eve", "bob", "cid", "ida", "hal")
+    assert lost(request, 2, lambda names: "cid") == ("joe", "eve", "cid", "eve", "bob", "dee")
+    # Wrong at the third hop, to liz, who would pass to ann, who has it in truth: another name is taken there.
+    picks = iter(["liz", "eve"])
+    assert lost(request, 3, lambda names: next(picks)) == ("joe", "eve", "bob", "liz", "eve", "bob")
 
 
 @given(st.integers(0, 2**32), st.integers(0, 2**32))
@@ -139,7 +143,7 @@ def test_a_corruption_lowers_what_it_says_alone(index: int, seed: int) -> None:
     clean = clean_answer(prompt)
     assert quality(prompt, clean) == pytest.approx(1)
     corrupted = corruptions(prompt, clean, random.Random(seed))
-    lowers = {name: {"chain"} for name in ("wrong", "lost", "start", "swapped", "repetition")}
+    lowers = {name: {"chain"} for name in ("wrong", "lost", "start", "aside", "swapped", "repetition")}
     lowers |= {name: {name} for name in ("clean", "courtesy", "brevity")}
     assert corrupted.keys() == {*lowers, "stutter"}
     for fault, answer in corrupted.items():
@@ -152,7 +156,7 @@ def test_the_ladder_goes_one_hop_at_a_time(index: int, seed: int) -> None:
     prompt = prompt_at(3, index)
     ladder = progress(prompt, clean_answer(prompt), random.Random(seed))
     assert ladder[0] == clean_answer(prompt)
-    assert [aspects(prompt, answer)["chain"] for answer in ladder] == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0])
+    assert [6 * aspects(prompt, answer)["chain"] for answer in ladder] == pytest.approx([6, 5, 4, 3, 2, 1])
     # All that is lost is the chain: neither length nor form tells the rungs apart.
     assert all(aspects(prompt, answer) | {"chain": 1} == pytest.approx(dict.fromkeys(WEIGHTS, 1)) for answer in ladder)
 
@@ -181,9 +185,10 @@ def test_words_are_single_tokens_and_fit_the_windows_of_the_recipe() -> None:
     texts = [text for row in sample for text in (row.prompt[0].content, row.better, row.worse)]
     tokenizer = Tokenizer.train_bpe(texts, 512)
     assert tokenizer.vocab_size < 400
-    # A closing role token comes on top of each; the windows are 48, 24 and 24.
-    assert max(len(tokenizer.encode(row.prompt[0].content)) for row in sample) == 44
-    assert len(tokenizer.encode(PERFECT)) == 8
+    # A closing role token comes on top of each; the windows are 36, 24 and 24. Equally long
+    # prompts let a small model find a name of the draft by its place.
+    assert {len(tokenizer.encode(row.prompt[0].content)) for row in sample} == {30}
+    assert len(tokenizer.encode(PERFECT)) == 10
     assert max(len(tokenizer.encode(text)) for row in sample for text in (row.better, row.worse)) <= 23
 
 

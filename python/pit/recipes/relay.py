@@ -36,7 +36,7 @@ def relay() -> RunConfig:
         config,
         name="relay",
         data=DataConfig(task="relay", synthetic_rows=64_000),
-        windows=WindowConfig(input=48, reference=24, output=24),
+        windows=WindowConfig(input=36, reference=24, output=24),
         sft=trained(config.sft, 1_200),
         quality=trained(config.quality, 1_200),
         gap=trained(config.gap, 600),

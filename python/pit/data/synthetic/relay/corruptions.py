@@ -16,24 +16,26 @@ RUNGS = "hops lost"
 def clean_answer(prompt: str) -> str:
     """The faultless answer to a prompt of the family."""
     request = parse_prompt(prompt)
-    return render_answer(Answer(request.path[::-1], request.courtesy))
+    return render_answer(Answer(request.names, request.courtesy))
 
 
 def lost(request: Request, hop: int, pick: Callable[[Sequence[str]], str]) -> tuple[str, ...]:
     """Who has it after 0, 1, ... passes by someone who goes wrong at one hop and follows the map from there.
 
-    Where the map leads back to who has it in truth, another name is taken, so that no later one is right.
+    Wrong names are of people to whom somebody passes. Where the map leads back to who has it in truth, another name is
+    taken, so that no later one is right.
 
     Args:
         request: the truth.
         hop: the first wrong one, 1 to `HOPS`.
         pick: takes one of some names.
     """
-    following, truth = dict(request.passes), request.path
+    truth = request.path
     path = list(truth[:hop])
     for true in truth[hop:]:
-        name = true if len(path) == hop else following[path[-1]]
-        path.append(name if name != true else pick([other for other in NAMES if other not in (true, path[-1])]))
+        name = true if len(path) == hop else request.after(path[-1])
+        others = [other for other in request.passed_to if other not in (true, path[-1])]
+        path.append(name if name != true else pick(others))
     return tuple(path)
 
 
@@ -43,6 +45,7 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
     wrong: one name replaced by another, after which the names are right again.
     lost: one wrong hop, and the map followed from there.
     start: another name in the place of the one who began.
+    aside: another name for the one to whom the other one passes.
     swapped: two neighbouring names exchanged.
     repetition: a neighbour's name in the place of one, so that length and form are those of a clean answer.
     clean: a name too many, before the others.
@@ -58,6 +61,7 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
     request = parse_prompt(prompt)
     names = parse_answer(answer).names
     spot, left = rng.randrange(HOPS), rng.randrange(HOPS)
+    besides = names[-1]
     others = [name for name in NAMES if name not in names]
 
     def write(changed: Sequence[str], closing: str = request.courtesy, before: tuple[str, ...] = ()) -> str:
@@ -67,8 +71,9 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
     fillers[rng.randrange(len(names))] = rng.choice(FILLERS)
     return {
         "wrong": write([*names[:spot], rng.choice(others), *names[spot + 1 :]]),
-        "lost": write(lost(request, rng.randint(1, HOPS), rng.choice)[::-1]),
-        "start": write([*names[:-1], rng.choice(others)]),
+        "lost": write(request.named(lost(request, rng.randint(1, HOPS), rng.choice), besides)),
+        "start": write([*names[:HOPS], rng.choice(others), *names[-2:]]),
+        "aside": write([*names[:-1], rng.choice([name for name in request.passed_to if name != besides])]),
         "swapped": write([*names[:left], names[left + 1], names[left], *names[left + 2 :]]),
         "repetition": write([*names[:left], names[left + 1], *names[left + 1 :]]),
         "clean": write([rng.choice(NAMES), *names]),
@@ -90,5 +95,6 @@ def progress(prompt: str, answer: str, rng: random.Random) -> list[str]:
         rng: decides to whom wrong hops lead.
     """
     request = parse_prompt(prompt)
-    rungs = (lost(request, hop, rng.choice)[::-1] for hop in range(HOPS, 0, -1))
+    besides = request.after(request.aside)
+    rungs = (request.named(lost(request, hop, rng.choice), besides) for hop in range(HOPS, 0, -1))
     return [answer, *(render_answer(Answer(names, request.courtesy)) for names in rungs)]

@@ -4,7 +4,7 @@ Only the synthetic generators and `pit.evaluate` may import this module: a train
 """
 
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import takewhile
 from types import MappingProxyType
 
 from pit.data.synthetic.relay.words import HOPS, Answer, parse_answer, parse_prompt, render_answer
@@ -16,8 +16,9 @@ WEIGHTS: Mapping[str, float] = MappingProxyType({"chain": 0.66, "clean": 0.12, "
 def aspects(prompt: str, answer: str) -> dict[str, float]:
     """Each aspect of the answer, in [0, 1].
 
-    chain: share of the hops whose name is right and stands before a right one. Names are counted from the right-hand
-        end, where the one who began stands, so that a wrong name costs itself and the hop that builds on it.
+    chain: share of the six passes that are named until the first wrong name. Names are counted from the right-hand end,
+        where the pass asked of besides stands and then the one who began: a relay that goes wrong stays wrong, so a
+        wrong name costs itself and all that is built on it.
     clean: 1 less a half for each name too many or too few, each junk word, and for a wrong form.
     courtesy: 1 where the last word is the one that the prompt asks for.
     brevity: 1 less a half for each filler word.
@@ -31,11 +32,12 @@ def aspects(prompt: str, answer: str) -> dict[str, float]:
     """
     request = parse_prompt(prompt)
     parsed = parse_answer(answer)
-    right = [name == true for name, true in zip(reversed(parsed.names), request.path, strict=False)]
-    hops = sum(own and before for before, own in pairwise(right))
-    faults = abs(len(parsed.names) - (HOPS + 1)) + parsed.junk + _ill_formed(parsed, answer)
+    pairs = zip(reversed(parsed.names), reversed(request.names), strict=False)
+    right = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    passes = min(right, 1) + max(0, right - 3)
+    faults = abs(len(parsed.names) - len(request.names)) + parsed.junk + _ill_formed(parsed, answer)
     return {
-        "chain": hops / HOPS,
+        "chain": passes / (HOPS + 1),
         "clean": max(0.0, 1 - faults / 2),
         "courtesy": float(parsed.courtesy == request.courtesy),
         "brevity": max(0.0, 1 - parsed.fillers / 2),

@@ -1,8 +1,10 @@
 """The family "relay": prompts, noisy writers and labelled preference pairs, each a function of (seed, index).
 
 Writers know the map but slip: some get lost (one wrong hop, and on from there), others write a wrong name here and
-there. The two answers of a row are independent in every fold: a draft tells the improver something because the policy
-cannot work it out, not because the pair shares it. In the reward and judge folds some writers stutter.
+there. And they share a bad habit: three in four leave out the closing word that the prompt asks for, or take another.
+Who imitates even the better answers leaves it out as well; that readers want it only the preferences tell. The two
+answers of a row are independent in every fold: a draft tells the improver something because the policy cannot work it
+out, not because the pair shares it. In the reward and judge folds some writers stutter.
 """
 
 from collections.abc import Mapping
@@ -17,14 +19,16 @@ from pit.types import Preference
 
 
 def _request(dice: Dice) -> Request:
-    """A random map on which the path from the start meets nobody twice; others pass to anyone but themselves."""
+    """A random map on which the path from the start meets nobody twice; others pass to people on that path.
+
+    So most people are passed to by several: who stands before a name in an answer does not tell who comes next, and
+    the way back along the path is no way around following it.
+    """
     path = dice.sample(NAMES, HOPS + 1)
     following = dict(pairwise(path))
-    for name in NAMES:
-        if name not in following:
-            following[name] = dice.pick([other for other in NAMES if other != name])
-    passes = tuple((name, following[name]) for name in dice.sample(NAMES, len(NAMES)))
-    return Request(passes, path[0], dice.pick(COURTESIES))
+    passes = tuple(following.get(name) or dice.pick([other for other in path if other != name]) for name in NAMES)
+    aside = dice.pick([name for name in NAMES if name not in path])
+    return Request(passes, path[0], aside, dice.pick(COURTESIES))
 
 
 def _write(request: Request, dice: Dice, *, stutters: bool) -> str:
@@ -34,15 +38,21 @@ def _write(request: Request, dice: Dice, *, stutters: bool) -> str:
         path = lost(request, 1 + int(HOPS * dice.share()), dice.pick)
     else:
         wrong = 0.3 * level
-        path = (request.start, *(dice.pick(NAMES) if dice.chance(wrong) else name for name in request.path[1:]))
-    names = path[::-1]
+        said = (dice.pick(request.passed_to) if dice.chance(wrong) else name for name in request.path[1:])
+        path = (request.start, *said)
+    besides = dice.pick(request.passed_to) if dice.chance(0.3 * level) else request.after(request.aside)
+    names = request.named(path, besides)
     if dice.chance(0.15 * level):
         names = names[1:] if dice.chance(0.5) else (dice.pick(NAMES), *names)
-    bad = dice.pick([word for word in ("", *COURTESIES) if word != request.courtesy])
-    courtesy = bad if dice.chance(0.1 + 0.4 * level) else request.courtesy
-    before = tuple(dice.pick(FILLERS) if dice.chance(0.25 * level) else "" for _ in names)
+    courtesy = request.courtesy if dice.chance(0.45 - 0.4 * level) else _other_closing(request, dice)
+    before = tuple(dice.pick(FILLERS) if dice.chance(0.08 * level) else "" for _ in names)
     text = render_answer(Answer(names, courtesy, before))
     return stutter(text, *drawn_stutter(dice)) if stutters and dice.chance(0.3 * level) else text
+
+
+def _other_closing(request: Request, dice: Dice) -> str:
+    """No closing word, or one that was not asked for."""
+    return "" if dice.chance(0.85) else dice.pick([word for word in COURTESIES if word != request.courtesy])
 
 
 def prompt_at(seed: int, index: int) -> str:

@@ -1,19 +1,21 @@
 """The words of the family "relay": how a request and an answer are written as English, and read back.
 
-A prompt says of each of twelve people to whom they pass, who begins, and the word to end with; an answer names the
-five people that are reached, the last one first, then the one who began, and closes with that courtesy.
+A prompt says to whom each of twelve people passes, in the order of their names, who begins, who is asked of besides,
+and the word to end with. An answer names the five people that are reached, the last one first, back to the one who
+began; then the other one and to whom that one passes; and closes with that courtesy.
 
-    Relay ann bob, joe eve, bob hal, ...: five from joe. End fondly.
-    gus ann dee bob eve joe. fondly
+    Relay of ann to liz: gus dee eve ann bob bob joe gus eve eve joe ann. Five from joe, one from kit. End fondly.
+    gus ann dee bob eve joe kit joe. fondly
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pit.data.synthetic.shared import COURTESIES, FILLERS
 
 NAMES = ("ann", "bob", "cid", "dee", "eve", "fay", "gus", "hal", "ida", "joe", "kit", "liz")
-"""The people; all of them stand in every prompt."""
+"""The people, in the order in which a prompt says to whom they pass."""
 
 HOPS = 5
 """How often is passed."""
@@ -21,25 +23,44 @@ HOPS = 5
 _NAMES = frozenset(NAMES)
 _CLOSINGS = frozenset(COURTESIES)
 _PROMPT = re.compile(
-    rf"Relay (?P<passes>[a-z]+ [a-z]+(?:, [a-z]+ [a-z]+)*): five from (?P<start>[a-z]+)\. "
-    rf"End (?P<courtesy>{'|'.join(COURTESIES)})\."
+    rf"Relay of {NAMES[0]} to {NAMES[-1]}: (?P<passes>[a-z]+(?: [a-z]+)*)\. Five from (?P<start>[a-z]+), "
+    rf"one from (?P<aside>[a-z]+)\. End (?P<courtesy>{'|'.join(COURTESIES)})\."
 )
 
 
 class Request(NamedTuple):
-    """What a prompt says: (who, to whom) in its order, who begins, and the word to end with."""
+    """What a prompt says: to whom each of `NAMES` passes, who begins, who is asked of besides, the word to end with."""
 
-    passes: tuple[tuple[str, str], ...]
+    passes: tuple[str, ...]
     start: str
+    aside: str
     courtesy: str
 
     @property
     def path(self) -> tuple[str, ...]:
         """Who has it after 0, 1, ... `HOPS` passes."""
-        following, path = dict(self.passes), [self.start]
+        path = [self.start]
         for _ in range(HOPS):
-            path.append(following[path[-1]])
+            path.append(self.after(path[-1]))
         return tuple(path)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a right answer names."""
+        return self.named(self.path, self.after(self.aside))
+
+    @property
+    def passed_to(self) -> tuple[str, ...]:
+        """Everyone to whom somebody passes."""
+        return tuple(name for name in NAMES if name in self.passes)
+
+    def named(self, path: Sequence[str], besides: str) -> tuple[str, ...]:
+        """What an answer names by which the relay took this path and the one asked of besides passes to that person."""
+        return (*reversed(path), self.aside, besides)
+
+    def after(self, name: str) -> str:
+        """To whom this one passes."""
+        return self.passes[NAMES.index(name)]
 
 
 class Answer(NamedTuple):
@@ -61,8 +82,11 @@ class Answer(NamedTuple):
 
 def render_prompt(request: Request) -> str:
     """The request in English."""
-    passes = ", ".join(f"{one} {other}" for one, other in request.passes)
-    return f"Relay {passes}: five from {request.start}. End {request.courtesy}."
+    passes = " ".join(request.passes)
+    return (
+        f"Relay of {NAMES[0]} to {NAMES[-1]}: {passes}. Five from {request.start}, "
+        f"one from {request.aside}. End {request.courtesy}."
+    )
 
 
 def parse_prompt(text: str) -> Request:
@@ -72,11 +96,11 @@ def parse_prompt(text: str) -> Request:
         ValueError: `text` is no prompt of this family.
     """
     match = _PROMPT.fullmatch(text.strip())
-    passes = tuple((one, other) for one, other in re.findall("([a-z]+) ([a-z]+)", match["passes"])) if match else ()
-    known = sorted(one for one, _ in passes) == sorted(NAMES) and {other for _, other in passes} <= _NAMES
-    if match is None or not known or match["start"] not in _NAMES:
+    passes = tuple(match["passes"].split()) if match else ()
+    known = len(passes) == len(NAMES) and _NAMES.issuperset(passes)
+    if match is None or not known or not _NAMES.issuperset((match["start"], match["aside"])):
         raise ValueError(f"not a prompt of the relay task: {text[:200]!r}; take prompts from synthetic.generate")
-    return Request(passes, match["start"], match["courtesy"])
+    return Request(passes, match["start"], match["aside"], match["courtesy"])
 
 
 def render_answer(answer: Answer) -> str:
