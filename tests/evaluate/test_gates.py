@@ -130,19 +130,19 @@ def test_pairs_of_progress_are_the_same_each_time(run):
 
 def test_the_gates_of_the_relay_ask_for_its_own_faults_and_ladder(tmp_path, monkeypatch):
     monkeypatch.setenv(PROGRESS_VARIABLE, "json")
-    config = override(tiny(), ["data.task=relay", "data.synthetic_rows=300", "windows.input=48"])
+    config = override(tiny(), ["data.task=relay", "data.synthetic_rows=300", "windows.input=36"])
     relay = Run(tmp_path, config)
     prepare(relay)
     pairs = corrupted_pairs(relay) | progress_pairs(relay)
     ladder = [f"{PROGRESS}hops lost {lost + 1} to {lost}" for lost in range(5)]
-    faults = ["wrong", "lost", "start", "swapped", "repetition", "clean", "courtesy", "brevity", "stutter"]
+    faults = ["wrong", "lost", "start", "aside", "swapped", "repetition", "clean", "courtesy", "brevity", "stutter"]
     assert sorted(pairs) == sorted([*faults, *ladder])
     assert {floor_of(aspect, config.evaluate)[0] for aspect in ladder} == {"progress_floor"}
     quality = gold_of(relay)
     for inputs, better, worse in pairs.values():
         assert len(inputs) == 8
         assert np.all(quality(inputs, better) > quality(inputs, worse))
-    np.testing.assert_allclose(quality(*pairs[ladder[2]][:2]), 1 - 0.66 * 2 / 5)
+    np.testing.assert_allclose(quality(*pairs[ladder[2]][:2]), 1 - 0.66 * 2 / 6)
 
 
 def test_samples_are_ordered_by_the_gold_and_ties_are_left_out(run, monkeypatch):
