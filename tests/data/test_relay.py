@@ -185,8 +185,8 @@ def test_words_are_single_tokens_and_fit_the_windows_of_the_recipe() -> None:
     texts = [text for row in sample for text in (row.prompt[0].content, row.better, row.worse)]
     tokenizer = Tokenizer.train_bpe(texts, 512)
     assert tokenizer.vocab_size < 400
-    # A closing role token comes on top of each; the windows are 36, 24 and 24. Equally long
-    # prompts let a small model find a name of the draft by its place.
+    # A closing role token comes on top of each; the windows are 36, 24 and 24. Prompts of one length let a small model
+    # find a name of the draft by its place.
     assert {len(tokenizer.encode(row.prompt[0].content)) for row in sample} == {30}
     assert len(tokenizer.encode(PERFECT)) == 10
     assert max(len(tokenizer.encode(text)) for row in sample for text in (row.better, row.worse)) <= 23

@@ -20,14 +20,15 @@ from pit.recipes.demo import demo
 def relay() -> RunConfig:
     """Every stage on 64,000 preferences of the relay, with RL,2 and a hidden oracle.
 
-    A few layers look up a hop or two a pass, so the policy cannot name the last person reached and the improver can go
-    further than its draft. What the demo does not need: more, smaller and larger steps, as the lookup is learned late;
-    an R_PIT that starts from R_P; RL,2, as the passes after the first read the improver's own answers; as many updates
-    of the policy as of the improver. Heads that match equal words from the start are left out: they find who stands
-    before a name, and a policy that walks back from a guess learns late to walk forward.
+    A few layers can look up a hop or two a pass, so the policy cannot name the last person reached and the improver can
+    go further than its draft. What the demo does not need: more fine-tuning steps, of fewer rows and at a higher rate,
+    as the lookup is learned late; an R_PIT that starts from R_P; RL,2, as the passes after the first read the
+    improver's own answers; as many updates of the policy as of the improver. Policy and improver have no heads that
+    match equal words from the start: those find who passes to a name, and the way forward is to be learned; what
+    leaving them out does was not measured apart.
 
-    A starting point: the models fine-tuned by it have been measured, docs/evidence.md says with what result, and the
-    whole recipe has not been shown to improve answers.
+    A starting point: the improver fine-tuned by it has been measured, docs/evidence.md says with what result; the whole
+    recipe has not been run.
 
     Needs: two CPU cores, 3 GiB of memory, no download. Command: `pit run relay --out runs/relay`.
     """

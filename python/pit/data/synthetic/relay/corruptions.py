@@ -61,7 +61,6 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
     request = parse_prompt(prompt)
     names = parse_answer(answer).names
     spot, left = rng.randrange(HOPS), rng.randrange(HOPS)
-    besides = names[-1]
     others = [name for name in NAMES if name not in names]
 
     def write(changed: Sequence[str], closing: str = request.courtesy, before: tuple[str, ...] = ()) -> str:
@@ -71,9 +70,9 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
     fillers[rng.randrange(len(names))] = rng.choice(FILLERS)
     return {
         "wrong": write([*names[:spot], rng.choice(others), *names[spot + 1 :]]),
-        "lost": write(request.named(lost(request, rng.randint(1, HOPS), rng.choice), besides)),
+        "lost": write(request.named(lost(request, rng.randint(1, HOPS), rng.choice))),
         "start": write([*names[:HOPS], rng.choice(others), *names[-2:]]),
-        "aside": write([*names[:-1], rng.choice([name for name in request.passed_to if name != besides])]),
+        "aside": write([*names[:-1], rng.choice([name for name in request.passed_to if name != names[-1]])]),
         "swapped": write([*names[:left], names[left + 1], names[left], *names[left + 2 :]]),
         "repetition": write([*names[:left], names[left + 1], *names[left + 1 :]]),
         "clean": write([rng.choice(NAMES), *names]),
@@ -84,7 +83,7 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
 
 
 def progress(prompt: str, answer: str, rng: random.Random) -> list[str]:
-    """A clean answer and those of people who got lost one hop earlier each, until none is right: best first.
+    """A clean answer and those of people who got lost one hop earlier each, until no hop is right: best first.
 
     The way that an improver goes which does one hop more a pass, backwards. All but the clean one have one wrong hop
     each, so that a reward model which counts those sees no difference.
@@ -95,6 +94,5 @@ def progress(prompt: str, answer: str, rng: random.Random) -> list[str]:
         rng: decides to whom wrong hops lead.
     """
     request = parse_prompt(prompt)
-    besides = request.after(request.aside)
-    rungs = (request.named(lost(request, hop, rng.choice), besides) for hop in range(HOPS, 0, -1))
+    rungs = (request.named(lost(request, hop, rng.choice)) for hop in range(HOPS, 0, -1))
     return [answer, *(render_answer(Answer(names, request.courtesy)) for names in rungs)]

@@ -34,6 +34,7 @@ def aspects(prompt: str, answer: str) -> dict[str, float]:
     parsed = parse_answer(answer)
     pairs = zip(reversed(parsed.names), reversed(request.names), strict=False)
     right = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    # From the right: the one name that tells the pass asked of besides; who was asked of and who began; the five hops.
     passes = min(right, 1) + max(0, right - 3)
     faults = abs(len(parsed.names) - len(request.names)) + parsed.junk + _ill_formed(parsed, answer)
     return {

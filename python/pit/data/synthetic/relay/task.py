@@ -21,8 +21,9 @@ from pit.types import Preference
 def _request(dice: Dice) -> Request:
     """A random map on which the path from the start meets nobody twice; others pass to people on that path.
 
-    So most people are passed to by several: who stands before a name in an answer does not tell who comes next, and
-    the way back along the path is no way around following it.
+    So people on the path are often passed to by several: a name in an answer does not by itself tell the next one,
+    which would be a way around following the map forward. That makes the way back worth less and does not close it:
+    of those who pass to a name, mostly one alone is passed to in turn.
     """
     path = dice.sample(NAMES, HOPS + 1)
     following = dict(pairwise(path))

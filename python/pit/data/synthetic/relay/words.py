@@ -47,16 +47,21 @@ class Request(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """What a right answer names."""
-        return self.named(self.path, self.after(self.aside))
+        return self.named(self.path)
 
     @property
     def passed_to(self) -> tuple[str, ...]:
         """Everyone to whom somebody passes."""
         return tuple(name for name in NAMES if name in self.passes)
 
-    def named(self, path: Sequence[str], besides: str) -> tuple[str, ...]:
-        """What an answer names by which the relay took this path and the one asked of besides passes to that person."""
-        return (*reversed(path), self.aside, besides)
+    def named(self, path: Sequence[str], besides: str | None = None) -> tuple[str, ...]:
+        """What an answer names by which the relay took this path.
+
+        Args:
+            path: who has it after 0, 1, ... `HOPS` passes.
+            besides: to whom the one asked of besides is said to pass; the truth where None.
+        """
+        return (*reversed(path), self.aside, self.after(self.aside) if besides is None else besides)
 
     def after(self, name: str) -> str:
         """To whom this one passes."""
