@@ -32,7 +32,7 @@ def bucket(server: tuple[str, gcs.Bucket]) -> gcs.Bucket:
 @pytest.fixture(scope="module")
 def environment(server: tuple[str, gcs.Bucket], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A user's environment, in which Google's clients and tensorstore talk to that server."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_"))}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_", "JAX_COMPILATION_"))}
     return {
         **inherited,
         "PIT_CACHE": str(tmp_path_factory.mktemp("cache")),

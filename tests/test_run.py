@@ -69,7 +69,7 @@ def pit(cache: Path, *words: object, check: bool = True, timeout_s: float = 300)
 
 def environment(cache: Path) -> dict[str, str]:
     """A user's environment: without the tests' second device and strictness; every compilation is worth keeping."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_"))}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_", "JAX_COMPILATION_"))}
     return {
         **inherited,
         "PIT_CACHE": str(cache),
@@ -164,7 +164,10 @@ def test_interrupt_saves_and_says_how_to_go_on(cache: Path, run: Path, tmp_path:
     require_equal(copy, run, "sft-policy")
 
 
-@pytest.mark.parametrize("sender", ["terminal", "kill -INT, started deaf", "kill -TERM"])
+@pytest.mark.parametrize(
+    "sender",
+    ["terminal", *(pytest.param(name, marks=pytest.mark.slow) for name in ("kill -INT, started deaf", "kill -TERM"))],
+)
 def test_interrupted_run_stops_its_stages_and_says_how_to_go_on(
     sender: str, cache: Path, run: Path, tmp_path: Path
 ) -> None:

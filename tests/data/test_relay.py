@@ -18,20 +18,20 @@ from pit.data.synthetic.relay.oracle import WEIGHTS, aspects, quality
 from pit.data.synthetic.shared import WIDE_FOLDS
 from pit.data.tokenizer import Tokenizer
 
-# joe -> eve -> bob -> dee -> ann -> gus, and gus -> joe.
+# ida -> bob -> dee -> eve -> kit -> fay -> ann -> gus -> hal -> joe, and joe -> max, max -> ann, cid -> liz -> bob.
 PROMPT = (
-    "Relay of ann to liz: gus dee eve ann bob bob joe gus eve eve joe ann. Five from joe, one from kit. End fondly."
+    "Relay of ann to ned: gus dee liz eve kit ann hal joe bob max fay bob ann eve. Nine from ida, in pairs. End fondly."
 )
-PERFECT = "gus ann dee bob eve joe kit joe. fondly"
+PERFECT = "hal joe ann gus kit fay dee eve ida bob. fondly"
 
 
 def test_rows_never_change() -> None:
     row = preference_at(0, 0)
     assert (row.prompt[0].content, row.better, row.worse) == (
-        "Relay of ann to liz: cid liz fay cid kit liz kit eve fay kit fay dee. "
-        "Five from eve, one from ann. End fondly.",
-        "er liz fay liz fay kit eve ann cid. fondly",
-        "cid dee liz fay kit eve ann eve.",
+        "Relay of ann to ned: cid hal liz cid max ann ned fay cid bob dee hal gus dee. Nine from eve, in pairs. "
+        "End fondly.",
+        "fay ann liz hal dee cid gus ned eve max. bye",
+        "fay ann bob hal ann cid gus ned eve max eve. fondly",
     )
 
 
@@ -50,20 +50,18 @@ def test_rows_are_well_formed(seed: int, index: int) -> None:
     prompt = row.prompt[0].content
     request = words.parse_prompt(prompt)
     assert words.render_prompt(request) == prompt
-    assert len(set(request.path)) == words.HOPS + 1
-    assert request.aside not in request.path
-    assert set(request.passes) <= set(request.path)
+    assert len(set(request.route)) == words.PASSES + 1
     assert all(one != other for one, other in zip(words.NAMES, request.passes, strict=True))
     assert row.better != row.worse
     for answer in (row.better, row.worse):
         parsed = words.parse_answer(answer)
         stuttered = any(one == two for one, two in pairwise(answer.split(" ")))
         assert (parsed.junk == 0 and words.render_answer(parsed) == answer) or stuttered
-        assert 7 <= len(parsed.names) <= 9 or stuttered
+        assert 10 <= len(parsed.names) <= 11 or stuttered
 
 
 def test_no_word_serves_twice_and_weights_are_shares() -> None:
-    every = [*words.NAMES, *words.COURTESIES, *words.FILLERS]
+    every = [*words.NAMES, *words.COURTESIES, words.HABIT, *words.FILLERS]
     assert len(set(every)) == len(every)
     assert math.isclose(sum(WEIGHTS.values()), 1)
 
@@ -72,29 +70,29 @@ def test_no_word_serves_twice_and_weights_are_shares() -> None:
     ("answer", "lost"),
     [
         (PERFECT, {}),
-        # A wrong name costs itself and all that builds on it; nothing builds on the last one reached.
-        ("liz ann dee bob eve joe kit joe. fondly", {"chain": 1 / 6}),
-        ("gus ann liz bob eve joe kit joe. fondly", {"chain": 3 / 6}),
-        ("gus ann dee bob eve liz kit joe. fondly", {"chain": 5 / 6}),
-        ("gus ann dee bob eve joe kit bob. fondly", {"chain": 1}),
-        # Lost at the third hop, on from joe to eve and bob.
-        ("bob eve joe bob eve joe kit joe. fondly", {"chain": 3 / 6}),
-        # In the order of the passes the one who began stands where the last one should.
-        ("joe eve bob dee ann gus kit joe. fondly", {"chain": 5 / 6}),
-        # One too few: what is there is counted from the right; one too many: likewise.
-        ("ann dee bob eve joe kit joe. fondly", {"chain": 1 / 6, "clean": 1 / 2}),
-        ("kit gus ann dee bob eve joe kit joe. fondly", {"clean": 1 / 2}),
-        ("kit kit gus ann dee bob eve joe kit joe. fondly", {"clean": 1}),
-        # Without the one who began, or the pass asked of besides, names stand too far to the right.
-        ("gus ann dee bob eve kit joe. fondly", {"chain": 5 / 6, "clean": 1 / 2}),
-        ("gus ann dee bob eve joe kit. fondly", {"chain": 1, "clean": 1 / 2}),
-        ("gus ann dee bob eve joe kit joe. cheers", {"courtesy": 1}),
-        ("gus ann dee bob eve joe kit joe.", {"courtesy": 1}),
-        ("gus ann dee bob eve joe kit joe. fondly fondly", {"clean": 1 / 2}),
-        ("gus, ann, dee, bob, eve, joe, kit, joe. fondly", {"clean": 1 / 2}),
-        ("gus um ann dee bob eve joe kit joe. fondly", {"brevity": 1 / 2}),
-        ("gus um ann er dee well bob eve joe kit joe. fondly", {"brevity": 1}),
-        ("", {"chain": 1, "clean": 1, "courtesy": 1}),
+        # A wrong name costs itself and all that builds on it, in the order of the passes.
+        ("hal max ann gus kit fay dee eve ida bob. fondly", {"route": 1 / 10}),
+        ("max joe ann gus kit fay dee eve ida bob. fondly", {"route": 2 / 10}),
+        ("hal joe ann gus kit fay dee max ida bob. fondly", {"route": 7 / 10}),
+        ("hal joe ann gus kit fay dee eve ida max. fondly", {"route": 9 / 10}),
+        ("hal joe ann gus kit fay dee eve max bob. fondly", {"route": 1}),
+        # Lost at the fifth pass, to cid, and on to liz, bob, dee, eve.
+        ("dee eve liz bob kit cid dee eve ida bob. fondly", {"route": 5 / 10}),
+        # In the order of the passes, hardly a name stands at its place.
+        ("ida bob dee eve kit fay ann gus hal joe. fondly", {"route": 1}),
+        # One too few: the others stand at the wrong places; one too many, at the end or before the others.
+        ("joe ann gus kit fay dee eve ida bob. fondly", {"route": 1, "clean": 1 / 2}),
+        ("hal joe ann gus kit fay dee eve ida bob max. fondly", {"clean": 1 / 2}),
+        ("max hal joe ann gus kit fay dee eve ida bob. fondly", {"route": 1, "clean": 1 / 2}),
+        ("hal joe ann gus kit fay dee eve ida bob max max. fondly", {"clean": 1}),
+        ("hal joe ann gus kit fay dee eve ida bob. cheers", {"courtesy": 1}),
+        ("hal joe ann gus kit fay dee eve ida bob. bye", {"courtesy": 1}),
+        ("hal joe ann gus kit fay dee eve ida bob.", {"courtesy": 1}),
+        ("hal joe ann gus kit fay dee eve ida bob. fondly fondly", {"clean": 1 / 2}),
+        ("hal, joe, ann, gus, kit, fay, dee, eve, ida, bob. fondly", {"clean": 1 / 2}),
+        ("hal um joe ann gus kit fay dee eve ida bob. fondly", {"brevity": 1 / 2}),
+        ("hal um joe er ann well gus kit fay dee eve ida bob. fondly", {"brevity": 1}),
+        ("", {"route": 1, "clean": 1, "courtesy": 1}),
     ],
 )
 def test_the_oracle_on_worked_examples(answer: str, lost: dict[str, float]) -> None:
@@ -116,8 +114,7 @@ def test_any_text_has_a_quality_and_one_has_the_highest(answer: str) -> None:
         PROMPT.replace(": gus", ":"),
         PROMPT.replace("gus dee", "gus dee dee"),
         PROMPT.replace(": gus", ": tom"),
-        PROMPT.replace("from joe", "from tom"),
-        PROMPT.replace("from kit", "from tom"),
+        PROMPT.replace("from ida", "from tom"),
         PROMPT.replace("fondly", "never"),
     ],
 )
@@ -129,12 +126,14 @@ def test_other_prompts_are_refused(prompt: str) -> None:
 
 def test_getting_lost_never_leads_back() -> None:
     request = words.parse_prompt(PROMPT)
-    # Wrong at the fourth hop, to kit, who passes to joe; wrong at the second, to cid, and on to eve, bob and dee.
-    assert lost(request, 4, lambda names: "kit") == ("joe", "eve", "bob", "dee", "kit", "joe")
-    assert lost(request, 2, lambda names: "cid") == ("joe", "eve", "cid", "eve", "bob", "dee")
-    # Wrong at the third hop, to liz, who would pass to ann, who has it in truth: another name is taken there.
-    picks = iter(["liz", "eve"])
-    assert lost(request, 3, lambda names: next(picks)) == ("joe", "eve", "bob", "liz", "eve", "bob")
+    truth = request.route
+    assert truth == ("ida", "bob", "dee", "eve", "kit", "fay", "ann", "gus", "hal", "joe")
+    assert lost(request, 9, lambda names: "max") == (*truth[:9], "max")
+    # Wrong at the fifth pass, to liz, who passes to bob.
+    assert lost(request, 5, lambda names: "liz") == (*truth[:5], "liz", "bob", "dee", "eve", "kit")
+    # Wrong at the fifth pass, to max, who would pass to ann, who has it in truth: another name is taken there.
+    picks = iter(["max", "liz"])
+    assert lost(request, 5, lambda names: next(picks)) == (*truth[:5], "max", "liz", "bob", "dee", "eve")
 
 
 @given(st.integers(0, 2**32), st.integers(0, 2**32))
@@ -143,22 +142,22 @@ def test_a_corruption_lowers_what_it_says_alone(index: int, seed: int) -> None:
     clean = clean_answer(prompt)
     assert quality(prompt, clean) == pytest.approx(1)
     corrupted = corruptions(prompt, clean, random.Random(seed))
-    lowers = {name: {"chain"} for name in ("wrong", "lost", "start", "aside", "swapped", "repetition")}
+    lowers = {name: {"route"} for name in ("wrong", "lost", "swapped", "repetition")}
     lowers |= {name: {name} for name in ("clean", "courtesy", "brevity")}
     assert corrupted.keys() == {*lowers, "stutter"}
     for fault, answer in corrupted.items():
         lowered = {name for name, value in aspects(prompt, answer).items() if value < 1}
-        assert lowered == lowers[fault] if fault != "stutter" else "clean" in lowered <= {"clean", "chain"}
+        assert lowered == lowers[fault] if fault != "stutter" else "clean" in lowered <= {"clean", "route"}
 
 
 @given(st.integers(0, 2**32), st.integers(0, 2**32))
-def test_the_ladder_goes_one_hop_at_a_time(index: int, seed: int) -> None:
+def test_the_ladder_goes_one_pass_at_a_time(index: int, seed: int) -> None:
     prompt = prompt_at(3, index)
     ladder = progress(prompt, clean_answer(prompt), random.Random(seed))
     assert ladder[0] == clean_answer(prompt)
-    assert [6 * aspects(prompt, answer)["chain"] for answer in ladder] == pytest.approx([6, 5, 4, 3, 2, 1])
-    # All that is lost is the chain: neither length nor form tells the rungs apart.
-    assert all(aspects(prompt, answer) | {"chain": 1} == pytest.approx(dict.fromkeys(WEIGHTS, 1)) for answer in ladder)
+    assert [10 * aspects(prompt, answer)["route"] for answer in ladder] == pytest.approx(list(range(10, 0, -1)))
+    # All that is lost is the route: neither length nor form tells the rungs apart.
+    assert all(aspects(prompt, answer) | {"route": 1} == pytest.approx(dict.fromkeys(WEIGHTS, 1)) for answer in ladder)
 
 
 def test_labels_follow_the_quality_as_often_as_the_coin_says() -> None:
@@ -185,11 +184,11 @@ def test_words_are_single_tokens_and_fit_the_windows_of_the_recipe() -> None:
     texts = [text for row in sample for text in (row.prompt[0].content, row.better, row.worse)]
     tokenizer = Tokenizer.train_bpe(texts, 512)
     assert tokenizer.vocab_size < 400
-    # A closing role token comes on top of each; the windows are 36, 24 and 24. Prompts of one length let a small model
+    # A closing role token comes on top of each; the windows are 36, 28 and 28. Prompts of one length let a small model
     # find a name of the draft by its place.
-    assert {len(tokenizer.encode(row.prompt[0].content)) for row in sample} == {30}
-    assert len(tokenizer.encode(PERFECT)) == 10
-    assert max(len(tokenizer.encode(text)) for row in sample for text in (row.better, row.worse)) <= 23
+    assert {len(tokenizer.encode(row.prompt[0].content)) for row in sample} == {31}
+    assert len(tokenizer.encode(PERFECT)) == 12
+    assert max(len(tokenizer.encode(text)) for row in sample for text in (row.better, row.worse)) <= 27
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))

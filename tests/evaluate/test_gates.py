@@ -134,15 +134,15 @@ def test_the_gates_of_the_relay_ask_for_its_own_faults_and_ladder(tmp_path, monk
     relay = Run(tmp_path, config)
     prepare(relay)
     pairs = corrupted_pairs(relay) | progress_pairs(relay)
-    ladder = [f"{PROGRESS}hops lost {lost + 1} to {lost}" for lost in range(5)]
-    faults = ["wrong", "lost", "start", "aside", "swapped", "repetition", "clean", "courtesy", "brevity", "stutter"]
+    ladder = [f"{PROGRESS}passes lost {lost + 1} to {lost}" for lost in range(9)]
+    faults = ["wrong", "lost", "swapped", "repetition", "clean", "courtesy", "brevity", "stutter"]
     assert sorted(pairs) == sorted([*faults, *ladder])
     assert {floor_of(aspect, config.evaluate)[0] for aspect in ladder} == {"progress_floor"}
     quality = gold_of(relay)
     for inputs, better, worse in pairs.values():
         assert len(inputs) == 8
         assert np.all(quality(inputs, better) > quality(inputs, worse))
-    np.testing.assert_allclose(quality(*pairs[ladder[2]][:2]), 1 - 0.66 * 2 / 6)
+    np.testing.assert_allclose(quality(*pairs[ladder[2]][:2]), 1 - 0.66 * 2 / 10)
 
 
 def test_samples_are_ordered_by_the_gold_and_ties_are_left_out(run, monkeypatch):

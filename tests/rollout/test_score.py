@@ -48,15 +48,15 @@ def gap_score(inputs, references, outputs):
 @given(question=questions())
 def test_gaps_by_their_definitions(question):
     inputs, references, outputs = question
+    gaps = {form: scorer().gap(inputs, references, outputs, form) for form in FORMS}
     ref_ref = gap_score(inputs, references, references)
-    for form in FORMS:
-        gap = scorer().gap(inputs, references, outputs, form)
-        for i, ys in enumerate(outputs):
-            y_ref, ref_y = gap_score(inputs, references, ys), gap_score(inputs, ys, references)
-            y_y = gap_score(inputs, ys, ys)
-            expected = {"raw": y_ref, "centred": y_ref - (y_y + ref_ref) / 2, "symmetric": (y_ref - ref_y) / 2}
+    for i, ys in enumerate(outputs):
+        y_ref, ref_y = gap_score(inputs, references, ys), gap_score(inputs, ys, references)
+        y_y = gap_score(inputs, ys, ys)
+        expected = {"raw": y_ref, "centred": y_ref - (y_y + ref_ref) / 2, "symmetric": (y_ref - ref_y) / 2}
+        same = np.array([y == ref for y, ref in zip(ys, references, strict=True)])
+        for form, gap in gaps.items():
             np.testing.assert_allclose(gap[:, i], expected[form], atol=4e-5, err_msg=form)
-            same = np.array([y == ref for y, ref in zip(ys, references, strict=True)])
             if form != "raw":
                 assert np.all(gap[same, i] == 0), "exactly 0 over itself"
 

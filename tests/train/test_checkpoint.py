@@ -174,7 +174,7 @@ def restored_or_message(checkpoints):
 
 # A failed read leaves tasks of Orbax's event loop behind, which complain when they are collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("part", [0.0, 0.5])
+@pytest.mark.parametrize("part", [0.0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_a_truncated_file_is_noticed_or_not_needed(saved, tmp_path, part):
     folder, state = saved
     noticed = set()

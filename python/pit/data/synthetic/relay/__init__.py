@@ -1,8 +1,8 @@
-"""The family "relay": follow who passes to whom, and name the people reached, the last one first.
+"""The family "relay": follow who passes to whom, and name the passes that are made, the last one first.
 
-An answer must open with what comes out at its end, so a shallow model that looks up one hop a pass cannot write it at
-once; given a draft, it can go one hop further. A second look has a reason to help. The oracle is not exported here;
-see `pit.data.synthetic.oracle`.
+An answer must open with what comes out at its end, so a shallow model that looks up one pass at a time cannot write it
+at once; given a draft, it can go on from what is right there. A second look has a reason to help. The oracle is not
+exported here; see `pit.data.synthetic.oracle`.
 """
 
 from pit.data.synthetic.relay.corruptions import RUNGS, clean_answer, corruptions, progress

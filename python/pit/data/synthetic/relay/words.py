@@ -1,11 +1,11 @@
 """The words of the family "relay": how a request and an answer are written as English, and read back.
 
-A prompt says to whom each of twelve people passes, in the order of their names, who begins, who is asked of besides,
-and the word to end with. An answer names the five people that are reached, the last one first, back to the one who
-began; then the other one and to whom that one passes; and closes with that courtesy.
+A prompt says to whom each of fourteen people passes, in the order of their names, who begins, and the word to end
+with. An answer names who has it after 0, 1, ... 9 passes, in pairs of one and the next, the last pair first, and
+closes:
 
-    Relay of ann to liz: gus dee eve ann bob bob joe gus eve eve joe ann. Five from joe, one from kit. End fondly.
-    gus ann dee bob eve joe kit joe. fondly
+    Relay of ann to ned: gus dee liz eve kit ann hal joe bob max fay bob ann eve. Nine from ida, in pairs. End fondly.
+    hal joe ann gus kit fay dee eve ida bob. fondly
 """
 
 import re
@@ -14,64 +14,56 @@ from typing import NamedTuple
 
 from pit.data.synthetic.shared import COURTESIES, FILLERS
 
-NAMES = ("ann", "bob", "cid", "dee", "eve", "fay", "gus", "hal", "ida", "joe", "kit", "liz")
+NAMES = ("ann", "bob", "cid", "dee", "eve", "fay", "gus", "hal", "ida", "joe", "kit", "liz", "max", "ned")
 """The people, in the order in which a prompt says to whom they pass."""
 
-HOPS = 5
-"""How often is passed."""
+PASSES = 9
+"""How many passes are made."""
+
+ORDER = (8, 9, 6, 7, 4, 5, 2, 3, 0, 1)
+"""After how many passes the people have it whom an answer names, in its order. The second of a pair follows from the
+first, to its left; the first one itself follows from a name further to the right, which has to be known already."""
+
+HABIT = "bye"
+"""The closing that no prompt asks for and most writers take."""
 
 _NAMES = frozenset(NAMES)
-_CLOSINGS = frozenset(COURTESIES)
+_CLOSINGS = (*COURTESIES, HABIT)
 _PROMPT = re.compile(
-    rf"Relay of {NAMES[0]} to {NAMES[-1]}: (?P<passes>[a-z]+(?: [a-z]+)*)\. Five from (?P<start>[a-z]+), "
-    rf"one from (?P<aside>[a-z]+)\. End (?P<courtesy>{'|'.join(COURTESIES)})\."
+    rf"Relay of {NAMES[0]} to {NAMES[-1]}: (?P<passes>[a-z]+(?: [a-z]+)*)\. Nine from (?P<start>[a-z]+), "
+    rf"in pairs\. End (?P<courtesy>{'|'.join(COURTESIES)})\."
 )
 
 
 class Request(NamedTuple):
-    """What a prompt says: to whom each of `NAMES` passes, who begins, who is asked of besides, the word to end with."""
+    """What a prompt says: to whom each of `NAMES` passes, who begins, the word to end with."""
 
     passes: tuple[str, ...]
     start: str
-    aside: str
     courtesy: str
 
-    @property
-    def path(self) -> tuple[str, ...]:
-        """Who has it after 0, 1, ... `HOPS` passes."""
-        path = [self.start]
-        for _ in range(HOPS):
-            path.append(self.after(path[-1]))
-        return tuple(path)
+    def after(self, name: str) -> str:
+        """To whom this one passes."""
+        return self.passes[NAMES.index(name)]
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """What a right answer names."""
-        return self.named(self.path)
+    def route(self) -> tuple[str, ...]:
+        """Who has it after 0, 1, ... `PASSES` passes."""
+        route = [self.start]
+        while len(route) <= PASSES:
+            route.append(self.after(route[-1]))
+        return tuple(route)
 
     @property
     def passed_to(self) -> tuple[str, ...]:
         """Everyone to whom somebody passes."""
         return tuple(name for name in NAMES if name in self.passes)
 
-    def named(self, path: Sequence[str], besides: str | None = None) -> tuple[str, ...]:
-        """What an answer names by which the relay took this path.
-
-        Args:
-            path: who has it after 0, 1, ... `HOPS` passes.
-            besides: to whom the one asked of besides is said to pass; the truth where None.
-        """
-        return (*reversed(path), self.aside, self.after(self.aside) if besides is None else besides)
-
-    def after(self, name: str) -> str:
-        """To whom this one passes."""
-        return self.passes[NAMES.index(name)]
-
 
 class Answer(NamedTuple):
     """What an answer says.
 
-    names: the people, as written: the last one reached comes first.
+    names: the people, as written.
     courtesy: the closing word, empty where there is none.
     before: the filler word before each name, or empty.
     junk: words that are none of these.
@@ -85,12 +77,20 @@ class Answer(NamedTuple):
     fillers: int = 0
 
 
+def as_named(route: Sequence[str]) -> tuple[str, ...]:
+    """The people of a route in the order in which an answer names them.
+
+    >>> as_named("0123456789")
+    ('8', '9', '6', '7', '4', '5', '2', '3', '0', '1')
+    """
+    return tuple(route[number] for number in ORDER)
+
+
 def render_prompt(request: Request) -> str:
     """The request in English."""
-    passes = " ".join(request.passes)
     return (
-        f"Relay of {NAMES[0]} to {NAMES[-1]}: {passes}. Five from {request.start}, "
-        f"one from {request.aside}. End {request.courtesy}."
+        f"Relay of {NAMES[0]} to {NAMES[-1]}: {' '.join(request.passes)}. Nine from {request.start}, "
+        f"in pairs. End {request.courtesy}."
     )
 
 
@@ -103,9 +103,9 @@ def parse_prompt(text: str) -> Request:
     match = _PROMPT.fullmatch(text.strip())
     passes = tuple(match["passes"].split()) if match else ()
     known = len(passes) == len(NAMES) and _NAMES.issuperset(passes)
-    if match is None or not known or not _NAMES.issuperset((match["start"], match["aside"])):
+    if match is None or not known or match["start"] not in _NAMES:
         raise ValueError(f"not a prompt of the relay task: {text[:200]!r}; take prompts from synthetic.generate")
-    return Request(passes, match["start"], match["aside"], match["courtesy"])
+    return Request(passes, match["start"], match["courtesy"])
 
 
 def render_answer(answer: Answer) -> str:
