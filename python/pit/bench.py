@@ -239,7 +239,7 @@ def show(outcome: Any, timed: bool) -> None:
 @click.option("--target", "targets", type=click.Choice(TARGETS), multiple=True, help="TPU; repeatable [v5e].")
 @click.option("--class", "classes", multiple=True, help="Class of shapes, such as r4-h128-b2; repeatable [all].")
 @click.option("--time", "timed", is_flag=True, help="Time on the attached device instead of counting for a target.")
-@click.option("--table", type=click.Path(path_type=Path, dir_okay=False), help="The table to write [the package's].")
+@click.option("--table", type=click.Path(path_type=Path, dir_okay=False), help="The table to write [the operation's own].")
 def tune(op: str, targets: Sequence[str], classes: Sequence[str], timed: bool, table: Path | None) -> None:
     """Find the tiles of our TPU kernels and write them into the table that the kernels read.
 
@@ -260,7 +260,7 @@ def tune(op: str, targets: Sequence[str], classes: Sequence[str], timed: bool, t
                 raise BenchError(f"--class is {name!r}; for {op} it must be one of {', '.join(known)}")
     asked = [(kind, name, problems) for kind in kinds for name, problems in tuner.shape_classes(op, kind).items()]
     asked = [each for each in asked if not classes or each[1] in classes]
-    path = tuner.TILES_FILE if table is None else table
+    path = tuner.tiles_file(op) if table is None else table
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         for kind, name, problems in asked:
@@ -276,5 +276,5 @@ def tune(op: str, targets: Sequence[str], classes: Sequence[str], timed: bool, t
                 found = tuner.tune(choices, clock, tell)
             except (ValueError, RuntimeError) as error:
                 raise BenchError(f"{op} {kind} {name}: {error}") from error
-            tuner.keep(op, kind, name, found.best, path)
+            tuner.keep(kind, name, found.best, path)
             progress.console.print(f"{op} {kind} {name}: {found.best}", highlight=False)

@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import click.testing
 import jax
 import numpy as np
 import pytest
 
+import pit_kernels
 from pit.bench import BenchError, bench, read_lengths, show
 from pit_kernels.gap_reward.tiles import Tiles as GapTiles
 from pit_kernels.microbench import Hot, Kernel, scenario, suite, tune, unavailable_reason
@@ -98,17 +100,18 @@ def test_tuning_keeps_the_best_and_says_why_others_fail(tmp_path):
     assert (tuned.best, tuned.us, tuned.why) == (Tile(5), [None, 4.0, 1.0], ["Tile(q=3): no room"])
     assert heard == ["no figure  Tile(q=3): no room", "4.0 us  Tile(q=8)", "1.0 us  Tile(q=5)"]
     path = tmp_path / "tiles.json"
-    tune.keep("attention", "v5e", "long", tuned.best, path)
-    tune.keep("attention", "v5e", "short", Tile(2), path)
-    tune.keep("attention", "v5e", "short", Tile(1), path)
-    assert json.loads(path.read_text()) == {"attention": {"v5e": {"long": {"q": 5}, "short": {"q": 1}}}}
-    assert '      "long": {"q": 5},\n' in path.read_text()
+    tune.keep("v5e", "long", tuned.best, path)
+    tune.keep("v5e", "short", Tile(2), path)
+    tune.keep("v5e", "short", Tile(1), path)
+    assert json.loads(path.read_text()) == {"v5e": {"long": {"q": 5}, "short": {"q": 1}}}
+    assert '    "long": {"q": 5},\n' in path.read_text()
     with pytest.raises(ValueError, match=r"^none of 1 candidates works: Tile\(q=3\): no room$"):
         tune.tune([Tile(3)], clock)
 
 
-def test_the_committed_table_of_tiles_is_as_the_tuner_writes_it():
-    text = tune.TILES_FILE.read_text()
+@pytest.mark.parametrize("operation", tune.STEPS)
+def test_a_committed_table_of_tiles_is_as_the_tuner_writes_it(operation):
+    text = tune.tiles_file(operation).read_text()
     assert tune._text(json.loads(text)) == text
 
 
@@ -133,19 +136,19 @@ def test_a_sweep_changes_one_size_at_a_time_and_no_size_beyond_its_rule():
     ]
 
 
-@pytest.mark.parametrize("operation", ["three_way_attention", "token_logprob", "gap_reward"])
+@pytest.mark.parametrize("operation", tune.STEPS)
 def test_a_class_is_judged_on_problems_of_its_own_shape(operation):
     ours = contenders(operation)["pallas_tpu"]
     for name, judged_on in tune.shape_classes(operation).items():
         start = tune.present(operation, "v5e", name)
         for problem in judged_on:
+            found = class_problem(operation, problem.removeprefix("class:"))
+            _, arguments = program(found, ours, Job(problem, "forward", vars(start)))
+            q, width = arguments[0], arguments[0].shape[-1]
             if operation == "three_way_attention":
-                workload = problems(operation)[problem].workload
-                assert name == f"r{workload.heads // workload.kv_heads}-h{workload.head_dim}-b2"
+                assert name == f"r{q.shape[1] // arguments[1].shape[1]}-h{width}-b{q.dtype.itemsize}"
             else:
-                found = class_problem(operation, problem.removeprefix("class:"))
-                _, arguments = program(found, ours, Job(problem, "forward", vars(start)))
-                assert name == f"{arguments[0].dtype}-{arguments[0].shape[-1]}"
+                assert name == f"{q.dtype}-{width}"
 
 
 def test_a_tuned_table_is_written_for_the_class_that_was_asked_for(tmp_path, monkeypatch):
@@ -156,7 +159,7 @@ def test_a_tuned_table_is_written_for_the_class_that_was_asked_for(tmp_path, mon
     assert result.exception is None, result.output
     start = tune.present("gap_reward", "v6e", "bfloat16-2304")
     assert {(job.problem, job.direction) for job in asked} == {("class:bfloat16-2304", "both")}
-    assert json.loads(path.read_text())["gap_reward"]["v6e"]["bfloat16-2304"]["tokens"] == start.tokens // 2
+    assert json.loads(path.read_text())["v6e"]["bfloat16-2304"]["tokens"] == start.tokens // 2
 
 
 def test_results_come_back_and_regressions_are_named(tmp_path):
@@ -360,13 +363,25 @@ def test_the_plan_names_problems_and_contenders_that_there_are():
         steps(PLAN, problems=["p"])
 
 
+def test_a_figure_depends_on_files_that_there_are_and_on_no_other_operation():
+    package = Path(pit_kernels.__file__).parent
+    for operation in tune.STEPS:
+        known = contenders(operation)
+        ours = suite.sources(operation, known["xla"])
+        assert all((package / path).exists() for path in ours)
+        assert not set(ours) & (set(tune.STEPS) - {operation})
+        for peer in known.values():
+            if not peer.ours:
+                assert set(suite.sources(operation, peer)) < set(ours) - {operation}
+
+
 def test_the_scenario_goes_on_where_it_was_left(tmp_path, monkeypatch):
     asked = answered(monkeypatch, lambda job: 1.0)
     judged = []
     monkeypatch.setattr(suite, "judged_apart", lambda *names: judged.append(names))
     clean = {"versions": {"jax": "1"}, "commit": "abc"}
     for module in (suite, scenario):
-        monkeypatch.setattr(module, "origin", lambda: dict(clean))
+        monkeypatch.setattr(module, "origin", lambda operation, contender: dict(clean))
     path = tmp_path / "kernels.json"
     found = steps([Entry("gap_reward", ("gemma-2-2b",), ("v5e", "v6e"), ("xla",))])
     assert stale(found, path) == found

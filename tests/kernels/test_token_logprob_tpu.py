@@ -73,8 +73,7 @@ def test_compiles_and_is_what_auto_takes(kind, shape):
     assert program.memory_analysis().temp_size_in_bytes < vocabulary * width * 4 * 1.01 + rows_bytes
 
 
-with resources.files("pit_kernels").joinpath("tiles.json").open() as file:
-    TABLE = json.load(file)["token_logprob"]
+TABLE = json.loads(resources.files("pit_kernels").joinpath("token_logprob", "tiles.json").read_text(encoding="utf-8"))
 
 
 @needs_libtpu

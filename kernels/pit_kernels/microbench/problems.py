@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 from pit_kernels.microbench.contenders import Contender, Tiles
 from pit_kernels.workloads import (
     HEAD_SHAPES,
+    LAYOUTS,
     TILE_HEADS,
     TILE_LAYOUTS,
     WORKLOADS,
@@ -49,6 +50,7 @@ class Problem:
     tells_tile: whether it is for the length of the hot 512 x 512 tile; the best tiles are those that make it shortest.
     dtype: of the arrays.
     without_trees: rows that contenders without trees get instead; None for the separate paths, packed.
+    others: workloads of the same heads and row length, whose rows come after those of `workload`.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Problem:
     tells_tile: bool = False
     without_trees: Workload | None = None
     dtype: str = "bfloat16"
+    others: tuple[Workload, ...] = ()
 
     @property
     def units(self) -> int:
@@ -112,21 +115,33 @@ def problems(operation: str) -> dict[str, Problem]:
     raise ValueError(f"op is {operation!r}; it must be one of three_way_attention, token_logprob, gap_reward")
 
 
-def class_problem(operation: str, shape_class: str) -> Problem:
-    """What the tiles of a class of widths are judged on, such as "bfloat16-2304": token_logprob or gap_reward.
+def class_problem(operation: str, name: str) -> Problem:
+    """What the tiles of a class of shapes are judged on.
+
+    Args:
+      operation: which operation.
+      name: the class, such as "bfloat16-2304"; of attention with layouts, as "r4-h128-b2/packed-4096+rollout-4096": a
+        row of each in one group of heads, because tiles know no more and a program takes a minute to compile and count.
 
     Raises:
       ValueError: if the operation has no such classes.
     """
-    dtype, _, width = shape_class.partition("-")
-    name = f"class:{shape_class}"
+    full = f"class:{name}"
+    if operation == _ATTENTION:
+        shape, _, layouts = name.partition("/")
+        group, width = (int(part[1:]) for part in shape.split("-")[:2])
+        known = {layout.name: replace(layout, batch=1) for layout in LAYOUTS}
+        first, *others = (Workload(full, known[layout], group, 1, width) for layout in layouts.split("+"))
+        what = f"a row of {layouts.replace('+', ' and one of ')}, {group} heads on one of width {width}"
+        return Problem(full, operation, what, first, others=tuple(others))
+    dtype, _, width = name.partition("-")
     if operation == "token_logprob":
         sizes = {"M": 8192, "D": int(width), "V": 32768}
-        return Problem(name, operation, "8,192 tokens, vocabulary 32,768", sizes=sizes, dtype=dtype)
+        return Problem(full, operation, "8,192 tokens, vocabulary 32,768", sizes=sizes, dtype=dtype)
     if operation == "gap_reward":
         sizes = {"B": 8, "T": 2048, "D": int(width), "G": 128, "L": 4}
-        return Problem(name, operation, "512 leaves of 8 rows of 2,048", sizes=sizes, dtype=dtype)
-    raise ValueError(f"op is {operation!r}; it must be token_logprob or gap_reward")
+        return Problem(full, operation, "512 leaves of 8 rows of 2,048", sizes=sizes, dtype=dtype)
+    raise ValueError(f"op is {operation!r}; it must be three_way_attention, token_logprob or gap_reward")
 
 
 def _tile_problems() -> list[Problem]:
@@ -185,7 +200,7 @@ def rows(problem: Problem, contender: Contender, job: Job) -> np.ndarray:
         raise ValueError(f"{problem.name} has no rows: it is no problem of attention")
     if contender.packs_trees or not problem.has_trees:
         instead = None if contender.packs_trees else problem.without_trees
-        return visible_until(instead or problem.workload, SEED)
+        return np.concatenate([visible_until(each, SEED) for each in (instead or problem.workload, *problem.others)])
     return pack_sequences(path_lengths(problem.workload, SEED), job.row_length or PEER_ROWS[-1])
 
 

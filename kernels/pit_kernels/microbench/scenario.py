@@ -1,5 +1,6 @@
 """What the committed figures are of, and how they are brought up to date: row by row, and again where it was left."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,11 +87,14 @@ def steps(
 
 def stale(found: Sequence[Step], path: Path) -> list[Step]:
     """The steps whose rows are not in a results file, or were measured of other sources or with other versions."""
-    here = origin()
-    if here["commit"].endswith("with changes"):
-        return list(found)
+    here = functools.cache(lambda operation, name: origin(operation, named_contender(operation, name)))
     measured = suite.origins(path)
-    return [step for step in found if any(measured.get(key) != here for key in step.names())]
+
+    def is_stale(step: Step) -> bool:
+        now = here(step.operation, step.contender)
+        return now["commit"].endswith("with changes") or any(measured.get(key) != now for key in step.names())
+
+    return [step for step in found if is_stale(step)]
 
 
 @dataclass

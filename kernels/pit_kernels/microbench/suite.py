@@ -3,6 +3,7 @@
 A figure is shown only of a contender that passed conformance; one that failed is named with the case.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -20,8 +21,15 @@ from pit_kernels.microbench.worker import named_contender, named_problem
 TOLERANCE = 0.03
 """How far a figure of ours may lie above its baseline."""
 
-_MEASURED = (":(top)kernels/pit_kernels", ":(top,exclude)kernels/pit_kernels/microbench/plot.py")
-"""The sources that figures are of."""
+_COUNTING = (
+    *("bundles", "compiler", "control", "generations", "hlo", "hot_tiles", "layouts", "machine", "static"),
+    *("contenders", "problems", "worker"),
+)
+_EVERYONES = (*(f"microbench/{name}.py" for name in _COUNTING), "workloads.py")
+"""The sources that every figure depends on: what counts, and what is counted."""
+
+_OURS = ("checks.py", "device.py", "dispatch.py", "numerics.py", "partition.py", "tiles.py")
+"""Those that ours depend on besides, with the folder of their operation."""
 
 DIRECTIONS: tuple[Direction, ...] = ("forward", "both")
 """What is counted of every problem."""
@@ -233,16 +241,28 @@ def _process(module: str, text: str) -> str:
     return process.stdout
 
 
-def origin() -> dict[str, Any]:
-    """What a figure carries: versions, and the last commit that touched what is measured ("unknown" outside of it)."""
+def sources(operation: str, contender: Contender) -> tuple[str, ...]:
+    """The files and folders of this package that a contender's figures depend on.
+
+    Example:
+      >>> from pit_kernels.microbench.contenders import contenders
+      >>> "gap_reward" in sources("gap_reward", contenders("gap_reward")["xla"])
+      True
+    """
+    return (*_EVERYONES, *_OURS, operation) if contender.ours else _EVERYONES
+
+
+def origin(operation: str, contender: Contender) -> dict[str, Any]:
+    """What a figure carries: versions, and the last commit that touched its sources ("unknown" where there is none)."""
     versions = {}
     for name in ("jax", "jaxlib", "libtpu", "tokamax", "numpy"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    commit = _git("log", "-1", "--format=%H", "--", *_MEASURED)
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *_MEASURED)
+    paths = [f":(top)kernels/pit_kernels/{path}" for path in sources(operation, contender)]
+    commit = _git("log", "-1", "--format=%H", "--", *paths)
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *paths)
     return {"versions": versions, "commit": (commit or "unknown") + (" with changes" if changed else "")}
 
 
@@ -253,10 +273,10 @@ def _git(*words: str) -> str:
 def save(rows: Sequence[Row], path: Path) -> None:
     """Writes rows into a results file, in place of those of the same name; other rows stay."""
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    source = origin()
+    source = functools.cache(lambda operation, name: origin(operation, named_contender(operation, name)))
     for row in rows:
         figures = {**row.figures, "kernels": _short(row.figures.get("kernels", []))}
-        found[row.key] = {**asdict(row), "figures": figures, **source}
+        found[row.key] = {**asdict(row), "figures": figures, **source(row.operation, row.contender)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Finds the tiles of our kernels by steps from those they have, and keeps them in the committed table.
+"""Finds the tiles of our kernels by steps from those they have, and keeps them in their committed tables.
 
 A class of shapes is judged on the problems of its shape, forward and backward together. The clock is the static
 estimate for a TPU that is not there, or the device's own where one is attached.
@@ -16,16 +16,13 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from pit_kernels import device
 from pit_kernels.gap_reward import tiles as gap_tiles
-from pit_kernels.microbench.problems import Job, class_problem, problems, program
+from pit_kernels.microbench.problems import Job, class_problem, program
 from pit_kernels.microbench.suite import ask_worker
 from pit_kernels.microbench.timing import compiled, measure
 from pit_kernels.microbench.worker import named_contender, named_problem
 from pit_kernels.three_way_attention import tiles as attention_tiles
 from pit_kernels.token_logprob import tiles as logprob_tiles
 from pit_kernels.workloads import HEAD_SHAPES
-
-TILES_FILE = Path(__file__).parents[1] / "tiles.json"
-"""Where the best tiles are kept: operation, kind of device, class of shapes."""
 
 AnyTiles = Any
 """A tile dataclass of an operation."""
@@ -68,6 +65,11 @@ class Tuned:
     why: list[str]
 
 
+def tiles_file(operation: str) -> Path:
+    """Where the best tiles of an operation are kept, by kind of device and class of shapes."""
+    return Path(__file__).parents[1] / operation / "tiles.json"
+
+
 def shape_classes(operation: str, target: str = "v5e") -> dict[str, tuple[str, ...]]:
     """The classes of shapes that an operation is tuned for, each with the problems that it is judged on.
 
@@ -78,17 +80,12 @@ def shape_classes(operation: str, target: str = "v5e") -> dict[str, tuple[str, .
 
     Example:
       >>> shape_classes("three_way_attention")["r4-h128-b2"]
-      ('packed-4096', 'rollout-4096')
+      ('class:r4-h128-b2/packed-4096+rollout-4096',)
     """
     if operation == "three_way_attention":
-        names = ("packed-2048",) if target == "v4" else ("packed-4096", "rollout-4096")
-        known = problems(operation)
-        return {
-            attention_tiles.shape_class(shape.heads // shape.kv_heads, shape.head_dim, 2): tuple(
-                name if f"{name}-{shape.model}" not in known else f"{name}-{shape.model}" for name in names
-            )
-            for shape in HEAD_SHAPES
-        }
+        layouts = "packed-2048" if target == "v4" else "packed-4096+rollout-4096"
+        names = [attention_tiles.shape_class(s.heads // s.kv_heads, s.head_dim, 2) for s in HEAD_SHAPES]
+        return {name: (f"class:{name}/{layouts}",) for name in names}
     if operation == "token_logprob":
         return {name: (f"class:{name}",) for name in _wide(logprob_tiles.WIDTHS)}
     if operation == "gap_reward":
@@ -193,20 +190,17 @@ def tune(choices: Sequence[AnyTiles], clock: Clock, tell: Callable[[str], None] 
     return Tuned(choices[min(known)[1]], us, why)
 
 
-def keep(operation: str, target: str, shape_class: str, best: AnyTiles, path: Path = TILES_FILE) -> None:
-    """Writes the best tiles, in place of those kept before for the same operation, device and shapes."""
+def keep(target: str, shape_class: str, best: AnyTiles, path: Path) -> None:
+    """Writes the best tiles into a table, in place of those kept before for the same device and shapes."""
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found.setdefault(operation, {}).setdefault(target, {})[shape_class] = asdict(best)
+    found.setdefault(target, {})[shape_class] = asdict(best)
     path.write_text(_text(found), encoding="utf-8")
 
 
 def _text(table: Mapping[str, Any]) -> str:
     """The table as JSON, a line a class of shapes."""
-    operations = []
-    for operation, targets in sorted(table.items()):
-        kinds = []
-        for target, classes in sorted(targets.items()):
-            lines = ",\n".join(f'      "{name}": {json.dumps(sizes)}' for name, sizes in sorted(classes.items()))
-            kinds.append(f'    "{target}": {{\n{lines}\n    }}')
-        operations.append(f'  "{operation}": {{\n' + ",\n".join(kinds) + "\n  }")
-    return "{\n" + ",\n".join(operations) + "\n}\n"
+    kinds = []
+    for target, classes in sorted(table.items()):
+        lines = ",\n".join(f'    "{name}": {json.dumps(sizes)}' for name, sizes in sorted(classes.items()))
+        kinds.append(f'  "{target}": {{\n{lines}\n  }}')
+    return "{\n" + ",\n".join(kinds) + "\n}\n"
