@@ -5,8 +5,8 @@
     python bench/kernels.py --results bench/results/kernels-py312.json --table "kernels-py312 table" --no-plot
 
 It needs nothing of `pit`: with kernels/ on PYTHONPATH it runs wherever jax, libtpu, jaxtyping and rich are installed.
-A row is up to date when it was measured with the same versions and no commit has touched what its figures depend on since. No TPU is
-needed.
+A row is up to date when it was measured with the same versions and no commit has touched what it depends on since. No
+TPU is needed.
 """
 
 import argparse

@@ -5,7 +5,6 @@ import json
 from importlib import resources
 from typing import cast
 
-
 Table = dict[str, dict[str, dict[str, int]]]
 """Sizes by kind of TPU (see `device.KINDS`) and class of shapes."""
 

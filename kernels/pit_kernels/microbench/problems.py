@@ -129,10 +129,10 @@ def class_problem(operation: str, name: str) -> Problem:
     full = f"class:{name}"
     if operation == _ATTENTION:
         shape, _, layouts = name.partition("/")
-        group, width = (int(part[1:]) for part in shape.split("-")[:2])
+        group, head = (int(part[1:]) for part in shape.split("-")[:2])
         known = {layout.name: replace(layout, batch=1) for layout in LAYOUTS}
-        first, *others = (Workload(full, known[layout], group, 1, width) for layout in layouts.split("+"))
-        what = f"a row of {layouts.replace('+', ' and one of ')}, {group} heads on one of width {width}"
+        first, *others = (Workload(full, known[layout], group, 1, head) for layout in layouts.split("+"))
+        what = f"a row of {layouts.replace('+', ' and one of ')}, {group} heads on one of width {head}"
         return Problem(full, operation, what, first, others=tuple(others))
     dtype, _, width = name.partition("-")
     if operation == "token_logprob":
