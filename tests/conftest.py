@@ -1,7 +1,6 @@
-"""What every test runs under: two CPU devices, strict promotion, shape checks, a compile cache, numbers of examples."""
+"""What every test runs under: two CPU devices, strict promotion, run-time shape checks, two Hypothesis profiles."""
 
 import os
-from pathlib import Path
 
 # JAX reads these once, when it is first imported.
 _TWO_DEVICES = "--xla_force_host_platform_device_count=2"
@@ -10,11 +9,6 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# Much of the time is compiling the same programs again: tests of models and rollouts take a third of it with what an
-# earlier run has kept. `make clean` forgets.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / "build" / "test-programs"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 import jaxtyping  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import gcs
 import pytest
+import test_run
 
 ROOT = "gs://bucket/tiny"
 SETTINGS = ["--set", "sft.steps=12", "--set", "sft.checkpoint_every=3", "--set", "sft.keep=2"]
@@ -32,11 +33,8 @@ def bucket(server: tuple[str, gcs.Bucket]) -> gcs.Bucket:
 @pytest.fixture(scope="module")
 def environment(server: tuple[str, gcs.Bucket], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A user's environment, in which Google's clients and tensorstore talk to that server."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_", "JAX_COMPILATION_"))}
     return {
-        **inherited,
-        "PIT_CACHE": str(tmp_path_factory.mktemp("cache")),
-        "PYTHONPATH": os.pathsep.join(sys.path),
+        **test_run.environment(tmp_path_factory.mktemp("cache")),
         "STORAGE_EMULATOR_HOST": server[0],
         "TENSORSTORE_GCS_HTTP_URL": server[0],
         "GOOGLE_CLOUD_PROJECT": "pit",

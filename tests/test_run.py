@@ -69,7 +69,7 @@ def pit(cache: Path, *words: object, check: bool = True, timeout_s: float = 300)
 
 def environment(cache: Path) -> dict[str, str]:
     """A user's environment: without the tests' second device and strictness; every compilation is worth keeping."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_", "JAX_COMPILATION_"))}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_"))}
     return {
         **inherited,
         "PIT_CACHE": str(cache),

@@ -239,7 +239,7 @@ def show(outcome: Any, timed: bool) -> None:
 @click.option("--target", "targets", type=click.Choice(TARGETS), multiple=True, help="TPU; repeatable [v5e].")
 @click.option("--class", "classes", multiple=True, help="Class of shapes, such as r4-h128-b2; repeatable [all].")
 @click.option("--time", "timed", is_flag=True, help="Time on the attached device instead of counting for a target.")
-@click.option("--table", type=click.Path(path_type=Path, dir_okay=False), help="The table to write [its own].")
+@click.option("--table", type=click.Path(path_type=Path, dir_okay=False), help="The table to write [the operation's].")
 def tune(op: str, targets: Sequence[str], classes: Sequence[str], timed: bool, table: Path | None) -> None:
     """Find the tiles of our TPU kernels and write them into the table that the kernels read.
 

@@ -381,7 +381,7 @@ def test_the_scenario_goes_on_where_it_was_left(tmp_path, monkeypatch):
     monkeypatch.setattr(suite, "judged_apart", lambda *names: judged.append(names))
     clean = {"versions": {"jax": "1"}, "commit": "abc"}
     for module in (suite, scenario):
-        monkeypatch.setattr(module, "origin", lambda operation, contender: dict(clean))
+        monkeypatch.setattr(module, "origin", lambda operation, name: dict(clean))
     path = tmp_path / "kernels.json"
     found = steps([Entry("gap_reward", ("gemma-2-2b",), ("v5e", "v6e"), ("xla",))])
     assert stale(found, path) == found

@@ -66,7 +66,9 @@ class Problem:
     @property
     def units(self) -> int:
         """Trees in the work, what a cost is shared among."""
-        return 1 if self.workload is None else sum(map(len, forest(self.workload, SEED)))
+        if self.workload is None:
+            return 1
+        return sum(len(row) for each in (self.workload, *self.others) for row in forest(each, SEED))
 
     @property
     def has_trees(self) -> bool:

@@ -87,7 +87,7 @@ def steps(
 
 def stale(found: Sequence[Step], path: Path) -> list[Step]:
     """The steps whose rows are not in a results file, or were measured of other sources or with other versions."""
-    here = functools.cache(lambda operation, name: origin(operation, named_contender(operation, name)))
+    here = functools.cache(origin)
     measured = suite.origins(path)
 
     def is_stale(step: Step) -> bool:

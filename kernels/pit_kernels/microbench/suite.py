@@ -252,15 +252,15 @@ def sources(operation: str, contender: Contender) -> tuple[str, ...]:
     return (*_EVERYONES, *_OURS, operation) if contender.ours else _EVERYONES
 
 
-def origin(operation: str, contender: Contender) -> dict[str, Any]:
-    """What a figure carries: versions, and the last commit that touched its sources ("unknown" where there is none)."""
+def origin(operation: str, name: str) -> dict[str, Any]:
+    """What a contender's figures carry: versions, and the last commit that touched their sources, or "unknown"."""
     versions = {}
-    for name in ("jax", "jaxlib", "libtpu", "tokamax", "numpy"):
+    for package in ("jax", "jaxlib", "libtpu", "tokamax", "numpy"):
         try:
-            versions[name] = metadata.version(name)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    paths = [f":(top)kernels/pit_kernels/{path}" for path in sources(operation, contender)]
+    paths = [f":(top)kernels/pit_kernels/{path}" for path in sources(operation, named_contender(operation, name))]
     commit = _git("log", "-1", "--format=%H", "--", *paths)
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", *paths)
     return {"versions": versions, "commit": (commit or "unknown") + (" with changes" if changed else "")}
@@ -273,7 +273,7 @@ def _git(*words: str) -> str:
 def save(rows: Sequence[Row], path: Path) -> None:
     """Writes rows into a results file, in place of those of the same name; other rows stay."""
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    source = functools.cache(lambda operation, name: origin(operation, named_contender(operation, name)))
+    source = functools.cache(origin)
     for row in rows:
         figures = {**row.figures, "kernels": _short(row.figures.get("kernels", []))}
         found[row.key] = {**asdict(row), "figures": figures, **source(row.operation, row.contender)}

@@ -11,7 +11,6 @@ from pit.config import (
     OptimizerConfig,
     PackingConfig,
     RunConfig,
-    TokenizerConfig,
     TrainConfig,
     WindowConfig,
 )
@@ -22,7 +21,7 @@ def relay() -> RunConfig:
     """Every stage on 160,000 preferences of the relay, with RL,2 and a hidden oracle.
 
     A model of three layers looks up a pass or two at once, so the policy's own answers are right in their last pair
-    only, and the improver gets a pair further than its draft. What the demo does not need: three layers and more
+    only, and the improver gets a name or two further than its draft. What the demo does not need: three layers and more
     steps, as looking up takes long to learn; R_P starts from the fine-tuned policy, which looks up already; RL,2, as
     the passes after the first read the improver's own answers; as many updates of the policy as of the improver.
 
@@ -39,7 +38,6 @@ def relay() -> RunConfig:
         config,
         name="relay",
         data=DataConfig(task="relay", synthetic_rows=160_000),
-        tokenizer=TokenizerConfig(vocab_size=640),
         windows=WindowConfig(input=36, reference=28, output=28),
         policy=dataclasses.replace(config.policy, layers=3, matched_heads=0),
         reward_model=dataclasses.replace(config.reward_model, layers=3),
