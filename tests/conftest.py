@@ -1,6 +1,9 @@
 """What every test runs under: two CPU devices, strict promotion, run-time shape checks, two Hypothesis profiles."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # JAX reads these once, when it is first imported.
 _TWO_DEVICES = "--xla_force_host_platform_device_count=2"
@@ -9,6 +12,13 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Much of the tests' time is compiling, and many processes compile the same: what one has compiled, the others of this
+# run of the tests read. Workers and the commands that tests start inherit the folder.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="pit-programs-of-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 import jaxtyping  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402

@@ -34,7 +34,7 @@ def bucket(server: tuple[str, gcs.Bucket]) -> gcs.Bucket:
 def environment(server: tuple[str, gcs.Bucket], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A user's environment, in which Google's clients and tensorstore talk to that server."""
     return {
-        **test_run.environment(tmp_path_factory.mktemp("cache")),
+        **test_run.environment(),
         "STORAGE_EMULATOR_HOST": server[0],
         "TENSORSTORE_GCS_HTTP_URL": server[0],
         "GOOGLE_CLOUD_PROJECT": "pit",

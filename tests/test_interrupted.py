@@ -77,16 +77,10 @@ KILLS = 3
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One compile cache for all processes."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nobody interrupts."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    pit(cache, "run", "tiny", "--out", folder, *settings(), timeout_s=LONG_S)
+    pit("run", "tiny", "--out", folder, *settings(), timeout_s=LONG_S)
     return folder
 
 
@@ -98,9 +92,9 @@ def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def killed(command: list[str], cache: Path, log: Path, number: signal.Signals, dice: random.Random) -> int:
+def killed(command: list[str], log: Path, number: signal.Signals, dice: random.Random) -> int:
     """Start a stage and send it a signal a random while after a random step; its exit status."""
-    process = subprocess.Popen(command, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     after, deadline = lines(log) + dice.choice([0, 0, 1, 2]), time.monotonic() + LONG_S
     while lines(log) <= after and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -111,38 +105,32 @@ def killed(command: list[str], cache: Path, log: Path, number: signal.Signals, d
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_that_is_killed_again_and_again_ends_in_the_same_bits(
-    stage: str, cache: Path, whole: Path, tmp_path: Path
-) -> None:
+def test_a_stage_that_is_killed_again_and_again_ends_in_the_same_bits(stage: str, whole: Path, tmp_path: Path) -> None:
     copy, dice = without_stage(whole, stage, tmp_path), random.Random(f"7 {stage}")
     command = [sys.executable, "-m", "pit", *stage.split("-", 1), "--run", str(copy)]
     folder, statuses = copy / "stages" / stage, []
     for attempt in range(KILLS):
         number = signal.SIGKILL if attempt % 2 == 0 else signal.SIGTERM
-        statuses.append(killed(command, cache, folder / "metrics.jsonl", number, dice))
+        statuses.append(killed(command, folder / "metrics.jsonl", number, dice))
         if (folder / "done.json").exists():
             break
     assert -signal.SIGKILL in statuses, "the stage ended before it was killed"
-    pit(cache, *command[3:], timeout_s=LONG_S)
+    pit(*command[3:], timeout_s=LONG_S)
     require_equal(copy, whole, stage)
 
 
-def test_a_run_that_is_killed_again_and_again_ends_in_the_same_results(
-    cache: Path, whole: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_results(whole: Path, tmp_path: Path) -> None:
     """With its stages left behind at work: `kill -9` of `pit run` reaches no other process."""
     folder, dice, missing = tmp_path / "run", random.Random(11), ("refresh", "rl-second", "rl-third")
     ignored = ("refresh-*", *missing, "results.json", "report.html", "tensorboard", "data")
     shutil.copytree(whole, folder, ignore=shutil.ignore_patterns(*ignored))
     command = [sys.executable, "-m", "pit", "run", "tiny", "--out", str(folder), *settings()]
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
-        process = subprocess.Popen(
-            command, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(dice.uniform(15, 60))
         process.send_signal(number)
         process.wait(timeout=LONG_S)
-    pit(cache, *command[3:], timeout_s=LONG_S)
+    pit(*command[3:], timeout_s=LONG_S)
     assert (folder / "refresh" / "pairs.jsonl").read_bytes() == (whole / "refresh" / "pairs.jsonl").read_bytes()
     for stage in (path.name for path in (whole / "stages").iterdir()):
         require_equal(folder, whole, stage)
@@ -153,14 +141,12 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_results(
     assert one == two
 
 
-def test_a_limit_that_stops_saves_says_how_to_go_on_and_changes_nothing(
-    cache: Path, whole: Path, tmp_path: Path
-) -> None:
+def test_a_limit_that_stops_saves_says_how_to_go_on_and_changes_nothing(whole: Path, tmp_path: Path) -> None:
     copy = without_stage(whole, "rl-third", tmp_path)
     stop = ("--set", "board.truncated.limit=-1", "--set", "board.truncated.action=stop")
     told = []
     for _ in range(2):
-        stopped = pit(cache, "rl", "third", "--run", copy, *stop, check=False)
+        stopped = pit("rl", "third", "--run", copy, *stop, check=False)
         assert stopped.returncode == 1
         told.append(" ".join(stopped.stderr.split()))
         assert len(metrics(copy, "rl-third")) == 1
@@ -171,14 +157,14 @@ def test_a_limit_that_stops_saves_says_how_to_go_on_and_changes_nothing(
         assert " at step 1: answers do not end (board.truncated.limit = -1.0); the checkpoint of that step" in text
         assert text.endswith(f"go on regardless with: {go_on}")
     assert not (copy / "stages" / "rl-third" / "done.json").exists()
-    resumed = pit(cache, *go_on.split()[1:], "--set", "board.truncated.limit=-1")
+    resumed = pit(*go_on.split()[1:], "--set", "board.truncated.limit=-1")
     assert resumed.stdout.count("board.truncated.limit") == 0
     # The board itself remembers other limits; all else is as it was.
     assert metrics(copy, "rl-third") == metrics(whole, "rl-third")
 
 
-def test_what_is_trained_cannot_be_changed_under_way(cache: Path, whole: Path) -> None:
-    refused = pit(cache, "rl", "third", "--run", whole, "--set", "rl_third.steps=9", check=False)
+def test_what_is_trained_cannot_be_changed_under_way(whole: Path) -> None:
+    refused = pit("rl", "third", "--run", whole, "--set", "rl_third.steps=9", check=False)
     assert refused.returncode == 1
     assert "--set: rl_third of a run cannot be changed, only workers, board, evaluate" in " ".join(
         refused.stderr.split()

@@ -46,19 +46,13 @@ RL,0 with a curriculum that learns, an adaptive coefficient and a running scale;
 """
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One compile cache for all processes of these tests."""
-    return tmp_path_factory.mktemp("cache")
-
-
-def pit(cache: Path, *words: object, check: bool = True, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+def pit(*words: object, check: bool = True, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
     """Run the command as a user would, on one device."""
     result = subprocess.run(
         [sys.executable, "-m", "pit", *map(str, words)],
         capture_output=True,
         text=True,
-        env=environment(cache),
+        env=environment(),
         timeout=timeout_s,
         check=False,
     )
@@ -67,23 +61,22 @@ def pit(cache: Path, *words: object, check: bool = True, timeout_s: float = 300)
     return result
 
 
-def environment(cache: Path) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """A user's environment: without the tests' second device and strictness; every compilation is worth keeping."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_"))}
     return {
         **inherited,
-        "PIT_CACHE": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
 
 
 @pytest.fixture(scope="session")
-def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the smallest recipe."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    result = pit(cache, "run", "tiny", "--out", folder, *settings, timeout_s=550)
+    result = pit("run", "tiny", "--out", folder, *settings, timeout_s=550)
     assert "done  evaluate" in result.stdout
     return folder
 
@@ -114,18 +107,18 @@ def test_smallest_run_leaves_results_and_a_report(run: Path) -> None:
     assert f"{headline['value']:+.1f}" in page.text.replace("\N{MINUS SIGN}", "-") or headline["value"] == 0
 
 
-def test_report_is_drawn_again_with_its_plot(cache: Path, run: Path, tmp_path: Path) -> None:
+def test_report_is_drawn_again_with_its_plot(run: Path, tmp_path: Path) -> None:
     before = (run / "report.html").read_bytes()
-    result = pit(cache, "report", "--run", run, "--plot", tmp_path / "quality.png")
+    result = pit("report", "--run", run, "--plot", tmp_path / "quality.png")
     assert result.stdout.splitlines() == [str(run / "report.html"), str(tmp_path / "quality.png")]
     assert (run / "report.html").read_bytes() == before
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_finished_stages_are_skipped(cache: Path, run: Path) -> None:
+def test_finished_stages_are_skipped(run: Path) -> None:
     before = (run / "stages" / "rl-second" / "done.json").read_bytes()
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    result = pit(cache, "run", "tiny", "--out", run, *settings)
+    result = pit("run", "tiny", "--out", run, *settings)
     assert result.stdout.count("finished before, skipped") == 8
     assert (run / "stages" / "rl-second" / "done.json").read_bytes() == before
 
@@ -134,25 +127,23 @@ STAGES = {"sft-policy": ["sft", "policy"], "reward-gap": ["reward", "gap"], "rl-
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_and_resumed_equals_uninterrupted(stage: str, cache: Path, run: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_equals_uninterrupted(stage: str, run: Path, tmp_path: Path) -> None:
     copy = without_stage(run, stage, tmp_path)
     command = [sys.executable, "-m", "pit", *STAGES[stage], "--run", str(copy)]
-    process = subprocess.Popen(command, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     saved = wait_for_checkpoint(process, copy / "stages" / stage / "checkpoints")
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (copy / "stages" / stage / "done.json").exists()
-    pit(cache, *STAGES[stage], "--run", copy)
+    pit(*STAGES[stage], "--run", copy)
     assert latest(copy, stage) > saved
     require_equal(copy, run, stage)
 
 
-def test_interrupt_saves_and_says_how_to_go_on(cache: Path, run: Path, tmp_path: Path) -> None:
+def test_interrupt_saves_and_says_how_to_go_on(run: Path, tmp_path: Path) -> None:
     copy = without_stage(run, "sft-policy", tmp_path)
     command = [sys.executable, "-m", "pit", "sft", "policy", "--run", str(copy)]
-    process = subprocess.Popen(
-        command, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for_checkpoint(process, copy / "stages" / "sft-policy" / "checkpoints")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
@@ -160,7 +151,7 @@ def test_interrupt_saves_and_says_how_to_go_on(cache: Path, run: Path, tmp_path:
     assert f"go on with:  pit sft policy --run {copy}" in errors
     assert not (copy / "stages" / "sft-policy" / "done.json").exists()
     assert latest(copy, "sft-policy") > 0
-    pit(cache, "sft", "policy", "--run", copy)
+    pit("sft", "policy", "--run", copy)
     require_equal(copy, run, "sft-policy")
 
 
@@ -168,9 +159,7 @@ def test_interrupt_saves_and_says_how_to_go_on(cache: Path, run: Path, tmp_path:
     "sender",
     ["terminal", *(pytest.param(name, marks=pytest.mark.slow) for name in ("kill -INT, started deaf", "kill -TERM"))],
 )
-def test_interrupted_run_stops_its_stages_and_says_how_to_go_on(
-    sender: str, cache: Path, run: Path, tmp_path: Path
-) -> None:
+def test_interrupted_run_stops_its_stages_and_says_how_to_go_on(sender: str, run: Path, tmp_path: Path) -> None:
     copy = without_stage(run, "rl-first", tmp_path)
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     command = [sys.executable, "-m", "pit", "run", "tiny", "--out", str(copy), *settings]
@@ -179,7 +168,7 @@ def test_interrupted_run_stops_its_stages_and_says_how_to_go_on(
     before = signal.signal(signal.SIGINT, heard)
     process = subprocess.Popen(
         command,
-        env=environment(cache),
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -197,12 +186,12 @@ def test_interrupted_run_stops_its_stages_and_says_how_to_go_on(
     assert f"go on with:  pit run tiny --out {copy}" in errors
     assert not (copy / "stages" / "rl-first" / "done.json").exists()
     assert latest(copy, "rl-first") > 0
-    result = pit(cache, *command[3:])
+    result = pit(*command[3:])
     assert result.stdout.count("finished before, skipped") == 7
     assert losses(copy, "rl-first") == losses(run, "rl-first")
 
 
-def test_full_disk_is_one_clear_line_and_costs_nothing(cache: Path, run: Path, tmp_path: Path) -> None:
+def test_full_disk_is_one_clear_line_and_costs_nothing(run: Path, tmp_path: Path) -> None:
     copy = without_stage(run, "sft-policy", tmp_path)
     stage = copy / "stages" / "sft-policy"
     stage.mkdir()
@@ -212,17 +201,17 @@ def test_full_disk_is_one_clear_line_and_costs_nothing(cache: Path, run: Path, t
         pytest.skip("this system lets no user mount a small disk")
     command = [*small, stage, sys.executable, "-m", "pit", "sft", "policy", "--run", copy]
     result = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=environment(cache), timeout=120, check=False
+        list(map(str, command)), capture_output=True, text=True, env=environment(), timeout=120, check=False
     )
     assert result.returncode == 1, result.stderr[-3000:]
     # Threads of the checkpoint writer may complain before that line, none after it.
     assert result.stderr.rstrip().splitlines()[-1].startswith("pit: error: the disk is full")
-    pit(cache, "sft", "policy", "--run", copy)
+    pit("sft", "policy", "--run", copy)
     assert losses(copy, "sft-policy") == losses(run, "sft-policy")
 
 
-def test_what_a_stage_drew_is_shown_and_drawn(cache: Path, run: Path, tmp_path: Path) -> None:
-    result = pit(cache, "data", "curriculum", "--run", run, "--stage", "rl-first", "--plot", tmp_path / "drawn.png")
+def test_what_a_stage_drew_is_shown_and_drawn(run: Path, tmp_path: Path) -> None:
+    result = pit("data", "curriculum", "--run", run, "--stage", "rl-first", "--plot", tmp_path / "drawn.png")
     assert "24 draws of 8 examples: 3.0 visits each" in result.stdout
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
 
@@ -298,11 +287,11 @@ def losses(run: Path, stage: str) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in map(json.loads, lines) if "loss" in row]
 
 
-def test_improve_reads_and_writes_lines(cache: Path, run: Path, tmp_path: Path) -> None:
+def test_improve_reads_and_writes_lines(run: Path, tmp_path: Path) -> None:
     source, sink = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     prompt = "Describe this red small cheap old round lamp: price, colour and size. End fondly."
     source.write_text(json.dumps({"prompt": prompt}) + "\n")
-    pit(cache, "improve", "--run", run, "--input", source, "--output", sink, "--iterations", 2)
+    pit("improve", "--run", run, "--input", source, "--output", sink, "--iterations", 2)
     (row,) = map(json.loads, sink.read_text().splitlines())
     assert row["prompt"] == [{"role": "user", "content": prompt}]
     assert len(row["answers"]) == 3
@@ -355,29 +344,29 @@ def test_bad_input_is_one_clear_line(
     assert not (tmp_path / "a").exists() or not any((tmp_path / "a").glob("store*"))
 
 
-def test_checkpoint_of_another_architecture_is_refused(cache: Path, run: Path, tmp_path: Path) -> None:
+def test_checkpoint_of_another_architecture_is_refused(run: Path, tmp_path: Path) -> None:
     copy = without_stage(run, "nothing", tmp_path)
     config = json.loads((copy / "config.json").read_text())
     config["reward_model"]["mlp"] = 48
     (copy / "config.json").write_text(json.dumps(config))
-    result = pit(cache, "reward", "quality", "--run", copy, check=False)
+    result = pit("reward", "quality", "--run", copy, check=False)
     assert result.returncode == 1
     assert "mlp.down has shape [32, 16] there, but the config asks for [48, 16]" in " ".join(result.stderr.split())
 
 
-def test_tokenizer_of_another_run_is_refused(cache: Path, run: Path, tmp_path: Path) -> None:
+def test_tokenizer_of_another_run_is_refused(run: Path, tmp_path: Path) -> None:
     copy = without_stage(run, "sft-policy", tmp_path)
     tokenizer = json.loads((copy / "tokenizer.json").read_text())
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-1]
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
-    result = pit(cache, "sft", "policy", "--run", copy, check=False)
+    result = pit("sft", "policy", "--run", copy, check=False)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "tokenizer" in result.stderr
 
 
-def test_help_teaches(cache: Path) -> None:
-    text = pit(cache, "--help").stdout
+def test_help_teaches() -> None:
+    text = pit("--help").stdout
     assert "pit run demo --out runs/demo" in text
     for command in (["run"], ["data", "check"], ["sft", "policy"], ["rl", "second"], ["improve"], ["evaluate"]):
-        assert "Usage: pit" in pit(cache, *command, "--help").stdout
+        assert "Usage: pit" in pit(*command, "--help").stdout

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from pit_kernels.microbench.compiler import no_persistent_cache
+
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 
 needs_libtpu = pytest.mark.skipif(
@@ -31,6 +33,12 @@ def mesh(kind, **axes):
     return jax.sharding.Mesh(devices, tuple(axes), axis_types=(jax.sharding.AxisType.Auto,) * len(axes))
 
 
+def compiled(mesh, jitted, *arguments):
+    """The compiled program of a jitted function; the arguments are trees of shapes with shardings."""
+    with jax.set_mesh(mesh), no_persistent_cache():
+        return jitted.trace(*arguments).lower(lowering_platforms=("tpu",)).compile()
+
+
 def compile_for(mesh, function, *shapes):
     """The compiled program; a shape is a ShapeDtypeStruct, or (one, partition spec)."""
 
@@ -38,5 +46,4 @@ def compile_for(mesh, function, *shapes):
         shape, spec = shape if isinstance(shape, tuple) else (shape, jax.sharding.PartitionSpec())
         return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=jax.sharding.NamedSharding(mesh, spec))
 
-    with jax.set_mesh(mesh):
-        return jax.jit(function).trace(*map(placed, shapes)).lower(lowering_platforms=("tpu",)).compile()
+    return compiled(mesh, jax.jit(function), *map(placed, shapes))

@@ -9,13 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from pit_kernels.microbench import analyse, unavailable_reason
 from pit_kernels.microbench.bundles import DumpError, parse_bundles, parse_slot_use
+from pit_kernels.microbench.compiler import no_persistent_cache
 from pit_kernels.microbench.layouts import parse_layout, words
 from pit_kernels.microbench.machine import UnknownControlError, run
 
 PROGRAMS = Path(__file__).with_name("static_programs.py")
+HIT = "/jax/compilation_cache/cache_hits"
 ROWS = jax.ShapeDtypeStruct((2048, 256), jnp.float32)
 
 
@@ -28,6 +31,40 @@ def test_programs_are_counted_right():
         command, cwd=PROGRAMS.parents[2], env=environment, capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stdout[-4000:] + found.stderr[-2000:]
+
+
+def test_compiling_afresh_neither_reads_nor_writes_the_persistent_cache(tmp_path):
+    def written():
+        jax.clear_caches()
+        jax.jit(lambda x: jnp.sin(x) + 41).lower(ROWS).compile()
+        return len(list(tmp_path.glob("*-cache")))
+
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    before = {name: jax.config.values[name] for name in names}
+    events = []
+
+    def listener(event, **_):
+        events.append(event)
+
+    jax.monitoring.register_event_listener(listener)
+    try:
+        for name, value in zip(names, (str(tmp_path), 0), strict=True):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        with no_persistent_cache():
+            assert written() == 0
+        assert written() == 1
+        with no_persistent_cache():
+            events.clear()
+            assert written() == 1
+            assert HIT not in events
+        assert written() == 1
+        assert HIT in events
+    finally:
+        jax.monitoring.unregister_event_listener(listener)
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 def test_an_unknown_target_is_named():

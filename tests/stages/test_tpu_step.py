@@ -15,7 +15,7 @@ from interpreted import INTERPRET, no_races
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from tpu_programs import mesh, needs_libtpu
+from tpu_programs import compiled, mesh, needs_libtpu
 
 from pit.config import ModelConfig, RlConfig
 from pit.data.packing import pack_lists
@@ -73,8 +73,7 @@ def compiled_text(kind, data, tensor, step):
         for name, x in shapes.items()
     }
     update = Update(loss(graphdef), optax.sgd(0.1))
-    with jax.set_mesh(chips):
-        return update._first.trace(params, batch).lower(lowering_platforms=("tpu",)).compile().as_text()
+    return compiled(chips, update._first, params, batch).as_text()
 
 
 KERNELS = {

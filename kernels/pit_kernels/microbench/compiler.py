@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pit_kernels.microbench.bundles import KernelDump, find_kernels
@@ -107,7 +108,7 @@ def compiled_for(
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tuple(arguments))
     jitted = function if hasattr(function, "trace") else jax.jit(function)
     # A program found in the persistent cache would not be compiled, and nothing dumped.
-    with jax.set_mesh(mesh), _no_persistent_cache():
+    with jax.set_mesh(mesh), no_persistent_cache():
         traced = jitted.trace(*shapes)
         compiled = traced.lower(lowering_platforms=("tpu",)).compile()
     kernels = find_kernels(folder)
@@ -132,10 +133,13 @@ def _empty(folder: Path) -> None:
 
 
 @contextmanager
-def _no_persistent_cache() -> Iterator[None]:
+def no_persistent_cache() -> Iterator[None]:
+    """Compiles afresh: a program for a TPU that is not there can be written to JAX's persistent cache, but not read."""
     found = bool(jax.config.values["jax_enable_compilation_cache"])
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX asks once whether there is a cache, and remembers.
     try:
         yield
     finally:
         jax.config.update("jax_enable_compilation_cache", found)
+        compilation_cache.reset_cache()
