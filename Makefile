@@ -9,6 +9,8 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+# A file's tests share what it makes. Files go out in the order of tests/conftest.py, the longest first.
+WORKERS := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 CPP_SOURCES := $(shell find cpp -type f)
 # The virtual environment's tools come first, so that cmake and ninja are those of constraints.txt.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -38,10 +40,10 @@ demo: $(STAMP)  ## run the whole method on a small synthetic task; results go to
 
 test: $(STAMP)  ## run the fast tests
 	@echo "test: all but the tests marked slow (those are part of make test-all)"
-	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 test-all: $(STAMP)  ## run every test, the slow ones too, with 2000 examples a property
-	PIT_HYPOTHESIS_PROFILE=all $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --timeout=7200
+	PIT_HYPOTHESIS_PROFILE=all $(BIN)/python -m pytest $(WORKERS) --timeout=7200
 
 lint: $(STAMP)  ## check style, types, layers and the extension's stub
 	@echo "lint 1/6: ruff check"

@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 # JAX reads these once, when it is first imported.
 _TWO_DEVICES = "--xla_force_host_platform_device_count=2"
@@ -21,6 +22,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 # Shapes and types of annotated functions are checked on every call; the hook must precede the packages' first import.
@@ -34,3 +36,8 @@ settings.register_profile(
     "all", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=_SLOW_EXAMPLES
 )
 settings.load_profile(os.environ.get("PIT_HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with whole runs first, as they take longest: workers that share the files then end at about one time."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)

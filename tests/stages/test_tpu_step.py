@@ -87,7 +87,7 @@ KERNELS = {
     ("kind", "step"),
     [
         ("v5e", gap_step),
-        ("v5p", rl_step),
+        pytest.param("v5p", rl_step, marks=pytest.mark.slow),
         pytest.param("v5p", gap_step, marks=pytest.mark.slow),
         pytest.param("v5e", rl_step, marks=pytest.mark.slow),
     ],

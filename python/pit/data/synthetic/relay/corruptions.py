@@ -30,10 +30,10 @@ def clean_answer(prompt: str) -> str:
 
 
 def lost(request: Request, number: int, pick: Callable[[Sequence[str]], str]) -> tuple[str, ...]:
-    """Who has it after 0, 1, ... passes by someone who goes wrong at one pass and follows the map from there.
+    """Who has it after 0, 1, ... passes by someone who goes wrong at one pass and from there only guesses.
 
-    Wrong names are of people to whom somebody passes. Where the map leads back to who has it in truth, another name is
-    taken, so that no later one is right.
+    Who opens a pair is guessed among the people to whom somebody passes, and the map followed within the pair. Where
+    that would be who has it in truth, another name is taken, so that no later one is right.
 
     Args:
         request: the truth.
@@ -43,7 +43,8 @@ def lost(request: Request, number: int, pick: Callable[[Sequence[str]], str]) ->
     truth = request.route
     route = list(truth[:number])
     for right in truth[number:]:
-        taken = right if len(route) == number else request.after(route[-1])
+        guesses = len(route) == number or len(route) % 2 == 0
+        taken = right if guesses else request.after(route[-1])
         others = [name for name in request.passed_to if name not in (right, route[-1])]
         route.append(taken if taken != right else pick(others))
     return tuple(route)
@@ -53,7 +54,7 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
     """One corrupted copy of a clean answer per kind of fault.
 
     wrong: one name replaced by another, after which the names are right again.
-    lost: one wrong pass, and the map followed from there.
+    lost: wrong from one pass on.
     swapped: two neighbouring names exchanged.
     repetition: a neighbour's name in the place of one, so that length and form are those of a clean answer.
     clean: a name too many, at the end.
@@ -92,8 +93,7 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
 def progress(prompt: str, answer: str, rng: random.Random) -> list[str]:
     """A clean answer and those of people who got lost one pass earlier each, until no name is right: best first.
 
-    The way that an improver goes which is right one pass further each time, backwards. All but the clean one have one
-    wrong pass each, so that a reward model which counts those sees no difference.
+    The way that an improver goes which is right one pass further each time, backwards.
 
     Args:
         prompt: a prompt of the family.
