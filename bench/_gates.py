@@ -9,9 +9,6 @@ import numpy as np
 
 from _variants import MAIN
 
-GOLDS = 3
-"""Neighbouring means of the gold that are averaged: one of them is of a single step's samples."""
-
 BELOW_END = 0.01
 """The target: so much below what the main variant ends at, mean over seeds, in quality."""
 
@@ -73,38 +70,18 @@ def gates(passes: int) -> list[Gate]:
     ]
 
 
-def reached(golds: list[list[float]], target: float) -> int | None:
-    """The first RL step at which the mean of `GOLDS` neighbouring means of the gold is at least the target.
-
-    Args:
-        golds: pairs of step and mean, steps counted over all stages of the improver.
-        target: quality.
-
-    >>> reached([[5, 0.5], [10, 0.6], [15, 0.7], [20, 0.8]], 0.7)
-    20
-    """
-    for last in range(GOLDS - 1, len(golds)):
-        if np.mean([gold for _, gold in golds[last + 1 - GOLDS : last + 1]]) >= target:
-            return int(golds[last][0])
-    return None
-
-
 def steps_to_target(trials: Mapping[tuple[int, str], Mapping[str, Any]]) -> dict[str, Any]:
-    """Of each variant and seed the RL step at which its samples reached the target, None where they did not.
+    """Of each variant and seed the RL step of the first checkpoint that reached the target, None where none did.
 
-    Samples are those that it trained on, with the references of their stage: the data's in RL,0, M_P^RL's in RL,1.
+    A checkpoint is worth what one plain pass over y0 is, on held-out prompts, the same for all variants of a seed.
     """
-    ends = [
-        float(np.mean([gold for _, gold in trial["golds"][-GOLDS:]]))
-        for (_, variant), trial in sorted(trials.items())
-        if variant == MAIN and len(trial["golds"]) >= GOLDS
-    ]
+    curves = {key: trial["learning_curve"] for key, trial in sorted(trials.items()) if trial.get("learning_curve")}
+    ends = [curve[-1][1] for (_, variant), curve in curves.items() if variant == MAIN]
     if not ends:
         return {}
     target = float(np.mean(ends)) - BELOW_END
     found: dict[str, dict[int, int | None]] = {}
-    for (seed, variant), trial in sorted(trials.items()):
-        if trial["golds"]:
-            found.setdefault(variant, {})[seed] = reached(trial["golds"], target)
-    rule = f"first step whose last {GOLDS} means reach the end of {MAIN}, mean over seeds, less {BELOW_END:g}"
+    for (seed, variant), curve in curves.items():
+        found.setdefault(variant, {})[seed] = next((step for step, worth in curve if worth >= target), None)
+    rule = f"first checkpoint that reaches the end of {MAIN}, mean over seeds, less {BELOW_END:g}"
     return {"rule": rule, "target": round(target, 4), "steps": found}

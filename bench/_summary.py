@@ -144,7 +144,16 @@ def mended(quality: Sequence[float], first: Sequence[float]) -> dict[str, float 
     }
 
 
-KEPT = ("sampled_tokens", "accepted", "training", "golds", "copy_rate", "accuracies", "answer_seconds", "commit")
+KEPT = (
+    "sampled_tokens",
+    "accepted",
+    "training",
+    "learning_curve",
+    "copy_rate",
+    "accuracies",
+    "answer_seconds",
+    "commit",
+)
 """What is published of a trial as it is."""
 
 

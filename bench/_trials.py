@@ -25,6 +25,9 @@ from pit.stages.prepare import prepare
 
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
 
+CURVE_PROMPTS = 500
+"""Prompts on which checkpoints are compared."""
+
 
 def trained(folder: Path, config: RunConfig, variant: str, report: Callable[[str], None]) -> Run:
     """The run of a variant with all stages that it needs; finished ones of its seed's other variants are linked."""
@@ -55,16 +58,6 @@ def logged(run: Run, stage: str, metric: str) -> list[tuple[int, float]]:
     """A metric of a finished stage: step and value, where it was measured."""
     lines = (run.stage_folder(stage) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [(row["step"], row[metric]) for row in map(json.loads, lines) if metric in row]
-
-
-def golds(run: Run, variant: str) -> list[tuple[int, float]]:
-    """What the improver's samples were worth by the oracle: RL step, counted over all its stages, and mean."""
-    found, before = [], 0
-    for name in stages_for(run.config, variant):
-        if name in IMPROVER_STAGES:
-            found += [(before + step, round(gold, 4)) for step, gold in logged(run, name, "board/gold")]
-            before += getattr(run.config, STAGES[name].section).steps
-    return found
 
 
 def training_costs(run: Run, variant: str) -> dict[str, dict[str, float]]:
@@ -187,6 +180,28 @@ def answers_of(run: Run, variant: str, prompts: list[Tokens]) -> Answered:
     return answered
 
 
+def learning_curve(run: Run, variant: str, answered: Answered, worth: Gold) -> list[tuple[int, float]]:
+    """What one plain pass over y0 is worth at every checkpoint of the improver's RL: step over all stages, and mean.
+
+    Prompts, first answers and seed are the same for all checkpoints and variants, and none of them is trained on.
+    """
+    config, seed = replace(run.config.improve, iterations=1), 31 + run.config.seed
+    prompts, firsts = answered.prompts[:CURVE_PROMPTS], answered.outputs["y0"][:CURVE_PROMPTS]
+    models = Models.load(run, run.config.gap.packing, improver="sft-improver")
+    found, before = [], 0
+    for name in stages_for(run.config, variant):
+        if name not in IMPROVER_STAGES:
+            continue
+        graphdef, like = run.model(name)
+        with run.checkpoints(name, keep=getattr(run.config, STAGES[name].section).keep) as checkpoints:
+            for step in checkpoints.steps:
+                improver = graphdef, checkpoints.restore_params(like, step)
+                refined = replace(models, improver=improver).refine(prompts, firsts, range(len(prompts)), config, seed)
+                found.append((before + step, round(float(np.mean(worth(prompts, refined))), 4)))
+        before += getattr(run.config, STAGES[name].section).steps
+    return found
+
+
 def accuracies(run: Run, prompts: list[Tokens], worth: Gold) -> list[dict[str, Any]]:
     """How often reward models rank as the oracle does: held-out pairs, faults, progress, both policies' samples."""
     pairs = sensitivity.held_out_pairs(run) | sensitivity.corrupted_pairs(run) | sensitivity.progress_pairs(run)
@@ -210,6 +225,7 @@ def trial(folder: Path, family: str, variant: str, config: RunConfig, report: Ca
     write_file(folder / "answers.json", (json.dumps(vars(answered)) + "\n").encode())
     firsts = answered.outputs["y0"]
     own_rewards = any(setting.startswith("gap.") for setting in VARIANTS[variant].settings)
+    curve = learning_curve(run, variant, answered, worth)
     seen = accuracies(run, prompts, worth) if variant == MAIN or own_rewards else []
     seconds = time.perf_counter() - begin
     report(f"{folder.parent.name}/{variant}: {len(answered.outputs)} sets of answers in {seconds:.0f} s")
@@ -223,7 +239,7 @@ def trial(folder: Path, family: str, variant: str, config: RunConfig, report: Ca
         "sampled_tokens": answered.sampled,
         "accepted": answered.accepted,
         "training": training_costs(run, variant),
-        "golds": golds(run, variant),
+        "learning_curve": curve,
         "copy_rate": {
             name: copy_rate(answered.outputs[name], firsts)._asdict()
             for name in ("pit_plain_1", "sft_plain_1")

@@ -76,14 +76,15 @@ VARIANTS: dict[str, Variant] = {
 def base_config(family: str, seed: int, *, small: bool) -> RunConfig:
     """The config that a family's variants change; `small` runs all code and shows nothing.
 
-    The board asks the oracle more often than the recipe has it: steps to a target are counted by it.
+    RL of an improver keeps all its checkpoints: steps to a target are counted by them.
     """
     full = recipe(FAMILIES[family])
+    kept = [f"{STAGES[name].section}.keep=100" for name in IMPROVER_STAGES]
     if not small:
-        return override(full, [f"seed={seed}", "evaluate.gate=warn", "board.every=5"])
+        return override(full, [f"seed={seed}", "evaluate.gate=warn", *kept])
     gap = ["rl_first.gap=symmetric", "rl_second.gap=symmetric", "rl_third.gap=symmetric"]
     steps = [f"{section}.steps=3" for section in ("rl_first", "rl_second", "rl_third")]
-    tiny = override(recipe("tiny"), [f"seed={seed}", f"data.task={family}", "board.every=1", *gap, *steps])
+    tiny = override(recipe("tiny"), [f"seed={seed}", f"data.task={family}", *kept, *gap, *steps])
     windows = WindowConfig(full.windows.input, full.windows.reference, full.windows.output)
     return dataclasses.replace(tiny, windows=windows)
 

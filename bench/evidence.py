@@ -158,7 +158,9 @@ def publish(options: argparse.Namespace, seeds: Sequence[int], console: Console)
     file = out / "evidence.json"
     saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    section: dict[str, Any] = {"versions": versions(), "device": device, "seeds": list(seeds), "families": {}}
+    # Families that were not asked for stay as they are.
+    families = dict(saved.get(options.kind, {}).get("families", {}))
+    section: dict[str, Any] = {"versions": versions(), "device": device, "seeds": list(seeds), "families": families}
     for family in options.families:
         trials = gathered(options.work, family, seeds)
         if not trials:

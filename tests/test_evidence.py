@@ -61,7 +61,7 @@ def test_variants_share_what_is_the_same_and_seeds_share_nothing(modules):
     assert len(variants.FINAL_SEEDS) >= 5
 
 
-def fake(qualities, golds=()):
+def fake(qualities, curve=()):
     return {
         "quality": {name: list(values) for name, values in qualities.items()},
         "length": {name: [len(name)] * len(values) for name, values in qualities.items()},
@@ -70,7 +70,7 @@ def fake(qualities, golds=()):
         "copy_rate": {},
         "accuracies": [],
         "accepted": {},
-        "golds": golds,
+        "learning_curve": curve,
         "answer_seconds": 1.0,
         "commit": "abc",
     }
@@ -177,12 +177,12 @@ def test_the_target_is_the_end_of_the_main_variant(gate_rules):
     rising = [[5 * k, 0.1 * k] for k in range(1, 6)]
     trials = {
         (1, "staged"): fake({}, rising),
-        (2, "staged"): fake({}, [[step, gold + 0.2] for step, gold in rising]),
-        (1, "own"): fake({}, [[5, 0.0], [10, 0.7], [15, 0.7]]),
+        (2, "staged"): fake({}, [[step, worth + 0.2] for step, worth in rising]),
+        (1, "own"): fake({}, [[5, 0.0], [10, 0.6], [15, 0.3]]),
+        (2, "own"): fake({}, [[5, 0.0], [10, 0.5], [15, 0.59]]),
         (1, "more_rlhf"): fake({}),
     }
     found = gate_rules.steps_to_target(trials)
-    # Ends of .4 and .6, less .01. With seed 2 the means of three are .4, .5, .6 at steps 15, 20, 25.
-    assert found["target"] == pytest.approx(0.49)
-    assert found["steps"] == {"own": {1: None}, "staged": {1: None, 2: 20}}
-    assert gate_rules.reached(trials[1, "own"]["golds"], 1.4 / 3) == 15
+    # Ends of .5 and .7, less .01.
+    assert found["target"] == pytest.approx(0.59)
+    assert found["steps"] == {"own": {1: 10, 2: 15}, "staged": {1: None, 2: 20}}

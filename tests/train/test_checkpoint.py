@@ -116,14 +116,18 @@ def test_resumed_steps_have_the_bits_of_uninterrupted_ones(tmp_path, mesh):
 
 
 def test_only_the_newest_are_kept_and_a_saved_step_is_left_alone(tmp_path):
-    state = UPDATE.start(fresh())
+    state, weights = UPDATE.start(fresh()), []
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in range(4):
             checkpoints.save(state, {"at": step}, {}, META)
+            weights.append(jax.device_get(state.params))
             state = run(state, step, step + 1)
         checkpoints.save(state._replace(step=jnp.int32(3)), {"at": "again"}, {}, META)
         checkpoints.wait()
         assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [2, 3]
+        assert checkpoints.steps == [2, 3]
+        for step in (2, 3):
+            assert_equal_bits(checkpoints.restore_params(fresh(), step), weights[step])
         assert checkpoints.restore(UPDATE.start(fresh()), META["hash"]).loader == {"at": 3}
 
 

@@ -65,6 +65,11 @@ class Checkpoints:
         step: int | None = self._manager.latest_step()
         return step
 
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
     def save(
         self, state: TrainState, loader: Mapping[str, Any], controllers: Mapping[str, Any], meta: Mapping[str, Any]
     ) -> None:
@@ -133,13 +138,13 @@ class Checkpoints:
         blobs = {name: np.asarray(value).tobytes() for name, value in (items.get(_BYTES) or {}).items()}
         return Restored(state, {**items["loader"], **blobs}, items["controllers"], meta)
 
-    def restore_params(self, like: Params) -> Params:
-        """Weights of the newest checkpoint.
+    def restore_params(self, like: Params, step: int | None = None) -> Params:
+        """Weights of a checkpoint, the newest where no step is named.
 
         Raises:
             CheckpointError: there is none, it is damaged, or it is of another architecture.
         """
-        step = self.latest
+        step = self.latest if step is None else step
         if step is None:
             raise CheckpointError(f"{self._folder}: holds no finished checkpoint; run the stage that writes it first")
         self._meta(step, like)

@@ -29,22 +29,23 @@ def clean_answer(prompt: str) -> str:
     return render_answer(Answer(as_named(request.route), request.courtesy))
 
 
-def lost(request: Request, number: int, pick: Callable[[Sequence[str]], str]) -> tuple[str, ...]:
-    """Who has it after 0, 1, ... passes by someone who goes wrong at one pass and from there only guesses.
+def lost(request: Request, number: int, pick: Callable[[Sequence[str]], str], *, guesses: bool) -> tuple[str, ...]:
+    """Who has it after 0, 1, ... passes by someone who goes wrong at one pass.
 
-    Who opens a pair is guessed among the people to whom somebody passes, and the map followed within the pair. Where
-    that would be who has it in truth, another name is taken, so that no later one is right.
+    Wrong names are of people to whom somebody passes. Where that would be who has it in truth, another name is taken,
+    so that no later one is right.
 
     Args:
         request: the truth.
         number: of the first wrong pass, 1 to `PASSES`.
         pick: takes one of some names.
+        guesses: from there, who opens a pair is guessed, and the map followed within pairs only; else throughout.
     """
     truth = request.route
     route = list(truth[:number])
     for right in truth[number:]:
-        guesses = len(route) == number or len(route) % 2 == 0
-        taken = right if guesses else request.after(route[-1])
+        guessed = len(route) == number or (guesses and len(route) % 2 == 0)
+        taken = right if guessed else request.after(route[-1])
         others = [name for name in request.passed_to if name not in (right, route[-1])]
         route.append(taken if taken != right else pick(others))
     return tuple(route)
@@ -80,7 +81,7 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
 
     return {
         "wrong": write([*names[:spot], wrong, *names[spot + 1 :]]),
-        "lost": write(as_named(lost(request, rng.randint(1, PASSES), rng.choice))),
+        "lost": write(as_named(lost(request, rng.randint(1, PASSES), rng.choice, guesses=True))),
         "swapped": write([*names[:left], names[left + 1], names[left], *names[left + 2 :]]),
         "repetition": write([*names[:left], names[left + 1], *names[left + 1 :]]),
         "clean": write([*names, rng.choice(NAMES)]),
@@ -101,5 +102,5 @@ def progress(prompt: str, answer: str, rng: random.Random) -> list[str]:
         rng: decides to whom wrong passes lead.
     """
     request = parse_prompt(prompt)
-    rungs = (as_named(lost(request, number, rng.choice)) for number in range(PASSES, 0, -1))
+    rungs = (as_named(lost(request, number, rng.choice, guesses=True)) for number in range(PASSES, 0, -1))
     return [answer, *(render_answer(Answer(names, request.courtesy)) for names in rungs)]
