@@ -29,23 +29,21 @@ def clean_answer(prompt: str) -> str:
     return render_answer(Answer(as_named(request.route), request.courtesy))
 
 
-def lost(request: Request, number: int, pick: Callable[[Sequence[str]], str], *, guesses: bool) -> tuple[str, ...]:
-    """Who has it after 0, 1, ... passes by someone who goes wrong at one pass.
+def lost(request: Request, number: int, pick: Callable[[Sequence[str]], str]) -> tuple[str, ...]:
+    """Who has it after 0, 1, ... passes by someone who goes wrong at one pass and follows the map from there.
 
-    Wrong names are of people to whom somebody passes. Where that would be who has it in truth, another name is taken,
-    so that no later one is right.
+    Wrong names are of people to whom somebody passes. Where the map leads back to who has it in truth, another name is
+    taken, so that no later one is right.
 
     Args:
         request: the truth.
         number: of the first wrong pass, 1 to `PASSES`.
         pick: takes one of some names.
-        guesses: from there, who opens a pair is guessed, and the map followed within pairs only; else throughout.
     """
     truth = request.route
     route = list(truth[:number])
     for right in truth[number:]:
-        guessed = len(route) == number or (guesses and len(route) % 2 == 0)
-        taken = right if guessed else request.after(route[-1])
+        taken = right if len(route) == number else request.after(route[-1])
         others = [name for name in request.passed_to if name not in (right, route[-1])]
         route.append(taken if taken != right else pick(others))
     return tuple(route)
@@ -55,7 +53,7 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
     """One corrupted copy of a clean answer per kind of fault.
 
     wrong: one name replaced by another, after which the names are right again.
-    lost: wrong from one pass on.
+    lost: one wrong pass, and the map followed from there.
     swapped: two neighbouring names exchanged.
     repetition: a neighbour's name in the place of one, so that length and form are those of a clean answer.
     clean: a name too many, at the end.
@@ -81,7 +79,7 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
 
     return {
         "wrong": write([*names[:spot], wrong, *names[spot + 1 :]]),
-        "lost": write(as_named(lost(request, rng.randint(1, PASSES), rng.choice, guesses=True))),
+        "lost": write(as_named(lost(request, rng.randint(1, PASSES), rng.choice))),
         "swapped": write([*names[:left], names[left + 1], names[left], *names[left + 2 :]]),
         "repetition": write([*names[:left], names[left + 1], *names[left + 1 :]]),
         "clean": write([*names, rng.choice(NAMES)]),
@@ -94,7 +92,8 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
 def progress(prompt: str, answer: str, rng: random.Random) -> list[str]:
     """A clean answer and those of people who got lost one pass earlier each, until no name is right: best first.
 
-    The way that an improver goes which is right one pass further each time, backwards.
+    The way that an improver goes which is right one pass further each time, backwards. All but the clean one have one
+    wrong pass each, so that a reward model which counts those sees no difference.
 
     Args:
         prompt: a prompt of the family.
@@ -102,5 +101,5 @@ def progress(prompt: str, answer: str, rng: random.Random) -> list[str]:
         rng: decides to whom wrong passes lead.
     """
     request = parse_prompt(prompt)
-    rungs = (as_named(lost(request, number, rng.choice, guesses=True)) for number in range(PASSES, 0, -1))
+    rungs = (as_named(lost(request, number, rng.choice)) for number in range(PASSES, 0, -1))
     return [answer, *(render_answer(Answer(names, request.courtesy)) for names in rungs)]

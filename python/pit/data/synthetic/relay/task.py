@@ -4,8 +4,7 @@ Writers know the map but slip: some get lost (one wrong pass, and on from there)
 the one before it may be a wrong one. And they share a bad habit: most close with a word of their own, whatever the
 prompt asks for. Who imitates even the better answers does so too; that readers mind, only the preferences tell. The
 two answers of a row are independent in every fold: a draft tells the improver something because the policy cannot work
-it out, not because the pair shares it. Reward models meet more than people write: in their folds, as in the judge's,
-who is lost guesses who opens each further pair, which is how a model gets lost, and some writers stutter.
+it out, not because the pair shares it. In the reward and judge folds some writers stutter.
 """
 
 from collections.abc import Mapping
@@ -42,12 +41,12 @@ def _request(dice: Dice) -> Request:
     return Request(passes, path[0], dice.pick(COURTESIES))
 
 
-def _write(request: Request, dice: Dice, *, wide: bool) -> str:
-    """The answer of one writer, whose carelessness is drawn from U(0, 1); in wide folds they guess and stutter too."""
+def _write(request: Request, dice: Dice, *, stutters: bool) -> str:
+    """The answer of one writer, whose carelessness is drawn from U(0, 1)."""
     level = dice.share()
     route = list(request.route)
     if dice.chance(LOST * level):
-        route = list(lost(request, 1 + int(PASSES * dice.share()), dice.pick, guesses=wide))
+        route = list(lost(request, 1 + int(PASSES * dice.share()), dice.pick))
     # Who opens a pair is named ahead of the one before.
     for number in range(2, PASSES, 2):
         if dice.chance(SLIP * level):
@@ -58,7 +57,7 @@ def _write(request: Request, dice: Dice, *, wide: bool) -> str:
     courtesy = request.courtesy if dice.chance(0.45 - 0.4 * level) else _other_closing(request, dice)
     before = tuple(dice.pick(FILLERS) if dice.chance(0.04 * level) else "" for _ in names)
     text = render_answer(Answer(names, courtesy, before))
-    return stutter(text, *drawn_stutter(dice)) if wide and dice.chance(0.2 * level) else text
+    return stutter(text, *drawn_stutter(dice)) if stutters and dice.chance(0.2 * level) else text
 
 
 def _other_closing(request: Request, dice: Dice) -> str:
@@ -79,13 +78,13 @@ def preference_at(
     Args:
         seed: names the data set.
         index: row.
-        fractions: share of each fold; the prompt's fold decides whether writers guess and stutter.
+        fractions: share of each fold; the prompt's fold decides whether some writers stutter.
         key: key of the fold hash.
     """
     request, dice = _request(Dice(seed, index, "relay prompt")), Dice(seed, index, "relay answers")
     prompt = render_prompt(request)
     wide = fold_of(prompt, fractions, key) in WIDE_FOLDS
     while True:
-        first, second = (_write(request, dice, wide=wide) for _ in range(2))
+        first, second = (_write(request, dice, stutters=wide) for _ in range(2))
         if first != second:
             return labelled(prompt, (first, second), quality(prompt, first) - quality(prompt, second), dice)
