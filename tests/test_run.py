@@ -299,6 +299,11 @@ def test_improve_reads_and_writes_lines(run: Path, tmp_path: Path) -> None:
     for before, after, step in zip(row["answers"][:-1], row["answers"][1:], row["steps"], strict=True):
         assert after == (step["candidate"] if step["accepted"] else before)
         assert step["accepted"] == (step["gap"] > 0)
+    pit("improve", "--run", run, "--input", source, "--output", sink, "--iterations", 1, "--accept-by", "likelihood")
+    (other,) = map(json.loads, sink.read_text().splitlines())
+    assert other["answers"][0] == row["answers"][0]
+    assert other["steps"][0]["candidate"] == row["steps"][0]["candidate"]
+    assert other["steps"][0]["gap"] != row["steps"][0]["gap"]
 
 
 def test_bad_input_is_one_clear_line(

@@ -445,6 +445,11 @@ def reward_check(folder: Path, settings: tuple[str, ...]) -> None:
 @click.option("--iterations", type=click.IntRange(min=1), help="Passes of the improver [the run's config].")
 @click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature; 0 is greedy.")
 @click.option("--threshold", type=float, help="A candidate is accepted only if its gap exceeds this.")
+@click.option(
+    "--accept-by",
+    type=click.Choice(["gap_model", "likelihood"]),
+    help="Whose gap that is: R_PIT's, or the log-likelihood gap of the fine-tuned improver [the run's config].",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 def improve(
     folder: Path,
@@ -453,6 +458,7 @@ def improve(
     iterations: int | None,
     temperature: float | None,
     threshold: float | None,
+    accept_by: str | None,
     seed: int,
 ) -> None:
     r"""Answer prompts and improve the answers, again and again.
@@ -466,7 +472,7 @@ def improve(
         | pit improve --run runs/demo
     """
     serve = importlib.import_module("pit.serve")
-    changes = {"iterations": iterations, "temperature": temperature, "threshold": threshold}
+    changes = {"iterations": iterations, "temperature": temperature, "threshold": threshold, "accept_by": accept_by}
     given = {name: value for name, value in changes.items() if value is not None}
     serve.improve_lines(_open(folder), source, sink, given, seed=seed)
 

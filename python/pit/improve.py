@@ -10,10 +10,10 @@ from typing import Any
 
 from flax import nnx
 
-from pit.config import ImproveConfig, PackingConfig
+from pit.config import AcceptBy, ImproveConfig, PackingConfig
 from pit.model.params import Params
 from pit.rollout.sample import sample
-from pit.rollout.score import Scorer
+from pit.rollout.score import Judge, Likelihood, Scorer
 from pit.rollout.strategy import Filter, MinP, Strategy, TopK, TopP, strategy_at
 from pit.stages.context import Run, improver_of, last_reward
 
@@ -46,19 +46,33 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Models:
-    """What improvement needs: the policy that answers, the improver, and the gap model that accepts."""
+    """What improvement needs: the policy that answers, the improver, and whose gap accepts."""
 
     policy: tuple[nnx.GraphDef[Any], Params]
     improver: tuple[nnx.GraphDef[Any], Params]
-    gap: Scorer
+    gap: Judge
     closings: tuple[int, int, int]
     capacity: int
 
     @classmethod
-    def load(cls, run: Run, packing: PackingConfig, policy: str = "rl-policy", improver: str | None = None) -> "Models":
-        """The finished models of a run, by stage name; the improver of its last stage where none is named."""
+    def load(
+        cls,
+        run: Run,
+        packing: PackingConfig,
+        policy: str = "rl-policy",
+        improver: str | None = None,
+        accept_by: AcceptBy | None = None,
+    ) -> "Models":
+        """The finished models of a run, by stage name.
+
+        The improver is that of the last stage, and whose gap accepts is what the config says, where none is named.
+        """
         layout = run.layout(packing)
-        gap = Scorer(*run.trained(last_reward("gap", run.config)), layout)
+        gap: Judge
+        if (accept_by or run.config.improve.accept_by) == "likelihood":
+            gap = Likelihood(*run.trained("sft-improver"), layout)
+        else:
+            gap = Scorer(*run.trained(last_reward("gap", run.config)), layout)
         improver = improver_of(run.config) if improver is None else improver
         return cls(run.trained(policy), run.trained(improver), gap, layout.closings, run.config.windows.output - 1)
 

@@ -31,7 +31,7 @@ def improve_lines(run: Run, source: IO[str], sink: IO[str], changes: Mapping[str
         DataError: a line that is no JSON object, lacks a prompt, or mixes lines with and without `answer`.
     """
     config = dataclasses.replace(run.config.improve, **changes)
-    models = Models.load(run, run.config.gap.packing)
+    models = Models.load(run, run.config.gap.packing, accept_by=config.accept_by)
     template = run.template
     requests = _requests(source, template)
     for batch in iter(lambda: list(islice(requests, config.batch)), []):

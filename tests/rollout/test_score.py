@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit.model.params import merge
-from pit.rollout.score import Scorer
+from pit.rollout.score import Likelihood, Scorer
 
 N = 2
 FORMS = ("raw", "centred", "symmetric")
@@ -59,6 +59,39 @@ def test_gaps_by_their_definitions(question):
             np.testing.assert_allclose(gap[:, i], expected[form], atol=4e-5, err_msg=form)
             if form != "raw":
                 assert np.all(gap[same, i] == 0), "exactly 0 over itself"
+
+
+@cache
+def likelihood():
+    return Likelihood(*twins.random_decoder(twins.GEMMA), twins.SPLIT)
+
+
+@cache
+def separate_tokens():
+    graphdef, params = twins.random_decoder(twins.GEMMA)
+    logprobs = twins.jit(lambda params, rows: twins.path_logp(merge(graphdef, params), rows))
+    return lambda paths: jax.device_get(logprobs(params, twins.rows_of(paths)))[: len(paths)].astype(float)
+
+
+@given(question=questions())
+def test_likelihood_gaps_by_their_definitions(question):
+    inputs, references, outputs = question
+
+    def r(refs, ys):
+        paths = [(*x, X, *ref, REF, *y, Y) for x, ref, y in zip(inputs, refs, ys, strict=True)]
+        tokens = separate_tokens()(paths)
+        each = zip(tokens, paths, ys, strict=True)
+        return np.array([logp[len(path) - len(y) - 1 : len(path)].sum() for logp, path, y in each])
+
+    gaps = {form: likelihood().gap(inputs, references, outputs, form) for form in FORMS}
+    ref_ref = r(references, references)
+    for i, ys in enumerate(outputs):
+        y_ref, ref_y, y_y = r(references, ys), r(ys, references), r(ys, ys)
+        expected = {"raw": y_ref, "centred": y_ref - (y_y + ref_ref) / 2, "symmetric": (y_ref - ref_y) / 2}
+        same = np.array([y == ref for y, ref in zip(ys, references, strict=True)])
+        for form, gap in gaps.items():
+            wanted = expected[form] if form == "raw" else np.where(same, 0, expected[form])
+            np.testing.assert_allclose(gap[:, i], wanted, rtol=1e-5, atol=2e-4, err_msg=form)
 
 
 @given(question=questions())

@@ -9,6 +9,7 @@ from pit.config.rl import CurriculumConfig, KlConfig, KlEstimator, KlPlace, Rewa
 from pit.config.rules import ConfigError
 from pit.config.run import RunConfig
 from pit.config.sections import (
+    AcceptBy,
     DataConfig,
     EvaluateConfig,
     GapForm,
@@ -27,6 +28,7 @@ from pit.config.sections import (
 )
 
 __all__ = [
+    "AcceptBy",
     "BoardConfig",
     "ConfigError",
     "CurriculumConfig",

@@ -256,6 +256,10 @@ class RefreshConfig(TrainConfig):
         )
 
 
+AcceptBy = Literal["gap_model", "likelihood"]
+"""Whose gap decides whether a candidate replaces the answer."""
+
+
 @dataclass(frozen=True)
 class ImproveConfig(Section):
     """Iterated improvement at inference (the paper's Algorithm 2, with an acceptance rule of ours).
@@ -263,6 +267,8 @@ class ImproveConfig(Section):
     iterations: improver passes.
     temperature: of y0 and of every pass; 0 is greedy.
     top_k, top_p, min_p: keep the most likely tokens only, if given (see `pit.rollout.strategy`).
+    accept_by: whose gap decides: that of the gap model, or the log-likelihood gap of the fine-tuned improver, in nats,
+        which sees what the improver can see, where a reward model has not learned to.
     gap: form of the gap that decides.
     threshold: a candidate replaces the answer only if its gap over it exceeds this.
     batch: prompts sampled at once.
@@ -275,6 +281,7 @@ class ImproveConfig(Section):
     top_k: Annotated[int | None, COUNT] = None
     top_p: Annotated[float | None, KEPT] = None
     min_p: Annotated[float | None, KEPT] = None
+    accept_by: AcceptBy = "gap_model"
     gap: GapForm = "centred"
     threshold: Annotated[float, FINITE] = 0.0
     batch: Annotated[int, COUNT] = 128

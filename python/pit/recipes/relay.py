@@ -23,7 +23,8 @@ def relay() -> RunConfig:
     A model of three layers looks up a pass or two at once, so the policy's own answers are right in their last pair
     only, and the improver gets a name or two further than its draft. What the demo does not need: three layers and more
     steps, as looking up takes long to learn; R_P starts from the fine-tuned policy, which looks up already; RL,2, as
-    the passes after the first read the improver's own answers; as many updates of the policy as of the improver.
+    the passes after the first read the improver's own answers; as many updates of the policy as of the improver. Its
+    reward models do not look at the map, the fine-tuned improver does: its likelihood accepts.
 
     Needs: two CPU cores, 3 GiB of memory, no download. Command: `pit run relay --out runs/relay`.
     """
@@ -55,6 +56,6 @@ def relay() -> RunConfig:
         rl_third=dataclasses.replace(config.rl_third, steps=75),
         own_references=True,
         board=BoardConfig(copy_rate=Limit(0.95), similar_share=Limit(0.95)),
-        improve=ImproveConfig(iterations=5, gap="symmetric", threshold=0.25, batch=250),
+        improve=ImproveConfig(iterations=5, accept_by="likelihood", gap="symmetric", batch=250),
         evaluate=EvaluateConfig(prompts=1000, gate="warn"),
     )

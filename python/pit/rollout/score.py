@@ -1,5 +1,6 @@
-"""Scores of given answers: R_P on x -> y, and the gap model in the orders that a form of the gap needs."""
+"""Scores of given answers: R_P on x -> y, and gaps in the orders that their form needs, by two kinds of judge."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import jax
@@ -11,7 +12,8 @@ from jaxtyping import Array, Float32, Int32
 from pit.config import GapForm, RewardForm
 from pit.data.packing import Layout, pack_lists
 from pit.data.template import gap_scoring, rollout
-from pit.model.heads import RewardModel
+from pit.model.decoder import Decoder
+from pit.model.heads import RewardModel, row_logprobs
 from pit.model.params import Params, merge
 from pit.model.sharding import on_mesh, shards_of
 from pit.types import Topology
@@ -20,7 +22,33 @@ from pit_kernels import centred_gap, symmetric_gap
 Tokens = Sequence[Sequence[int]]
 
 
-class Scorer:
+class Judge(ABC):
+    """What scores r(y, ref) and so tells the gap of an answer over a reference."""
+
+    @abstractmethod
+    def leaves(self, columns: Sequence[Tokens], topology: Topology) -> Float32[np.ndarray, "n L"]:
+        """Scores of all leaves of the trees that the columns fill."""
+
+    def gap(
+        self, inputs: Tokens, references: Tokens, outputs: Sequence[Tokens], form: GapForm
+    ) -> Float32[np.ndarray, "G N"]:
+        """The gap of N outputs over the reference of each input, in one form; `outputs[n][g]`."""
+        n = len(outputs)
+        topology, leaf = gap_scoring(n, identity=form == "centred", swapped=form == "symmetric")
+        scores = self.leaves([inputs, references, *outputs], topology)
+        raw = scores[:, list(leaf.raw)]
+        if form == "raw":
+            return raw
+        gap: Array
+        if form == "symmetric":
+            gap = symmetric_gap(jnp.asarray(raw), jnp.asarray(scores[:, list(leaf.swapped)]))
+        else:
+            own, reference = scores[:, list(leaf.identity)], scores[:, [leaf.reference_identity]]
+            gap = centred_gap(jnp.asarray(raw), jnp.asarray(own), jnp.asarray(np.broadcast_to(reference, own.shape)))
+        return _zero_over_itself(np.asarray(gap), references, outputs)
+
+
+class Scorer(Judge):
     """A reward model and its weights, applied to packed trees of one static shape."""
 
     def __init__(self, graphdef: nnx.GraphDef[RewardModel], params: Params, layout: Layout) -> None:
@@ -52,24 +80,6 @@ class Scorer:
         """r_P(x, y) of N outputs of each input; `outputs[n][g]`."""
         return self.leaves([inputs, *outputs], rollout(len(outputs), with_reference=False))
 
-    def gap(
-        self, inputs: Tokens, references: Tokens, outputs: Sequence[Tokens], form: GapForm
-    ) -> Float32[np.ndarray, "G N"]:
-        """The gap of N outputs over the reference of each input, in one form; `outputs[n][g]`."""
-        n = len(outputs)
-        topology, leaf = gap_scoring(n, identity=form == "centred", swapped=form == "symmetric")
-        scores = self.leaves([inputs, references, *outputs], topology)
-        raw = scores[:, list(leaf.raw)]
-        if form == "raw":
-            return raw
-        gap: Array
-        if form == "symmetric":
-            gap = symmetric_gap(jnp.asarray(raw), jnp.asarray(scores[:, list(leaf.swapped)]))
-        else:
-            own, reference = scores[:, list(leaf.identity)], scores[:, [leaf.reference_identity]]
-            gap = centred_gap(jnp.asarray(raw), jnp.asarray(own), jnp.asarray(np.broadcast_to(reference, own.shape)))
-        return _zero_over_itself(np.asarray(gap), references, outputs)
-
     def difference(self, inputs: Tokens, references: Tokens, outputs: Sequence[Tokens]) -> Float32[np.ndarray, "G N"]:
         """r_P(x, y) - r_P(x, y_ref) of N outputs of each input, by an ordinary reward model; `outputs[n][g]`.
 
@@ -85,6 +95,47 @@ class Scorer:
         if form == "difference":
             return self.difference(inputs, references, outputs)
         return self.gap(inputs, references, outputs, form)
+
+
+class Likelihood(Judge):
+    """An improver as a judge: r(y, ref) = log p(y | x, ref), nats, of all of y with its closing token.
+
+    Its symmetric gap, half of log p(y | x, ref) - log p(ref | x, y), asks which of the two the improver rather turns
+    into the other. Nothing is trained, and nothing is to be trained against it: an answer from which the reference
+    cannot be got back scores high, so that reinforcement learning ends in answers that say nothing. It judges what an
+    improver wrote.
+    """
+
+    def __init__(self, graphdef: nnx.GraphDef[Decoder], params: Params, layout: Layout) -> None:
+        def logprobs(
+            params: Params,
+            token: Int32[Array, "R T"],
+            position: Int32[Array, "R T"],
+            visible_until: Int32[Array, "R T"],
+            previous: Int32[Array, "R T"],
+        ) -> Float32[Array, "R T"]:
+            return row_logprobs(merge(graphdef, params), token, position, visible_until, previous)
+
+        self._logprobs = jax.jit(logprobs)
+        self._params, self._layout, self._shards = params, layout, shards_of(params)
+
+    def leaves(self, columns: Sequence[Tokens], topology: Topology) -> Float32[np.ndarray, "n L"]:
+        """Log-prob of the segment of each leaf of the trees that the columns fill, nats."""
+        filled = sorted((each.leaf, each.column) for each in topology.segments if each.leaf >= 0)
+        lengths = np.array([[len(tokens) for tokens in columns[column]] for _, column in filled], np.int32).T
+        result = np.zeros(lengths.shape, np.float32)
+        for batch in pack_lists(columns, topology, self._layout, shards=self._shards):
+            with on_mesh(self._params):
+                logp = jax.device_get(
+                    self._logprobs(self._params, batch.token, batch.position, batch.visible_until, batch.previous)
+                )
+            before = np.pad(np.cumsum(logp, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
+            present = batch.example_id >= 0
+            row, end = batch.leaf[present, :, 0], batch.leaf[present, :, 1]
+            # A segment is contiguous: its content, and the closing token at `end`.
+            begin = end - lengths[batch.example_id[present]]
+            result[batch.example_id[present]] = before[row, end + 1] - before[row, begin]
+        return result
 
 
 def _zero_over_itself(
