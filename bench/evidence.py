@@ -88,10 +88,17 @@ def run_all(trials: Sequence[Trial], work: Path, console: Console, *, small: boo
         write_file(file, (json.dumps(result) + "\n").encode())
 
 
-def gathered(work: Path, family: str, seeds: Sequence[int]) -> dict[tuple[int, str], Any]:
-    """The results that are there."""
-    files = {(seed, variant): result_file(work, family, seed, variant) for seed in seeds for variant in VARIANTS}
-    return {key: json.loads(file.read_text(encoding="utf-8")) for key, file in files.items() if file.is_file()}
+def gathered(work: Path, family: str, seeds: Sequence[int], *, small: bool) -> dict[tuple[int, str], Any]:
+    """The results that are there, but for those of other settings than the variant has now."""
+    found = {}
+    for seed in seeds:
+        for variant in VARIANTS:
+            file = result_file(work, family, seed, variant)
+            if file.is_file():
+                result = json.loads(file.read_text(encoding="utf-8"))
+                if result["config"] == digest(config_of(family, variant, seed, small=small)):
+                    found[seed, variant] = result
+    return found
 
 
 def tables_of(family: str, found: dict[str, Any]) -> list[Table]:
@@ -162,9 +169,9 @@ def publish(options: argparse.Namespace, seeds: Sequence[int], console: Console)
     families = dict(saved.get(options.kind, {}).get("families", {}))
     section: dict[str, Any] = {"versions": versions(), "device": device, "seeds": list(seeds), "families": families}
     for family in options.families:
-        trials = gathered(options.work, family, seeds)
+        trials = gathered(options.work, family, seeds, small=options.small)
         if not trials:
-            console.print(f"{family}: no results under {options.work}")
+            console.print(f"{family}: no results of these settings under {options.work}")
             continue
         passes = config_of(family, MAIN, seeds[0], small=options.small).improve.iterations
         section["families"][family] = summary(trials, passes)
