@@ -75,7 +75,7 @@ def steps_to_target(trials: Mapping[tuple[int, str], Mapping[str, Any]]) -> dict
 
     A checkpoint is worth what one plain pass over y0 is, on held-out prompts, the same for all variants of a seed.
     """
-    curves = {key: trial["learning_curve"] for key, trial in sorted(trials.items()) if trial.get("learning_curve")}
+    curves = {key: trial["learning_curve"] for key, trial in sorted(trials.items()) if trial["learning_curve"]}
     ends = [curve[-1][1] for (_, variant), curve in curves.items() if variant == MAIN]
     if not ends:
         return {}

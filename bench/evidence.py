@@ -165,22 +165,22 @@ def publish(options: argparse.Namespace, seeds: Sequence[int], console: Console)
     file = out / "evidence.json"
     saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    # Families that were not asked for stay as they are.
-    families = dict(saved.get(options.kind, {}).get("families", {}))
-    section: dict[str, Any] = {"versions": versions(), "device": device, "seeds": list(seeds), "families": families}
+    measured: dict[str, Any] = {"versions": versions(), "device": device, "seeds": list(seeds)}
+    found = dict(saved.get(options.kind, {}))  # families that were not asked for stay as they are
     for family in options.families:
         trials = gathered(options.work, family, seeds, small=options.small)
         if not trials:
             console.print(f"{family}: no results of these settings under {options.work}")
             continue
         passes = config_of(family, MAIN, seeds[0], small=options.small).improve.iterations
-        section["families"][family] = summary(trials, passes)
-        for table in tables_of(family, section["families"][family]):
+        said = summary(trials, passes)
+        found[family] = rounded({**measured, **said})
+        for table in tables_of(family, said):
             console.print(table)
         if any(variant == MAIN for _, variant in trials):
             plot(trials, passes, plots / f"evidence-{family}-{options.kind}.png")
-    if section["families"]:
-        saved[options.kind] = rounded(section)
+    if found:
+        saved[options.kind] = found
         write_file(file, (json.dumps(saved, indent=1) + "\n").encode())
 
 

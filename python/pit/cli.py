@@ -8,13 +8,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from rich.console import Console
 
 from pit.bench import bench
-from pit.config import ConfigError, RunConfig, override
+from pit.config import AcceptBy, ConfigError, RunConfig, override
 from pit.data._core import CoreError
 from pit.data.errors import DataError
 from pit.errors import Interruption, PitError
@@ -447,7 +447,7 @@ def reward_check(folder: Path, settings: tuple[str, ...]) -> None:
 @click.option("--threshold", type=float, help="A candidate is accepted only if its gap exceeds this.")
 @click.option(
     "--accept-by",
-    type=click.Choice(["gap_model", "likelihood"]),
+    type=click.Choice(get_args(AcceptBy)),
     help="Whose gap that is: R_PIT's, or the log-likelihood gap of the fine-tuned improver [the run's config].",
 )
 @click.option("--seed", type=int, default=0, show_default=True)

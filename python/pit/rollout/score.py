@@ -16,18 +16,33 @@ from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel, row_logprobs
 from pit.model.params import Params, merge
 from pit.model.sharding import on_mesh, shards_of
-from pit.types import Topology
+from pit.types import Batch, Topology
 from pit_kernels import centred_gap, symmetric_gap
 
 Tokens = Sequence[Sequence[int]]
 
 
 class Judge(ABC):
-    """What scores r(y, ref) and so tells the gap of an answer over a reference."""
+    """What scores r(y, ref) on packed trees of one static shape, and so tells the gap of an answer over a reference."""
+
+    def __init__(self, params: Params, layout: Layout) -> None:
+        self._params, self._layout, self._shards = params, layout, shards_of(params)
 
     @abstractmethod
+    def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
+        """Scores of the leaves of a batch, whose segments hold so many tokens before the closing one."""
+
     def leaves(self, columns: Sequence[Tokens], topology: Topology) -> Float32[np.ndarray, "n L"]:
         """Scores of all leaves of the trees that the columns fill."""
+        filled = sorted((each.leaf, each.column) for each in topology.segments if each.leaf >= 0)
+        contents = np.array([[len(tokens) for tokens in columns[column]] for _, column in filled], np.int32).T
+        result = np.zeros(contents.shape, np.float32)
+        for batch in pack_lists(columns, topology, self._layout, shards=self._shards):
+            with on_mesh(self._params):
+                scores = self._scores(batch, contents[batch.example_id])
+            present = batch.example_id >= 0
+            result[batch.example_id[present]] = scores[present]
+        return result
 
     def gap(
         self, inputs: Tokens, references: Tokens, outputs: Sequence[Tokens], form: GapForm
@@ -49,7 +64,7 @@ class Judge(ABC):
 
 
 class Scorer(Judge):
-    """A reward model and its weights, applied to packed trees of one static shape."""
+    """A reward model as a judge."""
 
     def __init__(self, graphdef: nnx.GraphDef[RewardModel], params: Params, layout: Layout) -> None:
         def score(
@@ -61,20 +76,12 @@ class Scorer(Judge):
         ) -> Float32[Array, "G L"]:
             return merge(graphdef, params)(token, position, visible_until, leaf)
 
+        super().__init__(params, layout)
         self._score = jax.jit(score)
-        self._params, self._layout, self._shards = params, layout, shards_of(params)
 
-    def leaves(self, columns: Sequence[Tokens], topology: Topology) -> Float32[np.ndarray, "n L"]:
-        """Scores of all leaves of the trees that the columns fill."""
-        result = np.zeros((len(columns[0]), topology.leaves), np.float32)
-        for batch in pack_lists(columns, topology, self._layout, shards=self._shards):
-            with on_mesh(self._params):
-                scores = jax.device_get(
-                    self._score(self._params, batch.token, batch.position, batch.visible_until, batch.leaf)
-                )
-            present = batch.example_id >= 0
-            result[batch.example_id[present]] = scores[present]
-        return result
+    def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
+        arrays = (batch.token, batch.position, batch.visible_until, batch.leaf)
+        return np.asarray(jax.device_get(self._score(self._params, *arrays)))
 
     def quality(self, inputs: Tokens, outputs: Sequence[Tokens]) -> Float32[np.ndarray, "G N"]:
         """r_P(x, y) of N outputs of each input; `outputs[n][g]`."""
@@ -116,26 +123,17 @@ class Likelihood(Judge):
         ) -> Float32[Array, "R T"]:
             return row_logprobs(merge(graphdef, params), token, position, visible_until, previous)
 
+        super().__init__(params, layout)
         self._logprobs = jax.jit(logprobs)
-        self._params, self._layout, self._shards = params, layout, shards_of(params)
 
-    def leaves(self, columns: Sequence[Tokens], topology: Topology) -> Float32[np.ndarray, "n L"]:
-        """Log-prob of the segment of each leaf of the trees that the columns fill, nats."""
-        filled = sorted((each.leaf, each.column) for each in topology.segments if each.leaf >= 0)
-        lengths = np.array([[len(tokens) for tokens in columns[column]] for _, column in filled], np.int32).T
-        result = np.zeros(lengths.shape, np.float32)
-        for batch in pack_lists(columns, topology, self._layout, shards=self._shards):
-            with on_mesh(self._params):
-                logp = jax.device_get(
-                    self._logprobs(self._params, batch.token, batch.position, batch.visible_until, batch.previous)
-                )
-            before = np.pad(np.cumsum(logp, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
-            present = batch.example_id >= 0
-            row, end = batch.leaf[present, :, 0], batch.leaf[present, :, 1]
-            # A segment is contiguous: its content, and the closing token at `end`.
-            begin = end - lengths[batch.example_id[present]]
-            result[batch.example_id[present]] = before[row, end + 1] - before[row, begin]
-        return result
+    def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
+        arrays = (batch.token, batch.position, batch.visible_until, batch.previous)
+        logp = jax.device_get(self._logprobs(self._params, *arrays))
+        before = np.pad(np.cumsum(logp, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
+        row, end = batch.leaf[:, :, 0], batch.leaf[:, :, 1]
+        # A segment is contiguous: its content, and the closing token at `end`.
+        scores = before[row, end + 1] - before[row, np.maximum(end - contents, 0)]
+        return np.asarray(scores, np.float32)
 
 
 def _zero_over_itself(
