@@ -43,6 +43,8 @@ def comparisons(passes: int) -> dict[str, tuple[Method, Method]]:
         f"{passes} passes over the fine-tuned improver's": ((MAIN, last), (MAIN, f"sft_stop_{passes}")),
         "one plain pass over the fine-tuned improver's": ((MAIN, "pit_plain_1"), (MAIN, "sft_plain_1")),
         "one pass over more RLHF": ((MAIN, "pit_stop_1"), ("more_rlhf", "y0")),
+        "one pass over best of 2 after more RLHF": ((MAIN, "pit_stop_1"), ("more_rlhf", "best_of_2")),
+        f"{passes} passes over best of {passes + 1} after more RLHF": ((MAIN, last), ("more_rlhf", best)),
         f"{passes} passes accepted over {passes} plain": ((MAIN, last), (MAIN, f"pit_plain_{passes}")),
     }
     for method, rival in ((f"pit_plain_{passes}", best), (last, best), (last, f"sft_plain_{passes}")):

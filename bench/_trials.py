@@ -113,8 +113,8 @@ def iterate(
             answered.accepted[f"{stem}_{k}"] = float(np.mean([step.accepted for step in steps]))
 
 
-def rivals(answered: Answered, run: Run, models: Models, config: ImproveConfig, seed: int) -> None:
-    """What as many samples buy without an improver: the best of n by R_P, and resampling that the gap accepts."""
+def best_draws(answered: Answered, run: Run, models: Models, config: ImproveConfig, seed: int) -> list[list[Tokens]]:
+    """The best of n by R_P, for as many samples as passes take; returns all draws of the policy, y0 first."""
     prompts, firsts = answered.prompts, answered.outputs["y0"]
     requests, count = list(range(len(prompts))), 1 + config.iterations
     draws = [firsts, *(models.respond(prompts, requests, config, seed + 7_919 * k) for k in range(1, count))]
@@ -123,12 +123,18 @@ def rivals(answered: Answered, run: Run, models: Models, config: ImproveConfig, 
     for n in range(2, count + 1):
         best = scores[:, :n].argmax(axis=1)
         answered.add(f"best_of_{n}", [draws[best[g]][g] for g in requests], int(spent[n - 1]))
-    current = firsts
-    for k in range(1, count):
-        gaps = models.gap.gap(prompts, current, [draws[k]], config.gap)[:, 0]
-        pairs = zip(gaps, draws[k], current, strict=True)
+    return draws
+
+
+def resampled(answered: Answered, models: Models, config: ImproveConfig, draws: Sequence[list[Tokens]]) -> None:
+    """Further draws of the policy in the place of the improver's passes, accepted by the same gap."""
+    current, spent = draws[0], cost_of(draws[0])
+    for k, draw in enumerate(draws[1:], start=1):
+        gaps = models.gap.gap(answered.prompts, current, [draw], config.gap)[:, 0]
+        pairs = zip(gaps, draw, current, strict=True)
         current = [new if gap > config.threshold else old for gap, new, old in pairs]
-        answered.add(f"resample_{k}", current, int(spent[k]))
+        spent += cost_of(draw)
+        answered.add(f"resample_{k}", current, spent)
 
 
 def controls(answered: Answered, models: Models, config: ImproveConfig, seed: int) -> None:
@@ -156,7 +162,7 @@ def sweep(answered: Answered, models: Models, fine_tuned: Models, config: Improv
 
 
 def answers_of(run: Run, variant: str, prompts: list[Tokens]) -> Answered:
-    """Every method of a variant; rivals, controls and temperatures with the main one only."""
+    """Every method of a variant: a policy alone has its best draws, the main one rivals, controls and temperatures."""
     config, packing, seed = run.config.improve, run.config.gap.packing, 31 + run.config.seed
     requests, answered = list(range(len(prompts))), Answered(prompts)
     improver = VARIANTS[variant].improver
@@ -164,12 +170,13 @@ def answers_of(run: Run, variant: str, prompts: list[Tokens]) -> Answered:
     firsts = models.respond(prompts, requests, config, seed)
     answered.add("y0", firsts, cost_of(firsts))
     if improver is None:
+        best_draws(answered, run, models, config, seed)
         return answered
     for stop, word in ((False, "plain"), (True, "stop")):
         iterate(answered, f"pit_{word}", models, config, seed, firsts, stop=stop)
     if variant != MAIN:
         return answered
-    rivals(answered, run, models, config, seed)
+    resampled(answered, models, config, best_draws(answered, run, models, config, seed))
     controls(answered, models, config, seed)
     fine_tuned = Models.load(run, packing, policy="sft-policy", improver="sft-improver")
     for stop, word in ((False, "plain"), (True, "stop")):

@@ -135,12 +135,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="all code, nothing learned; two seeds")
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="only these")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these; one command a core, say")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "evidence", help="folder of runs and results")
     options = parser.parse_args(arguments)
     console = Console(width=140)
     seeds = {"explore": EXPLORE_SEEDS, "final": FINAL_SEEDS}[options.kind]
     seeds = seeds[:2] if options.small else seeds
-    trials = list(planned(options.families, seeds, options.variants))
+    chosen = seeds if options.seeds is None else options.seeds
+    if unknown := sorted(set(chosen) - set(seeds)):
+        parser.error(f"--seeds: {unknown} are none of --{options.kind}'s, which are {list(seeds)}")
+    trials = list(planned(options.families, chosen, options.variants))
     console.print(plan(trials, options.work, small=options.small))
     if options.plan:
         return
