@@ -1,12 +1,14 @@
 """The evidence for PIT: does the improver improve, why, and by how much more than what the same tokens buy instead?
 
-Run: `python bench/evidence.py --explore --plan`, then without `--plan`, and at last `--final`. Each (family, seed,
-variant) is one JSON file under the work folder, made once: the same command goes on where it was, and tables, plots and
-bench/results/evidence.json are made of what is there. `--final` has seeds, and so prompts and data, that no choice was
-made on. `--small` runs all code in minutes, shows nothing, and writes nothing outside the work folder.
+Run: `python bench/evidence.py --explore --plan`, then without `--plan`, and at last `--final`. What is said of each
+prompt of one (family, seed, variant) is one file in bench/results/evidence, made once and committed: the same command
+goes on where it was, on any machine, and tables, plots and bench/results/evidence.json are made of what is there.
+`--final` has seeds, and so prompts and data, that no choice was made on. `--small` runs all code in minutes, shows
+nothing, and writes nothing outside the work folder.
 """
 
 import argparse
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +42,7 @@ def seconds_a_step() -> dict[str, float]:
     return {name: known.get(name, known["rl-second"]) for name in STAGES}
 
 
-def plan(trials: Sequence[Trial], work: Path, *, small: bool) -> Table:
+def plan(trials: Sequence[Trial], results: Path, *, small: bool) -> Table:
     """What will run and how long it may take; stages that two variants share count once."""
     seen: set[str] = set()
     rates, total = seconds_a_step(), 0.0
@@ -50,7 +52,7 @@ def plan(trials: Sequence[Trial], work: Path, *, small: bool) -> Table:
         new = {name: identity(config, name) for name in stages_for(config, variant)}
         new = {name: key for name, key in new.items() if key not in seen}
         seen |= set(new.values())
-        if result_file(work, family, seed, variant).is_file():
+        if result_file(results, family, seed, variant).is_file():
             table.add_row(family, str(seed), variant, "done", "0")
             continue
         steps = {name: getattr(config, STAGES[name].section).steps for name in new}
@@ -62,40 +64,43 @@ def plan(trials: Sequence[Trial], work: Path, *, small: bool) -> Table:
     return table
 
 
-def result_file(work: Path, family: str, seed: int, variant: str) -> Path:
+def result_file(results: Path, family: str, seed: int, variant: str) -> Path:
     """Where the result of one trial is kept."""
-    return work / "results" / f"{family}-{seed}-{variant}.json"
+    return results / f"{family}-{seed}-{variant}.json.gz"
 
 
-def run_all(trials: Sequence[Trial], work: Path, console: Console, *, small: bool) -> None:
+def result_of(file: Path) -> dict[str, Any]:
+    """The result of a finished trial."""
+    return dict(json.loads(gzip.decompress(file.read_bytes())))
+
+
+def run_all(trials: Sequence[Trial], work: Path, results: Path, console: Console, *, small: bool) -> None:
     """Every trial that has no result yet; each says of which commit it is."""
     measured = commit()
     # Seeds run the same programs: the first one compiles them.
     jax.config.update("jax_compilation_cache_dir", str(work / "xla"))
     for family, seed, variant in trials:
-        file, config = result_file(work, family, seed, variant), config_of(family, variant, seed, small=small)
+        file, config = result_file(results, family, seed, variant), config_of(family, variant, seed, small=small)
         if file.is_file():
-            made = json.loads(file.read_text(encoding="utf-8"))["config"]
-            if made != digest(config):
-                raise SystemExit(
-                    f"{file}: was made with another config; move the work folder {work} aside, or name another"
-                )
+            if result_of(file)["config"] != digest(config):
+                raise SystemExit(f"{file}: was made with another config; remove it to have it made anew")
             continue
         folder = work / family / str(seed) / variant
         folder.mkdir(parents=True, exist_ok=True)
         result = {"commit": measured, **trial(folder, family, variant, config, console.print)}
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(file, (json.dumps(result) + "\n").encode())
+        # No time of day in it: equal results are equal bytes.
+        write_file(file, gzip.compress(json.dumps(result).encode(), mtime=0))
 
 
-def gathered(work: Path, family: str, seeds: Sequence[int], *, small: bool) -> dict[tuple[int, str], Any]:
+def gathered(results: Path, family: str, seeds: Sequence[int], *, small: bool) -> dict[tuple[int, str], Any]:
     """The results that are there, but for those of other settings than the variant has now."""
     found = {}
     for seed in seeds:
         for variant in VARIANTS:
-            file = result_file(work, family, seed, variant)
+            file = result_file(results, family, seed, variant)
             if file.is_file():
-                result = json.loads(file.read_text(encoding="utf-8"))
+                result = result_of(file)
                 if result["config"] == digest(config_of(family, variant, seed, small=small)):
                     found[seed, variant] = result
     return found
@@ -136,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="only these")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these; one command a core, say")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "evidence", help="folder of runs and results")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "evidence", help="folder of the runs")
     options = parser.parse_args(arguments)
     console = Console(width=140)
     seeds = {"explore": EXPLORE_SEEDS, "final": FINAL_SEEDS}[options.kind]
@@ -145,12 +150,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := sorted(set(chosen) - set(seeds)):
         parser.error(f"--seeds: {unknown} are none of --{options.kind}'s, which are {list(seeds)}")
     trials = list(planned(options.families, chosen, options.variants))
-    console.print(plan(trials, options.work, small=options.small))
+    out = options.work if options.small else ROOT / "bench" / "results"
+    results = out / "evidence"
+    console.print(plan(trials, results, small=options.small))
     if options.plan:
         return
     if not options.tables:
-        run_all(trials, options.work, console, small=options.small)
-    publish(options, seeds, console)
+        run_all(trials, options.work, results, console, small=options.small)
+    publish(options, out, results, seeds, console)
 
 
 def rounded(value: Any) -> Any:
@@ -162,9 +169,8 @@ def rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def publish(options: argparse.Namespace, seeds: Sequence[int], console: Console) -> None:
+def publish(options: argparse.Namespace, out: Path, results: Path, seeds: Sequence[int], console: Console) -> None:
     """Tables, plots and the summary: in the repository, or in the work folder where the run was small."""
-    out = options.work if options.small else ROOT / "bench" / "results"
     plots = options.work if options.small else ROOT / "docs"
     file = out / "evidence.json"
     saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -172,9 +178,9 @@ def publish(options: argparse.Namespace, seeds: Sequence[int], console: Console)
     measured: dict[str, Any] = {"versions": versions(), "device": device, "seeds": list(seeds)}
     found = dict(saved.get(options.kind, {}))  # families that were not asked for stay as they are
     for family in options.families:
-        trials = gathered(options.work, family, seeds, small=options.small)
+        trials = gathered(results, family, seeds, small=options.small)
         if not trials:
-            console.print(f"{family}: no results of these settings under {options.work}")
+            console.print(f"{family}: no results of these settings in {results}")
             continue
         passes = config_of(family, MAIN, seeds[0], small=options.small).improve.iterations
         said = summary(trials, passes)

@@ -114,6 +114,8 @@ def _rollouts(config: RunConfig) -> Table:
     table = Table(
         "stage", "samples", "slots", "prefixes at a time", "bytes beside the weights", title="rollouts, at most"
     )
+    if config.mesh.shards > 1:
+        table.caption = f"slots, prefixes and bytes are those of each of {config.mesh.shards} shards (data x fsdp)"
     for spec in map(STAGES.__getitem__, stages_of(config)):
         section = getattr(config, spec.section)
         if isinstance(section, RlConfig):
@@ -128,7 +130,13 @@ def rollout_sizes(config: RunConfig, spec: StageSpec, section: RlConfig) -> Size
     """Sizes of the sampler of an RL stage's step, with prefixes as long as their windows."""
     windows = config.windows
     longest = windows.input + (0 if spec.name == "rl-policy" else windows.reference)
-    return sizes_of([longest] * section.prompts, n=section.samples, capacity=windows.output - 1, config=section.rollout)
+    return sizes_of(
+        [longest] * section.prompts,
+        n=section.samples,
+        capacity=windows.output - 1,
+        config=section.rollout,
+        shards=config.mesh.shards,
+    )
 
 
 def _resident(config: RunConfig) -> Table:
@@ -136,7 +144,11 @@ def _resident(config: RunConfig) -> Table:
     split = config.mesh.fsdp * config.mesh.tensor
     policy = parameters(config.policy, vocab, Decoder) * FLOAT_BYTES // split
     reward = parameters(config.reward_model, vocab, RewardModel) * FLOAT_BYTES // split
+    # What decodes is put together from fsdp's shards first.
+    decoding = policy * config.mesh.fsdp if config.mesh.fsdp > 1 else 0
     table = Table("phase", "sample", "score", "update", "bytes per chip", title="models resident in each RL phase")
+    if decoding:
+        table.caption = f"{_bytes(decoding)} of it while sampling: the weights that decode, not split over fsdp"
     rows = (
         ("rl-policy", "M_P", "R_P", "M_P, anchor", 5 * policy + reward),
         ("rl-first", "M_PIT", "R_PIT", "M_PIT, anchor", 5 * policy + reward),
@@ -146,7 +158,7 @@ def _resident(config: RunConfig) -> Table:
     for name, sampled, scored, updated, size in rows:
         if name not in stages_of(config):
             continue
-        table.add_row(name, sampled, scored, updated, _bytes(size))
+        table.add_row(name, sampled, scored, updated, _bytes(size + decoding))
     return table
 
 

@@ -1,5 +1,6 @@
 """The sampler against the trainer's packed rows and an obvious decoder that reads the whole prefix for every token."""
 
+import dataclasses
 from functools import cache
 
 import jax
@@ -11,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreted import examples
 
-from pit.config import RolloutConfig
+from pit.config import MeshConfig, RolloutConfig
 from pit.data.packing import Layout, pack_lists
 from pit.data.template import rollout
 from pit.losses.rl import sample_sum
 from pit.model.params import copy, merge
+from pit.model.sharding import make_mesh, shard_params
 from pit.rollout.sample import DEFAULT, sample
 from pit.rollout.strategy import Greedy, Temperature
 from pit.stages.policy_gradient import sampled_logprobs
@@ -127,6 +129,34 @@ def test_slots_are_filled_again_and_change_no_sample(prefixes, seed, slots):
     assert_same_samples(few, all_at_once)
     if slots == 1:
         assert few.fill == 1, "one slot that is never idle"
+
+
+ONE_LAYER = dataclasses.replace(twins.LLAMA, layers=1)
+RAGGED = [[5, 9, 1], [7, 1], [4, 4, 6, 1], [8, 1], [9, 9, 9, 8, 1]]
+
+
+@pytest.mark.parametrize(
+    ("split", "prefixes"), [("data", RAGGED), ("fsdp", RAGGED), ("tensor", RAGGED), ("data", RAGGED[:1])]
+)
+def test_shards_of_a_mesh_draw_the_same_samples(split, prefixes):
+    graphdef, params = twins.random_decoder(ONE_LAYER)
+    mesh = make_mesh(MeshConfig(**{split: 2}))
+
+    def drawn(params):
+        return sample(
+            graphdef,
+            params,
+            prefixes,
+            range(len(prefixes)),
+            n=3,
+            capacity=CAPACITY,
+            strategy=Temperature(1.0),
+            eos_ids=(EOS, 7, 9),
+            seed=4,
+            config=RolloutConfig(slots=4),
+        )
+
+    assert_same_samples(drawn(shard_params(params, mesh)), drawn(params))
 
 
 def test_slots_refill_so_that_ragged_samples_waste_little():

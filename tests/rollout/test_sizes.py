@@ -28,18 +28,21 @@ def test_few_is_the_next_of_its_steps(n):
     n=st.integers(1, 20),
     slots=st.integers(1, 300),
     tokens=st.integers(1, 20_000),
+    shards=st.integers(1, 4),
 )
-def test_everything_fits(lengths, n, slots, tokens):
-    sizes = sizes_of(lengths, n=n, capacity=7, config=RolloutConfig(slots=slots, prefill_tokens=tokens))
-    assert sizes.requests >= len(lengths)
+def test_everything_fits(lengths, n, slots, tokens, shards):
+    config = RolloutConfig(slots=slots, prefill_tokens=tokens)
+    sizes = sizes_of(lengths, n=n, capacity=7, config=config, shards=shards)
+    dealt = [lengths[x::shards] for x in range(shards)]
+    assert sizes.requests >= max(map(len, dealt))
     assert sizes.prefix_tokens >= max(lengths)
     assert sizes.row_tokens >= 2 * max(lengths)
-    assert 1 <= sizes.slots <= slots
+    assert 1 <= sizes.slots <= -(-slots // shards)
     assert 1 <= sizes.prefixes <= sizes.requests
     # Places for as many prefixes as fill the slots: none of them must wait for a place at the start.
-    assert sizes.prefixes * n >= min(sizes.slots, len(lengths) * n)
-    assert sizes.rows * sizes.row_tokens <= max(tokens, sizes.row_tokens)
-    assert sizes.batches * sizes.rows * sizes.row_tokens >= sum(lengths)
+    assert sizes.prefixes * n >= min(sizes.slots, max(map(len, dealt)) * n)
+    assert shards * sizes.rows * sizes.row_tokens <= max(tokens, shards * sizes.row_tokens)
+    assert sizes.batches * sizes.rows * sizes.row_tokens >= max(map(sum, dealt))
 
 
 def test_bytes_are_those_of_the_arrays():

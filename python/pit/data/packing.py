@@ -59,6 +59,13 @@ def empty_batch(groups: int, topology: Topology, layout: Layout) -> Batch:
     return Batch(**{name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()})
 
 
+def padding_batch(groups: int, topology: Topology, layout: Layout) -> Batch:
+    """A batch of `groups` groups without a tree."""
+    batch = empty_batch(groups, topology, layout)
+    _clear_from(batch, 0, layout)
+    return batch
+
+
 def default_threads(tokens: int) -> int:
     """Threads that `materialise` takes for a batch of so many tokens: one for each million, at most one a core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

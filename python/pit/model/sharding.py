@@ -5,7 +5,9 @@ their name. A dimension that a mesh axis does not divide is refused, never silen
 """
 
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
@@ -87,6 +89,49 @@ def on_mesh(params: Params) -> AbstractContextManager[object]:
     sharding = next(iter(params.values())).sharding
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
     return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()
+
+
+def gathered(params: Params) -> Params:
+    """The weights whole on every shard of the rows, still split over tensor: fsdp's shards are put together once.
+
+    For what reads all weights over and over and shares no step with its neighbours, as decoding does.
+    """
+
+    def whole(value: Array) -> Array:
+        sharding = value.sharding
+        if not isinstance(sharding, NamedSharding) or "fsdp" not in sharding.spec:
+            return value
+        spec = P(*(None if axis == "fsdp" else axis for axis in sharding.spec))
+        placed: Array = jax.device_put(value, NamedSharding(sharding.mesh, spec))
+        return placed
+
+    return {name: whole(value) for name, value in params.items()}
+
+
+def each_shard(function: Callable[..., Any], shards: int) -> Callable[..., Any]:
+    """`function(whole, *parts)` on every shard of the rows by itself, without a word between them.
+
+    Parts and results have the shards as their leading axis, which the function does not see; `whole` is the same for
+    all. A loop in it may take another number of steps on every shard.
+
+    Args:
+        function: of trees of arrays.
+        shards: of the rows, `shards_of` the weights; where it is 1 nothing is split.
+    """
+
+    def own(whole: Any, *parts: Any) -> Any:
+        results = function(whole, *jax.tree.map(lambda x: x[0], parts))
+        return jax.tree.map(lambda x: x[None], results)
+
+    if shards == 1:
+        return own
+
+    def split(whole: Any, *parts: Any) -> Any:
+        ins = (P(), *(ROWS for _ in parts))
+        mapped = jax.shard_map(own, in_specs=ins, out_specs=ROWS, axis_names={"data", "fsdp"}, check_vma=False)
+        return mapped(whole, *parts)
+
+    return split
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:

@@ -2,7 +2,8 @@
 
 Samples are numbered by prefix and then by sample, and slots take them in that order. A few prefixes are held at a time,
 their keys and values cut out of the store of prefilled rows when their first sample starts; all samples of a prefix
-read the one copy. The host hears nothing until the last sample has ended.
+read the one copy. The host hears nothing until the last sample has ended. On a mesh every shard of the rows decodes
+samples of its own, at its own pace: no step waits for a neighbour.
 """
 
 from functools import partial
@@ -11,10 +12,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float32, Int32, UInt32
 
 from pit.model.decoder import Cache, Decoder, Reading
 from pit.model.params import Params, merge
+from pit.model.sharding import each_shard
 from pit.rollout.prefill import Prefixes
 from pit.rollout.sizes import Sizes
 from pit.rollout.strategy import Strategy
@@ -24,17 +27,17 @@ NONE = -1
 
 
 class Results(NamedTuple):
-    """What is known of the samples Q = G n, by number; 0 beyond the length of each.
+    """What is known of the samples Q = G n of each shard, by number; 0 beyond the length of each.
 
     steps: decode steps that were taken.
     """
 
-    token: Int32[Array, "Q C"]
-    logp: Float32[Array, "Q C"]
-    drawn_logp: Float32[Array, "Q C"]
-    length: Int32[Array, " Q"]
-    finished: Bool[Array, " Q"]
-    steps: Int32[Array, ""]
+    token: Int32[Array, "*X Q C"]
+    logp: Float32[Array, "*X Q C"]
+    drawn_logp: Float32[Array, "*X Q C"]
+    length: Int32[Array, "*X Q"]
+    finished: Bool[Array, "*X Q"]
+    steps: Int32[Array, "*X"]
 
 
 class _Slots(NamedTuple):
@@ -76,14 +79,14 @@ def decode(
     graphdef: nnx.GraphDef[Decoder],
     params: Params,
     prefixes: Prefixes,
-    request_id: UInt32[Array, " G"],
+    request_id: UInt32[Array, "X G"],
     key: UInt32[Array, " 2"],
     *,
     sizes: Sizes,
     strategy: Strategy,
     eos_ids: tuple[int, ...],
 ) -> Results:
-    """Draw all samples of all prefixes.
+    """Draw all samples of all prefixes, of each of X shards; all devices get all results.
 
     Args:
         graphdef: definition of the decoder.
@@ -95,15 +98,32 @@ def decode(
         strategy: how tokens are chosen.
         eos_ids: ids that end a sample.
     """
-    model = merge(graphdef, params)
+
+    def samples(whole: tuple[Params, Array], prefixes: Prefixes, request_id: Array) -> Results:
+        params, key = whole
+        eos = jnp.asarray(eos_ids, jnp.int32)
+        return _decode_shard(merge(graphdef, params), prefixes, request_id, key, sizes, strategy, eos)
+
+    results: Results = each_shard(samples, sizes.shards)((params, key), prefixes, request_id)
+    return results if sizes.shards == 1 else jax.lax.with_sharding_constraint(results, P())
+
+
+def _decode_shard(
+    model: Decoder,
+    prefixes: Prefixes,
+    request_id: UInt32[Array, " G"],
+    key: UInt32[Array, " 2"],
+    sizes: Sizes,
+    strategy: Strategy,
+    eos: Int32[Array, " E"],
+) -> Results:
     total = jnp.sum(prefixes.length > 0, dtype=jnp.int32) * sizes.samples
 
     def unfinished(loop: _Loop) -> Bool[Array, ""]:
         return (loop.following < total) | jnp.any(loop.slots.sample != NONE)
 
     def body(loop: _Loop) -> _Loop:
-        loop = _refill(loop, prefixes, request_id, key, total, sizes)
-        return _step(loop, model, sizes, strategy, jnp.asarray(eos_ids, jnp.int32))
+        return _step(_refill(loop, prefixes, request_id, key, total, sizes), model, sizes, strategy, eos)
 
     return jax.lax.while_loop(unfinished, body, _start(model, sizes)).results
 

@@ -1,8 +1,11 @@
-"""Prefixes, read once: packed into rows, prefilled, their keys and values stored where the engine takes them from."""
+"""Prefixes, read once: packed into rows, prefilled, their keys and values stored where the engine takes them from.
+
+Every shard of the rows (X of them, the leading axis of all arrays) reads prefixes of its own.
+"""
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +13,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32
 
-from pit.data.packing import Layout, pack_lists
+from pit.data.packing import Layout, pack_lists, padding_batch
 from pit.data.template import prefix
 from pit.model.decoder import Cache, Decoder
 from pit.model.params import Params, merge
+from pit.model.sharding import each_shard
 from pit.rollout.sizes import Sizes
 from pit.types import Batch
 
@@ -28,14 +32,23 @@ class Prefixes(NamedTuple):
     """
 
     stored: tuple[Cache, ...]
-    last: Float[Array, "G D"]
-    first: Int32[Array, " G"]
-    length: Int32[Array, " G"]
+    last: Float[Array, "*X G D"]
+    first: Int32[Array, "*X G"]
+    length: Int32[Array, "*X G"]
 
 
-def pack_prefixes(prefixes: Sequence[Sequence[int]], sizes: Sizes) -> list[Batch]:
-    """Packed rows of prefixes; `leaf` is where each ends, `example_id` which it is."""
+def pack_prefixes(prefixes: Sequence[Sequence[Sequence[int]]], sizes: Sizes) -> list[list[Batch]]:
+    """Packed rows of each shard's prefixes: batches, as many of every shard, and in each of them the shards.
+
+    `leaf` is where a prefix ends, `example_id` which of its shard's it is.
+    """
     layout = Layout(closings=(0, 0, 0), pad=0, row_length=sizes.row_tokens, rows=sizes.rows, trees=sizes.requests)
+    packed = [_packed(own, layout) for own in prefixes]
+    nothing = padding_batch(1, prefix(), layout)
+    return [[own[i] if i < len(own) else nothing for own in packed] for i in range(max(map(len, packed)))]
+
+
+def _packed(prefixes: Sequence[Sequence[int]], layout: Layout) -> list[Batch]:
     batches = pack_lists([[each[:-1] for each in prefixes]], prefix(), layout)
     last = np.array([each[-1] for each in prefixes], np.int32)
     for batch in batches:
@@ -47,40 +60,79 @@ def pack_prefixes(prefixes: Sequence[Sequence[int]], sizes: Sizes) -> list[Batch
 
 
 def prefill(
-    graphdef: nnx.GraphDef[Decoder], params: Params, batches: Sequence[Batch], lengths: Sequence[int], sizes: Sizes
+    graphdef: nnx.GraphDef[Decoder],
+    params: Params,
+    batches: Sequence[Sequence[Batch]],
+    length: Int32[np.ndarray, "X G"],
+    sizes: Sizes,
 ) -> Prefixes:
-    """Read packed prefixes, batch by batch, by one compiled program."""
-    length = np.zeros(sizes.requests, np.int32)
-    length[: len(lengths)] = lengths
-    first = np.zeros(sizes.requests, np.int32)
+    """Read packed prefixes, batch by batch, by one compiled program.
+
+    Args:
+        graphdef: definition of the decoder.
+        params: its weights.
+        batches: what `pack_prefixes` made.
+        length: tokens of each prefix.
+        sizes: static sizes.
+    """
+    first = np.zeros_like(length)
     stored, last = _empty(graphdef, params, sizes)
-    for number, batch in enumerate(batches):
+    for number, shards in enumerate(batches):
         begin = number * sizes.rows * sizes.row_tokens
-        present = batch.example_id >= 0
-        rows, index = batch.leaf[present, 0].T
-        owners = batch.example_id[present]
-        first[owners] = begin + rows * sizes.row_tokens + index + 1 - length[owners]
-        # Slots of the batch that no prefix fills write nowhere.
-        owner = np.where(present, batch.example_id, sizes.requests).astype(np.int32)
-        leaf = np.where(present[:, None], batch.leaf[:, 0], 0)
-        arrays = (batch.token, batch.position, batch.visible_until, leaf, owner, np.int32(begin))
-        stored, last = _read(graphdef, params, stored, last, *arrays)
+        leaf, owner = np.zeros((*length.shape, 2), np.int32), np.zeros(length.shape, np.int32)
+        for x, batch in enumerate(shards):
+            present = batch.example_id >= 0
+            rows, index = batch.leaf[present, 0].T
+            owners = batch.example_id[present]
+            first[x, owners] = begin + rows * sizes.row_tokens + index + 1 - length[x, owners]
+            # Slots of the batch that no prefix fills write nowhere.
+            owner[x] = np.where(present, batch.example_id, sizes.requests)
+            leaf[x] = np.where(present[:, None], batch.leaf[:, 0], 0)
+        rows_of = (np.stack([getattr(batch, name) for batch in shards]) for name in ROW_ARRAYS)
+        stored, last = _read(graphdef, params, stored, last, (*rows_of, leaf, owner), np.int32(begin), sizes=sizes)
     return Prefixes(stored, last, jnp.asarray(first), jnp.asarray(length))
+
+
+ROW_ARRAYS = ("token", "position", "visible_until")
+"""What the model reads of a batch."""
 
 
 @partial(jax.jit, static_argnames=("graphdef", "sizes"))
 def _empty(graphdef: nnx.GraphDef[Decoder], params: Params, sizes: Sizes) -> tuple[tuple[Cache, ...], Array]:
-    model = merge(graphdef, params)
-    config = model.config
-    last = jnp.zeros((sizes.requests, config.width), jnp.dtype(config.compute_dtype))
-    return model.empty_caches(config.kv_heads, sizes.stored_tokens), last
+    def empty(params: Params) -> tuple[tuple[Cache, ...], Array]:
+        model = merge(graphdef, params)
+        config = model.config
+        last = jnp.zeros((sizes.requests, config.width), jnp.dtype(config.compute_dtype))
+        return model.empty_caches(config.kv_heads, sizes.stored_tokens), last
+
+    made: tuple[tuple[Cache, ...], Array] = each_shard(empty, sizes.shards)(params)
+    return made
 
 
-# Ten arguments: the model, what is written into, and a batch.
-@partial(jax.jit, static_argnames=("graphdef",), donate_argnames=("stored", "last"))
+# Seven arguments: the model, what is written into, a batch and its place.
+@partial(jax.jit, static_argnames=("graphdef", "sizes"), donate_argnames=("stored", "last"))
 def _read(
     graphdef: nnx.GraphDef[Decoder],
     params: Params,
+    stored: tuple[Cache, ...],
+    last: Float[Array, "X G D"],
+    batch: tuple[Array, ...],
+    begin: Int32[Array, ""],
+    *,
+    sizes: Sizes,
+) -> tuple[tuple[Cache, ...], Array]:
+    def read(whole: tuple[Params, Array], *parts: Any) -> tuple[tuple[Cache, ...], Array]:
+        return _read_shard(graphdef, *whole, *parts)
+
+    result: tuple[tuple[Cache, ...], Array] = each_shard(read, sizes.shards)((params, begin), stored, last, *batch)
+    return result
+
+
+# Ten arguments: the model, a place, what is written into, and a batch.
+def _read_shard(
+    graphdef: nnx.GraphDef[Decoder],
+    params: Params,
+    begin: Int32[Array, ""],
     stored: tuple[Cache, ...],
     last: Float[Array, "G D"],
     token: Int32[Array, "R T"],
@@ -88,7 +140,6 @@ def _read(
     visible_until: Int32[Array, "R T"],
     leaf: Int32[Array, "L 2"],
     owner: Int32[Array, " L"],
-    begin: Int32[Array, ""],
 ) -> tuple[tuple[Cache, ...], Array]:
     hidden, caches = merge(graphdef, params).prefill(token, position, visible_until)
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32, Int32
 from pit.config import RolloutConfig
 from pit.model.decoder import Decoder
 from pit.model.params import Params
-from pit.model.sharding import on_mesh
+from pit.model.sharding import gathered, on_mesh, shards_of
 from pit.rollout.engine import decode
 from pit.rollout.prefill import pack_prefixes, prefill
 from pit.rollout.sizes import few, sizes_of
@@ -88,17 +88,22 @@ def sample(
     if min(lengths, default=0) == 0:
         raise ValueError("prefixes: every request needs at least one token; give each its closing role token")
     order = sorted(range(len(prefixes)), key=lambda g: (request_ids[g], list(prefixes[g])))
-    lengths = [lengths[g] for g in order]
-    sizes = sizes_of(lengths, n=n, capacity=capacity, config=config)
-    batches = pack_prefixes([prefixes[g] for g in order], sizes)
+    shards = shards_of(params)
+    sizes = sizes_of([lengths[g] for g in order], n=n, capacity=capacity, config=config, shards=shards)
+    dealt = [order[x::shards] for x in range(shards)]
+    batches = pack_prefixes([[prefixes[g] for g in own] for own in dealt], sizes)
     sizes = replace(sizes, batches=few(len(batches)))
-    ids = np.zeros(sizes.requests, np.uint32)
-    ids[: len(order)] = [request_ids[g] for g in order]
+    ids = np.zeros((shards, sizes.requests), np.uint32)
+    held = np.zeros((shards, sizes.requests), np.int32)
+    for x, own in enumerate(dealt):
+        ids[x, : len(own)] = [request_ids[g] for g in own]
+        held[x, : len(own)] = [lengths[g] for g in own]
     with on_mesh(params):
+        weights = gathered(params)
         results = decode(
             graphdef,
-            params,
-            prefill(graphdef, params, batches, lengths, sizes),
+            weights,
+            prefill(graphdef, weights, batches, held, sizes),
             ids,
             np.asarray(jax.random.key_data(jax.random.key(seed))),
             sizes=sizes,
@@ -106,10 +111,10 @@ def sample(
             eos_ids=eos_ids,
         )
     found = jax.device_get(results)
-    back = np.argsort(order)
+    turn, shard = np.divmod(np.argsort(order), shards)
 
     def by_request(values: np.ndarray) -> np.ndarray:
-        return values.reshape(sizes.requests, n, *values.shape[1:])[back]
+        return values.reshape(shards, sizes.requests, n, *values.shape[2:])[shard, turn]
 
     return Samples(
         token=by_request(found.token),
@@ -117,5 +122,5 @@ def sample(
         finished=by_request(found.finished),
         logp=by_request(found.logp),
         drawn_logp=by_request(found.drawn_logp),
-        fill=int(found.length.sum()) / (int(found.steps) * sizes.slots),
+        fill=int(found.length.sum()) / (int(found.steps.max()) * sizes.slots * shards),
     )

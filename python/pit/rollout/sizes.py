@@ -41,12 +41,14 @@ def few(n: int) -> int:
 class Sizes:
     """Static sizes of a call of the engine; two calls of the same sizes run the same compiled programs.
 
+    shards: of the rows, each of which has all that follows for itself.
     requests: prefixes of the call, with those that fill it up; samples: of each of them.
     slots: samples that decode at a time; prefixes: prefixes that are held for them.
     prefix_tokens, output_tokens: most tokens of a prefix, and of a sample.
     row_tokens, rows: of a packed batch that is prefilled at once; batches: how many are stored.
     """
 
+    shards: int
     requests: int
     samples: int
     slots: int
@@ -63,7 +65,7 @@ class Sizes:
         return self.batches * self.rows * self.row_tokens + self.prefix_tokens
 
     def nbytes(self, model: ModelConfig, vocabulary: int) -> dict[str, int]:
-        """Bytes that the engine holds beside the weights, by what they are for.
+        """Bytes that a shard of the rows holds beside the weights, by what they are for.
 
         Args:
             model: shapes of the decoder.
@@ -81,29 +83,31 @@ class Sizes:
         }
 
 
-def sizes_of(lengths: Sequence[int], *, n: int, capacity: int, config: RolloutConfig) -> Sizes:
+def sizes_of(lengths: Sequence[int], *, n: int, capacity: int, config: RolloutConfig, shards: int = 1) -> Sizes:
     """Sizes of a call; `batches` are as many as the prefixes' tokens fill, and packing may take more.
 
     Args:
         lengths: tokens of each prefix.
         n: samples of a prefix.
         capacity: most tokens of a sample.
-        config: slots and tokens that are prefilled at once.
+        config: slots and tokens that are prefilled at once, of all shards together.
+        shards: of the rows; they are dealt the prefixes in turn.
     """
-    longest, requests = max(lengths), few(len(lengths))
-    slots = min(config.slots, few(len(lengths) * n))
+    longest, most = max(lengths), -(-len(lengths) // shards)
+    slots = min(-(-config.slots // shards), few(most * n))
     # Samples of one prefix start together and end apart; with one sample each, a prefix ends with its slot.
     held = math.ceil(slots / n * (STRAGGLERS if n > 1 else 1))
     row_tokens = LEAST_ROW_TOKENS
     while row_tokens < 2 * longest:
         row_tokens *= 2
-    needed = -(-sum(lengths) // row_tokens)
-    rows = min(few(needed), max(config.prefill_tokens // row_tokens, 1))
+    needed = -(-max(sum(lengths[x::shards]) for x in range(shards)) // row_tokens)
+    rows = min(few(needed), max(config.prefill_tokens // (shards * row_tokens), 1))
     return Sizes(
-        requests=requests,
+        shards=shards,
+        requests=few(most),
         samples=n,
         slots=slots,
-        prefixes=min(held, requests),
+        prefixes=min(held, few(most)),
         prefix_tokens=PREFIX_STEP * few(-(-longest // PREFIX_STEP)),
         output_tokens=capacity,
         row_tokens=row_tokens,
