@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -12,7 +13,7 @@ from _gates import gates, steps_to_target
 from _variants import MAIN, VARIANTS
 from pit.evaluate.across import across_seeds, elo, t_quantile
 from pit.evaluate.stats import delta, length_controlled_delta, paired_mean_difference
-from pit.report.palette import LIGHT
+from pit.report.palette import LIGHT, SERIES
 
 Trials = Mapping[tuple[int, str], Mapping[str, Any]]
 """Results by (seed, variant), of one family."""
@@ -193,36 +194,75 @@ LINES: dict[str, tuple[str, str, str, str]] = {
     "PIT, every pass kept": (MAIN, "pit_plain", "orange", "o-"),
     "PIT with RL,2, every pass kept": ("own", "pit_plain", "orange", "^:"),
     "best of n by R_P": (MAIN, "best_of", "ink", "s--"),
+    "best of n by R_P, after more RLHF": ("more_rlhf", "best_of", "ink", "x:"),
     "resampling, accepted by the gap": (MAIN, "resample", "grey", "D--"),
-    "fine-tuned improver, accepted by the gap": (MAIN, "sft_stop", "teal", "v--"),
+    "fine-tuned improver, every pass kept": (MAIN, "sft_plain", "teal", "v--"),
 }
 """What the plot draws: a variant, the stem of its methods, a colour and a style; what is no PIT is dashed."""
+
+SWEPT = {"PIT, accepted": ("pit_stop", "blue", "*-"), "fine-tuned improver, kept": ("sft_plain", "teal", "*--")}
+"""Drawn at the temperature that is best for it too."""
 
 
 def plot(trials: Trials, passes: int, path: Path) -> None:
     """Mean quality by answers sampled a prompt, over seeds: the improver, and what the same samples buy instead."""
-    figure = Figure(figsize=(7.2, 4.4), dpi=200, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(7.2, 4.9), dpi=200, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     answers = range(1, passes + 2)
     for label, (variant, stem, colour, style) in LINES.items():
         # The n-th of best-of-n takes n answers, the k-th pass k + 1.
         names = ["y0", *(f"{stem}_{n if stem == 'best_of' else n - 1}" for n in answers[1:])]
-        seeds = [trial["quality"] for (_, name), trial in sorted(trials.items()) if name == variant]
-        if seeds:
-            table = np.array([[np.mean(quality[name]) for name in names] for quality in seeds])
-            axes.plot(answers, table.mean(axis=0), style, color=LIGHT[colour], lw=1.8, ms=5, label=label)
-            axes.fill_between(answers, table.min(axis=0), table.max(axis=0), color=LIGHT[colour], alpha=0.10, lw=0)
-    swept = best_temperatures(trials, passes, resamples=1)
-    if "y0" in swept["best"]:
-        name = swept["best"]["y0"]
-        label = f"the first answer alone, at temperature {name.split('/')[0][1:]}"
-        axes.plot([1], [swept["mean_quality"][name]], "*", color=LIGHT["ink"], ms=11, ls="none", label=label)
+        _line(axes, answers, _means(trials, variant, names), label, LIGHT[colour], style)
+    swept = best_temperatures(trials, passes, resamples=1)["best"]
+    for what, (stem, colour, style) in SWEPT.items():
+        best = swept.get(f"{stem}_{passes}")
+        if best is not None:
+            warmth = best.partition("/")[0]
+            names = [f"{warmth}/y0", *(f"{warmth}/{stem}_{n - 1}" for n in answers[1:])]
+            label = f"{what}, at temperature {warmth[1:]}, its best"
+            _line(axes, answers, _means(trials, MAIN, names), label, LIGHT[colour], style)
     axes.set_xticks(answers)
     axes.set_xlabel("answers sampled a prompt, the first one and rejected ones included", color=LIGHT["muted"])
-    axes.set_ylabel("mean hidden quality (shaded: all seeds)", color=LIGHT["muted"])
+    _finish(figure, axes, path, "mean hidden quality (shaded: all seeds)")
+
+
+def plot_curves(trials: Trials, path: Path) -> None:
+    """What one plain pass over y0 is worth on held-out prompts, by step of the improver's RL and variant."""
+    figure = Figure(figsize=(7.2, 3.9), dpi=200, facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    curves: dict[str, list[list[tuple[int, float]]]] = {}
+    for (_, variant), trial in sorted(trials.items()):
+        if trial["learning_curve"]:
+            curves.setdefault(variant, []).append(trial["learning_curve"])
+    for k, (variant, found) in enumerate(sorted(curves.items(), key=lambda item: list(VARIANTS).index(item[0]))):
+        steps = [step for step, _ in found[0]]
+        table = np.array([[worth for _, worth in curve] for curve in found])
+        colour = LIGHT[SERIES[k % len(SERIES)]]
+        _line(axes, steps, table, VARIANTS[variant].what, colour, ("o-", "^--", "s:")[k // len(SERIES) % 3])
+    axes.set_xlabel("steps of the improver's RL", color=LIGHT["muted"])
+    _finish(figure, axes, path, "quality of one plain pass (shaded: all seeds)")
+
+
+def _means(trials: Trials, variant: str, names: Sequence[str]) -> np.ndarray:
+    """Mean quality of methods, a row a seed that has the variant."""
+    seeds = [trial["quality"] for (_, name), trial in sorted(trials.items()) if name == variant]
+    return np.array([[np.mean(quality[name]) for name in names] for quality in seeds])
+
+
+def _line(axes: Axes, x: Sequence[int], table: np.ndarray, label: str, colour: str, style: str) -> None:
+    """A mean over seeds with the range of all; nothing where there is no seed."""
+    if len(table):
+        axes.plot(x, table.mean(axis=0), style, color=colour, lw=1.6, ms=5, label=label)
+        axes.fill_between(x, table.min(axis=0), table.max(axis=0), color=colour, alpha=0.10, lw=0)
+
+
+def _finish(figure: Figure, axes: Axes, path: Path, what: str) -> None:
+    axes.set_ylabel(what, color=LIGHT["muted"])
     axes.grid(axis="y", color=LIGHT["rule"], lw=0.8)
     axes.spines[:].set_visible(False)
     axes.tick_params(colors=LIGHT["muted"])
-    axes.legend(frameon=False, labelcolor=LIGHT["ink"], ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.legend(
+        frameon=False, labelcolor=LIGHT["ink"], ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8
+    )
     FigureCanvasAgg(figure)
     figure.savefig(path, format="png", metadata={"Software": None})

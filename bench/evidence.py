@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from _measure import commit
-from _summary import plot, summary
+from _summary import plot, plot_curves, summary
 from _trials import trial
 from _variants import EXPLORE_SEEDS, FAMILIES, FINAL_SEEDS, MAIN, VARIANTS, config_of, identity, planned, stages_for
 from pit.config import digest
@@ -189,6 +189,7 @@ def publish(options: argparse.Namespace, out: Path, results: Path, seeds: Sequen
             console.print(table)
         if any(variant == MAIN for _, variant in trials):
             plot(trials, passes, plots / f"evidence-{family}-{options.kind}.png")
+            plot_curves(trials, plots / f"evidence-{family}-{options.kind}-training.png")
     if found:
         saved[options.kind] = found
         write_file(file, (json.dumps(saved, indent=1) + "\n").encode())

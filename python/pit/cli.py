@@ -493,12 +493,16 @@ def evaluate(folder: Path) -> None:
 @cli.command("report")
 @run_option
 @click.option("--plot", type=LocalPath(path_type=Path, dir_okay=False), help="Also draw quality by iteration, as PNG.")
-def report_command(folder: Path, plot: Path | None) -> None:
+@click.option("--rl-plot", type=LocalPath(path_type=Path, dir_okay=False), help="Also draw RL step by step, as PNG.")
+def report_command(folder: Path, plot: Path | None, rl_plot: Path | None) -> None:
     """Draw report.html again from results.json and the stages' metrics."""
     click.echo(str(importlib.import_module("pit.report").render(folder)))
     if plot is not None:
         results = importlib.import_module("pit.evaluate.schema").read_results(folder)
         click.echo(str(importlib.import_module("pit.report.plots").quality_png(results, plot)))
+    if rl_plot is not None:
+        metrics = importlib.import_module("pit.report.metrics").read_metrics(folder)
+        click.echo(str(importlib.import_module("pit.report.plots").rl_png(metrics, rl_plot)))
 
 
 def _print_results(results: Any) -> None:

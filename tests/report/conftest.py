@@ -10,7 +10,7 @@ import pytest
 from pit.evaluate.schema import Example, ExampleStep, QualityPoint, Results, SensitivityRow, StageCost, write_results
 from pit.evaluate.stats import CopyRate, Delta, accuracy_interval
 
-STAGES = ("sft_policy", "sft_improver", "reward_policy", "reward_gap", "rl_policy", "rl_improver_0", "rl_improver_1")
+STAGES = ("sft-policy", "sft-improver", "reward-quality", "reward-gap", "rl-policy", "rl-first", "rl-second")
 
 
 def fake_delta(win: int, lose: int, n: int, method: str = "paired bootstrap over prompts, 2000 resamples") -> Delta:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pit.evaluate.schema import Example, ExampleStep, Results, ResultsError
 from pit.evaluate.stats import Delta, accuracy_interval
 from pit.report import geometry, metrics, page, palette, render, render_html, words
-from pit.report.plots import quality_png
+from pit.report.plots import PlotError, quality_png, rl_png
 
 VOID = {"meta", "br"}
 
@@ -68,7 +68,7 @@ def test_the_page_is_whole_and_has_every_section(full: str) -> None:
     assert anchors == {"method", "quality", "comparisons", "rewards", "examples", "training", "cost", "caveats", "run"}
     links = {value for _, name, value in parsed.attributes if name == "href"}
     assert links <= {f"#{anchor}" for anchor in anchors}
-    for stage in ("sft policy", "reward gap", "rl improver 1"):
+    for stage in ("sft-policy", "reward-gap", "rl-second"):
         assert stage in parsed.text
 
 
@@ -318,7 +318,7 @@ def test_stages_come_in_the_order_in_which_they_ran(run_dir: Path, full_results:
     read = metrics.read_metrics(run_dir)
     reverse = dataclasses.replace(full_results, stages=full_results.stages[::-1][:3])
     names = [stage.name for stage in page.stage_curves(reverse, read)]
-    assert names[:3] == ["rl_improver_1", "rl_improver_0", "rl_policy"]
+    assert names[:3] == ["rl-second", "rl-first", "rl-policy"]
     assert names[3:] == sorted(set(read) - set(names[:3]))
 
 
@@ -356,5 +356,16 @@ def test_the_quality_plot_is_a_png_and_repeats_itself(full_results: Results, tmp
 
 
 def test_a_plot_of_nothing_is_refused(full_results: Results, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the results hold no quality by iteration; there is nothing to plot"):
+    with pytest.raises(PlotError, match="the results hold no quality by iteration; evaluate the run first"):
         quality_png(dataclasses.replace(full_results, quality={}), tmp_path / "a.png")
+
+
+def test_the_plot_of_rl_has_every_stage_that_ran(run_dir: Path, tmp_path: Path) -> None:
+    curves = metrics.read_metrics(run_dir)
+    first = rl_png(curves, tmp_path / "a.png").read_bytes()
+    assert first.startswith(b"\x89PNG")
+    assert rl_png(curves, tmp_path / "b.png").read_bytes() == first
+    fewer = {name: each for name, each in curves.items() if name != "rl-second"}
+    assert rl_png(fewer, tmp_path / "c.png").read_bytes() != first
+    with pytest.raises(PlotError, match="no stage of RL has metrics; run one first"):
+        rl_png({"sft-policy": curves["sft-policy"]}, tmp_path / "d.png")
