@@ -10,7 +10,7 @@ nothing, and writes nothing outside the work folder.
 import argparse
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +144,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "evidence", help="folder of the runs")
     options = parser.parse_args(arguments)
     console = Console(width=140)
-    seeds = {"explore": EXPLORE_SEEDS, "final": FINAL_SEEDS}[options.kind]
-    seeds = seeds[:2] if options.small else seeds
-    chosen = seeds if options.seeds is None else options.seeds
-    if unknown := sorted(set(chosen) - set(seeds)):
-        parser.error(f"--seeds: {unknown} are none of --{options.kind}'s, which are {list(seeds)}")
-    trials = list(planned(options.families, chosen, options.variants))
+    seeds: dict[str, tuple[int, ...]] = {
+        family: EXPLORE_SEEDS if options.kind == "explore" else FINAL_SEEDS[family] for family in options.families
+    }
+    seeds = {family: own[:2] if options.small else own for family, own in seeds.items()}
+    chosen = seeds
+    if options.seeds is not None:
+        chosen = {family: tuple(seed for seed in own if seed in options.seeds) for family, own in seeds.items()}
+        if unknown := sorted(set(options.seeds).difference(*chosen.values())):
+            parser.error(f"--seeds: {unknown} are none of --{options.kind}'s, which are {seeds}")
+    trials = list(planned(chosen, options.variants))
     out = options.work if options.small else ROOT / "bench" / "results"
     results = out / "evidence"
     console.print(plan(trials, results, small=options.small))
@@ -169,22 +173,24 @@ def rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def publish(options: argparse.Namespace, out: Path, results: Path, seeds: Sequence[int], console: Console) -> None:
+def publish(
+    options: argparse.Namespace, out: Path, results: Path, seeds: Mapping[str, Sequence[int]], console: Console
+) -> None:
     """Tables, plots and the summary: in the repository, or in the work folder where the run was small."""
     plots = options.work if options.small else ROOT / "docs"
     file = out / "evidence.json"
     saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    measured: dict[str, Any] = {"versions": versions(), "device": device, "seeds": list(seeds)}
+    measured: dict[str, Any] = {"versions": versions(), "device": device}
     found = dict(saved.get(options.kind, {}))  # families that were not asked for stay as they are
     for family in options.families:
-        trials = gathered(results, family, seeds, small=options.small)
+        trials = gathered(results, family, seeds[family], small=options.small)
         if not trials:
             console.print(f"{family}: no results of these settings in {results}")
             continue
-        passes = config_of(family, MAIN, seeds[0], small=options.small).improve.iterations
+        passes = config_of(family, MAIN, seeds[family][0], small=options.small).improve.iterations
         said = summary(trials, passes)
-        found[family] = rounded({**measured, **said})
+        found[family] = rounded({**measured, "seeds": list(seeds[family]), **said})
         for table in tables_of(family, said):
             console.print(table)
         if any(variant == MAIN for _, variant in trials):
