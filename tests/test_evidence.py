@@ -60,7 +60,8 @@ def test_variants_share_what_is_the_same_and_seeds_share_nothing(modules):
     final = [seed for seeds in variants.FINAL_SEEDS.values() for seed in seeds]
     assert not set(variants.EXPLORE_SEEDS) & set(final)
     assert len(final) == len(set(final))
-    assert len(variants.FINAL_SEEDS) >= 5
+    assert variants.FINAL_SEEDS.keys() == variants.FAMILIES.keys()
+    assert all(len(seeds) >= 5 for seeds in variants.FINAL_SEEDS.values())
 
 
 def fake(qualities, curve=()):
