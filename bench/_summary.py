@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from _gates import gates, steps_to_target
@@ -14,6 +13,7 @@ from _variants import MAIN, VARIANTS
 from pit.evaluate.across import across_seeds, elo, t_quantile
 from pit.evaluate.stats import delta, length_controlled_delta, paired_mean_difference
 from pit.report.palette import LIGHT, SERIES
+from pit.report.plots import save_png
 
 Trials = Mapping[tuple[int, str], Mapping[str, Any]]
 """Results by (seed, variant), of one family."""
@@ -196,7 +196,8 @@ LINES: dict[str, tuple[str, str, str, str]] = {
     "best of n by R_P": (MAIN, "best_of", "ink", "s--"),
     "best of n by R_P, after more RLHF": ("more_rlhf", "best_of", "ink", "x:"),
     "resampling, accepted by the gap": (MAIN, "resample", "grey", "D--"),
-    "fine-tuned improver, every pass kept": (MAIN, "sft_plain", "teal", "v--"),
+    "fine-tuned improver, accepted by the gap": (MAIN, "sft_stop", "teal", "v--"),
+    "fine-tuned improver, every pass kept": (MAIN, "sft_plain", "teal", "v:"),
 }
 """What the plot draws: a variant, the stem of its methods, a colour and a style; what is no PIT is dashed."""
 
@@ -213,7 +214,11 @@ def plot(trials: Trials, passes: int, path: Path) -> None:
         # The n-th of best-of-n takes n answers, the k-th pass k + 1.
         names = ["y0", *(f"{stem}_{n if stem == 'best_of' else n - 1}" for n in answers[1:])]
         _line(axes, answers, _means(trials, variant, names), label, LIGHT[colour], style)
-    swept = best_temperatures(trials, passes, resamples=1)["best"]
+    found = best_temperatures(trials, passes, resamples=1)
+    swept = found["best"]
+    if "y0" in swept:
+        label = f"the first answer alone, at temperature {swept['y0'].partition('/')[0][1:]}, its best"
+        axes.plot([1], [found["mean_quality"][swept["y0"]]], "P", color=LIGHT["ink"], ms=9, ls="none", label=label)
     for what, (stem, colour, style) in SWEPT.items():
         best = swept.get(f"{stem}_{passes}")
         if best is not None:
@@ -264,5 +269,4 @@ def _finish(figure: Figure, axes: Axes, path: Path, what: str) -> None:
     axes.legend(
         frameon=False, labelcolor=LIGHT["ink"], ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8
     )
-    FigureCanvasAgg(figure)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    save_png(figure, path)

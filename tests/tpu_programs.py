@@ -6,7 +6,9 @@ import os
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
+from pit.model.sharding import spec_of
 from pit_kernels.microbench.compiler import no_persistent_cache
 
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
@@ -31,6 +33,16 @@ def mesh(kind, **axes):
     topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[kind])
     devices = np.array(topology.devices[: int(np.prod(list(axes.values())))]).reshape(tuple(axes.values()))
     return jax.sharding.Mesh(devices, tuple(axes), axis_types=(jax.sharding.AxisType.Auto,) * len(axes))
+
+
+def model_on(mesh, model, config, vocabulary):
+    """Definition of a model, and the shapes of its weights as they lie on the mesh."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: model(config, vocabulary, nnx.Rngs(0))), nnx.Param)
+    leaves = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
+    return graphdef, {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jax.sharding.NamedSharding(mesh, spec_of(name)))
+        for name, leaf in leaves.items()
+    }
 
 
 def compiled(mesh, jitted, *arguments):

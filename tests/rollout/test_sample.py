@@ -118,7 +118,7 @@ MANY = 7
 @given(
     prefixes=st.lists(contents.map(lambda x: [*x, 1]), min_size=MANY, max_size=MANY),
     seed=seeds,
-    slots=st.sampled_from((1, 5)),
+    slots=st.sampled_from((1, 2, 5, 8)),
 )
 @settings(max_examples=examples(8))
 def test_slots_are_filled_again_and_change_no_sample(prefixes, seed, slots):

@@ -5,15 +5,13 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from tpu_programs import compiled, mesh, needs_libtpu
+from tpu_programs import compiled, mesh, model_on, needs_libtpu
 
 from pit.config import ModelConfig, RolloutConfig
 from pit.model.axes import ROWS
 from pit.model.decoder import Decoder
-from pit.model.sharding import spec_of
 from pit.rollout import engine, prefill
 from pit.rollout.sizes import sizes_of
 from pit.rollout.strategy import Temperature
@@ -27,12 +25,7 @@ WITHIN_A_SHARD = ("replica_groups=[2,2]<=[4]", "replica_groups={{0,1},{2,3}}", "
 def program(kind):
     """HLO of the decode loop on a mesh data x tensor."""
     chips = mesh(kind, data=DATA, fsdp=1, tensor=TENSOR)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: Decoder(MODEL, VOCABULARY, nnx.Rngs(0))), nnx.Param)
-    names = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
-    params = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(chips, spec_of(name)))
-        for name, leaf in names.items()
-    }
+    graphdef, params = model_on(chips, Decoder, MODEL, VOCABULARY)
     sizes = sizes_of([300] * 8, n=16, capacity=128, config=RolloutConfig(slots=64), shards=DATA)
     with jax.set_mesh(chips):
         stored, last = jax.eval_shape(lambda params: prefill._empty(graphdef, params, sizes), params)

@@ -10,12 +10,11 @@ import numpy as np
 import optax
 import path_twins as twins
 import pytest
-from flax import nnx
 from interpreted import INTERPRET, no_races
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from tpu_programs import compiled, mesh, needs_libtpu
+from tpu_programs import compiled, mesh, model_on, needs_libtpu
 
 from pit.config import ModelConfig, RlConfig
 from pit.data.packing import pack_lists
@@ -24,7 +23,6 @@ from pit.model.axes import ROWS
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
 from pit.model.params import build, copy
-from pit.model.sharding import spec_of
 from pit.stages.policy_gradient import policy_gradient
 from pit.stages.reward import gap_loss
 from pit.train.update import Update
@@ -60,12 +58,7 @@ def compiled_text(kind, data, tensor, step):
     """HLO of the gradient of one microbatch, as the training loop traces it."""
     loss, model, shapes = step()
     chips = mesh(kind, data=data, fsdp=1, tensor=tensor)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: model(MODEL, VOCABULARY, nnx.Rngs(0))), nnx.Param)
-    names = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
-    params = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(chips, spec_of(name)))
-        for name, leaf in names.items()
-    }
+    graphdef, params = model_on(chips, model, MODEL, VOCABULARY)
     batch = {
         name: jax.ShapeDtypeStruct(
             x.shape, x.dtype, sharding=NamedSharding(chips, P(*ROWS, *(None,) * (len(x.shape) - 1)))

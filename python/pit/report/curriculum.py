@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from pit.data.curriculum import Visit
 from pit.report.palette import LIGHT
+from pit.report.plots import save_png
 from pit.types import Source
 
 PERIODS = 10
@@ -102,9 +102,7 @@ def curriculum_png(title: str, visits: list[Visit], difficulty: Float32[np.ndarr
         axes.xaxis.label.set_color(LIGHT["muted"])
         axes.spines[:].set_visible(False)
         axes.title.set(color=LIGHT["ink"], fontsize=9)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, format="png", metadata={"Software": None})
-    return path
+    return save_png(figure, path)
 
 
 def _draw_difficulty(axes: Axes, visits: list[Visit], difficulty: np.ndarray) -> None:

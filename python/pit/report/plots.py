@@ -54,7 +54,7 @@ def quality_png(results: Results, path: Path) -> Path:
     axes.tick_params(colors=LIGHT["muted"], length=0)
     axes.spines[:].set_visible(False)
     axes.legend(frameon=False, labelcolor=LIGHT["ink"], ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return _saved(figure, path)
+    return save_png(figure, path)
 
 
 RL_PANELS = (
@@ -106,7 +106,7 @@ def rl_png(metrics: Mapping[str, Mapping[str, Curve]], path: Path) -> Path:
         axes.tick_params(colors=LIGHT["muted"], length=0, labelsize=8)
         axes.spines[:].set_visible(False)
     figure.supxlabel("step of RL, all stages (dots: held-out prompts)", color=LIGHT["muted"], fontsize=9)
-    return _saved(figure, path)
+    return save_png(figure, path)
 
 
 def _draw(axes: Axes, curves: Mapping[str, Curve], metric: str, start: int) -> None:
@@ -125,7 +125,8 @@ def _draw(axes: Axes, curves: Mapping[str, Curve], metric: str, start: int) -> N
         )
 
 
-def _saved(figure: Figure, path: Path) -> Path:
+def save_png(figure: Figure, path: Path) -> Path:
+    """Writes a figure without a display; equal figures are equal bytes with the same matplotlib. Returns `path`."""
     FigureCanvasAgg(figure)
     figure.savefig(path, format="png", metadata={"Software": None})
     return path
