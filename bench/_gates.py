@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from _variants import MAIN
+GATED = "describe"
+"""The family that must pass the gates."""
 
 BELOW_END = 0.01
 """The target: so much below what the main variant ends at, mean over seeds, in quality."""
@@ -52,12 +53,12 @@ class Gate:
 
 
 def gates(passes: int) -> list[Gate]:
-    """What must hold of the main variant on the first family."""
+    """What must hold of the main variant on the first family, `GATED`."""
     return [
-        Gate(f"y{passes} over y0, accepted by the gap", f"{passes} passes, accepted by the gap", low=10.0, value=20.0),
+        Gate(f"y{passes} over y0, accepted", f"{passes} passes, accepted", low=10.0, value=20.0),
         *(
             Gate(
-                f"y{k} against y{k - 1}, accepted by the gap",
+                f"y{k} against y{k - 1}, accepted",
                 f"pass {k} over the answer before, accepted",
                 "quality_over_seeds",
                 low=-0.5,
@@ -70,18 +71,18 @@ def gates(passes: int) -> list[Gate]:
     ]
 
 
-def steps_to_target(trials: Mapping[tuple[int, str], Mapping[str, Any]]) -> dict[str, Any]:
+def steps_to_target(trials: Mapping[tuple[int, str], Mapping[str, Any]], main: str) -> dict[str, Any]:
     """Of each variant and seed the RL step of the first checkpoint that reached the target, None where none did.
 
     A checkpoint is worth what one plain pass over y0 is, on held-out prompts, the same for all variants of a seed.
     """
     curves = {key: trial["learning_curve"] for key, trial in sorted(trials.items()) if trial["learning_curve"]}
-    ends = [curve[-1][1] for (_, variant), curve in curves.items() if variant == MAIN]
+    ends = [curve[-1][1] for (_, variant), curve in curves.items() if variant == main]
     if not ends:
         return {}
     target = float(np.mean(ends)) - BELOW_END
     found: dict[str, dict[int, int | None]] = {}
     for (seed, variant), curve in curves.items():
         found.setdefault(variant, {})[seed] = next((step for step, worth in curve if worth >= target), None)
-    rule = f"first checkpoint that reaches the end of {MAIN}, mean over seeds, less {BELOW_END:g}"
+    rule = f"first checkpoint that reaches the end of {main}, mean over seeds, less {BELOW_END:g}"
     return {"rule": rule, "target": round(target, 4), "steps": found}

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from _gates import gates, steps_to_target
-from _variants import MAIN, VARIANTS
+from _gates import Gate, steps_to_target
+from _variants import VARIANTS
 from pit.evaluate.across import across_seeds, elo, t_quantile
 from pit.evaluate.stats import delta, length_controlled_delta, paired_mean_difference
 from pit.report.palette import LIGHT, SERIES
@@ -21,42 +21,41 @@ Trials = Mapping[tuple[int, str], Mapping[str, Any]]
 Method = tuple[str, str]
 """A variant, and one of its methods."""
 
-BASE: Method = (MAIN, "y0")
-
 REFITS = 400
 """Most resamples of what is fitted anew in each of them: the length regression, Elo."""
 
 
-def comparisons(passes: int) -> dict[str, tuple[Method, Method]]:
+def comparisons(passes: int, main: str) -> dict[str, tuple[Method, Method]]:
     """Every comparison that is reported: what it says, the candidate, and what it is held against."""
+    base: Method = (main, "y0")
     last, best = f"pit_stop_{passes}", f"best_of_{passes + 1}"
     found: dict[str, tuple[Method, Method]] = {
-        "one plain pass": ((MAIN, "pit_plain_1"), BASE),
-        "one pass, accepted by the gap": ((MAIN, "pit_stop_1"), BASE),
-        f"{passes} plain passes": ((MAIN, f"pit_plain_{passes}"), BASE),
-        f"{passes} passes, accepted by the gap": ((MAIN, last), BASE),
-        "M_P^RL over M_P": (BASE, (MAIN, "sft_policy")),
-        "own reference over another prompt's": ((MAIN, "pit_plain_1"), (MAIN, "other_reference_1")),
-        "own reference over none": ((MAIN, "pit_plain_1"), (MAIN, "empty_reference_1")),
-        "one pass over best of 2 by R_P": ((MAIN, "pit_stop_1"), (MAIN, "best_of_2")),
-        f"{passes} passes over best of {passes + 1} by R_P": ((MAIN, last), (MAIN, best)),
-        f"{passes} passes over resampling": ((MAIN, last), (MAIN, f"resample_{passes}")),
-        f"{passes} passes over the fine-tuned improver's": ((MAIN, last), (MAIN, f"sft_stop_{passes}")),
-        "one plain pass over the fine-tuned improver's": ((MAIN, "pit_plain_1"), (MAIN, "sft_plain_1")),
-        "one pass over more RLHF": ((MAIN, "pit_stop_1"), ("more_rlhf", "y0")),
-        "one pass over best of 2 after more RLHF": ((MAIN, "pit_stop_1"), ("more_rlhf", "best_of_2")),
-        f"{passes} passes over best of {passes + 1} after more RLHF": ((MAIN, last), ("more_rlhf", best)),
-        f"{passes} passes accepted over {passes} plain": ((MAIN, last), (MAIN, f"pit_plain_{passes}")),
+        "one plain pass": ((main, "pit_plain_1"), base),
+        "one pass, accepted": ((main, "pit_stop_1"), base),
+        f"{passes} plain passes": ((main, f"pit_plain_{passes}"), base),
+        f"{passes} passes, accepted": ((main, last), base),
+        "M_P^RL over M_P": (base, (main, "sft_policy")),
+        "own reference over another prompt's": ((main, "pit_plain_1"), (main, "other_reference_1")),
+        "own reference over none": ((main, "pit_plain_1"), (main, "empty_reference_1")),
+        "one pass over best of 2 by R_P": ((main, "pit_stop_1"), (main, "best_of_2")),
+        f"{passes} passes over best of {passes + 1} by R_P": ((main, last), (main, best)),
+        f"{passes} passes over resampling": ((main, last), (main, f"resample_{passes}")),
+        f"{passes} passes over the fine-tuned improver's": ((main, last), (main, f"sft_stop_{passes}")),
+        "one plain pass over the fine-tuned improver's": ((main, "pit_plain_1"), (main, "sft_plain_1")),
+        "one pass over more RLHF": ((main, "pit_stop_1"), ("more_rlhf", "y0")),
+        "one pass over best of 2 after more RLHF": ((main, "pit_stop_1"), ("more_rlhf", "best_of_2")),
+        f"{passes} passes over best of {passes + 1} after more RLHF": ((main, last), ("more_rlhf", best)),
+        f"{passes} passes accepted over {passes} plain": ((main, last), (main, f"pit_plain_{passes}")),
     }
     for method, rival in ((f"pit_plain_{passes}", best), (last, best), (last, f"sft_plain_{passes}")):
-        found[f"own, {method}, over {rival}"] = (("own", method), (MAIN, rival))
+        found[f"own, {method}, over {rival}"] = (("own", method), (main, rival))
     for k in range(1, passes + 1):
         before = "y0" if k == 1 else f"pit_stop_{k - 1}"
-        found[f"pass {k} over the answer before, accepted"] = ((MAIN, f"pit_stop_{k}"), (MAIN, before))
+        found[f"pass {k} over the answer before, accepted"] = ((main, f"pit_stop_{k}"), (main, before))
     for name, variant in VARIANTS.items():
-        if name != MAIN and variant.improver is not None:
+        if name != main and variant.improver is not None:
             for method in ("pit_plain_1", last):
-                found[f"staged over {name}, {method}"] = ((MAIN, method), (name, method))
+                found[f"{main} over {name}, {method}"] = ((main, method), (name, method))
     return found
 
 
@@ -95,11 +94,11 @@ def over_seeds(values: Sequence[float]) -> dict[str, float]:
     return found._asdict() | {"standard_error": (found.high - found.value) / t_quantile(found.seeds - 1)}
 
 
-def ratings(trials: Trials, *, resamples: int) -> dict[str, Any]:
+def ratings(trials: Trials, main: str, *, resamples: int) -> dict[str, Any]:
     """Elo over y0 of all methods of the main variant at temperature 1: each seed's interval, and over seeds."""
     by_seed = {}
     for (seed, variant), trial in sorted(trials.items()):
-        if variant == MAIN:
+        if variant == main:
             scores = {name: np.array(values) for name, values in trial["quality"].items() if not name.startswith("t")}
             by_seed[seed] = elo(scores, "y0", seed=seed, resamples=resamples)
     names = list(next(iter(by_seed.values()), {}))
@@ -116,11 +115,11 @@ def ratings(trials: Trials, *, resamples: int) -> dict[str, Any]:
     }
 
 
-def best_temperatures(trials: Trials, passes: int, *, resamples: int) -> dict[str, Any]:
+def best_temperatures(trials: Trials, passes: int, main: str, *, resamples: int) -> dict[str, Any]:
     """Best against best: each method at the temperature at which its mean quality over all seeds is highest."""
-    main = [trial for (_, variant), trial in sorted(trials.items()) if variant == MAIN]
-    methods = sorted({name for trial in main for name in trial["quality"] if name.startswith("t")})
-    means = {name: float(np.mean([np.mean(trial["quality"][name]) for trial in main])) for name in methods}
+    swept_trials = [trial for (_, variant), trial in sorted(trials.items()) if variant == main]
+    methods = sorted({name for trial in swept_trials for name in trial["quality"] if name.startswith("t")})
+    means = {name: float(np.mean([np.mean(trial["quality"][name]) for trial in swept_trials])) for name in methods}
     best = {}
     for method in ("y0", f"pit_stop_{passes}", f"sft_plain_{passes}"):
         swept = {name: mean for name, mean in means.items() if name.endswith(f"/{method}")}
@@ -130,7 +129,7 @@ def best_temperatures(trials: Trials, passes: int, *, resamples: int) -> dict[st
     improved = best.get(f"pit_stop_{passes}")
     for rival in ("y0", f"sft_plain_{passes}"):
         if improved and rival in best:
-            found[f"over {rival}"] = compared(trials, (MAIN, improved), (MAIN, best[rival]), resamples=resamples)
+            found[f"over {rival}"] = compared(trials, (main, improved), (main, best[rival]), resamples=resamples)
     return found
 
 
@@ -160,20 +159,22 @@ KEPT = (
 """What is published of a trial as it is."""
 
 
-def summary(trials: Trials, passes: int, *, resamples: int = 2000) -> dict[str, Any]:
+def summary(
+    trials: Trials, passes: int, main: str, rules: Sequence[Gate] = (), *, resamples: int = 2000
+) -> dict[str, Any]:
     """Everything of one family that is committed: no figure of a single prompt, all of each seed."""
     said = {
         text: row
-        for text, (candidate, baseline) in comparisons(passes).items()
+        for text, (candidate, baseline) in comparisons(passes, main).items()
         if (row := compared(trials, candidate, baseline, resamples=resamples)) is not None
     }
     return {
         "variants_run": sorted({variant for _, variant in trials}),
-        "gates": [gate.judged(said) for gate in gates(passes)],
+        "gates": [gate.judged(said) for gate in rules],
         "comparisons": said,
-        "steps_to_target": steps_to_target(trials),
-        "elo": ratings(trials, resamples=min(resamples, REFITS)),
-        "temperature": best_temperatures(trials, passes, resamples=resamples),
+        "steps_to_target": steps_to_target(trials, main),
+        "elo": ratings(trials, main, resamples=min(resamples, REFITS)),
+        "temperature": best_temperatures(trials, passes, main, resamples=resamples),
         "trials": [
             {
                 "seed": seed,
@@ -189,23 +190,26 @@ def summary(trials: Trials, passes: int, *, resamples: int = 2000) -> dict[str, 
     }
 
 
-LINES: dict[str, tuple[str, str, str, str]] = {
-    "PIT, accepted by the gap": (MAIN, "pit_stop", "blue", "o-"),
-    "PIT, every pass kept": (MAIN, "pit_plain", "orange", "o-"),
+LINES: dict[str, tuple[str | None, str, str, str]] = {
+    "PIT, accepted": (None, "pit_stop", "blue", "o-"),
+    "PIT, every pass kept": (None, "pit_plain", "orange", "o-"),
     "PIT with RL,2, every pass kept": ("own", "pit_plain", "orange", "^:"),
-    "best of n by R_P": (MAIN, "best_of", "ink", "s--"),
+    "best of n by R_P": (None, "best_of", "ink", "s--"),
     "best of n by R_P, after more RLHF": ("more_rlhf", "best_of", "ink", "x:"),
-    "resampling, accepted by the gap": (MAIN, "resample", "grey", "D--"),
-    "fine-tuned improver, accepted by the gap": (MAIN, "sft_stop", "teal", "v--"),
-    "fine-tuned improver, every pass kept": (MAIN, "sft_plain", "teal", "v:"),
+    "resampling, accepted by the gap": (None, "resample", "grey", "D--"),
+    "fine-tuned improver, accepted": (None, "sft_stop", "teal", "v--"),
+    "fine-tuned improver, every pass kept": (None, "sft_plain", "teal", "v:"),
 }
-"""What the plot draws: a variant, the stem of its methods, a colour and a style; what is no PIT is dashed."""
+"""What the plot draws: a variant (None: the main one), the stem of its methods, a colour and a style.
+
+What is no PIT is dashed.
+"""
 
 SWEPT = {"PIT, accepted": ("pit_stop", "blue", "*-"), "fine-tuned improver, kept": ("sft_plain", "teal", "*--")}
 """Drawn at the temperature that is best for it too."""
 
 
-def plot(trials: Trials, passes: int, path: Path) -> None:
+def plot(trials: Trials, passes: int, main: str, path: Path) -> None:
     """Mean quality by answers sampled a prompt, over seeds: the improver, and what the same samples buy instead."""
     figure = Figure(figsize=(7.2, 4.9), dpi=200, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
@@ -213,8 +217,8 @@ def plot(trials: Trials, passes: int, path: Path) -> None:
     for label, (variant, stem, colour, style) in LINES.items():
         # The n-th of best-of-n takes n answers, the k-th pass k + 1.
         names = ["y0", *(f"{stem}_{n if stem == 'best_of' else n - 1}" for n in answers[1:])]
-        _line(axes, answers, _means(trials, variant, names), label, LIGHT[colour], style)
-    found = best_temperatures(trials, passes, resamples=1)
+        _line(axes, answers, _means(trials, variant or main, names), label, LIGHT[colour], style)
+    found = best_temperatures(trials, passes, main, resamples=1)
     swept = found["best"]
     if "y0" in swept:
         label = f"the first answer alone, at temperature {swept['y0'].partition('/')[0][1:]}, its best"
@@ -225,7 +229,7 @@ def plot(trials: Trials, passes: int, path: Path) -> None:
             warmth = best.partition("/")[0]
             names = [f"{warmth}/y0", *(f"{warmth}/{stem}_{n - 1}" for n in answers[1:])]
             label = f"{what}, at temperature {warmth[1:]}, its best"
-            _line(axes, answers, _means(trials, MAIN, names), label, LIGHT[colour], style)
+            _line(axes, answers, _means(trials, main, names), label, LIGHT[colour], style)
     axes.set_xticks(answers)
     axes.set_xlabel("answers sampled a prompt, the first one and rejected ones included", color=LIGHT["muted"])
     _finish(figure, axes, path, "mean hidden quality (shaded: all seeds)")

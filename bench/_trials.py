@@ -161,7 +161,7 @@ def sweep(answered: Answered, models: Models, fine_tuned: Models, config: Improv
         iterate(answered, f"{stem}/sft_plain", fine_tuned, warm, seed, first, stop=False)
 
 
-def answers_of(run: Run, variant: str, prompts: list[Tokens]) -> Answered:
+def answers_of(run: Run, variant: str, prompts: list[Tokens], *, main: bool) -> Answered:
     """Every method of a variant: a policy alone has its best draws, the main one rivals, controls and temperatures."""
     config, packing, seed = run.config.improve, run.config.gap.packing, 31 + run.config.seed
     requests, answered = list(range(len(prompts))), Answered(prompts)
@@ -174,7 +174,7 @@ def answers_of(run: Run, variant: str, prompts: list[Tokens]) -> Answered:
         return answered
     for stop, word in ((False, "plain"), (True, "stop")):
         iterate(answered, f"pit_{word}", models, config, seed, firsts, stop=stop)
-    if variant != MAIN:
+    if not main:
         return answered
     resampled(answered, models, config, best_draws(answered, run, models, config, seed))
     controls(answered, models, config, seed)
@@ -228,12 +228,13 @@ def trial(folder: Path, family: str, variant: str, config: RunConfig, report: Ca
     begin = time.perf_counter()
     fold, worth = run.fold("eval"), oracle_of(run)
     prompts = [[int(t) for t in fold.row(i)[0]] for i in range(min(config.evaluate.prompts, len(fold)))]
-    answered = answers_of(run, variant, prompts)
+    main = variant == MAIN[family]
+    answered = answers_of(run, variant, prompts, main=main)
     write_file(folder / "answers.json", (json.dumps(vars(answered)) + "\n").encode())
     firsts = answered.outputs["y0"]
     own_rewards = any(setting.startswith("gap.") for setting in VARIANTS[variant].settings)
     curve = learning_curve(run, variant, answered, worth)
-    seen = accuracies(run, prompts, worth) if variant == MAIN or own_rewards else []
+    seen = accuracies(run, prompts, worth) if main or own_rewards else []
     seconds = time.perf_counter() - begin
     report(f"{folder.parent.name}/{variant}: {len(answered.outputs)} sets of answers in {seconds:.0f} s")
     return {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pit.config import RunConfig, WindowConfig, digest, override
 from pit.recipes import recipe
-from pit.stages.context import STAGES, needs_of
+from pit.stages.context import STAGES, needs_of, stages_of
 
 FAMILIES = {"describe": "demo", "relay": "relay"}
 """Recipe of each family."""
@@ -33,26 +33,26 @@ class Variant:
     settings: tuple[str, ...] = ()
 
 
-MAIN = "staged"
-"""The variant whose rivals at inference are measured too."""
+MAIN = {"describe": "staged", "relay": "first_only"}
+"""Of each family the variant whose rivals at inference are measured too: the one that its recipe trains."""
 
 IMPROVER_STAGES = ("rl-first", "rl-second", "rl-third")
 
-_HALVES = ("own_references=false", "rl_first.steps={first}", "rl_second.steps={half}")
-_MIXED = ("own_references=false", "rl_first.steps={n}", "rl_first.sources=1,1,2")
+_HALVES = ("references=policy", "rl_first.steps={first}", "rl_second.steps={half}")
+_MIXED = ("references=data", "rl_first.steps={n}", "rl_first.sources=1,1,2")
 
 VARIANTS: dict[str, Variant] = {
-    MAIN: Variant("RL,0 then RL,1 (the paper)", "rl-second", _HALVES),
-    "first_only": Variant("RL,0 alone", "rl-first", ("own_references=false", "rl_first.steps={n}")),
+    "staged": Variant("RL,0 then RL,1 (the paper)", "rl-second", _HALVES),
+    "first_only": Variant("RL,0 alone", "rl-first", ("references=data", "rl_first.steps={n}")),
     "second_only": Variant(
         "RL,1 alone, from the fine-tuned improver",
         "rl-first",
-        ("own_references=false", "rl_first.steps={n}", "rl_first.sources=0,0,1"),
+        ("references=data", "rl_first.steps={n}", "rl_first.sources=0,0,1"),
     ),
     "own": Variant(
         "RL,0, RL,1, RL,2 (own answers as references)",
         "rl-third",
-        ("own_references=true", "rl_first.steps={rest}", "rl_second.steps={third}", "rl_third.steps={third}"),
+        ("references=own", "rl_first.steps={rest}", "rl_second.steps={third}", "rl_third.steps={third}"),
     ),
     "uniform": Variant("all references from the start", "rl-first", _MIXED),
     "adaptive": Variant(
@@ -93,7 +93,7 @@ def base_config(family: str, seed: int, *, small: bool) -> RunConfig:
 def config_of(family: str, variant: str, seed: int, *, small: bool = False) -> RunConfig:
     """The config of one variant: as many RL steps of the improver as the family's recipe has, however spent."""
     base = base_config(family, seed, small=small)
-    steps = base.rl_first.steps + base.rl_second.steps + (base.rl_third.steps if base.own_references else 0)
+    steps = sum(getattr(base, STAGES[name].section).steps for name in stages_of(base) if name in IMPROVER_STAGES)
     words = {
         "n": steps,
         "first": steps - steps // 2,
@@ -139,5 +139,5 @@ def planned(seeds: Mapping[str, Sequence[int]], variants: Sequence[str]) -> Iter
     """Every (family, seed, variant), the main one of a seed first: the others take over its checkpoints."""
     for family, own in seeds.items():
         for seed in own:
-            for variant in sorted(variants, key=list(VARIANTS).index):
+            for variant in sorted(variants, key=[MAIN[family], *VARIANTS].index):
                 yield family, seed, variant

@@ -18,6 +18,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from _gates import GATED, gates
 from _measure import commit
 from _summary import plot, plot_curves, summary
 from _trials import trial
@@ -57,7 +58,7 @@ def plan(trials: Sequence[Trial], results: Path, *, small: bool) -> Table:
             continue
         steps = {name: getattr(config, STAGES[name].section).steps for name in new}
         hours = sum(rates[name] * count for name, count in steps.items()) / 3600
-        hours += ANSWER_HOURS[variant == MAIN] * config.evaluate.prompts / 1000
+        hours += ANSWER_HOURS[variant == MAIN[family]] * config.evaluate.prompts / 1000
         total += hours
         table.add_row(family, str(seed), variant, ", ".join(f"{n} {c}" for n, c in steps.items()), f"{hours:.2f}")
     table.caption = f"{total:.1f} hours one after another on the machine of bench/results/demo.json"
@@ -108,10 +109,10 @@ def gathered(results: Path, family: str, seeds: Sequence[int], *, small: bool) -
 
 def tables_of(family: str, found: dict[str, Any]) -> list[Table]:
     """Of a family: what must hold, every comparison seed by seed and over all of them, and steps to the target."""
-    gates = Table("must hold", "rule", "mean", "t-interval", "held", title=f"{family}: gates, points")
+    judged = Table("must hold", "rule", "mean", "t-interval", "held", title=f"{family}: gates, points")
     for row in found["gates"]:
         held = {None: "needs two seeds", True: "yes", False: "no"}[row["held"]]
-        gates.add_row(row["gate"], row["rule"], *figures(row), held)
+        judged.add_row(row["gate"], row["rule"], *figures(row), held)
     table = Table("comparison", "each seed", "mean", "t-interval", "SE", title=f"{family}: win rate minus lose rate")
     for text, row in found["comparisons"].items():
         each = " ".join(f"{value['value']:+.1f}" for value in row["seeds"].values())
@@ -121,7 +122,7 @@ def tables_of(family: str, found: dict[str, Any]) -> list[Table]:
     steps = Table("variant", "each seed", title=f"{family}: RL steps to quality {aimed.get('target')}")
     for variant, by_seed in aimed.get("steps", {}).items():
         steps.add_row(variant, ", ".join("not reached" if step is None else str(step) for step in by_seed.values()))
-    return [gates, table, steps]
+    return [judged, table, steps] if found["gates"] else [table, steps]
 
 
 def figures(row: dict[str, Any]) -> tuple[str, str]:
@@ -188,13 +189,14 @@ def publish(
         if not trials:
             console.print(f"{family}: no results of these settings in {results}")
             continue
-        passes = config_of(family, MAIN, seeds[family][0], small=options.small).improve.iterations
-        said = summary(trials, passes)
+        main = MAIN[family]
+        passes = config_of(family, main, seeds[family][0], small=options.small).improve.iterations
+        said = summary(trials, passes, main, gates(passes) if family == GATED else ())
         found[family] = rounded({**measured, "seeds": list(seeds[family]), **said})
         for table in tables_of(family, said):
             console.print(table)
-        if any(variant == MAIN for _, variant in trials):
-            plot(trials, passes, plots / f"evidence-{family}-{options.kind}.png")
+        if any(variant == main for _, variant in trials):
+            plot(trials, passes, main, plots / f"evidence-{family}-{options.kind}.png")
             plot_curves(trials, plots / f"evidence-{family}-{options.kind}-training.png")
     if found:
         saved[options.kind] = found

@@ -302,13 +302,18 @@ WHOLE_ERRORS = [
         "rl_second and rl_third can have passes",
     ),
     (
-        lambda: valid(own_references=True, rl_third=RlConfig(packing=LONG)),
+        lambda: valid(references="own", rl_third=RlConfig(packing=LONG)),
         "rl_third.sources = (0, 0, 0): an improver needs references; give a weight",
     ),
     (
-        lambda: valid(own_references=True),
+        lambda: valid(references="own"),
         f"rl_third.packing.row_length = 512: must hold the longest path of {DEFAULT_PATH} tokens that windows allow; "
         "raise row_length or lower the windows",
+    ),
+    (
+        lambda: valid(references="data", refresh=RefreshConfig(prompts=1, packing=LONG)),
+        "refresh.prompts = 1: no stage comes after RL,0 that would use the refreshed reward models; use 0, or "
+        "references=policy or own",
     ),
     (
         lambda: valid(refresh=RefreshConfig(prompts=1)),

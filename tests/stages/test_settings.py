@@ -56,10 +56,11 @@ def test_board_and_gates_may_change_and_what_is_trained_may_not(run):
 
 def test_optional_stages_are_left_out_by_default_and_change_no_other_stage(run):
     for name, recipe in RECIPES.items():
-        assert stages_of(recipe()) == ((*PAPER, "rl-third") if name == "relay" else PAPER)
-    more = Run(run.folder, override(run.config, ["own_references=true"]))
-    assert stages_of(more.config) == (*PAPER, "rl-third")
-    assert (improver_of(run.config), improver_of(more.config)) == ("rl-second", "rl-third")
+        # Of the relay RL,1 takes back what RL,0 has given.
+        assert stages_of(recipe()) == (PAPER[:-1] if name == "relay" else PAPER)
+    less, more = (Run(run.folder, override(run.config, [f"references={how}"])) for how in ("data", "own"))
+    assert (stages_of(less.config), stages_of(more.config)) == (PAPER[:-1], (*PAPER, "rl-third"))
+    assert [improver_of(each.config) for each in (less, run, more)] == ["rl-first", "rl-second", "rl-third"]
     assert {name: more.stage_hash(name) for name in PAPER} == {name: run.stage_hash(name) for name in PAPER}
     assert needs_of("rl-third", more.config) == ("rl-second", "rl-policy", "reward-gap")
 
@@ -68,7 +69,7 @@ def test_a_stage_that_the_run_has_not_is_refused(run):
     for name in PAPER:
         require_stage(name, run.config)
     for body, name, option in (
-        (run_rl, "rl-third", "own_references=true"),
+        (run_rl, "rl-third", "references=own"),
         (run_refresh, "refresh-gap", "refresh.prompts=N, N > 0"),
         (run_refresh, "refresh-quality", "refresh.prompts=N, N > 0"),
     ):
@@ -82,7 +83,7 @@ def test_a_stage_that_the_run_has_not_is_refused(run):
 
 
 def test_nodes_of_a_run_wait_for_what_they_read(run):
-    everything = ["own_references=true", "refresh.prompts=4", "board.gold=judge"]
+    everything = ["references=own", "refresh.prompts=4", "board.gold=judge"]
     nodes = {node.name: node for node in nodes_of(Run(run.folder, override(run.config, everything)))}
     assert nodes["refresh-pairs"].arguments[:2] == ["refresh", "pairs"]
     assert set(nodes["refresh-pairs"].needs) == {"rl-first", "rl-policy"}
@@ -97,7 +98,7 @@ def test_nodes_of_a_run_wait_for_what_they_read(run):
 
 
 def test_the_plan_shows_the_stages_that_a_run_has(run):
-    for config, names in ((run.config, PAPER), (override(run.config, ["own_references=true"]), (*PAPER, "rl-third"))):
+    for config, names in ((run.config, PAPER), (override(run.config, ["references=own"]), (*PAPER, "rl-third"))):
         stages, _, _, rollouts, resident = tables(config, run.folder)
         assert tuple(stages.columns[0].cells) == names
         for table in (rollouts, resident):

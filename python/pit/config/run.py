@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pit.config.board import BoardConfig
 from pit.config.rl import RlConfig
@@ -36,7 +36,9 @@ def _rl_third() -> RlConfig:
 class RunConfig(Section):
     """Everything a run depends on. `workers` and `mesh` change how, never what, up to rounding; `board` only looks.
 
-    own_references: whether there is a stage RL,2 (`rl_third`), beyond the paper, whose references the improver wrote.
+    references: how far RL of the improver goes: "data" ends it after RL,0, whose references are the data's; "policy",
+    the paper, adds RL,1, whose references M_P^RL wrote; "own", beyond the paper, RL,2, whose references the improver
+    wrote.
     checkpoints: root for the checkpoints of all stages, an absolute path or gs://bucket/..., instead of the run's
     folder.
     """
@@ -58,7 +60,7 @@ class RunConfig(Section):
     rl_second: RlConfig = field(default_factory=_rl_second)
     board: BoardConfig = field(default_factory=BoardConfig)
     rl_third: RlConfig = field(default_factory=_rl_third)
-    own_references: bool = False
+    references: Literal["data", "policy", "own"] = "policy"
     improve: ImproveConfig = field(default_factory=ImproveConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -115,7 +117,8 @@ class RunConfig(Section):
 
     def _improver_stages(self) -> tuple[str, ...]:
         """Sections of the RL stages of the improver that the run has."""
-        return ("rl_first", "rl_second", *(("rl_third",) if self.own_references else ()))
+        stages = {"data": 1, "policy": 2, "own": 3}[self.references]
+        return ("rl_first", "rl_second", "rl_third")[:stages]
 
     def _check_stages(self) -> None:
         """Models start from models that exist; the policy sees no reference, an improver does."""
@@ -151,6 +154,13 @@ class RunConfig(Section):
             self.rl_first.passes,
             "the improver before it is the fine-tuned one, which no RL has seen",
             "use 0,0; rl_second and rl_third can have passes",
+        )
+        require(
+            self.refresh.prompts == 0 or self.references != "data",
+            "refresh.prompts",
+            self.refresh.prompts,
+            "no stage comes after RL,0 that would use the refreshed reward models",
+            "use 0, or references=policy or own",
         )
         strategy = self.rl_policy.curriculum.strategy
         require(

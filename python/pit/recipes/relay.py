@@ -18,13 +18,14 @@ from pit.recipes.demo import demo
 
 
 def relay() -> RunConfig:
-    """Every stage on 160,000 preferences of the relay, with RL,2 and a hidden oracle.
+    """RL,0 on 160,000 preferences of the relay, with a hidden oracle.
 
     A model of three layers looks up a pass or two at once, so the policy's own answers are right in their last pair
     only, and the improver gets a name or two further than its draft. What the demo does not need: three layers and more
-    steps, as looking up takes long to learn; R_P starts from the fine-tuned policy, which looks up already; RL,2, as
-    the passes after the first read the improver's own answers; as many updates of the policy as of the improver. Its
-    reward models do not look at the map, the fine-tuned improver does: its likelihood accepts.
+    steps, as looking up takes long to learn; R_P starts from the fine-tuned policy, which looks up already; twice as
+    many updates of the policy as of the improver. Its reward models do not look at the map, the fine-tuned improver
+    does: its likelihood accepts. There is no RL,1: all answers of M_P^RL have the same fault, and a reward that does
+    not look at the map leads from there to worse ones; `--set references=policy` adds it.
 
     Needs: two CPU cores, 3 GiB of memory, no download. Command: `pit run relay --out runs/relay`.
     """
@@ -53,9 +54,7 @@ def relay() -> RunConfig:
         judge=trained(config.judge, 800),
         rl_policy=dataclasses.replace(config.rl_policy, steps=300),
         rl_first=dataclasses.replace(config.rl_first, steps=150),
-        rl_second=dataclasses.replace(config.rl_second, steps=75),
-        rl_third=dataclasses.replace(config.rl_third, steps=75),
-        own_references=True,
+        references="data",
         board=BoardConfig(copy_rate=Limit(0.95), similar_share=Limit(0.95)),
         improve=ImproveConfig(iterations=5, accept_by="likelihood", gap="symmetric", batch=250),
         evaluate=EvaluateConfig(prompts=1000, gate="warn"),

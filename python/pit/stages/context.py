@@ -88,13 +88,14 @@ STAGES: dict[str, StageSpec] = {
 
 def stages_of(config: RunConfig) -> tuple[str, ...]:
     """Names of the stages that a run has, in order: all but the optional ones that its config leaves out."""
-    left_out = set() if config.own_references else {"rl-third"}
+    left_out = {"data": {"rl-second", "rl-third"}, "policy": {"rl-third"}, "own": set[str]()}[config.references]
     left_out |= set() if config.refresh.prompts else {"refresh-quality", "refresh-gap"}
     return tuple(name for name in STAGES if name not in left_out)
 
 
 OPTIONS = {
-    "rl-third": "own_references=true",
+    "rl-second": "references=policy",
+    "rl-third": "references=own",
     "refresh-quality": "refresh.prompts=N, N > 0",
     "refresh-gap": "refresh.prompts=N, N > 0",
 }
@@ -113,7 +114,7 @@ def require_stage(name: str, config: RunConfig) -> None:
 
 def improver_of(config: RunConfig) -> str:
     """The last stage of the improver: the one that answers at inference."""
-    return "rl-third" if config.own_references else "rl-second"
+    return {"data": "rl-first", "policy": "rl-second", "own": "rl-third"}[config.references]
 
 
 INITIAL = {"policy": "sft-policy", "quality": "reward-quality"}
