@@ -1,9 +1,9 @@
 """Samples of prefixes: packed, prefilled once, decoded side by side by the engine.
 
 A sample is a function of (weights, key, request id, sample number) and its own prefix: its random numbers are folded
-from these alone. Requests are put in the order of their ids before anything is computed, so that the order in which
-they are given changes no bit; other neighbours or another number of slots move a logit by rounding (below 1e-5), which
-changes a token only at a tie.
+from these alone. Requests are put in the order of their ids and prefixes before anything is computed, so that the order
+in which they are given changes no bit. Other neighbours, another number of slots, and a place beside a request with the
+same id and prefix move a logit by rounding (below 1e-5), which changes a token only at a tie.
 """
 
 from collections.abc import Sequence
