@@ -68,13 +68,15 @@ def test_optional_stages_are_left_out_by_default_and_change_no_other_stage(run):
 def test_a_stage_that_the_run_has_not_is_refused(run):
     for name in PAPER:
         require_stage(name, run.config)
-    for body, name, option in (
-        (run_rl, "rl-third", "references=own"),
-        (run_refresh, "refresh-gap", "refresh.prompts=N, N > 0"),
-        (run_refresh, "refresh-quality", "refresh.prompts=N, N > 0"),
+    shorter = Run(run.folder, override(run.config, ["references=data"]))
+    for where, body, name, option in (
+        (shorter, run_rl, "rl-second", "references=policy"),
+        (run, run_rl, "rl-third", "references=own"),
+        (run, run_refresh, "refresh-gap", "refresh.prompts=N, N > 0"),
+        (run, run_refresh, "refresh-quality", "refresh.prompts=N, N > 0"),
     ):
         with pytest.raises(ConfigError) as caught:
-            body(run, name)
+            body(where, name)
         assert str(caught.value) == (
             f"stage {name}: is optional and no part of this run; start a run with --set {option}"
         )
