@@ -109,6 +109,13 @@ def test_tuning_keeps_the_best_and_says_why_others_fail(tmp_path):
         tune.tune([Tile(3)], clock)
 
 
+def test_the_present_tiles_stay_where_others_save_next_to_nothing():
+    def best(saved):
+        return tune.tune([Tile(1), Tile(2)], lambda tile: 1000.0 if tile.q == 1 else 1000.0 - saved).best
+
+    assert (best(saved=4.0), best(saved=6.0)) == (Tile(1), Tile(2))
+
+
 @pytest.mark.parametrize("operation", tune.STEPS)
 def test_a_committed_table_of_tiles_is_as_the_tuner_writes_it(operation):
     text = tune.tiles_file(operation).read_text()

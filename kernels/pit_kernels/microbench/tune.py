@@ -51,11 +51,15 @@ STEPS: dict[str, Mapping[str, Sequence[Callable[[int], int]]]] = {
 """By operation and size, the steps that a sweep takes from the tiles it starts with, one size at a time."""
 
 
+WORTH_IT = 0.005
+"""Least share of the present tiles' time that others must save: less than that follows from the problem at hand."""
+
+
 @dataclass(frozen=True)
 class Tuned:
     """The outcome of a sweep.
 
-    best: the tiles that take the least time.
+    best: the tiles that take the least time, or the first, where those save too little.
     us: estimate of every candidate in their order; None where it cannot be compiled or counted.
     why: the reason for each None.
     """
@@ -166,7 +170,7 @@ def tune(choices: Sequence[AnyTiles], clock: Clock, tell: Callable[[str], None] 
     """Tries every candidate and names the best.
 
     Args:
-      choices: tile dataclasses of the operation.
+      choices: tile dataclasses of the operation, the present one first; it stays unless another saves `WORTH_IT`.
       clock: microseconds of each.
       tell: hears each candidate with its time.
 
@@ -187,7 +191,10 @@ def tune(choices: Sequence[AnyTiles], clock: Clock, tell: Callable[[str], None] 
     known = [(time, number) for number, time in enumerate(us) if time is not None]
     if not known:
         raise ValueError(f"none of {len(choices)} candidates works: {why[0] if why else 'there is none'}")
-    return Tuned(choices[min(known)[1]], us, why)
+    least, best = min(known)
+    present = us[0]
+    stays = present is not None and least > present * (1 - WORTH_IT)
+    return Tuned(choices[0 if stays else best], us, why)
 
 
 def keep(target: str, shape_class: str, best: AnyTiles, path: Path) -> None:
