@@ -79,7 +79,6 @@ trains = st.builds(
     init=st.sampled_from(["random", "policy"]),
 )
 gap_trains = st.builds(dataclasses.replace, trains, ordered_pairs=st.sampled_from(["five", "one"]))
-first_trains = trains.map(lambda train: dataclasses.replace(train, init="random"))
 configs = st.builds(
     valid,
     name=st.text(max_size=9),
@@ -87,7 +86,7 @@ configs = st.builds(
     data=st.builds(DataConfig, path=st.none() | st.text(max_size=9), strict=st.booleans()),
     policy=models,
     reward_model=models | models.map(gemma_like),
-    sft=first_trains,
+    sft=trains,
     gap=gap_trains,
     rl_first=st.builds(
         RlConfig,

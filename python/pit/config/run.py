@@ -123,8 +123,7 @@ class RunConfig(Section):
     def _check_stages(self) -> None:
         """Models start from models that exist; the policy sees no reference, an improver does."""
         for section in ("sft", "quality", "judge"):
-            init = getattr(self, section).init
-            allowed = ("random",) if section == "sft" else ("random", "policy")
+            init, allowed = getattr(self, section).init, ("random", "policy")
             require(init in allowed, f"{section}.init", init, f"must be one of {allowed} here", "choose one")
             pairs = getattr(self, section).ordered_pairs
             rule = "only R_PIT ranks the orders of a pair"

@@ -118,7 +118,7 @@ def improver_of(config: RunConfig) -> str:
 
 
 INITIAL = {"policy": "sft-policy", "quality": "reward-quality"}
-"""Stage whose weights a reward model starts from, by `TrainConfig.init`."""
+"""Stage whose weights a supervised stage starts from, by `TrainConfig.init`; the fine-tuned policy has none itself."""
 
 
 def last_reward(kind: Literal["quality", "gap"], config: RunConfig) -> str:
@@ -141,7 +141,7 @@ def needs_of(name: str, config: RunConfig) -> tuple[str, ...]:
     spec = STAGES[name]
     section = getattr(config, spec.section)
     start = INITIAL.get(getattr(section, "init", "random"))
-    more = [] if start is None else [start]
+    more = [] if start in (None, name) else [start]
     if name.startswith("rl-"):
         more.append(reward_of(name, config))
     if getattr(section, "policy_references", False) and "rl-policy" not in spec.needs:

@@ -8,8 +8,8 @@ from pit.data.template import improver_sft, policy_sft
 from pit.losses.sft import token_nll
 from pit.losses.total import Total
 from pit.model.heads import row_logprobs
-from pit.model.params import Params, merge
-from pit.stages.context import Run
+from pit.model.params import Params, copy, merge
+from pit.stages.context import INITIAL, Run
 from pit.stages.supervised import Task, fit
 from pit.train.update import Arrays, LossFunction
 
@@ -32,5 +32,8 @@ IMPROVER = Task("sft-improver", "sft", improver_sft(), nll)
 
 
 def run_sft(run: Run, task: Task, *, profile_steps: int = 0) -> None:
-    """Fine-tune the policy or the improver from fresh weights."""
-    fit(run, task, profile_steps=profile_steps)
+    """Fine-tune the policy or the improver: from fresh weights, or the improver from the fine-tuned policy's."""
+    initial = None
+    if task is IMPROVER and run.config.sft.init == "policy":
+        initial = copy(run.trained(INITIAL["policy"])[1])
+    fit(run, task, initial=initial, profile_steps=profile_steps)
