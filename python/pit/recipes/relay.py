@@ -21,11 +21,12 @@ def relay() -> RunConfig:
     """RL,0 on 160,000 preferences of the relay, with a hidden oracle.
 
     A model of three layers looks up a pass or two at once, so the policy's own answers are right in their last pair
-    only, and the improver gets a name or two further than its draft. What the demo does not need: three layers, heads
-    half rotated by position, and more steps, as looking up takes long to learn; the improver and R_P start from the
-    fine-tuned policy, which looks up already; twice as many updates of the policy as of the improver. Its reward models do not look at the map, the fine-tuned improver
-    does: its likelihood accepts. There is no RL,1: all answers of M_P^RL have the same fault, and a reward that does
-    not look at the map leads from there to worse ones; `--set references=policy` adds it.
+    only, and the improver gets a name or two further than its draft. What the demo does not need: three layers,
+    heads half rotated by position, and more steps, as looking up takes long to learn; the improver and R_P start
+    from the fine-tuned policy, which looks up already; twice as many updates of the policy as of the improver. Its
+    reward models do not look at the map, the fine-tuned improver does: its likelihood accepts. There is no RL,1:
+    all answers of M_P^RL have the same fault, and a reward that does not look at the map leads from there to worse
+    ones; `--set references=policy` adds it.
 
     Needs: two CPU cores, 3 GiB of memory, no download. Command: `pit run relay --out runs/relay`.
     """
