@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import path_twins as twins
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreted import examples
 
@@ -98,7 +98,6 @@ def taken(samples, order):
 @settings(max_examples=examples(25))
 @given(prefixes=prefixes_of, requests=ids, seed=seeds, data=st.data())
 def test_samples_depend_neither_on_order_nor_on_neighbours(prefixes, requests, seed, data):
-    assume(len({(i, *prefix) for i, prefix in zip(requests, prefixes, strict=True)}) == TREES)
     strategy = Temperature(1.0)
     drawn = draw_samples(twins.LLAMA, prefixes, requests, seed, strategy)
 
@@ -111,6 +110,15 @@ def test_samples_depend_neither_on_order_nor_on_neighbours(prefixes, requests, s
     neighbours = [prefixes[0], *([*other, 1, 2] for other in others[1:])]
     placed = draw_samples(twins.LLAMA, neighbours, [requests[0], 7, 8], seed, strategy)
     assert_same_samples(taken(placed, [0]), taken(drawn, [0]))
+
+
+def test_copies_of_a_request_are_one_request():
+    drawn = draw_samples(twins.LLAMA, [[4, 4, 1], [1], [4, 4, 1]], [0, 0, 0], 0, Temperature(1.0))
+    alone = draw_samples(twins.LLAMA, [[4, 4, 1], [1]], [0, 0], 0, Temperature(1.0))
+    for field, value in taken(drawn, [0, 1])._asdict().items():
+        np.testing.assert_array_equal(getattr(alone, field), value, field)
+        if field != "fill":
+            np.testing.assert_array_equal(getattr(drawn, field)[2], value[0], field)
 
 
 MANY = 7

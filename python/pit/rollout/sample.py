@@ -1,9 +1,9 @@
 """Samples of prefixes: packed, prefilled once, decoded side by side by the engine.
 
 A sample is a function of (weights, key, request id, sample number) and its own prefix: its random numbers are folded
-from these alone. Requests are put in the order of their ids and prefixes before anything is computed, so that the order
-in which they are given changes no bit. Other neighbours, another number of slots, and a place beside a request with the
-same id and prefix move a logit by rounding (below 1e-5), which changes a token only at a tie.
+from these alone. Requests with one id and prefix are one request, computed once, and all are put in the order of ids
+and prefixes before anything is, so that the order in which they are given changes no bit; other neighbours or another
+number of slots move a logit by rounding (below 1e-5), which changes a token only at a tie.
 """
 
 from collections.abc import Sequence
@@ -84,20 +84,21 @@ def sample(
     Raises:
         ValueError: a prefix is empty, or there is none.
     """
-    lengths = [len(prefix) for prefix in prefixes]
+    requests = [(own, tuple(prefix)) for own, prefix in zip(request_ids, prefixes, strict=True)]
+    distinct = sorted(set(requests))
+    lengths = [len(prefix) for _, prefix in distinct]
     if min(lengths, default=0) == 0:
         raise ValueError("prefixes: every request needs at least one token; give each its closing role token")
-    order = sorted(range(len(prefixes)), key=lambda g: (request_ids[g], list(prefixes[g])))
     shards = shards_of(params)
-    sizes = sizes_of([lengths[g] for g in order], n=n, capacity=capacity, config=config, shards=shards)
-    dealt = [order[x::shards] for x in range(shards)]
-    batches = pack_prefixes([[prefixes[g] for g in own] for own in dealt], sizes)
+    sizes = sizes_of(lengths, n=n, capacity=capacity, config=config, shards=shards)
+    dealt = [distinct[x::shards] for x in range(shards)]
+    batches = pack_prefixes([[prefix for _, prefix in own] for own in dealt], sizes)
     sizes = replace(sizes, batches=few(len(batches)))
     ids = np.zeros((shards, sizes.requests), np.uint32)
     held = np.zeros((shards, sizes.requests), np.int32)
     for x, own in enumerate(dealt):
-        ids[x, : len(own)] = [request_ids[g] for g in own]
-        held[x, : len(own)] = [lengths[g] for g in own]
+        ids[x, : len(own)] = [request for request, _ in own]
+        held[x, : len(own)] = [len(prefix) for _, prefix in own]
     with on_mesh(params):
         weights = gathered(params)
         results = decode(
@@ -111,7 +112,8 @@ def sample(
             eos_ids=eos_ids,
         )
     found = jax.device_get(results)
-    turn, shard = np.divmod(np.argsort(order), shards)
+    place = {request: number for number, request in enumerate(distinct)}
+    turn, shard = np.divmod([place[request] for request in requests], shards)
 
     def by_request(values: np.ndarray) -> np.ndarray:
         return values.reshape(shards, sizes.requests, n, *values.shape[2:])[shard, turn]
