@@ -44,7 +44,7 @@ def relay() -> RunConfig:
         windows=WindowConfig(input=36, reference=28, output=28),
         policy=dataclasses.replace(config.policy, layers=3, matched_heads=0, rotary_fraction=0.5),
         reward_model=dataclasses.replace(config.reward_model, layers=3, rotary_fraction=0.5),
-        # The look-up is learned all at once; from random weights some improvers had not in 2,400 steps.
+        # The look-up is learned all at once; from random weights one improver had not in 2,400 steps.
         sft=dataclasses.replace(trained(config.sft, 1_200), init="policy"),
         quality=dataclasses.replace(
             trained(config.quality, 1_500),
