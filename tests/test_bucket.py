@@ -16,7 +16,7 @@ import pytest
 import test_run
 
 ROOT = "gs://bucket/tiny"
-SETTINGS = ["--set", "sft.steps=12", "--set", "sft.checkpoint_every=3", "--set", "sft.keep=2"]
+SETTINGS = ["--set", "sft_policy.steps=12", "--set", "sft_policy.checkpoint_every=3", "--set", "sft_policy.keep=2"]
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,8 @@ LONG = PackingConfig(row_length=DEFAULT_PATH)
 def valid(**changes):
     train, rl = TrainConfig(packing=LONG), RlConfig(packing=LONG)
     values = {
-        "sft": train,
+        "sft_policy": train,
+        "sft_improver": train,
         "quality": train,
         "gap": train,
         "judge": train,
@@ -86,7 +87,8 @@ configs = st.builds(
     data=st.builds(DataConfig, path=st.none() | st.text(max_size=9), strict=st.booleans()),
     policy=models,
     reward_model=models | models.map(gemma_like),
-    sft=trains,
+    sft_policy=trains.map(lambda config: dataclasses.replace(config, init="random")),
+    sft_improver=trains,
     gap=gap_trains,
     rl_first=st.builds(
         RlConfig,
@@ -152,9 +154,9 @@ OVERRIDES = [
     ("data.path=none", lambda c: c.data.path, None),
     ("data.path=/x", lambda c: c.data.path, "/x"),
     ("data.strict=true", lambda c: c.data.strict, True),
-    ("sft.steps=7", lambda c: c.sft.steps, 7),
-    ("sft.steps=none", lambda c: c.sft.steps, None),
-    ("sft.optimizer.learning_rate=1e-4", lambda c: c.sft.optimizer.learning_rate, 1e-4),
+    ("sft_policy.steps=7", lambda c: c.sft_policy.steps, 7),
+    ("sft_policy.steps=none", lambda c: c.sft_policy.steps, None),
+    ("sft_policy.optimizer.learning_rate=1e-4", lambda c: c.sft_policy.optimizer.learning_rate, 1e-4),
     ("rl_first.sources=2,1,0", lambda c: c.rl_first.sources, (2, 1, 0)),
     ("rl_first.gap=symmetric", lambda c: c.rl_first.gap, "symmetric"),
     ("rl_first.gap=difference", lambda c: c.rl_first.gap, "difference"),
@@ -186,14 +188,14 @@ SETTING_ERRORS = [
     ("seed", "--set seed: must have the form section.field=value; write it so"),
     ("=3", "--set =3: must have the form section.field=value; write it so"),
     (
-        "sft.optimzer.b1=0",
-        "--set sft.optimzer.b1=0: 'optimzer' is no config section; known: steps, packing, optimizer, "
+        "sft_policy.optimzer.b1=0",
+        "--set sft_policy.optimzer.b1=0: 'optimzer' is no config section; known: steps, packing, optimizer, "
         "evaluate_every, evaluate_trees, checkpoint_every, keep, init, ordered_pairs",
     ),
     ("sede=3", "sede: no such config field; did you mean seed?"),
     ("rl_first.bta=3", "rl_first.bta: no such config field; did you mean rl_first.beta?"),
     ("mesh.zzz=3", "mesh.zzz: no such config field; known: data, fsdp, tensor"),
-    ("sft=3", "sft = '3': is a section; set one of its fields, sft.FIELD=VALUE"),
+    ("sft_policy=3", "sft_policy = '3': is a section; set one of its fields, sft_policy.FIELD=VALUE"),
     ("seed=three", "seed = 'three': must be of type int; give such a value"),
     ("seed=1.5", "seed = '1.5': must be of type int; give such a value"),
     ("seed=", "seed = '': must be of type int; give such a value"),
@@ -228,7 +230,7 @@ def message_of(setting, default):
 
 @given(text=st.text(max_size=6))
 def test_any_text_is_a_value_or_a_config_error(text):
-    for name in ("seed", "rl_first.beta", "data.strict", "data.path", "sft.steps", "rl_first.sources", "sft.init"):
+    for name in ("seed", "rl_first.beta", "data.strict", "data.path", "gap.steps", "rl_first.sources", "gap.init"):
         assert name.split(".")[-1] in message_of(f"{name}={text}", default=name)
 
 

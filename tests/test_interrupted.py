@@ -18,8 +18,10 @@ import pytest
 from test_run import environment, metrics, pit, require_equal, without_stage
 
 SETTINGS = [
-    "sft.steps=23",
-    "sft.checkpoint_every=4",
+    "sft_policy.steps=23",
+    "sft_improver.steps=23",
+    "sft_policy.checkpoint_every=4",
+    "sft_improver.checkpoint_every=4",
     "quality.steps=9",
     "quality.checkpoint_every=2",
     "gap.steps=9",

@@ -17,11 +17,13 @@ import pytest
 from pit.cli import main
 
 SETTINGS = [
-    "sft.steps=60",
+    "sft_policy.steps=60",
+    "sft_improver.steps=60",
     "quality.steps=20",
     "gap.steps=60",
     "judge.steps=20",
-    "sft.checkpoint_every=10",
+    "sft_policy.checkpoint_every=10",
+    "sft_improver.checkpoint_every=10",
     "gap.checkpoint_every=10",
     "rl_policy.steps=3",
     "rl_first.steps=6",
@@ -320,10 +322,10 @@ def test_bad_input_is_one_clear_line(
         ("run", "hh"): "data.path = None: recipe hh needs preferences; give them with --data FOLDER",
         ("run", "hh", "--data", tmp_path / "absent"): "there is no such file or folder",
         ("run", "hh", "--data", empty, "--out", tmp_path / "a"): "empty",
-        ("run", "tiny", "--set", "sft.step=3"): "sft.step: no such config field; did you mean sft.steps?",
+        ("run", "tiny", "--set", "judge.step=3"): "judge.step: no such config field; did you mean judge.steps?",
         ("run", "tiny", "--set", "rl_first.samples=1"): "rl.samples = 1: leave-one-out needs at least 2; raise it",
         ("run", "tiny", "--set", "gap.packing.row_length=32"): "must hold the longest path of 80 tokens",
-        ("run", "tiny", "--out", run): "is the folder of a run with other sft, quality, gap, judge",
+        ("run", "tiny", "--out", run): "is the folder of a run with other sft_policy, sft_improver, quality, gap",
         (
             "run",
             "tiny",

@@ -12,7 +12,7 @@ from pit.stages.context import Run, needs_of
 
 @pytest.mark.parametrize("init", ["random", "policy"])
 def test_the_improver_starts_where_the_config_says_and_the_policy_at_random(monkeypatch, tmp_path, init):
-    run = Run(tmp_path, override(recipe("tiny"), [f"sft.init={init}"]))
+    run = Run(tmp_path, override(recipe("tiny"), [f"sft_improver.init={init}"]))
     _, policy = trained = random_decoder(LLAMA)
     started = {}
     monkeypatch.setattr(Run, "trained", lambda self, name: {"sft-policy": trained}[name])
@@ -33,5 +33,10 @@ def test_the_improver_starts_where_the_config_says_and_the_policy_at_random(monk
 
 
 def test_fine_tuning_starts_from_no_reward_model():
-    with pytest.raises(ConfigError, match=r"^sft\.init = 'quality': must be one of \('random', 'policy'\) here"):
-        override(recipe("tiny"), ["sft.init=quality"])
+    with pytest.raises(ConfigError, match=r"^sft_improver\.init = 'quality': must be 'random' or 'policy' here"):
+        override(recipe("tiny"), ["sft_improver.init=quality"])
+
+
+def test_the_policy_is_the_first_model_and_starts_from_no_other():
+    with pytest.raises(ConfigError, match=r"^sft_policy\.init = 'policy': must be 'random' here"):
+        override(recipe("tiny"), ["sft_policy.init=policy"])

@@ -50,7 +50,8 @@ class RunConfig(Section):
     windows: WindowConfig = field(default_factory=WindowConfig)
     policy: ModelConfig = field(default_factory=ModelConfig)
     reward_model: ModelConfig = field(default_factory=ModelConfig)
-    sft: TrainConfig = field(default_factory=TrainConfig)
+    sft_policy: TrainConfig = field(default_factory=TrainConfig)
+    sft_improver: TrainConfig = field(default_factory=TrainConfig)
     quality: TrainConfig = field(default_factory=TrainConfig)
     gap: TrainConfig = field(default_factory=TrainConfig)
     judge: TrainConfig = field(default_factory=TrainConfig)
@@ -92,8 +93,8 @@ class RunConfig(Section):
         """Every path of a tree that the windows allow fits into a row and under the learned positions."""
         windows = self.windows
         improver_path = windows.input + windows.reference + windows.output
-        paths = dict.fromkeys(("gap", "sft", *self._improver_stages()), improver_path)
-        paths |= dict.fromkeys(("quality", "judge", "rl_policy"), windows.input + windows.output)
+        paths = dict.fromkeys(("gap", "sft_improver", *self._improver_stages()), improver_path)
+        paths |= dict.fromkeys(("sft_policy", "quality", "judge", "rl_policy"), windows.input + windows.output)
         if self.refresh.prompts:
             paths["refresh"] = improver_path
         for section, path in paths.items():
@@ -122,9 +123,11 @@ class RunConfig(Section):
 
     def _check_stages(self) -> None:
         """Models start from models that exist; the policy sees no reference, an improver does."""
-        for section in ("sft", "quality", "judge"):
-            init, allowed = getattr(self, section).init, ("random", "policy")
-            require(init in allowed, f"{section}.init", init, f"must be one of {allowed} here", "choose one")
+        for section in ("sft_policy", "sft_improver", "quality", "judge"):
+            init = getattr(self, section).init
+            allowed = ("random",) if section == "sft_policy" else ("random", "policy")
+            rule = f"must be {' or '.join(map(repr, allowed))} here"
+            require(init in allowed, f"{section}.init", init, rule, "change it")
             pairs = getattr(self, section).ordered_pairs
             rule = "only R_PIT ranks the orders of a pair"
             require(pairs == "five", f"{section}.ordered_pairs", pairs, rule, "set gap.ordered_pairs")

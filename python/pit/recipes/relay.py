@@ -44,8 +44,13 @@ def relay() -> RunConfig:
         windows=WindowConfig(input=36, reference=28, output=28),
         policy=dataclasses.replace(config.policy, layers=3, matched_heads=0, rotary_fraction=0.5),
         reward_model=dataclasses.replace(config.reward_model, layers=3, rotary_fraction=0.5),
-        # The look-up is learned all at once; from random weights one improver had not in 2,400 steps.
-        sft=dataclasses.replace(trained(config.sft, 1_200), init="policy"),
+        sft_policy=trained(config.sft_policy, 1_200),
+        # The look-up is learned all at once, late on some seeds: at half the rate or in half the steps not on all.
+        sft_improver=dataclasses.replace(
+            trained(config.sft_improver, 2_400),
+            init="policy",
+            optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=20),
+        ),
         quality=dataclasses.replace(
             trained(config.quality, 1_500),
             init="policy",

@@ -50,8 +50,8 @@ class StageSpec:
 STAGES: dict[str, StageSpec] = {
     spec.name: spec
     for spec in (
-        StageSpec("sft-policy", "sft", (), "policy", "M_P fine-tuned on x -> y_w"),
-        StageSpec("sft-improver", "sft", (), "policy", "M_PIT fine-tuned on x, y_l -> y_w"),
+        StageSpec("sft-policy", "sft_policy", (), "policy", "M_P fine-tuned on x -> y_w"),
+        StageSpec("sft-improver", "sft_improver", (), "policy", "M_PIT fine-tuned on x, y_l -> y_w"),
         StageSpec("reward-quality", "quality", (), "reward_model", "R_P on pairs"),
         StageSpec("reward-gap", "gap", (), "reward_model", "R_PIT on the four orders of each pair"),
         StageSpec("reward-judge", "judge", (), "reward_model", "a judge on its own fold"),

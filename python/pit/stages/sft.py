@@ -34,6 +34,6 @@ IMPROVER = Task("sft-improver", "sft", improver_sft(), nll)
 def run_sft(run: Run, task: Task, *, profile_steps: int = 0) -> None:
     """Fine-tune the policy or the improver: from fresh weights, or the improver from the fine-tuned policy's."""
     initial = None
-    if task is IMPROVER and run.config.sft.init == "policy":
+    if task is IMPROVER and run.config.sft_improver.init == "policy":
         initial = copy(run.trained(INITIAL["policy"])[1])
     fit(run, task, initial=initial, profile_steps=profile_steps)
