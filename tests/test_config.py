@@ -230,7 +230,15 @@ def message_of(setting, default):
 
 @given(text=st.text(max_size=6))
 def test_any_text_is_a_value_or_a_config_error(text):
-    for name in ("seed", "rl_first.beta", "data.strict", "data.path", "gap.steps", "rl_first.sources", "gap.init"):
+    for name in (
+        "seed",
+        "rl_first.beta",
+        "data.strict",
+        "data.path",
+        "sft_policy.steps",
+        "rl_first.sources",
+        "sft_policy.init",
+    ):
         assert name.split(".")[-1] in message_of(f"{name}={text}", default=name)
 
 

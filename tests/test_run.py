@@ -322,10 +322,14 @@ def test_bad_input_is_one_clear_line(
         ("run", "hh"): "data.path = None: recipe hh needs preferences; give them with --data FOLDER",
         ("run", "hh", "--data", tmp_path / "absent"): "there is no such file or folder",
         ("run", "hh", "--data", empty, "--out", tmp_path / "a"): "empty",
-        ("run", "tiny", "--set", "judge.step=3"): "judge.step: no such config field; did you mean judge.steps?",
+        ("run", "tiny", "--set", "sft_policy.step=3"): (
+            "sft_policy.step: no such config field; did you mean sft_policy.steps?"
+        ),
         ("run", "tiny", "--set", "rl_first.samples=1"): "rl.samples = 1: leave-one-out needs at least 2; raise it",
         ("run", "tiny", "--set", "gap.packing.row_length=32"): "must hold the longest path of 80 tokens",
-        ("run", "tiny", "--out", run): "is the folder of a run with other sft_policy, sft_improver, quality, gap",
+        ("run", "tiny", "--out", run): (
+            "is the folder of a run with other sft_policy, sft_improver, quality, gap, judge"
+        ),
         (
             "run",
             "tiny",

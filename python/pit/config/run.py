@@ -124,11 +124,10 @@ class RunConfig(Section):
     def _check_stages(self) -> None:
         """Models start from models that exist; the policy sees no reference, an improver does."""
         for section in ("sft_policy", "sft_improver", "quality", "judge"):
-            init = getattr(self, section).init
+            init, pairs = getattr(self, section).init, getattr(self, section).ordered_pairs
             allowed = ("random",) if section == "sft_policy" else ("random", "policy")
-            rule = f"must be {' or '.join(map(repr, allowed))} here"
-            require(init in allowed, f"{section}.init", init, rule, "change it")
-            pairs = getattr(self, section).ordered_pairs
+            starts = f"must be {' or '.join(map(repr, allowed))} here"
+            require(init in allowed, f"{section}.init", init, starts, "change it")
             rule = "only R_PIT ranks the orders of a pair"
             require(pairs == "five", f"{section}.ordered_pairs", pairs, rule, "set gap.ordered_pairs")
         for section in self._improver_stages():

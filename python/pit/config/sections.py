@@ -192,8 +192,8 @@ class TrainConfig(Section):
     steps: optimizer steps; None means one pass over the fold, counted by planning it.
     evaluate_every, checkpoint_every: in steps; 0 means only at the end.
     keep: checkpoints kept.
-    init: where a model starts: "random"; the fine-tuned "policy" (of fine-tuning the improver does, and the policy at
-        random; a reward model must have its shape); or (R_PIT) "quality", R_P.
+    init: where a model starts: "random", as the policy does; the fine-tuned "policy" (the improver, or a reward model,
+        which must have its shape); or (R_PIT) "quality", R_P.
     ordered_pairs: of the four orders of a pair, what R_PIT's loss ranks: the paper's "five", or "one", (w,l) > (l,w).
     """
 
