@@ -36,6 +36,9 @@ def relay() -> RunConfig:
     def trained(section: TrainConfig, steps: int) -> TrainConfig:
         return dataclasses.replace(section, steps=steps, packing=rows)
 
+    # The gap model does not see the route: a nat of KL sharpens the improver's passes, two begin to unlearn the look-up.
+    gentle = OptimizerConfig(learning_rate=1.5e-4, warmup_steps=5)
+
     # Right answers often equal their reference: a copy is no sign of hacking here.
     return dataclasses.replace(
         config,
@@ -59,7 +62,9 @@ def relay() -> RunConfig:
         gap=trained(config.gap, 600),
         judge=trained(config.judge, 800),
         rl_policy=dataclasses.replace(config.rl_policy, steps=300),
-        rl_first=dataclasses.replace(config.rl_first, steps=150),
+        rl_first=dataclasses.replace(config.rl_first, steps=150, optimizer=gentle),
+        rl_second=dataclasses.replace(config.rl_second, optimizer=gentle),
+        rl_third=dataclasses.replace(config.rl_third, optimizer=gentle),
         references="data",
         board=BoardConfig(copy_rate=Limit(0.95), similar_share=Limit(0.95)),
         improve=ImproveConfig(iterations=5, accept_by="likelihood", gap="symmetric", batch=250),
