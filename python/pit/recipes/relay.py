@@ -36,7 +36,7 @@ def relay() -> RunConfig:
     def trained(section: TrainConfig, steps: int) -> TrainConfig:
         return dataclasses.replace(section, steps=steps, packing=rows)
 
-    # The gap model does not see the route: a nat of KL sharpens the improver's passes, two begin to unlearn the look-up.
+    # The gap model does not see the route: a nat of KL sharpens the passes, two begin to unlearn the look-up.
     gentle = OptimizerConfig(learning_rate=1.5e-4, warmup_steps=5)
 
     # Right answers often equal their reference: a copy is no sign of hacking here.
