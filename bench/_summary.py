@@ -196,7 +196,7 @@ LINES: dict[str, tuple[str | None, str, str, str]] = {
     "PIT with RL,2, every pass kept": ("own", "pit_plain", "orange", "^:"),
     "best of n by R_P": (None, "best_of", "ink", "s--"),
     "best of n by R_P, after more RLHF": ("more_rlhf", "best_of", "ink", "x:"),
-    "resampling, accepted by the gap": (None, "resample", "grey", "D--"),
+    "resampling, accepted by the same rule": (None, "resample", "grey", "D--"),
     "fine-tuned improver, accepted": (None, "sft_stop", "teal", "v--"),
     "fine-tuned improver, every pass kept": (None, "sft_plain", "teal", "v:"),
 }
@@ -204,6 +204,9 @@ LINES: dict[str, tuple[str | None, str, str, str]] = {
 
 What is no PIT is dashed.
 """
+
+SHADED = ("pit_stop", "best_of")
+"""Of these, and of what is drawn at its best temperature, the range over seeds is shaded: all of it hides the lines."""
 
 SWEPT = {"PIT, accepted": ("pit_stop", "blue", "*-"), "fine-tuned improver, kept": ("sft_plain", "teal", "*--")}
 """Drawn at the temperature that is best for it too."""
@@ -217,7 +220,8 @@ def plot(trials: Trials, passes: int, main: str, path: Path) -> None:
     for label, (variant, stem, colour, style) in LINES.items():
         # The n-th of best-of-n takes n answers, the k-th pass k + 1.
         names = ["y0", *(f"{stem}_{n if stem == 'best_of' else n - 1}" for n in answers[1:])]
-        _line(axes, answers, _means(trials, variant or main, names), label, LIGHT[colour], style)
+        table = _means(trials, variant or main, names, like=main)
+        _line(axes, answers, table, label, LIGHT[colour], style, shaded=stem in SHADED and variant is None)
     found = best_temperatures(trials, passes, main, resamples=1)
     swept = found["best"]
     if "y0" in swept:
@@ -229,10 +233,10 @@ def plot(trials: Trials, passes: int, main: str, path: Path) -> None:
             warmth = best.partition("/")[0]
             names = [f"{warmth}/y0", *(f"{warmth}/{stem}_{n - 1}" for n in answers[1:])]
             label = f"{what}, at temperature {warmth[1:]}, its best"
-            _line(axes, answers, _means(trials, main, names), label, LIGHT[colour], style)
+            _line(axes, answers, _means(trials, main, names, like=main), label, LIGHT[colour], style)
     axes.set_xticks(answers)
     axes.set_xlabel("answers sampled a prompt, the first one and rejected ones included", color=LIGHT["muted"])
-    _finish(figure, axes, path, "mean hidden quality (shaded: all seeds)")
+    _finish(figure, axes, path, "mean hidden quality (shaded: lowest to highest seed)")
 
 
 def plot_curves(trials: Trials, path: Path) -> None:
@@ -243,6 +247,8 @@ def plot_curves(trials: Trials, path: Path) -> None:
     for (_, variant), trial in sorted(trials.items()):
         if trial["learning_curve"]:
             curves.setdefault(variant, []).append(trial["learning_curve"])
+    most = max(map(len, curves.values()), default=0)
+    curves = {variant: found for variant, found in curves.items() if len(found) == most}  # the same seeds, or no line
     for k, (variant, found) in enumerate(sorted(curves.items(), key=lambda item: list(VARIANTS).index(item[0]))):
         steps = [step for step, _ in found[0]]
         table = np.array([[worth for _, worth in curve] for curve in found])
@@ -252,17 +258,26 @@ def plot_curves(trials: Trials, path: Path) -> None:
     _finish(figure, axes, path, "quality of one plain pass (shaded: all seeds)")
 
 
-def _means(trials: Trials, variant: str, names: Sequence[str]) -> np.ndarray:
-    """Mean quality of methods, a row a seed that has the variant."""
-    seeds = [trial["quality"] for (_, name), trial in sorted(trials.items()) if name == variant]
-    return np.array([[np.mean(quality[name]) for name in names] for quality in seeds])
+def _means(trials: Trials, variant: str, names: Sequence[str], *, like: str) -> np.ndarray:
+    """Mean quality of methods, a row a seed; none where a seed of the variant `like` is missing.
+
+    Means over other seeds would look like a difference between methods.
+    """
+    seeds = sorted(seed for seed, name in trials if name == like)
+    if any((seed, variant) not in trials for seed in seeds):
+        return np.empty((0, len(names)))
+    qualities = [trials[seed, variant]["quality"] for seed in seeds]
+    return np.array([[np.mean(quality[name]) for name in names] for quality in qualities])
 
 
-def _line(axes: Axes, x: Sequence[int], table: np.ndarray, label: str, colour: str, style: str) -> None:
+def _line(
+    axes: Axes, x: Sequence[int], table: np.ndarray, label: str, colour: str, style: str, *, shaded: bool = True
+) -> None:
     """A mean over seeds with the range of all; nothing where there is no seed."""
     if len(table):
         axes.plot(x, table.mean(axis=0), style, color=colour, lw=1.6, ms=5, label=label)
-        axes.fill_between(x, table.min(axis=0), table.max(axis=0), color=colour, alpha=0.10, lw=0)
+        if shaded:
+            axes.fill_between(x, table.min(axis=0), table.max(axis=0), color=colour, alpha=0.10, lw=0)
 
 
 def _finish(figure: Figure, axes: Axes, path: Path, what: str) -> None:
