@@ -349,6 +349,23 @@ def test_a_peers_row_length_and_tiles_are_swept_and_then_remembered(monkeypatch)
     assert [row.job for row in again.rows] == [row.job for row in outcome.rows]
 
 
+@pytest.mark.parametrize(("counted", "kept"), [(9.0, False), (11.0, True)])
+def test_a_peer_has_no_figure_where_what_could_not_be_counted_may_be_better(monkeypatch, counted, kept):
+    def ask(contender, target, jobs, lengths=None, keep_dumps=None):
+        return [
+            {"us": counted, "complete": False, "notes": ["a branch"], "kernels": []}
+            if job.row_length == 1024
+            else {"us": 10.0, "complete": True, "kernels": []}
+            for job in jobs
+        ]
+
+    monkeypatch.setattr(suite, "ask_worker", ask)
+    outcome = suite.run_suite("three_way_attention", ["jax_splash"], ["v5e"], ["packed-4096"], judge=False)
+    left_out = [(f"jax_splash on packed-4096, {direction}, v5e", "a branch") for direction in ("forward", "both")]
+    assert [row.figures["us"] for row in outcome.rows] == ([10.0, 10.0] if kept else [])
+    assert outcome.left_out == ([] if kept else left_out)
+
+
 def test_a_contender_that_does_not_conform_or_is_absent_gets_no_figure(monkeypatch):
     asked = answered(monkeypatch, lambda job: 1.0)
     monkeypatch.setattr(suite, "judged_apart", lambda operation, name: "deep: out has error 2")

@@ -167,7 +167,8 @@ def _add_best(
 ) -> None:
     best = _least(tried)
     if best is None:
-        why = tried[0][1].get("error") or "; ".join(tried[0][1].get("notes", ["no figure"]))
+        uncounted = next(answer for _, answer in tried if not answer.get("complete"))
+        why = uncounted.get("error") or "; ".join(uncounted.get("notes", ["no figure"]))
         outcome.left_out.append((f"{contender.name} on {problem.name}, {direction}, {target}", why))
         return
     job, figures = best
@@ -188,13 +189,16 @@ def _longest(problem: Problem) -> int:
 def _least(tried: Sequence[tuple[Job, dict[str, Any]]]) -> tuple[Job, dict[str, Any]] | None:
     """The complete answer that takes the least time, or the shortest tile where one is told.
 
-    Failing that, nothing: an unknown figure is no figure.
+    Failing that, nothing: an unknown figure is no figure. Nor is one that an incomplete answer may be below, as what
+    could be counted of that takes less: the best of a contender is then not known.
     """
     complete = [(job, answer) for job, answer in tried if answer.get("complete")]
     told = [(job, answer) for job, answer in complete if "tile" in answer]
     if told:
         return min(told, key=lambda pair: float(pair[1]["tile"]["bundles"]))
-    return min(complete, key=lambda pair: float(pair[1]["us"]), default=None)
+    least = min(complete, key=lambda pair: float(pair[1]["us"]), default=None)
+    counted = [answer["us"] for _, answer in tried if not answer.get("complete") and answer.get("us") is not None]
+    return None if least is not None and any(us < least[1]["us"] for us in counted) else least
 
 
 def ask_worker(
