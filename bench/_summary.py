@@ -220,7 +220,7 @@ def plot(trials: Trials, passes: int, main: str, path: Path) -> None:
     for label, (variant, stem, colour, style) in LINES.items():
         # The n-th of best-of-n takes n answers, the k-th pass k + 1.
         names = ["y0", *(f"{stem}_{n if stem == 'best_of' else n - 1}" for n in answers[1:])]
-        table = _means(trials, variant or main, names, like=main)
+        table = _means(trials, variant or main, names, main)
         _line(axes, answers, table, label, LIGHT[colour], style, shaded=stem in SHADED and variant is None)
     found = best_temperatures(trials, passes, main, resamples=1)
     swept = found["best"]
@@ -233,41 +233,39 @@ def plot(trials: Trials, passes: int, main: str, path: Path) -> None:
             warmth = best.partition("/")[0]
             names = [f"{warmth}/y0", *(f"{warmth}/{stem}_{n - 1}" for n in answers[1:])]
             label = f"{what}, at temperature {warmth[1:]}, its best"
-            _line(axes, answers, _means(trials, main, names, like=main), label, LIGHT[colour], style)
+            _line(axes, answers, _means(trials, main, names, main), label, LIGHT[colour], style)
     axes.set_xticks(answers)
     axes.set_xlabel("answers sampled a prompt, the first one and rejected ones included", color=LIGHT["muted"])
     _finish(figure, axes, path, "mean hidden quality (shaded: lowest to highest seed)")
 
 
-def plot_curves(trials: Trials, path: Path) -> None:
+def plot_curves(trials: Trials, main: str, path: Path) -> None:
     """What one plain pass over y0 is worth on held-out prompts, by step of the improver's RL and variant."""
     figure = Figure(figsize=(7.2, 3.9), dpi=200, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
-    curves: dict[str, list[list[tuple[int, float]]]] = {}
-    for (_, variant), trial in sorted(trials.items()):
-        if trial["learning_curve"]:
-            curves.setdefault(variant, []).append(trial["learning_curve"])
-    most = max(map(len, curves.values()), default=0)
-    curves = {variant: found for variant, found in curves.items() if len(found) == most}  # the same seeds, or no line
-    for k, (variant, found) in enumerate(sorted(curves.items(), key=lambda item: list(VARIANTS).index(item[0]))):
-        steps = [step for step, _ in found[0]]
-        table = np.array([[worth for _, worth in curve] for curve in found])
+    found = {variant: [trial["learning_curve"] for trial in _like(trials, variant, main)] for variant in VARIANTS}
+    drawn = [variant for variant, curves in found.items() if curves and all(curves)]
+    for k, variant in enumerate(drawn):
+        steps = [step for step, _ in found[variant][0]]
+        table = np.array([[worth for _, worth in curve] for curve in found[variant]])
         colour = LIGHT[SERIES[k % len(SERIES)]]
         _line(axes, steps, table, VARIANTS[variant].what, colour, ("o-", "^--", "s:")[k // len(SERIES) % 3])
     axes.set_xlabel("steps of the improver's RL", color=LIGHT["muted"])
     _finish(figure, axes, path, "quality of one plain pass (shaded: all seeds)")
 
 
-def _means(trials: Trials, variant: str, names: Sequence[str], *, like: str) -> np.ndarray:
-    """Mean quality of methods, a row a seed; none where a seed of the variant `like` is missing.
+def _like(trials: Trials, variant: str, main: str) -> list[Mapping[str, Any]]:
+    """A variant's trials of all seeds that the main one has; none where one is missing.
 
-    Means over other seeds would look like a difference between methods.
+    Means over other seeds would look like a difference between variants.
     """
-    seeds = sorted(seed for seed, name in trials if name == like)
-    if any((seed, variant) not in trials for seed in seeds):
-        return np.empty((0, len(names)))
-    qualities = [trials[seed, variant]["quality"] for seed in seeds]
-    return np.array([[np.mean(quality[name]) for name in names] for quality in qualities])
+    seeds = sorted(seed for seed, name in trials if name == main)
+    return [trials[seed, variant] for seed in seeds] if all((seed, variant) in trials for seed in seeds) else []
+
+
+def _means(trials: Trials, variant: str, names: Sequence[str], main: str) -> np.ndarray:
+    """Mean quality of methods, a row a seed of the main variant."""
+    return np.array([[np.mean(trial["quality"][name]) for name in names] for trial in _like(trials, variant, main)])
 
 
 def _line(

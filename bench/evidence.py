@@ -197,7 +197,7 @@ def publish(
             console.print(table)
         if any(variant == main for _, variant in trials):
             plot(trials, passes, main, plots / f"evidence-{family}-{options.kind}.png")
-            plot_curves(trials, plots / f"evidence-{family}-{options.kind}-training.png")
+            plot_curves(trials, main, plots / f"evidence-{family}-{options.kind}-training.png")
     if found:
         saved[options.kind] = found
         write_file(file, (json.dumps(saved, indent=1) + "\n").encode())
