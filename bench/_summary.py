@@ -179,6 +179,7 @@ def summary(
             {
                 "seed": seed,
                 "variant": variant,
+                "prompts": len(trial["quality"]["y0"]),
                 "mean_quality": {name: float(np.mean(values)) for name, values in trial["quality"].items()},
                 # No win rate over a method can be above the share of its answers that are not perfect.
                 "imperfect": {name: float(np.mean(np.array(q) < 1)) for name, q in trial["quality"].items()},

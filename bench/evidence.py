@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from _gates import GATED, gates
+from _markdown import tables as markdown
 from _measure import commit
 from _summary import plot, plot_curves, summary
 from _trials import trial
@@ -27,6 +28,7 @@ from pit.config import digest
 from pit.data.atomic import write_file
 from pit.evaluate.collect import versions
 from pit.stages.context import STAGES
+from pit_kernels.microbench.tables import write_place
 
 ROOT = Path(__file__).parents[1]
 Trial = tuple[str, int, str]
@@ -174,6 +176,13 @@ def rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
+def fill(page: Path, made: Mapping[str, str]) -> None:
+    """Puts tables into those of their places that a page has."""
+    for name, text in made.items():
+        if f"<!-- {name}: begin -->" in page.read_text(encoding="utf-8"):
+            write_place(page, name, text)
+
+
 def publish(
     options: argparse.Namespace, out: Path, results: Path, seeds: Mapping[str, Sequence[int]], console: Console
 ) -> None:
@@ -198,6 +207,8 @@ def publish(
         if any(variant == main for _, variant in trials):
             plot(trials, passes, main, plots / f"evidence-{family}-{options.kind}.png")
             plot_curves(trials, main, plots / f"evidence-{family}-{options.kind}-training.png")
+        if options.kind == "final" and not options.small:
+            fill(ROOT / "docs" / "evidence.md", markdown(family, found[family], passes))
     if found:
         saved[options.kind] = found
         write_file(file, (json.dumps(saved, indent=1) + "\n").encode())

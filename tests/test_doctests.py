@@ -11,6 +11,7 @@ import pit
 import pit_kernels
 
 DOCS = Path(__file__).parents[1] / "docs"
+BENCH = Path(__file__).parents[1] / "bench"
 
 
 def documented() -> list[str]:
@@ -28,6 +29,14 @@ def documented() -> list[str]:
 
 @pytest.mark.parametrize("name", documented())
 def test_examples_in_docstrings(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+    assert result.attempted > 0
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in BENCH.glob("*.py") if ">>> " in p.read_text("utf-8")))
+def test_examples_in_measurements(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
     assert result.attempted > 0

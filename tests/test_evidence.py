@@ -156,6 +156,52 @@ def test_a_summary_holds_every_comparison_whose_sides_are_there_and_the_plot_is_
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_tables_of_markdown_hold_what_was_found(modules, gate_rules, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCH))
+    markdown, evidence = importlib.import_module("_markdown"), importlib.import_module("evidence")
+    _, summary = modules
+    methods = {"y0": [0.5, 1.0], "pit_plain_1": [0.6, 1.0], "pit_stop_1": [1.0, 1.0], "pit_stop_2": [1.0, 1.0]}
+    methods |= {"best_of_3": [0.5, 0.9], "resample_2": [0.5, 1.0]}
+    methods |= {"t0.2/y0": [0.5, 1.0], "t0.2/pit_stop_2": [0.5, 1.0], "t0.2/sft_plain_2": [0.4, 0.4]}
+    costs = {"rl-first": {"steps": 7, "tokens": 1000, "seconds": 1.0, "sampled_tokens": 9, "references_sampled": 2}}
+    pairs = [{"model": "R_P", "aspect": "order", "accuracy": 0.75}]
+    spent = {"pit_stop_2": 74}
+    trial = fake(methods) | {"training": costs, "accuracies": pairs, "sampled_tokens": spent}
+    trials = {(seed, "staged"): trial for seed in (1, 2)} | {(1, "more_rlhf"): fake({"y0": [0.5, 0.7]})}
+    found = summary.summary(trials, 2, "staged", gate_rules.gates(2), resamples=20)
+    made = markdown.tables("describe", found, 2)
+    lines = {name: text.splitlines()[2:] for name, text in made.items()}
+    assert lines["describe gates"][0] == (
+        "| y2 over y0, accepted | win rate minus lose rate | mean at least +20, t-interval above +10 "
+        "| +50.0 [+50.0, +50.0] | yes |"
+    )
+    row = "| 2 passes, accepted | 1.0000 (1.000 to 1.000) | 0.0 % | 100.0 % | 0.0 % | 37.0 | "
+    assert any(line.startswith(row) for line in lines["describe methods"])
+    assert (
+        "| one pass, accepted | +50.0, +50.0 | 2 of 2 | +50.0 [+50.0, +50.0] | 0.0 |  |"
+        in (lines["describe comparisons"])
+    )
+    assert lines["describe seeds"] == [f"| {seed} | .750 | 1.000 | .700 | .750 | .750 | .400 |" for seed in (1, 2)]
+    assert lines["describe temperatures"][0] == "| y0, one answer | .7500 |"
+    assert [line.split(" | ")[0] for line in lines["describe variants"]] == ["| `staged`", "| `more_rlhf`"]
+    assert lines["describe rewards"] == ["| order | .750 (.750 to .750) |"]
+    assert lines["describe training"] == ["| rl-first | 7 | 1,000 | 9 | 2 |"]
+    # A page has some of the places.
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- describe training: begin -->\nold\n<!-- describe training: end -->\nb\n")
+    evidence.fill(page, made)
+    assert page.read_text() == (
+        f"a\n<!-- describe training: begin -->\n{made['describe training']}\n<!-- describe training: end -->\nb\n"
+    )
+
+
+def test_many_seeds_are_told_by_their_range(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    markdown = importlib.import_module("_markdown")
+    assert markdown.each([1.0, -2.0], "{:+.0f}".format) == "+1, -2"
+    assert markdown.each([1.0, -2.0, 0.0, 0.0, 0.0, 0.0], "{:+.0f}".format) == "-2 to +1"
+
+
 def test_a_plot_shows_no_variant_that_lacks_a_seed(modules):
     _, summary = modules
     trials = {(seed, name): fake({"y0": [seed / 10]}) for seed, name in [(1, "staged"), (2, "staged"), (2, "own")]}

@@ -97,14 +97,23 @@ TABLE = "kernels table"
 
 
 def write_table(path: Path, rows: Sequence[Row], name: str = TABLE) -> None:
-    """Puts the tables between the lines of a file that mark the place of a name.
+    """Puts the tables of some rows into their place in a file.
+
+    Raises:
+      ValueError: if the file has no such place.
+    """
+    write_place(path, name, markdown(rows))
+
+
+def write_place(path: Path, name: str, text: str) -> None:
+    """Puts a text between the two lines of a file that mark the place of a name.
 
     Raises:
       ValueError: if the file has not both lines.
     """
     first, last = (f"<!-- {name}: {edge} -->" for edge in ("begin", "end"))
-    text = path.read_text(encoding="utf-8")
-    begin, end = text.find(first), text.find(last)
+    before = path.read_text(encoding="utf-8")
+    begin, end = before.find(first), before.find(last)
     if begin < 0 or end < begin:
         raise ValueError(f"{path} has no place for the table; it must hold the lines {first} and {last}")
-    path.write_text(f"{text[:begin]}{first}\n{markdown(rows)}\n{text[end:]}", encoding="utf-8")
+    path.write_text(f"{before[:begin]}{first}\n{text}\n{before[end:]}", encoding="utf-8")

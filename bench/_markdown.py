@@ -1,0 +1,264 @@
+"""The evidence of a family as tables of Markdown, for the places in docs/evidence.md that are named after them."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from _variants import MAIN, VARIANTS
+
+Found = Mapping[str, Any]
+"""What bench/results/evidence.json has of one family."""
+
+FEW = 5
+"""Up to so many seeds stand in a table each; of more their range does."""
+
+METHODS = {
+    "y0": "y0, one answer",
+    "pit_plain_1": "one plain pass",
+    "pit_plain_{n}": "{n} plain passes",
+    "pit_stop_1": "one pass, accepted",
+    **{f"pit_stop_{k}": f"{k} passes, accepted" for k in range(2, 10)},
+    "best_of_2": "best of 2 by R_P",
+    "best_of_{m}": "best of {m} by R_P",
+    "resample_1": "another draw, accepted likewise",
+    "resample_{n}": "{n} more draws, accepted likewise",
+    "other_reference_1": "one plain pass on another prompt's answer",
+    "empty_reference_1": "one plain pass on none",
+    "sft_plain_1": "fine-tuned improver, one plain pass",
+    "sft_plain_{n}": "fine-tuned improver, {n} plain passes",
+    "sft_stop_1": "fine-tuned improver, one pass, accepted",
+    "sft_stop_{n}": "fine-tuned improver, {n} passes, accepted",
+    "sft_policy": "M_P, one answer",
+}
+"""Rows of the table of methods, where there are such; n passes take m = n + 1 answers."""
+
+
+SWEPT = {
+    "over y0": "accepted passes over y0",
+    "over sft_plain_5": "accepted passes over the fine-tuned improver's plain ones",
+}
+"""Comparisons of the best temperatures."""
+
+
+def tables(family: str, found: Found, passes: int) -> dict[str, str]:
+    """Every table of a family by the name of its place, those without rows left out."""
+    main = MAIN[family]
+    trials = [trial for trial in found["trials"] if trial["variant"] == main]
+    made = {
+        "gates": gates(found),
+        "comparisons": comparisons(found, passes),
+        "methods": methods(found, trials, passes),
+        "seeds": by_seed(trials, passes),
+        "temperatures": temperatures(found, passes),
+        "variants": variants(found, passes),
+        "rewards": rewards(trials),
+        "training": training(trials),
+    }
+    return {f"{family} {name}": text for name, text in made.items() if text}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown; nothing where there are no rows.
+
+    >>> print(table(["a", "b"], [["1", "2"]]))
+    | a | b |
+    |---|---|
+    | 1 | 2 |
+    """
+    lines = [head, *rows]
+    said = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([said[0], "|" + "---|" * len(head), *said[1:]]) if rows else ""
+
+
+def interval(over: Mapping[str, float], digits: int = 1) -> str:
+    """Mean and t-interval of points.
+
+    >>> interval({"value": 1.25, "low": -0.5, "high": 3.0})
+    '+1.2 [-0.5, +3.0]'
+    """
+    return "{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]".format(**over, digits=digits)
+
+
+def each(values: Sequence[float], form: Callable[[float], str]) -> str:
+    """One value a seed: all of few seeds, the lowest and the highest of many."""
+    if len(values) <= FEW:
+        return ", ".join(form(value) for value in values)
+    return f"{form(min(values))} to {form(max(values))}"
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Of the seeds that have one.
+
+    >>> mean_of([1.0, None, 2.0]), mean_of([None])
+    (1.5, None)
+    """
+    had = [value for value in values if value is not None]
+    return sum(had) / len(had) if had else None
+
+
+def quality(value: float, digits: int = 3) -> str:
+    """As tables have it.
+
+    >>> quality(0.51234), quality(1.0)
+    ('.512', '1.000')
+    """
+    return f"{value:.{digits}f}".removeprefix("0")
+
+
+def share(value: float | None) -> str:
+    """In percent, nothing where there is none."""
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def gates(found: Found) -> str:
+    """What must hold, and whether it does."""
+    rows = []
+    for gate in found["gates"]:
+        if "value" in gate:
+            digits = 1 if gate["unit"].startswith("win") else 2
+            held = "yes" if gate["held"] else "**no**"
+            rows.append([gate["gate"], gate["unit"].split(",")[0], gate["rule"], interval(gate, digits), held])
+    return table(["must hold", "figure", "asked", "mean and t-interval, points", "held"], rows)
+
+
+def named(passes: int) -> dict[str, str]:
+    """Methods in words, in the order of their rows."""
+    return {key.format(n=passes, m=passes + 1): words.format(n=passes, m=passes + 1) for key, words in METHODS.items()}
+
+
+def comparisons(found: Found, passes: int) -> str:
+    """Win rate minus lose rate of every comparison that two seeds have, and those at the best temperatures."""
+    rows = []
+    swept = {f"{what}, each at its best temperature": found["temperature"].get(key) for key, what in SWEPT.items()}
+    for text, row in {**found["comparisons"], **swept}.items():
+        if row is None or "over_seeds" not in row:
+            continue
+        seeds, over = row["seeds"].values(), row["over_seeds"]
+        equal = [one["length_controlled"]["value"] for one in seeds if "length_controlled" in one]
+        for name, words in named(passes).items():
+            text = re.sub(rf"\b{name}\b", words, text)
+        rows.append(
+            [
+                text,
+                each([one["value"] for one in seeds], "{:+.1f}".format),
+                f"{over['above']} of {over['seeds']}",
+                interval(over),
+                f"{over['standard_error']:.1f}",
+                f"{sum(equal) / len(equal):+.1f}" if equal else "",
+            ]
+        )
+    head = ["candidate over rival", "seeds", "above 0", "mean and t-interval", "SE", "at equal length"]
+    return table(head, rows)
+
+
+def methods(found: Found, trials: Sequence[Found], passes: int) -> str:
+    """Quality, what is mended and spoiled, tokens and Elo of everything that the main variant's trials measured."""
+    rows = []
+    # Of hardly any answer that was perfect, no share is worth saying.
+    perfect = 1 - (mean_of(trial["imperfect"]["y0"] for trial in trials) or 0)
+    for name, what in named(passes).items():
+        had = [trial for trial in trials if name in trial["mean_quality"]]
+        if had:
+            values = [trial["mean_quality"][name] for trial in had]
+            elo = found["elo"].get(name, {}).get("over_seeds")
+            spoiled = mean_of(trial["mended"][name]["spoiled"] for trial in had)
+            rows.append(
+                [
+                    what,
+                    f"{quality(sum(values) / len(values), 4)} ({quality(min(values))} to {quality(max(values))})",
+                    share(mean_of(trial["imperfect"][name] for trial in had)),
+                    share(mean_of(trial["mended"][name]["made_perfect"] for trial in had)),
+                    share(spoiled) if perfect > 0.01 else "",
+                    tokens(had, name),
+                    "{value:+.0f} [{low:+.0f}, {high:+.0f}]".format(**elo) if elo else "",
+                ]
+            )
+    head = ["answer", "mean quality (seeds)", "not perfect", "of imperfect y0, made perfect"]
+    return table([*head, "of perfect y0, spoiled", "tokens a prompt", "Elo over y0"], rows)
+
+
+def tokens(trials: Sequence[Found], name: str) -> str:
+    """Sampled a prompt, the first answer and rejected ones included."""
+    spent = mean_of(
+        trial["sampled_tokens"][name] / trial["prompts"] for trial in trials if name in trial["sampled_tokens"]
+    )
+    return f"{spent:.1f}" if spent else ""
+
+
+def by_seed(trials: Sequence[Found], passes: int) -> str:
+    """What a seed's answers are worth, a line a seed."""
+    asked = {"y0": "y0", f"pit_stop_{passes}": f"{passes} passes, accepted", f"best_of_{passes + 1}": "best of as many"}
+    asked |= {f"resample_{passes}": "as many draws, accepted likewise"}
+    asked |= {
+        f"t0.2/pit_stop_{passes}": f"{passes} passes at .2",
+        f"t0.2/sft_plain_{passes}": "fine-tuned, plain, at .2",
+    }
+    rows = [
+        [str(trial["seed"]), *(quality(trial["mean_quality"][name]) for name in asked)]
+        for trial in trials
+        if asked.keys() <= trial["mean_quality"].keys()
+    ]
+    return table(["seed", *asked.values()], rows)
+
+
+def temperatures(found: Found, passes: int) -> str:
+    """Mean quality of first answers, passes and the fine-tuned improver's by temperature."""
+    means = found["temperature"]["mean_quality"]
+    warmths = sorted({name.partition("/")[0] for name in means})
+    asked = {
+        "y0": "y0, one answer",
+        f"pit_stop_{passes}": f"{passes} passes, accepted",
+        f"sft_plain_{passes}": f"fine-tuned improver, {passes} plain passes",
+    }
+    rows = [
+        [what, *(quality(means[f"{warmth}/{name}"], 4) for warmth in warmths)]
+        for name, what in asked.items()
+        if f"{warmths[0]}/{name}" in means
+    ]
+    return table(["mean quality at temperature", *(warmth[1:] for warmth in warmths)], rows)
+
+
+def variants(found: Found, passes: int) -> str:
+    """Each curriculum's quality; of the policy alone its first answer."""
+    rows = []
+    for name, variant in VARIANTS.items():
+        had = [trial["mean_quality"] for trial in found["trials"] if trial["variant"] == name]
+        shown = ("pit_plain_1", f"pit_stop_{passes}") if variant.improver else ("y0",)
+        if had:
+            columns = [[one[method] for one in had] for method in shown]
+            cells = [f"{quality(sum(values) / len(values))} ({each(values, quality)})" for values in columns]
+            rows.append([f"`{name}`", variant.what, *cells, *[""] * (2 - len(cells)), str(len(had))])
+    plain = "one plain pass (`more_rlhf`: one answer)"
+    return table(["variant", "the improver's RL", plain, f"{passes} passes, accepted", "seeds"], rows)
+
+
+def rewards(trials: Sequence[Found]) -> str:
+    """Share of pairs that reward models rank like the oracle or the labels, mean and range over seeds."""
+    shares: dict[str, dict[str, list[float]]] = {}
+    for trial in trials:
+        for row in trial["accuracies"]:
+            shares.setdefault(row["aspect"], {}).setdefault(row["model"], []).append(row["accuracy"])
+    models = list(dict.fromkeys(model for by_model in shares.values() for model in by_model))
+    rows = [
+        [
+            aspect,
+            *(
+                f"{quality(sum(found) / len(found))} ({quality(min(found))} to {quality(max(found))})" if found else ""
+                for found in (by_model.get(model, []) for model in models)
+            ),
+        ]
+        for aspect, by_model in shares.items()
+    ]
+    return table(["pairs", *models], rows)
+
+
+def training(trials: Sequence[Found]) -> str:
+    """Steps and tokens of each stage of the main variant, mean over seeds."""
+    keys = ("tokens", "sampled_tokens", "references_sampled")
+    stages = list(dict.fromkeys(stage for trial in trials for stage in trial["training"]))
+    rows = []
+    for stage in stages:
+        costs = [trial["training"][stage] for trial in trials]
+        means = [sum(cost.get(key, 0) for cost in costs) / len(costs) for key in keys]
+        rows.append([stage, str(costs[0]["steps"]), *(f"{mean:,.0f}" for mean in means)])
+    return table(["stage", "steps", "tokens trained on", "tokens sampled", "references sampled"], rows)
