@@ -32,12 +32,11 @@ METHODS = {
 }
 """Rows of the table of methods, where there are such; n passes take m = n + 1 answers."""
 
-
 SWEPT = {
-    "over y0": "accepted passes over y0",
-    "over sft_plain_5": "accepted passes over the fine-tuned improver's plain ones",
+    "over y0": "{n} passes, accepted, over y0",
+    "over sft_plain_{n}": "{n} passes, accepted, over the fine-tuned improver's plain ones",
 }
-"""Comparisons of the best temperatures."""
+"""Comparisons of n passes, each side at its best temperature."""
 
 
 def tables(family: str, found: Found, passes: int) -> dict[str, str]:
@@ -105,6 +104,15 @@ def quality(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}".removeprefix("0")
 
 
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Mean over seeds, and the lowest and the highest.
+
+    >>> spread([0.25, 0.75])
+    '.500 (.250 to .750)'
+    """
+    return f"{quality(sum(values) / len(values), digits)} ({quality(min(values))} to {quality(max(values))})"
+
+
 def share(value: float | None) -> str:
     """In percent, nothing where there is none."""
     return "" if value is None else f"{100 * value:.1f} %"
@@ -129,14 +137,18 @@ def named(passes: int) -> dict[str, str]:
 def comparisons(found: Found, passes: int) -> str:
     """Win rate minus lose rate of every comparison that two seeds have, and those at the best temperatures."""
     rows = []
-    swept = {f"{what}, each at its best temperature": found["temperature"].get(key) for key, what in SWEPT.items()}
+    swept = {
+        f"{what.format(n=passes)}, each at its best temperature": found["temperature"].get(key.format(n=passes))
+        for key, what in SWEPT.items()
+    }
+    words = {name: what for name, what in named(passes).items() if name != "y0"}
     for text, row in {**found["comparisons"], **swept}.items():
         if row is None or "over_seeds" not in row:
             continue
         seeds, over = row["seeds"].values(), row["over_seeds"]
         equal = [one["length_controlled"]["value"] for one in seeds if "length_controlled" in one]
-        for name, words in named(passes).items():
-            text = re.sub(rf"\b{name}\b", words, text)
+        for name, what in words.items():
+            text = re.sub(rf"\b{name}\b", what, text)
         rows.append(
             [
                 text,
@@ -165,7 +177,7 @@ def methods(found: Found, trials: Sequence[Found], passes: int) -> str:
             rows.append(
                 [
                     what,
-                    f"{quality(sum(values) / len(values), 4)} ({quality(min(values))} to {quality(max(values))})",
+                    spread(values, 4),
                     share(mean_of(trial["imperfect"][name] for trial in had)),
                     share(mean_of(trial["mended"][name]["made_perfect"] for trial in had)),
                     share(spoiled) if perfect > 0.01 else "",
@@ -205,14 +217,10 @@ def temperatures(found: Found, passes: int) -> str:
     """Mean quality of first answers, passes and the fine-tuned improver's by temperature."""
     means = found["temperature"]["mean_quality"]
     warmths = sorted({name.partition("/")[0] for name in means})
-    asked = {
-        "y0": "y0, one answer",
-        f"pit_stop_{passes}": f"{passes} passes, accepted",
-        f"sft_plain_{passes}": f"fine-tuned improver, {passes} plain passes",
-    }
+    words = named(passes)
     rows = [
-        [what, *(quality(means[f"{warmth}/{name}"], 4) for warmth in warmths)]
-        for name, what in asked.items()
+        [words[name], *(quality(means[f"{warmth}/{name}"], 4) for warmth in warmths)]
+        for name in ("y0", f"pit_stop_{passes}", f"sft_plain_{passes}")
         if f"{warmths[0]}/{name}" in means
     ]
     return table(["mean quality at temperature", *(warmth[1:] for warmth in warmths)], rows)
@@ -240,13 +248,7 @@ def rewards(trials: Sequence[Found]) -> str:
             shares.setdefault(row["aspect"], {}).setdefault(row["model"], []).append(row["accuracy"])
     models = list(dict.fromkeys(model for by_model in shares.values() for model in by_model))
     rows = [
-        [
-            aspect,
-            *(
-                f"{quality(sum(found) / len(found))} ({quality(min(found))} to {quality(max(found))})" if found else ""
-                for found in (by_model.get(model, []) for model in models)
-            ),
-        ]
+        [aspect, *(spread(by_model[model]) if model in by_model else "" for model in models)]
         for aspect, by_model in shares.items()
     ]
     return table(["pairs", *models], rows)

@@ -58,7 +58,7 @@ def demo() -> RunConfig:
         checkpoint_every=25,
     )
     # The symmetric gap is half a difference of scores: at half the coefficient a nat costs the improver what it costs
-    # the policy. At half of both, M_P^RL is nearly always right and little is left to improve.
+    # the policy. At .4 instead of .8, M_P^RL is nearly always right and little is left to improve.
     gap_rl = dataclasses.replace(
         rl,
         gap="symmetric",
@@ -91,8 +91,7 @@ def demo() -> RunConfig:
         rl_third=dataclasses.replace(gap_rl, sources=(0, 0, 1), anchor="init", passes=(1, 3)),
         improve=ImproveConfig(iterations=5, gap="symmetric", threshold=0.25, batch=250),
         evaluate=EvaluateConfig(prompts=1000, gate="stop", sensitivity_floor=0.8),
-        # M_P^RL is right so often that most of its answers are best handed back, and what is left to mend is often a
-        # word too many.
+        # A right answer is best handed back, and what is left to mend is often a word too many.
         board=BoardConfig(copy_rate=Limit(0.95), length_within=Limit(0.98)),
     )
 
