@@ -3,6 +3,8 @@
 libtpu hears that it is to dump only when it is loaded: `test_microbench_static` runs this in a process of its own.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from pit_kernels import cached_attention
 from pit_kernels.microbench import GENERATIONS, analyse
 from pit_kernels.microbench.contenders import contenders
 
@@ -154,6 +157,21 @@ def test_a_call_in_a_scan_is_counted_with_the_operands_of_each_turn():
     static = analyse(scanned, (LIST, ROWS), "v5e")
     [kernel] = [kernel for kernel in static.kernels if kernel.name.startswith("guarded")]
     assert (kernel.calls, kernel.hot.passes) == (3, int((LIST > 2).sum() + (LIST + 1 > 2).sum() + STEPS))
+
+
+def test_calls_of_one_name_are_told_apart_by_their_operands():
+    # Its two passes are two calls, and XLA numbers them in another order than they are traced in.
+    slots, members, heads, kv_heads, width = 16, 4, 8, 2, 128
+    sixteen = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
+    prefix, suffix = sixteen((slots // members, kv_heads, 384, width)), sixteen((slots, kv_heads, 128, width))
+    held, slot = np.full(slots // members, 300, np.int32), np.arange(slots, dtype=np.int32)
+    q = sixteen((slots, heads, width))
+    arguments = q, prefix, prefix, held, suffix, suffix, slot + 1, slot // members, slot
+    static = analyse(functools.partial(cached_attention, slots_per_prefix=members), arguments, "v5e")
+    assert static.complete, static.notes
+    moved = [sum(kernel.hbm_bytes.values()) for kernel in static.kernels if kernel.name.startswith("cached_attention")]
+    assert len(moved) == 2
+    assert max(moved) == 2 * slots * kv_heads * 128 * width * 2
 
 
 def test_trips_of_a_while_loop_come_from_its_inputs():

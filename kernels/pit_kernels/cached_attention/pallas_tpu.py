@@ -80,7 +80,7 @@ def over(
     length: Int32[Array, " G"],
     settings: Settings,
 ) -> Partial:
-    """Normalised attention of each group's queries over its held entries: `total` is 1, `peak` the log-sum-exp."""
+    """Normalised attention of each group's queries over its held entries."""
     count, kv_heads, queries, width = q.shape
     capacity = k.shape[2]
     rows = -(-queries // SUBLANES) * SUBLANES
@@ -136,7 +136,7 @@ def over(
     )(listed, number, start, length, q, k, v)
     lse = lse.reshape(*grid[:2], *of_rows).swapaxes(1, 2).reshape(count, kv_heads, rows)
     out, lse = out[:, :, :queries], lse[:, :, :queries]
-    return Partial(out, (lse > -jnp.inf).astype(jnp.float32), jnp.maximum(lse, lowest(q)))
+    return Partial(out, jnp.maximum(lse, lowest(q)), None)
 
 
 def out_bytes(count: int, kv_heads: int, rows: int, width: int) -> int:

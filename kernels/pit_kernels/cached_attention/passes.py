@@ -16,11 +16,14 @@ from pit_kernels.cached_attention.settings import Settings
 
 
 class Partial(NamedTuple):
-    """Attention over part of the keys: sums of exp(logit - peak), of values and of 1; 0 and a finite peak for none."""
+    """Attention over part of the keys: sums of exp(logit - peak), of values and of 1; 0 and a finite peak for none.
+
+    A `total` of None stands for 1 everywhere: the sums of values are divided already and `peak` is the log-sum-exp.
+    """
 
     weighted: Float[Array, "*b H"]
-    total: Float[Array, "*b"]
     peak: Float[Array, "*b"]
+    total: Float[Array, "*b"] | None
 
 
 @runtime_checkable
@@ -80,12 +83,16 @@ def attend(
     length = jnp.where(jnp.any(groups.slot < slots, axis=1), prefix_length, 0)
     rows = over(grouped(q_SKRH, groups), prefix_k, prefix_v, jnp.zeros_like(length), length, settings)
     prefix = Partial(
-        ungrouped(rows.weighted, groups), ungrouped(rows.total, groups), ungrouped(rows.peak, groups, lowest(q))
+        ungrouped(rows.weighted, groups),
+        ungrouped(rows.peak, groups, lowest(q)),
+        None if rows.total is None else ungrouped(rows.total, groups),
     )
     peak = jnp.maximum(prefix.peak, suffix.peak)
     prefix_share, suffix_share = jnp.exp(prefix.peak - peak), jnp.exp(suffix.peak - peak)
     weighted = prefix.weighted * prefix_share[..., None] + suffix.weighted * suffix_share[..., None]
-    total = prefix.total * prefix_share + suffix.total * suffix_share
+    prefix_total = prefix_share if prefix.total is None else prefix.total * prefix_share
+    suffix_total = suffix_share if suffix.total is None else suffix.total * suffix_share
+    total = prefix_total + suffix_total
     # A slot whose prefix and suffix are both empty sees nothing: 0, as padding does in three-way attention.
     out = weighted / jnp.where(total > 0, total, 1)[..., None]
     out = jnp.where(groups.refused[:, None, None, None], jnp.nan, out)

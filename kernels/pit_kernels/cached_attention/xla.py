@@ -25,4 +25,4 @@ def over(
     peak = jnp.max(logits, axis=-1, initial=lowest(q))
     p = jnp.exp(logits - peak[..., None])
     weighted = jnp.einsum("gkmc,gkch->gkmh", p.astype(v.dtype), v, preferred_element_type=accumulator)
-    return Partial(weighted, jnp.sum(p, axis=-1), peak)
+    return Partial(weighted, peak, jnp.sum(p, axis=-1))

@@ -33,10 +33,10 @@ class NotKnownError(Exception):
 
 @dataclass
 class Call:
-    """One Pallas call of a program: name, and the known operands of each of its executions by their index."""
+    """One Pallas call: name, shapes of its operands, and of each execution the operands that are known, by index."""
 
     name: str
-    operands: int
+    shapes: tuple[tuple[int, ...], ...]
     visits: list[dict[int, np.ndarray]] = field(default_factory=list)
 
 
@@ -169,7 +169,8 @@ def _outline(jaxpr: Any, path: Path, calls: dict[Path, Call], loops: dict[Path, 
         name = equation.primitive.name
         inner = _inner(equation)
         if name == "pallas_call":
-            calls[here] = Call(equation.params["name"] or "pallas_call", len(equation.invars))
+            shapes = tuple(tuple(variable.aval.shape) for variable in equation.invars)
+            calls[here] = Call(equation.params["name"] or "pallas_call", shapes)
         elif name == "while" or name == "scan":
             body = equation.params["body_jaxpr" if name == "while" else "jaxpr"].jaxpr
             loops[here] = loop = Loop(name, [])

@@ -174,6 +174,8 @@ def _static(compilation: Compilation, steering: Control) -> Static:
         kernel = Kernel(instruction.name, instruction.opcode, times, len(bundles))
         call = calls.get(instruction.name)
         visits = [({}, times)] if call is None else _operands(call, instruction, module, kernel)
+        if call is None and _is_kernel(instruction):
+            kernel.notes.append("no call of the traced program has its operands, so that its scalars are not known")
         kernels.append(_cost(kernel, bundles, use, visits, generation))
     program = _program(compilation, module, trips, generation)
     if left:
@@ -242,32 +244,31 @@ def _trips(module: Module, steering: Control) -> dict[str, float | None]:
 
 
 def _pallas_calls(module: Module, steering: Control) -> dict[str, Call]:
-    """The traced Pallas call of each custom call: calls of one name are numbered in program order."""
-    compiled: dict[str, list[str]] = defaultdict(list)
+    """The traced Pallas call of each custom call; those of one name on operands of one shape are in program order."""
+    compiled: dict[Any, list[str]] = defaultdict(list)
     for instruction, _ in module.walk():
-        if instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.rest:
-            compiled[re.sub(r"\.\d+$", "", instruction.name)].append(instruction.name)
-    traced: dict[str, list[Call]] = defaultdict(list)
+        if _is_kernel(instruction):
+            shapes = tuple(parse_layout(module.by_name[name].shape).shape for name in instruction.operands)
+            compiled[re.sub(r"\.\d+$", "", instruction.name), shapes].append(instruction.name)
+    traced: dict[Any, list[Call]] = defaultdict(list)
     for call in steering.calls:
-        traced[re.sub(r"\W", "_", call.name)].append(call)
+        traced[re.sub(r"\W", "_", call.name), call.shapes].append(call)
     matched: dict[str, Call] = {}
-    for base, names in compiled.items():
-        if len(traced[base]) == len(names):
+    for key, names in compiled.items():
+        if len(traced[key]) == len(names):
             ordered = sorted(names, key=lambda name: int(name.rpartition(".")[2]) if "." in name else 0)
-            matched.update(zip(ordered, traced[base], strict=True))
+            matched.update(zip(ordered, traced[key], strict=True))
     return matched
+
+
+def _is_kernel(instruction: Instruction) -> bool:
+    return instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.rest
 
 
 def _operands(
     call: Call, instruction: Instruction, module: Module, kernel: Kernel
 ) -> list[tuple[dict[int, Any], int | None]]:
     """The known operands of each execution, as words of memory, executions with the same operands taken together."""
-    if len(instruction.operands) != call.operands:
-        kernel.notes.append(
-            f"it has {len(instruction.operands)} operands after compilation and {call.operands} before; its scalar "
-            "operands are taken as not known"
-        )
-        return [({}, len(call.visits))]
     groups: dict[str, tuple[dict[int, Any], int]] = {}
     for visit in call.visits:
         placed = {}
