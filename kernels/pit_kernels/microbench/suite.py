@@ -236,7 +236,9 @@ def judged_apart(operation: str, name: str) -> str | None:
 
 
 def _process(module: str, text: str) -> str:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    # The interpreter's callbacks wait for one another: on a machine of one core JAX has threads enough for two devices.
+    flags = f"--xla_force_host_platform_device_count=2 {os.environ.get('XLA_FLAGS', '')}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     process = subprocess.run(
         [sys.executable, "-m", module], input=text, capture_output=True, text=True, env=environment, check=False
     )
