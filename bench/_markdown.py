@@ -1,5 +1,6 @@
 """The evidence of a family as tables of Markdown, for the places in docs/evidence.md that are named after them."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -50,6 +51,8 @@ def tables(family: str, found: Found, passes: int) -> dict[str, str]:
         "seeds": by_seed(trials, passes),
         "temperatures": temperatures(found, passes),
         "variants": variants(found, passes),
+        "steps": steps(found),
+        "copies": copies(trials, passes),
         "rewards": rewards(trials),
         "training": training(trials),
     }
@@ -156,11 +159,21 @@ def comparisons(found: Found, passes: int) -> str:
                 f"{over['above']} of {over['seeds']}",
                 interval(over),
                 f"{over['standard_error']:.1f}",
+                f"{of_prompts([(one['low'], one['high']) for one in seeds]):.1f}",
                 f"{sum(equal) / len(equal):+.1f}" if equal else "",
             ]
         )
-    head = ["candidate over rival", "seeds", "above 0", "mean and t-interval", "SE", "at equal length"]
+    head = ["candidate over rival", "seeds", "above 0", "mean and t-interval", "SE", "of prompts", "at equal length"]
     return table(head, rows)
+
+
+def of_prompts(intervals: Sequence[tuple[float, float]]) -> float:
+    """Standard error of the mean of seeds that prompts alone account for, by the seeds' 95 % intervals over prompts.
+
+    >>> of_prompts([(0.0, 3.92), (10.0, 13.92), (5.0, 8.92), (0.0, 3.92)])
+    0.5
+    """
+    return math.sqrt(sum(((high - low) / 3.92) ** 2 for low, high in intervals)) / len(intervals)
 
 
 def methods(found: Found, trials: Sequence[Found], passes: int) -> str:
@@ -238,6 +251,27 @@ def variants(found: Found, passes: int) -> str:
             rows.append([f"`{name}`", variant.what, *cells, *[""] * (2 - len(cells)), str(len(had))])
     plain = "one plain pass (`more_rlhf`: one answer)"
     return table(["variant", "the improver's RL", plain, f"{passes} passes, accepted", "seeds"], rows)
+
+
+def steps(found: Found) -> str:
+    """First checkpoint of the improver's RL that is as good as the main variant's end, seed by seed."""
+    by_variant = found["steps_to_target"].get("steps", {})
+    seeds = sorted({seed for by_seed in by_variant.values() for seed in by_seed})
+    rows = [
+        [f"`{variant}`", *("" if seed not in of else "none" if of[seed] is None else str(of[seed]) for seed in seeds)]
+        for variant, of in by_variant.items()
+    ]
+    return table(["variant", *map(str, seeds)], rows)
+
+
+def copies(trials: Sequence[Found], passes: int) -> str:
+    """How much of its reference one plain pass repeats, mean and range over seeds."""
+    had = [trial["copy_rate"] for trial in trials if trial["copy_rate"]]
+    rows = [
+        [named(passes)[name], *(spread([rate[name][key] for rate in had]) for key in ("exact", "similarity"))]
+        for name in (had[0] if had else ())
+    ]
+    return table(["pass", "references repeated word for word", "edit similarity to the reference"], rows)
 
 
 def rewards(trials: Sequence[Found]) -> str:

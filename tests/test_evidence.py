@@ -166,7 +166,9 @@ def test_tables_of_markdown_hold_what_was_found(modules, gate_rules, monkeypatch
     costs = {"rl-first": {"steps": 7, "tokens": 1000, "seconds": 1.0, "sampled_tokens": 9, "references_sampled": 2}}
     pairs = [{"model": "R_P", "aspect": "order", "accuracy": 0.75}]
     spent = {"pit_stop_2": 74}
-    trial = fake(methods) | {"training": costs, "accuracies": pairs, "sampled_tokens": spent}
+    copied = {"pit_plain_1": {"exact": 0.25, "similarity": 0.5, "n": 2}}
+    trial = fake(methods, [[5, 0.1], [10, 0.3]])
+    trial |= {"training": costs, "accuracies": pairs, "sampled_tokens": spent, "copy_rate": copied}
     trials = {(seed, "staged"): trial for seed in (1, 2)} | {(1, "more_rlhf"): fake({"y0": [0.5, 0.7]})}
     found = summary.summary(trials, 2, "staged", gate_rules.gates(2), resamples=20)
     made = markdown.tables("describe", found, 2)
@@ -178,12 +180,14 @@ def test_tables_of_markdown_hold_what_was_found(modules, gate_rules, monkeypatch
     row = "| 2 passes, accepted | 1.0000 (1.000 to 1.000) | 0.0 % | 100.0 % | 0.0 % | 37.0 | "
     assert any(line.startswith(row) for line in lines["describe methods"])
     assert (
-        "| one pass, accepted | +50.0, +50.0 | 2 of 2 | +50.0 [+50.0, +50.0] | 0.0 |  |"
+        "| one pass, accepted | +50.0, +50.0 | 2 of 2 | +50.0 [+50.0, +50.0] | 0.0 | 18.0 |  |"
         in (lines["describe comparisons"])
     )
     assert lines["describe seeds"] == [f"| {seed} | .750 | 1.000 | .700 | .750 | .750 | .400 |" for seed in (1, 2)]
     assert lines["describe temperatures"][0] == "| y0, one answer | .7500 |"
     assert [line.split(" | ")[0] for line in lines["describe variants"]] == ["| `staged`", "| `more_rlhf`"]
+    assert lines["describe steps"] == ["| `staged` | 10 | 10 |"]
+    assert lines["describe copies"] == ["| one plain pass | .250 (.250 to .250) | .500 (.500 to .500) |"]
     assert lines["describe rewards"] == ["| order | .750 (.750 to .750) |"]
     assert lines["describe training"] == ["| rl-first | 7 | 1,000 | 9 | 2 |"]
     # A page has some of the places.
