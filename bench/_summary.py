@@ -25,6 +25,22 @@ REFITS = 400
 """Most resamples of what is fitted anew in each of them: the length regression, Elo."""
 
 
+def unshared(trials: Trials) -> list[int]:
+    """Seeds whose variants improve different first answers, though all of them begin with one policy's.
+
+    Checkpoints that are trained anew on another machine are not the same to the last bit.
+
+    >>> one, other = ({"quality": {"y0": worth}} for worth in ([0.5, 1.0], [0.5, 0.9]))
+    >>> unshared({(1, "staged"): one, (1, "own"): one, (2, "staged"): one, (2, "own"): other, (2, "more_rlhf"): other})
+    [2]
+    """
+    firsts: dict[int, set[tuple[float, ...]]] = {}
+    for (seed, variant), trial in trials.items():
+        if VARIANTS[variant].improver is not None:
+            firsts.setdefault(seed, set()).add(tuple(trial["quality"]["y0"]))
+    return sorted(seed for seed, found in firsts.items() if len(found) > 1)
+
+
 def comparisons(passes: int, main: str) -> dict[str, tuple[Method, Method]]:
     """Every comparison that is reported: what it says, the candidate, and what it is held against."""
     base: Method = (main, "y0")
@@ -252,7 +268,7 @@ def plot_curves(trials: Trials, main: str, path: Path) -> None:
         colour = LIGHT[SERIES[k % len(SERIES)]]
         _line(axes, steps, table, VARIANTS[variant].what, colour, ("o-", "^--", "s:")[k // len(SERIES) % 3])
     axes.set_xlabel("steps of the improver's RL", color=LIGHT["muted"])
-    _finish(figure, axes, path, "quality of one plain pass (shaded: all seeds)")
+    _finish(figure, axes, path, "one plain pass (shaded: all seeds)")
 
 
 def _like(trials: Trials, variant: str, main: str) -> list[Mapping[str, Any]]:

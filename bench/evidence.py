@@ -21,7 +21,7 @@ from rich.table import Table
 from _gates import GATED, gates
 from _markdown import tables as markdown
 from _measure import commit
-from _summary import plot, plot_curves, summary
+from _summary import plot, plot_curves, summary, unshared
 from _trials import trial
 from _variants import EXPLORE_SEEDS, FAMILIES, FINAL_SEEDS, MAIN, VARIANTS, config_of, identity, planned, stages_for
 from pit.config import digest
@@ -198,6 +198,11 @@ def publish(
         if not trials:
             console.print(f"{family}: no results of these settings in {results}")
             continue
+        if mixed := unshared(trials):
+            raise SystemExit(
+                f"{family}, seeds {mixed}: variants improve answers of different policies, so they do not share "
+                "checkpoints as they should; remove those made elsewhere and run them anew beside the others' --work"
+            )
         main = MAIN[family]
         passes = config_of(family, main, seeds[family][0], small=options.small).improve.iterations
         said = summary(trials, passes, main, gates(passes) if family == GATED else ())
