@@ -268,7 +268,7 @@ def plot_curves(trials: Trials, main: str, path: Path) -> None:
         colour = LIGHT[SERIES[k % len(SERIES)]]
         _line(axes, steps, table, VARIANTS[variant].what, colour, ("o-", "^--", "s:")[k // len(SERIES) % 3])
     axes.set_xlabel("steps of the improver's RL", color=LIGHT["muted"])
-    _finish(figure, axes, path, "one plain pass (shaded: all seeds)")
+    _finish(figure, axes, path, "quality of one plain pass (range)")
 
 
 def _like(trials: Trials, variant: str, main: str) -> list[Mapping[str, Any]]:

@@ -25,6 +25,10 @@ class Partial(NamedTuple):
     peak: Float[Array, "*b"]
     total: Float[Array, "*b"] | None
 
+    def share_of_total(self, share: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """What it adds to the merged total when its sums are multiplied by `share`."""
+        return share if self.total is None else self.total * share
+
 
 @runtime_checkable
 class Pass(Protocol):
@@ -90,9 +94,7 @@ def attend(
     peak = jnp.maximum(prefix.peak, suffix.peak)
     prefix_share, suffix_share = jnp.exp(prefix.peak - peak), jnp.exp(suffix.peak - peak)
     weighted = prefix.weighted * prefix_share[..., None] + suffix.weighted * suffix_share[..., None]
-    prefix_total = prefix_share if prefix.total is None else prefix.total * prefix_share
-    suffix_total = suffix_share if suffix.total is None else suffix.total * suffix_share
-    total = prefix_total + suffix_total
+    total = prefix.share_of_total(prefix_share) + suffix.share_of_total(suffix_share)
     # A slot whose prefix and suffix are both empty sees nothing: 0, as padding does in three-way attention.
     out = weighted / jnp.where(total > 0, total, 1)[..., None]
     out = jnp.where(groups.refused[:, None, None, None], jnp.nan, out)
