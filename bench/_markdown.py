@@ -240,10 +240,11 @@ def temperatures(found: Found, passes: int) -> str:
 
 
 def variants(found: Found, passes: int) -> str:
-    """Each curriculum's quality; of the policy alone its first answer."""
+    """Each curriculum's quality, of the seeds that all of them ran; of the policy alone its first answer."""
     rows = []
+    shared = [trial for trial in found["trials"] if trial["seed"] in found["shared_seeds"]]
     for name, variant in VARIANTS.items():
-        had = [trial["mean_quality"] for trial in found["trials"] if trial["variant"] == name]
+        had = [trial["mean_quality"] for trial in shared if trial["variant"] == name]
         shown = ("pit_plain_1", f"pit_stop_{passes}") if variant.improver else ("y0",)
         if had:
             columns = [[one[method] for one in had] for method in shown]
@@ -254,14 +255,12 @@ def variants(found: Found, passes: int) -> str:
 
 
 def steps(found: Found) -> str:
-    """First checkpoint of the improver's RL that is as good as the main variant's end, seed by seed."""
-    by_variant = found["steps_to_target"].get("steps", {})
-    seeds = sorted({seed for by_seed in by_variant.values() for seed in by_seed})
+    """First checkpoint of the improver's RL that is as good as the main variant's end, seed by seed that all share."""
     rows = [
-        [f"`{variant}`", *("" if seed not in of else "none" if of[seed] is None else str(of[seed]) for seed in seeds)]
-        for variant, of in by_variant.items()
+        [f"`{variant}`", *("none" if step is None else str(step) for step in by_seed.values())]
+        for variant, by_seed in found["steps_to_target"].get("steps", {}).items()
     ]
-    return table(["variant", *map(str, seeds)], rows)
+    return table(["variant", *map(str, found["shared_seeds"])], rows)
 
 
 def copies(trials: Sequence[Found], passes: int) -> str:

@@ -41,6 +41,19 @@ def unshared(trials: Trials) -> list[int]:
     return sorted(seed for seed, found in firsts.items() if len(found) > 1)
 
 
+def of_shared_seeds(trials: Trials) -> dict[tuple[int, str], Mapping[str, Any]]:
+    """Those of the seeds that every variant has which has any.
+
+    Means over other seeds would look like a difference between variants.
+
+    >>> trials = dict.fromkeys([(1, "staged"), (2, "staged"), (2, "own"), (3, "own")], {})
+    >>> list(of_shared_seeds(trials))
+    [(2, 'staged'), (2, 'own')]
+    """
+    variants = {variant for _, variant in trials}
+    return {key: trial for key, trial in trials.items() if all((key[0], variant) in trials for variant in variants)}
+
+
 def comparisons(passes: int, main: str) -> dict[str, tuple[Method, Method]]:
     """Every comparison that is reported: what it says, the candidate, and what it is held against."""
     base: Method = (main, "y0")
@@ -179,6 +192,7 @@ def summary(
     trials: Trials, passes: int, main: str, rules: Sequence[Gate] = (), *, resamples: int = 2000
 ) -> dict[str, Any]:
     """Everything of one family that is committed: no figure of a single prompt, all of each seed."""
+    shared = of_shared_seeds(trials)
     said = {
         text: row
         for text, (candidate, baseline) in comparisons(passes, main).items()
@@ -188,7 +202,8 @@ def summary(
         "variants_run": sorted({variant for _, variant in trials}),
         "gates": [gate.judged(said) for gate in rules],
         "comparisons": said,
-        "steps_to_target": steps_to_target(trials, main),
+        "shared_seeds": sorted({seed for seed, _ in shared}),
+        "steps_to_target": steps_to_target(shared, main),
         "elo": ratings(trials, main, resamples=min(resamples, REFITS)),
         "temperature": best_temperatures(trials, passes, main, resamples=resamples),
         "trials": [
@@ -256,12 +271,16 @@ def plot(trials: Trials, passes: int, main: str, path: Path) -> None:
     _finish(figure, axes, path, "mean hidden quality (shaded: lowest to highest seed)")
 
 
-def plot_curves(trials: Trials, main: str, path: Path) -> None:
-    """What one plain pass over y0 is worth on held-out prompts, by step of the improver's RL and variant."""
+def plot_curves(trials: Trials, path: Path) -> None:
+    """What one plain pass over y0 is worth on held-out prompts, by step of the improver's RL and variant.
+
+    Of the seeds that all variants share.
+    """
     figure = Figure(figsize=(7.2, 3.9), dpi=200, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
-    found = {variant: [trial["learning_curve"] for trial in _like(trials, variant, main)] for variant in VARIANTS}
-    drawn = [variant for variant, curves in found.items() if curves and all(curves)]
+    curves = {key: trial["learning_curve"] for key, trial in sorted(of_shared_seeds(trials).items())}
+    found = {name: [curve for (_, variant), curve in curves.items() if variant == name] for name in VARIANTS}
+    drawn = [name for name, of_seeds in found.items() if of_seeds and all(of_seeds)]
     for k, variant in enumerate(drawn):
         steps = [step for step, _ in found[variant][0]]
         table = np.array([[worth for _, worth in curve] for curve in found[variant]])
@@ -271,18 +290,11 @@ def plot_curves(trials: Trials, main: str, path: Path) -> None:
     _finish(figure, axes, path, "quality of one plain pass (range)")
 
 
-def _like(trials: Trials, variant: str, main: str) -> list[Mapping[str, Any]]:
-    """A variant's trials of all seeds that the main one has; none where one is missing.
-
-    Means over other seeds would look like a difference between variants.
-    """
-    seeds = sorted(seed for seed, name in trials if name == main)
-    return [trials[seed, variant] for seed in seeds] if all((seed, variant) in trials for seed in seeds) else []
-
-
 def _means(trials: Trials, variant: str, names: Sequence[str], main: str) -> np.ndarray:
-    """Mean quality of methods, a row a seed of the main variant."""
-    return np.array([[np.mean(trial["quality"][name]) for name in names] for trial in _like(trials, variant, main)])
+    """Mean quality of methods, a row a seed of the main variant; no row where the variant lacks one of them."""
+    seeds = sorted(seed for seed, name in trials if name == main)
+    had = [trials[seed, variant] for seed in seeds] if all((seed, variant) in trials for seed in seeds) else []
+    return np.array([[np.mean(trial["quality"][name]) for name in names] for trial in had])
 
 
 def _line(

@@ -206,12 +206,12 @@ def publish(
         main = MAIN[family]
         passes = config_of(family, main, seeds[family][0], small=options.small).improve.iterations
         said = summary(trials, passes, main, gates(passes) if family == GATED else ())
-        found[family] = rounded({**measured, "seeds": list(seeds[family]), **said})
+        found[family] = rounded({**measured, "seeds": sorted({seed for seed, _ in trials}), **said})
         for table in tables_of(family, said):
             console.print(table)
         if any(variant == main for _, variant in trials):
             plot(trials, passes, main, plots / f"evidence-{family}-{options.kind}.png")
-            plot_curves(trials, main, plots / f"evidence-{family}-{options.kind}-training.png")
+            plot_curves(trials, plots / f"evidence-{family}-{options.kind}-training.png")
         if options.kind == "final" and not options.small:
             fill(ROOT / "docs" / "evidence.md", markdown(family, found[family], passes))
     if found:

@@ -152,7 +152,7 @@ def test_a_summary_holds_every_comparison_whose_sides_are_there_and_the_plot_is_
     summary.plot(trials, 2, "staged", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     curves = {(1, "staged"): fake({}, [[5, 0.1], [10, 0.3]]), (2, "staged"): fake({}, [[5, 0.2], [10, 0.3]])}
-    summary.plot_curves(trials | curves, "staged", tmp_path / "curves.png")
+    summary.plot_curves(trials | curves, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -186,7 +186,9 @@ def test_tables_of_markdown_hold_what_was_found(modules, gate_rules, monkeypatch
     assert lines["describe seeds"] == [f"| {seed} | .750 | 1.000 | .700 | .750 | .750 | .400 |" for seed in (1, 2)]
     assert lines["describe temperatures"][0] == "| y0, one answer | .7500 |"
     assert [line.split(" | ")[0] for line in lines["describe variants"]] == ["| `staged`", "| `more_rlhf`"]
-    assert lines["describe steps"] == ["| `staged` | 10 | 10 |"]
+    # Side by side without a difference stands what ran on the same seeds: the second has no more RLHF.
+    assert lines["describe variants"][0].endswith("| .800 (.800) | 1.000 (1.000) | 1 |")
+    assert lines["describe steps"] == ["| `staged` | 10 |"]
     assert lines["describe copies"] == ["| one plain pass | .250 (.250 to .250) | .500 (.500 to .500) |"]
     assert lines["describe rewards"] == ["| order | .750 (.750 to .750) |"]
     assert lines["describe training"] == ["| rl-first | 7 | 1,000 | 9 | 2 |"]
