@@ -271,10 +271,10 @@ def plot(trials: Trials, passes: int, main: str, path: Path) -> None:
     _finish(figure, axes, path, "mean hidden quality (shaded: lowest to highest seed)")
 
 
-def plot_curves(trials: Trials, path: Path) -> None:
+def plot_curves(trials: Trials, main: str, path: Path) -> None:
     """What one plain pass over y0 is worth on held-out prompts, by step of the improver's RL and variant.
 
-    Of the seeds that all variants share.
+    Of the seeds that all variants share; the range over them is shaded of the main one alone.
     """
     figure = Figure(figsize=(7.2, 3.9), dpi=200, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
@@ -285,9 +285,10 @@ def plot_curves(trials: Trials, path: Path) -> None:
         steps = [step for step, _ in found[variant][0]]
         table = np.array([[worth for _, worth in curve] for curve in found[variant]])
         colour = LIGHT[SERIES[k % len(SERIES)]]
-        _line(axes, steps, table, VARIANTS[variant].what, colour, ("o-", "^--", "s:")[k // len(SERIES) % 3])
+        style = ("o-", "^--", "s:")[k // len(SERIES) % 3]
+        _line(axes, steps, table, VARIANTS[variant].what, colour, style, shaded=variant == main)
     axes.set_xlabel("steps of the improver's RL", color=LIGHT["muted"])
-    _finish(figure, axes, path, "quality of one plain pass (range)")
+    _finish(figure, axes, path, "quality of one plain pass")
 
 
 def _means(trials: Trials, variant: str, names: Sequence[str], main: str) -> np.ndarray:

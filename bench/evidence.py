@@ -211,7 +211,7 @@ def publish(
             console.print(table)
         if any(variant == main for _, variant in trials):
             plot(trials, passes, main, plots / f"evidence-{family}-{options.kind}.png")
-            plot_curves(trials, plots / f"evidence-{family}-{options.kind}-training.png")
+            plot_curves(trials, main, plots / f"evidence-{family}-{options.kind}-training.png")
         if options.kind == "final" and not options.small:
             fill(ROOT / "docs" / "evidence.md", markdown(family, found[family], passes))
     if found:

@@ -152,7 +152,7 @@ def test_a_summary_holds_every_comparison_whose_sides_are_there_and_the_plot_is_
     summary.plot(trials, 2, "staged", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     curves = {(1, "staged"): fake({}, [[5, 0.1], [10, 0.3]]), (2, "staged"): fake({}, [[5, 0.2], [10, 0.3]])}
-    summary.plot_curves(trials | curves, tmp_path / "curves.png")
+    summary.plot_curves(trials | curves, "staged", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
