@@ -256,11 +256,12 @@ def variants(found: Found, passes: int) -> str:
 
 def steps(found: Found) -> str:
     """First checkpoint of the improver's RL that is as good as the main variant's end, seed by seed that all share."""
+    seeds = found["shared_seeds"]
     rows = [
-        [f"`{variant}`", *("none" if step is None else str(step) for step in by_seed.values())]
+        [f"`{variant}`", *("none" if by_seed[seed] is None else str(by_seed[seed]) for seed in seeds)]
         for variant, by_seed in found["steps_to_target"].get("steps", {}).items()
     ]
-    return table(["variant", *map(str, found["shared_seeds"])], rows)
+    return table(["variant", *map(str, seeds)], rows)
 
 
 def copies(trials: Sequence[Found], passes: int) -> str:

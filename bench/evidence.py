@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from _gates import GATED, gates
+from _markdown import each
 from _markdown import tables as markdown
 from _measure import commit
 from _summary import plot, plot_curves, summary, unshared
@@ -110,16 +111,16 @@ def gathered(results: Path, family: str, seeds: Sequence[int], *, small: bool) -
 
 
 def tables_of(family: str, found: dict[str, Any]) -> list[Table]:
-    """Of a family: what must hold, every comparison seed by seed and over all of them, and steps to the target."""
+    """Of a family: what must hold, every comparison by seed and over all of them, and steps to the target."""
     judged = Table("must hold", "rule", "mean", "t-interval", "held", title=f"{family}: gates, points")
     for row in found["gates"]:
         held = {None: "needs two seeds", True: "yes", False: "no"}[row["held"]]
         judged.add_row(row["gate"], row["rule"], *figures(row), held)
-    table = Table("comparison", "each seed", "mean", "t-interval", "SE", title=f"{family}: win rate minus lose rate")
+    table = Table("comparison", "seeds", "mean", "t-interval", "SE", title=f"{family}: win rate minus lose rate")
     for text, row in found["comparisons"].items():
-        each = " ".join(f"{value['value']:+.1f}" for value in row["seeds"].values())
+        seeds = each([value["value"] for value in row["seeds"].values()], "{:+.1f}".format)
         over = row.get("over_seeds", {})
-        table.add_row(text, each, *figures(over), f"{over['standard_error']:.1f}" if over else "")
+        table.add_row(text, seeds, *figures(over), f"{over['standard_error']:.1f}" if over else "")
     aimed = found["steps_to_target"]
     steps = Table("variant", "each seed", title=f"{family}: RL steps to quality {aimed.get('target')}")
     for variant, by_seed in aimed.get("steps", {}).items():
