@@ -83,8 +83,9 @@ def comparisons(passes: int, main: str) -> dict[str, tuple[Method, Method]]:
         found[f"pass {k} over the answer before, accepted"] = ((main, f"pit_stop_{k}"), (main, before))
     for name, variant in VARIANTS.items():
         if name != main and variant.improver is not None:
-            for method in ("pit_plain_1", last):
-                found[f"{main} over {name}, {method}"] = ((main, method), (name, method))
+            for held in dict.fromkeys((main, variant.of or main)):
+                for method in ("pit_plain_1", last):
+                    found[f"{held} over {name}, {method}"] = ((held, method), (name, method))
     return found
 
 

@@ -30,11 +30,13 @@ class Variant:
     settings: changes of the family's config; {n} stands for all RL steps of the improver, {first} and {half},
         {rest} and twice {third} for its parts, {policy} for the policy's own steps and those together, {few} for so
         many examples that each is seen four times.
+    of: the variant of which it changes one thing, held against it beside the family's main one; None for no other.
     """
 
     what: str
     improver: str | None
     settings: tuple[str, ...] = ()
+    of: str | None = None
 
 
 MAIN = {"describe": "staged", "relay": "first_only"}
@@ -68,11 +70,13 @@ VARIANTS: dict[str, Variant] = {
         "staged, rewarded by R_P's difference",
         "rl-second",
         (*_HALVES, "rl_first.gap=difference", "rl_second.gap=difference"),
+        of="staged",
     ),
     "one_pair": Variant(
         "staged, with a gap model of its own that learned (w,l) > (l,w) alone",
         "rl-second",
         (*_HALVES, "gap.ordered_pairs=one"),
+        of="staged",
     ),
     "more_rlhf": Variant("no improver: its steps go to the policy", None, ("rl_policy.steps={policy}",)),
 }

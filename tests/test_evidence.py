@@ -65,6 +65,25 @@ def test_variants_share_what_is_the_same_and_seeds_share_nothing(modules):
     assert all(len(seeds) >= 5 for seeds in variants.FINAL_SEEDS.values())
 
 
+@pytest.mark.parametrize(
+    ("main", "curricula", "losses"),
+    [("staged", {"staged"}, {"staged"}), ("first_only", {"first_only"}, {"first_only", "staged"})],
+)
+def test_a_loss_is_also_held_against_the_variant_that_differs_in_nothing_else(modules, main, curricula, losses):
+    variants, summary = modules
+    found = summary.comparisons(2, main)
+
+    def held(name):
+        return {left for left in variants.VARIANTS if f"{left} over {name}, pit_stop_2" in found}
+
+    assert held("uniform") == held("adaptive") == curricula
+    assert held("difference") == held("one_pair") == losses
+    assert all(
+        found[f"{left} over one_pair, pit_plain_1"] == ((left, "pit_plain_1"), ("one_pair", "pit_plain_1"))
+        for left in losses
+    )
+
+
 def fake(qualities, curve=()):
     return {
         "quality": {name: list(values) for name, values in qualities.items()},
