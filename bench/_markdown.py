@@ -49,6 +49,7 @@ def tables(family: str, found: Found, passes: int) -> dict[str, str]:
         "comparisons": comparisons(found, passes),
         "methods": methods(found, trials, passes),
         "seeds": by_seed(trials, passes),
+        "traits": traits(found),
         "temperatures": temperatures(found, passes),
         "variants": variants(found, passes),
         "steps": steps(found),
@@ -215,6 +216,7 @@ def by_seed(trials: Sequence[Found], passes: int) -> str:
     asked = {"y0": "y0", f"pit_stop_{passes}": f"{passes} passes, accepted", f"best_of_{passes + 1}": "best of as many"}
     asked |= {f"resample_{passes}": "as many draws, accepted likewise"}
     asked |= {
+        "t0.2/y0": "y0 at .2",
         f"t0.2/pit_stop_{passes}": f"{passes} passes at .2",
         f"t0.2/sft_plain_{passes}": "fine-tuned, plain, at .2",
     }
@@ -224,6 +226,16 @@ def by_seed(trials: Sequence[Found], passes: int) -> str:
         if asked.keys() <= trial["mean_quality"].keys()
     ]
     return table(["seed", *asked.values()], rows)
+
+
+def traits(found: Found) -> str:
+    """What a seed's comparisons with best of n go with, a correlation over seeds with its interval."""
+    texts = list(dict.fromkeys(text for by_text in found["goes_with"].values() for text in by_text))
+    rows = [
+        [what, *(interval(by_text[text], 2) if text in by_text else "" for text in texts)]
+        for what, by_text in found["goes_with"].items()
+    ]
+    return table(["of a seed", *texts], rows)
 
 
 def temperatures(found: Found, passes: int) -> str:

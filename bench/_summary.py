@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from _gates import Gate, steps_to_target
+from _traits import goes_with
 from _variants import VARIANTS
 from pit.evaluate.across import across_seeds, elo, t_quantile
 from pit.evaluate.stats import delta, length_controlled_delta, paired_mean_difference
@@ -206,6 +207,7 @@ def summary(
         "shared_seeds": sorted({seed for seed, _ in shared}),
         "steps_to_target": steps_to_target(shared, main),
         "elo": ratings(trials, main, resamples=min(resamples, REFITS)),
+        "goes_with": goes_with(trials, said, passes, main),
         "temperature": best_temperatures(trials, passes, main, resamples=resamples),
         "trials": [
             {

@@ -202,7 +202,9 @@ def test_tables_of_markdown_hold_what_was_found(modules, gate_rules, monkeypatch
         "| one pass, accepted | +50.0, +50.0 | 2 of 2 | +50.0 [+50.0, +50.0] | 0.0 | 18.0 |  |"
         in (lines["describe comparisons"])
     )
-    assert lines["describe seeds"] == [f"| {seed} | .750 | 1.000 | .700 | .750 | .750 | .400 |" for seed in (1, 2)]
+    assert lines["describe seeds"] == [
+        f"| {seed} | .750 | 1.000 | .700 | .750 | .750 | .750 | .400 |" for seed in (1, 2)
+    ]
     assert lines["describe temperatures"][0] == "| y0, one answer | .7500 |"
     assert [line.split(" | ")[0] for line in lines["describe variants"]] == ["| `staged`", "| `more_rlhf`"]
     # Side by side without a difference stands what ran on the same seeds: the second has no more RLHF.
@@ -218,6 +220,37 @@ def test_tables_of_markdown_hold_what_was_found(modules, gate_rules, monkeypatch
     assert page.read_text() == (
         f"a\n<!-- describe training: begin -->\n{made['describe training']}\n<!-- describe training: end -->\nb\n"
     )
+
+
+def test_comparisons_go_with_what_moves_with_them(modules, gate_rules, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    markdown, traits = importlib.import_module("_markdown"), importlib.import_module("_traits")
+    _, summary = modules
+    trials = {}
+    for seed in range(10):
+        # One pass wins on so many of ten prompts; what it does with another's answer rises with that, y0 falls.
+        won = [1.0] * seed + [0.5] * (10 - seed)
+        methods = {"pit_stop_1": won, "best_of_2": [0.5] * 10, "other_reference_1": [0.1 * seed + 0.01 * (seed % 2)]}
+        seen = [{"model": "R_P", "aspect": "samples of M_P^RL", "accuracy": 0.5 + 0.01 * (seed % 3)}]
+        trials[seed, "staged"] = fake({**methods, "y0": [1 - 0.01 * seed]}) | {"accuracies": seen}
+    candidate, baseline = summary.comparisons(5, "staged")["one pass over best of 2 by R_P"]
+    said = {"one pass over best of 2 by R_P": summary.compared(trials, candidate, baseline, resamples=20)}
+    found = traits.goes_with(trials, said, 5, "staged")
+    values = {what: row["one pass over best of 2 by R_P"]["value"] for what, row in found.items()}
+    assert values["y0"] == pytest.approx(-1)
+    assert 0.99 < values["one plain pass on another prompt's answer"] < 1
+    assert abs(values["R_P's accuracy on samples of M_P^RL"]) < 0.2
+    assert "M_P, one answer" not in values
+    text = markdown.traits({"goes_with": found})
+    assert text.splitlines()[0] == "| of a seed | one pass over best of 2 by R_P |"
+    # Few seeds say nothing.
+    few = {
+        "one pass over best of 2 by R_P": {
+            "seeds": dict(list(said["one pass over best of 2 by R_P"]["seeds"].items())[:7])
+        }
+    }
+    assert traits.goes_with(trials, few, 5, "staged") == {}
+    assert markdown.traits({"goes_with": {}}) == ""
 
 
 def test_many_seeds_are_told_by_their_range(monkeypatch):
