@@ -50,6 +50,7 @@ def tables(family: str, found: Found, passes: int) -> dict[str, str]:
         "methods": methods(found, trials, passes),
         "seeds": by_seed(trials, passes),
         "traits": traits(found),
+        "habits": habits(found),
         "temperatures": temperatures(found, passes),
         "variants": variants(found, passes),
         "steps": steps(found),
@@ -236,6 +237,19 @@ def traits(found: Found) -> str:
         for what, by_text in found["goes_with"].items()
     ]
     return table(["of a seed", *texts], rows)
+
+
+def habits(found: Found) -> str:
+    """What is said of seeds whose policy is wrong at any temperature, and of the others."""
+    split = found["by_habit"]
+    rows = [
+        [text, *(f"{interval(over)}, {over['above']} of {over['seeds']}" for over in by_side.values())]
+        for text, by_side in split.get("over", {}).items()
+    ]
+    if not rows:
+        return ""
+    seeds = ", ".join(map(str, split["seeds"]["habit"]))
+    return table(["mean and t-interval, points; above 0", seeds, f"the other {len(split['seeds']['none'])}"], rows)
 
 
 def temperatures(found: Found, passes: int) -> str:

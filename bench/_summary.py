@@ -9,15 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from _gates import Gate, steps_to_target
-from _traits import goes_with
+from _traits import Trials, by_habit, goes_with
 from _variants import VARIANTS
 from pit.evaluate.across import across_seeds, elo, t_quantile
 from pit.evaluate.stats import delta, length_controlled_delta, paired_mean_difference
 from pit.report.palette import LIGHT, SERIES
 from pit.report.plots import save_png
-
-Trials = Mapping[tuple[int, str], Mapping[str, Any]]
-"""Results by (seed, variant), of one family."""
 
 Method = tuple[str, str]
 """A variant, and one of its methods."""
@@ -208,6 +205,7 @@ def summary(
         "steps_to_target": steps_to_target(shared, main),
         "elo": ratings(trials, main, resamples=min(resamples, REFITS)),
         "goes_with": goes_with(trials, said, passes, main),
+        "by_habit": by_habit(trials, said, passes, main),
         "temperature": best_temperatures(trials, passes, main, resamples=resamples),
         "trials": [
             {

@@ -6,6 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from pit.evaluate.across import across_seeds
+
+Trials = Mapping[tuple[int, str], Mapping[str, Any]]
+"""Results by (seed, variant), of one family."""
+
 TRAITS: dict[str, tuple[str, str]] = {
     "y0": ("quality", "y0"),
     "y0 at temperature .2": ("quality", "t0.2/y0"),
@@ -46,9 +51,7 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, float] | No
     return {"value": value, "low": low, "high": high, "seeds": len(x)}
 
 
-def goes_with(
-    trials: Mapping[tuple[int, str], Mapping[str, Any]], said: Mapping[str, Any], passes: int, main: str
-) -> dict[str, Any]:
+def goes_with(trials: Trials, said: Mapping[str, Any], passes: int, main: str) -> dict[str, Any]:
     """Correlations over seeds of the comparisons with best of n with each of `TRAITS`."""
     found: dict[str, Any] = {}
     for text in ("one pass over best of 2 by R_P", f"{passes} passes over best of {passes + 1} by R_P"):
@@ -60,3 +63,31 @@ def goes_with(
             if row is not None:
                 found.setdefault(what, {})[text] = row
     return found
+
+
+SURE = 0.95
+"""A policy of whose coolest answers fewer are perfect is not unlucky in its draws: it is wrong by habit."""
+
+
+def by_habit(trials: Trials, said: Mapping[str, Any], passes: int, main: str) -> dict[str, Any]:
+    """Seeds whose y0 at temperature .2 is perfect on less than `SURE` of the prompts: what is said of those and others.
+
+    Nothing unless there are two seeds of either kind.
+    """
+    cool = {
+        seed: float(np.mean(np.array(trial["quality"]["t0.2/y0"]) == 1))
+        for (seed, variant), trial in sorted(trials.items())
+        if variant == main and "t0.2/y0" in trial["quality"]
+    }
+    sides = {"habit": [s for s, share in cool.items() if share < SURE], "none": [s for s in cool if cool[s] >= SURE]}
+    if min(map(len, sides.values())) < 2:
+        return {}
+    texts = ("one pass over best of 2 by R_P", f"{passes} passes over best of {passes + 1} by R_P")
+    over = {
+        text: {
+            side: across_seeds([said[text]["seeds"][seed]["value"] for seed in seeds])._asdict()
+            for side, seeds in sides.items()
+        }
+        for text in (*texts, f"{passes} passes over resampling")
+    }
+    return {"seeds": sides, "over": over}

@@ -253,6 +253,28 @@ def test_comparisons_go_with_what_moves_with_them(modules, gate_rules, monkeypat
     assert markdown.traits({"goes_with": {}}) == ""
 
 
+def test_seeds_whose_policy_is_wrong_by_habit_stand_apart(modules, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    markdown, traits = importlib.import_module("_markdown"), importlib.import_module("_traits")
+    said = {
+        text: {"seeds": {seed: {"value": value} for seed, value in enumerate((8.0, -2.0, 10.0, -4.0))}}
+        for text in ("one pass over best of 2 by R_P", "2 passes over best of 3 by R_P", "2 passes over resampling")
+    }
+    # Of twenty coolest answers seeds 0 and 2 have two that are not perfect, the others one: 95 % are enough.
+    cool = {seed: [1.0] * (19 - (seed % 2 == 0)) + [0.85] * (1 + (seed % 2 == 0)) for seed in range(4)}
+    trials = {(seed, "staged"): fake({"t0.2/y0": values}) for seed, values in cool.items()}
+    found = traits.by_habit(trials, said, 2, "staged")
+    assert found["seeds"] == {"habit": [0, 2], "none": [1, 3]}
+    over = found["over"]["2 passes over resampling"]
+    assert [(side["value"], side["above"], side["seeds"]) for side in over.values()] == [(9.0, 2, 2), (-3.0, 0, 2)]
+    lines = markdown.habits({"by_habit": found}).splitlines()
+    assert lines[0] == "| mean and t-interval, points; above 0 | 0, 2 | the other 2 |"
+    assert lines[2].startswith("| one pass over best of 2 by R_P | +9.0 [-3.7, +21.7], 2 of 2 | -3.0 [")
+    # One seed of a kind is no kind.
+    assert traits.by_habit({key: trial for key, trial in trials.items() if key[0]}, said, 2, "staged") == {}
+    assert markdown.habits({"by_habit": {}}) == ""
+
+
 def test_many_seeds_are_told_by_their_range(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCH))
     markdown = importlib.import_module("_markdown")
