@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from _variants import Trials
+
 GATED = "describe"
 """The family that must pass the gates."""
 
@@ -71,7 +73,7 @@ def gates(passes: int) -> list[Gate]:
     ]
 
 
-def steps_to_target(trials: Mapping[tuple[int, str], Mapping[str, Any]], main: str) -> dict[str, Any]:
+def steps_to_target(trials: Trials, main: str) -> dict[str, Any]:
     """Of each variant and seed the RL step of the first checkpoint that reached the target, None where none did.
 
     A checkpoint is worth what one plain pass over y0 is, on held-out prompts, the same for all variants of a seed.

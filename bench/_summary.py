@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from _gates import Gate, steps_to_target
-from _traits import Trials, by_habit, goes_with
-from _variants import VARIANTS
+from _traits import by_habit, goes_with
+from _variants import VARIANTS, Trials
 from pit.evaluate.across import across_seeds, elo, t_quantile
 from pit.evaluate.stats import delta, length_controlled_delta, paired_mean_difference
 from pit.report.palette import LIGHT, SERIES

@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from _variants import Trials
 from pit.evaluate.across import across_seeds
-
-Trials = Mapping[tuple[int, str], Mapping[str, Any]]
-"""Results by (seed, variant), of one family."""
 
 TRAITS: dict[str, tuple[str, str]] = {
     "y0": ("quality", "y0"),
@@ -51,10 +49,15 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, float] | No
     return {"value": value, "low": low, "high": high, "seeds": len(x)}
 
 
+def over_draws(passes: int) -> tuple[str, str]:
+    """The comparisons with best of n at as many samples, as `_summary.comparisons` names them."""
+    return "one pass over best of 2 by R_P", f"{passes} passes over best of {passes + 1} by R_P"
+
+
 def goes_with(trials: Trials, said: Mapping[str, Any], passes: int, main: str) -> dict[str, Any]:
     """Correlations over seeds of the comparisons with best of n with each of `TRAITS`."""
     found: dict[str, Any] = {}
-    for text in ("one pass over best of 2 by R_P", f"{passes} passes over best of {passes + 1} by R_P"):
+    for text in over_draws(passes):
         by_seed = said.get(text, {}).get("seeds", {})
         for what, (kind, name) in TRAITS.items():
             had = {seed: trait(trials[seed, main], kind, name) for seed in by_seed}
@@ -82,12 +85,11 @@ def by_habit(trials: Trials, said: Mapping[str, Any], passes: int, main: str) ->
     sides = {"habit": [s for s, share in cool.items() if share < SURE], "none": [s for s in cool if cool[s] >= SURE]}
     if min(map(len, sides.values())) < 2:
         return {}
-    texts = ("one pass over best of 2 by R_P", f"{passes} passes over best of {passes + 1} by R_P")
     over = {
         text: {
             side: across_seeds([said[text]["seeds"][seed]["value"] for seed in seeds])._asdict()
             for side, seeds in sides.items()
         }
-        for text in (*texts, f"{passes} passes over resampling")
+        for text in (*over_draws(passes), f"{passes} passes over resampling")
     }
     return {"seeds": sides, "over": over}

@@ -3,10 +3,14 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pit.config import RunConfig, WindowConfig, digest, override
 from pit.recipes import recipe
 from pit.stages.context import STAGES, needs_of, stages_of
+
+Trials = Mapping[tuple[int, str], Mapping[str, Any]]
+"""Results by (seed, variant), of one family."""
 
 FAMILIES = {"describe": "demo", "relay": "relay"}
 """Recipe of each family."""

@@ -222,7 +222,7 @@ def test_tables_of_markdown_hold_what_was_found(modules, gate_rules, monkeypatch
     )
 
 
-def test_comparisons_go_with_what_moves_with_them(modules, gate_rules, monkeypatch):
+def test_comparisons_go_with_what_moves_with_them(modules, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCH))
     markdown, traits = importlib.import_module("_markdown"), importlib.import_module("_traits")
     _, summary = modules
@@ -233,22 +233,18 @@ def test_comparisons_go_with_what_moves_with_them(modules, gate_rules, monkeypat
         methods = {"pit_stop_1": won, "best_of_2": [0.5] * 10, "other_reference_1": [0.1 * seed + 0.01 * (seed % 2)]}
         seen = [{"model": "R_P", "aspect": "samples of M_P^RL", "accuracy": 0.5 + 0.01 * (seed % 3)}]
         trials[seed, "staged"] = fake({**methods, "y0": [1 - 0.01 * seed]}) | {"accuracies": seen}
-    candidate, baseline = summary.comparisons(5, "staged")["one pass over best of 2 by R_P"]
-    said = {"one pass over best of 2 by R_P": summary.compared(trials, candidate, baseline, resamples=20)}
+    text, last = traits.over_draws(5)
+    assert {text, last} <= summary.comparisons(5, "staged").keys()
+    said = {text: summary.compared(trials, *summary.comparisons(5, "staged")[text], resamples=20)}
     found = traits.goes_with(trials, said, 5, "staged")
-    values = {what: row["one pass over best of 2 by R_P"]["value"] for what, row in found.items()}
+    values = {what: row[text]["value"] for what, row in found.items()}
     assert values["y0"] == pytest.approx(-1)
     assert 0.99 < values["one plain pass on another prompt's answer"] < 1
     assert abs(values["R_P's accuracy on samples of M_P^RL"]) < 0.2
     assert "M_P, one answer" not in values
-    text = markdown.traits({"goes_with": found})
-    assert text.splitlines()[0] == "| of a seed | one pass over best of 2 by R_P |"
+    assert markdown.traits({"goes_with": found}).splitlines()[0] == "| of a seed | one pass over best of 2 by R_P |"
     # Few seeds say nothing.
-    few = {
-        "one pass over best of 2 by R_P": {
-            "seeds": dict(list(said["one pass over best of 2 by R_P"]["seeds"].items())[:7])
-        }
-    }
+    few = {text: {"seeds": {seed: said[text]["seeds"][seed] for seed in range(7)}}}
     assert traits.goes_with(trials, few, 5, "staged") == {}
     assert markdown.traits({"goes_with": {}}) == ""
 
