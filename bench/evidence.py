@@ -18,13 +18,24 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from _gates import GATED, gates
-from _markdown import each
-from _markdown import tables as markdown
+from _evidence.gates import GATED, gates
+from _evidence.markdown import each
+from _evidence.markdown import tables as markdown
+from _evidence.plots import plot, plot_curves
+from _evidence.summary import summary, unshared
+from _evidence.trials import trial
+from _evidence.variants import (
+    EXPLORE_SEEDS,
+    FAMILIES,
+    FINAL_SEEDS,
+    MAIN,
+    VARIANTS,
+    config_of,
+    identity,
+    planned,
+    stages_for,
+)
 from _measure import commit
-from _summary import plot, plot_curves, summary, unshared
-from _trials import trial
-from _variants import EXPLORE_SEEDS, FAMILIES, FINAL_SEEDS, MAIN, VARIANTS, config_of, identity, planned, stages_for
 from pit.config import digest
 from pit.data.atomic import write_file
 from pit.evaluate.collect import versions

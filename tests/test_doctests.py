@@ -34,7 +34,13 @@ def test_examples_in_docstrings(name: str) -> None:
     assert result.attempted > 0
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in BENCH.glob("*.py") if ">>> " in p.read_text("utf-8")))
+def measurements() -> list[str]:
+    """Modules of bench/ with an example."""
+    found = [path.relative_to(BENCH) for path in BENCH.rglob("*.py") if ">>> " in path.read_text("utf-8")]
+    return sorted(".".join(path.with_suffix("").parts) for path in found)
+
+
+@pytest.mark.parametrize("name", measurements())
 def test_examples_in_measurements(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCH))
     result = doctest.testmod(importlib.import_module(name))

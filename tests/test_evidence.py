@@ -10,21 +10,24 @@ BENCH = Path(__file__).parents[1] / "bench"
 
 
 @pytest.fixture
-def modules(monkeypatch):
+def bench(monkeypatch):
+    """Imports a module of bench/, which is no package."""
     monkeypatch.syspath_prepend(str(BENCH))
-    return importlib.import_module("_variants"), importlib.import_module("_summary")
+    return importlib.import_module
 
 
-@pytest.fixture
-def gate_rules(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
-    return importlib.import_module("_gates")
+def room(name):
+    """A fixture of that name: a module of what bench/evidence.py is made of."""
+    return pytest.fixture(lambda bench: bench(f"_evidence.{name}"), name=name)
+
+
+variants, plots, summary = room("variants"), room("plots"), room("summary")
+gates, traits, markdown = room("gates"), room("traits"), room("markdown")
 
 
 @pytest.mark.parametrize("family", ["describe", "relay"])
 @pytest.mark.parametrize("small", [False, True])
-def test_every_variant_has_the_recipes_steps_to_spend(modules, family, small):
-    variants, _ = modules
+def test_every_variant_has_the_recipes_steps_to_spend(variants, family, small):
     base = variants.base_config(family, 1, small=small)
     stages = {"describe": 2, "relay": 2 if small else 1}[family]
     improver = sum((base.rl_first.steps, base.rl_second.steps)[:stages])
@@ -41,9 +44,7 @@ def test_every_variant_has_the_recipes_steps_to_spend(modules, family, small):
         }
 
 
-def test_variants_share_what_is_the_same_and_seeds_share_nothing(modules):
-    variants, _ = modules
-
+def test_variants_share_what_is_the_same_and_seeds_share_nothing(variants):
     def ids(variant, seed):
         config = variants.config_of("describe", variant, seed)
         return {name: variants.identity(config, name) for name in variants.stages_for(config, variant)}
@@ -69,8 +70,9 @@ def test_variants_share_what_is_the_same_and_seeds_share_nothing(modules):
     ("main", "curricula", "losses"),
     [("staged", {"staged"}, {"staged"}), ("first_only", {"first_only"}, {"first_only", "staged"})],
 )
-def test_a_loss_is_also_held_against_the_variant_that_differs_in_nothing_else(modules, main, curricula, losses):
-    variants, summary = modules
+def test_a_loss_is_also_held_against_the_variant_that_differs_in_nothing_else(
+    variants, summary, main, curricula, losses
+):
     found = summary.comparisons(2, main)
 
     def held(name):
@@ -99,8 +101,7 @@ def fake(qualities, curve=()):
     }
 
 
-def test_a_comparison_is_made_of_the_seeds_that_have_both_sides(modules):
-    _, summary = modules
+def test_a_comparison_is_made_of_the_seeds_that_have_both_sides(summary):
     trials = {
         (1, "staged"): fake({"y0": [0.0, 0.0, 0.5, 1.0], "pit_stop_1": [1.0, 1.0, 0.0, 1.0]}),
         (2, "staged"): fake({"y0": [0.0, 0.0], "pit_stop_1": [1.0, 1.0]}),
@@ -124,8 +125,7 @@ def test_a_comparison_is_made_of_the_seeds_that_have_both_sides(modules):
     assert summary.compared(trials, ("own", "pit_stop_1"), ("staged", "y0"), resamples=50) is None
 
 
-def test_the_best_temperature_is_chosen_over_all_seeds(modules):
-    _, summary = modules
+def test_the_best_temperature_is_chosen_over_all_seeds(summary):
     cold, warm = np.array([0.2, 0.4]), np.array([0.5, 0.5])
     trials = {
         (seed, "staged"): fake(
@@ -139,16 +139,14 @@ def test_the_best_temperature_is_chosen_over_all_seeds(modules):
     assert found["over y0"]["over_seeds"]["value"] == 0
 
 
-def test_what_a_method_does_to_first_answers(modules):
-    _, summary = modules
+def test_what_a_method_does_to_first_answers(summary):
     found = summary.mended([1.0, 0.9, 1.0, 0.9, 1.0], first=[0.5, 0.5, 0.5, 1.0, 1.0])
     assert found == {"made_perfect": pytest.approx(2 / 3), "spoiled": 0.5}
     assert summary.mended([1.0, 0.5], first=[0.5, 0.5]) == {"made_perfect": 0.5, "spoiled": None}
     assert summary.mended([1.0, 0.5], first=[1.0, 1.0]) == {"made_perfect": None, "spoiled": 0.5}
 
 
-def test_a_summary_holds_every_comparison_whose_sides_are_there_and_the_plot_is_drawn(modules, gate_rules, tmp_path):
-    _, summary = modules
+def test_a_summary_holds_every_comparison_whose_sides_are_there_and_the_plot_is_drawn(summary, gates, plots, tmp_path):
     methods = ["y0", "sft_policy", "best_of_2", "best_of_3", "other_reference_1", "empty_reference_1"]
     stems = ("pit_plain", "pit_stop", "sft_plain", "sft_stop", "resample")
     methods += [f"{stem}_{k}" for stem in stems for k in (1, 2)]
@@ -158,7 +156,7 @@ def test_a_summary_holds_every_comparison_whose_sides_are_there_and_the_plot_is_
     trials = {(seed, "staged"): fake({name: dice.random(8) for name in methods}) for seed in (1, 2)}
     drawn = ("y0", "best_of_2", "best_of_3")
     trials |= {(seed, "more_rlhf"): fake({name: dice.random(8) for name in drawn}) for seed in (1, 2)}
-    found = summary.summary(trials, 2, "staged", gate_rules.gates(2), resamples=20)
+    found = summary.summary(trials, 2, "staged", gates.gates(2), resamples=20)
     asked = {text for text in summary.comparisons(2, "staged") if not text.startswith(("staged over", "own,"))}
     assert found["comparisons"].keys() == asked
     assert all(row["over_seeds"]["seeds"] == 2 for row in found["comparisons"].values())
@@ -168,17 +166,14 @@ def test_a_summary_holds_every_comparison_whose_sides_are_there_and_the_plot_is_
     assert [(each["seed"], each["variant"]) for each in found["trials"]] == sorted(trials)
     assert all(gate["held"] in (True, False) for gate in found["gates"])
     assert found["steps_to_target"] == {}
-    summary.plot(trials, 2, "staged", tmp_path / "plot.png")
+    plots.plot(trials, 2, "staged", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     curves = {(1, "staged"): fake({}, [[5, 0.1], [10, 0.3]]), (2, "staged"): fake({}, [[5, 0.2], [10, 0.3]])}
-    summary.plot_curves(trials | curves, "staged", tmp_path / "curves.png")
+    plots.plot_curves(trials | curves, "staged", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_tables_of_markdown_hold_what_was_found(modules, gate_rules, monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(BENCH))
-    markdown, evidence = importlib.import_module("_markdown"), importlib.import_module("evidence")
-    _, summary = modules
+def test_tables_of_markdown_hold_what_was_found(bench, summary, gates, markdown, tmp_path):
     methods = {"y0": [0.5, 1.0], "pit_plain_1": [0.6, 1.0], "pit_stop_1": [1.0, 1.0], "pit_stop_2": [1.0, 1.0]}
     methods |= {"best_of_3": [0.5, 0.9], "resample_2": [0.5, 1.0]}
     methods |= {"t0.2/y0": [0.5, 1.0], "t0.2/pit_stop_2": [0.5, 1.0], "t0.2/sft_plain_2": [0.4, 0.4]}
@@ -189,7 +184,7 @@ def test_tables_of_markdown_hold_what_was_found(modules, gate_rules, monkeypatch
     trial = fake(methods, [[5, 0.1], [10, 0.3]])
     trial |= {"training": costs, "accuracies": pairs, "sampled_tokens": spent, "copy_rate": copied}
     trials = {(seed, "staged"): trial for seed in (1, 2)} | {(1, "more_rlhf"): fake({"y0": [0.5, 0.7]})}
-    found = summary.summary(trials, 2, "staged", gate_rules.gates(2), resamples=20)
+    found = summary.summary(trials, 2, "staged", gates.gates(2), resamples=20)
     made = markdown.tables("describe", found, 2)
     lines = {name: text.splitlines()[2:] for name, text in made.items()}
     assert lines["describe gates"][0] == (
@@ -216,16 +211,13 @@ def test_tables_of_markdown_hold_what_was_found(modules, gate_rules, monkeypatch
     # A page has some of the places.
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- describe training: begin -->\nold\n<!-- describe training: end -->\nb\n")
-    evidence.fill(page, made)
+    bench("evidence").fill(page, made)
     assert page.read_text() == (
         f"a\n<!-- describe training: begin -->\n{made['describe training']}\n<!-- describe training: end -->\nb\n"
     )
 
 
-def test_comparisons_go_with_what_moves_with_them(modules, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
-    markdown, traits = importlib.import_module("_markdown"), importlib.import_module("_traits")
-    _, summary = modules
+def test_comparisons_go_with_what_moves_with_them(summary, markdown, traits):
     trials = {}
     for seed in range(10):
         # One pass wins on so many of ten prompts; what it does with another's answer rises with that, y0 falls.
@@ -249,9 +241,7 @@ def test_comparisons_go_with_what_moves_with_them(modules, monkeypatch):
     assert markdown.traits({"goes_with": {}}) == ""
 
 
-def test_seeds_whose_policy_is_wrong_by_habit_stand_apart(modules, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
-    markdown, traits = importlib.import_module("_markdown"), importlib.import_module("_traits")
+def test_seeds_whose_policy_is_wrong_by_habit_stand_apart(markdown, traits):
     said = {
         text: {"seeds": {seed: {"value": value} for seed, value in enumerate((8.0, -2.0, 10.0, -4.0))}}
         for text in ("one pass over best of 2 by R_P", "2 passes over best of 3 by R_P", "2 passes over resampling")
@@ -271,26 +261,23 @@ def test_seeds_whose_policy_is_wrong_by_habit_stand_apart(modules, monkeypatch):
     assert markdown.habits({"by_habit": {}}) == ""
 
 
-def test_many_seeds_are_told_by_their_range(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
-    markdown = importlib.import_module("_markdown")
+def test_many_seeds_are_told_by_their_range(markdown):
     assert markdown.each([1.0, -2.0], "{:+.0f}".format) == "+1, -2"
     assert markdown.each([1.0, -2.0, 0.0, 0.0, 0.0, 0.0], "{:+.0f}".format) == "-2 to +1"
 
 
-def test_a_plot_shows_no_variant_that_lacks_a_seed(modules):
-    _, summary = modules
+def test_a_plot_shows_no_variant_that_lacks_a_seed(plots):
     trials = {(seed, name): fake({"y0": [seed / 10]}) for seed, name in [(1, "staged"), (2, "staged"), (2, "own")]}
-    assert summary._means(trials, "staged", ["y0"], "staged").tolist() == [[0.1], [0.2]]
-    assert len(summary._means(trials, "own", ["y0"], "staged")) == 0
+    assert plots.means(trials, "staged", ["y0"], "staged").tolist() == [[0.1], [0.2]]
+    assert len(plots.means(trials, "own", ["y0"], "staged")) == 0
 
 
 def over(value, low):
     return {"value": value, "low": low, "high": 2 * value - low, "seeds": 5, "above": 5, "below": 0}
 
 
-def test_gates_ask_for_the_mean_and_the_lower_end(gate_rules):
-    first = gate_rules.gates(2)[0]
+def test_gates_ask_for_the_mean_and_the_lower_end(gates):
+    first = gates.gates(2)[0]
     assert first.rule == "mean at least +20, t-interval above +10"
     text = "2 passes, accepted"
     asked = {(20.0, 10.1): True, (19.9, 15.0): False, (30.0, 10.0): False}
@@ -299,20 +286,19 @@ def test_gates_ask_for_the_mean_and_the_lower_end(gate_rules):
     assert (said["held"], said["unit"], "value" in said) == (None, "win rate minus lose rate, points", False)
 
 
-def test_gates_of_passes_look_at_quality(gate_rules):
+def test_gates_of_passes_look_at_quality(gates):
     text = "pass 2 over the answer before, accepted"
-    gate = next(gate for gate in gate_rules.gates(2) if gate.comparison == text)
+    gate = next(gate for gate in gates.gates(2) if gate.comparison == text)
     rows = {text: {"over_seeds": over(-9.0, -10.0), "quality_over_seeds": over(-0.1, -0.4)}}
     assert gate.judged(rows)["held"] is True
     assert gate.judged({text: {"quality_over_seeds": over(0.1, -0.5)}})["held"] is False
 
 
-def test_every_gate_names_a_comparison_that_is_made(modules, gate_rules):
-    _, summary = modules
-    assert {gate.comparison for gate in gate_rules.gates(5)} <= summary.comparisons(5, "staged").keys()
+def test_every_gate_names_a_comparison_that_is_made(summary, gates):
+    assert {gate.comparison for gate in gates.gates(5)} <= summary.comparisons(5, "staged").keys()
 
 
-def test_the_target_is_the_end_of_the_main_variant(gate_rules):
+def test_the_target_is_the_end_of_the_main_variant(gates):
     rising = [[5 * k, 0.1 * k] for k in range(1, 6)]
     trials = {
         (1, "staged"): fake({}, rising),
@@ -321,7 +307,7 @@ def test_the_target_is_the_end_of_the_main_variant(gate_rules):
         (2, "own"): fake({}, [[5, 0.0], [10, 0.5], [15, 0.59]]),
         (1, "more_rlhf"): fake({}),
     }
-    found = gate_rules.steps_to_target(trials, "staged")
+    found = gates.steps_to_target(trials, "staged")
     # Ends of .5 and .7, less .01.
     assert found["target"] == pytest.approx(0.59)
     assert found["steps"] == {"own": {1: 10, 2: 15}, "staged": {1: None, 2: 20}}

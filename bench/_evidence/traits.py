@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from _variants import Trials
+from _evidence.variants import Trials
 from pit.evaluate.across import across_seeds
 
 TRAITS: dict[str, tuple[str, str]] = {
@@ -50,7 +50,7 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, float] | No
 
 
 def over_draws(passes: int) -> tuple[str, str]:
-    """The comparisons with best of n at as many samples, as `_summary.comparisons` names them."""
+    """The comparisons with best of n at as many samples, as `summary.comparisons` names them."""
     return "one pass over best of 2 by R_P", f"{passes} passes over best of {passes + 1} by R_P"
 
 

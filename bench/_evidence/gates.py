@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from _variants import Trials
+from _evidence.variants import Trials
 
 GATED = "describe"
 """The family that must pass the gates."""

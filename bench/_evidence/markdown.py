@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from _variants import MAIN, VARIANTS
+from _evidence.variants import MAIN, VARIANTS
 
 Found = Mapping[str, Any]
 """What bench/results/evidence.json has of one family."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from _variants import IMPROVER_STAGES, MAIN, VARIANTS, stages_for
+from _evidence.variants import IMPROVER_STAGES, MAIN, VARIANTS, stages_for
 from pit.config import ImproveConfig, RunConfig, digest
 from pit.data.atomic import write_file
 from pit.evaluate import sensitivity
