@@ -1,4 +1,4 @@
-"""What every test runs under: two CPU devices, strict promotion, run-time shape checks, two Hypothesis profiles."""
+"""What every test runs under: two CPU devices, strict promotion, run-time shape checks, a Hypothesis profile."""
 
 import atexit
 import os
@@ -23,19 +23,21 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+from effort import TIMES, examples  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 # Shapes and types of annotated functions are checked on every call; the hook must precede the packages' first import.
 jaxtyping.install_import_hook(["pit", "pit_kernels"], "beartype.beartype")
 
-_SLOW_EXAMPLES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile(
-    "ci", max_examples=100, deadline=None, derandomize=True, print_blob=True, suppress_health_check=_SLOW_EXAMPLES
+    "pit",
+    max_examples=examples(100),
+    deadline=None,
+    derandomize=TIMES == 1,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-settings.register_profile(
-    "all", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=_SLOW_EXAMPLES
-)
-settings.load_profile(os.environ.get("PIT_HYPOTHESIS_PROFILE", "ci"))
+settings.load_profile("pit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

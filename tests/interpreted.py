@@ -1,17 +1,11 @@
 """How the tests run TPU kernels on a CPU: every buffer starts as NaN, reads out of bounds raise, races are found."""
 
 import contextlib
-import os
 
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interpreter
 from jax.experimental.pallas import tpu as pltpu
 
 INTERPRET = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan", out_of_bounds_reads="raise")
-
-
-def examples(number):
-    """Examples of a property whose every one takes a second: `number`, or 20 times as many in the long run."""
-    return number * (20 if os.environ.get("PIT_HYPOTHESIS_PROFILE") == "all" else 1)
 
 
 @contextlib.contextmanager

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from effort import examples
 from error_rule import assert_within_rule
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interpreted import INTERPRET, examples, no_races
+from interpreted import INTERPRET, no_races
 from jax.test_util import check_grads
 
 from pit_kernels import token_logprob

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import path_twins as twins
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interpreted import examples
 
 from pit.config import MeshConfig, RolloutConfig
 from pit.data.packing import Layout, pack_lists
