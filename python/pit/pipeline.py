@@ -1,7 +1,7 @@
-"""`pit run`: every stage of a recipe in order, each in a process of its own, independent ones side by side.
+"""`pit run`: every job of a run in order, each in a process of its own, independent ones side by side.
 
-A stage whose record has the same hash is skipped, a half-done one is resumed from its checkpoint. Progress of the
-children comes as JSON lines on their stdout and is drawn here.
+A job that is finished is skipped, a half-done stage resumes from its checkpoint. Progress of the children comes as JSON
+lines on their stdout and is drawn here.
 """
 
 import json
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,34 +26,105 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pit import report
 from pit.config import RunConfig
 from pit.errors import Interruption, PitError
-from pit.stages.context import STAGES, Run, needs_of, stages_of
+from pit.evaluate.collect import collect
+from pit.evaluate.gates import GATE
+from pit.evaluate.schema import FILE_NAME, Results, write_results
+from pit.run.folder import Run
+from pit.run.stage import Job, Services, Stage
+from pit.stages.graph import GRAPH, jobs_of
 from pit.stages.prepare import prepare
 from pit.train.log import PROGRESS_VARIABLE
 
 
 class PipelineError(PitError):
-    """A stage failed; its own message is part of this one."""
+    """A job failed; its own message is part of this one."""
 
 
 class PipelineInterrupted(Interruption):
     """The run was asked to stop; every running stage has saved its checkpoint."""
 
 
-@dataclass
-class Node:
-    """One process of the pipeline: its command line after `pit`, and the nodes that must be finished before it."""
+def _evaluate(run: Run, services: Services) -> None:
+    results = collect(run)
+    write_results(results, run.folder / FILE_NAME)
+    report.render(run.folder)
+    print_results(results)
 
-    name: str
-    arguments: list[str]
-    needs: tuple[str, ...]
-    title: str
+
+EVALUATE = Job(name="evaluate", title="improve, judge, report", work=_evaluate, after=jobs_of)
+"""Measures a finished run and writes results.json and report.html."""
+
+JOBS: tuple[Job, ...] = (*GRAPH, GATE, EVALUATE)
+"""Every job that a command can do alone: `pit NAME --run FOLDER`."""
+
+
+def print_results(results: Results) -> None:
+    """Print the comparisons under the first measure, in points, accuracies and caveats; the report has the rest."""
+    measure = next((name.split("/")[1] for name in results.delta), "")
+    shown = {name.removesuffix(f"/{measure}"): d for name, d in results.delta.items() if name.endswith(f"/{measure}")}
+    if shown:
+        print(f"win rate less lose rate by the {measure}, points [95 %], {next(iter(shown.values())).n} prompts")
+    for name, d in shown.items():
+        print(f"  {name.replace('_', ' '):<36} {d.value:+6.1f} [{d.low:+.1f}, {d.high:+.1f}]")
+    print("share of held-out pairs ranked right [95 %]")
+    for name, a in results.accuracies.items():
+        label = "longer is better" if name == "length" else name
+        print(f"  {label:<36} {a.value:6.3f} [{a.low:.3f}, {a.high:.3f}]")
+    for note in results.notes:
+        print(f"note: {note}")
+
+
+def needs_of(config: RunConfig) -> dict[Job, tuple[Job, ...]]:
+    """Return the jobs of a run in order, each with the jobs that must be finished before it; RL waits for the gate."""
+    needs: dict[Job, tuple[Job, ...]] = {}
+    for job in (*jobs_of(config), EVALUATE):
+        maximises = isinstance(job, Stage) and "reward" in job.inputs(config)
+        gated = maximises and GATE.included(config)
+        if gated and GATE not in needs:
+            needs[GATE] = GATE.needs(config)
+        needs[job] = (*job.needs(config), *((GATE,) if gated else ()))
+    return needs
+
+
+def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
+    """Prepare the data and do all jobs.
+
+    Raises:
+        ConfigError: a stage cannot work under this config.
+        PipelineError: a job failed.
+        PipelineInterrupted: SIGINT (Ctrl-C) or SIGTERM; running stages have saved a checkpoint.
+    """
+    needs = needs_of(run.config)
+    for job in needs:
+        if isinstance(job, Stage):
+            job.check(run.config)
+    run.save_config()
+    data = run.config.data
+    console.print(f"[bold]data[/]  {data.path or f'synthetic task {data.task}'} -> {run.folder / 'store'}")
+    rows = prepare(run)
+    if rows is not None:
+        dropped = sum(rows.dropped.values())
+        console.print(f"      {rows.rows:,} rows read, {rows.kept:,} kept, {dropped:,} dropped")
+    done = {job for job in needs if job.done(run)}
+    for name in sorted(job.name for job in done):
+        console.print(f"[dim]{name}: finished before, skipped[/]")
+    scheduler = _Scheduler(run, console, profile_steps)
+    # SIGINT too: a shell that starts a run in the background has it ignored, and `kill -INT` must still be heard.
+    before = {number: signal.signal(number, scheduler.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        scheduler.run(needs, done)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        scheduler.close()
 
 
 @dataclass
 class _Child:
-    node: Node
+    job: Job
     process: subprocess.Popen[str]
     task: TaskID
     begin: float = field(default_factory=time.monotonic)
@@ -61,71 +132,11 @@ class _Child:
     readers: list[threading.Thread] = field(default_factory=list)
 
 
-def nodes_of(run: Run, profile_steps: int = 0) -> list[Node]:
-    """The nodes of a run in the order of the method; RL waits for the gates."""
-    gated = run.config.evaluate.gate != "off"
-    folder = ["--run", str(run.folder)]
-    nodes = []
-    for name in stages_of(run.config):
-        spec, needs = STAGES[name], needs_of(name, run.config)
-        if name == "rl-policy" and gated:
-            check = Node(
-                "check", ["reward", "check", *folder], ("reward-quality", "reward-gap"), "can the reward models see?"
-            )
-            nodes.append(check)
-        if name == "refresh-quality":
-            nodes.append(Node("refresh-pairs", ["refresh", "pairs", *folder], needs[1:], "labelled samples"))
-        if name.startswith("refresh-"):
-            needs = (*needs, "refresh-pairs")
-        if name.startswith("rl-") and gated:
-            needs = (*needs, "check")
-        if name.startswith("rl-") and run.config.board.gold == "judge":
-            needs = (*needs, "reward-judge")
-        profile = ["--profile", str(profile_steps)] if profile_steps else []
-        nodes.append(Node(name, [*name.split("-", 1), *folder, *profile], needs, spec.title))
-    everything = tuple(node.name for node in nodes)
-    nodes.append(Node("evaluate", ["evaluate", *folder], everything, "improve, judge, report"))
-    return nodes
-
-
-def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
-    """Prepare the data and run all nodes.
-
-    Raises:
-        PipelineError: a stage failed.
-        PipelineInterrupted: SIGINT (Ctrl-C) or SIGTERM; what was running is checkpointed.
-    """
-    run.save_config()
-    data = run.config.data
-    source = data.path or f"synthetic instructions, {data.task}"
-    console.print(f"[bold]data[/]  {source} -> {run.folder / 'store'}")
-    report = prepare(run)
-    if report is not None:
-        dropped = sum(report.dropped.values())
-        console.print(f"      {report.rows:,} rows read, {report.kept:,} kept, {dropped:,} dropped")
-    nodes = nodes_of(run, profile_steps)
-    done = {node.name for node in nodes if node.name in STAGES and run.done(node.name) is not None}
-    if "refresh-gap" in stages_of(run.config) and {"refresh-quality", "refresh-gap"} <= done:
-        done.add("refresh-pairs")
-    for name in sorted(done):
-        console.print(f"[dim]{name}: finished before, skipped[/]")
-    scheduler = _Scheduler(run.config, console)
-    # SIGINT too: a shell that starts a run in the background has it ignored, and `kill -INT` must still be heard.
-    before = {number: signal.signal(number, scheduler.stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        scheduler.run(nodes, done)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        scheduler.close()
-
-
 class _Scheduler:
-    """Starts every node whose needs are finished, at most `workers` at once."""
+    """Starts every job whose needs are finished, at most `workers` at a time."""
 
-    def __init__(self, config: RunConfig, console: Console) -> None:
-        self._workers = config.workers
-        self._console = console
+    def __init__(self, run: Run, console: Console, profile_steps: int) -> None:
+        self._run, self._console, self._profile_steps = run, console, profile_steps
         self._asked = 0
         self._progress = Progress(
             TextColumn("[bold]{task.description:<15}"),
@@ -145,16 +156,16 @@ class _Scheduler:
         """Signal handler: asked once, stages save a checkpoint at the end of their step; asked twice, they die."""
         self._asked += 1
 
-    def run(self, nodes: Sequence[Node], done: set[str]) -> None:
-        waiting = sorted((n for n in nodes if n.name not in done), key=lambda n: -_height(n, nodes))
+    def run(self, needs: Mapping[Job, Sequence[Job]], done: set[Job]) -> None:
+        waiting = sorted((job for job in needs if job not in done), key=lambda job: -_height(job, needs))
         running: list[_Child] = []
         passed_on = 0
         try:
             while running or (waiting and not self._asked):
-                ready = [node for node in waiting if set(node.needs) <= done and not self._asked]
-                for node in ready[: self._workers - len(running)]:
-                    waiting.remove(node)
-                    running.append(self._start(node))
+                ready = [job for job in waiting if set(needs[job]) <= done and not self._asked]
+                for job in ready[: self._run.config.workers - len(running)]:
+                    waiting.remove(job)
+                    running.append(self._start(job))
                 time.sleep(0.05)
                 if passed_on < self._asked:
                     passed_on += 1
@@ -164,18 +175,19 @@ class _Scheduler:
                 for child in [c for c in running if c.process.poll() is not None]:
                     running.remove(child)
                     if self._finish(child):
-                        done.add(child.node.name)
+                        done.add(child.job)
         except PipelineError:
             for child in running:
                 child.process.terminate()
                 child.process.wait()
             raise
-        if not {node.name for node in nodes} <= done:
+        if not set(needs) <= done:
             raise PipelineInterrupted
 
-    def _start(self, node: Node) -> _Child:
+    def _start(self, job: Job) -> _Child:
+        profile = ["--profile", str(self._profile_steps)] if self._profile_steps else []
         process = subprocess.Popen(
-            [sys.executable, "-m", "pit", *node.arguments],
+            [sys.executable, "-m", "pit", job.name, "--run", str(self._run.folder), *profile],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -184,10 +196,10 @@ class _Scheduler:
             # Out of reach of the terminal's Ctrl-C: signals come from here, each once, whoever sent them.
             start_new_session=True,
         )
-        task = self._progress.add_task(node.name, total=None, text="starting")
+        task = self._progress.add_task(job.name, total=None, text="starting")
         if not self._console.is_terminal:
-            self._console.print(f"{node.name}: started ({node.title})")
-        child = _Child(node, process, task)
+            self._console.print(f"{job.name}: started ({job.title})")
+        child = _Child(job, process, task)
         child.readers = [
             threading.Thread(target=self._read_progress, args=(child,), daemon=True),
             threading.Thread(target=self._read_errors, args=(child,), daemon=True),
@@ -212,21 +224,21 @@ class _Scheduler:
         child.errors.extend(child.process.stderr)
 
     def _finish(self, child: _Child) -> bool:
-        """Whether the node did its work; if not, it was asked to stop."""
+        """Return whether the job was done; if not, it was asked to stop."""
         for reader in child.readers:
             reader.join()
         code = child.process.returncode
         if code == Interruption.exit_status:
             self._asked = max(self._asked, 1)
         if code != 0 and not self._asked:
-            raise PipelineError(f"{child.node.name} failed (exit {code}):\n{''.join(child.errors[-30:]).rstrip()}")
+            raise PipelineError(f"{child.job.name} failed (exit {code}):\n{''.join(child.errors[-30:]).rstrip()}")
         self._progress.update(child.task, visible=False)
         if code == 0:
             seconds = time.monotonic() - child.begin
-            self._console.print(f"[green]done[/]  {child.node.name:<15} {seconds:6.1f} s  {child.node.title}")
+            self._console.print(f"[green]done[/]  {child.job.name:<15} {seconds:6.1f} s  {child.job.title}")
         return code == 0
 
 
-def _height(node: Node, nodes: Sequence[Node]) -> int:
-    """Length of the longest chain of nodes that wait for this one: those with the longest go first."""
-    return 1 + max((_height(other, nodes) for other in nodes if node.name in other.needs), default=0)
+def _height(job: Job, needs: Mapping[Job, Sequence[Job]]) -> int:
+    """Return the length of the longest chain of jobs that wait for this one: those with the longest go first."""
+    return 1 + max((_height(other, needs) for other, before in needs.items() if job in before), default=0)

@@ -9,29 +9,30 @@ from typing import IO, Any
 
 from pit.data.errors import DataError
 from pit.data.template import Template
-from pit.improve import Models, Tokens, Trajectory, improve
-from pit.stages.context import Run
+from pit.improve import Models, Trajectory, improve
+from pit.run.folder import Run
+from pit.seeds import Seed
 from pit.types import Message
 
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """One line of input: its place, its content tokens, its id (of the prompt alone), and y0 if it was given."""
+    """One line of input: its number, its content tokens, its id (of the prompt alone), and y0 if it is given."""
 
     line: int
-    prompt: Tokens
+    prompt: list[int]
     request: int
-    answer: Tokens | None
+    answer: list[int] | None
 
 
 def improve_lines(run: Run, source: IO[str], sink: IO[str], changes: Mapping[str, Any], *, seed: int) -> None:
     """Improve the prompts of `source` and write the trajectories to `sink`.
 
     Raises:
-        DataError: a line that is no JSON object, lacks a prompt, or mixes lines with and without `answer`.
+        DataError: a line is not a JSON object or lacks a prompt, or only some lines have an `answer`.
     """
     config = dataclasses.replace(run.config.improve, **changes)
-    models = Models.load(run, run.config.gap.packing, accept_by=config.accept_by)
+    models = Models.load(run, run.config.reward_gap.packing, accept_by=config.accept_by)
     template = run.template
     requests = _requests(source, template)
     for batch in iter(lambda: list(islice(requests, config.batch)), []):
@@ -44,7 +45,7 @@ def improve_lines(run: Run, source: IO[str], sink: IO[str], changes: Mapping[str
             [r.prompt for r in batch],
             [r.request for r in batch],
             config,
-            seed=seed,
+            seed=Seed((seed, "improve")),
             answers=given or None,
         )
         for trajectory in trajectories:

@@ -1,42 +1,68 @@
-"""Frozen configuration of a run, validated once, when it is made; recipes are functions that return one.
+"""Frozen configuration of a run, validated once, when it is built. Recipes are functions that return one.
 
-Nothing here repairs a value; what cannot work is refused with field, value, rule and remedy.
+Nothing here repairs a value: a value that cannot work is refused with its path, the rule and the remedy.
 """
 
 from pit.config.board import BoardConfig, Limit
-from pit.config.plain import derived_seed, digest, from_dict, override, to_dict
-from pit.config.rl import CurriculumConfig, KlConfig, KlEstimator, KlPlace, RewardForm, RlConfig
-from pit.config.rules import ConfigError
-from pit.config.run import RunConfig
+from pit.config.plain import digest, from_dict, override, read_config, to_dict, to_yaml
+from pit.config.rl import (
+    CurriculumConfig,
+    DrawConfig,
+    ImproverRlConfig,
+    KlConfig,
+    KlEstimator,
+    KlPlace,
+    Passes,
+    PolicyRlConfig,
+    RewardForm,
+    RewrittenRlConfig,
+    RlConfig,
+    SourceWeights,
+)
+from pit.config.rules import ConfigError, FieldError
+from pit.config.run import FREE, RunConfig
 from pit.config.sections import (
     AcceptBy,
     DataConfig,
     EvaluateConfig,
+    FoldFractions,
     GapForm,
-    GapPairs,
     ImproveConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
     PackingConfig,
-    RefreshConfig,
     RolloutConfig,
     TokenizerConfig,
-    TrainConfig,
     WindowConfig,
     gemma_like,
 )
+from pit.config.supervised import (
+    GapConfig,
+    ImproverSftConfig,
+    OrderedPairs,
+    RefreshConfig,
+    RewardConfig,
+    SftConfig,
+    SupervisedConfig,
+)
 
 __all__ = [
+    "FREE",
     "AcceptBy",
     "BoardConfig",
     "ConfigError",
     "CurriculumConfig",
     "DataConfig",
+    "DrawConfig",
     "EvaluateConfig",
+    "FieldError",
+    "FoldFractions",
+    "GapConfig",
     "GapForm",
-    "GapPairs",
     "ImproveConfig",
+    "ImproverRlConfig",
+    "ImproverSftConfig",
     "KlConfig",
     "KlEstimator",
     "KlPlace",
@@ -44,19 +70,27 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "OrderedPairs",
     "PackingConfig",
+    "Passes",
+    "PolicyRlConfig",
     "RefreshConfig",
+    "RewardConfig",
     "RewardForm",
+    "RewrittenRlConfig",
     "RlConfig",
     "RolloutConfig",
     "RunConfig",
+    "SftConfig",
+    "SourceWeights",
+    "SupervisedConfig",
     "TokenizerConfig",
-    "TrainConfig",
     "WindowConfig",
-    "derived_seed",
     "digest",
     "from_dict",
     "gemma_like",
     "override",
+    "read_config",
     "to_dict",
+    "to_yaml",
 ]

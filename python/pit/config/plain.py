@@ -1,4 +1,4 @@
-"""Configs as plain data: to JSON and back without loss, `section.field=value` edits, and stable hashes."""
+"""Configs as plain data: JSON without loss, YAML or JSON files, `section.field=value` settings, stable hashes."""
 
 import dataclasses
 import difflib
@@ -8,9 +8,12 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from pit.config.rules import ConfigError
+import yaml
+
+from pit.config.rules import ConfigError, FieldError
 from pit.config.run import RunConfig
 
 T = TypeVar("T")
@@ -21,22 +24,36 @@ class _Word(str):
 
 
 def to_dict(config: object) -> dict[str, Any]:
-    """Nested plain values of a config, ready for JSON."""
+    """Return the nested plain values of a config, ready for JSON."""
     return cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(cast(Any, config)))))
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Build a config from nested plain values; unknown fields are refused with the nearest known one."""
+    """Return a config made from nested plain values.
+
+    Args:
+        cls: class of the config.
+        values: its fields; fields that are missing take their defaults.
+        where: path of the config in that of the run, with a dot at its end.
+
+    Raises:
+        ConfigError: a field is unknown; the message names the nearest known one.
+        FieldError: a value breaks a rule; its path is the one that `--set` takes.
+    """
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cast(Any, cls))]
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
+            near = difflib.get_close_matches(str(key), names, n=1)
             hint = f"did you mean {where}{near[0]}?" if near else f"known: {', '.join(names)}"
-            raise ConfigError(f"{where}{key}: no such config field; {hint}")
+            raise ConfigError(f"{where}{key}: is not a config field; {hint}")
         arguments[key] = _typed(hints[key], value, f"{where}{key}")
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except FieldError as error:
+        # A whole run's errors carry their path; a section learns here where it stands.
+        raise (error.inside(where) if error.section else error) from None
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
@@ -44,22 +61,22 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} = {value!r}: is a section; set one of its fields, {where}.FIELD=VALUE")
+            fields = ", ".join(f.name for f in dataclasses.fields(hint))
+            raise FieldError(where, value, "is a section", f"set one of its fields ({fields}): {{path}}.FIELD=VALUE")
         return from_dict(cast(type, hint), value, f"{where}.")
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         if value is None or (isinstance(value, _Word) and value == "none"):
             return None
         return _typed(next(a for a in args if a is not type(None)), value, where)
     if origin is Literal:
         if value not in args:
-            raise ConfigError(f"{where} = {value!r}: must be one of {', '.join(map(str, args))}; choose one")
+            choices = ", ".join(map(str, args))
+            raise FieldError(where, value, f"must be one of {choices}", f"for example {{path}}={args[0]}")
         return next(a for a in args if a == value)
-    if origin is tuple:
-        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-        if len(parts) != len(args):
-            raise ConfigError(f"{where} = {value!r}: needs {len(args)} values; separate them by commas")
-        return tuple(_typed(a, p, where) for a, p in zip(args, parts, strict=True))
     return _scalar(hint, value, where)
+
+
+_EXAMPLES = {bool: "true", int: "3", float: "0.5", str: "text"}
 
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
@@ -80,31 +97,67 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
             pass
     elif hint is str and isinstance(value, str):
         return str(value)
-    raise ConfigError(f"{where} = {value!r}: must be of type {hint.__name__}; give such a value")
+    raise FieldError(where, value, f"must be of type {hint.__name__}", f"for example {{path}}={_EXAMPLES[hint]}")
 
 
 def override(config: RunConfig, settings: Sequence[str]) -> RunConfig:
-    """Apply `section.field=value` settings, in order, and validate the whole again."""
+    """Return the config with `section.field=value` settings applied in order, validated as a whole.
+
+    Raises:
+        ConfigError: a setting has another form, or names no field.
+        FieldError: a value breaks a rule.
+    """
     values = to_dict(config)
     for setting in settings:
         path, separator, value = setting.partition("=")
         if not separator or not path:
-            raise ConfigError(f"--set {setting}: must have the form section.field=value; write it so")
+            raise ConfigError(f"--set {setting}: must have the form section.field=value, for example --set seed=3")
         node, *parents = values, *path.split(".")[:-1]
         for part in parents:
             if not isinstance(node.get(part), dict):
-                raise ConfigError(f"--set {setting}: {part!r} is no config section; known: {', '.join(node)}")
+                raise ConfigError(f"--set {setting}: {part!r} is not a config section; known: {', '.join(node)}")
             node = node[part]
         node[path.split(".")[-1]] = _Word(value)
     return from_dict(RunConfig, values)
 
 
-def derived_seed(*parts: object) -> int:
-    """A seed of 31 bits that plain values decide: of a run's seed and what it is for."""
-    return int(digest(*parts)[:8], 16) >> 1
+def read_config(path: Path, base: RunConfig) -> RunConfig:
+    """Return `base` with the fields of a YAML or JSON file in the place of its own.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not a mapping of config fields.
+        FieldError: a value breaks a rule.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config a YAML or JSON file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: is neither YAML nor JSON ({reason}); `pit config RECIPE` prints one") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must be a mapping of config fields; `pit config RECIPE` prints one")
+    try:
+        return from_dict(RunConfig, _merged(to_dict(base), values))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in values.items():
+        below = base.get(name)
+        merged[name] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Return the config as YAML, fields in the order of their classes."""
+    text: str = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def digest(*parts: object) -> str:
-    """Short stable hash of plain values and configs, for stamps that say what a result was made from."""
+    """Return a short stable hash of plain values and configs, for stamps that say what a result was made from."""
     plain = [to_dict(p) if dataclasses.is_dataclass(p) else p for p in parts]
     return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16).hexdigest()

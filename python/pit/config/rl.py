@@ -1,7 +1,7 @@
-"""The section of an RL stage: what it draws, what it rewards, and how it stays near its anchor."""
+"""Sections of the RL stages: what they draw, what they reward, and how they stay near their anchor."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pit.config.rules import COUNT, POSITIVE, SHARE, UNSIGNED, Range, Section
 from pit.config.sections import OptimizerConfig, PackingConfig, RolloutConfig
@@ -12,39 +12,82 @@ KlPlace = Literal["reward", "loss"]
 
 
 @dataclass(frozen=True)
-class CurriculumConfig(Section):
-    """Which examples an RL stage draws, and when.
+class SourceWeights(Section):
+    """Integer weights of the sources that references are drawn from.
 
-    strategy: "uniform", every example once an epoch; "staged", the same with a hand-over of reference sources;
-        "learnability", what is neither won nor lost always first; "gap_band", what lies in a band of gaps that moves
-        from easy to hard.
-    sources_after, handover_step, handover_steps: "staged": weights of (worse, better, policy) after the hand-over, the
-        step at which it begins, and its length (0: sharp).
-    examples: only so many of the fold, the first ones; None means all.
-    difficulty: how hard an example is before it was tried: by the tokens of its tree ("length"), by how alike its two
-        answers are ("edit"), by the margin between them that R_PIT sees ("margin"), or by what the data say
-        ("column": `data.difficulty_column`).
+    worse, better: the two answers of the data. policy: an answer of M_P^RL.
+    """
+
+    worse: Annotated[int, UNSIGNED] = 0
+    better: Annotated[int, UNSIGNED] = 0
+    policy: Annotated[int, UNSIGNED] = 0
+
+    @property
+    def total(self) -> int:
+        """Sum of the weights."""
+        return self.worse + self.better + self.policy
+
+    @property
+    def by_source(self) -> tuple[int, int, int, int]:
+        """Weight of each `pit.types.Source`, in their order; none is drawn without a reference."""
+        return 0, self.worse, self.better, self.policy
+
+
+@dataclass(frozen=True)
+class Passes(Section):
+    """Number of passes, uniform from `least` to `most`."""
+
+    least: Annotated[int, UNSIGNED] = 0
+    most: Annotated[int, UNSIGNED] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rule = f"must be at most `most` = {self.most}"
+        self._require(self.least <= self.most, "least", rule, f"set {{path}}={self.most}, or raise `most`")
+
+
+@dataclass(frozen=True)
+class DrawConfig(Section):
+    """Draws of an RL stage: every example once per epoch.
+
+    examples: number of examples of the fold that are used, the first ones; None means all.
+    """
+
+    examples: Annotated[int | None, COUNT] = None
+
+
+@dataclass(frozen=True)
+class CurriculumConfig(DrawConfig):
+    """Which examples an RL stage of the improver draws, and when.
+
+    strategy: "uniform", every example once per epoch; "staged", the same with a hand-over of reference sources;
+        "learnability", first the examples that are neither always won nor always lost; "gap_band", examples in a band
+        of gaps that moves from easy to hard.
+    sources_after, handover_step, handover_steps: "staged": weights after the hand-over, the step at which it begins,
+        and its length in steps (0: sharp).
+    difficulty: prior difficulty of an example: tokens of its tree ("length"), edit similarity of its two answers
+        ("edit"), margin between them by the reward model ("margin"), or a column of the data ("column",
+        `data.difficulty_column`).
     lag: step s learns from the gaps of the steps up to s - lag; prefetch: steps drawn ahead, at most lag - 1.
     memory: trials of an entry at which its counts are halved, so that old ones fade.
     floor: share of the highest weight that every entry keeps.
-    explore: "learnability": bonus of what was never tried.
-    band, band_width: "gap_band": middle of the band at the first and the last step, and its width, as ranks among the
-        gaps seen (1: won by most).
+    explore: "learnability": bonus of entries that were never tried.
+    band_start, band_end, band_width: "gap_band": middle of the band at the first and at the last step, and its width,
+        as ranks among the gaps seen (1: won most often).
     """
 
-    section: ClassVar[str] = "curriculum"
     strategy: Literal["uniform", "staged", "learnability", "gap_band"] = "uniform"
-    sources_after: tuple[int, int, int] = (0, 0, 0)
+    sources_after: SourceWeights = field(default_factory=SourceWeights)
     handover_step: Annotated[int, UNSIGNED] = 0
     handover_steps: Annotated[int, UNSIGNED] = 0
-    examples: Annotated[int | None, COUNT] = None
     difficulty: Literal["none", "length", "edit", "margin", "column"] = "none"
     lag: Annotated[int, COUNT] = 1
     prefetch: Annotated[int, UNSIGNED] = 0
     memory: Annotated[int, Range(low=2.0, high=65_535.0)] = 32
     floor: Annotated[float, SHARE] = 0.05
     explore: Annotated[float, UNSIGNED] = 0.25
-    band: tuple[float, float] = (0.8, 0.2)
+    band_start: Annotated[float, SHARE] = 0.8
+    band_end: Annotated[float, SHARE] = 0.2
     band_width: Annotated[float, Range(low=0.0, high=1.0, open_low=True)] = 0.4
 
     @property
@@ -54,39 +97,37 @@ class CurriculumConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        handed_over = sum(self.sources_after) > 0 and min(self.sources_after) >= 0
+        handed_over = self.sources_after.total > 0
         self._require(
-            handed_over if self.strategy == "staged" else self.sources_after == (0, 0, 0),
-            "sources_after",
-            f"must have a positive weight with strategy staged, and be 0,0,0 with others (here {self.strategy})",
-            "set both together",
+            handed_over == (self.strategy == "staged"),
+            "strategy",
+            "needs a positive weight in sources_after if it is staged, and none otherwise",
+            "set {path} together with sources_after.policy (or .worse, .better)",
         )
-        self._require(all(0 <= rank <= 1 for rank in self.band), "band", "must be ranks in [0, 1]", "choose such ranks")
         self._require(
             not self.adaptive or self.prefetch <= self.lag - 1,
             "prefetch",
-            f"must be at most curriculum.lag - 1 = {self.lag - 1}, as what a step draws waits for feedback",
-            "lower it or raise the lag",
+            f"must be at most lag - 1 = {self.lag - 1}, because draws wait for feedback",
+            f"set it to {self.lag - 1}, or raise the lag",
         )
         self._require(
             self.adaptive or self.difficulty == "none",
             "difficulty",
-            f"changes nothing with strategy {self.strategy}",
-            "use learnability or gap_band, or none",
+            f"has no effect with strategy {self.strategy}",
+            "set {path}=none, or the strategy to learnability or gap_band",
         )
 
 
 @dataclass(frozen=True)
 class KlConfig(Section):
-    """How the KL to the anchor is estimated, charged and held; docs/rl.md says which gradient each choice has.
+    """How the KL to the anchor is estimated, charged and held; docs/concepts/rl.md lists the gradient of each choice.
 
     estimator: from the sampled token ("k1", "k2", "k3") or over the whole vocabulary ("full").
-    place: in the "reward" of a sample, before leave-one-out, or in the "loss", charged token by token.
-    target: KL a sample, nats, that an adaptive coefficient holds; None keeps the coefficient at beta.
-    gain: of the adaptive coefficient, which changes by at most a fifth of it a step.
+    place: charged in the "reward" of a sample, before leave-one-out, or in the "loss", token by token.
+    target: KL per sample, nats, that an adaptive coefficient holds; None keeps the coefficient at beta.
+    gain: gain of the adaptive coefficient, which changes by at most a fifth of it per step.
     """
 
-    section: ClassVar[str] = "kl"
     estimator: KlEstimator = "k1"
     place: KlPlace = "reward"
     target: Annotated[float | None, POSITIVE] = None
@@ -97,54 +138,44 @@ class KlConfig(Section):
         self._require(
             self.target is None or self.estimator != "k2",
             "target",
-            "needs an estimate of the KL, and the expectation of k2 is another one",
-            "use k1, k3 or full, or none",
+            "needs an estimate of the KL, and the expectation of k2 is another quantity",
+            "set the estimator to k1, k3 or full, or {path}=none",
         )
 
 
 @dataclass(frozen=True)
 class RlConfig(Section):
-    """One reinforcement-learning stage: leave-one-out REINFORCE with a KL term to an anchor.
+    """Fields of every RL stage.
 
-    prompts, samples: trees of a step and samples of a tree.
-    beta: KL coefficient, in units of the reward model's score per nat (the paper leaves it open); the first one, where
-        kl.target makes it adaptive.
+    algorithm: name of the policy-gradient algorithm, one of `pit.rl.algorithms.ALGORITHMS`.
+    prompts, samples: trees per step, and samples per tree.
+    beta: KL coefficient, score per nat (the paper leaves it open); the first one where kl.target makes it adaptive.
     kl: how the KL is estimated and charged.
-    entropy: bonus of each nat of the entropy of the answer, in units of the score.
-    temperature: of sampling, and of every log-prob and KL in the loss.
-    gap: form of the reward (improver stages only): of R_PIT "raw", "centred" or "symmetric"; or "difference", the
-        ablation without a gap model, R_P(x, y) - R_P(x, y_ref).
+    entropy: bonus per nat of the entropy of the answer, in units of the score.
+    temperature: temperature of sampling, and of every log-prob and KL in the loss.
     running_scale: divide scores by the standard deviation of all scores so far.
     normalise: divide advantages by their standard deviation over the step.
     no_eos_penalty: subtracted from the reward of a sample that did not end.
-    length_cost, length_free: subtracted for each token beyond the free ones, in units of the score.
-    sources: integer weights of reference sources (worse, better, policy) that the curriculum draws from.
-    reference_temperature: of the policy's references, 0 is greedy; that of use (improve.temperature) gives those that
-        the improver will meet. None: as `temperature`.
-    passes: least and most times that the improver of the stage before rewrites such a reference, uniform between them.
+    length_cost, length_free: cost per token beyond the free ones, in units of the score.
     curriculum: which prompts come when.
-    anchor: the model of the KL term: "sft", or "init" (the checkpoint that the stage starts from).
-    rollout: how samples are drawn.
+    anchor: model of the KL term: the fine-tuned model ("sft"), or the checkpoint that the stage starts from ("init").
+    rollout: how samples are decoded.
     """
 
-    section: ClassVar[str] = "rl"
+    algorithm: str = "rloo"
     steps: Annotated[int, COUNT] = 75
     prompts: Annotated[int, COUNT] = 32
-    samples: int = 4
+    samples: Annotated[int, Range(low=2.0)] = 4
     beta: Annotated[float, UNSIGNED] = 0.4
     kl: KlConfig = field(default_factory=KlConfig)
     entropy: Annotated[float, UNSIGNED] = 0.0
     temperature: Annotated[float, POSITIVE] = 1.0
-    gap: RewardForm = "raw"
     running_scale: bool = False
     normalise: bool = True
     no_eos_penalty: Annotated[float, UNSIGNED] = 1.0
     length_cost: Annotated[float, UNSIGNED] = 0.0
     length_free: Annotated[int, UNSIGNED] = 0
-    sources: tuple[int, int, int] = (0, 0, 0)
-    reference_temperature: Annotated[float | None, UNSIGNED] = None
-    passes: tuple[int, int] = (0, 0)
-    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    curriculum: DrawConfig = field(default_factory=DrawConfig)
     anchor: Literal["sft", "init"] = "sft"
     packing: PackingConfig = field(default_factory=PackingConfig)
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=5e-4, warmup_steps=5))
@@ -156,31 +187,77 @@ class RlConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(self.samples >= 2, "samples", "leave-one-out needs at least 2", "raise it")
-        self._require(min(self.sources) >= 0, "sources", "weights must be >= 0", "fix the weights")
-        self._require(0 <= self.passes[0] <= self.passes[1], "passes", "must be least,most, from 0 up", "order them so")
-        for name in ("reference_temperature", "passes"):
-            self._require(
-                self.policy_references or getattr(self, name) in (None, (0, 0)),
-                name,
-                f"is about references of the policy, and none are drawn (sources = {self.sources})",
-                "give the policy a weight, or leave it out",
-            )
         self._require(
             self.kl.target is None or self.beta > 0,
             "beta",
-            "must be > 0 with kl.target, as the coefficient is adapted by factors",
+            "must be > 0 with kl.target, because the coefficient is adapted by factors",
             "raise it, or set kl.target to none",
+        )
+
+
+@dataclass(frozen=True)
+class PolicyRlConfig(RlConfig):
+    """RL of the policy against R_P; it sees no reference."""
+
+
+@dataclass(frozen=True)
+class ImproverRlConfig(RlConfig):
+    """RL of the improver against a gap over references.
+
+    gap: form of the reward: of R_PIT "raw", "centred" or "symmetric"; or "difference", the ablation without a gap
+        model, R_P(x, y) - R_P(x, y_ref).
+    sources: weights of the reference sources that the curriculum draws from.
+    reference_temperature: temperature of the policy's references, 0 is greedy; `improve.temperature` gives those that
+        the improver will meet. None: as `temperature`.
+    """
+
+    gap: RewardForm = "raw"
+    sources: SourceWeights = field(default_factory=lambda: SourceWeights(worse=1, better=1))
+    reference_temperature: Annotated[float | None, UNSIGNED] = None
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.sources.total > 0,
+            "sources",
+            "must have a positive weight, because an improver needs references",
+            "set {path}.worse, {path}.better or {path}.policy",
+        )
+        self._require(
+            self.policy_references or self.reference_temperature is None,
+            "reference_temperature",
+            "applies to references of the policy, and none are drawn",
+            "set sources.policy above 0, or {path}=none",
         )
         self._require(
             not self.curriculum.adaptive or self.gap != "raw",
             "gap",
-            f"has no zero if raw, and curriculum.strategy = {self.curriculum.strategy} asks which samples beat their "
-            "reference",
-            "use centred, symmetric or difference",
+            f"must not be raw with strategy {self.curriculum.strategy}, which asks which samples beat their reference",
+            "set it to centred, symmetric or difference",
         )
 
     @property
     def policy_references(self) -> bool:
         """Whether some references are sampled from M_P^RL."""
-        return self.sources[2] > 0 or self.curriculum.sources_after[2] > 0
+        return self.sources.policy > 0 or self.curriculum.sources_after.policy > 0
+
+
+@dataclass(frozen=True)
+class RewrittenRlConfig(ImproverRlConfig):
+    """RL of the improver from RL,1 on, where an improver that RL has trained may rewrite the policy's references.
+
+    passes: passes of the improver of the stage before over each reference of the policy.
+    """
+
+    sources: SourceWeights = field(default_factory=lambda: SourceWeights(policy=1))
+    passes: Passes = field(default_factory=Passes)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.policy_references or self.passes.most == 0,
+            "passes",
+            "apply to references of the policy, and none are drawn",
+            "set sources.policy above 0, or {path}.most=0",
+        )

@@ -1,11 +1,11 @@
-"""The whole of a run: its sections, and what one of them asks of another."""
+"""The config of a whole run: its sections, and the rules between them."""
 
 import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pit.config.board import BoardConfig
-from pit.config.rl import RlConfig
+from pit.config.rl import ImproverRlConfig, Passes, PolicyRlConfig, RewrittenRlConfig
 from pit.config.rules import COUNT, UNSIGNED, Section, require
 from pit.config.sections import (
     DataConfig,
@@ -13,34 +13,25 @@ from pit.config.sections import (
     ImproveConfig,
     MeshConfig,
     ModelConfig,
-    RefreshConfig,
     TokenizerConfig,
-    TrainConfig,
     WindowConfig,
 )
+from pit.config.supervised import GapConfig, ImproverSftConfig, RefreshConfig, RewardConfig, SftConfig
 
-
-def _rl_first() -> RlConfig:
-    return RlConfig(sources=(1, 1, 0))
-
-
-def _rl_second() -> RlConfig:
-    return RlConfig(sources=(0, 0, 1))
-
-
-def _rl_third() -> RlConfig:
-    return RlConfig(sources=(0, 0, 1), passes=(1, 3))
+FREE = ("workers", "board", "evaluate")
+"""Parts of a config that change nothing of what is trained, so that they may change while a run is on."""
 
 
 @dataclass(frozen=True)
 class RunConfig(Section):
-    """Everything a run depends on. `workers` and `mesh` change how, never what, up to rounding; `board` only looks.
+    """Everything that a run depends on. `workers` and `mesh` change no result beyond rounding, `board` none at all.
 
     references: how far RL of the improver goes: "data" ends it after RL,0, whose references are the data's; "policy",
-    the paper, adds RL,1, whose references M_P^RL wrote; "own", beyond the paper, RL,2, whose references the improver
-    wrote.
+        the paper, adds RL,1, whose references M_P^RL writes; "own", beyond the paper, adds RL,2, whose references the
+        improver of RL,1 rewrites.
+    workers: stages that run at a time.
     checkpoints: root for the checkpoints of all stages, an absolute path or gs://bucket/..., instead of the run's
-    folder.
+        folder.
     """
 
     name: str = "custom"
@@ -50,18 +41,18 @@ class RunConfig(Section):
     windows: WindowConfig = field(default_factory=WindowConfig)
     policy: ModelConfig = field(default_factory=ModelConfig)
     reward_model: ModelConfig = field(default_factory=ModelConfig)
-    sft_policy: TrainConfig = field(default_factory=TrainConfig)
-    sft_improver: TrainConfig = field(default_factory=TrainConfig)
-    quality: TrainConfig = field(default_factory=TrainConfig)
-    gap: TrainConfig = field(default_factory=TrainConfig)
-    judge: TrainConfig = field(default_factory=TrainConfig)
-    rl_policy: RlConfig = field(default_factory=RlConfig)
-    rl_first: RlConfig = field(default_factory=_rl_first)
+    sft_policy: SftConfig = field(default_factory=SftConfig)
+    sft_improver: ImproverSftConfig = field(default_factory=ImproverSftConfig)
+    reward_quality: RewardConfig = field(default_factory=RewardConfig)
+    reward_gap: GapConfig = field(default_factory=GapConfig)
+    reward_judge: RewardConfig = field(default_factory=RewardConfig)
+    rl_policy: PolicyRlConfig = field(default_factory=PolicyRlConfig)
+    rl_improver_0: ImproverRlConfig = field(default_factory=ImproverRlConfig)
     refresh: RefreshConfig = field(default_factory=RefreshConfig)
-    rl_second: RlConfig = field(default_factory=_rl_second)
-    board: BoardConfig = field(default_factory=BoardConfig)
-    rl_third: RlConfig = field(default_factory=_rl_third)
+    rl_improver_1: RewrittenRlConfig = field(default_factory=RewrittenRlConfig)
+    rl_improver_2: RewrittenRlConfig = field(default_factory=lambda: RewrittenRlConfig(passes=Passes(1, 3)))
     references: Literal["data", "policy", "own"] = "policy"
+    board: BoardConfig = field(default_factory=BoardConfig)
     improve: ImproveConfig = field(default_factory=ImproveConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -78,7 +69,7 @@ class RunConfig(Section):
             "checkpoints",
             root,
             "must be an absolute path or gs://bucket/folder",
-            "write it so, or leave it out to keep checkpoints in the run's folder",
+            "write the whole path, or set checkpoints=none to keep checkpoints in the run's folder",
         )
         heads, kv, tensor = self.policy.heads, self.policy.kv_heads, self.mesh.tensor
         require(
@@ -86,17 +77,16 @@ class RunConfig(Section):
             "mesh.tensor",
             tensor,
             f"must divide the policy's heads = {heads} and kv_heads = {kv}",
-            "lower it",
+            "set mesh.tensor=1, or another common divisor",
         )
 
     def _check_lengths(self) -> None:
         """Every path of a tree that the windows allow fits into a row and under the learned positions."""
         windows = self.windows
         improver_path = windows.input + windows.reference + windows.output
-        paths = dict.fromkeys(("gap", "sft_improver", *self._improver_stages()), improver_path)
-        paths |= dict.fromkeys(("sft_policy", "quality", "judge", "rl_policy"), windows.input + windows.output)
-        if self.refresh.prompts:
-            paths["refresh"] = improver_path
+        improver, policy = ["reward_gap", "sft_improver", *self._improver_sections()], windows.input + windows.output
+        paths = dict.fromkeys([*improver, *(["refresh"] if self.refresh.prompts else [])], improver_path)
+        paths |= dict.fromkeys(("sft_policy", "reward_quality", "reward_judge", "rl_policy"), policy)
         for section, path in paths.items():
             row = getattr(self, section).packing.row_length
             require(
@@ -104,7 +94,7 @@ class RunConfig(Section):
                 f"{section}.packing.row_length",
                 row,
                 f"must hold the longest path of {path} tokens that windows allow",
-                "raise row_length or lower the windows",
+                f"set it to {path} or more, or lower the windows",
             )
         for name in ("policy", "reward_model"):
             size = getattr(self, name).learned_positions
@@ -113,61 +103,29 @@ class RunConfig(Section):
                 f"{name}.learned_positions",
                 size,
                 f"must be 0 or cover the longest path of {improver_path} tokens",
-                "raise it or lower the windows",
+                f"set it to 0, or to {improver_path} or more, or lower the windows",
             )
 
-    def _improver_stages(self) -> tuple[str, ...]:
-        """Sections of the RL stages of the improver that the run has."""
+    def _improver_sections(self) -> tuple[str, ...]:
+        """Sections of the improver's RL stages that the run includes."""
         stages = {"data": 1, "policy": 2, "own": 3}[self.references]
-        return ("rl_first", "rl_second", "rl_third")[:stages]
+        return ("rl_improver_0", "rl_improver_1", "rl_improver_2")[:stages]
 
     def _check_stages(self) -> None:
-        """Models start from models that exist; the policy sees no reference, an improver does."""
-        for section in ("sft_policy", "sft_improver", "quality", "judge"):
-            init, pairs = getattr(self, section).init, getattr(self, section).ordered_pairs
-            allowed = ("random",) if section == "sft_policy" else ("random", "policy")
-            starts = f"must be {' or '.join(map(repr, allowed))} here"
-            require(init in allowed, f"{section}.init", init, starts, "change it")
-            rule = "only R_PIT ranks the orders of a pair"
-            require(pairs == "five", f"{section}.ordered_pairs", pairs, rule, "set gap.ordered_pairs")
-        for section in self._improver_stages():
-            sources = getattr(self, section).sources
-            require(sum(sources) > 0, f"{section}.sources", sources, "an improver needs references", "give a weight")
-        require(
-            sum(self.rl_policy.sources) == 0,
-            "rl_policy.sources",
-            self.rl_policy.sources,
-            "the policy sees no reference",
-            "use 0,0,0",
-        )
-        for section in self._improver_stages():
+        """Rules between a stage and the data, or the stages after it."""
+        for section in self._improver_sections():
             difficulty = getattr(self, section).curriculum.difficulty
             require(
                 difficulty != "column" or self.data.difficulty_column is not None,
                 f"{section}.curriculum.difficulty",
                 difficulty,
                 "needs data.difficulty_column",
-                "name the column of the data that holds it",
+                "set data.difficulty_column to the name of the column that holds it",
             )
-        require(
-            self.rl_first.passes == (0, 0),
-            "rl_first.passes",
-            self.rl_first.passes,
-            "the improver before it is the fine-tuned one, which no RL has seen",
-            "use 0,0; rl_second and rl_third can have passes",
-        )
         require(
             self.refresh.prompts == 0 or self.references != "data",
             "refresh.prompts",
             self.refresh.prompts,
-            "no stage comes after RL,0 that would use the refreshed reward models",
-            "use 0, or references=policy or own",
-        )
-        strategy = self.rl_policy.curriculum.strategy
-        require(
-            strategy == "uniform",
-            "rl_policy.curriculum.strategy",
-            strategy,
-            "the policy has no reference, so neither gaps nor sources to choose by",
-            "use uniform",
+            "refreshes reward models that no later stage uses",
+            "set refresh.prompts=0, or references=policy or own",
         )

@@ -159,3 +159,6 @@ class Loader(Iterator[list[Batch]]):
     def restore(self, state: dict[str, Any]) -> None:
         """Continue after a saved state."""
         self._iterator.set_state(state)
+
+    def close(self) -> None:
+        """Stop making steps ahead."""

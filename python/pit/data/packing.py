@@ -1,26 +1,28 @@
-"""From trees to packed batches: a thin, typed layer over the C++ planner and packer."""
+"""Packing of context trees into batches: a thin, typed layer over the C++ planner and packer."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 
 import numpy as np
 from jaxtyping import Int32
 
 from pit.data import _core
 from pit.data.errors import DataError
+from pit.data.tokens import Sequences, Tokens
 from pit.types import Batch, Topology
 
 TOKENS_PER_THREAD = 1 << 20
-"""Tokens that are worth a thread: about a millisecond of writing, against the tens of microseconds of its start."""
+"""Tokens per thread: about a millisecond of writing, against the tens of microseconds that a thread takes to start."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the packer has to know beside a topology.
+    """Static shape of packed rows, and the tokens that the packer adds.
 
     closings: closing role tokens of input, reference and output segments; pad: token of padding.
-    row_length: T; rows: rows of a group; trees: leaf slots of a group (a group is one shard's microbatch).
+    row_length: T; rows: rows per group; trees: tree slots per group (a group is one shard's microbatch).
     """
 
     closings: tuple[int, int, int]
@@ -30,8 +32,9 @@ class Layout:
     trees: int
 
 
+@cache
 def core_topology(topology: Topology) -> _core.Topology:
-    """The C++ core's form of a topology."""
+    """Return the C++ core's form of a topology."""
     segments = topology.segments
     return _core.Topology(
         parents=[s.parent for s in segments],
@@ -42,32 +45,26 @@ def core_topology(topology: Topology) -> _core.Topology:
     )
 
 
-def token_columns(columns: Sequence[Sequence[Sequence[int]]]) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-    """Columns of token lists in memory, as one chunk each."""
-    result = []
-    for column in columns:
-        lengths = np.fromiter((len(row) for row in column), np.int64, len(column))
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        values = np.fromiter((token for row in column for token in row), np.int32, int(offsets[-1]))
-        result.append([(values, offsets)])
-    return result
+def token_table(columns: Sequence[Sequences]) -> _core.TokenTable:
+    """Return columns of token sequences in memory as a table of the C++ core."""
+    return _core.TokenTable([[(column.values, column.offsets)] for column in map(Tokens.of, columns)])
 
 
 def empty_batch(groups: int, topology: Topology, layout: Layout) -> Batch:
-    """A batch of `groups` groups with arrays of the right shapes, their values not set."""
+    """Return a batch of `groups` groups with arrays of the right shapes, their values not set."""
     shapes = _shapes(groups, topology, layout)
     return Batch(**{name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()})
 
 
 def padding_batch(groups: int, topology: Topology, layout: Layout) -> Batch:
-    """A batch of `groups` groups without a tree."""
+    """Return a batch of `groups` groups without a tree."""
     batch = empty_batch(groups, topology, layout)
     _clear_from(batch, 0, layout)
     return batch
 
 
 def default_threads(tokens: int) -> int:
-    """Threads that `materialise` takes for a batch of so many tokens: one for each million, at most one a core."""
+    """Return the number of threads for a batch of so many tokens: one per million, at most one per core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, tokens // TOKENS_PER_THREAD))
 
@@ -84,8 +81,9 @@ def materialise(
     out: Batch | None = None,
     threads: int | None = None,
 ) -> Batch:
-    """Write `groups` groups of a plan as one batch, empty ones where the plan ends before; leaf rows count from the
-    batch's first row.
+    """Write `groups` groups of a plan as one batch, with empty groups after the end of the plan.
+
+    Rows in the leaf table count from the batch's first row.
 
     Args:
         plan: of `topology` and `layout`.
@@ -109,10 +107,8 @@ def materialise(
         CoreError: the groups, the table or an array of `out` do not fit the plan.
     """
     batch = empty_batch(groups, topology, layout) if out is None else out
-    for name, (shape, _) in _shapes(groups, topology, layout).items():
-        found = getattr(batch, name).shape
-        if found != shape:
-            raise DataError(f"out.{name} has shape {found}, this batch needs {shape}; take empty_batch of its sizes")
+    if out is not None:
+        _require_shapes(out, groups, topology, layout)
     written = max(0, min(groups, plan.groups - first_group))
     _core.materialise(
         plan,
@@ -144,6 +140,13 @@ def _shapes(groups: int, topology: Topology, layout: Layout) -> dict[str, tuple[
     }
 
 
+def _require_shapes(batch: Batch, groups: int, topology: Topology, layout: Layout) -> None:
+    for name, (shape, _) in _shapes(groups, topology, layout).items():
+        given = getattr(batch, name).shape
+        if given != shape:
+            raise DataError(f"out.{name} has shape {given}, must have {shape}; take `empty_batch` of the same sizes")
+
+
 def _first_groups(batch: Batch, groups: int, layout: Layout) -> Batch:
     """Views of the rows and trees of the first groups of a batch."""
     rows, trees = groups * layout.rows, groups * layout.trees
@@ -172,9 +175,10 @@ def pack_trees(
     *,
     shards: int = 1,
 ) -> list[Batch]:
-    """Pack the first rows of a table, as many as `lengths` has; `example_id` of a batch is the tree's row in `lengths`.
+    """Pack the first rows of a table, as many as `lengths` has.
 
-    Each batch spans `shards` groups, the last one filled up with empty groups.
+    `example_id` of a batch is the tree's row in `lengths`. Each batch spans `shards` groups; the last one is filled up
+    with empty groups.
     """
     plan = _core.plan_trees(
         lengths,
@@ -186,10 +190,12 @@ def pack_trees(
     return [materialise(plan, first, shards, table, topology, layout) for first in range(0, plan.groups, shards)]
 
 
-def pack_lists(
-    columns: Sequence[Sequence[Sequence[int]]], topology: Topology, layout: Layout, *, shards: int = 1
-) -> list[Batch]:
-    """`pack_trees` of token lists: `columns[c][i]` fills the segments of tree i that name column c."""
-    lengths = np.array([[len(row) for row in column] for column in columns], np.int32).T
-    table = _core.TokenTable(token_columns(columns))
-    return pack_trees(table, np.ascontiguousarray(lengths), topology, layout, shards=shards)
+def pack(columns: Sequence[Sequences], topology: Topology, layout: Layout, *, shards: int = 1) -> list[Batch]:
+    """Pack trees of token sequences: `columns[c][i]` fills the segments of tree i that name column c.
+
+    Returns:
+        Batches as of `pack_trees`.
+    """
+    tokens = [Tokens.of(column) for column in columns]
+    lengths = np.stack([column.length for column in tokens], axis=1)
+    return pack_trees(token_table(tokens), lengths, topology, layout, shards=shards)

@@ -7,6 +7,7 @@ right). The trees are those of PIT (Wang et al., ICLR 2024, arXiv 2310.00898).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from pit.data.errors import DataError
@@ -201,11 +202,13 @@ def gap() -> Topology:
     return tree.topology("gap")
 
 
+@cache
 def prefix() -> Topology:
     """One segment alone: what a sampler reads before it writes; its end is the leaf."""
     return Topology("prefix", (Segment(-1, 0, SegmentKind.INPUT, leaf=0),))
 
 
+@cache
 def rollout(n: int, with_reference: bool) -> Topology:
     """X -> [reference ->] n outputs, for training on samples and for scoring each of them; outputs carry loss.
 
@@ -223,6 +226,7 @@ def rollout(n: int, with_reference: bool) -> Topology:
     return tree.topology(f"rollout_{n}{'_reference' if with_reference else ''}")
 
 
+@cache
 def gap_scoring(
     n: int, *, raw: bool = True, identity: bool = False, swapped: bool = False
 ) -> tuple[Topology, GapLeaves]:

@@ -1,4 +1,4 @@
-"""The last stage: measure everything and gather it, with costs and caveats, into one `Results`."""
+"""The last job of a run: measure everything and gather it, with costs and caveats, into one `Results`."""
 
 import json
 from importlib import metadata
@@ -9,15 +9,16 @@ from pit.config import digest, to_dict
 from pit.evaluate import measure
 from pit.evaluate.schema import RAW, STOP_RULE, Results, StageCost
 from pit.evaluate.sensitivity import sensitivity
-from pit.stages.context import Run, stages_of
+from pit.run.folder import Run
+from pit.stages.graph import stages_of
 
 PACKAGES = ("pit-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pyarrow", "tokenizers")
 
 
 def collect(run: Run) -> Results:
-    """Measure a run whose training stages are finished."""
+    """Return the measurements of a run whose training stages are finished."""
     config = run.config
-    synthetic = config.data.path is None
+    synthetic = config.data.synthetic
     answers = measure.answer_all(run)
     accuracies = measure.model_accuracies(run)
     model_judge = measure.model_judge(run, answers, accuracies)
@@ -44,7 +45,7 @@ def collect(run: Run) -> Results:
         accuracies=accuracies,
         sensitivity=tuple(sensitivity(run)) if synthetic else (),
         stages=_costs(run),
-        tokens={name: sum(map(len, outputs)) for name, outputs in answers.methods.items()},
+        tokens={name: int(outputs.length.sum()) for name, outputs in answers.methods.items()},
         copy_rate=measure.copy_rates(answers),
         examples=measure.examples(run, answers, judge),
         notes=_notes(run, model_judge, accuracies),
@@ -52,18 +53,18 @@ def collect(run: Run) -> Results:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that decide the numbers."""
+    """Return the installed versions of the packages that decide the numbers."""
     installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
     return {name: installed[name] for name in PACKAGES if name in installed}
 
 
 def _costs(run: Run) -> tuple[StageCost, ...]:
     costs = []
-    for name in stages_of(run.config):
-        record = json.loads((run.stage_folder(name) / "done.json").read_text(encoding="utf-8"))
+    for stage in stages_of(run.config):
+        record = json.loads((run.stage_folder(stage.name) / "done.json").read_text(encoding="utf-8"))
         costs.append(
             StageCost(
-                name=name,
+                name=stage.name,
                 seconds=record["seconds"],
                 compile_seconds=record["compile_seconds"],
                 steps=record["steps"],
@@ -75,7 +76,7 @@ def _costs(run: Run) -> tuple[StageCost, ...]:
 
 
 def _notes(run: Run, judge: measure.Judge, accuracies: dict[str, measure.Interval]) -> tuple[str, ...]:
-    """Caveats that follow from the figures themselves."""
+    """Return caveats that follow from the figures themselves."""
     notes = []
     length = accuracies["length"]
     for name, accuracy in accuracies.items():
@@ -86,7 +87,7 @@ def _notes(run: Run, judge: measure.Judge, accuracies: dict[str, measure.Interva
             )
     if not judge.verdict:
         notes.append("The judge model's verdicts are left out: its accuracy is not clear of the length baseline.")
-    if run.config.data.path is None:
+    if run.config.data.synthetic:
         notes.append(
             "The data are synthetic: a hidden rubric labels them, noisily, and the same rubric judges the result. "
             + (

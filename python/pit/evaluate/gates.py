@@ -1,27 +1,31 @@
-"""Gates before RL: a reward model that cannot see what is to be improved is told of, or stops the run."""
+"""The gate before RL: it warns, or stops the run, where a reward model cannot see what RL is to improve."""
 
 from collections.abc import Sequence
+
+from rich.console import Console
 
 from pit.config import ConfigError, EvaluateConfig
 from pit.evaluate import sensitivity
 from pit.evaluate.schema import SensitivityRow
-from pit.stages.context import Run
+from pit.run.folder import Run
+from pit.run.stage import Job, Services
+from pit.stages import reward
 
 
-class Blind(ConfigError):
-    """A reward model ranks pairs right less often than a gate asks for."""
+class BlindRewardError(ConfigError):
+    """A reward model ranks pairs right less often than the gate asks for."""
 
 
 def gate_rows(run: Run) -> list[SensitivityRow]:
-    """What the gates look at: held-out pairs, and for the synthetic task single faults and progress."""
+    """Return what the gate measures: held-out pairs, and for a synthetic task single faults and progress."""
     pairs = sensitivity.held_out_pairs(run)
-    if run.config.data.path is None:
+    if run.config.data.synthetic:
         pairs |= sensitivity.corrupted_pairs(run) | sensitivity.progress_pairs(run)
     return sensitivity.compared(run, pairs)
 
 
 def floor_of(aspect: str, config: EvaluateConfig) -> tuple[str, float]:
-    """The setting that an aspect must reach, and its value."""
+    """Return the floor of an aspect: the name of its setting, and its value."""
     if aspect == sensitivity.HELD_OUT:
         return "pairs_floor", config.pairs_floor
     if aspect.startswith(sensitivity.PROGRESS):
@@ -30,7 +34,7 @@ def floor_of(aspect: str, config: EvaluateConfig) -> tuple[str, float]:
 
 
 def failed(rows: Sequence[SensitivityRow], config: EvaluateConfig) -> list[str]:
-    """A line for each gate that is not passed by R_P or by R_PIT's symmetric gap."""
+    """Return a line for each floor that R_P or R_PIT's symmetric gap is below."""
     worst: dict[tuple[str, float], list[str]] = {}
     for row in rows:
         name, floor = floor_of(row.aspect, config)
@@ -40,21 +44,39 @@ def failed(rows: Sequence[SensitivityRow], config: EvaluateConfig) -> list[str]:
 
 
 def require_seeing(rows: Sequence[SensitivityRow], config: EvaluateConfig, command: str) -> list[str]:
-    """What to warn of, where the gates only warn.
+    """Return the lines to warn of, where the gate only warns.
 
     Args:
         rows: `gate_rows`.
-        config: floors, and what happens below them.
-        command: that checks again.
+        config: floors, and the action below them.
+        command: command that measures again.
 
     Raises:
-        Blind: a gate that stops is not passed.
+        BlindRewardError: the gate stops the run.
     """
     lines = failed(rows, config)
     if lines and config.gate == "stop":
-        raise Blind(
+        raise BlindRewardError(
             f"before RL reward models must rank pairs right at least as often as the floors say: {'; '.join(lines)}; "
-            "train the reward models longer (quality.steps, gap.steps), or go on regardless: the same command with "
-            f"--set evaluate.gate=warn (the gates alone: {command})"
+            "train them longer (reward_quality.steps, reward_gap.steps), or proceed regardless: the same command with "
+            f"--set evaluate.gate=warn (the gate alone: {command})"
         )
     return lines
+
+
+def _work(run: Run, services: Services) -> None:
+    rows = gate_rows(run)
+    Console(width=110).print(sensitivity.sensitivity_table(rows))
+    for line in require_seeing(rows, run.config.evaluate, GATE.command(run)):
+        print(f"warning: a reward model is below a floor, {line}")
+
+
+GATE = Job(
+    name="gate",
+    title="can the reward models see?",
+    work=_work,
+    after=lambda config: (reward.QUALITY, reward.GAP),
+    included=lambda config: config.evaluate.gate != "off",
+    option="evaluate.gate=warn",
+)
+"""Held-out pairs and, for a synthetic task, single faults must be ranked right before any stage maximises a reward."""

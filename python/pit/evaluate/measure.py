@@ -1,7 +1,7 @@
-"""What a finished run achieved: deltas with intervals, quality by iteration, accuracies, copying, examples.
+"""Measurements of a finished run: deltas with intervals, quality by iteration, accuracies, copying, examples.
 
-The judge is the synthetic task's oracle where there is one; beside it, always, a reward model trained on the judge
-fold, which no other stage has seen and which gives no verdict unless it beats "longer is better".
+The judge is the synthetic task's oracle where there is one. A reward model of the judge fold, which no other stage
+uses, judges in any case; it gives no verdict unless it beats "longer is better".
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from jaxtyping import Float64
 
 from pit.data.template import gap as gap_topology
 from pit.data.template import quality as quality_topology
+from pit.data.tokens import Tokens
 from pit.evaluate.gold import judge_of, oracle_of
 from pit.evaluate.schema import Example, ExampleStep, QualityPoint
 from pit.evaluate.stats import (
@@ -27,32 +28,30 @@ from pit.evaluate.stats import (
     mean_interval,
     pair_accuracy,
 )
-from pit.improve import Models, Tokens, Trajectory, improve
-from pit.rollout.score import Scorer
-from pit.stages.board import Gold
-from pit.stages.context import Run, last_reward
+from pit.improve import Models, Trajectory, improve
+from pit.rl.records import Gold
+from pit.rollout.score import ModelScorer
+from pit.run.folder import Run
+from pit.stages import refresh, reward, sft
 from pit.train.log import make_reporter
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW
 
 Scores = Float64[np.ndarray, " n"]
-
-FIRST_SEED = 7
-"""Root of the random numbers of evaluation; training uses others."""
 
 
 @dataclass(frozen=True)
 class Answers:
     """Answers to the same eval prompts by each method, as token contents."""
 
-    prompts: list[Tokens]
-    methods: dict[str, list[Tokens]]
+    prompts: Tokens
+    methods: dict[str, Tokens]
     improved: list[Trajectory]
     plain: list[Trajectory]
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A named scorer of (prompt, answer), and whether its verdicts count."""
+    """Scores of the methods' answers by one judge, and whether its verdicts count."""
 
     name: str
     scores: dict[str, Scores]
@@ -60,15 +59,12 @@ class Judge:
 
 
 def answer_all(run: Run) -> Answers:
-    """Sample every method's answers to the eval prompts."""
-    config = run.config
-    fold = run.fold("eval")
-    count = min(config.evaluate.prompts, len(fold))
-    prompts = [[int(t) for t in fold.row(i)[0]] for i in range(count)]
-    requests = list(range(count))
-    models = Models.load(run, config.gap.packing)
-    reporter = make_reporter("evaluate")
-    total = 5 * count
+    """Return every method's answers to the eval prompts."""
+    config, fold, seed = run.config, run.fold("eval"), run.seed.of("evaluate")
+    requests = list(range(min(config.evaluate.prompts, len(fold))))
+    prompts = fold.columns(requests)[0]
+    models = Models.load(run, config.reward_gap.packing)
+    reporter, total = make_reporter("evaluate"), 5 * len(requests)
 
     def tracked(trajectories: Iterator[Trajectory], base: int, text: str) -> list[Trajectory]:
         result = []
@@ -77,52 +73,51 @@ def answer_all(run: Run) -> Answers:
             reporter.update(base + len(result), total, text)
         return result
 
-    seed = FIRST_SEED + config.seed
-    improved = tracked(improve(models, prompts, requests, config.improve, seed=seed), 0, "iterating, stop rule")
-    firsts = [t.first for t in improved]
-    plain = tracked(
-        improve(models, prompts, requests, config.improve, seed=seed, answers=firsts, stop_rule=False),
-        count,
-        "iterating, plain",
+    accepting = improve(models, prompts, requests, config.improve, seed=seed.of("accepted"))
+    improved = tracked(accepting, 0, "iterating, stop rule")
+    first = answers_of(improved, 0)
+    iterating = improve(
+        models, prompts, requests, config.improve, seed=seed.of("plain"), answers=first, stop_rule=False
     )
+    plain = tracked(iterating, len(requests), "iterating, plain")
     once = replace(config.improve, iterations=1)
-    # Another prompt's answer as the reference: what is left is what the improver does without reading its reference.
-    foreign = firsts[1:] + firsts[:1]
-    wrong = tracked(
-        improve(models, prompts, requests, once, seed=seed, answers=foreign, stop_rule=False),
-        2 * count,
-        "another prompt's reference",
+    # Another prompt's answer as the reference shows what the improver does without reading its reference.
+    foreign = first.take([*requests[1:], *requests[:1]])
+    unrelated = improve(
+        models, prompts, requests, once, seed=seed.of("wrong reference"), answers=foreign, stop_rule=False
     )
-    wrong_candidates = [t.answer(1) for t in wrong]
-    fine_tuned = Models.load(run, config.gap.packing, policy="sft-policy")
-    sft = fine_tuned.respond(prompts, requests, config.improve, seed)
+    wrong = answers_of(tracked(unrelated, 2 * len(requests), "another prompt's reference"), 1)
+    fine_tuned = Models.load(run, config.reward_gap.packing, policy=sft.POLICY)
+    by_sft = fine_tuned.respond(prompts, requests, config.improve, seed.of("fine-tuned"))
     reporter.update(total, total, "scoring")
     reporter.close()
-    wrong_gaps = models.gap.gap(prompts, firsts, [wrong_candidates], config.improve.gap)[:, 0]
+    wrong_gaps = models.scorer.gap(prompts, first, [wrong], config.improve.gap)[:, 0]
     methods = {
-        "sft_policy": sft,
-        "policy": firsts,
-        "improved": [t.answer(1) for t in improved],
-        "improved_plain": [t.answer(1) for t in plain],
-        "wrong_reference": [
-            new if gap > config.improve.threshold else old
-            for new, old, gap in zip(wrong_candidates, firsts, wrong_gaps, strict=True)
-        ],
-        "wrong_reference_plain": wrong_candidates,
+        "sft_policy": by_sft,
+        "policy": first,
+        "improved": answers_of(improved, 1),
+        "improved_plain": answers_of(plain, 1),
+        "wrong_reference": wrong.where(wrong_gaps > config.improve.threshold, first),
+        "wrong_reference_plain": wrong,
     }
     for k in range(2, config.improve.iterations + 1):
-        methods[f"improved_{k}"] = [t.answer(k) for t in improved]
-        methods[f"improved_plain_{k}"] = [t.answer(k) for t in plain]
+        methods[f"improved_{k}"] = answers_of(improved, k)
+        methods[f"improved_plain_{k}"] = answers_of(plain, k)
     return Answers(prompts, methods, improved, plain)
 
 
+def answers_of(trajectories: Sequence[Trajectory], iteration: int) -> Tokens:
+    """Return the answers kept after `iteration` passes; 0 is y0."""
+    return Tokens.of([trajectory.answer(iteration) for trajectory in trajectories])
+
+
 def oracle_judge(run: Run, answers: Answers) -> Judge:
-    """The synthetic task's hidden quality, 0 to 1."""
+    """Return the scores of the synthetic task's oracle: hidden quality, 0 to 1."""
     return Judge("oracle", _worth(oracle_of(run), answers), True)
 
 
 def model_judge(run: Run, answers: Answers, accuracies: dict[str, Interval]) -> Judge:
-    """The reward model of the judge fold."""
+    """Return the scores of the reward model of the judge fold."""
     verdict = judge_verdict_allowed(accuracies["judge"], accuracies["length"])
     return Judge("judge", _worth(judge_of(run), answers), verdict)
 
@@ -132,33 +127,30 @@ def _worth(gold: Gold, answers: Answers) -> dict[str, Float64[np.ndarray, " n"]]
 
 
 def model_accuracies(run: Run) -> dict[str, Interval]:
-    """Pair accuracy of R_P, of the forms of R_PIT's gap, and of the judge, on the eval fold, beside length's."""
+    """Return the pair accuracy on the eval fold of R_P, of the forms of R_PIT's gap, of the judge, and of length."""
     fold = run.fold("eval")
-    rows = [fold.row(i) for i in range(len(fold))]
-    prompts, better, worse = ([[int(t) for t in row[c]] for row in rows] for c in range(3))
-    columns = [prompts, better, worse]
+    columns = fold.columns(range(len(fold)))
     result = {}
-    models = [("R_P", "reward-quality", "quality"), ("judge", "reward-judge", "judge")]
-    if run.config.refresh.prompts:
-        models.append(("R_P refreshed", "refresh-quality", "refresh"))
-    for name, stage, section in models:
-        scorer = Scorer(*run.trained(stage), run.layout(getattr(run.config, section).packing))
-        leaves = scorer.leaves(columns, quality_topology()).astype(np.float64)
-        result[name] = pair_accuracy(leaves[:, 0], leaves[:, 1])
-    for name in dict.fromkeys(("reward-gap", last_reward("gap", run.config))):
-        scorer = Scorer(*run.trained(name), run.layout(run.config.gap.packing))
-        leaves = scorer.leaves(columns, gap_topology()).astype(np.float64)
-        model = "R_PIT" if name == "reward-gap" else "R_PIT refreshed"
-        result[f"{model} symmetric"] = pair_accuracy(leaves[:, GAP_WL], leaves[:, GAP_LW])
-        centred = leaves[:, GAP_WL] - (leaves[:, GAP_WW] + leaves[:, GAP_LL]) / 2
-        result[f"{model} centred"] = accuracy_interval(float(np.sum(centred > 0)), len(centred))
-    length = [np.array([len(y) for y in side], np.float64) for side in (better, worse)]
-    result["length"] = length_baseline_accuracy(length[0], length[1])
+    models = {"R_P": reward.QUALITY, "judge": reward.JUDGE, "R_P refreshed": refresh.last_quality(run.config)}
+    for name, stage in models.items():
+        if name != "R_P refreshed" or stage is not reward.QUALITY:
+            scorer = ModelScorer(stage.load(run), run.layout(stage.settings(run.config).packing))
+            leaves = scorer.leaves(columns, quality_topology()).astype(np.float64)
+            result[name] = pair_accuracy(leaves[:, 0], leaves[:, 1])
+    for model, stage in {"R_PIT": reward.GAP, "R_PIT refreshed": refresh.last_gap(run.config)}.items():
+        if model == "R_PIT" or stage is not reward.GAP:
+            scorer = ModelScorer(stage.load(run), run.layout(run.config.reward_gap.packing))
+            leaves = scorer.leaves(columns, gap_topology()).astype(np.float64)
+            result[f"{model} symmetric"] = pair_accuracy(leaves[:, GAP_WL], leaves[:, GAP_LW])
+            centred = leaves[:, GAP_WL] - (leaves[:, GAP_WW] + leaves[:, GAP_LL]) / 2
+            result[f"{model} centred"] = accuracy_interval(float(np.sum(centred > 0)), len(centred))
+    better, worse = (column.length.astype(np.float64) for column in columns[1:])
+    result["length"] = length_baseline_accuracy(better, worse)
     return result
 
 
 def deltas(judge: Judge, answers: Answers, *, seed: int, resamples: int) -> dict[str, Delta]:
-    """Every comparison with the policy's own answer under one judge, and the headline at equal length."""
+    """Return every comparison with the policy's own answer under one judge, and the headline at equal length."""
     if not judge.verdict:
         return {}
     scores = judge.scores
@@ -168,7 +160,7 @@ def deltas(judge: Judge, answers: Answers, *, seed: int, resamples: int) -> dict
             pair = ("policy", "sft_policy") if name == "sft_policy" else (name, "policy")
             key = f"{pair[0]}_over_{pair[1]}/{judge.name}"
             result[key] = delta(scores[pair[0]], scores[pair[1]], seed=seed, resamples=resamples)
-    lengths = {name: np.array([len(y) for y in answers.methods[name]], np.float64) for name in ("improved", "policy")}
+    lengths = {name: answers.methods[name].length.astype(np.float64) for name in ("improved", "policy")}
     result[f"improved_over_policy/{judge.name}/length_controlled"] = length_controlled_delta(
         scores["improved"], scores["policy"], lengths["improved"], lengths["policy"], seed=seed, resamples=resamples
     )
@@ -176,7 +168,7 @@ def deltas(judge: Judge, answers: Answers, *, seed: int, resamples: int) -> dict
 
 
 def quality_series(judge: Judge, answers: Answers, *, stop_rule: bool, seed: int) -> tuple[QualityPoint, ...]:
-    """Mean quality of the answer after each pass, with bootstrap intervals over prompts."""
+    """Return the mean quality of the answer after each pass, with bootstrap intervals over prompts."""
     trajectories = answers.improved if stop_rule else answers.plain
     points = []
     for k in range(len(trajectories[0].steps) + 1):
@@ -190,14 +182,17 @@ def quality_series(judge: Judge, answers: Answers, *, stop_rule: bool, seed: int
 
 
 def copy_rates(answers: Answers) -> dict[str, CopyRate]:
-    """How much of its reference the improver's first candidate repeats, for its own and for a foreign reference."""
-    own = copy_rate(answers.methods["improved_plain"], answers.methods["policy"])
-    foreign = answers.methods["policy"][1:] + answers.methods["policy"][:1]
-    return {"own reference": own, "another prompt's": copy_rate(answers.methods["wrong_reference_plain"], foreign)}
+    """Return how much of its reference the improver's first candidate repeats, its own and another prompt's."""
+    references = answers.methods["policy"].rows()
+    foreign = references[1:] + references[:1]
+    return {
+        "own reference": copy_rate(answers.methods["improved_plain"].rows(), references),
+        "another prompt's": copy_rate(answers.methods["wrong_reference_plain"].rows(), foreign),
+    }
 
 
 def examples(run: Run, answers: Answers, judge: Judge) -> tuple[Example, ...]:
-    """A few prompts: the first of each outcome of the first pass, in turn, so that failures are seen too."""
+    """Return a few prompts: the first of each outcome of the first pass, in turn, so that failures are shown too."""
     template, result = run.template, []
     for i in in_turn(_outcomes(answers, judge), run.config.evaluate.examples):
         trajectory = answers.improved[i]
@@ -221,7 +216,7 @@ def examples(run: Run, answers: Answers, judge: Judge) -> tuple[Example, ...]:
 
 
 def _outcomes(answers: Answers, judge: Judge) -> list[int]:
-    """What the first pass did to each prompt's answer: 0 improved it, 1 harmed it, 2 kept it, 3 changed nothing."""
+    """Return the outcome of the first pass per prompt: 0 improved, 1 harmed, 2 kept the answer, 3 changed nothing."""
     change = (
         np.sign(judge.scores["improved"] - judge.scores["policy"]) if judge.verdict else np.zeros(len(answers.prompts))
     )
@@ -236,7 +231,7 @@ def _outcomes(answers: Answers, judge: Judge) -> list[int]:
 
 
 def in_turn(kinds: Sequence[int], count: int) -> list[int]:
-    """The first `count` places, taking the next one of each kind in turn.
+    """Return the first `count` places, taking the next one of each kind in turn.
 
     >>> in_turn([3, 3, 3, 0, 1, 0, 3, 0], 5)
     [3, 4, 0, 5, 1]
@@ -246,8 +241,8 @@ def in_turn(kinds: Sequence[int], count: int) -> list[int]:
     return [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)][:count]
 
 
-def _quality(run: Run, judge: Judge, answers: Answers, i: int, candidate: Tokens | None) -> float | None:
-    """The oracle's word on one shown text; a judge model's score of a single text means nothing to a reader."""
+def _quality(run: Run, judge: Judge, answers: Answers, i: int, candidate: list[int] | None) -> float | None:
+    """Return the oracle's quality of one text; None for a judge model, whose score of a single text means nothing."""
     if judge.name != "oracle":
         return None
     if candidate is None:

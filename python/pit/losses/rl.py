@@ -17,7 +17,7 @@ def shaped_reward(
     finished: Bool[Array, "G N"],
     length: Int32[Array, "G N"],
     *,
-    beta: float,
+    beta: float | Float[Array, ""],
     no_eos_penalty: float = 0.0,
     length_cost: float = 0.0,
     length_free: int = 0,

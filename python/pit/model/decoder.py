@@ -23,13 +23,13 @@ class Cache(NamedTuple):
     v: Float[Array, "*b H"]
 
 
-class Reading(NamedTuple):
-    """What each slot reads and writes in a decode step, the same in every layer.
+class DecodeStep(NamedTuple):
+    """Places that each slot reads and writes in a decode step, the same in every layer.
 
-    position: of the token that is fed, on its own path.
+    position: position of the token that is fed, on its path.
     prefix_id: prefix of each slot, an id outside of 0..P-1 for none; prefix_length: tokens of each prefix.
-    suffix_length: own tokens of each slot, the fed one included; they end at entry `write_at`, the same for all slots,
-        and go around the end of the cache.
+    suffix_length: decoded tokens of each slot, the fed one included; they end at entry `write_at`, the same for all
+        slots, and wrap around the end of the cache.
     slots_per_prefix: most slots that share a prefix.
     """
 
@@ -178,24 +178,24 @@ class Layer(nnx.Module):
         return self.finish(x, self.attention.output(out)), Cache(k, v)
 
     def decode(
-        self, x: Float[Array, "S D"], prefix: Cache, suffix: Cache, reading: Reading
+        self, x: Float[Array, "S D"], prefix: Cache, suffix: Cache, step: DecodeStep
     ) -> tuple[Float[Array, "S D"], Cache]:
         """One token of every slot; returns the suffixes with its keys and values in them."""
-        q, k, v = self.attention.project(self.attention_norm(x)[:, None], reading.position[:, None])
-        suffix = Cache(*(_write(cache, new, reading.write_at) for cache, new in zip(suffix, (k, v), strict=True)))
+        q, k, v = self.attention.project(self.attention_norm(x)[:, None], step.position[:, None])
+        suffix = Cache(*(_write(cache, new, step.write_at) for cache, new in zip(suffix, (k, v), strict=True)))
         out = cached_attention(
             q[:, 0],
             prefix.k,
             prefix.v,
-            reading.prefix_length,
+            step.prefix_length,
             suffix.k,
             suffix.v,
-            reading.suffix_length,
-            reading.prefix_id,
-            reading.write_at + 1 - reading.suffix_length,
+            step.suffix_length,
+            step.prefix_id,
+            step.write_at + 1 - step.suffix_length,
             scale=self.config.query_scale,
             logit_soft_cap=self.config.attention_soft_cap,
-            slots_per_prefix=reading.slots_per_prefix,
+            slots_per_prefix=step.slots_per_prefix,
             partition=PARTITION,
         )
         return self.finish(x, self.attention.output(out)), suffix
@@ -264,12 +264,12 @@ class Decoder(nnx.Module):
         token: Int32[Array, " S"],
         prefixes: tuple[Cache, ...],
         suffixes: tuple[Cache, ...],
-        reading: Reading,
+        step: DecodeStep,
     ) -> tuple[Float[Array, "S D"], tuple[Cache, ...]]:
         """Feed one token to every slot; returns its hidden states and the grown suffixes [S K C H]."""
-        x, grown = self.embed(token, reading.position), []
+        x, grown = self.embed(token, step.position), []
         for layer, prefix, suffix in zip(self.layers, prefixes, suffixes, strict=True):
-            x, suffix = layer.decode(x, prefix, suffix, reading)
+            x, suffix = layer.decode(x, prefix, suffix, step)
             grown.append(suffix)
         return x, tuple(grown)
 

@@ -1,4 +1,4 @@
-"""What is read off a decoder: log-probs of the tokens of a packed row, and one scalar a leaf for reward models."""
+"""Heads of a decoder: log-probs of the tokens of packed rows, and one scalar per leaf for reward models."""
 
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ from pit.model.decoder import Decoder
 from pit_kernels import leaf_scores, token_logprob
 
 
-class RowReading(NamedTuple):
-    """What a decoder says of each token of packed rows, given the token's own path.
+class Predictions(NamedTuple):
+    """Predictions of each token of packed rows from the tokens before it on its path.
 
     logp: log-prob of the token, nats at the temperature; exactly 0 where nothing precedes it.
-    entropy: of the distribution it was drawn from, nats at the temperature; 0 in the same places.
-    hidden: state that distribution is read off, after the final norm.
-    valid: where there is one.
+    entropy: entropy of the predicted distribution, nats at the temperature; 0 in the same places.
+    hidden: hidden state of the prediction, after the final norm.
+    valid: whether there is a prediction.
     """
 
     logp: Float32[Array, "B T"]
@@ -28,7 +28,7 @@ class RowReading(NamedTuple):
     valid: Bool[Array, "B T"]
 
 
-def read_rows(
+def predict(
     model: Decoder,
     token: Int32[Array, "B T"],
     position: Int32[Array, "B T"],
@@ -36,8 +36,8 @@ def read_rows(
     previous: Int32[Array, "B T"],
     *,
     temperature: float = 1.0,
-) -> RowReading:
-    """The reading of packed rows; what the caller leaves aside is not computed under jit."""
+) -> Predictions:
+    """Return the predictions of packed rows; fields that the caller does not use are not computed under jit."""
     hidden = model(token, position, visible_until)
     source = jnp.take_along_axis(hidden, previous[:, :, None], axis=1)
     index = jnp.arange(token.shape[1], dtype=jnp.int32)[None, :]
@@ -52,7 +52,7 @@ def read_rows(
         logit_soft_cap=model.config.final_soft_cap,
         partition=PARTITION,
     )
-    return RowReading(result.logp.reshape(token.shape), result.entropy.reshape(token.shape), normed, valid)
+    return Predictions(result.logp.reshape(token.shape), result.entropy.reshape(token.shape), normed, valid)
 
 
 def row_logprobs(
@@ -64,8 +64,8 @@ def row_logprobs(
     *,
     temperature: float = 1.0,
 ) -> Float32[Array, "B T"]:
-    """Log-prob (nats, at the temperature) of each token given its own path; exactly 0 where nothing precedes it."""
-    return read_rows(model, token, position, visible_until, previous, temperature=temperature).logp
+    """Return the log-prob (nats, at the temperature) of each token; exactly 0 where nothing precedes it."""
+    return predict(model, token, position, visible_until, previous, temperature=temperature).logp
 
 
 class RewardModel(nnx.Module):
@@ -83,7 +83,7 @@ class RewardModel(nnx.Module):
         visible_until: Int32[Array, "B T"],
         leaf: Int32[Array, "G L 2"],
     ) -> Float32[Array, "G L"]:
-        """Scores of the leaves, float32; 0 where a leaf is absent."""
+        """Return the scores of the leaves, float32; 0 where a leaf is absent."""
         norm = self.decoder.final_norm
         return leaf_scores(
             self.decoder(token, position, visible_until),

@@ -1,4 +1,4 @@
-"""Models as (graph definition, flat parameters): what jitted loops, optimizers, checkpoints and sharding rules see.
+"""Flat parameters of models, as jitted loops, optimizers, checkpoints and sharding rules see them.
 
 A parameter's name is its path joined by dots, for example `layers.0.attention.q`.
 """
@@ -16,39 +16,60 @@ from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
 
 Params = dict[str, Array]
-Model = TypeVar("Model", Decoder, RewardModel)
+M = TypeVar("M", Decoder, RewardModel)
 
 
 def split(model: Decoder | RewardModel) -> tuple[nnx.GraphDef[Decoder | RewardModel], Params]:
-    """Graph definition (static, hashable) and flat parameters of a model."""
+    """Return the graph definition (static, hashable) and the flat parameters of a model."""
     graphdef, state = nnx.split(model, nnx.Param)
-    return graphdef, {".".join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(state)}
+    return graphdef, {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
 
 
-def merge(graphdef: nnx.GraphDef[Model], params: Params) -> Model:
-    """Inverse of `split`; cheap, and meant to be called inside jitted functions."""
+def merge(graphdef: nnx.GraphDef[M], params: Params) -> M:
+    """Return the model of a graph definition and parameters; cheap, and meant to be called inside jitted functions."""
     path_of = {name: tuple(int(part) if part.isdigit() else part for part in name.split(".")) for name in params}
     state = nnx.from_flat_state([(path_of[name], nnx.Param(value)) for name, value in params.items()])
     return nnx.merge(graphdef, state)
 
 
 def build(
-    kind: Callable[[ModelConfig, int, nnx.Rngs], Model], config: ModelConfig, vocab_size: int, seed: int
-) -> tuple[nnx.GraphDef[Model], Params]:
-    """A freshly initialised model of a kind (Decoder or RewardModel), split; a function of its arguments alone."""
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: kind(config, vocab_size, nnx.Rngs(0))), nnx.Param)
+    kind: Callable[[ModelConfig, int, nnx.Rngs], M], config: ModelConfig, vocab_size: int, seed: int
+) -> tuple[nnx.GraphDef[M], Params]:
+    """Return a freshly initialised model of a kind (Decoder or RewardModel), split.
+
+    Args:
+        kind: class of the module.
+        config: its shape.
+        vocab_size: rows of its embedding.
+        seed: names the initial weights; below 2^64.
+    """
+    graphdef, _ = abstract(kind, config, vocab_size)
 
     def initialise(key: Array) -> Params:
         return split(kind(config, vocab_size, nnx.Rngs(params=key)))[1]
 
-    return graphdef, jax.jit(initialise)(jax.random.key(seed))
+    return graphdef, jax.jit(initialise)(key_of(seed))
+
+
+def abstract(
+    kind: Callable[[ModelConfig, int, nnx.Rngs], M], config: ModelConfig, vocab_size: int
+) -> tuple[nnx.GraphDef[M], dict[str, jax.ShapeDtypeStruct]]:
+    """Return the graph definition of a kind of model, and shapes in the place of its parameters."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: kind(config, vocab_size, nnx.Rngs(0))), nnx.Param)
+    return graphdef, {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
 
 
 def copy(params: Params) -> Params:
-    """Fresh buffers with the same values, so that a donated copy leaves the original alone."""
+    """Return new buffers with the same values, so that donating them leaves the originals alone."""
     return {name: jnp.array(value, copy=True) for name, value in params.items()}
 
 
-def count(params: Params) -> int:
-    """Number of parameters."""
-    return sum(value.size for value in params.values())
+def key_of(seed: int) -> Array:
+    """Return the random key of a seed below 2^64; seeds below 2^32 give `jax.random.key(seed)`.
+
+    >>> import jax
+    >>> jax.random.key_data(key_of(5)).tolist() == jax.random.key_data(jax.random.key(5)).tolist()
+    True
+    """
+    key: Array = jax.random.wrap_key_data(jnp.array([seed >> 32, seed & 0xFFFF_FFFF], jnp.uint32))
+    return key

@@ -5,7 +5,7 @@ their name. A dimension that a mesh axis does not divide is refused, never silen
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -30,7 +30,7 @@ RULES: tuple[tuple[str, P], ...] = (
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh of a run over the first data x fsdp x tensor devices.
+    """Return the mesh of a run over the first data x fsdp x tensor devices.
 
     Raises:
         ConfigError: there are fewer devices than the mesh needs.
@@ -46,7 +46,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
 
 
 def spec_of(name: str) -> P:
-    """Partition spec of a parameter by its name.
+    """Return the partition spec of a parameter by its name.
 
     Raises:
         KeyError: no rule covers the name.
@@ -62,7 +62,15 @@ def shard_params(params: Params, mesh: Mesh) -> Params:
     return {name: jax.device_put(value, _checked(name, value, mesh)) for name, value in params.items()}
 
 
-def _checked(name: str, value: Array, mesh: Mesh) -> NamedSharding:
+def place(params: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shapes of parameters with the places that the rules give them on the mesh."""
+    return {
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=_checked(name, value, mesh))
+        for name, value in params.items()
+    }
+
+
+def _checked(name: str, value: Array | jax.ShapeDtypeStruct, mesh: Mesh) -> NamedSharding:
     spec = spec_of(name)
     for size, axis in zip(value.shape, spec, strict=False):
         if axis is not None and size % mesh.shape[axis]:
@@ -74,49 +82,46 @@ def _checked(name: str, value: Array, mesh: Mesh) -> NamedSharding:
 
 
 def row_sharding(mesh: Mesh) -> NamedSharding:
-    """Sharding of arrays whose leading axis is rows, or trees, of a batch."""
+    """Return the sharding of arrays whose leading axis is rows, or trees, of a batch."""
     return NamedSharding(mesh, ROWS)
 
 
 def shards_of(params: Params) -> int:
-    """Devices over which rows are split where the parameters lie; 1 for plain arrays."""
+    """Return the number of devices over which rows are split where the parameters lie; 1 for plain arrays."""
     sharding = next(iter(params.values())).sharding
     return sharding.mesh.shape["data"] * sharding.mesh.shape["fsdp"] if isinstance(sharding, NamedSharding) else 1
 
 
 def on_mesh(params: Params) -> AbstractContextManager[object]:
-    """Context of the mesh that the parameters lie on, in which kernels split their work; of none, for plain arrays."""
+    """Return the context of the mesh that the parameters lie on, in which kernels split their work."""
     sharding = next(iter(params.values())).sharding
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
     return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()
 
 
 def gathered(params: Params) -> Params:
-    """The weights whole on every shard of the rows, still split over tensor: fsdp's shards are put together once.
+    """Return the weights gathered over fsdp, still split over tensor.
 
-    For what reads all weights over and over and shares no step with its neighbours, as decoding does.
+    Decoding needs them: it reads all weights at every step, and shards share no step with their neighbours.
     """
-
-    def whole(value: Array) -> Array:
+    whole = dict(params)
+    for name, value in params.items():
         sharding = value.sharding
-        if not isinstance(sharding, NamedSharding) or "fsdp" not in sharding.spec:
-            return value
-        spec = P(*(None if axis == "fsdp" else axis for axis in sharding.spec))
-        placed: Array = jax.device_put(value, NamedSharding(sharding.mesh, spec))
-        return placed
-
-    return {name: whole(value) for name, value in params.items()}
+        if isinstance(sharding, NamedSharding) and "fsdp" in sharding.spec:
+            spec = P(*(None if axis == "fsdp" else axis for axis in sharding.spec))
+            whole[name] = jax.device_put(value, NamedSharding(sharding.mesh, spec))
+    return whole
 
 
 def each_shard(function: Callable[..., Any], shards: int) -> Callable[..., Any]:
-    """`function(whole, *parts)` on every shard of the rows by itself, without a word between them.
+    """Return `function(whole, *parts)` run on every shard of the rows by itself, without communication.
 
     Parts and results have the shards as their leading axis, which the function does not see; `whole` is the same for
     all. A loop in it may take another number of steps on every shard.
 
     Args:
-        function: of trees of arrays.
-        shards: of the rows, `shards_of` the weights; where it is 1 nothing is split.
+        function: function of trees of arrays.
+        shards: shards of the rows, `shards_of` the weights; with 1 nothing is split.
     """
 
     def own(whole: Any, *parts: Any) -> Any:
@@ -135,5 +140,5 @@ def each_shard(function: Callable[..., Any], shards: int) -> Callable[..., Any]:
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """Sharding of a value that every device holds whole."""
+    """Return the sharding of a value that every device holds whole."""
     return NamedSharding(mesh, P())

@@ -12,11 +12,11 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {recipe.__name__: recipe for recip
 
 
 def recipe(name: str) -> RunConfig:
-    """The config of a recipe.
+    """Return the config of a recipe.
 
     Raises:
         ConfigError: there is no such recipe.
     """
     if name not in RECIPES:
-        raise ConfigError(f"recipe {name!r}: there is none of that name; choose one of {', '.join(RECIPES)}")
+        raise ConfigError(f"recipe {name!r}: must be one of {', '.join(RECIPES)}; for example pit run demo")
     return RECIPES[name]()

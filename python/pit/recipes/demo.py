@@ -1,21 +1,28 @@
-"""The synthetic task, from scratch, on two CPU cores: what `make demo` runs, and its smallest version for tests."""
+"""The synthetic task, from scratch, on two CPU cores: the recipe of `make demo`, and its smallest version for tests."""
 
 import dataclasses
+from typing import Any
 
 from pit.config import (
     BoardConfig,
     DataConfig,
     EvaluateConfig,
+    GapConfig,
     ImproveConfig,
+    ImproverRlConfig,
+    ImproverSftConfig,
     Limit,
     ModelConfig,
     OptimizerConfig,
     PackingConfig,
+    Passes,
+    PolicyRlConfig,
     RefreshConfig,
-    RlConfig,
+    RewardConfig,
+    RewrittenRlConfig,
     RunConfig,
+    SftConfig,
     TokenizerConfig,
-    TrainConfig,
     WindowConfig,
 )
 
@@ -32,7 +39,7 @@ def demo() -> RunConfig:
         kv_heads=4,
         head_dim=32,
         mlp=128,
-        # A reward model must learn whether a word of the answer stands in the prompt. Two heads of a layer begin with
+        # A reward model must learn whether a word of the answer stands in the prompt. Two heads per layer begin with
         # keys equal to queries, so that equal words meet; the table of positions tells where they met. Without either,
         # "wrong value" is not learned in these steps.
         rotary_fraction=0.0,
@@ -40,31 +47,29 @@ def demo() -> RunConfig:
         matched_heads=2,
     )
     rows = PackingConfig(row_length=512, rows=4, window=256, trees=128)
-    train = TrainConfig(
-        steps=500,
-        packing=rows,
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
-        evaluate_every=250,
-        checkpoint_every=250,
-    )
-    rl = RlConfig(
-        steps=100,
-        prompts=32,
-        samples=4,
-        beta=0.8,
-        packing=PackingConfig(row_length=512, rows=8, window=64, trees=40),
-        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=5),
-        evaluate_every=25,
-        checkpoint_every=25,
-    )
-    # The symmetric gap is half a difference of scores: at half the coefficient a nat costs the improver what it costs
-    # the policy. At .4 instead of .8, M_P^RL is nearly always right and little is left to improve.
-    gap_rl = dataclasses.replace(
-        rl,
-        gap="symmetric",
-        beta=0.4,
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=5),
-    )
+    large = dataclasses.replace(rows, rows=6)
+    supervised: dict[str, Any] = {
+        "steps": 500,
+        "packing": rows,
+        "optimizer": OptimizerConfig(learning_rate=2e-3, warmup_steps=20),
+        "evaluate_every": 250,
+        "checkpoint_every": 250,
+    }
+    rl: dict[str, Any] = {
+        "steps": 100,
+        "prompts": 32,
+        "samples": 4,
+        "packing": PackingConfig(row_length=512, rows=8, window=64, trees=40),
+        "evaluate_every": 25,
+        "checkpoint_every": 25,
+    }
+    # The symmetric gap is half a difference of scores, so it is charged half the policy's coefficient. At .4 instead of
+    # .8, M_P^RL is nearly always right and little is left to improve.
+    improver = rl | {
+        "gap": "symmetric",
+        "beta": 0.4,
+        "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=5),
+    }
     return RunConfig(
         name="demo",
         data=DataConfig(synthetic_rows=64_000),
@@ -72,26 +77,26 @@ def demo() -> RunConfig:
         windows=WindowConfig(input=24, reference=28, output=28),
         policy=model,
         reward_model=model,
-        sft_policy=train,
-        sft_improver=train,
-        quality=train,
-        gap=dataclasses.replace(train, packing=dataclasses.replace(rows, rows=6), init="quality"),
-        judge=dataclasses.replace(train, steps=400),
-        rl_policy=rl,
-        rl_first=dataclasses.replace(gap_rl, sources=(1, 1, 0)),
+        sft_policy=SftConfig(**supervised),
+        sft_improver=ImproverSftConfig(**supervised),
+        reward_quality=RewardConfig(**supervised),
+        reward_gap=GapConfig(**supervised | {"packing": large}, init="quality"),
+        reward_judge=RewardConfig(**supervised | {"steps": 400}),
+        rl_policy=PolicyRlConfig(**rl, beta=0.8, optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=5)),
+        rl_improver_0=ImproverRlConfig(**improver),
         refresh=RefreshConfig(
             steps=150,
-            packing=dataclasses.replace(rows, rows=6),
+            packing=large,
             optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=10),
             evaluate_every=25,
             checkpoint_every=50,
         ),
-        # The fine-tuned improver copies the writers' noise: RL,1 stays near what RL,0 has made of it instead.
-        rl_second=dataclasses.replace(gap_rl, sources=(0, 0, 1), anchor="init"),
-        rl_third=dataclasses.replace(gap_rl, sources=(0, 0, 1), anchor="init", passes=(1, 3)),
+        # The fine-tuned improver copies the writers' noise: RL,1 stays near the improver that RL,0 made instead.
+        rl_improver_1=RewrittenRlConfig(**improver, anchor="init"),
+        rl_improver_2=RewrittenRlConfig(**improver, anchor="init", passes=Passes(1, 3)),
         improve=ImproveConfig(iterations=5, gap="symmetric", threshold=0.25, batch=250),
         evaluate=EvaluateConfig(prompts=1000, gate="stop", sensitivity_floor=0.8),
-        # A right answer is best handed back, and what is left to mend is often a word too many.
+        # A right answer is best handed back, and the last fault to mend is often a word too many.
         board=BoardConfig(copy_rate=Limit(0.95), length_within=Limit(0.98)),
     )
 
@@ -101,47 +106,39 @@ def tiny() -> RunConfig:
 
     Needs: a minute of two CPU cores. Command: `pit run tiny --out runs/tiny`.
     """
-    config = demo()
     small = ModelConfig(width=16, layers=1, heads=2, kv_heads=1, head_dim=8, mlp=32)
-    train = TrainConfig(
-        steps=4,
-        packing=PackingConfig(row_length=128, rows=2, window=16, trees=16),
-        evaluate_every=0,
-        evaluate_trees=16,
-        checkpoint_every=2,
-    )
-    rl = dataclasses.replace(
-        config.rl_policy,
-        steps=2,
-        prompts=4,
-        samples=2,
-        packing=PackingConfig(row_length=256, rows=4, window=16, trees=16),
-        evaluate_every=0,
-        evaluate_prompts=4,
-        checkpoint_every=1,
-    )
+    supervised: dict[str, Any] = {
+        "steps": 4,
+        "packing": PackingConfig(row_length=128, rows=2, window=16, trees=16),
+        "evaluate_every": 0,
+        "checkpoint_every": 2,
+    }
+    rl: dict[str, Any] = {
+        "steps": 2,
+        "prompts": 4,
+        "samples": 2,
+        "beta": 0.8,
+        "packing": PackingConfig(row_length=256, rows=4, window=16, trees=16),
+        "evaluate_every": 0,
+        "evaluate_prompts": 4,
+        "checkpoint_every": 1,
+    }
     return dataclasses.replace(
-        config,
+        demo(),
         name="tiny",
         data=DataConfig(synthetic_rows=400),
         policy=small,
         reward_model=small,
-        sft_policy=train,
-        sft_improver=train,
-        quality=train,
-        gap=train,
-        judge=train,
-        rl_policy=rl,
-        rl_first=dataclasses.replace(rl, sources=(1, 1, 0)),
-        refresh=RefreshConfig(
-            steps=4,
-            pairs=8,
-            packing=train.packing,
-            evaluate_every=0,
-            checkpoint_every=2,
-        ),
-        rl_second=dataclasses.replace(rl, sources=(0, 0, 1)),
-        rl_third=dataclasses.replace(rl, sources=(0, 0, 1), passes=(1, 2)),
+        sft_policy=SftConfig(**supervised, evaluate_trees=16),
+        sft_improver=ImproverSftConfig(**supervised, evaluate_trees=16),
+        reward_quality=RewardConfig(**supervised, evaluate_trees=16),
+        reward_gap=GapConfig(**supervised, evaluate_trees=16),
+        reward_judge=RewardConfig(**supervised, evaluate_trees=16),
+        rl_policy=PolicyRlConfig(**rl),
+        rl_improver_0=ImproverRlConfig(**rl),
+        refresh=RefreshConfig(**supervised, pairs=8),
+        rl_improver_1=RewrittenRlConfig(**rl),
+        rl_improver_2=RewrittenRlConfig(**rl, passes=Passes(1, 2)),
         improve=ImproveConfig(iterations=2, batch=8),
         evaluate=EvaluateConfig(
             prompts=16,

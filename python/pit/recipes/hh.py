@@ -1,19 +1,25 @@
 """Anthropic's HH-RLHF with a model small enough for two CPU cores."""
 
-import dataclasses
+from typing import Any
 
 from pit.config import (
     DataConfig,
     EvaluateConfig,
+    GapConfig,
     ImproveConfig,
+    ImproverRlConfig,
+    ImproverSftConfig,
     ModelConfig,
     OptimizerConfig,
     PackingConfig,
+    Passes,
+    PolicyRlConfig,
     RefreshConfig,
-    RlConfig,
+    RewardConfig,
+    RewrittenRlConfig,
     RunConfig,
+    SftConfig,
     TokenizerConfig,
-    TrainConfig,
     WindowConfig,
 )
 
@@ -27,42 +33,41 @@ def hh() -> RunConfig:
     """
     model = ModelConfig(width=128, layers=3, heads=4, kv_heads=2, head_dim=32, mlp=320, matched_heads=1)
     packing = PackingConfig(row_length=2048, rows=2, window=512, trees=64)
-    sft = TrainConfig(
-        steps=None,
-        packing=packing,
-        optimizer=OptimizerConfig(learning_rate=2e-3),
-        evaluate_every=50,
-        evaluate_trees=128,
-        checkpoint_every=50,
-    )
-    reward = dataclasses.replace(sft, optimizer=OptimizerConfig(learning_rate=1e-3), init="policy")
-    rl = RlConfig(
-        steps=12,
-        prompts=16,
-        samples=4,
-        beta=0.1,
-        packing=PackingConfig(row_length=4096, rows=1, window=64, trees=32),
-        optimizer=OptimizerConfig(learning_rate=2e-4, warmup_steps=3),
-        evaluate_every=0,
-        evaluate_prompts=16,
-        checkpoint_every=6,
-    )
+    supervised: dict[str, Any] = {
+        "packing": packing,
+        "evaluate_every": 50,
+        "evaluate_trees": 128,
+        "checkpoint_every": 50,
+    }
+    sft = supervised | {"optimizer": OptimizerConfig(learning_rate=2e-3)}
+    reward = supervised | {"optimizer": OptimizerConfig(learning_rate=1e-3), "init": "policy"}
+    rl: dict[str, Any] = {
+        "steps": 12,
+        "prompts": 16,
+        "samples": 4,
+        "beta": 0.1,
+        "packing": PackingConfig(row_length=4096, rows=1, window=64, trees=32),
+        "optimizer": OptimizerConfig(learning_rate=2e-4, warmup_steps=3),
+        "evaluate_every": 0,
+        "evaluate_prompts": 16,
+        "checkpoint_every": 6,
+    }
     return RunConfig(
         name="hh",
-        data=DataConfig(path=None),
+        data=DataConfig(task=None),
         tokenizer=TokenizerConfig(vocab_size=4096),
         windows=WindowConfig(512, 512, 512),
         policy=model,
         reward_model=model,
-        sft_policy=sft,
-        sft_improver=sft,
-        quality=reward,
-        gap=reward,
-        judge=reward,
-        rl_policy=rl,
-        rl_first=dataclasses.replace(rl, sources=(1, 1, 0)),
-        rl_second=dataclasses.replace(rl, sources=(0, 0, 1)),
-        rl_third=dataclasses.replace(rl, sources=(0, 0, 1), passes=(1, 1)),
+        sft_policy=SftConfig(**sft),
+        sft_improver=ImproverSftConfig(**sft),
+        reward_quality=RewardConfig(**reward),
+        reward_gap=GapConfig(**reward),
+        reward_judge=RewardConfig(**reward),
+        rl_policy=PolicyRlConfig(**rl),
+        rl_improver_0=ImproverRlConfig(**rl),
+        rl_improver_1=RewrittenRlConfig(**rl),
+        rl_improver_2=RewrittenRlConfig(**rl, passes=Passes(1, 1)),
         refresh=RefreshConfig(steps=50, packing=packing, optimizer=OptimizerConfig(learning_rate=3e-4)),
         improve=ImproveConfig(iterations=2, batch=64),
         evaluate=EvaluateConfig(prompts=128, examples=4),

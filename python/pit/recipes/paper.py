@@ -1,26 +1,33 @@
 """PIT's published settings, for a TPU slice."""
 
-import dataclasses
+from typing import Any
 
 from pit.config import (
     DataConfig,
+    FoldFractions,
+    GapConfig,
     ImproveConfig,
+    ImproverRlConfig,
+    ImproverSftConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
     PackingConfig,
+    Passes,
+    PolicyRlConfig,
     RefreshConfig,
-    RlConfig,
+    RewardConfig,
+    RewrittenRlConfig,
     RunConfig,
+    SftConfig,
     TokenizerConfig,
-    TrainConfig,
     WindowConfig,
     gemma_like,
 )
 
 
 def paper() -> RunConfig:
-    """What the paper states (arXiv 2310.00898): one epoch, windows of 512, three learning rates.
+    """The paper's settings (arXiv 2310.00898): one epoch, windows of 512, three learning rates.
 
     Stated there: fine-tuning at 3e-5, reward models at 3e-4, RL at 1e-5, windows 512 + 512 + 512, equal thirds.
     Open there, chosen here: the model (PaLM 2 is not public; a Gemma-like shape of about 2 billion parameters),
@@ -42,45 +49,40 @@ def paper() -> RunConfig:
         )
     )
     packing = PackingConfig(row_length=4096, rows=2, microbatches=2, window=1024, trees=64)
-    sft = TrainConfig(
-        steps=None,
-        packing=packing,
-        optimizer=OptimizerConfig(learning_rate=3e-5, b2=0.95, warmup_steps=100),
-        evaluate_every=500,
-        checkpoint_every=500,
-        keep=3,
-    )
-    reward = dataclasses.replace(
-        sft, optimizer=OptimizerConfig(learning_rate=3e-4, b2=0.95, warmup_steps=100), init="policy"
-    )
-    rl = RlConfig(
-        steps=1000,
-        prompts=256,
-        samples=4,
-        beta=0.1,
-        packing=PackingConfig(row_length=4096, rows=2, window=1024, trees=64),
-        optimizer=OptimizerConfig(learning_rate=1e-5, b2=0.95, warmup_steps=50),
-        evaluate_every=100,
-        evaluate_prompts=512,
-        checkpoint_every=100,
-        keep=3,
-    )
+    supervised: dict[str, Any] = {"packing": packing, "evaluate_every": 500, "checkpoint_every": 500, "keep": 3}
+    sft = supervised | {"optimizer": OptimizerConfig(learning_rate=3e-5, b2=0.95, warmup_steps=100)}
+    reward = supervised | {
+        "optimizer": OptimizerConfig(learning_rate=3e-4, b2=0.95, warmup_steps=100),
+        "init": "policy",
+    }
+    rl: dict[str, Any] = {
+        "steps": 1000,
+        "prompts": 256,
+        "samples": 4,
+        "beta": 0.1,
+        "packing": PackingConfig(row_length=4096, rows=2, window=1024, trees=64),
+        "optimizer": OptimizerConfig(learning_rate=1e-5, b2=0.95, warmup_steps=50),
+        "evaluate_every": 100,
+        "evaluate_prompts": 512,
+        "checkpoint_every": 100,
+        "keep": 3,
+    }
     return RunConfig(
         name="paper",
-        data=DataConfig(fold_fractions=(0.31, 0.31, 0.31, 0.05, 0.02)),
+        data=DataConfig(task=None, folds=FoldFractions(sft=0.31, reward=0.31, rl=0.31, judge=0.05, eval=0.02)),
         tokenizer=TokenizerConfig(vocab_size=32_000),
         windows=WindowConfig(512, 512, 512),
         policy=model,
         reward_model=model,
-        sft_policy=sft,
-        sft_improver=sft,
-        quality=reward,
-        gap=reward,
-        judge=reward,
-        rl_policy=rl,
-        rl_first=dataclasses.replace(rl, sources=(1, 1, 0)),
-        rl_second=dataclasses.replace(rl, sources=(0, 0, 1)),
-        rl_third=dataclasses.replace(rl, sources=(0, 0, 1), passes=(1, 4)),
+        sft_policy=SftConfig(**sft),
+        sft_improver=ImproverSftConfig(**sft),
+        reward_quality=RewardConfig(**reward),
+        reward_gap=GapConfig(**reward),
+        reward_judge=RewardConfig(**reward),
+        rl_policy=PolicyRlConfig(**rl),
+        rl_improver_0=ImproverRlConfig(**rl),
+        rl_improver_1=RewrittenRlConfig(**rl),
+        rl_improver_2=RewrittenRlConfig(**rl, passes=Passes(1, 4)),
         refresh=RefreshConfig(
             steps=500,
             pairs=256,

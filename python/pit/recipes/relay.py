@@ -11,7 +11,6 @@ from pit.config import (
     OptimizerConfig,
     PackingConfig,
     RunConfig,
-    TrainConfig,
     WindowConfig,
 )
 from pit.recipes.demo import demo
@@ -33,9 +32,6 @@ def relay() -> RunConfig:
     config = demo()
     rows = PackingConfig(row_length=512, rows=6, window=256, trees=128)
 
-    def trained(section: TrainConfig, steps: int) -> TrainConfig:
-        return dataclasses.replace(section, steps=steps, packing=rows)
-
     # The gap model does not see the route: a nat of KL sharpens the passes, two begin to unlearn the look-up.
     gentle = OptimizerConfig(learning_rate=1.5e-4, warmup_steps=5)
 
@@ -47,24 +43,28 @@ def relay() -> RunConfig:
         windows=WindowConfig(input=36, reference=28, output=28),
         policy=dataclasses.replace(config.policy, layers=3, matched_heads=0, rotary_fraction=0.5),
         reward_model=dataclasses.replace(config.reward_model, layers=3, rotary_fraction=0.5),
-        sft_policy=trained(config.sft_policy, 1_200),
+        sft_policy=dataclasses.replace(config.sft_policy, steps=1_200, packing=rows),
         # The look-up is learned all at once, late on some seeds: at half the rate or in half the steps not on all.
         sft_improver=dataclasses.replace(
-            trained(config.sft_improver, 2_400),
+            config.sft_improver,
+            steps=2_400,
+            packing=rows,
             init="policy",
             optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=20),
         ),
-        quality=dataclasses.replace(
-            trained(config.quality, 1_500),
+        reward_quality=dataclasses.replace(
+            config.reward_quality,
+            steps=1_500,
+            packing=rows,
             init="policy",
             optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=20),
         ),
-        gap=trained(config.gap, 600),
-        judge=trained(config.judge, 800),
+        reward_gap=dataclasses.replace(config.reward_gap, steps=600, packing=rows),
+        reward_judge=dataclasses.replace(config.reward_judge, steps=800, packing=rows),
         rl_policy=dataclasses.replace(config.rl_policy, steps=300, beta=0.4),
-        rl_first=dataclasses.replace(config.rl_first, steps=150, beta=0.1, optimizer=gentle),
-        rl_second=dataclasses.replace(config.rl_second, beta=0.1, optimizer=gentle),
-        rl_third=dataclasses.replace(config.rl_third, beta=0.1, optimizer=gentle),
+        rl_improver_0=dataclasses.replace(config.rl_improver_0, steps=150, beta=0.1, optimizer=gentle),
+        rl_improver_1=dataclasses.replace(config.rl_improver_1, beta=0.1, optimizer=gentle),
+        rl_improver_2=dataclasses.replace(config.rl_improver_2, beta=0.1, optimizer=gentle),
         references="data",
         board=BoardConfig(copy_rate=Limit(0.95), similar_share=Limit(0.95)),
         improve=ImproveConfig(iterations=5, accept_by="likelihood", gap="symmetric", batch=250),

@@ -8,7 +8,7 @@ from pit.config import BoardConfig, Limit, from_dict
 from pit.report import geometry, words
 from pit.report.geometry import CurvePlot
 from pit.report.metrics import Curve
-from pit.stages.board import WATCHES, is_beyond
+from pit.rl.board import WATCHES, is_beyond
 
 PREFIX = "board/"
 

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float32, Int32, UInt32
 
-from pit.model.decoder import Cache, Decoder, Reading
+from pit.model.decoder import Cache, Decoder, DecodeStep
 from pit.model.params import Params, merge
 from pit.model.sharding import each_shard
 from pit.rollout.prefill import Prefixes
@@ -23,7 +23,7 @@ from pit.rollout.sizes import Sizes
 from pit.rollout.strategy import Strategy
 
 NONE = -1
-"""A slot without a sample."""
+"""Number of an idle slot's sample."""
 
 
 class Results(NamedTuple):
@@ -41,7 +41,7 @@ class Results(NamedTuple):
 
 
 class _Slots(NamedTuple):
-    """A sample in progress a slot: its number or NONE, the place of its prefix, its tokens so far, its random key."""
+    """Decoding state per slot: number of its sample or NONE, place of its prefix, tokens so far, random key."""
 
     sample: Int32[Array, " S"]
     place: Int32[Array, " S"]
@@ -222,7 +222,7 @@ def _step(loop: _Loop, model: Decoder, sizes: Sizes, strategy: Strategy, eos: In
     # Rows past the end are dropped: those of idle slots, and of samples that go on.
     here = jnp.where(live, slots.sample, samples), slots.length
     ended = jnp.where(done, slots.sample, samples)
-    reading = Reading(
+    fed = DecodeStep(
         position=held.length[slots.place] + slots.length,
         prefix_id=jnp.where(live, slots.place, NONE),
         prefix_length=held.length,
@@ -230,7 +230,7 @@ def _step(loop: _Loop, model: Decoder, sizes: Sizes, strategy: Strategy, eos: In
         write_at=results.steps % sizes.output_tokens,
         slots_per_prefix=sizes.samples,
     )
-    hidden, suffixes = model.decode(token, loop.prefixes, loop.suffixes, reading)
+    hidden, suffixes = model.decode(token, loop.prefixes, loop.suffixes, fed)
     return loop._replace(
         slots=_Slots(jnp.where(done, NONE, slots.sample), slots.place, length, slots.key, hidden),
         held=held._replace(unfinished=held.unfinished.at[slots.place].add(-done.astype(jnp.int32))),

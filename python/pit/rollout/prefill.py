@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32
 
-from pit.data.packing import Layout, pack_lists, padding_batch
+from pit.data.packing import Layout, pack, padding_batch
 from pit.data.template import prefix
 from pit.model.decoder import Cache, Decoder
 from pit.model.params import Params, merge
@@ -43,14 +43,16 @@ def pack_prefixes(prefixes: Sequence[Sequence[Sequence[int]]], sizes: Sizes) -> 
     `leaf` is where a prefix ends, `example_id` which of its shard's it is.
     """
     layout = Layout(closings=(0, 0, 0), pad=0, row_length=sizes.row_tokens, rows=sizes.rows, trees=sizes.requests)
-    packed = [_packed(own, layout) for own in prefixes]
-    nothing = padding_batch(1, prefix(), layout)
-    return [[own[i] if i < len(own) else nothing for own in packed] for i in range(max(map(len, packed)))]
+    packed = [_packed(of_shard, layout) for of_shard in prefixes]
+    most = max(map(len, packed))
+    for batches in packed:
+        batches += [padding_batch(1, prefix(), layout)] * (most - len(batches))
+    return [list(shards) for shards in zip(*packed, strict=True)]
 
 
 def _packed(prefixes: Sequence[Sequence[int]], layout: Layout) -> list[Batch]:
-    batches = pack_lists([[each[:-1] for each in prefixes]], prefix(), layout)
-    last = np.array([each[-1] for each in prefixes], np.int32)
+    batches = pack([[tokens[:-1] for tokens in prefixes]], prefix(), layout)
+    last = np.array([tokens[-1] for tokens in prefixes], np.int32)
     for batch in batches:
         present = batch.example_id >= 0
         rows, index = batch.leaf[present, 0].T

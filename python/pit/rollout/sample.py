@@ -1,37 +1,36 @@
 """Samples of prefixes: packed, prefilled once, decoded side by side by the engine.
 
-A sample is a function of (weights, key, request id, sample number) and its own prefix: its random numbers are folded
-from these alone. Requests with one id and prefix are one request, computed once, and all are put in the order of ids
-and prefixes before anything is, so that the order in which they are given changes no bit; other neighbours or another
-number of slots move a logit by rounding (below 1e-5), which changes a token only at a tie.
+A sample is a function of (weights, seed, request id, sample number) and its own prefix: its random numbers are folded
+from these alone. Equal requests (same id, same prefix) are computed once, and requests are sorted by id and prefix
+first, so the order in which they are given changes no bit. Other neighbours or another number of slots move a logit by
+rounding (below 1e-5), which changes a token only at a tie.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 from jaxtyping import Bool, Float32, Int32
 
 from pit.config import RolloutConfig
+from pit.data.tokens import Sequences, Tokens, joined
 from pit.model.decoder import Decoder
-from pit.model.params import Params
-from pit.model.sharding import gathered, on_mesh, shards_of
+from pit.model.model import Model
 from pit.rollout.engine import decode
 from pit.rollout.prefill import pack_prefixes, prefill
 from pit.rollout.sizes import few, sizes_of
-from pit.rollout.strategy import Strategy
+from pit.rollout.strategy import Strategy, strategy_at
 
 DEFAULT = RolloutConfig()
-"""What is taken where nobody said otherwise."""
+"""Slots and prefill of a call that names none."""
 
 
 class Samples(NamedTuple):
     """N samples of each of G prefixes.
 
-    token: the sampled tokens, EOS included where there is one; 0 beyond `length`.
+    token: sampled tokens, EOS included where there is one; 0 beyond `length`.
     length: number of sampled tokens, EOS included.
     finished: whether the sample ended in an EOS (otherwise it was cut at the window).
     logp: log-prob of each sampled token under the policy at the strategy's temperature, nats, recorded at decode; 0
@@ -47,17 +46,16 @@ class Samples(NamedTuple):
     drawn_logp: Float32[np.ndarray, "G N C"]
     fill: float
 
-    def answer(self, tree: int, sample: int) -> list[int]:
-        """Tokens of one answer without its EOS."""
-        end = int(self.length[tree, sample]) - int(self.finished[tree, sample])
-        return [int(t) for t in self.token[tree, sample, :end]]
+    def answers(self) -> list[Tokens]:
+        """Return the contents of the samples, without EOS: a column per sample number, a sequence per prefix."""
+        content = self.length - self.finished.astype(np.int32)
+        return [Tokens.padded(self.token[:, n], content[:, n]) for n in range(content.shape[1])]
 
 
 def sample(
-    graphdef: nnx.GraphDef[Decoder],
-    params: Params,
-    prefixes: Sequence[Sequence[int]],
-    request_ids: Sequence[int],
+    model: Model[Decoder],
+    prefixes: Sequences,
+    request_ids: Iterable[int],
     *,
     n: int,
     capacity: int,
@@ -69,60 +67,120 @@ def sample(
     """Draw `n` samples of at most `capacity` tokens after each prefix.
 
     Args:
-        graphdef: definition of the decoder.
-        params: its weights.
+        model: the decoder.
         prefixes: token ids of each request, its last closing role token included.
-        request_ids: an id of each request, below 2^32; with `seed` and the sample's number it decides the random
-            numbers.
-        n: samples of a prefix.
+        request_ids: id of each request, below 2^32; with `seed` and the sample's number it decides the random numbers.
+        n: samples per prefix.
         capacity: most tokens of a sample, EOS included.
-        strategy: how tokens are chosen.
+        strategy: choice of each token.
         eos_ids: ids that end a sample (the padding id may be one of them: lengths decide, not values).
-        seed: root of the random numbers.
+        seed: root of the random numbers, below 2^64.
         config: slots, and tokens that are prefilled at once.
 
     Raises:
         ValueError: a prefix is empty, or there is none.
     """
-    requests = [(own, tuple(prefix)) for own, prefix in zip(request_ids, prefixes, strict=True)]
+    tokens = Tokens.of(prefixes).rows()
+    requests = [(int(request), tuple(prefix)) for request, prefix in zip(request_ids, tokens, strict=True)]
     distinct = sorted(set(requests))
     lengths = [len(prefix) for _, prefix in distinct]
     if min(lengths, default=0) == 0:
         raise ValueError("prefixes: every request needs at least one token; give each its closing role token")
-    shards = shards_of(params)
+    shards = model.shards
     sizes = sizes_of(lengths, n=n, capacity=capacity, config=config, shards=shards)
     dealt = [distinct[x::shards] for x in range(shards)]
-    batches = pack_prefixes([[prefix for _, prefix in own] for own in dealt], sizes)
+    batches = pack_prefixes([[prefix for _, prefix in requests_X] for requests_X in dealt], sizes)
     sizes = replace(sizes, batches=few(len(batches)))
     ids = np.zeros((shards, sizes.requests), np.uint32)
     held = np.zeros((shards, sizes.requests), np.int32)
-    for x, own in enumerate(dealt):
-        ids[x, : len(own)] = [request for request, _ in own]
-        held[x, : len(own)] = [len(prefix) for _, prefix in own]
-    with on_mesh(params):
-        weights = gathered(params)
+    for x, requests_X in enumerate(dealt):
+        ids[x, : len(requests_X)] = [request for request, _ in requests_X]
+        held[x, : len(requests_X)] = [len(prefix) for _, prefix in requests_X]
+    with model.on_mesh():
+        weights = model.gathered().params
         results = decode(
-            graphdef,
+            model.graphdef,
             weights,
-            prefill(graphdef, weights, batches, held, sizes),
+            prefill(model.graphdef, weights, batches, held, sizes),
             ids,
-            np.asarray(jax.random.key_data(jax.random.key(seed))),
+            np.array([seed >> 32, seed & 0xFFFF_FFFF], np.uint32),
             sizes=sizes,
             strategy=strategy,
             eos_ids=eos_ids,
         )
-    found = jax.device_get(results)
+    on_host = jax.device_get(results)
     place = {request: number for number, request in enumerate(distinct)}
     turn, shard = np.divmod([place[request] for request in requests], shards)
-
-    def by_request(values: np.ndarray) -> np.ndarray:
-        return values.reshape(shards, sizes.requests, n, *values.shape[2:])[shard, turn]
-
-    return Samples(
-        token=by_request(found.token),
-        length=by_request(found.length),
-        finished=by_request(found.finished),
-        logp=by_request(found.logp),
-        drawn_logp=by_request(found.drawn_logp),
-        fill=int(found.length.sum()) / (int(found.steps.max()) * sizes.slots * shards),
+    # Results lie by shard and then by sample of its prefixes; they are wanted by request.
+    token, length, finished, logp, drawn_logp = (
+        values.reshape(shards, sizes.requests, n, *values.shape[2:])[shard, turn]
+        for values in (on_host.token, on_host.length, on_host.finished, on_host.logp, on_host.drawn_logp)
     )
+    fill = int(on_host.length.sum()) / (int(on_host.steps.max()) * sizes.slots * shards)
+    return Samples(token, length, finished, logp, drawn_logp, fill)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Answers of a run's models to its prompts.
+
+    closings: closing role tokens of an (input, reference, output) segment.
+    capacity: most tokens of an answer, EOS included.
+    rollout: slots, and tokens that are prefilled at once.
+    """
+
+    closings: tuple[int, int, int]
+    capacity: int
+    rollout: RolloutConfig = DEFAULT
+
+    def samples(
+        self,
+        model: Model[Decoder],
+        ids: Iterable[int],
+        inputs: Sequences,
+        references: Sequences | None = None,
+        *,
+        n: int,
+        strategy: Strategy,
+        seed: int,
+    ) -> Samples:
+        """Draw n samples of every prefix: the input, or the input and its reference.
+
+        Args:
+            model: the policy, or with references the improver.
+            ids: id of each prompt, below 2^32; with `seed` and the sample's number it decides the random numbers.
+            inputs: contents of x.
+            references: contents of the references, None for the policy.
+            n: samples per prefix.
+            strategy: choice of each token.
+            seed: root of the random numbers.
+        """
+        prefixes = joined(Tokens.of(inputs), self.closings[0])
+        if references is not None:
+            prefixes = joined(prefixes, Tokens.of(references), self.closings[1])
+        eos = (self.closings[2],)
+        return sample(
+            model,
+            prefixes,
+            ids,
+            n=n,
+            capacity=self.capacity,
+            strategy=strategy,
+            eos_ids=eos,
+            seed=seed,
+            config=self.rollout,
+        )
+
+    def answers(
+        self,
+        model: Model[Decoder],
+        ids: Iterable[int],
+        inputs: Sequences,
+        references: Sequences | None = None,
+        *,
+        strategy: Strategy | float,
+        seed: int,
+    ) -> Tokens:
+        """Draw one answer of every prefix; `strategy` may be a temperature, and 0 is greedy."""
+        chosen = strategy_at(strategy) if isinstance(strategy, float | int) else strategy
+        return self.samples(model, ids, inputs, references, n=1, strategy=chosen, seed=seed).answers()[0]

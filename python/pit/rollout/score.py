@@ -1,56 +1,78 @@
-"""Scores of given answers: R_P on x -> y, and gaps in the orders that their form needs, by two kinds of judge."""
+"""Scores of given answers: R_P on x -> y, and gaps in the orders that their form needs, by two kinds of scorer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float32, Int32
 
-from pit.config import GapForm, RewardForm
-from pit.data.packing import Layout, pack_lists
+from pit.config import GapForm
+from pit.data.packing import Layout, pack
 from pit.data.template import gap_scoring, rollout
+from pit.data.tokens import Sequences, Tokens
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel, row_logprobs
+from pit.model.model import Model
 from pit.model.params import Params, merge
-from pit.model.sharding import on_mesh, shards_of
 from pit.types import Batch, Topology
 from pit_kernels import centred_gap, symmetric_gap
 
-Tokens = Sequence[Sequence[int]]
 
+class Scorer(ABC):
+    """A model that scores r(y, ref) on packed trees of one static shape, and so gaps of answers over references."""
 
-class Judge(ABC):
-    """What scores r(y, ref) on packed trees of one static shape, and so tells the gap of an answer over a reference."""
-
-    def __init__(self, params: Params, layout: Layout) -> None:
-        self._params, self._layout, self._shards = params, layout, shards_of(params)
+    def __init__(self, model: Model[Any], layout: Layout) -> None:
+        self.model, self.layout = model, layout
 
     @abstractmethod
     def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
-        """Scores of the leaves of a batch, whose segments hold so many tokens before the closing one."""
+        """Return the scores of a batch's leaves; `contents` counts the tokens of each before its closing token."""
 
-    def leaves(self, columns: Sequence[Tokens], topology: Topology) -> Float32[np.ndarray, "n L"]:
-        """Scores of all leaves of the trees that the columns fill."""
-        filled = sorted((each.leaf, each.column) for each in topology.segments if each.leaf >= 0)
-        contents = np.array([[len(tokens) for tokens in columns[column]] for _, column in filled], np.int32).T
-        result = np.zeros(contents.shape, np.float32)
-        for batch in pack_lists(columns, topology, self._layout, shards=self._shards):
-            with on_mesh(self._params):
-                scores = self._scores(batch, contents[batch.example_id])
+    def leaves(
+        self, columns: Sequence[Sequences], topology: Topology, packed: Sequence[Batch] | None = None
+    ) -> Float32[np.ndarray, "n L"]:
+        """Return the scores of all leaves of the trees that the columns fill.
+
+        Args:
+            columns: contents, a column per segment of the tree.
+            topology: the tree.
+            packed: these very trees where they are packed already, in the scorer's layout.
+        """
+        tokens = [Tokens.of(column) for column in columns]
+        filled = sorted((segment.leaf, segment.column) for segment in topology.segments if segment.leaf >= 0)
+        contents = np.stack([tokens[column].length for _, column in filled], axis=1)
+        scores = np.zeros(contents.shape, np.float32)
+        for batch in pack(tokens, topology, self.layout, shards=self.model.shards) if packed is None else packed:
+            with self.model.on_mesh():
+                of_batch = self._scores(batch, contents[batch.example_id])
             present = batch.example_id >= 0
-            result[batch.example_id[present]] = scores[present]
-        return result
+            scores[batch.example_id[present]] = of_batch[present]
+        return scores
 
     def gap(
-        self, inputs: Tokens, references: Tokens, outputs: Sequence[Tokens], form: GapForm
+        self,
+        inputs: Sequences,
+        references: Sequences,
+        outputs: Sequence[Sequences],
+        form: GapForm,
+        packed: Sequence[Batch] | None = None,
     ) -> Float32[np.ndarray, "G N"]:
-        """The gap of N outputs over the reference of each input, in one form; `outputs[n][g]`."""
-        n = len(outputs)
-        topology, leaf = gap_scoring(n, identity=form == "centred", swapped=form == "symmetric")
-        scores = self.leaves([inputs, references, *outputs], topology)
+        """Return the gap of N outputs over the reference of each input, in one form; `outputs[n][g]`.
+
+        Args:
+            inputs: contents of x.
+            references: contents of the references.
+            outputs: contents of the answers.
+            form: raw r(y, ref); centred, less the mean of r(y, y) and r(ref, ref); or symmetric, half of r(y, ref)
+                less r(ref, y). Centred and symmetric are exactly 0 where the output is the reference.
+            packed: the trees x -> ref -> outputs where they are packed already (raw form alone).
+        """
+        references, columns = Tokens.of(references), [Tokens.of(column) for column in outputs]
+        topology, leaf = gap_scoring(len(columns), identity=form == "centred", swapped=form == "symmetric")
+        scores = self.leaves([inputs, references, *columns], topology, packed)
         raw = scores[:, list(leaf.raw)]
         if form == "raw":
             return raw
@@ -60,13 +82,13 @@ class Judge(ABC):
         else:
             own, reference = scores[:, list(leaf.identity)], scores[:, [leaf.reference_identity]]
             gap = centred_gap(jnp.asarray(raw), jnp.asarray(own), jnp.asarray(np.broadcast_to(reference, own.shape)))
-        return _zero_over_itself(np.asarray(gap), references, outputs)
+        return zero_over_itself(np.asarray(gap), references, columns)
 
 
-class Scorer(Judge):
-    """A reward model as a judge."""
+class ModelScorer(Scorer):
+    """A reward model as a scorer."""
 
-    def __init__(self, graphdef: nnx.GraphDef[RewardModel], params: Params, layout: Layout) -> None:
+    def __init__(self, model: Model[RewardModel], layout: Layout) -> None:
         def score(
             params: Params,
             token: Int32[Array, "R T"],
@@ -74,46 +96,43 @@ class Scorer(Judge):
             visible_until: Int32[Array, "R T"],
             leaf: Int32[Array, "G L 2"],
         ) -> Float32[Array, "G L"]:
-            return merge(graphdef, params)(token, position, visible_until, leaf)
+            return merge(model.graphdef, params)(token, position, visible_until, leaf)
 
-        super().__init__(params, layout)
+        super().__init__(model, layout)
         self._score = jax.jit(score)
 
     def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
         arrays = (batch.token, batch.position, batch.visible_until, batch.leaf)
-        return np.asarray(jax.device_get(self._score(self._params, *arrays)))
+        return np.asarray(jax.device_get(self._score(self.model.params, *arrays)))
 
-    def quality(self, inputs: Tokens, outputs: Sequence[Tokens]) -> Float32[np.ndarray, "G N"]:
-        """r_P(x, y) of N outputs of each input; `outputs[n][g]`."""
-        return self.leaves([inputs, *outputs], rollout(len(outputs), with_reference=False))
-
-    def difference(self, inputs: Tokens, references: Tokens, outputs: Sequence[Tokens]) -> Float32[np.ndarray, "G N"]:
-        """r_P(x, y) - r_P(x, y_ref) of N outputs of each input, by an ordinary reward model; `outputs[n][g]`.
-
-        The ablation of the gap model: two scores that were not trained to be compared with a reference in sight.
-        """
-        scores = self.quality(inputs, [*outputs, references])
-        return _zero_over_itself(scores[:, :-1] - scores[:, -1:], references, outputs)
-
-    def reward(
-        self, inputs: Tokens, references: Tokens, outputs: Sequence[Tokens], form: RewardForm
+    def quality(
+        self, inputs: Sequences, outputs: Sequence[Sequences], packed: Sequence[Batch] | None = None
     ) -> Float32[np.ndarray, "G N"]:
-        """What an improver is rewarded with, in any of the forms; the reward model must be the one that it needs."""
-        if form == "difference":
-            return self.difference(inputs, references, outputs)
-        return self.gap(inputs, references, outputs, form)
+        """Return r_P(x, y) of N outputs of each input; `outputs[n][g]`. `packed` as in `leaves`."""
+        return self.leaves([inputs, *outputs], rollout(len(outputs), with_reference=False), packed)
+
+    def difference(
+        self, inputs: Sequences, references: Sequences, outputs: Sequence[Sequences]
+    ) -> Float32[np.ndarray, "G N"]:
+        """Return r_P(x, y) - r_P(x, y_ref) of N outputs of each input, by an ordinary reward model; `outputs[n][g]`.
+
+        This is the ablation of the gap model: its two scores were not trained with a reference in sight.
+        """
+        references, columns = Tokens.of(references), [Tokens.of(column) for column in outputs]
+        scores = self.quality(inputs, [*columns, references])
+        return zero_over_itself(scores[:, :-1] - scores[:, -1:], references, columns)
 
 
-class Likelihood(Judge):
-    """An improver as a judge: r(y, ref) = log p(y | x, ref), nats, of all of y with its closing token.
+class LikelihoodScorer(Scorer):
+    """An improver as a scorer: r(y, ref) = log p(y | x, ref), nats, of all of y with its closing token.
 
-    Its symmetric gap, half of log p(y | x, ref) - log p(ref | x, y), asks which of the two the improver rather turns
-    into the other. Nothing is trained, and nothing is to be trained against it: an answer from which the reference
-    cannot be got back scores high, so that reinforcement learning ends in answers that say nothing. It judges what an
-    improver wrote.
+    Its symmetric gap, half of log p(y | x, ref) - log p(ref | x, y), says into which of the two the improver rather
+    turns the other. Nothing is trained for it, and nothing must be trained against it: an answer from which the
+    reference cannot be recovered scores high, so reinforcement learning would end in answers that say nothing. It is
+    meant for answers that an improver wrote.
     """
 
-    def __init__(self, graphdef: nnx.GraphDef[Decoder], params: Params, layout: Layout) -> None:
+    def __init__(self, model: Model[Decoder], layout: Layout) -> None:
         def logprobs(
             params: Params,
             token: Int32[Array, "R T"],
@@ -121,14 +140,14 @@ class Likelihood(Judge):
             visible_until: Int32[Array, "R T"],
             previous: Int32[Array, "R T"],
         ) -> Float32[Array, "R T"]:
-            return row_logprobs(merge(graphdef, params), token, position, visible_until, previous)
+            return row_logprobs(merge(model.graphdef, params), token, position, visible_until, previous)
 
-        super().__init__(params, layout)
+        super().__init__(model, layout)
         self._logprobs = jax.jit(logprobs)
 
     def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
         arrays = (batch.token, batch.position, batch.visible_until, batch.previous)
-        logp = jax.device_get(self._logprobs(self._params, *arrays))
+        logp = jax.device_get(self._logprobs(self.model.params, *arrays))
         before = np.pad(np.cumsum(logp, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
         row, end = batch.leaf[:, :, 0], batch.leaf[:, :, 1]
         # A segment is contiguous: its content, and the closing token at `end`.
@@ -136,9 +155,9 @@ class Likelihood(Judge):
         return np.asarray(scores, np.float32)
 
 
-def _zero_over_itself(
+def zero_over_itself(
     gap: Float32[np.ndarray, "G N"], references: Tokens, outputs: Sequence[Tokens]
 ) -> Float32[np.ndarray, "G N"]:
-    # The same text read at two places of a row may differ in the last bit; over itself the gap is 0 by definition.
-    same = [[list(y) == list(ref) for y in ys] for *ys, ref in zip(*outputs, references, strict=True)]
-    return np.where(np.array(same), np.float32(0), gap)
+    """Return the gaps, 0 where an output is its reference: one text at two places may differ in its last bit."""
+    same = np.stack([column.equal(references) for column in outputs], axis=1)
+    return np.where(same, np.float32(0), gap)

@@ -1,1 +1,1 @@
-"""The stages of the method, a short file each: fine-tuning, reward models, reinforcement learning."""
+"""The stages of PIT as values: fine-tuning, reward models, reinforcement learning, and the graph that they form."""

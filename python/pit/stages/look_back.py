@@ -1,14 +1,17 @@
-"""What an RL stage drew when, read from a run or simulated: the material of `pit data curriculum`."""
+"""Draws of an RL stage, read from a run or simulated: the material of `pit data curriculum`."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
-from pit.config import ConfigError, RlConfig, RunConfig
+from pit.config import ConfigError, CurriculumConfig, RlConfig, RunConfig
 from pit.data.curriculum import Visit, edit_distance, hidden_difficulty, ranks, read_history, simulate, tree_length
-from pit.stages.context import STAGES, Run
-from pit.stages.curriculum import examples_of, expected_visits, make_draws
+from pit.rl.curriculum import examples_of, expected_visits, make_draws
+from pit.run.folder import Run
+from pit.run.stage import Stage
+from pit.seeds import Seed
+from pit.stages.graph import GRAPH
 
 
 class Look(NamedTuple):
@@ -19,44 +22,64 @@ class Look(NamedTuple):
     difficulty: Float32[np.ndarray, " examples"]
 
 
-def look_back(run: Run, stage: str) -> Look:
-    """What a stage of a run has drawn so far, by the lengths of its trees, or by edit distance if it used that.
+def look_back(run: Run, name: str) -> Look:
+    """Return the draws of a run's stage so far, by the lengths of its trees, or by edit distance if it used that.
 
     Raises:
         ConfigError: no RL stage has that name.
         CurriculumError: it has drawn nothing yet.
     """
-    config, fold = _section(run.config, stage), run.fold("rl")
-    visits = read_history(run.stage_folder(stage))
-    by_edit = config.curriculum.difficulty == "edit"
+    stage = _rl_stage(name)
+    config, fold = stage.settings(run.config), run.fold(stage.fold)
+    visits = read_history(run.stage_folder(name))
+    strategy, difficulty = _strategy(config)
+    by_edit = difficulty == "edit"
     values = edit_distance(fold) if by_edit else tree_length(fold)
-    measure = "edit distance" if by_edit else "length"
-    title = f"{stage} of {run.folder}: {config.curriculum.strategy}; difficulty by {measure}"
+    title = f"{name} of {run.folder}: {strategy}; difficulty by {'edit distance' if by_edit else 'length'}"
     return Look(title, visits, ranks(values[: examples_of(config, fold)]))
 
 
-def look_ahead(config: RunConfig, stage: str, examples: int) -> Look:
-    """What a stage would draw, with a simulated learner and a hidden difficulty.
+def look_ahead(config: RunConfig, name: str, examples: int) -> Look:
+    """Return the draws that a stage would make, with a simulated learner and a hidden difficulty.
 
     Raises:
         ConfigError: no RL stage has that name, or its curriculum would see too few visits.
     """
-    section = _section(config, stage)
+    stage = _rl_stage(name)
+    section = stage.settings(config)
+    strategy, prior = _strategy(section)
     difficulty = hidden_difficulty(examples, config.seed)
-    known = difficulty if section.curriculum.difficulty != "none" else None
-    loader = make_draws(stage, section, examples, run_seed=config.seed, config_hash="", data_hash="", difficulty=known)
+    loader = make_draws(
+        stage.section,
+        section,
+        examples,
+        seed=Seed((config.seed, name)),
+        config_hash="",
+        data_hash="",
+        difficulty=difficulty if prior != "none" else None,
+    )
     visits, skill = simulate(loader, difficulty, steps=section.steps, samples=section.samples, seed=config.seed)
     loader.close()
     title = (
-        f"{stage} of {config.name}, simulated: {section.curriculum.strategy}; {expected_visits(section, examples):.1f} "
-        f"visits an example; skill {skill[0]:.2f} -> {skill[-1]:.2f}"
+        f"{name} of {config.name}, simulated: {strategy}; {expected_visits(section, examples):.1f} visits per example; "
+        f"skill {skill[0]:.2f} -> {skill[-1]:.2f}"
     )
     return Look(title, visits, difficulty)
 
 
-def _section(config: RunConfig, stage: str) -> RlConfig:
-    names = [name for name in STAGES if name.startswith("rl-")]
-    if stage not in names:
-        raise ConfigError(f"--stage = {stage!r}: must be one of {', '.join(names)}; choose one")
-    section: RlConfig = getattr(config, STAGES[stage].section)
-    return section
+def _strategy(config: RlConfig) -> tuple[str, str]:
+    """Return strategy and prior difficulty of a stage; the policy's own stage has neither."""
+    curriculum = config.curriculum
+    return (
+        (curriculum.strategy, curriculum.difficulty)
+        if isinstance(curriculum, CurriculumConfig)
+        else ("uniform", "none")
+    )
+
+
+def _rl_stage(name: str) -> Stage:
+    stages = [job for job in GRAPH if isinstance(job, Stage) and "reward" in job.inputs(RunConfig())]
+    if name not in (stage.name for stage in stages):
+        names = ", ".join(stage.name for stage in stages)
+        raise ConfigError(f"--stage = {name!r}: must be one of {names}; for example --stage {stages[0].name}")
+    return next(stage for stage in stages if stage.name == name)

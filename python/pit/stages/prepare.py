@@ -1,5 +1,6 @@
-"""The first stage: preferences become a tokenizer and a token store (or synthetic ones are written first)."""
+"""Preparation of the data: preferences, given or synthetic, become a tokenizer and a token store."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -7,22 +8,26 @@ from pathlib import Path
 
 from pit.config import RunConfig, digest
 from pit.data.atomic import write_file
+from pit.data.errors import DataError
 from pit.data.folds import fold_of
 from pit.data.readers import ReadReport, read_preferences
 from pit.data.store import VERSION, Progress, build
 from pit.data.synthetic import write as write_synthetic
 from pit.data.template import Template
 from pit.data.tokenizer import Tokenizer
-from pit.stages.context import Run
+from pit.run.folder import Run
 from pit.train.log import make_reporter
-from pit.types import FOLDS, Preference
+from pit.types import Preference
 
 
 def prepare(run: Run) -> ReadReport | None:
-    """Write RUN/tokenizer.json and RUN/store, unless they are there and made from the same data and config.
+    """Write RUN/tokenizer.json and RUN/store, unless they exist and are made from the same data and config.
 
     Returns:
-        What was read and what was dropped, None if nothing had to be done.
+        Counts of the rows read and dropped, None if nothing had to be done.
+
+    Raises:
+        DataError: there are no preferences, or they cannot be read.
     """
     config, folder = run.config, run.folder
     source = _source(run)
@@ -37,7 +42,7 @@ def prepare(run: Run) -> ReadReport | None:
         difficulty_column=config.data.difficulty_column,
     )
     preferences = list(rows)
-    fractions = dict(zip(FOLDS, config.data.fold_fractions, strict=True))
+    fractions = dataclasses.asdict(config.data.folds)
     tokenizer = _tokenizer(config, lambda: _texts(preferences, fractions, config.data.fold_key))
     tokenizer.save(folder / "tokenizer.json")
     windows = config.windows
@@ -55,10 +60,12 @@ def prepare(run: Run) -> ReadReport | None:
 
 
 def _source(run: Run) -> Path:
-    """The preferences to read; synthetic ones are written on first use."""
+    """Return the preferences to read; synthetic ones are written on first use."""
     data = run.config.data
     if data.path is not None:
         return Path(data.path)
+    if data.task is None:
+        raise DataError("data.path = None: this recipe needs preferences; give them with --data FOLDER")
     folder = run.folder / "data"
     if not folder.exists():
         write_synthetic(folder, data.synthetic_rows, run.config.seed, task=data.task)
@@ -78,13 +85,13 @@ def _tokenizer(config: RunConfig, texts: Callable[[], Iterator[str]]) -> Tokeniz
 
 
 def _texts(preferences: list[Preference], fractions: dict[str, float], key: str) -> Iterator[str]:
-    """All texts of the sft fold: the tokenizer sees no other fold."""
-    own = (p for p in preferences if fold_of(p.prompt, fractions, key) == "sft")
-    return chain.from_iterable((*(m.content for m in p.prompt), p.better, p.worse) for p in own)
+    """Yield all texts of the sft fold: the tokenizer sees no other fold."""
+    of_fold = (p for p in preferences if fold_of(p.prompt, fractions, key) == "sft")
+    return chain.from_iterable((*(m.content for m in p.prompt), p.better, p.worse) for p in of_fold)
 
 
 def _remove_store(store: Path) -> None:
-    """Delete a store made from something else; only the files a store consists of."""
+    """Delete a store made from something else: only the files that a store consists of."""
     if store.is_dir():
         for path in [*store.glob("*.arrow"), store / "manifest.json"]:
             path.unlink(missing_ok=True)

@@ -1,40 +1,34 @@
 """Reward models trained on with labelled samples of the models, between RL,0 and RL,1 (beyond the paper, optional).
 
-The rewards of RL,1 and of inference are asked about answers that no preference of the data shows. Where someone can
-label such answers, M_P^RL and RL,0's improver answer prompts of the rl fold, and R_P and R_PIT go on from where they
-were, on a mix of data and these pairs.
+The rewards of RL,1 and of inference judge answers of a kind that no preference of the data shows. Where someone can
+label such answers, M_P^RL and RL,0's improver answer prompts of the rl fold, and R_P and R_PIT are trained further on a
+mix of data and these pairs.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
 
-from pit.config import RefreshConfig, derived_seed, digest
+from pit.config import ConfigError, RefreshConfig, RunConfig, digest
 from pit.data import _core
 from pit.data.atomic import write_file
 from pit.data.errors import DataError
-from pit.data.packing import Layout, pack_lists
+from pit.data.packing import Layout, pack
 from pit.data.store import Fold
-from pit.model.params import copy
-from pit.stages.context import Run, require_stage
-from pit.stages.references import Prompts, Sampling
-from pit.stages.reward import GAP, QUALITY, with_pairs
-from pit.stages.supervised import Batches, Task, fit
+from pit.data.template import gap, quality
+from pit.data.tokens import Sequences, Tokens
+from pit.rl.records import Labeller
+from pit.run.folder import Run
+from pit.run.session import Session
+from pit.run.stage import REWARD_MODEL, Job, Services, Stage
+from pit.seeds import Seed
+from pit.stages import reward, rl
+from pit.stages.supervised import Batches, supervised_stage
 from pit.train.log import make_reporter
 from pit.types import Batch, Topology
-
-Tokens = Sequence[Sequence[int]]
-
-Labeller = Callable[[Tokens, Tokens, Tokens], Int64[np.ndarray, " n"]]
-"""Of the contents of n inputs and two answers to each: 1 where the first is preferred, -1 the second, 0 a tie."""
-
-NODE = "refresh-pairs"
-REFRESHED = {"refresh-quality": QUALITY, "refresh-gap": GAP}
-"""The stages, and the task that each goes on with."""
 
 BLOCK = 128
 """Prompts sampled at once."""
@@ -49,61 +43,70 @@ class Pair(NamedTuple):
 
 
 def make_pairs(run: Run, labeller: Labeller) -> int | None:
-    """Sample and label the pairs of a run, unless they are there; how many there are, None where nothing was done.
+    """Sample and label the pairs of a run; return their number, or None where they exist already.
 
-    Of each prompt M_P^RL writes two answers and RL,0's improver one from the first: two pairs, less ties and equals.
+    M_P^RL writes two answers to each prompt, and RL,0's improver rewrites the first: two pairs, less ties and equals.
 
     Raises:
+        ConfigError: the run does not refresh its reward models.
         DataError: no pair is left.
     """
-    require_stage("refresh-gap", run.config)
-    path = _path(run)
+    PAIRS.require(run.config)
     if has_pairs(run):
         return None
-    config, windows = run.config.refresh, run.config.windows
-    sampling = Sampling(run.template.closings, windows.output - 1, config.rollout)
-    policy, improver = run.trained("rl-policy"), run.trained("rl-first")
-    fold, reporter, seed = run.fold("rl"), make_reporter(NODE), run.config.seed
-    count, pairs = min(config.prompts, len(fold)), list[Pair]()
+    config, fold, seed = run.config.refresh, run.fold("rl"), run.seed.of(PAIRS.name)
+    sampler, temperature = run.sampler(config.rollout), config.temperature
+    policy, improver = rl.POLICY.load(run), rl.IMPROVER_0.load(run)
+    reporter, pairs = make_reporter(PAIRS.name), list[Pair]()
+    count = min(config.prompts, len(fold))
     for first in range(0, count, BLOCK):
-        ids = list(range(first, min(first + BLOCK, count)))
-        asked = Prompts(ids, [[int(t) for t in fold.row(i)[0]] for i in ids], None)
-        one, two = (sampling.answers(policy, asked, config.temperature, _seed(seed, k)) for k in ("one", "two"))
-        rewritten = sampling.answers(improver, asked._replace(references=one), config.temperature, _seed(seed, "new"))
+        ids = range(first, min(first + BLOCK, count))
+        inputs = fold.columns(ids)[0]
+        one, two = (
+            sampler.answers(policy, ids, inputs, strategy=temperature, seed=seed.of(purpose).number)
+            for purpose in ("first", "second")
+        )
+        rewritten = sampler.answers(improver, ids, inputs, one, strategy=temperature, seed=seed.of("rewritten").number)
         for other in (two, rewritten):
-            pairs += labelled(asked.inputs, one, other, labeller)
+            pairs += labelled(inputs, one, other, labeller)
         reporter.update(first + len(ids), count, f"{len(pairs):,} pairs")
     reporter.close()
     if not pairs:
         raise DataError(
-            f"refresh.prompts = {config.prompts}: the labeller told no two answers apart, so nothing is to be learned; "
-            "raise refresh.prompts or refresh.temperature, or set refresh.prompts=0 to keep the models as they are"
+            f"refresh.prompts = {config.prompts}: the labeller called all pairs of answers ties, so there is nothing "
+            "to learn; raise refresh.prompts or refresh.temperature, or set refresh.prompts=0 to keep the models"
         )
+    path = _path(run)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"made_of": pairs_hash(run)}), *(json.dumps(pair._asdict()) for pair in pairs)]
     write_file(path, ("\n".join(lines) + "\n").encode())
     return len(pairs)
 
 
-def labelled(inputs: Tokens, first: Tokens, second: Tokens, labeller: Labeller) -> list[Pair]:
-    """The pairs that differ and that the labeller does not call a tie, better answer first."""
-    pairs = []
-    for label, x, a, b in zip(labeller(inputs, first, second).tolist(), inputs, first, second, strict=True):
-        if label and list(a) != list(b):
+def labelled(
+    inputs: Sequences,
+    first: Sequences,
+    second: Sequences,
+    labeller: Labeller,
+) -> list[Pair]:
+    """Return the pairs of different answers that the labeller does not call a tie, better answer first."""
+    pairs, columns = [], [Tokens.of(column) for column in (inputs, first, second)]
+    for label, x, a, b in zip(labeller(*columns).tolist(), *(column.rows() for column in columns), strict=True):
+        if label and a != b:
             better, worse = (a, b) if label > 0 else (b, a)
-            pairs.append(Pair(list(x), list(better), list(worse)))
+            pairs.append(Pair(x, better, worse))
     return pairs
 
 
 def pairs_hash(run: Run) -> str:
-    """What the pairs depend on, beside who labelled them."""
+    """Return a digest of everything that the pairs depend on, except for the labeller."""
     config = run.config
-    asked = [config.refresh.prompts, config.refresh.temperature]
-    return digest(asked, config.seed, run.store.hash, [run.stage_hash(name) for name in ("rl-policy", "rl-first")])
+    settings = [config.refresh.prompts, config.refresh.temperature]
+    return digest(settings, config.seed, run.store.hash, [rl.POLICY.hash(run), rl.IMPROVER_0.hash(run)])
 
 
 def has_pairs(run: Run) -> bool:
-    """Whether the pairs of this config and data are there."""
+    """Return whether the pairs of this config and data exist."""
     path = _path(run)
     if not path.is_file():
         return False
@@ -112,14 +115,14 @@ def has_pairs(run: Run) -> bool:
 
 
 def read_pairs(run: Run) -> list[Pair]:
-    """The labelled pairs of a run.
+    """Return the labelled pairs of a run.
 
     Raises:
         DataError: they have not been made.
     """
     path = _path(run)
     if not has_pairs(run):
-        raise DataError(f"{path}: holds no pairs of this config and data; run `{run.command(NODE)}` first")
+        raise DataError(f"{path}: holds no pairs of this config and data; run `{PAIRS.command(run)}` first")
     return [Pair(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
 
 
@@ -127,19 +130,15 @@ def _path(run: Run) -> Path:
     return run.folder / "refresh" / "pairs.jsonl"
 
 
-def _seed(seed: int, purpose: str) -> int:
-    return derived_seed(seed, NODE, purpose)
-
-
 class Mix(Iterator[list[Batch]]):
     """Endless steps of data pairs and new pairs; each step is a function of the seed and its number.
 
     Args:
-        fold: the data pairs.
-        pairs: the new ones.
-        topology: the tree that each pair becomes.
+        fold: data pairs.
+        pairs: new pairs.
+        topology: tree that each pair becomes.
         layout: static shape of a group.
-        config: pairs of a step and the share of data among them.
+        config: pairs per step and the share of data among them.
         shards: data shards.
         seed: root of the permutations.
     """
@@ -153,7 +152,7 @@ class Mix(Iterator[list[Batch]]):
         config: RefreshConfig,
         *,
         shards: int,
-        seed: int,
+        seed: Seed,
     ) -> None:
         self._fold, self._pairs, self._topology, self._layout = fold, pairs, topology, layout
         self._shards, self._seed, self._step = shards, seed, 0
@@ -161,49 +160,108 @@ class Mix(Iterator[list[Batch]]):
         self._counts = {"old": old, "new": config.pairs - old}
 
     def __next__(self) -> list[Batch]:
-        rows = [self._row(i) for i in self._places("old", len(self._fold))]
-        rows += [self._pairs[i] for i in self._places("new", len(self._pairs))]
+        old = self._fold.columns(self._places("old", len(self._fold)))
+        new = [self._pairs[i] for i in self._places("new", len(self._pairs))]
         self._step += 1
-        columns = [[row[c] for row in rows] for c in range(3)]
-        return pack_lists(columns, self._topology, self._layout, shards=self._shards)
-
-    def _row(self, index: int) -> Pair:
-        prompt, better, worse = ([int(t) for t in part] for part in self._fold.row(index))
-        return Pair(prompt, better, worse)
+        columns = [[*column, *(pair[c] for pair in new)] for c, column in enumerate(old)]
+        return pack(columns, self._topology, self._layout, shards=self._shards)
 
     def _places(self, which: str, size: int) -> list[int]:
-        """The next rows of one kind: every one once an epoch, in an order of its own each time."""
+        """Return the next rows of one kind: every row once per epoch, in another order each time."""
         count = self._counts[which]
         drawn = np.arange(self._step * count, (self._step + 1) * count, dtype=np.int64)
         places = np.empty_like(drawn)
         for epoch in np.unique(drawn // size).tolist():
-            own = drawn // size == epoch
-            order = _core.Permutation(size, _seed(self._seed, f"{which} {epoch}"))
-            places[own] = order.apply(drawn[own] % size)
-        found: list[int] = places.tolist()
-        return found
+            of_epoch = drawn // size == epoch
+            order = _core.Permutation(size, self._seed.of(which, epoch).number)
+            places[of_epoch] = order.apply(drawn[of_epoch] % size)
+        return [int(place) for place in places]
+
+    def close(self) -> None:
+        """Release nothing: all rows are in memory or mapped."""
 
     def state(self) -> dict[str, Any]:
-        """The number of steps handed out."""
+        """Return the number of steps handed out."""
         return {"step": self._step}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue after a saved state."""
+        """Resume after a saved state."""
         self._step = state["step"]
 
 
-def run_refresh(run: Run, name: str, *, profile_steps: int = 0) -> None:
-    """Train a reward model on, from the one that it refreshes; a tenth of the new pairs is held out to measure it.
+def mixed_batches(session: Session, topology: Topology) -> Batches:
+    """Return a mix of data and new pairs; every n-th new pair is held out to measure by.
 
     Raises:
         DataError: the pairs have not been made.
     """
-    require_stage(name, run.config)
-    base, config, shards = with_pairs(REFRESHED[name], run.config), run.config.refresh, run.config.mesh.shards
-    task, pairs, layout = Task(name, base.fold, base.topology, base.loss), read_pairs(run), run.layout(config.packing)
+    run, config, shards = session.run, session.settings, session.run.config.mesh.shards
+    pairs, layout = read_pairs(run), run.layout(config.packing)
     held_out = pairs[:: config.held_out_every]
     kept = [pair for i, pair in enumerate(pairs) if i % config.held_out_every] or held_out
-    mix = Mix(run.fold(base.fold), kept, base.topology, layout, config, shards=shards, seed=run.config.seed)
+    seed = run.seed.of(session.stage.name, "order")
+    mix = Mix(run.fold(session.stage.fold), kept, topology, layout, config, shards=shards, seed=seed)
     columns = [[pair[c] for pair in held_out] for c in range(3)]
-    batches = Batches(mix, pack_lists(columns, base.topology, layout, shards=shards))
-    fit(run, task, initial=copy(run.trained(base.stage)[1]), batches=batches, profile_steps=profile_steps)
+    return Batches(mix, pack(columns, topology, layout, shards=shards))
+
+
+def _label(run: Run, services: Services) -> None:
+    if services.labeller is None:
+        raise ConfigError(f"{PAIRS.name}: needs a labeller; call pit.stages.refresh.make_pairs with one of your own")
+    count = make_pairs(run, services.labeller(run))
+    make_reporter(PAIRS.name).note("up to date" if count is None else f"{count:,} labelled pairs")
+
+
+def _included(config: RunConfig) -> bool:
+    return config.refresh.prompts > 0
+
+
+PAIRS = Job(
+    name="refresh-pairs",
+    title="samples of the models, labelled",
+    work=_label,
+    after=lambda config: (rl.POLICY, rl.IMPROVER_0),
+    included=_included,
+    option="refresh.prompts=N, N > 0",
+    finished=has_pairs,
+)
+
+QUALITY = supervised_stage(
+    name="refresh-quality",
+    title="R_P trained on with labelled samples",
+    section="refresh",
+    trains=REWARD_MODEL,
+    fold="reward",
+    topology=quality(),
+    loss=lambda graphdef, config: reward.quality_loss(graphdef),
+    inputs=lambda config: {"start": reward.QUALITY, "writer": rl.POLICY, "rewriter": rl.IMPROVER_0},
+    batches=mixed_batches,
+    after=lambda config: (PAIRS,),
+    included=_included,
+    option=PAIRS.option,
+)
+
+GAP = supervised_stage(
+    name="refresh-gap",
+    title="R_PIT trained on with labelled samples",
+    section="refresh",
+    trains=REWARD_MODEL,
+    fold="reward",
+    topology=gap(),
+    loss=lambda graphdef, config: reward.gap_loss(graphdef, config.reward_gap.ordered_pairs),
+    inputs=lambda config: {"start": reward.GAP, "writer": rl.POLICY, "rewriter": rl.IMPROVER_0},
+    batches=mixed_batches,
+    after=lambda config: (PAIRS,),
+    included=_included,
+    option=PAIRS.option,
+)
+
+
+def last_quality(config: RunConfig) -> Stage:
+    """Return the stage of the last R_P: refreshed, where the run refreshes it."""
+    return QUALITY if QUALITY.included(config) else reward.QUALITY
+
+
+def last_gap(config: RunConfig) -> Stage:
+    """Return the stage of the last R_PIT: refreshed, where the run refreshes it."""
+    return GAP if GAP.included(config) else reward.GAP

@@ -1,21 +1,20 @@
 """Reward models: R_P ranks two answers, R_PIT the four orders of an answer and a reference (PIT, section 3.3)."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float32
 
-from pit.config import GapPairs, RunConfig
+from pit.config import OrderedPairs
 from pit.data.template import gap, quality
 from pit.losses.gap import five_pairs, one_pair, pairwise
 from pit.losses.total import Total, masked
-from pit.model.params import Params, copy, merge
-from pit.stages.context import INITIAL, STAGES, Run
-from pit.stages.supervised import Task, fit
+from pit.model.params import Params, merge
+from pit.run.stage import REWARD_MODEL, Role, Stage
+from pit.stages import sft
+from pit.stages.supervised import supervised_stage
 from pit.train.update import Arrays, LossFunction
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW
 
@@ -30,7 +29,7 @@ def _scores(graphdef: nnx.GraphDef[Any], params: Params, batch: Arrays) -> tuple
 
 
 def quality_loss(graphdef: nnx.GraphDef[Any]) -> LossFunction:
-    """Bradley-Terry loss of R_P on trees x -> {y_w, y_l}, with its accuracy."""
+    """Return the Bradley-Terry loss of R_P on trees x -> {y_w, y_l}, with its accuracy."""
 
     def loss(params: Params, batch: Arrays) -> tuple[Total, dict[str, Total]]:
         score, present = _scores(graphdef, params, batch)
@@ -39,8 +38,12 @@ def quality_loss(graphdef: nnx.GraphDef[Any]) -> LossFunction:
     return loss
 
 
-def gap_loss(graphdef: nnx.GraphDef[Any], ordered_pairs: GapPairs = "five") -> LossFunction:
-    """Loss of R_PIT on trees x -> {y_w, y_l} -> {y_w, y_l}, of five pairs of orders or of one, with its accuracy."""
+def gap_loss(graphdef: nnx.GraphDef[Any], ordered_pairs: OrderedPairs = "five") -> LossFunction:
+    """Return the loss of R_PIT on trees x -> {y_w, y_l} -> {y_w, y_l}, with its accuracy.
+
+    It ranks the paper's five pairs of the four orders, or one.
+    """
+    ranked = five_pairs if ordered_pairs == "five" else one_pair
 
     def loss(params: Params, batch: Arrays) -> tuple[Total, dict[str, Total]]:
         score, present = _scores(graphdef, params, batch)
@@ -50,32 +53,46 @@ def gap_loss(graphdef: nnx.GraphDef[Any], ordered_pairs: GapPairs = "five") -> L
             "accuracy/ll_over_lw": _ranked(score[:, GAP_LL], score[:, GAP_LW], present),
             "rewards/margin": masked(score[:, GAP_WL] - score[:, GAP_LW], present),
         }
-        ranked = five_pairs if ordered_pairs == "five" else one_pair
         return ranked(score, present), dict(metrics)
 
     return loss
 
 
-QUALITY = Task("reward-quality", "reward", quality(), quality_loss)
-GAP = Task("reward-gap", "reward", gap(), gap_loss)
-JUDGE = Task("reward-judge", "judge", quality(), quality_loss)
+def _start(init: str) -> dict[Role, Stage]:
+    """Return the stage whose weights `init` names; none for random ones."""
+    starts: dict[str, dict[Role, Stage]] = {"random": {}, "policy": {"start": sft.POLICY}}
+    return starts.get(init, {"start": QUALITY})
 
 
-def with_pairs(task: Task, config: RunConfig) -> Task:
-    """The task with the loss that `gap.ordered_pairs` names, where it trains R_PIT."""
-    if task.loss is not gap_loss:
-        return task
-    return replace(task, loss=partial(gap_loss, ordered_pairs=config.gap.ordered_pairs))
+QUALITY = supervised_stage(
+    name="reward-quality",
+    title="R_P on pairs",
+    section="reward_quality",
+    trains=REWARD_MODEL,
+    fold="reward",
+    topology=quality(),
+    loss=lambda graphdef, config: quality_loss(graphdef),
+    inputs=lambda config: _start(config.reward_quality.init),
+)
 
+GAP = supervised_stage(
+    name="reward-gap",
+    title="R_PIT on the four orders of each pair",
+    section="reward_gap",
+    trains=REWARD_MODEL,
+    fold="reward",
+    topology=gap(),
+    loss=lambda graphdef, config: gap_loss(graphdef, config.reward_gap.ordered_pairs),
+    inputs=lambda config: _start(config.reward_gap.init),
+)
 
-def run_reward(run: Run, task: Task, *, profile_steps: int = 0) -> None:
-    """Train a reward model, from fresh weights, the fine-tuned policy's (a fresh head on top), or R_P's."""
-    section = getattr(run.config, STAGES[task.stage].section)
-    initial = None
-    if section.init == "policy":
-        _, fresh = run.model(task.stage)
-        _, policy = run.trained(INITIAL["policy"])
-        initial = copy({**fresh, **{f"decoder.{name}": value for name, value in policy.items()}})
-    elif section.init == "quality":
-        initial = copy(run.trained(INITIAL["quality"])[1])
-    fit(run, with_pairs(task, run.config), initial=initial, profile_steps=profile_steps)
+JUDGE = supervised_stage(
+    name="reward-judge",
+    title="a judge for evaluation, on a fold of its own",
+    section="reward_judge",
+    trains=REWARD_MODEL,
+    fold="judge",
+    topology=quality(),
+    loss=lambda graphdef, config: quality_loss(graphdef),
+    inputs=lambda config: _start(config.reward_judge.init),
+)

@@ -8,14 +8,14 @@ from pit.data.template import improver_sft, policy_sft
 from pit.losses.sft import token_nll
 from pit.losses.total import Total
 from pit.model.heads import row_logprobs
-from pit.model.params import Params, copy, merge
-from pit.stages.context import INITIAL, Run
-from pit.stages.supervised import Task, fit
+from pit.model.params import Params, merge
+from pit.run.stage import DECODER
+from pit.stages.supervised import supervised_stage
 from pit.train.update import Arrays, LossFunction
 
 
 def nll(graphdef: nnx.GraphDef[Any]) -> LossFunction:
-    """Mean negative log-likelihood of the tokens with weight, nats."""
+    """Return the mean negative log-likelihood of the tokens with weight, nats."""
 
     def loss(params: Params, batch: Arrays) -> tuple[Total, dict[str, Total]]:
         model = merge(graphdef, params)
@@ -27,13 +27,23 @@ def nll(graphdef: nnx.GraphDef[Any]) -> LossFunction:
     return loss
 
 
-POLICY = Task("sft-policy", "sft", policy_sft(), nll)
-IMPROVER = Task("sft-improver", "sft", improver_sft(), nll)
+POLICY = supervised_stage(
+    name="sft-policy",
+    title="M_P fine-tuned on x -> y_w",
+    section="sft_policy",
+    trains=DECODER,
+    fold="sft",
+    topology=policy_sft(),
+    loss=lambda graphdef, config: nll(graphdef),
+)
 
-
-def run_sft(run: Run, task: Task, *, profile_steps: int = 0) -> None:
-    """Fine-tune the policy or the improver: from fresh weights, or the improver from the fine-tuned policy's."""
-    initial = None
-    if task is IMPROVER and run.config.sft_improver.init == "policy":
-        initial = copy(run.trained(INITIAL["policy"])[1])
-    fit(run, task, initial=initial, profile_steps=profile_steps)
+IMPROVER = supervised_stage(
+    name="sft-improver",
+    title="M_PIT fine-tuned on x, y_l -> y_w",
+    section="sft_improver",
+    trains=DECODER,
+    fold="sft",
+    topology=improver_sft(),
+    loss=lambda graphdef, config: nll(graphdef),
+    inputs=lambda config: {"start": POLICY} if config.sft_improver.init == "policy" else {},
+)

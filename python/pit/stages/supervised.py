@@ -1,143 +1,187 @@
-"""The supervised loop of fine-tuning and reward modelling: planned batches in, a checkpointed model out."""
+"""Supervised stages: planned batches in, a checkpointed model out. Fine-tuning and reward models share this half."""
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pit.config import TrainConfig
+from pit.config import OptimizerConfig, RunConfig
 from pit.data.loader import Loader, count_steps
 from pit.data.packing import pack_trees
+from pit.errors import PitError
 from pit.losses.total import Total
-from pit.model.params import Params
+from pit.model.model import Model
 from pit.model.sharding import row_sharding
-from pit.stages.claim import claim
-from pit.stages.context import STAGES, Run, StageClock
+from pit.run.folder import Run
+from pit.run.session import Session
+from pit.run.stage import DECODER, REWARD_MODEL, Kind, Role, Services, Stage
+from pit.train.checkpoint import Restored
 from pit.train.feed import Feed, StepLoader, to_device
-from pit.train.guard import Guard
-from pit.train.log import StageLog
-from pit.train.loop import run_steps
-from pit.train.update import Evaluation, LossFunction, TrainState, Update, make_optimizer
+from pit.train.update import Evaluation, LossFunction, TrainState
 from pit.types import Batch, Topology
 
-
-@dataclass(frozen=True)
-class Task:
-    """What a supervised stage is, beside its config: a tree, a fold, and a loss of the merged model."""
-
-    stage: str
-    fold: str
-    topology: Topology
-    loss: Callable[[nnx.GraphDef[Any]], LossFunction]
+LossOf = Callable[[nnx.GraphDef[Any], RunConfig], LossFunction]
+"""Makes the loss of a stage from the graph definition of its model and the config of the run."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches that are not simply those of a fold: what makes them, and held-out ones."""
+    """Batches to train on, and held-out ones to measure by."""
 
     loader: StepLoader
     held_out: list[Batch]
 
 
-def fit(
-    run: Run,
-    task: Task,
+# Twelve parameters: those of a stage, and what a supervised one adds.
+def supervised_stage(
     *,
-    initial: Params | None = None,
-    batches: Batches | None = None,
-    profile_steps: int = 0,
-) -> None:
-    """Train the stage's model, resuming from its newest checkpoint; writes `done.json` at the end.
+    name: str,
+    title: str,
+    section: str,
+    trains: Kind,
+    fold: str,
+    topology: Topology,
+    loss: LossOf,
+    inputs: Callable[[RunConfig], Mapping[Role, Stage]] = lambda config: {},
+    batches: "Callable[[Session, Topology], Batches] | None" = None,
+    **optional: Any,
+) -> Stage:
+    """Return a stage that trains a model by a loss of packed trees.
 
     Args:
-        run: the run.
-        task: what is trained.
-        initial: weights to start from instead of fresh ones (consumed).
-        batches: to train on instead of the task's fold; the config then names the steps.
-        profile_steps: steps to trace.
+        name: name of the stage.
+        title: short description.
+        section: its config section.
+        trains: kind of the model.
+        fold: fold of the data.
+        topology: tree that each row becomes.
+        loss: makes its loss.
+        inputs: returns its inputs; "start" is the model whose weights it begins with, fresh ones without it.
+        batches: makes the batches; those of the fold if not given.
+        optional: further fields of the stage.
     """
-    name, config = task.stage, _config(run, task)
-    clock = StageClock(run, name)
-    graphdef, params = run.model(name)
-    sharding, shards = row_sharding(run.mesh), run.config.mesh.shards
-    fold = run.fold(task.fold)
-    layout = run.layout(config.packing)
-    loss = task.loss(graphdef)
-    seed = run.config.seed
-    steps = config.steps or count_steps(fold, task.topology, layout, config.packing, shards=shards, seed=seed)
-    update = Update(loss, make_optimizer(config.optimizer, steps))
-    state = update.start(params if initial is None else initial)
-    stage_hash = run.stage_hash(name)
-    batches = _of_fold(run, task) if batches is None else batches
-    loader = batches.loader
-    evaluation = Evaluation(loss)
-    refused, pending = 0, []
-    with claim(run.stage_folder(name)), run.checkpoints(name, keep=config.keep) as checkpoints:
-        restored = checkpoints.restore(state, stage_hash)
-        if restored is not None:
-            state = restored.state
-            loader.restore(restored.loader["state"])
-            refused, pending = restored.controllers["refused_in_a_row"], restored.controllers["log"]
-            clock.tokens = restored.meta["tokens"]
-        guard = Guard(update, run.stage_folder(name), name, limit=config.optimizer.refusals, in_a_row=refused)
-        meta = {"hash": stage_hash, "tokens": clock.tokens}
-        with StageLog(run.stage_folder(name), name, resumed_step=int(state.step), pending=pending) as log:
-            feed, last = Feed(loader, sharding), time.perf_counter()
 
-            def step(state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
-                nonlocal last
-                arrays, examples, tokens, slots, wait_s = next(feed)
-                state, metrics = guard(state, arrays, examples)
-                clock.tokens += tokens
-                meta["tokens"] = clock.tokens
-                last, begin = time.perf_counter(), last
-                return state, {
-                    **metrics,
-                    "perf/tokens_per_s": Total(jnp.float32(tokens), jnp.float32(last - begin)),
-                    "perf/fill": tokens / slots,
-                    "perf/data_wait_s": wait_s,
-                }
+    def work(run: Run, services: Services) -> None:
+        session = Session(run, stage, profile_steps=services.profile_steps)
+        model = initial_model(stage, run)
+        made = (batches or fold_batches)(session, topology)
+        task = SupervisedTask(session, loss(model.graphdef, run.config), made)
+        session.train(task, model.params, session.settings.steps or steps_of_fold(stage, run))
 
-            run_steps(
-                state,
-                steps=steps,
-                step=step,
-                log=log,
-                checkpoints=checkpoints,
-                checkpoint_every=config.checkpoint_every,
-                loader_state=lambda: {"state": feed.state()},
-                controllers=guard.state,
-                meta=meta,
-                evaluate=lambda s: evaluation(s.params, (to_device(b, sharding) for b in batches.held_out)),
-                evaluate_every=config.evaluate_every,
-                profile_steps=profile_steps,
-            )
-    clock.finish(steps)
+    stage = Stage(
+        name=name,
+        title=title,
+        section=section,
+        trains=trains,
+        fold=fold,
+        topology=lambda config: topology,
+        inputs=inputs,
+        work=work,
+        **optional,
+    )
+    return stage
 
 
-def _config(run: Run, task: Task) -> TrainConfig:
-    config: TrainConfig = getattr(run.config, STAGES[task.stage].section)
-    return config
+def initial_model(stage: Stage, run: Run) -> Model[Any]:
+    """Return the model that training begins with: fresh, or with the weights of the stage's "start".
+
+    A reward model that starts from a policy takes its decoder and keeps a fresh head.
+    """
+    start = stage.inputs(run.config).get("start")
+    if start is None:
+        return stage.fresh(run)
+    loaded = start.load(run)
+    if start.trains == stage.trains:
+        return loaded
+    assert (start.trains, stage.trains) == (DECODER, REWARD_MODEL)
+    fresh = stage.fresh(run)
+    return fresh.with_params({**fresh.params, **{f"decoder.{name}": value for name, value in loaded.params.items()}})
 
 
-def _of_fold(run: Run, task: Task) -> Batches:
-    """The fold of a task, planned, and trees of the eval fold in the stage's own shape, packed once."""
-    config, fold, shards = _config(run, task), run.fold("eval"), run.config.mesh.shards
-    layout = run.layout(config.packing)
+def steps_of_fold(stage: Stage, run: Run) -> int:
+    """Return the steps of one pass over the stage's fold, by planning it."""
+    packing, shards = stage.settings(run.config).packing, run.config.mesh.shards
+    topology = stage.topology(run.config)
+    seed = order_seed(run, stage)
+    return count_steps(run.fold(stage.fold), topology, run.layout(packing), packing, shards=shards, seed=seed)
+
+
+def order_seed(run: Run, stage: Stage) -> int:
+    """Return the seed of the order in which a stage sees the rows of its fold."""
+    return run.seed.of(stage.name, "order").number
+
+
+def fold_batches(session: Session, topology: Topology) -> Batches:
+    """Return planned batches of the stage's fold, and trees of the eval fold in the stage's shape, packed once."""
+    run, stage, config = session.run, session.stage, session.settings
+    layout, shards = run.layout(config.packing), run.config.mesh.shards
+    index, count = session.process
     loader = Loader(
-        run.fold(task.fold),
-        task.topology,
+        run.fold(stage.fold),
+        topology,
         layout,
         config.packing,
         shards=shards,
-        seed=run.config.seed,
-        config_hash=run.stage_hash(task.stage),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        seed=order_seed(run, stage),
+        config_hash=stage.hash(run),
+        process_index=index,
+        process_count=count,
     )
-    count = min(config.evaluate_trees, len(fold))
-    return Batches(loader, pack_trees(fold.table, fold.lengths()[:count], task.topology, layout, shards=shards))
+    held_out = run.fold("eval")
+    trees = min(config.evaluate_trees, len(held_out))
+    return Batches(loader, pack_trees(held_out.table, held_out.lengths()[:trees], topology, layout, shards=shards))
+
+
+class SupervisedTask:
+    """The own half of a supervised stage: one optimizer step per planned step."""
+
+    log_every = 5
+
+    def __init__(self, session: Session, loss: LossFunction, batches: Batches) -> None:
+        self.loss, self._session, self._batches = loss, session, batches
+        self.optimizer: OptimizerConfig = session.settings.optimizer
+        self._sharding = row_sharding(session.run.mesh)
+        self._evaluation = Evaluation(loss)
+
+    def begin(self, session: Session, step: int, restored: Restored | None) -> None:
+        """Start the loader, after a restored state if there is one."""
+        if restored is not None:
+            self._batches.loader.restore(restored.loader["state"])
+        self._feed, self._last_s = Feed(self._batches.loader, self._sharding), time.perf_counter()
+
+    def close(self) -> None:
+        """Stop the loader."""
+        self._batches.loader.close()
+
+    def step(self, state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
+        """Take the next planned step."""
+        batch = next(self._feed)
+        state, metrics = self._session.update(state, batch.arrays, batch.examples)
+        self._session.tokens += batch.tokens
+        begin_s, self._last_s = self._last_s, time.perf_counter()
+        return state, {
+            **metrics,
+            "perf/tokens_per_s": Total(jnp.float32(batch.tokens), jnp.float32(self._last_s - begin_s)),
+            "perf/fill": batch.tokens / batch.slots,
+            "perf/data_wait_s": batch.wait_s,
+        }
+
+    def evaluate(self, state: TrainState) -> Mapping[str, float]:
+        """Return the loss and metrics of the held-out batches."""
+        arrays = (to_device(batch, self._sharding) for batch in self._batches.held_out)
+        return self._evaluation(state.params, arrays)
+
+    def loader_state(self) -> Mapping[str, Any]:
+        """Return the state of the loader after the last step that was used."""
+        return {"state": self._feed.state()}
+
+    def controller_state(self) -> Mapping[str, Any]:
+        """Return the state of the guard."""
+        return self._session.guard_state()
+
+    def halt(self) -> PitError | None:
+        """Return None: nothing but its last step ends a supervised stage."""
+        return None

@@ -15,14 +15,17 @@ from jaxtyping import Array, Float32
 from pit.config import GapForm
 from pit.data.template import Template, gap, gap_scoring, quality, rollout
 from pit.data.tokenizer import Tokenizer
+from pit.model.model import Model
 from pit.model.params import Params, merge
-from pit.rollout.score import Scorer
-from pit.stages.context import STAGES, Run
+from pit.rollout.score import ModelScorer
+from pit.run.folder import Run
+from pit.run.stage import REWARD_MODEL, Stage
+from pit.stages.graph import GRAPH, stage_named
 from pit.stages.reward import gap_loss, quality_loss
 from pit.testing.faults import CheckError
 from pit.testing.rows import RowFormat, RowGradients
 from pit.testing.scorers import HALF_ROUNDING, ROUNDING, Prompt
-from pit.types import Batch
+from pit.types import Batch, SegmentKind
 
 Reads = Literal["gap", "quality"]
 
@@ -98,7 +101,7 @@ class CheckpointScorer(RowModel):
     def __init__(self, graphdef: nnx.GraphDef[Any], params: Params, template: Template, reads: Reads) -> None:
         super().__init__(graphdef, params, row_format(template, reads))
         layout = replace(self.format.wide, rows=_TEXT_ROWS, trees=_TEXT_TREES)
-        self._scorer, self._template, self._reads = Scorer(graphdef, params, layout), template, reads
+        self._scorer, self._template, self._reads = ModelScorer(Model(graphdef, params), layout), template, reads
 
     @classmethod
     def open(cls, folder: Path, stage: str = "reward-gap") -> "CheckpointScorer":
@@ -108,12 +111,14 @@ class CheckpointScorer(RowModel):
             CheckError: the stage trains no reward model.
             ConfigError, CheckpointError: no run is there, or the stage has not finished.
         """
-        rewards = [name for name, spec in STAGES.items() if spec.model == "reward_model"]
-        if stage not in rewards:
-            raise CheckError(f"stage {stage!r} of {folder}: trains no reward model; choose one of {', '.join(rewards)}")
+        named = stage_named(stage)
+        if named is None or named.trains != REWARD_MODEL:
+            rewards = ", ".join(job.name for job in GRAPH if isinstance(job, Stage) and job.trains == REWARD_MODEL)
+            raise CheckError(f"stage {stage!r} of {folder}: must be one that trains a reward model, one of {rewards}")
         run = Run.open(folder)
-        reads: Reads = "gap" if stage.endswith("-gap") else "quality"
-        return cls(*run.trained(stage), run.template, reads)
+        model, kinds = named.load(run), {segment.kind for segment in named.topology(run.config).segments}
+        reads: Reads = "gap" if SegmentKind.REFERENCE in kinds else "quality"
+        return cls(model.graphdef, model.params, run.template, reads)
 
     def gap(
         self, prompts: Sequence[Prompt], outputs: Sequence[str], references: Sequence[str]

@@ -7,7 +7,10 @@ from typing import Any
 
 from pit.evaluate.gold import best_gold
 from pit.evaluate.sensitivity import sampled_pairs
-from pit.stages.context import STAGES, Run
+from pit.run.folder import Run
+from pit.run.stage import DECODER, Stage
+from pit.seeds import Seed
+from pit.stages.graph import GRAPH, stage_named
 from pit.testing.adapters import Difference, SequenceClassifier
 from pit.testing.checkpoint import CheckpointScorer
 from pit.testing.faults import CheckError
@@ -34,8 +37,9 @@ def open_folder(model: str, stage: str = "reward-gap") -> Any:
         )
     if "architectures" in json.loads(config.read_text(encoding="utf-8")):
         return Difference(SequenceClassifier.open(folder))
-    if stage in STAGES and STAGES[stage].model == "policy":
-        return PolicyScorer.open(folder, stage)
+    named = stage_named(stage)
+    if named is not None and named.trains == DECODER:
+        return PolicyScorer.open(folder, named)
     return CheckpointScorer.open(folder, stage)
 
 
@@ -54,13 +58,15 @@ def rows_of_samples(folder: Path, policy: str, limit: int, seed: int) -> tuple[l
         CheckError: the run has no such policy.
         CheckpointError: the policy, or the judge, has not finished.
     """
-    if policy not in STAGES or STAGES[policy].model != "policy":
-        policies = ", ".join(name for name, spec in STAGES.items() if spec.model == "policy")
-        raise CheckError(f"--samples-of {policy}: is no policy of a run; choose one of {policies}")
+    stage = stage_named(policy)
+    if stage is None or stage.trains != DECODER:
+        policies = ", ".join(job.name for job in GRAPH if isinstance(job, Stage) and job.trains == DECODER)
+        raise CheckError(f"--samples-of {policy}: must be a policy of a run, one of {policies}")
     run = Run.open(folder)
     gold, name = best_gold(run)
     prompts = [[int(t) for t in row[0]] for row in _first(run, limit)]
-    return _as_text(run, zip(*sampled_pairs(run, policy, gold, prompts, seed=seed), strict=True)), name
+    pairs = sampled_pairs(run, stage.load(run), gold, prompts, seed=Seed((seed, "check")))
+    return _as_text(run, zip(*pairs, strict=True)), name
 
 
 def _first(run: Run, limit: int) -> Iterator[Any]:

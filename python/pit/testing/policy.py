@@ -12,10 +12,12 @@ from jaxtyping import Array, Float32
 
 from pit.data.template import Template
 from pit.model.heads import row_logprobs
+from pit.model.model import Model
 from pit.model.params import Params, merge
 from pit.rollout.sample import Samples, sample
 from pit.rollout.strategy import strategy_at
-from pit.stages.context import Run
+from pit.run.folder import Run
+from pit.run.stage import Stage
 from pit.testing.checkpoint import content_of
 from pit.testing.scorers import HALF_ROUNDING, ROUNDING
 from pit.types import Batch
@@ -71,21 +73,21 @@ class PolicyScorer:
         self._read = jax.jit(read, static_argnames="temperature")
 
     @classmethod
-    def open(cls, folder: Path, stage: str) -> "PolicyScorer":
+    def open(cls, folder: Path, stage: Stage) -> "PolicyScorer":
         """The policy (or improver) of a finished stage of a run.
 
         Raises:
             ConfigError, CheckpointError: no run is there, or the stage has not finished.
         """
         run = Run.open(folder)
-        return cls(*run.trained(stage), draw_format(run.template))
+        model = stage.load(run)
+        return cls(model.graphdef, model.params, draw_format(run.template))
 
     def draw(self, prompts: Sequence[Sequence[int]], temperature: float, seed: int) -> Samples:
         """Two samples of each prompt."""
         form = self.format
         return sample(
-            self._graphdef,
-            self._params,
+            Model(self._graphdef, self._params),
             prompts,
             list(range(len(prompts))),
             n=2,

@@ -59,7 +59,10 @@ class StepLoader(Protocol):
         """State after the last step that was handed out."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue after a saved state."""
+        """Resume after a saved state."""
+
+    def close(self) -> None:
+        """Stop making steps ahead."""
 
 
 class Feed(Iterator[StepBatches]):

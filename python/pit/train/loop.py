@@ -1,10 +1,10 @@
-"""The loop of every stage: step, log, evaluate, checkpoint; interrupted cleanly, resumed with the same bits."""
+"""The loop of every stage: step, log, evaluate, checkpoint. It stops cleanly and resumes with the same bits."""
 
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -20,7 +20,7 @@ class Interrupted(Interruption):
 
 
 class InterruptFlag:
-    """Turns the first SIGINT or SIGTERM into a flag that the loop reads between steps; the second one kills."""
+    """A flag that the first SIGINT or SIGTERM raises and the loop reads between steps; the second signal kills."""
 
     def __init__(self) -> None:
         self.raised = False
@@ -66,72 +66,88 @@ class Profiler:
             self._running, self._left = False, 0
 
 
-def _go_on() -> None:
-    """Nothing stops the loop."""
+class Schedule(NamedTuple):
+    """Length of a stage, and its intervals in steps.
+
+    steps: the last step.
+    checkpoint_every: 0: only at the end.
+    evaluate_every: 0: only at the end.
+    profile_steps: steps to trace with the JAX profiler.
+    """
+
+    steps: int
+    checkpoint_every: int
+    evaluate_every: int
+    profile_steps: int = 0
+
+
+@runtime_checkable
+class Work(Protocol):
+    """The half of a training stage that is its own; states are saved with every checkpoint."""
+
+    def step(self, state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
+        """Take one optimizer step."""
+
+    def evaluate(self, state: TrainState) -> Mapping[str, float]:
+        """Return held-out metrics."""
+
+    def loader_state(self) -> Mapping[str, Any]:
+        """Return the state of the data, as JSON values and bytes."""
+
+    def controller_state(self) -> Mapping[str, Any]:
+        """Return the state of everything else that steers the steps, as JSON values."""
+
+    def halt(self) -> PitError | None:
+        """Return the reason to stop now, None where there is none; asked before the first step and after each."""
 
 
 def run_steps(
     state: TrainState,
+    work: Work,
+    schedule: Schedule,
     *,
-    steps: int,
-    step: Callable[[TrainState], tuple[TrainState, Mapping[str, Total | float]]],
     log: StageLog,
     checkpoints: Checkpoints,
-    checkpoint_every: int,
-    loader_state: Callable[[], Mapping[str, Any]],
-    controllers: Callable[[], Mapping[str, Any]],
-    meta: Mapping[str, Any],
-    evaluate: Callable[[TrainState], Mapping[str, float]],
-    evaluate_every: int,
-    profile_steps: int = 0,
-    halt: Callable[[], PitError | None] = _go_on,
+    meta: Callable[[], Mapping[str, Any]],
 ) -> TrainState:
-    """Run from the state's step to `steps`.
+    """Run from the state's step to the schedule's last.
 
     Args:
         state: where to begin; its buffers are consumed.
-        steps: the last step.
-        step: one optimizer step.
-        log: where metrics and progress go.
-        checkpoints: where states are saved: every `checkpoint_every` steps (0: never), at an interrupt, and at the end.
-        checkpoint_every: see `checkpoints`.
-        loader_state: state of whatever feeds `step`, as JSON values.
-        controllers: state of whatever steers `step`, as JSON values; that of the log is saved beside it, as "log".
-        meta: JSON values saved beside the weights.
-        evaluate: held-out metrics, run every `evaluate_every` steps (0: only at the end) and at the end.
-        evaluate_every: see `evaluate`.
-        profile_steps: steps to trace with the JAX profiler.
-        halt: asked before the first step and after each: an error ends the loop, once the state is saved.
+        work: what each step does.
+        schedule: steps and intervals.
+        log: receives metrics and progress; its state is saved beside the controllers', as "log".
+        checkpoints: receive the state at the schedule's interval, at an interrupt, and at the end.
+        meta: returns JSON values that are saved beside the weights.
 
     Raises:
         Interrupted: SIGINT or SIGTERM arrived; the state is saved.
-        PitError: that of `halt`.
+        PitError: the reason of `work.halt`; the state is saved.
     """
     done = first = int(state.step)
-    if (reason := halt()) is not None:
+    steps = schedule.steps
+    if (reason := work.halt()) is not None:
         raise reason
-    profiler = Profiler(log.folder, profile_steps)
+    profiler = Profiler(log.folder, schedule.profile_steps)
     with InterruptFlag() as flag:
         while done < steps:
             profiler.before(done - first)
-            state, metrics = step(state)
+            state, metrics = work.step(state)
             profiler.after()
             done += 1
             log.step(done, steps, metrics)
-            if done == steps or (evaluate_every and done % evaluate_every == 0):
-                log.write(done, {f"eval/{name}": value for name, value in evaluate(state).items()})
-            reason = halt()
-            due = done == steps or (checkpoint_every and done % checkpoint_every == 0)
+            if done == steps or (schedule.evaluate_every and done % schedule.evaluate_every == 0):
+                log.write(done, {f"eval/{name}": value for name, value in work.evaluate(state).items()})
+            reason = work.halt()
+            due = done == steps or (schedule.checkpoint_every and done % schedule.checkpoint_every == 0)
             if due or flag.raised or reason is not None:
-                checkpoints.save(state, loader_state(), {**controllers(), "log": log.state()}, meta)
-            if reason is not None:
+                controllers = {**work.controller_state(), "log": log.state()}
+                checkpoints.save(state, work.loader_state(), controllers, meta())
+            stopped = Interrupted(f"stopped after step {done} of {steps}") if flag.raised and done < steps else None
+            if (ending := reason or stopped) is not None:
                 profiler.close()
                 checkpoints.wait()
-                raise reason
-            if flag.raised and done < steps:
-                profiler.close()
-                checkpoints.wait()
-                raise Interrupted(f"stopped after step {done} of {steps}")
+                raise ending
     profiler.close()
     checkpoints.wait()
     return state

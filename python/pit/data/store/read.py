@@ -7,7 +7,7 @@ import io
 import itertools
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from jaxtyping import Float64, Int32
 
 from pit.data import _core
 from pit.data.store.format import MANIFEST, SCHEMA, StoreError, digest, file_digest, read_manifest
+from pit.data.tokens import Tokens
 from pit.types import COLUMNS
 
 
@@ -103,6 +104,17 @@ class Fold:
         except _core.CoreError as error:
             raise StoreError(str(error)) from error
         return prompt, better, worse
+
+    def columns(self, ids: Sequence[int]) -> tuple[Tokens, Tokens, Tokens]:
+        """Return the contents of some rows by column: prompts, better and worse answers, without closing tokens.
+
+        Raises:
+            IndexError: no such row.
+            StoreError: a file changed, or a record batch is damaged.
+        """
+        rows = [self.row(index) for index in ids]
+        prompts, better, worse = (Tokens.of([row[column] for row in rows]) for column in range(3))
+        return prompts, better, worse
 
     def difficulty(self) -> Float64[np.ndarray, " rows"]:
         """What the data say of each row's difficulty.

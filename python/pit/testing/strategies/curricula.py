@@ -4,7 +4,7 @@ from typing import Literal
 
 from hypothesis import strategies as st
 
-from pit.config import CurriculumConfig
+from pit.config import CurriculumConfig, SourceWeights
 from pit.testing.strategies.tokens import DrawFn
 
 _STRATEGIES: tuple[Literal["uniform", "staged", "learnability", "gap_band"], ...] = (
@@ -26,7 +26,11 @@ def curricula(draw: DrawFn, most_examples: int = 64) -> CurriculumConfig:
         weights = draw(st.tuples(*[st.integers(0, 3)] * 3).filter(any))
         begin, steps = draw(st.integers(0, 20)), draw(st.integers(0, 20))
         return CurriculumConfig(
-            strategy="staged", sources_after=weights, handover_step=begin, handover_steps=steps, examples=examples
+            strategy="staged",
+            sources_after=SourceWeights(*weights),
+            handover_step=begin,
+            handover_steps=steps,
+            examples=examples,
         )
     lag = draw(st.integers(1, 4))
     rank = st.sampled_from((0.0, 0.2, 0.5, 0.8, 1.0))
@@ -37,5 +41,6 @@ def curricula(draw: DrawFn, most_examples: int = 64) -> CurriculumConfig:
         lag=lag,
         prefetch=draw(st.integers(0, lag - 1)),
         memory=draw(st.integers(2, 64)),
-        band=(draw(rank), draw(rank)),
+        band_start=draw(rank),
+        band_end=draw(rank),
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pit.data.packing import Layout, pack_lists
+from pit.data.packing import Layout, pack
 from pit.data.template import gap, gap_scoring, improver_sft, policy_sft, quality, rollout
 from pit.testing.paths import Closings, Path, leaf_paths
 from pit.testing.strategies.tokens import EDGES, DrawFn, token_sequences
@@ -31,7 +31,7 @@ class Forest:
 
     def pack(self, layout: Layout) -> list[Batch]:
         """Packed batches; `example_id` is the number of the tree."""
-        return pack_lists(self.columns, self.topology, layout)
+        return pack(self.columns, self.topology, layout)
 
     def leaf_paths(self, closings: Closings) -> list[Path]:
         """Paths of all leaves, tree by tree."""

@@ -1,6 +1,6 @@
-"""What steers an RL stage from step to step: the KL coefficient and the running scale of its scores.
+"""Controllers of an RL stage: the KL coefficient and the running scale of its scores.
 
-Both are state of a run: they are saved with every checkpoint and go on from there with the same bits. The scale is
+Both are saved with every checkpoint and resume from there with the same bits. The scale is
 that of Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
 """
 
@@ -25,7 +25,7 @@ class Moments:
     squares: float = 0.0
 
     def merged(self, values: Float32[np.ndarray, "*n"]) -> "Moments":
-        """These and more values.
+        """Return the moments of these values and more.
 
         >>> moments = Moments().merged(np.array([1, 2], np.float32)).merged(np.array([6], np.float32))
         >>> moments.mean, moments.squares
@@ -43,29 +43,29 @@ class Moments:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation; 1 where all values are equal or there are none, so that it can be divided by."""
+        """Standard deviation; 1 where all values are equal or there are none, so that scores can be divided by it."""
         return math.sqrt(self.squares / self.count) if self.squares > 0 else 1.0
 
 
 @dataclass(frozen=True)
 class Controllers:
-    """The KL coefficient (score per nat) of the next step, and the moments of the scores seen (none if not asked)."""
+    """KL coefficient (score per nat) of the next step, and the moments of the scores so far (none if not asked for)."""
 
     beta: float
     scores: Moments = field(default_factory=Moments)
 
     def seen(self, config: RlConfig, scores: Float32[np.ndarray, "G N"]) -> "Controllers":
-        """After the scores of a step, before they are shaped."""
+        """Return the controllers after the scores of a step, before they are shaped."""
         return Controllers(self.beta, self.scores.merged(scores)) if config.running_scale else self
 
     def adapted(self, config: RlConfig, kl_nats: float) -> "Controllers":
-        """After a step whose samples had that mean KL."""
+        """Return the controllers after a step whose samples had that mean KL."""
         if config.kl.target is None:
             return self
         return Controllers(adapted_beta(self.beta, kl_nats, target=config.kl.target, gain=config.kl.gain), self.scores)
 
     def state(self) -> dict[str, Any]:
-        """JSON values from which `of` makes the same bits.
+        """Return JSON values from which `of` makes the same bits.
 
         >>> Controllers.of(Controllers(0.1, Moments(2, 0.3, 1e-9)).state()) == Controllers(0.1, Moments(2, 0.3, 1e-9))
         True
@@ -75,6 +75,6 @@ class Controllers:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "Controllers":
-        """Inverse of `state`."""
+        """Return the controllers of a saved state."""
         count, mean, squares = state["scores"]
         return cls(float(state["beta"]), Moments(int(count), float(mean), float(squares)))

@@ -1,4 +1,4 @@
-"""Signals of reward hacking, each a pure function of what a step sampled: copying, length, repetition, proxy and gold.
+"""Signals of reward hacking, each a pure function of a step's samples: copying, length, repetition, proxy and gold.
 
 Answers and references are token contents; arrays are [G, N], samples of trees. Sources: Goodhart's curves of Gao et al.
 (arXiv 2210.10760) for proxy against gold, Singhal et al. (arXiv 2310.03716) for length, Kumar et al. (arXiv 2409.12917)
@@ -10,29 +10,27 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int32
 
-from pit.data import _core
-from pit.data.packing import token_columns
-
-Tokens = Sequence[Sequence[int]]
+from pit.data.packing import token_table
+from pit.data.tokens import Sequences, Tokens
 
 QUANTILES = (5, 25, 50, 75, 95)
-"""Per cent of the rewards below each quantile that is logged."""
+"""Logged quantiles of the rewards, per cent."""
 
 
-def edit_similarity(answers: Tokens, references: Tokens) -> Float64[np.ndarray, " n"]:
-    """1 - Levenshtein distance in tokens / length of the longer one, of each pair; 1 for two empty ones.
+def edit_similarity(answers: Sequences, references: Sequences) -> Float64[np.ndarray, " n"]:
+    """Return 1 - Levenshtein distance in tokens / length of the longer one, per pair; 1 for two empty ones.
 
     >>> edit_similarity([[1, 2, 3], [], [4]], [[1, 3], [], [5]]).round(3).tolist()
     [0.667, 1.0, 0.0]
     """
-    longest = np.array([max(len(y), len(ref)) for y, ref in zip(answers, references, strict=True)], np.int64)
-    distance = _core.TokenTable(token_columns([answers, references])).edit_distances(0, 1)
-    similarity: np.ndarray = 1.0 - distance / np.maximum(longest, 1)
+    columns = Tokens.of(answers), Tokens.of(references)
+    longest = np.maximum(columns[0].length, columns[1].length)
+    similarity: np.ndarray = 1.0 - token_table(columns).edit_distances(0, 1) / np.maximum(longest, 1)
     return similarity
 
 
 def correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """Pearson's correlation; 0 where one side is the same everywhere, as there is nothing to be related to.
+    """Return Pearson's correlation; 0 where one side is constant.
 
     >>> correlation(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])), correlation(np.ones(3), np.arange(3.0))
     (1.0, 0.0)
@@ -45,7 +43,7 @@ def correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float
 
 
 def length_and_reward(length: Int32[np.ndarray, "G N"], scores: Float32[np.ndarray, "G N"]) -> tuple[float, float]:
-    """Correlation of length with score, within trees (deviations from the tree's means) and across (those means).
+    """Return the correlation of length with score within trees, and across the means of trees.
 
     Only the first moves a policy: advantages are deviations within a tree.
 
@@ -58,33 +56,34 @@ def length_and_reward(length: Int32[np.ndarray, "G N"], scores: Float32[np.ndarr
     return within, correlation(mean_tokens, mean_score)
 
 
-def ngrams(answer: Sequence[int], n: int) -> list[tuple[int, ...]]:
-    """The runs of n tokens of an answer, from left to right."""
-    return [tuple(answer[i : i + n]) for i in range(len(answer) - n + 1)]
+def ngrams(answer: Sequence[int] | np.ndarray, n: int) -> list[tuple[int, ...]]:
+    """Return the n-grams of an answer, from left to right."""
+    tokens = [int(token) for token in answer]
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
 
 
-def repeated_ngrams(answers: Tokens, n: int) -> float:
-    """Mean, over the answers that have any, of the share of n-grams that stood in the same answer before.
+def repeated_ngrams(answers: Sequences, n: int) -> float:
+    """Return the share of n-grams that repeat an earlier one of the same answer, mean over answers that have any.
 
     >>> repeated_ngrams([[1, 2, 1, 2, 1], [1, 2, 3], [4]], 2)
     0.25
     """
-    shares = [1.0 - len(set(found)) / len(found) for answer in answers if (found := ngrams(answer, n))]
+    shares = [1.0 - len(set(grams)) / len(grams) for answer in answers if (grams := ngrams(answer, n))]
     return float(np.mean(shares)) if shares else 0.0
 
 
-def distinct_ngrams(answers: Tokens, n: int) -> float:
-    """Share of the n-grams of all answers together that differ: low where all prompts get one answer; 1 without any.
+def distinct_ngrams(answers: Sequences, n: int) -> float:
+    """Return the share of distinct n-grams among those of all answers: low where prompts get one answer; 1 without any.
 
     >>> distinct_ngrams([[1, 2, 3], [1, 2, 4]], 2)
     0.75
     """
-    found = [gram for answer in answers for gram in ngrams(answer, n)]
-    return len(set(found)) / len(found) if found else 1.0
+    grams = [gram for answer in answers for gram in ngrams(answer, n)]
+    return len(set(grams)) / len(grams) if grams else 1.0
 
 
 def quantiles(scores: Float32[np.ndarray, "G N"]) -> dict[str, float]:
-    """The `QUANTILES` of all scores, linear between neighbours.
+    """Return the `QUANTILES` of all scores, linear between neighbours.
 
     >>> quantiles(np.array([[0, 1], [2, 4]], np.float32))["p50"]
     1.5
@@ -94,9 +93,9 @@ def quantiles(scores: Float32[np.ndarray, "G N"]) -> dict[str, float]:
 
 
 def agreement(proxy: Float32[np.ndarray, "G N"], gold: Float64[np.ndarray, "G N"]) -> float | None:
-    """Share of the pairs of siblings that differ in gold which the proxy ranks the same way; its ties count a half.
+    """Return the share of pairs of siblings that differ in gold and that the proxy ranks the same way.
 
-    None where no two siblings differ in gold.
+    Ties of the proxy count a half. None where no two siblings differ in gold.
 
     >>> agreement(np.array([[1, 2, 2]], np.float32), np.array([[0.0, 1.0, 0.5]]))
     0.8333333333333334

@@ -1,0 +1,286 @@
+"""The command `pit`: a thin layer of click over jobs and tools. Every error that a user can cause ends in one line."""
+
+import ctypes
+import errno
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, get_args
+
+import click
+from rich.console import Console
+
+from pit.bench import bench
+from pit.cli.data import data
+from pit.cli.options import (
+    FILE,
+    FOLDER,
+    Group,
+    Verbatim,
+    checkpoints_option,
+    config_option,
+    data_option,
+    make_config,
+    open_run,
+    profile_option,
+    require_data,
+    run_option,
+    set_option,
+)
+from pit.config import AcceptBy, to_dict, to_yaml
+from pit.data._core import CoreError
+from pit.errors import Interruption, PitError
+from pit.testing.command import check
+
+if TYPE_CHECKING:
+    # At run time JAX is imported by the commands that need it, after its environment is set.
+    from pit.run.stage import Job
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command, and turn known errors into one line and an exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    _prepare_environment()
+    try:
+        cli.main(args=words, prog_name="pit", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _stopped(words, "stopped")
+    except Interruption as error:
+        _stopped(words, str(error) or "stopped")
+    except (PitError, CoreError, FloatingPointError, FileNotFoundError, PermissionError) as error:
+        _report(str(error))
+        sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _report(f"the disk is full{where}; free some space, then run the command again")
+        # Writers that still hold data would each complain on the way out.
+        os._exit(1)
+
+
+def _report(message: str) -> None:
+    Console(stderr=True).print(f"[bold red]pit: error:[/] {_escaped(message)}", highlight=False, soft_wrap=True)
+
+
+def _stopped(words: Sequence[str], message: str) -> None:
+    command = f"[bold]pit {_escaped(' '.join(words))}[/]"
+    Console(stderr=True).print(f"pit: {message}; resume with:  {command}", highlight=False, soft_wrap=True)
+    sys.exit(Interruption.exit_status)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _prepare_environment() -> None:
+    """Set what JAX and its libraries read when they are first imported; values that the user set stand."""
+    cache = os.environ.get("PIT_CACHE", str(Path.home() / ".cache" / "pit"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache) / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    # The TPU compiler of the tests would look for a TPU, and warn, on machines that have no accelerator at all.
+    accelerators = ("accel*", "vfio/*", "nvidia*", "kfd")
+    if sys.platform == "linux" and not any(any(Path("/dev").glob(pattern)) for pattern in accelerators):
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    _keep_freed_memory()
+    # A failed write is raised where it is waited for; log lines from the threads of Orbax would bury that message.
+    # Suspicions of gcsfs are not errors: a bucket that cannot be used raises one.
+    for name in ("absl", "asyncio", "gcsfs"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _keep_freed_memory() -> None:
+    """Let malloc keep the memory that XLA frees after each step on a CPU, instead of faulting it in again."""
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**30)
+
+
+class _Jobs(Group):
+    """The top group: its own commands, and one for every job of a run."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, or that of the job with the name."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        from pit.pipeline import JOBS
+
+        return next((_job_command(job) for job in JOBS if job.name == cmd_name), None)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the tools, then the jobs in the order of a run."""
+        from pit.pipeline import JOBS
+
+        super().format_commands(ctx, formatter)
+        with formatter.section("Jobs of a run, each also alone: pit JOB --run FOLDER"):
+            formatter.write_dl([(job.name, job.title) for job in JOBS])
+
+
+def _job_command(job: "Job") -> click.Command:
+    """Return the command `pit NAME --run FOLDER` of a job."""
+
+    @click.command(job.name, cls=Verbatim, help=f"{job.title[0].upper()}{job.title[1:]}.")
+    @run_option
+    @profile_option
+    @click.option(
+        "--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change board or evaluate, this once."
+    )
+    def command(folder: Path, profile_steps: int, settings: tuple[str, ...]) -> None:
+        from pit.evaluate.gold import services
+
+        run = open_run(folder, settings)
+        job.require(run.config)
+        job.work(run, services(profile_steps))
+
+    return command
+
+
+@click.group(cls=_Jobs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="pit-jax")
+def cli() -> None:
+    """Teach a language model to improve its own answers, from preference data alone (PIT, ICLR 2024).
+
+    Start here:
+      pit run demo --out runs/demo               the whole method on a synthetic task, minutes on two cores
+      pit data check FOLDER                      look at preference data before training on it
+      pit run hh --data FOLDER --out runs/hh     the same on Anthropic's HH-RLHF as published
+      pit improve --run runs/demo                prompts in, improved answers out
+      pit check runs/demo                        invariants of the reward model, and what it has learned
+    """
+
+
+@cli.command("run")
+@click.argument("recipe", required=False)
+@data_option
+@click.option("--out", type=FOLDER, help="Folder of the run [runs/NAME].")
+@config_option
+@set_option
+@checkpoints_option
+@click.option("--dry-run", is_flag=True, help="Show stages, steps, tokens and memory; train nothing.")
+@profile_option
+# Eight parameters: the options of the command.
+def run_command(
+    recipe: str | None,
+    data: Path | None,
+    out: Path | None,
+    file: Path | None,
+    settings: tuple[str, ...],
+    checkpoints: str | None,
+    dry_run: bool,
+    profile_steps: int,
+) -> None:
+    """Run all jobs of RECIPE (demo, tiny, relay, hh, paper); finished ones are skipped, half-done ones resumed.
+
+    Examples:
+      pit run demo
+      pit run hh --data ~/hh-rlhf --out runs/hh --set rl_improver_1.steps=50
+      pit run --config runs/hh/config.json --out runs/again
+      pit run hh --data ~/hh-rlhf --checkpoints gs://my-bucket/hh   (outlives this machine)
+      pit run paper --dry-run
+    """
+    from pit.pipeline import run_pipeline
+    from pit.plan import tables
+    from pit.run.folder import Run
+
+    console = Console()
+    config = make_config(recipe, data, checkpoints, settings, file)
+    folder = out or Path("runs") / config.name
+    if dry_run:
+        for table in tables(config, folder):
+            console.print(table)
+        return
+    require_data(config)
+    run_pipeline(Run(folder, config), console=console, profile_steps=profile_steps)
+    console.print(f"[bold]report[/]  {folder / 'report.html'}")
+
+
+@cli.command("config")
+@click.argument("recipe", required=False)
+@config_option
+@set_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
+def config_command(recipe: str | None, file: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
+    """Print the config of RECIPE with all defaults filled in; `pit run --config FILE` starts from such a file.
+
+    Example:
+      pit config demo --set seed=3 > mine.yaml && pit run --config mine.yaml --out runs/mine
+    """
+    config = make_config(recipe, None, None, settings, file)
+    click.echo(json.dumps(to_dict(config), indent=2) if as_json else to_yaml(config), nl=as_json)
+
+
+@cli.command()
+@run_option
+@click.option("--input", "source", type=click.File("r", encoding="utf-8"), default="-", help="JSONL [stdin].")
+@click.option("--output", "sink", type=click.File("w", encoding="utf-8"), default="-", help="JSONL [stdout].")
+@click.option("--iterations", type=click.IntRange(min=1), help="Passes of the improver [the run's config].")
+@click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature; 0 is greedy.")
+@click.option("--threshold", type=float, help="A candidate is accepted only if its gap exceeds this.")
+@click.option(
+    "--accept-by",
+    type=click.Choice(get_args(AcceptBy)),
+    help="The gap that accepts: R_PIT's, or the log-likelihood gap of the fine-tuned improver [the run's config].",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def improve(folder: Path, source: TextIO, sink: TextIO, seed: int, **changes: Any) -> None:
+    r"""Answer prompts and improve the answers, again and again.
+
+    Reads one JSON object per line with `prompt` (text, or messages with role and content) and, if the first answer is
+    given, `answer`; writes `prompt`, `answers` (kept after each pass) and `steps` (candidate, gap, accepted).
+
+    Example:
+      echo '{"prompt": "Describe this red small cheap old round lamp: price, colour and size. End fondly."}' \
+        | pit improve --run runs/demo
+    """
+    from pit.serve import improve_lines
+
+    given = {name: value for name, value in changes.items() if value is not None}
+    improve_lines(open_run(folder), source, sink, given, seed=seed)
+
+
+@cli.command("report")
+@run_option
+@click.option("--plot", type=FILE, help="Also draw quality by iteration, as PNG.")
+@click.option("--rl-plot", type=FILE, help="Also draw RL step by step, as PNG.")
+def report_command(folder: Path, plot: Path | None, rl_plot: Path | None) -> None:
+    """Draw report.html again from results.json and the stages' metrics."""
+    from pit import report
+    from pit.evaluate.schema import read_results
+    from pit.report import plots
+    from pit.report.metrics import read_metrics
+
+    click.echo(str(report.render(folder)))
+    if plot is not None:
+        click.echo(str(plots.quality_png(read_results(folder), plot)))
+    if rl_plot is not None:
+        click.echo(str(plots.rl_png(read_metrics(folder), rl_plot)))
+
+
+@cli.command()
+def env() -> None:
+    """Print versions and devices, for a bug report."""
+    import platform
+
+    import jax
+
+    from pit.evaluate.collect import versions
+
+    click.echo(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name, version in versions().items():
+        click.echo(f"{name} {version}")
+    click.echo(f"devices: {', '.join(map(str, jax.devices()))}")
+    click.echo(f"compile cache: {os.environ['JAX_COMPILATION_CACHE_DIR']}")
+
+
+cli.add_command(data)
+cli.add_command(bench)
+cli.add_command(check)

@@ -1,0 +1,141 @@
+"""The commands `pit data ...`: check, make and tokenise preferences, and look at a curriculum."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+from pit.cli.options import (
+    FILE,
+    FOLDER,
+    Group,
+    LocalPath,
+    checkpoints_option,
+    config_option,
+    data_option,
+    make_config,
+    open_run,
+    require_data,
+    set_option,
+)
+from pit.data.errors import DataError
+
+if TYPE_CHECKING:
+    from pit.data.check import CheckReport, StoreReport
+
+
+@click.group(cls=Group)
+def data() -> None:
+    """Read, check, make and tokenise preference data."""
+
+
+@data.command("check")
+@click.argument("path", type=LocalPath(path_type=Path))
+@click.option("--format", "format_name", default="auto", help="hh, summarize, trl or auto.", show_default=True)
+@click.option("--split", default="train", help="train, validation or test.", show_default=True)
+@click.option("--strict", is_flag=True, help="Fail on the first row that cannot be used.")
+@click.option("--full", is_flag=True, help="Token stores only: verify every byte.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def data_check(path: Path, format_name: str, split: str, strict: bool, full: bool, as_json: bool) -> None:
+    """Count the usable rows of PATH, say why the others are not, and show lengths, length bias and an example tree.
+
+    Of a token store (RUN/store) it shows the contents and, with --full, verifies every byte.
+    """
+    from pit.data.check import check, check_store
+    from pit.data.store import is_store
+
+    report: CheckReport | StoreReport
+    if is_store(path):
+        if (format_name, split, strict) != ("auto", "train", False):
+            raise DataError(
+                f"{path}: is a token store, and --format, --split and --strict are for raw preferences; leave them out"
+            )
+        report = check_store(path, full)
+    elif full:
+        raise DataError(
+            f"{path}: --full verifies a token store, and this is none (no manifest.json beside .arrow files); name a "
+            "folder such as RUN/store, or leave --full out to check raw preferences"
+        )
+    else:
+        report = check(path, format=format_name, split=split, strict=strict)
+    if as_json:
+        click.echo(report.to_json())
+    else:
+        report.render(Console())
+
+
+@data.command("synthetic")
+@click.option("--out", type=LocalPath(path_type=Path), required=True, help="Folder to make (absent or empty).")
+@click.option("--rows", type=click.IntRange(min=1), default=48_000, show_default=True, help="Rows to write.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the data set.")
+@click.option("--task", type=click.Choice(["describe", "relay"]), default="describe", show_default=True)
+def data_synthetic(out: Path, rows: int, seed: int, task: str) -> None:
+    """Write synthetic preferences, the demo's or the relay's, as JSONL with TRL's columns prompt, chosen, rejected."""
+    from pit.data.synthetic import write
+
+    for file in write(out, rows, seed, task=task):
+        click.echo(f"{file}: {rows:,} rows")
+
+
+@data.command("prepare")
+@click.argument("recipe", required=False)
+@data_option
+@click.option("--out", type=FOLDER, required=True, help="Folder of the run.")
+@config_option
+@set_option
+@checkpoints_option
+# Six parameters: the options of the command.
+def data_prepare(
+    recipe: str | None,
+    data: Path | None,
+    out: Path,
+    file: Path | None,
+    settings: tuple[str, ...],
+    checkpoints: str | None,
+) -> None:
+    """Start a run folder for RECIPE and tokenise its data; the stages can then be run one by one."""
+    from pit.run.folder import Run
+    from pit.stages.prepare import prepare
+
+    config = make_config(recipe, data, checkpoints, settings, file)
+    require_data(config)
+    run = Run(out, config)
+    run.save_config()
+    report = prepare(run)
+    if report is None:
+        click.echo(f"{out / 'store'}: up to date")
+    else:
+        click.echo(f"{out / 'store'}: {report.kept:,} of {report.rows:,} rows")
+
+
+@data.command("curriculum")
+@click.argument("recipe", required=False)
+@click.option("--run", "folder", type=FOLDER, help="Folder of a run that has drawn.")
+@click.option("--stage", default="rl-improver-0", show_default=True, help="RL stage.")
+@set_option
+@click.option("--examples", type=click.IntRange(min=2), default=1000, show_default=True, help="To simulate with.")
+@click.option("--plot", type=FILE, help="Also draw it, as PNG.")
+# Six parameters: the options of the command.
+def data_curriculum(
+    recipe: str | None, folder: Path | None, stage: str, settings: tuple[str, ...], examples: int, plot: Path | None
+) -> None:
+    r"""Show the draws of an RL stage: of a run (--run), or of RECIPE with a simulated learner.
+
+    Examples:
+      pit data curriculum --run runs/demo --stage rl-improver-1 --plot drawn.png
+      pit data curriculum demo --examples 500 --plot planned.png --set rl_improver_0.steps=200 \
+        --set rl_improver_0.gap=centred --set rl_improver_0.curriculum.strategy=gap_band
+    """
+    from pit.report.curriculum import curriculum_png, curriculum_table
+    from pit.stages.look_back import look_ahead, look_back
+
+    if (recipe is None) == (folder is None):
+        raise click.UsageError("give either a RECIPE to simulate or --run FOLDER to look back at.")
+    if folder is not None:
+        look = look_back(open_run(folder), stage)
+    else:
+        look = look_ahead(make_config(recipe, None, None, settings), stage, examples)
+    Console(width=110).print(curriculum_table(look.title, look.visits, look.difficulty))
+    if plot is not None:
+        click.echo(str(curriculum_png(look.title, look.visits, look.difficulty, plot)))

@@ -1,0 +1,116 @@
+"""Options, paths and help texts that the commands share, and the run or config that they name."""
+
+import inspect
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pit.config import ConfigError, RunConfig, override, read_config
+from pit.data.errors import DataError
+
+if TYPE_CHECKING:
+    from pit.run.folder import Run
+
+
+class LocalPath(click.Path):
+    """A path of this machine; an address such as gs://bucket would silently become a local folder named "gs:"."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path.
+
+        Raises:
+            ConfigError: the value is an address.
+        """
+        if "://" in os.fspath(value):
+            name = param.opts[0] if param else "path"
+            raise ConfigError(
+                f"{name} = {os.fspath(value)!r}: must be a path of this machine, not an address; give a local folder "
+                "(checkpoints can live in a bucket: --checkpoints gs://BUCKET/FOLDER)"
+            )
+        return super().convert(value, param, ctx)
+
+
+FILE = LocalPath(path_type=Path, dir_okay=False)
+FOLDER = LocalPath(path_type=Path, file_okay=False)
+run_option = click.option(
+    "--run",
+    "folder",
+    type=FOLDER,
+    required=True,
+    help="Folder of a run, as made by `pit run RECIPE --out FOLDER` or `pit data prepare`.",
+)
+config_option = click.option(
+    "--config", "file", type=FILE, help="YAML or JSON of config fields, such as RUN/config.json; --set wins over it."
+)
+set_option = click.option(
+    "--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change one field; repeatable."
+)
+data_option = click.option(
+    "--data", type=LocalPath(path_type=Path), help="Folder or file of preferences (HH-RLHF, TRL, ...)."
+)
+checkpoints_option = click.option(
+    "--checkpoints",
+    metavar="ROOT",
+    help="Keep checkpoints under this folder or gs://BUCKET/FOLDER instead of the run's folder. They outlive its "
+    "folder, or machine: the same command elsewhere resumes from them.",
+)
+profile_option = click.option(
+    "--profile", "profile_steps", type=click.IntRange(min=0), default=0, help="Steps to trace with JAX's profiler."
+)
+
+
+class Verbatim(click.Command):
+    """A command whose help is printed with the line breaks of its docstring."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the docstring as it is."""
+        lines = inspect.cleandoc(self.help or "").splitlines()
+        formatter.write("\n" + "".join(f"  {line}".rstrip() + "\n" for line in lines))
+
+
+class Group(Verbatim, click.Group):
+    """A group of such commands."""
+
+    command_class = Verbatim
+    group_class = type
+
+
+def open_run(folder: Path, settings: Sequence[str] = ()) -> "Run":
+    """Open the run of a folder, with settings that are not saved."""
+    from pit.run.folder import Run
+
+    return Run.open(folder).with_settings(settings)
+
+
+def make_config(
+    recipe: str | None, data: Path | None, checkpoints: str | None, settings: Sequence[str], file: Path | None = None
+) -> RunConfig:
+    """Return a recipe's config, with the fields of a file, then those of the options, in the place of its own."""
+    from pit import recipes
+
+    if recipe is None and file is None:
+        raise click.UsageError(f"give a RECIPE ({', '.join(recipes.RECIPES)}) or --config FILE.")
+    config = recipes.recipe(recipe) if recipe is not None else RunConfig()
+    if file is not None:
+        config = read_config(file, config)
+    given = [] if data is None else [f"data.path={data}"]
+    if checkpoints is not None:
+        given.append(f"checkpoints={checkpoints if '://' in checkpoints else Path(checkpoints).absolute()}")
+    return override(config, [*given, *settings])
+
+
+def require_data(config: RunConfig) -> None:
+    """Raise unless the config names preferences that exist, or a synthetic task.
+
+    Raises:
+        ConfigError: it names neither.
+        DataError: there is no such file or folder.
+    """
+    path = config.data.path
+    if path is None and config.data.task is None:
+        raise ConfigError(f"data.path = None: recipe {config.name} needs preferences; give them with --data FOLDER")
+    if path is not None and not Path(path).exists():
+        raise DataError(f"{path}: there is no such file or folder; give the preferences with --data FOLDER")

@@ -1,0 +1,87 @@
+"""Sections of the supervised stages: fine-tuning, reward models, and reward models refreshed with labelled samples."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pit.config.rules import COUNT, SHARE, UNSIGNED, Range, Section
+from pit.config.sections import OptimizerConfig, PackingConfig, RolloutConfig
+
+OrderedPairs = Literal["five", "one"]
+
+
+@dataclass(frozen=True)
+class SupervisedConfig(Section):
+    """Fields of every supervised stage.
+
+    steps: optimizer steps; None means one pass over the fold, counted by planning it.
+    evaluate_every, checkpoint_every: interval in steps; 0 means only at the end.
+    evaluate_trees: most held-out trees of an evaluation.
+    keep: number of checkpoints kept.
+    """
+
+    steps: Annotated[int | None, COUNT] = None
+    packing: PackingConfig = field(default_factory=PackingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluate_every: Annotated[int, UNSIGNED] = 200
+    evaluate_trees: Annotated[int, COUNT] = 512
+    checkpoint_every: Annotated[int, UNSIGNED] = 200
+    keep: Annotated[int, COUNT] = 2
+
+
+@dataclass(frozen=True)
+class SftConfig(SupervisedConfig):
+    """Fine-tuning of the policy, from random weights."""
+
+
+@dataclass(frozen=True)
+class ImproverSftConfig(SupervisedConfig):
+    """Fine-tuning of the improver.
+
+    init: where it starts: "random" weights, or the fine-tuned "policy".
+    """
+
+    init: Literal["random", "policy"] = "random"
+
+
+@dataclass(frozen=True)
+class RewardConfig(SupervisedConfig):
+    """Training of a reward model of single answers: R_P, or the judge.
+
+    init: where it starts: "random" weights, or the fine-tuned "policy", which must have its shape, with a fresh head.
+    """
+
+    init: Literal["random", "policy"] = "random"
+
+
+@dataclass(frozen=True)
+class GapConfig(SupervisedConfig):
+    """Training of the gap model, R_PIT.
+
+    init: where it starts: "random" weights, the fine-tuned "policy" with a fresh head, or R_P ("quality").
+    ordered_pairs: pairs that the loss ranks, of the four orders of a preference: the paper's "five", or "one",
+        (w,l) > (l,w).
+    """
+
+    init: Literal["random", "policy", "quality"] = "random"
+    ordered_pairs: OrderedPairs = "five"
+
+
+@dataclass(frozen=True)
+class RefreshConfig(SupervisedConfig):
+    """Further training of R_P and R_PIT on labelled samples of the models, between RL,0 and RL,1.
+
+    prompts: prompts of the rl fold that are answered, two pairs each; 0: no reward model is refreshed.
+    temperature: temperature of the answers; at 0 they are greedy, and two answers of the policy are the same.
+    pairs: pairs per step, of the data and new ones together.
+    data_share: share of the data among them.
+    held_out_every: hold out every n-th new pair, to measure by (`eval/`).
+    rollout: how answers are sampled.
+    """
+
+    steps: Annotated[int, COUNT] = 100
+    prompts: Annotated[int, UNSIGNED] = 0
+    temperature: Annotated[float, UNSIGNED] = 1.0
+    pairs: Annotated[int, COUNT] = 32
+    data_share: Annotated[float, SHARE] = 0.5
+    held_out_every: Annotated[int, Range(low=2.0)] = 10
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)

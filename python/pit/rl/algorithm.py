@@ -1,0 +1,33 @@
+"""The interface of a policy-gradient algorithm: what it optimises, and which minibatches it takes of a rollout.
+
+An algorithm is one file beside `rloo.py` and one line in `algorithms.py`; sampling, scoring, the KL to the anchor and
+the shaped reward are common to all.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+from flax import nnx
+
+from pit.config import RlConfig
+from pit.model.decoder import Decoder
+from pit.rl.controllers import Controllers
+from pit.rl.records import Measures, Minibatch, Trees
+from pit.train.update import LossFunction
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """A policy-gradient algorithm of one stage."""
+
+    name: str
+
+    def __init__(self, graphdef: nnx.GraphDef[Decoder], config: RlConfig, capacity: int) -> None:
+        """Make the algorithm of a policy, for a section and samples of at most `capacity` tokens."""
+
+    @property
+    def loss(self) -> LossFunction:
+        """The loss of a microbatch of a minibatch."""
+
+    def prepare(self, trees: Trees, measures: Measures, control: Controllers) -> Iterator[Minibatch]:
+        """Yield the minibatches of a rollout, an optimizer step each."""

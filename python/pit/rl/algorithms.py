@@ -1,0 +1,20 @@
+"""The algorithms that `algorithm` of an RL stage's config can name."""
+
+from pit.config import FieldError, RlConfig
+from pit.rl.algorithm import Algorithm
+from pit.rl.rloo import Rloo
+
+ALGORITHMS: tuple[type[Algorithm], ...] = (Rloo,)
+
+
+def algorithm_of(config: RlConfig, section: str) -> type[Algorithm]:
+    """Return the algorithm that a section names.
+
+    Raises:
+        FieldError: there is none of that name.
+    """
+    by_name = {algorithm.name: algorithm for algorithm in ALGORITHMS}
+    if config.algorithm not in by_name:
+        rule = f"must be one of {', '.join(by_name)}"
+        raise FieldError(f"{section}.algorithm", config.algorithm, rule, f"set {{path}}={next(iter(by_name))}")
+    return by_name[config.algorithm]

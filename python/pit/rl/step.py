@@ -1,0 +1,139 @@
+"""One step of reinforcement learning: draws -> prompts -> rollout -> trees -> scores -> measures -> update.
+
+PIT, section 3.4 and algorithm 1. RL,0 takes references from the data, RL,1 samples them from M_P^RL, RL,2 has them
+rewritten by the improver of RL,1. Nothing here reads or writes a file.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding
+from jaxtyping import Float32
+
+from pit.config import RlConfig
+from pit.data.curriculum import Draws
+from pit.data.packing import Layout, pack
+from pit.data.store import Fold
+from pit.data.template import rollout as rollout_tree
+from pit.losses.total import Total
+from pit.model.decoder import Decoder
+from pit.model.model import Model
+from pit.model.params import Params
+from pit.rl.algorithm import Algorithm
+from pit.rl.controllers import Controllers
+from pit.rl.metrics import metrics
+from pit.rl.readings import PolicyAndAnchor
+from pit.rl.records import Measures, Prompts, Rollout, Trees, by_slot
+from pit.rl.references import References
+from pit.rl.reward import Reward
+from pit.rl.shaping import shaped
+from pit.rollout.sample import Sampler
+from pit.rollout.strategy import Temperature
+from pit.seeds import Seed
+from pit.train.feed import put, to_device
+from pit.train.update import Arrays, TrainState
+
+UpdateFunction = Callable[[TrainState, Sequence[Arrays], Sequence[np.ndarray]], tuple[TrainState, dict[str, Total]]]
+"""Takes an optimizer step on microbatches, given the rows of the fold in their tree slots."""
+
+
+class Scored(NamedTuple):
+    """A rollout with its packed trees, scores, measures and metrics."""
+
+    rollout: Rollout
+    trees: Trees
+    scores: Float32[np.ndarray, "G N"]
+    measures: Measures
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RlStep:
+    """Everything that a step is made of.
+
+    config: section of the stage. fold: examples that prompts come from. seed: root of the step's random numbers.
+    graphdef: definition of the policy. sampler: sampler of answers.
+    references: maker of references, None for the policy's own stage. reward: reward of the samples.
+    models: policy and anchor, for the KL. algorithm: loss and minibatches.
+    layout, shards, sharding: shape of packed rows, and their places on the devices.
+    """
+
+    config: RlConfig
+    fold: Fold
+    seed: Seed
+    graphdef: nnx.GraphDef[Decoder]
+    sampler: Sampler
+    references: References | None
+    reward: Reward
+    models: PolicyAndAnchor
+    algorithm: Algorithm
+    layout: Layout
+    shards: int
+    sharding: NamedSharding
+
+    def __call__(
+        self, state: TrainState, draws: Draws, control: Controllers, update: UpdateFunction
+    ) -> tuple[TrainState, dict[str, Total], Scored, Controllers]:
+        """Take the step of some draws; returns also what was sampled, and the controllers that have seen its scores."""
+        seed = self.seed.of("step", draws.step)
+        scored, control = self.collect(state.params, self.fold, draws, control, seed)
+        for minibatch in self.algorithm.prepare(scored.trees, scored.measures, control):
+            rows = np.array([*scored.rollout.prompts.ids, -1])
+            state, totals = update(state, minibatch.arrays, [rows[slots] for slots in minibatch.examples])
+        return state, totals, scored, control
+
+    def collect(
+        self, params: Params, fold: Fold, draws: Draws, control: Controllers, seed: Seed, *, adapt: bool = True
+    ) -> tuple[Scored, Controllers]:
+        """Sample, score and measure; without `adapt` the scale of the scores stays as it is."""
+        prompts = self.prompts(fold, draws, seed.of("references"))
+        rollout = self.sample(params, prompts, seed.of("samples"))
+        trees = self.pack(rollout)
+        scores = self.reward(prompts.inputs, prompts.references, rollout.outputs, trees.batches)
+        control = control.seen(self.config, scores) if adapt else control
+        measures = self.measure(params, rollout, trees, scores, control)
+        values = metrics(self.config, rollout, scores, measures, control)
+        return Scored(rollout, trees, scores, measures, values), control
+
+    def prompts(self, fold: Fold, draws: Draws, seed: Seed) -> Prompts:
+        """Return the prefixes: inputs and, for the improver, references from the drawn sources."""
+        if self.references is None:
+            return Prompts(draws.ids, fold.columns(draws.ids.tolist())[0], None)
+        return self.references(fold, draws.ids, draws.sources, seed)
+
+    def sample(self, params: Params, prompts: Prompts, seed: Seed) -> Rollout:
+        """Sample N answers of every prefix."""
+        policy, strategy = Model(self.graphdef, params), Temperature(self.config.temperature)
+        samples = self.sampler.samples(policy, *prompts, n=self.config.samples, strategy=strategy, seed=seed.number)
+        return Rollout(prompts, samples)
+
+    def pack(self, rollout: Rollout) -> Trees:
+        """Pack the trees x -> [reference ->] samples; the batches go to the devices with what the samples add."""
+        topology = rollout_tree(self.config.samples, self.references is not None)
+        batches = pack(rollout.columns, topology, self.layout, shards=self.shards)
+        samples = {"length": rollout.samples.length, "finished": rollout.samples.finished}
+        arrays = []
+        for batch in batches:
+            slots = {name: put(by_slot(values, batch), self.sharding) for name, values in samples.items()}
+            arrays.append({**to_device(batch, self.sharding), **slots})
+        return Trees(batches, arrays, self.sharding)
+
+    def measure(
+        self,
+        params: Params,
+        rollout: Rollout,
+        trees: Trees,
+        scores: Float32[np.ndarray, "G N"],
+        control: Controllers,
+    ) -> Measures:
+        """Return the KL to the anchor and the shaped rewards; policy and anchor go through the same program."""
+        samples = rollout.samples
+        logp, anchor_logp, kl, anchored = self.models.read(params, trees, len(scores))
+        scaled = scores / np.float32(control.scores.deviation)
+        beta = np.float32(control.beta)
+        of_samples = shaped(self.config, scaled, beta, logp, anchor_logp, kl, samples.finished, samples.length)
+        kl_nats, penalty_nats, entropy_nats, reward = map(np.asarray, of_samples)
+        return Measures(kl_nats, penalty_nats, entropy_nats, reward, np.abs(logp - samples.logp), anchored)

@@ -1,0 +1,1 @@
+"""A run: its folder, its stages as values, and the common half of training one."""

@@ -1,0 +1,143 @@
+"""The folder of a run: config, tokenizer, token store, mesh, and a folder per stage."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from etils import epath
+from jax.sharding import Mesh
+
+from pit.config import FREE, ConfigError, PackingConfig, RolloutConfig, RunConfig, from_dict, override, to_dict
+from pit.data.atomic import write_file
+from pit.data.packing import Layout
+from pit.data.store import Fold, Store
+from pit.data.template import Template
+from pit.data.tokenizer import Tokenizer
+from pit.model.sharding import make_mesh
+from pit.rollout.sample import Sampler
+from pit.seeds import Seed
+from pit.train.checkpoint import Checkpoints
+
+
+class Run:
+    """The folder of a run: config.json, tokenizer.json, store/, stages/NAME/{checkpoints, metrics.jsonl, done.json}.
+
+    With `config.checkpoints` the checkpoints are in NAME/ under that root and outlive the folder: a run that is started
+    again in an empty folder prepares its data, finds its checkpoints and resumes from them.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        self.folder, self.config = folder, config
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Open a folder that `pit run` or `pit data prepare` made.
+
+        Raises:
+            ConfigError: the folder holds no run.
+        """
+        path = folder / "config.json"
+        if not path.is_file():
+            raise ConfigError(f"{folder}: holds no run (no config.json); make one with `pit run RECIPE --out {folder}`")
+        return cls(folder, _read(path))
+
+    def with_settings(self, settings: Sequence[str]) -> "Run":
+        """Return this run under other settings that change nothing of what is trained (`FREE`); they are not saved.
+
+        Raises:
+            ConfigError: a setting concerns something else, or is invalid.
+        """
+        changed = override(self.config, settings)
+        refused = [name for name in _differing(changed, self.config) if name not in FREE]
+        if refused:
+            raise ConfigError(
+                f"--set: {', '.join(refused)} of a run cannot be changed, only {', '.join(FREE)}; start another run "
+                "with the setting: pit run RECIPE --out OTHER --set ..."
+            )
+        return Run(self.folder, changed)
+
+    def save_config(self) -> None:
+        """Write the resolved config.
+
+        Raises:
+            ConfigError: the folder belongs to a run with another config.
+        """
+        path = self.folder / "config.json"
+        if path.is_file():
+            differing = [name for name in _differing(self.config, _read(path)) if name not in FREE]
+            if differing:
+                raise ConfigError(
+                    f"{self.folder}: is the folder of a run with other {', '.join(differing)}; choose another --out, "
+                    "or repeat the settings it was started with"
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_file(path, (json.dumps(to_dict(self.config), indent=2) + "\n").encode())
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the run."""
+        return Tokenizer.load(self.folder / "tokenizer.json")
+
+    @cached_property
+    def template(self) -> Template:
+        """The layout of trees under the run's windows."""
+        windows = self.config.windows
+        return Template(self.tokenizer, (windows.input, windows.reference, windows.output))
+
+    @cached_property
+    def store(self) -> Store:
+        """The token store; a store of another tokenizer is refused."""
+        return Store.open(self.folder / "store", tokenizer_hash=self.tokenizer.hash)
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The device mesh."""
+        return make_mesh(self.config.mesh)
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the token store is there."""
+        return (self.folder / "store" / "manifest.json").is_file()
+
+    @property
+    def seed(self) -> Seed:
+        """The root of all random numbers of the run."""
+        return Seed((self.config.seed,))
+
+    def fold(self, name: str) -> Fold:
+        """Return one fold of the store."""
+        return self.store.fold(name)
+
+    def layout(self, packing: PackingConfig) -> Layout:
+        """Return the static shape of a packed group."""
+        return Layout(
+            closings=self.template.closings,
+            pad=self.template.pad,
+            row_length=packing.row_length,
+            rows=packing.rows,
+            trees=packing.trees,
+        )
+
+    def sampler(self, rollout: RolloutConfig) -> Sampler:
+        """Return the sampler of answers in the run's output window."""
+        return Sampler(self.template.closings, self.config.windows.output - 1, rollout)
+
+    def stage_folder(self, name: str) -> Path:
+        """Return the folder of a stage."""
+        return self.folder / "stages" / name
+
+    def checkpoints(self, name: str, *, keep: int) -> Checkpoints:
+        """Open the checkpoints of a stage, in its folder or under the root that the config names."""
+        root = self.config.checkpoints
+        folder = self.stage_folder(name) / "checkpoints" if root is None else epath.Path(root) / name
+        return Checkpoints(folder, keep)
+
+
+def _read(path: Path) -> RunConfig:
+    return from_dict(RunConfig, json.loads(path.read_text(encoding="utf-8")))
+
+
+def _differing(one: RunConfig, other: RunConfig) -> list[str]:
+    values = to_dict(other)
+    return [name for name, value in to_dict(one).items() if value != values[name]]

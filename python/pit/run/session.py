@@ -1,0 +1,179 @@
+"""One stage at work: the common half of training it.
+
+A session claims the stage's folder, restores the newest checkpoint, guards and logs the steps, and writes the record at
+the end; the stage's own half is a `Task`.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+from pit.config import OptimizerConfig
+from pit.data.atomic import write_file
+from pit.errors import PitError
+from pit.losses.total import Total
+from pit.model.params import Params
+from pit.run.folder import Run
+from pit.run.stage import Stage
+from pit.train.checkpoint import Restored
+from pit.train.guard import Examples, Guard
+from pit.train.log import CompileClock, StageLog, peak_memory_bytes
+from pit.train.loop import Schedule, Work, run_steps
+from pit.train.update import Arrays, LossFunction, TrainState, Update, make_optimizer
+
+LOCK = "lock"
+WAIT_S = 60.0
+"""Seconds that a stage waits for another process before it gives up."""
+
+_POLL_S = 0.1
+
+
+class BusyError(PitError):
+    """Another process works on the stage."""
+
+
+@runtime_checkable
+class Task(Work, Protocol):
+    """A stage's own half: what it optimises, and how its work goes on from a checkpoint."""
+
+    @property
+    def loss(self) -> LossFunction:
+        """The loss of a microbatch."""
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """Settings of the optimizer."""
+
+    @property
+    def log_every(self) -> int:
+        """Steps per logged line."""
+
+    def begin(self, session: "Session", step: int, restored: Restored | None) -> None:
+        """Start at a step, from the state that a checkpoint holds, if there is one."""
+
+    def close(self) -> None:
+        """Release files and threads."""
+
+
+class Session:
+    """A stage at work.
+
+    Attributes:
+        run: the run.
+        stage: the stage.
+        settings: the stage's config section.
+        process: index and number of the processes that share each step.
+        tokens: tokens trained on so far.
+        log: where metrics and progress go, while the session trains.
+    """
+
+    log: StageLog
+
+    def __init__(self, run: Run, stage: Stage, *, profile_steps: int = 0) -> None:
+        stage.require(run.config)
+        stage.check(run.config)
+        self.run, self.stage, self.settings = run, stage, stage.settings(run.config)
+        self.folder = run.stage_folder(stage.name)
+        self.process = (jax.process_index(), jax.process_count())
+        self.tokens = 0
+        self._profile_steps = profile_steps
+        self._begin_s, self._compile = time.perf_counter(), CompileClock()
+
+    def train(self, task: Task, initial: Params, steps: int, **facts: Any) -> None:
+        """Train the stage to its end, from its newest checkpoint if there is one, and write its record.
+
+        Args:
+            task: the stage's own half.
+            initial: weights to start from; their buffers are consumed.
+            steps: the last step.
+            facts: more values of the record.
+        """
+        run, stage, settings = self.run, self.stage, self.settings
+        update = Update(task.loss, make_optimizer(task.optimizer, steps))
+        state = update.start(initial)
+        stage_hash, refused, pending = stage.hash(run), 0, []
+        with claim(self.folder), run.checkpoints(stage.name, keep=settings.keep) as checkpoints:
+            restored = checkpoints.restore(state, stage_hash)
+            if restored is not None:
+                state, self.tokens = restored.state, restored.meta["tokens"]
+                refused, pending = restored.controllers["refused_in_a_row"], restored.controllers["log"]
+            done = int(state.step)
+            self._guard = Guard(update, self.folder, stage.name, limit=task.optimizer.refusals, in_a_row=refused)
+            log = StageLog(self.folder, stage.name, resumed_step=done, every=task.log_every, pending=pending)
+            with log as self.log:
+                task.begin(self, done, restored)
+                schedule = Schedule(steps, settings.checkpoint_every, settings.evaluate_every, self._profile_steps)
+                try:
+                    run_steps(
+                        state,
+                        task,
+                        schedule,
+                        log=self.log,
+                        checkpoints=checkpoints,
+                        meta=lambda: {"hash": stage_hash, "tokens": self.tokens},
+                    )
+                finally:
+                    task.close()
+        self._finish(steps, facts)
+
+    def update(
+        self, state: TrainState, batches: Sequence[Arrays], examples: Examples
+    ) -> tuple[TrainState, dict[str, Total]]:
+        """Take an optimizer step under the guard (`pit.train.guard`)."""
+        return self._guard(state, batches, examples)
+
+    def refused(self) -> bool:
+        """Return whether the last step was refused; waits for it."""
+        return self._guard.settle()
+
+    def guard_state(self) -> dict[str, int]:
+        """Return the state of the guard, for the controllers of a checkpoint."""
+        return self._guard.state()
+
+    def _finish(self, steps: int, facts: Mapping[str, Any]) -> None:
+        record = {
+            "hash": self.stage.hash(self.run),
+            "steps": steps,
+            "tokens": self.tokens,
+            "seconds": round(time.perf_counter() - self._begin_s, 3),
+            "compile_seconds": round(self._compile.seconds, 3),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "process": os.getpid(),
+            **facts,
+        }
+        write_file(self.folder / "done.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+@contextmanager
+def claim(folder: Path, *, wait_s: float = WAIT_S) -> Iterator[None]:
+    """Hold a stage's folder until the end of the block, or of the process, however it ends.
+
+    Two processes would write each other's checkpoints and logs. `kill -9` of `pit run` leaves its stages at work until
+    their next report finds nobody there; whoever starts the run again meanwhile waits for them here.
+
+    Raises:
+        BusyError: another process held it all the time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_s
+    with (folder / LOCK).open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise BusyError(
+                        f"{folder}: another process has worked on this stage for {wait_s:g} s; wait for it to end or "
+                        "stop it, then run the command again"
+                    ) from None
+                time.sleep(_POLL_S)
+        yield

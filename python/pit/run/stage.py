@@ -1,0 +1,202 @@
+"""Stages as values: what a stage trains, from which other stages, and what its result depends on.
+
+Inputs are named by role, so that order, hashes, resident models and commands follow from the values; nothing compares
+the names of stages.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from pit.config import ConfigError, ModelConfig, RunConfig, digest
+from pit.model.decoder import Decoder
+from pit.model.heads import RewardModel
+from pit.model.model import Model
+from pit.rl.records import Gold, Labeller
+from pit.run.folder import Run
+from pit.train.checkpoint import CheckpointError
+from pit.types import Topology
+
+Role = Literal["start", "anchor", "reward", "writer", "rewriter"]
+"""Use that a stage makes of another one's model.
+
+start: weights that training begins with. anchor: model of the KL term. reward: reward model that is maximised. writer:
+policy that writes references or samples. rewriter: improver that rewrites them.
+"""
+
+
+class Services(NamedTuple):
+    """Help from the layers above, handed to whatever a job does.
+
+    profile_steps: steps to trace with the JAX profiler.
+    gold: returns the true worth of answers for the hacking board, or None where nobody knows it.
+    labeller: returns a labeller of pairs of samples.
+    """
+
+    profile_steps: int = 0
+    gold: Callable[[Run], Gold | None] = lambda run: None
+    labeller: Callable[[Run], Labeller] | None = None
+
+
+class Kind(NamedTuple):
+    """A kind of model: its class, and the config field of its shape."""
+
+    module: Any
+    shape: str
+
+    def config(self, config: RunConfig) -> ModelConfig:
+        """Return the shape of such a model in a run."""
+        shape: ModelConfig = getattr(config, self.shape)
+        return shape
+
+
+DECODER = Kind(Decoder, "policy")
+REWARD_MODEL = Kind(RewardModel, "reward_model")
+
+
+def _nothing(config: RunConfig) -> tuple["Job", ...]:
+    return ()
+
+
+def _always(config: RunConfig) -> bool:
+    return True
+
+
+def _never(run: Run) -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One process of a run: `pit NAME --run FOLDER`.
+
+    name: name of the job and of its command.
+    title: short description.
+    work: does the job.
+    after: returns the jobs that must be finished before, beyond a stage's inputs.
+    included: returns whether a config includes the job in a run.
+    option: setting that includes an optional job, as `--set` takes it.
+    finished: returns whether there is nothing left to do.
+    """
+
+    name: str
+    title: str
+    work: Callable[[Run, Services], None]
+    after: Callable[[RunConfig], tuple["Job", ...]] = _nothing
+    included: Callable[[RunConfig], bool] = _always
+    option: str = ""
+    finished: Callable[[Run], bool] = _never
+
+    def needs(self, config: RunConfig) -> tuple["Job", ...]:
+        """Return the jobs that must be finished before this one."""
+        return self.after(config)
+
+    def done(self, run: Run) -> bool:
+        """Return whether there is nothing left to do."""
+        return self.finished(run)
+
+    def command(self, run: Run) -> str:
+        """Return the command that does the job."""
+        return f"pit {self.name} --run {run.folder}"
+
+    def require(self, config: RunConfig) -> None:
+        """Raise if the run does not include the job.
+
+        Raises:
+            ConfigError: it is optional and the config leaves it out.
+        """
+        if not self.included(config):
+            raise ConfigError(f"stage {self.name}: is not part of this run; start a run with --set {self.option}")
+
+
+def _unchecked(config: RunConfig) -> None:
+    """Accept any config."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Job):
+    """A job that trains a model.
+
+    section: config section of the stage.
+    trains: kind of the model.
+    inputs: returns the stages whose models it uses, by role.
+    fold: fold of the data that it trains on.
+    topology: returns the tree that each of its examples becomes.
+    check: raises a ConfigError where the config cannot work, before anything is trained.
+    """
+
+    section: str
+    trains: Kind
+    inputs: Callable[[RunConfig], Mapping[Role, "Stage"]]
+    fold: str
+    topology: Callable[[RunConfig], Topology]
+    check: Callable[[RunConfig], None] = _unchecked
+
+    def needs(self, config: RunConfig) -> tuple[Job, ...]:
+        """Return the stages of the inputs, and the other jobs that must be finished before."""
+        return tuple(dict.fromkeys((*self.inputs(config).values(), *self.after(config))))
+
+    def settings(self, config: RunConfig) -> Any:
+        """Return the stage's section of a config."""
+        return getattr(config, self.section)
+
+    def hash(self, run: Run) -> str:
+        """Return a digest of everything that the result depends on: config, model, data, seed and inputs."""
+        config = run.config
+        return digest(
+            self.name,
+            self.settings(config),
+            self.trains.config(config),
+            config.windows,
+            config.seed,
+            config.mesh.shards,
+            run.store.hash,
+            {role: stage.hash(run) for role, stage in self.inputs(config).items()},
+        )
+
+    def record(self, run: Run) -> dict[str, Any] | None:
+        """Return the record of the finished stage, None if it is not finished or was made from something else."""
+        path = run.stage_folder(self.name) / "done.json"
+        if not path.is_file():
+            return None
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return record if record["hash"] == self.hash(run) else None
+
+    def done(self, run: Run) -> bool:
+        """Return whether the stage is finished."""
+        return self.record(run) is not None
+
+    def fresh(self, run: Run) -> Model[Any]:
+        """Return the stage's model with initial weights, on the mesh."""
+        seed = run.seed.of(self.name, "weights").number
+        shape, vocab_size = self.trains.config(run.config), run.tokenizer.vocab_size
+        return Model.build(self.trains.module, shape, vocab_size, seed).sharded(run.mesh)
+
+    def load(self, run: Run) -> Model[Any]:
+        """Return the trained model.
+
+        Raises:
+            CheckpointError: the stage has not finished with this config and data.
+        """
+        if not self.done(run):
+            raise CheckpointError(
+                f"{run.stage_folder(self.name)}: stage {self.name} has not finished with this config and data; run "
+                f"`{self.command(run)}` first"
+            )
+        shape, vocab_size = self.trains.config(run.config), run.tokenizer.vocab_size
+        model = Model.abstract(self.trains.module, shape, vocab_size, run.mesh)
+        with run.checkpoints(self.name, keep=1) as checkpoints:
+            return model.with_params(checkpoints.restore_params(model.params))
+
+    def models(self, run: Run) -> dict[Role, Model[Any]]:
+        """Return the models of the inputs by role, each stage loaded once; "start" has buffers of its own."""
+        inputs = self.inputs(run.config)
+        loaded = {stage.name: stage.load(run) for stage in inputs.values()}
+        shared = [stage.name for stage in inputs.values()]
+        models: dict[Role, Model[Any]] = {}
+        for role, stage in inputs.items():
+            model = loaded[stage.name]
+            # Training consumes the buffers that it starts from.
+            models[role] = model.copy() if role == "start" and shared.count(stage.name) > 1 else model
+        return models

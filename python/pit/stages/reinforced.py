@@ -1,0 +1,220 @@
+"""Stages of reinforcement learning: the models that each role brings, draws and their history, the hacking board.
+
+The step itself is `pit.rl.step`; this is the half of a stage that meets files, as `supervised.py` is for batches.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from pit.config import ImproverRlConfig, OptimizerConfig, RewardForm, RewrittenRlConfig, RlConfig, RunConfig
+from pit.data.curriculum import DrawLoader, Draws, History, Visit
+from pit.data.packing import Layout
+from pit.data.store import Fold
+from pit.data.template import rollout as rollout_tree
+from pit.errors import PitError
+from pit.losses.total import Total
+from pit.model.heads import RewardModel
+from pit.model.model import Model
+from pit.model.sharding import row_sharding
+from pit.rl.algorithms import algorithm_of
+from pit.rl.board import Board
+from pit.rl.controllers import Controllers
+from pit.rl.curriculum import difficulty_of, examples_of, expected_visits, make_draws, source_weights
+from pit.rl.readings import PolicyAndAnchor
+from pit.rl.records import Gold
+from pit.rl.references import References
+from pit.rl.reward import model_reward
+from pit.rl.step import RlStep
+from pit.run.folder import Run
+from pit.run.session import Session
+from pit.run.stage import DECODER, Role, Services, Stage
+from pit.stages import reward
+from pit.train.checkpoint import Restored
+from pit.train.update import LossFunction, TrainState
+from pit.types import Topology
+
+MARGIN_BLOCK = 1_024
+"""Pairs whose margin is computed at once."""
+
+
+def rl_stage(
+    *, name: str, title: str, section: str, inputs: Callable[[RunConfig], Mapping[Role, Stage]], **optional: Any
+) -> Stage:
+    """Return a stage that trains a policy or an improver by reinforcement learning.
+
+    Args:
+        name: name of the stage.
+        title: short description.
+        section: its config section.
+        inputs: returns its inputs: "start", "anchor", "reward" and, for references, "writer" and "rewriter".
+        optional: further fields of the stage.
+    """
+
+    def work(run: Run, services: Services) -> None:
+        session = Session(run, stage, profile_steps=services.profile_steps)
+        models = stage.models(run)
+        task = RlTask(session, models, services.gold(run))
+        visits = expected_visits(session.settings, examples_of(session.settings, task.steps.fold))
+        session.train(task, models.pop("start").params, session.settings.steps, visits_per_example=round(visits, 3))
+
+    def topology(config: RunConfig) -> Topology:
+        settings = stage.settings(config)
+        return rollout_tree(settings.samples, isinstance(settings, ImproverRlConfig))
+
+    stage = Stage(
+        name=name,
+        title=title,
+        section=section,
+        trains=DECODER,
+        fold="rl",
+        topology=topology,
+        inputs=inputs,
+        work=work,
+        check=lambda config: _check(stage, config),
+        after=lambda config: (reward.JUDGE,) if config.board.gold == "judge" else (),
+        **optional,
+    )
+    return stage
+
+
+def _check(stage: Stage, config: RunConfig) -> None:
+    algorithm_of(stage.settings(config), stage.section)
+
+
+def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
+    """Return the step of a stage, from the models of its roles."""
+    run, config = session.run, session.settings
+    layout, sampler = run.layout(config.packing), run.sampler(config.rollout)
+    graphdef, capacity = models["start"].graphdef, sampler.capacity
+    references, form = None, None
+    if isinstance(config, ImproverRlConfig):
+        passes = config.passes if isinstance(config, RewrittenRlConfig) else None
+        references = References(config, sampler, models.get("writer"), models.get("rewriter"), passes)
+        form = config.gap
+    return RlStep(
+        config=config,
+        fold=run.fold(session.stage.fold),
+        seed=run.seed.of(session.stage.name),
+        graphdef=graphdef,
+        sampler=sampler,
+        references=references,
+        reward=model_reward(models["reward"], layout, form),
+        models=PolicyAndAnchor(graphdef, config, models["anchor"].params, capacity),
+        algorithm=algorithm_of(config, session.stage.section)(graphdef, config, capacity),
+        layout=layout,
+        shards=run.config.mesh.shards,
+        sharding=row_sharding(run.mesh),
+    )
+
+
+def stage_draws(session: Session, step: RlStep, reward_model: Model[RewardModel]) -> DrawLoader:
+    """Return the curriculum's draws of a stage, from its first step on."""
+    config = step.config
+    difference = isinstance(config, ImproverRlConfig) and config.gap == "difference"
+    form: RewardForm = "difference" if difference else "symmetric"
+    return make_draws(
+        session.stage.section,
+        config,
+        examples_of(config, step.fold),
+        seed=step.seed,
+        config_hash=session.stage.hash(session.run),
+        data_hash=step.fold.hash,
+        difficulty=difficulty_of(config, step.fold, partial(margins, step.fold, reward_model, step.layout, form)),
+    )
+
+
+def margins(
+    fold: Fold, model: Model[RewardModel], layout: Layout, form: RewardForm, examples: int
+) -> Float32[np.ndarray, " n"]:
+    """Return the gap of the better over the worse answer of the first examples of a fold."""
+    gap, blocks = model_reward(model, layout, form), []
+    for first in range(0, examples, MARGIN_BLOCK):
+        inputs, better, worse = fold.columns(range(first, min(first + MARGIN_BLOCK, examples)))
+        blocks.append(gap(inputs, worse, [better])[:, 0])
+    return np.concatenate(blocks)
+
+
+class RlTask:
+    """The own half of an RL stage.
+
+    Args:
+        session: the stage at work.
+        models: models of its roles.
+        gold: true worth of answers for the hacking board, None where nobody knows it.
+    """
+
+    log_every = 1
+
+    def __init__(self, session: Session, models: Mapping[Role, Model[Any]], gold: Gold | None) -> None:
+        self.steps, self._session, self._gold = make_step(session, models), session, gold
+        self.loss: LossFunction = self.steps.algorithm.loss
+        self.optimizer: OptimizerConfig = session.settings.optimizer
+        self._config: RlConfig = session.settings
+        self._draws = stage_draws(session, self.steps, models["reward"])
+        self._open = ExitStack()
+        self._control = Controllers(self._config.beta)
+
+    def begin(self, session: Session, step: int, restored: Restored | None) -> None:
+        """Start at a step, from restored draws, controllers and board if there are any."""
+        run, stage = session.run, session.stage
+        state = None
+        if restored is not None:
+            self._draws.restore(restored.loader["draws"], step)
+            self._control, state = Controllers.of(restored.controllers), restored.controllers["board"]
+        self._board = Board(run.config.board, stage.name, stage.command(run), self._gold, state)
+        self._history = self._open.enter_context(History(session.folder, step))
+        self._done = step
+
+    def close(self) -> None:
+        """Stop drawing ahead, and close the history."""
+        self._draws.close()
+        self._open.close()
+
+    def step(self, state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
+        """Take the next step of the curriculum."""
+        session, config = self._session, self._config
+        begin_s = perf_counter()
+        draws = next(self._draws)
+        wait_s = perf_counter() - begin_s
+        state, totals, scored, control = self.steps(state, draws, self._control, session.update)
+        self._done += 1
+        values = scored.values | self._board.signals(self._done, scored.rollout, scored.scores, scored.values)
+        # The next rollout waits for this step anyway; a refused one teaches the controllers nothing.
+        if not session.refused():
+            self._control = control.adapted(config, values["objective/kl_penalty"])
+        self._draws.update(draws, scored.scores)
+        gaps = scored.scores.mean(axis=1) if isinstance(config, ImproverRlConfig) else None
+        self._history.add(Visit(draws, gaps))
+        for line in self._board.judge(self._done, values):
+            session.log.reporter.note(line)
+        tokens, slots = scored.trees.tokens, scored.trees.slots
+        session.tokens += tokens
+        return state, {**totals, **values, "perf/fill": tokens / slots, "perf/data_wait_s": wait_s}
+
+    def evaluate(self, state: TrainState) -> Mapping[str, float]:
+        """Return the metrics of fixed prompts of the eval fold under fixed random numbers, with the last sources."""
+        fold, config = self._session.run.fold("eval"), self._config
+        ids = np.arange(min(config.evaluate_prompts, len(fold)))
+        weights = source_weights(config)[-1][1]
+        cycle = np.repeat(np.arange(len(weights), dtype=np.uint8), weights)
+        draws = Draws(0, ids, cycle[ids % len(cycle)])
+        seed = self.steps.seed.of("held-out")
+        return self.steps.collect(state.params, fold, draws, self._control, seed, adapt=False)[0].values
+
+    def loader_state(self) -> Mapping[str, Any]:
+        """Return the state of the draws."""
+        return {"draws": self._draws.state()}
+
+    def controller_state(self) -> Mapping[str, Any]:
+        """Return the state of controllers, guard and board."""
+        return {**self._control.state(), **self._session.guard_state(), "board": self._board.state()}
+
+    def halt(self) -> PitError | None:
+        """Return the board's reason to stop, if it has one."""
+        return self._board.stopped()
