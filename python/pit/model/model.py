@@ -5,14 +5,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+import jax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from pit.config import ModelConfig
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
 from pit.model.params import Params, abstract, build, copy, merge
-from pit.model.sharding import gathered, on_mesh, place, shard_params, shards_of
+from pit.model.sharding import on_mesh, place, shard_params
 
 M = TypeVar("M", Decoder, RewardModel)
 
@@ -68,13 +70,23 @@ class Model(Generic[M]):
         return self.with_params(shard_params(self.params, mesh))
 
     def gathered(self) -> "Model[M]":
-        """Return the model with whole weights on every shard of the rows, as decoding needs them."""
-        return self.with_params(gathered(self.params))
+        """Return the model with its weights gathered over fsdp, still split over tensor.
+
+        Decoding needs them: it reads all weights at every step, and shards share no step with their neighbours.
+        """
+        whole = dict(self.params)
+        for name, value in whole.items():
+            sharding = value.sharding
+            if isinstance(sharding, NamedSharding) and "fsdp" in sharding.spec:
+                spec = P(*(None if axis == "fsdp" else axis for axis in sharding.spec))
+                whole[name] = jax.device_put(value, NamedSharding(sharding.mesh, spec))
+        return replace(self, params=whole)
 
     @property
     def shards(self) -> int:
-        """Number of devices over which rows are split where the weights lie."""
-        return shards_of(self.params)
+        """Number of devices over which rows are split where the weights lie; 1 for plain arrays."""
+        sharding = next(iter(self.params.values())).sharding
+        return sharding.mesh.shape["data"] * sharding.mesh.shape["fsdp"] if isinstance(sharding, NamedSharding) else 1
 
     def on_mesh(self) -> AbstractContextManager[object]:
         """Return the context of the mesh that the weights lie on; of none, for plain arrays."""

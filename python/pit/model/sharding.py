@@ -86,31 +86,11 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, ROWS)
 
 
-def shards_of(params: Params) -> int:
-    """Return the number of devices over which rows are split where the parameters lie; 1 for plain arrays."""
-    sharding = next(iter(params.values())).sharding
-    return sharding.mesh.shape["data"] * sharding.mesh.shape["fsdp"] if isinstance(sharding, NamedSharding) else 1
-
-
 def on_mesh(params: Params) -> AbstractContextManager[object]:
     """Return the context of the mesh that the parameters lie on, in which kernels split their work."""
     sharding = next(iter(params.values())).sharding
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
     return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()
-
-
-def gathered(params: Params) -> Params:
-    """Return the weights gathered over fsdp, still split over tensor.
-
-    Decoding needs them: it reads all weights at every step, and shards share no step with their neighbours.
-    """
-    whole = dict(params)
-    for name, value in params.items():
-        sharding = value.sharding
-        if isinstance(sharding, NamedSharding) and "fsdp" in sharding.spec:
-            spec = P(*(None if axis == "fsdp" else axis for axis in sharding.spec))
-            whole[name] = jax.device_put(value, NamedSharding(sharding.mesh, spec))
-    return whole
 
 
 def each_shard(function: Callable[..., Any], shards: int) -> Callable[..., Any]:

@@ -46,7 +46,8 @@ def pack_prefixes(prefixes: Sequence[Sequence[Sequence[int]]], sizes: Sizes) -> 
     packed = [_packed(of_shard, layout) for of_shard in prefixes]
     most = max(map(len, packed))
     for batches in packed:
-        batches += [padding_batch(1, prefix(), layout)] * (most - len(batches))
+        if len(batches) < most:
+            batches += [padding_batch(1, prefix(), layout)] * (most - len(batches))
     return [list(shards) for shards in zip(*packed, strict=True)]
 
 

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,15 +18,14 @@ import jax
 from pit.config import OptimizerConfig
 from pit.data.atomic import write_file
 from pit.errors import PitError
-from pit.losses.total import Total
 from pit.model.params import Params
 from pit.run.folder import Run
 from pit.run.stage import Stage
 from pit.train.checkpoint import Restored
-from pit.train.guard import Examples, Guard
+from pit.train.guard import Guard
 from pit.train.log import CompileClock, StageLog, peak_memory_bytes
 from pit.train.loop import Schedule, Work, run_steps
-from pit.train.update import Arrays, LossFunction, TrainState, Update, make_optimizer
+from pit.train.update import LossFunction, Update, make_optimizer
 
 LOCK = "lock"
 WAIT_S = 60.0
@@ -71,10 +70,11 @@ class Session:
         settings: the stage's config section.
         process: index and number of the processes that share each step.
         tokens: tokens trained on so far.
-        log: where metrics and progress go, while the session trains.
+        log, guard: receiver of metrics and progress, and guard of the updates, while the session trains.
     """
 
     log: StageLog
+    guard: Guard
 
     def __init__(self, run: Run, stage: Stage, *, profile_steps: int = 0) -> None:
         stage.require(run.config)
@@ -105,7 +105,7 @@ class Session:
                 state, self.tokens = restored.state, restored.meta["tokens"]
                 refused, pending = restored.controllers["refused_in_a_row"], restored.controllers["log"]
             done = int(state.step)
-            self._guard = Guard(update, self.folder, stage.name, limit=task.optimizer.refusals, in_a_row=refused)
+            self.guard = Guard(update, self.folder, stage.name, limit=task.optimizer.refusals, in_a_row=refused)
             log = StageLog(self.folder, stage.name, resumed_step=done, every=task.log_every, pending=pending)
             with log as self.log:
                 task.begin(self, done, restored)
@@ -122,20 +122,6 @@ class Session:
                 finally:
                     task.close()
         self._finish(steps, facts)
-
-    def update(
-        self, state: TrainState, batches: Sequence[Arrays], examples: Examples
-    ) -> tuple[TrainState, dict[str, Total]]:
-        """Take an optimizer step under the guard (`pit.train.guard`)."""
-        return self._guard(state, batches, examples)
-
-    def refused(self) -> bool:
-        """Return whether the last step was refused; waits for it."""
-        return self._guard.settle()
-
-    def guard_state(self) -> dict[str, int]:
-        """Return the state of the guard, for the controllers of a checkpoint."""
-        return self._guard.state()
 
     def _finish(self, steps: int, facts: Mapping[str, Any]) -> None:
         record = {

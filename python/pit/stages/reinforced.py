@@ -182,20 +182,20 @@ class RlTask:
         begin_s = perf_counter()
         draws = next(self._draws)
         wait_s = perf_counter() - begin_s
-        state, totals, scored, control = self.steps(state, draws, self._control, session.update)
+        state, totals, scored, control = self.steps(state, draws, self._control, session.guard)
         self._done += 1
         values = scored.values | self._board.signals(self._done, scored.rollout, scored.scores, scored.values)
         # The next rollout waits for this step anyway; a refused one teaches the controllers nothing.
-        if not session.refused():
+        if not session.guard.settle():
             self._control = control.adapted(config, values["objective/kl_penalty"])
         self._draws.update(draws, scored.scores)
         gaps = scored.scores.mean(axis=1) if isinstance(config, ImproverRlConfig) else None
         self._history.add(Visit(draws, gaps))
         for line in self._board.judge(self._done, values):
             session.log.reporter.note(line)
-        tokens, slots = scored.trees.tokens, scored.trees.slots
+        tokens = scored.trees.tokens
         session.tokens += tokens
-        return state, {**totals, **values, "perf/fill": tokens / slots, "perf/data_wait_s": wait_s}
+        return state, {**totals, **values, "perf/fill": tokens / scored.trees.slots, "perf/data_wait_s": wait_s}
 
     def evaluate(self, state: TrainState) -> Mapping[str, float]:
         """Return the metrics of fixed prompts of the eval fold under fixed random numbers, with the last sources."""
@@ -213,7 +213,7 @@ class RlTask:
 
     def controller_state(self) -> Mapping[str, Any]:
         """Return the state of controllers, guard and board."""
-        return {**self._control.state(), **self._session.guard_state(), "board": self._board.state()}
+        return {**self._control.state(), **self._session.guard.state(), "board": self._board.state()}
 
     def halt(self) -> PitError | None:
         """Return the board's reason to stop, if it has one."""

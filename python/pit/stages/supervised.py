@@ -159,7 +159,7 @@ class SupervisedTask:
     def step(self, state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
         """Take the next planned step."""
         batch = next(self._feed)
-        state, metrics = self._session.update(state, batch.arrays, batch.examples)
+        state, metrics = self._session.guard(state, batch.arrays, batch.examples)
         self._session.tokens += batch.tokens
         begin_s, self._last_s = self._last_s, time.perf_counter()
         return state, {
@@ -180,7 +180,7 @@ class SupervisedTask:
 
     def controller_state(self) -> Mapping[str, Any]:
         """Return the state of the guard."""
-        return self._session.guard_state()
+        return self._session.guard.state()
 
     def halt(self) -> PitError | None:
         """Return None: nothing but its last step ends a supervised stage."""
