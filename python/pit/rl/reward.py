@@ -4,7 +4,7 @@ The oracle of a synthetic task, a function of the user or another judge are rewa
 this `__call__`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -95,9 +95,16 @@ class Difference:
         return self.scorer.difference(inputs, references, outputs)
 
 
+FORMS: dict[RewardForm, Callable[[ModelScorer], Reward]] = {
+    "raw": lambda scorer: Gap(scorer, "raw"),
+    "centred": lambda scorer: Gap(scorer, "centred"),
+    "symmetric": lambda scorer: Gap(scorer, "symmetric"),
+    "difference": Difference,
+}
+"""The reward of each form that `gap` of an improver's RL stage can name."""
+
+
 def model_reward(model: Model[RewardModel], layout: Layout, form: RewardForm | None) -> Reward:
     """Return the reward that a reward model gives: R_P without a form, otherwise that form of the gap."""
     scorer = ModelScorer(model, layout)
-    if form is None:
-        return Quality(scorer)
-    return Difference(scorer) if form == "difference" else Gap(scorer, form)
+    return Quality(scorer) if form is None else FORMS[form](scorer)

@@ -91,14 +91,17 @@ class Rloo:
     name = "rloo"
 
     def __init__(self, graphdef: nnx.GraphDef[Decoder], config: RlConfig, capacity: int) -> None:
-        def targets(reward: Float32[Array, "G N"], beta: Float32[Array, ""]) -> tuple[Array, Array]:
-            advantage, scale = advantages(reward, normalise=config.normalise)
-            # The rest of the gradient of a KL in the reward is scaled as the advantages are.
-            coefficient = beta * scale if config.kl.place == "reward" else beta
-            return advantage, jnp.full(reward.shape[0], coefficient)
+        self.loss, self.config = policy_gradient(graphdef, config, capacity), config
+        self._targets, self._charges_kl = jax.jit(self.targets), charges_kl(config)
 
-        self.loss = policy_gradient(graphdef, config, capacity)
-        self._targets, self._charges_kl = jax.jit(targets), charges_kl(config)
+    def targets(
+        self, reward: Float32[Array, "G N"], beta: Float32[Array, ""]
+    ) -> tuple[Float32[Array, "G N"], Float32[Array, " G"]]:
+        """Return the advantages of shaped rewards, and the KL's coefficient per tree in their scale."""
+        advantage, scale = advantages(reward, normalise=self.config.normalise)
+        # The rest of the gradient of a KL in the reward is scaled as the advantages are.
+        coefficient = beta * scale if self.config.kl.place == "reward" else beta
+        return advantage, jnp.full(reward.shape[0], coefficient)
 
     def prepare(self, trees: Trees, measures: Measures, control: Controllers) -> Iterator[Minibatch]:
         """Yield one minibatch: the packed samples with advantages, and the KL's coefficient if the loss charges it."""
