@@ -178,7 +178,7 @@ def run_command(
     dry_run: bool,
     profile_steps: int,
 ) -> None:
-    """Run all jobs of RECIPE (demo, tiny, relay, hh, paper); finished ones are skipped, half-done ones resumed.
+    """Run all jobs of RECIPE (demo, tiny, describe, relay, hh, paper); finished ones are skipped, half-done ones resumed.
 
     Examples:
       pit run demo

@@ -4,11 +4,14 @@ from collections.abc import Callable
 
 from pit.config import ConfigError, RunConfig
 from pit.recipes.demo import demo, tiny
+from pit.recipes.describe import describe
 from pit.recipes.hh import hh
 from pit.recipes.paper import paper
 from pit.recipes.relay import relay
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {recipe.__name__: recipe for recipe in (demo, tiny, relay, hh, paper)}
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    recipe.__name__: recipe for recipe in (demo, tiny, describe, relay, hh, paper)
+}
 
 
 def recipe(name: str) -> RunConfig:

@@ -1,4 +1,4 @@
-"""The second synthetic family, on which a second look has a reason to help: each pass can go a few names further."""
+"""The second synthetic family, in which a second look has a reason to help: each pass can get a few names further."""
 
 import dataclasses
 
@@ -13,29 +13,29 @@ from pit.config import (
     RunConfig,
     WindowConfig,
 )
-from pit.recipes.demo import demo
+from pit.recipes.describe import describe
 
 
 def relay() -> RunConfig:
     """RL,0 on 160,000 preferences of the relay, with a hidden oracle.
 
-    A model of three layers looks up a pass or two at once, so the policy's own answers are right in their last pair
-    only, and the improver gets a name or two further than its draft. What the demo does not need: three layers,
-    heads half rotated by position, and more steps, as looking up takes long to learn; the improver and R_P start
-    from the fine-tuned policy, which looks up already; twice as many updates of the policy as of the improver. Its
-    reward models do not look at the map, the fine-tuned improver does: its likelihood accepts. There is no RL,1:
-    all answers of M_P^RL have the same fault, and a reward that does not look at the map leads from there to worse
-    ones; `--set references=policy` adds it.
+    A model of three layers looks up a pass or two at once, so the policy's answers are right in their last pair only,
+    and the improver gets a name or two further than its draft. Differences from `describe`: three layers, heads half
+    rotated by position, and more steps, because looking up takes long to learn; the improver and R_P start from the
+    fine-tuned policy, which looks up already; the policy gets twice as many updates as the improver. The reward models
+    do not look at the map, but the fine-tuned improver does: its likelihood accepts. There is no RL,1: all answers of
+    M_P^RL have the same fault, and a reward that does not look at the map leads from there to worse ones;
+    `--set references=policy` adds it.
 
     Needs: two CPU cores, 3 GiB of memory, no download. Command: `pit run relay --out runs/relay`.
     """
-    config = demo()
+    config = describe()
     rows = PackingConfig(row_length=512, rows=6, window=256, trees=128)
 
-    # The gap model does not see the route: a nat of KL sharpens the passes, two begin to unlearn the look-up.
+    # The gap model does not see the route: one nat of KL sharpens the passes, two begin to unlearn the look-up.
     gentle = OptimizerConfig(learning_rate=1.5e-4, warmup_steps=5)
 
-    # Right answers often equal their reference: a copy is no sign of hacking here.
+    # Right answers often equal their reference, so a copy is not a sign of hacking here.
     return dataclasses.replace(
         config,
         name="relay",
