@@ -29,7 +29,6 @@ def demo() -> RunConfig:
     Needs: two CPU cores, 3 GiB of memory, no download, under five minutes. Command: `pit run demo --out runs/demo`.
     """
     config = describe()
-    rl = {"steps": 60}
     return dataclasses.replace(
         config,
         name="demo",
@@ -39,10 +38,10 @@ def demo() -> RunConfig:
         reward_quality=dataclasses.replace(config.reward_quality, steps=400),
         reward_gap=dataclasses.replace(config.reward_gap, steps=250),
         reward_judge=dataclasses.replace(config.reward_judge, steps=150),
-        rl_policy=dataclasses.replace(config.rl_policy, **rl),
-        rl_improver_0=dataclasses.replace(config.rl_improver_0, **rl),
-        rl_improver_1=dataclasses.replace(config.rl_improver_1, **rl),
-        rl_improver_2=dataclasses.replace(config.rl_improver_2, **rl),
+        rl_policy=dataclasses.replace(config.rl_policy, steps=60),
+        rl_improver_0=dataclasses.replace(config.rl_improver_0, steps=60),
+        rl_improver_1=dataclasses.replace(config.rl_improver_1, steps=60),
+        rl_improver_2=dataclasses.replace(config.rl_improver_2, steps=60),
         evaluate=dataclasses.replace(config.evaluate, prompts=500, sensitivity_prompts=128),
     )
 
@@ -80,10 +79,10 @@ def tiny() -> RunConfig:
         reward_quality=RewardConfig(**supervised, evaluate_trees=16),
         reward_gap=GapConfig(**supervised, evaluate_trees=16),
         reward_judge=RewardConfig(**supervised, evaluate_trees=16),
-        rl_policy=PolicyRlConfig(**rl),
-        rl_improver_0=ImproverRlConfig(**rl),
+        rl_policy=PolicyRlConfig(steps=60),
+        rl_improver_0=ImproverRlConfig(steps=60),
         refresh=RefreshConfig(**supervised, pairs=8),
-        rl_improver_1=RewrittenRlConfig(**rl),
+        rl_improver_1=RewrittenRlConfig(steps=60),
         rl_improver_2=RewrittenRlConfig(**rl, passes=Passes(1, 2)),
         improve=ImproveConfig(iterations=2, batch=8),
         evaluate=EvaluateConfig(
