@@ -1,4 +1,4 @@
-"""The words every part of PIT shares: dimension letters, preferences, context trees and batches.
+"""Types that every part of PIT shares: preferences, context trees, batches, and the letters of dimensions.
 
 Everything here is plain Python and NumPy; the module imports no JAX, so that data workers stay light.
 
@@ -42,7 +42,7 @@ class Message(NamedTuple):
 class Preference(NamedTuple):
     """One preference triple (x, y_w, y_l): a conversation and two answers, the first one preferred.
 
-    difficulty: how hard the example is in some unit of the data's owner (larger is harder), None where nobody said.
+    difficulty: difficulty of the example in any unit (larger is harder), None where it is not known.
     """
 
     prompt: tuple[Message, ...]
@@ -52,7 +52,7 @@ class Preference(NamedTuple):
 
 
 class SegmentKind(enum.IntEnum):
-    """What a segment of a context tree holds; each kind ends in its own closing role token."""
+    """Kind of a segment of a context tree; each kind ends in its own closing role token."""
 
     INPUT = 0
     REFERENCE = 1
@@ -60,7 +60,7 @@ class SegmentKind(enum.IntEnum):
 
 
 class Source(enum.IntEnum):
-    """Where the reference of a tree comes from (the curriculum's second coordinate)."""
+    """Source of a tree's reference (the curriculum's second coordinate)."""
 
     NONE = 0
     WORSE = 1

@@ -137,9 +137,7 @@ def _job_command(job: "Job") -> click.Command:
     def command(folder: Path, profile_steps: int, settings: tuple[str, ...]) -> None:
         from pit.evaluate.gold import services
 
-        run = open_run(folder, settings)
-        job.require(run.config)
-        job.work(run, services(profile_steps))
+        job.work(open_run(folder, settings), services(profile_steps))
 
     return command
 
@@ -178,7 +176,9 @@ def run_command(
     dry_run: bool,
     profile_steps: int,
 ) -> None:
-    """Run all jobs of RECIPE (demo, tiny, describe, relay, hh, paper); finished ones are skipped, half-done ones resumed.
+    """Run all jobs of RECIPE; finished ones are skipped, half-done ones resumed.
+
+    Recipes: demo, tiny, describe, relay, hh, paper.
 
     Examples:
       pit run demo

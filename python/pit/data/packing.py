@@ -126,7 +126,7 @@ def materialise(
 
 
 def _shapes(groups: int, topology: Topology, layout: Layout) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Shape and dtype of every field of a batch of `groups` groups."""
+    """Return shape and dtype of every field of a batch of `groups` groups."""
     rows, trees = (groups * layout.rows, layout.row_length), groups * layout.trees
     return {
         "token": (rows, np.int32),
@@ -148,7 +148,7 @@ def _require_shapes(batch: Batch, groups: int, topology: Topology, layout: Layou
 
 
 def _first_groups(batch: Batch, groups: int, layout: Layout) -> Batch:
-    """Views of the rows and trees of the first groups of a batch."""
+    """Return views of the rows and trees of the first groups of a batch."""
     rows, trees = groups * layout.rows, groups * layout.trees
     by_row = ("token", "position", "visible_until", "previous", "loss_weight")
     views = {f.name: getattr(batch, f.name) for f in fields(batch)}

@@ -1,4 +1,4 @@
-"""How text becomes a context tree: THE place that says which tokens a segment holds and which trees there are.
+"""Templates of context trees: the one place that says which tokens a segment holds and which trees there are.
 
 A segment is its content followed by one closing role token, which the packer appends; a window counts both. A prompt
 keeps its end (cut from the left, at a message boundary's role token), an answer keeps its beginning (cut from the
@@ -31,7 +31,7 @@ class EncodedPreference(NamedTuple):
 
 
 class Template:
-    """Lays text out as the contents of segments.
+    """The layout of text as the contents of segments.
 
     The reference and the output window must be equal: the store keeps each answer once, and the same tokens serve as
     reference in one tree and as output in another.
@@ -60,7 +60,7 @@ class Template:
         self._role_of: dict[int, RoleName] = {token: role for role, token in self._opening.items()}
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Content of the input segment: role token and text of each message, at most window - 1 tokens.
+        """Return the content of the input segment: role token and text of each message, at most window - 1 tokens.
 
         A longer one loses its beginning; what is left of the message at the cut keeps its role token in front.
 
@@ -70,17 +70,17 @@ class Template:
         return self._join_prompt(messages, self.tokenizer.encode_batch([each.content for each in messages]))[0]
 
     def encode_answer(self, text: str) -> list[int]:
-        """Content of a reference or output segment: at most window - 1 tokens, a longer answer loses its end."""
+        """Return the content of a reference or output segment: at most window - 1 tokens, cut at the end."""
         return self.tokenizer.encode(text)[: self.windows[2] - 1]
 
     def encode_preferences(self, rows: Sequence[Preference]) -> list[EncodedPreference]:
-        """Contents of many preferences, tokenised together on all cores."""
+        """Return the contents of many preferences, tokenised together on all cores."""
         texts = [text for row in rows for text in (*(m.content for m in row.prompt), row.better, row.worse)]
         encoded = iter(self.tokenizer.encode_batch(texts))
         return [self._encoded_preference(row, [next(encoded) for _ in range(len(row.prompt) + 2)]) for row in rows]
 
     def decode_prompt(self, ids: Iterable[int]) -> tuple[Message, ...]:
-        """The messages of an input segment's content; closing and padding tokens are left out.
+        """Return the messages of an input segment's content, without closing and padding tokens.
 
         Raises:
             DataError: the content does not begin with a role token.
@@ -96,7 +96,7 @@ class Template:
         return tuple(Message(role, self.tokenizer.decode(content)) for role, content in messages)
 
     def decode_answer(self, ids: Iterable[int]) -> str:
-        """The text of a reference or output segment's content; closing and padding tokens are left out."""
+        """Return the text of a reference or output segment's content, without closing and padding tokens."""
         return self.tokenizer.decode(ids)
 
     def _encoded_preference(self, row: Preference, texts: list[list[int]]) -> EncodedPreference:
@@ -106,7 +106,7 @@ class Template:
         return EncodedPreference(prompt, better[:room], worse[:room], (cut, len(better) > room, len(worse) > room))
 
     def _join_prompt(self, messages: Sequence[Message], texts: Sequence[list[int]]) -> tuple[list[int], bool]:
-        """The prompt's content, and whether it was cut."""
+        """Return the prompt's content, and whether it was cut."""
         if not messages:
             raise DataError("a prompt needs at least one message")
         room = self.windows[0] - 1
@@ -130,7 +130,7 @@ class Template:
 
 @dataclass(frozen=True)
 class GapLeaves:
-    """Leaf slots of `gap_scoring`, candidate first; empty (or -1) where they were not asked for.
+    """Leaf slots of `gap_scoring`, candidate first; empty (or -1) where they were not requested.
 
     raw: r(y_i, ref) for each output i.
     identity: r(y_i, y_i) for each output i.
@@ -145,7 +145,7 @@ class GapLeaves:
 
 
 class _Tree:
-    """Collects segments depth-first."""
+    """Segments of a tree under construction, depth-first."""
 
     def __init__(self, input_column: int = 0) -> None:
         self.segments = [Segment(-1, input_column, SegmentKind.INPUT)]
@@ -171,21 +171,21 @@ class _Tree:
 
 
 def policy_sft() -> Topology:
-    """X -> y_w: the ordinary policy learns the better answer (its tokens carry loss)."""
+    """Return x -> y_w: the policy learns the better answer (its tokens carry loss)."""
     tree = _Tree()
     tree.output(0, _BETTER, loss=True, leaf=False)
     return tree.topology("policy_sft")
 
 
 def improver_sft() -> Topology:
-    """X -> y_l -> y_w: the improver learns the better answer given the worse one as its reference."""
+    """Return x -> y_l -> y_w: the improver learns the better answer with the worse one as its reference."""
     tree = _Tree()
     tree.output(tree.reference(_WORSE), _BETTER, loss=True, leaf=False)
     return tree.topology("improver_sft")
 
 
 def quality() -> Topology:
-    """X -> {y_w, y_l}: the ordinary reward model; leaf 0 scores the better answer, leaf 1 the worse."""
+    """Return x -> {y_w, y_l}, the tree of R_P; leaf 0 scores the better answer, leaf 1 the worse."""
     tree = _Tree()
     tree.output(0, _BETTER)
     tree.output(0, _WORSE)
@@ -193,7 +193,7 @@ def quality() -> Topology:
 
 
 def gap() -> Topology:
-    """X -> {y_w, y_l} -> {y_w, y_l}: the four orders of the gap model; leaves GAP_WW, GAP_LW, GAP_WL, GAP_LL."""
+    """Return x -> {y_w, y_l} -> {y_w, y_l}, the four orders of R_PIT; leaves GAP_WW, GAP_LW, GAP_WL, GAP_LL."""
     tree = _Tree()
     for reference in (_BETTER, _WORSE):
         parent = tree.reference(reference)
@@ -204,13 +204,13 @@ def gap() -> Topology:
 
 @cache
 def prefix() -> Topology:
-    """One segment alone: what a sampler reads before it writes; its end is the leaf."""
+    """Return a single segment, the prefix of a sample; its end is the leaf."""
     return Topology("prefix", (Segment(-1, 0, SegmentKind.INPUT, leaf=0),))
 
 
 @cache
 def rollout(n: int, with_reference: bool) -> Topology:
-    """X -> [reference ->] n outputs, for training on samples and for scoring each of them; outputs carry loss.
+    """Return x -> [reference ->] n outputs, to train on samples and to score them; outputs carry loss.
 
     Columns: 0 the input, then the reference if there is one, then the n outputs; leaf i is output i.
 
@@ -230,7 +230,7 @@ def rollout(n: int, with_reference: bool) -> Topology:
 def gap_scoring(
     n: int, *, raw: bool = True, identity: bool = False, swapped: bool = False
 ) -> tuple[Topology, GapLeaves]:
-    """The tree that scores outputs y_1 .. y_n against one reference; columns are 0 input, 1 reference, 2.. outputs.
+    """Return the tree that scores outputs y_1 .. y_n against one reference; columns are input, reference, outputs.
 
     The raw gap needs `raw`, the centred gap `raw` and `identity`, the symmetric gap `raw` and `swapped`.
 
@@ -248,7 +248,7 @@ def gap_scoring(
     """
     _require_outputs(n)
     if not (raw or identity or swapped):
-        raise DataError("gap_scoring was asked for no score; set raw, identity or swapped")
+        raise DataError("gap_scoring: needs at least one score; set raw, identity or swapped")
     tree = _Tree()
     raw_leaves: list[int] = []
     identity_leaves: list[int] = []

@@ -1,4 +1,4 @@
-"""The one type for columns of token sequences: all tokens in one array, and where each sequence begins."""
+"""The one type for columns of token sequences: all tokens in one array, and the offset of each sequence."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

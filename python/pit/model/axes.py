@@ -1,4 +1,4 @@
-"""The axes of the mesh, data x fsdp x tensor, and what they split in the operations of a model."""
+"""Axes of the mesh, data x fsdp x tensor, and the dimensions of a model's operations that they split."""
 
 from jax.sharding import PartitionSpec as P
 

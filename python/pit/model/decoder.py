@@ -1,7 +1,7 @@
 """Decoder over packed context trees, in Flax NNX: rotary positions by vector, grouped queries, gated MLP.
 
 One module serves Llama-like and Gemma-like shapes, chosen by `ModelConfig`. It returns hidden states *before* the final
-norm, because the heads gather the few rows they need first and normalise only those.
+norm, because heads gather the few rows that they need first and normalise only those.
 """
 
 from typing import NamedTuple
@@ -50,7 +50,7 @@ class RmsNorm(nnx.Module):
         self.offset = config.norm_offset
 
     def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
-        """Normalised x, in its own dtype."""
+        """Return x normalised, in its own dtype."""
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + jnp.float32(self.eps))
         scale = self.scale[...].astype(jnp.float32) + jnp.float32(1.0 if self.offset else 0.0)
@@ -60,7 +60,7 @@ class RmsNorm(nnx.Module):
 def rotate(
     x: Float[Array, "B T N H"], position: Int32[Array, "B T"], theta: float, fraction: float = 1.0
 ) -> Float[Array, "B T N H"]:
-    """Rotary embedding by explicit positions (RoFormer, arXiv 2104.09864), in Llama's layout of halves as pairs.
+    """Return x with rotary embedding by explicit positions (RoFormer, arXiv 2104.09864), halves paired as in Llama.
 
     Only the first `fraction` of each head is rotated (partial rotary, as in GPT-NeoX).
     """
@@ -78,7 +78,7 @@ def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param[Ar
 
 
 def _sinusoids(positions: int, width: int) -> Float32[Array, "P D"]:
-    """Where a learned table of positions starts: sines and cosines (Vaswani et al. 2017) of half a token's size.
+    """Return the initial table of learned positions: sines and cosines (Vaswani et al. 2017) of half a token's size.
 
     Neighbours start alike, so that a head can read where it looked from the first step. From a table that starts as
     noise, a small model learns much later whether a token of the answer was found in the prompt.
@@ -108,7 +108,7 @@ class Attention(nnx.Module):
     def project(
         self, x: Float[Array, "B T D"], position: Int32[Array, "B T"]
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
-        """Rotated queries and keys, and values."""
+        """Return rotated queries and keys, and values."""
         dtype, config = x.dtype, self.config
         q = jnp.einsum("btd,dnh->btnh", x, self.q[...].astype(dtype))
         k = jnp.einsum("btd,dkh->btkh", x, self.k[...].astype(dtype))
@@ -131,7 +131,7 @@ class Mlp(nnx.Module):
         self.activation = config.activation
 
     def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
-        """The MLP of each token."""
+        """Return the MLP of each token."""
         gate = x @ self.gate[...].astype(x.dtype)
         gate = jax.nn.silu(gate) if self.activation == "silu" else jax.nn.gelu(gate, approximate=True)
         return (gate * (x @ self.up[...].astype(x.dtype))) @ self.down[...].astype(x.dtype)
@@ -151,7 +151,7 @@ class Layer(nnx.Module):
         self.config = config
 
     def finish(self, x: Float[Array, "*b D"], mixed: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
-        """The residual half after attention, and the MLP half."""
+        """Return the residual stream after attention is added and the MLP is applied."""
         if self.config.post_norm:
             mixed = self.post_attention_norm(mixed)
         x = x + mixed
@@ -163,7 +163,7 @@ class Layer(nnx.Module):
     def __call__(
         self, x: Float[Array, "B T D"], position: Int32[Array, "B T"], visible_until: Int32[Array, "B T"]
     ) -> tuple[Float[Array, "B T D"], Cache]:
-        """Packed rows through the block; the keys and values are returned for prefilling."""
+        """Return packed rows after the block, and the keys and values for a prefill."""
         q, k, v = self.attention.project(self.attention_norm(x), position)
         config = self.config
         out = three_way_attention(
@@ -180,7 +180,7 @@ class Layer(nnx.Module):
     def decode(
         self, x: Float[Array, "S D"], prefix: Cache, suffix: Cache, step: DecodeStep
     ) -> tuple[Float[Array, "S D"], Cache]:
-        """One token of every slot; returns the suffixes with its keys and values in them."""
+        """Return one token of every slot after the block, and the suffixes with its keys and values."""
         q, k, v = self.attention.project(self.attention_norm(x)[:, None], step.position[:, None])
         suffix = Cache(*(_write(cache, new, step.write_at) for cache, new in zip(suffix, (k, v), strict=True)))
         out = cached_attention(
@@ -221,7 +221,7 @@ class Decoder(nnx.Module):
         self.config = config
 
     def embed(self, token: Int32[Array, "*b"], position: Int32[Array, "*b"]) -> Float[Array, "*b D"]:
-        """Embeddings in the compute dtype."""
+        """Return embeddings in the compute dtype."""
         config = self.config
         x = self.embedding[...][token]
         if config.embed_scale:
@@ -238,7 +238,7 @@ class Decoder(nnx.Module):
     def __call__(
         self, token: Int32[Array, "B T"], position: Int32[Array, "B T"], visible_until: Int32[Array, "B T"]
     ) -> Float[Array, "B T D"]:
-        """Hidden states before the final norm."""
+        """Return hidden states before the final norm."""
         x = self.embed(token, position)
         for layer in self.layers:
             x = _block(layer, self.config.remat)(x, position, visible_until)
@@ -247,7 +247,7 @@ class Decoder(nnx.Module):
     def prefill(
         self, token: Int32[Array, "B T"], position: Int32[Array, "B T"], visible_until: Int32[Array, "B T"]
     ) -> tuple[Float[Array, "B T D"], tuple[Cache, ...]]:
-        """Hidden states of packed rows before the final norm, with the keys and values [B T K H] of every layer."""
+        """Return hidden states of packed rows before the final norm, and keys and values [B T K H] of every layer."""
         x, caches = self.embed(token, position), []
         for layer in self.layers:
             x, cache = layer(x, position, visible_until)
@@ -255,7 +255,7 @@ class Decoder(nnx.Module):
         return x, tuple(caches)
 
     def empty_caches(self, *shape: int) -> tuple[Cache, ...]:
-        """Zeroed caches of every layer, [*shape, H]."""
+        """Return zeroed caches of every layer, [*shape, H]."""
         zeros = jnp.zeros((*shape, self.config.head_dim), jnp.dtype(self.config.compute_dtype))
         return tuple(Cache(zeros, zeros) for _ in range(self.config.layers))
 
@@ -274,7 +274,7 @@ class Decoder(nnx.Module):
         return x, tuple(grown)
 
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b V"]:
-        """Float32 logits of hidden states that have not been normalised yet."""
+        """Return float32 logits of hidden states before the final norm."""
         normed = self.final_norm(hidden)
         table = self.table.astype(normed.dtype)
         logits = jnp.einsum("...d,vd->...v", normed, table, preferred_element_type=jnp.float32)

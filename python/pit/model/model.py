@@ -1,4 +1,4 @@
-"""A model as a value: its graph definition and flat parameters, with what is asked of both together."""
+"""A model as a value: its graph definition and its flat parameters."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

@@ -1,1 +1,1 @@
-"""Sampling from shared prefixes, and scoring what was sampled with the reward models."""
+"""Sampling from shared prefixes, and scoring answers with reward models."""

@@ -2,8 +2,8 @@
 
 Samples are numbered by prefix and then by sample, and slots take them in that order. A few prefixes are held at a time,
 their keys and values cut out of the store of prefilled rows when their first sample starts; all samples of a prefix
-read the one copy. The host hears nothing until the last sample has ended. On a mesh every shard of the rows decodes
-samples of its own, at its own pace: no step waits for a neighbour.
+read the one copy. The host waits until the last sample has ended. On a mesh every shard of the rows decodes its own
+samples at its own pace: no step waits for a neighbour.
 """
 
 from functools import partial
@@ -27,9 +27,9 @@ NONE = -1
 
 
 class Results(NamedTuple):
-    """What is known of the samples Q = G n of each shard, by number; 0 beyond the length of each.
+    """Samples Q = G n of each shard, by number; 0 beyond the length of each.
 
-    steps: decode steps that were taken.
+    steps: number of decode steps.
     """
 
     token: Int32[Array, "*X Q C"]
@@ -51,7 +51,7 @@ class _Slots(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """Prefixes in use: tokens of each, and how many of its samples have not ended; the place filled last."""
+    """Prefixes in use: tokens of each, number of its unfinished samples, and the place that was filled last."""
 
     length: Int32[Array, " P"]
     unfinished: Int32[Array, " P"]
@@ -91,11 +91,11 @@ def decode(
     Args:
         graphdef: definition of the decoder.
         params: its weights.
-        prefixes: what was prefilled. Prefixes of length 0 are at the end, and have no samples.
-        request_id: an id of each prefix; with the key and the number of the sample it decides the random numbers.
+        prefixes: prefilled prefixes. Prefixes of length 0 are at the end, and have no samples.
+        request_id: id of each prefix; with the key and the number of the sample it decides the random numbers.
         key: root of the random numbers.
         sizes: static sizes.
-        strategy: how tokens are chosen.
+        strategy: choice of each token.
         eos_ids: ids that end a sample.
     """
 
@@ -163,11 +163,11 @@ def _refill(
     total: Int32[Array, ""],
     sizes: Sizes,
 ) -> _Loop:
-    """Gives idle slots the following samples: the rest of the newest prefix, then of new ones while places last."""
+    """Give idle slots the next samples: the rest of the newest prefix, then those of new prefixes while places last."""
     n = sizes.samples
 
     def take(loop: _Loop, left: Array) -> _Loop:
-        """The following samples, all of the newest prefix, which has so many left, for idle slots in their order."""
+        """Give the next samples of the newest prefix, which has `left` of them, to idle slots in their order."""
         owner, number = loop.following // n, loop.following % n
         idle = loop.slots.sample == NONE
         rank = jnp.cumsum(idle, dtype=jnp.int32) - 1
@@ -187,7 +187,7 @@ def _refill(
         return waits & jnp.any(loop.held.unfinished == 0)
 
     def open_one(loop: _Loop) -> _Loop:
-        """Holds the following prefix in the first free place, and takes of its samples."""
+        """Hold the next prefix in the first free place, and give its samples to slots."""
         owner, place = loop.following // n, jnp.argmin(loop.held.unfinished).astype(jnp.int32)
 
         def cut(held: Float[Array, "P K C H"], stored: Float[Array, "K A H"]) -> Array:
@@ -210,7 +210,7 @@ def _refill(
 
 
 def _step(loop: _Loop, model: Decoder, sizes: Sizes, strategy: Strategy, eos: Int32[Array, " E"]) -> _Loop:
-    """Draws a token for every slot, records it, and feeds it."""
+    """Draw a token for every slot, record it, and feed it."""
     slots, held, results = loop.slots, loop.held, loop.results
     samples = results.length.shape[0]
     drawn = strategy.draw(model.logits(slots.hidden), _fold_each(slots.key, slots.length))

@@ -1,6 +1,6 @@
-"""Prefixes, read once: packed into rows, prefilled, their keys and values stored where the engine takes them from.
+"""Prefill: prefixes are packed into rows and read once; their keys and values are stored for the engine.
 
-Every shard of the rows (X of them, the leading axis of all arrays) reads prefixes of its own.
+Every shard of the rows (X of them, the leading axis of all arrays) reads its own prefixes.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from pit.types import Batch
 
 
 class Prefixes(NamedTuple):
-    """All prefixes of a call, as read by the model.
+    """All prefixes of a call after prefill.
 
     stored: keys and values of every layer, of all packed rows one after the other.
     last: hidden state of the last token of each prefix, before the final norm.
@@ -38,7 +38,7 @@ class Prefixes(NamedTuple):
 
 
 def pack_prefixes(prefixes: Sequence[Sequence[Sequence[int]]], sizes: Sizes) -> list[list[Batch]]:
-    """Packed rows of each shard's prefixes: batches, as many of every shard, and in each of them the shards.
+    """Return packed rows of each shard's prefixes: a list of batches, each with one batch per shard.
 
     `leaf` is where a prefix ends, `example_id` which of its shard's it is.
     """
@@ -57,7 +57,7 @@ def _packed(prefixes: Sequence[Sequence[int]], layout: Layout) -> list[Batch]:
     for batch in batches:
         present = batch.example_id >= 0
         rows, index = batch.leaf[present, 0].T
-        # A prefix ends in a role token of its own, where the template closes every segment of a kind alike.
+        # Prefixes end in different role tokens, whereas the packer closes every segment of a kind alike.
         batch.token[rows, index] = last[batch.example_id[present]]
     return batches
 
@@ -74,7 +74,7 @@ def prefill(
     Args:
         graphdef: definition of the decoder.
         params: its weights.
-        batches: what `pack_prefixes` made.
+        batches: batches of `pack_prefixes`.
         length: tokens of each prefix.
         sizes: static sizes.
     """
@@ -97,7 +97,7 @@ def prefill(
 
 
 ROW_ARRAYS = ("token", "position", "visible_until")
-"""What the model reads of a batch."""
+"""Arrays of a batch that the model reads."""
 
 
 @partial(jax.jit, static_argnames=("graphdef", "sizes"))
@@ -112,7 +112,7 @@ def _empty(graphdef: nnx.GraphDef[Decoder], params: Params, sizes: Sizes) -> tup
     return made
 
 
-# Seven arguments: the model, what is written into, a batch and its place.
+# Seven arguments: the model, the stores that are written, a batch and its place.
 @partial(jax.jit, static_argnames=("graphdef", "sizes"), donate_argnames=("stored", "last"))
 def _read(
     graphdef: nnx.GraphDef[Decoder],
@@ -131,7 +131,7 @@ def _read(
     return result
 
 
-# Ten arguments: the model, a place, what is written into, and a batch.
+# Ten arguments: the model, a place, the stores that are written, and a batch.
 def _read_shard(
     graphdef: nnx.GraphDef[Decoder],
     params: Params,

@@ -1,4 +1,4 @@
-"""What the rollout engine compiles and holds, known before its first step: slots, prefixes at a time, rows, bytes.
+"""Static sizes of the rollout engine, known before its first step: slots, prefixes at a time, rows, bytes.
 
 Sizes are rounded up to a few steps, so that batches of about the same size share a compiled program.
 """
@@ -18,14 +18,14 @@ PREFIX_STEP = 32
 """Cached prefixes hold a multiple of so many tokens."""
 
 STRAGGLERS = 2.5
-"""Times as many prefixes are held as their samples would need to fill the slots: late samples keep theirs alive.
+"""Prefixes held, as a multiple of those whose samples fill the slots: late samples keep theirs alive.
 
 With 16 samples of geometric or uniform lengths and 32 or 64 slots, 2 leaves a tenth of them idle; more than 2.5 gains
 nothing."""
 
 
 def few(n: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, ...: at most a half more than n, and few programs.
+    """Return the next of 1, 2, 3, 4, 6, 8, 12, 16, ...: at most a half more than n, so that few programs are compiled.
 
     Example:
         >>> [few(n) for n in (1, 3, 5, 9, 100)]
@@ -41,8 +41,8 @@ def few(n: int) -> int:
 class Sizes:
     """Static sizes of a call of the engine; two calls of the same sizes run the same compiled programs.
 
-    shards: of the rows, each of which has all that follows for itself.
-    requests: prefixes of the call, with those that fill it up; samples: of each of them.
+    shards: number of shards of the rows; all other sizes are per shard.
+    requests: prefixes of the call, padding included; samples: samples per prefix.
     slots: samples that decode at a time; prefixes: prefixes that are held for them.
     prefix_tokens, output_tokens: most tokens of a prefix, and of a sample.
     row_tokens, rows: of a packed batch that is prefilled at once; batches: how many are stored.
@@ -61,11 +61,11 @@ class Sizes:
 
     @property
     def stored_tokens(self) -> int:
-        """Tokens of the store of prefilled rows; its end is as long as a prefix, so that every cut lies inside."""
+        """Tokens of the store of prefilled rows, with room for one more prefix, so that every cut lies inside."""
         return self.batches * self.rows * self.row_tokens + self.prefix_tokens
 
     def nbytes(self, model: ModelConfig, vocabulary: int) -> dict[str, int]:
-        """Bytes that a shard of the rows holds beside the weights, by what they are for.
+        """Return the bytes that a shard of the rows holds in addition to the weights, by purpose.
 
         Args:
             model: shapes of the decoder.
@@ -84,14 +84,14 @@ class Sizes:
 
 
 def sizes_of(lengths: Sequence[int], *, n: int, capacity: int, config: RolloutConfig, shards: int = 1) -> Sizes:
-    """Sizes of a call; `batches` are as many as the prefixes' tokens fill, and packing may take more.
+    """Return the sizes of a call; `batches` counts the prefixes' tokens alone, and packing may need more.
 
     Args:
         lengths: tokens of each prefix.
-        n: samples of a prefix.
+        n: samples per prefix.
         capacity: most tokens of a sample.
         config: slots and tokens that are prefilled at once, of all shards together.
-        shards: of the rows; they are dealt the prefixes in turn.
+        shards: shards of the rows; they are dealt the prefixes in turn.
     """
     longest, most = max(lengths), -(-len(lengths) // shards)
     slots = min(-(-config.slots // shards), few(most * n))

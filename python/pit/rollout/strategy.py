@@ -1,11 +1,11 @@
-"""How the next token is chosen: small frozen types, composable, each with the log-probs of what it drew.
+"""Sampling strategies: small frozen types that compose, each with the log-probs of the token that it chose.
 
-Two log-probs are recorded of every token, and this is the one place that says which is used where. `logp` is that of
-the policy at the temperature, over the whole vocabulary: training, the KL and the check of the sampler against the
-trainer use it. `drawn_logp` is that of the distribution that the token was drawn from. The two differ where a filter
-cut the distribution (top-k, top-p, min-p), and then the samples are off-policy: a policy gradient that takes them for
-samples of the policy is biased, because it never sees what the filter forbids. Reinforcement learning therefore draws
-without filters; they are for inference, or for a learner that weighs by exp(logp - drawn_logp).
+Two log-probs are recorded per token. `logp` is that of the policy at the temperature, over the whole vocabulary:
+training, the KL and the check of the sampler against the trainer use it. `drawn_logp` is that of the distribution that
+the token was drawn from. The two differ where a filter cut the distribution (top-k, top-p, min-p). Such samples are
+off-policy: a policy gradient that takes them for samples of the policy is biased, because it never sees the tokens that
+the filter forbids. Reinforcement learning therefore draws without filters; they are for inference, or for a learner
+that weighs by exp(logp - drawn_logp).
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float32, Int32, UInt32
 
 
 class Drawn(NamedTuple):
-    """A token of each slot, with its log-prob under the policy at the temperature and under what it was drawn from."""
+    """One token per slot, with its log-prob under the policy at the temperature and under the drawing distribution."""
 
     token: Int32[Array, " S"]
     logp: Float32[Array, " S"]
@@ -29,16 +29,16 @@ LANES = 128
 
 
 def _at(logp: Float32[Array, "S V"], token: Int32[Array, " S"]) -> Float32[Array, " S"]:
-    found: Array = jnp.take_along_axis(logp, token[:, None], axis=1)[:, 0]
-    return found
+    chosen: Array = jnp.take_along_axis(logp, token[:, None], axis=1)[:, 0]
+    return chosen
 
 
 @dataclass(frozen=True)
 class Greedy:
-    """The most likely token, the first one at ties; `logp` is that at temperature 1, `drawn_logp` 0: it is certain."""
+    """The most likely token, the first one at ties; `logp` is at temperature 1, `drawn_logp` is 0: it is certain."""
 
     def draw(self, logits: Float32[Array, "S V"], key: UInt32[Array, "S 2"]) -> Drawn:
-        """One token a slot; the keys are not read."""
+        """Return one token per slot; the keys are not used."""
         token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         logp = _at(jax.nn.log_softmax(logits, axis=-1), token)
         return Drawn(token, logp, jnp.zeros_like(logp))
@@ -55,23 +55,23 @@ class Temperature:
             raise ValueError(f"temperature = {self.temperature}: must be > 0; use Greedy() for the limit at 0")
 
     def draw(self, logits: Float32[Array, "S V"], key: UInt32[Array, "S 2"]) -> Drawn:
-        """One token a slot, each from its own key, so that a draw does not depend on the other slots."""
+        """Return one token per slot, from its own key, so that a draw does not depend on the other slots."""
         scaled = logits / jnp.float32(self.temperature)
         token, logp = _categorical(scaled, key)
         return Drawn(token, logp, logp)
 
     def log_probs(self, logits: Float32[Array, "S V"]) -> Float32[Array, "S V"]:
-        """Log-probs of the whole vocabulary at the temperature."""
+        """Return the log-probs of the whole vocabulary at the temperature."""
         return jax.nn.log_softmax(logits / jnp.float32(self.temperature), axis=-1)
 
 
 def _categorical(
     logits: Float32[Array, "S V"], key: UInt32[Array, "S 2"]
 ) -> tuple[Int32[Array, " S"], Float32[Array, " S"]]:
-    """A draw from each softmax, and its log-prob, from two uniform numbers: one finds a block, one a token inside.
+    """Return a draw from each softmax and its log-prob, from two uniform numbers: for a block, and for a token in it.
 
-    Gumbel noise would take a random number and two logarithms a token of the vocabulary. With a single uniform number,
-    whose steps are 2^-23, tokens of a large vocabulary would have probabilities wrong by some percent.
+    Gumbel noise would take a random number and two logarithms per token of the vocabulary. With a single uniform
+    number, whose steps are 2^-23, tokens of a large vocabulary would have probabilities wrong by some percent.
     """
     slots, vocabulary = logits.shape
     blocks = -(-vocabulary // LANES)
@@ -87,16 +87,16 @@ def _categorical(
 
 
 def _first_above(weight: Float32[Array, "S n"], uniform: Float32[Array, " S"]) -> Int32[Array, " S"]:
-    """The first index whose weights up to there exceed a share of all; never one of weight 0, whatever is rounded."""
+    """Return the first index whose cumulated weight exceeds a share of the total; never one of weight 0."""
     until = jnp.cumsum(weight, axis=-1)
-    found = jnp.sum(until <= (uniform * until[:, -1])[:, None], axis=-1, dtype=jnp.int32)
+    index = jnp.sum(until <= (uniform * until[:, -1])[:, None], axis=-1, dtype=jnp.int32)
     last = weight.shape[-1] - 1 - jnp.argmax(weight[:, ::-1] > 0, axis=-1).astype(jnp.int32)
-    return jnp.minimum(found, last)
+    return jnp.minimum(index, last)
 
 
 @dataclass(frozen=True)
 class TopK:
-    """Keeps the k most likely tokens, and all that are as likely as the last of them."""
+    """A filter that keeps the k most likely tokens, and all that are as likely as the last of them."""
 
     k: int
 
@@ -105,13 +105,13 @@ class TopK:
             raise ValueError(f"top-k: k = {self.k!r}: must be an int of at least 1; leave TopK out to keep all tokens")
 
     def least(self, logp: Float32[Array, "S V"]) -> Float32[Array, " S"]:
-        """The log-prob from which tokens are kept."""
+        """Return the least log-prob that is kept."""
         return jax.lax.top_k(logp, min(self.k, logp.shape[-1]))[0][:, -1]
 
 
 @dataclass(frozen=True)
 class TopP:
-    """Keeps the fewest most likely tokens that have probability p together (nucleus sampling, arXiv 1904.09751).
+    """A filter that keeps the fewest most likely tokens of total probability p (nucleus sampling, arXiv 1904.09751).
 
     Tokens that are as likely as the last of them are kept with it.
     """
@@ -123,7 +123,7 @@ class TopP:
             raise ValueError(f"top-p: p = {self.p}: must be above 0 and at most 1; leave TopP out to keep all tokens")
 
     def least(self, logp: Float32[Array, "S V"]) -> Float32[Array, " S"]:
-        """The log-prob from which tokens are kept."""
+        """Return the least log-prob that is kept."""
         falling = -jnp.sort(-logp, axis=-1)
         before = jnp.cumsum(jnp.exp(falling), axis=-1) - jnp.exp(falling)
         return jnp.min(jnp.where(before < jnp.float32(self.p), falling, jnp.inf), axis=-1)
@@ -131,7 +131,7 @@ class TopP:
 
 @dataclass(frozen=True)
 class MinP:
-    """Keeps tokens that are at least p times as likely as the most likely one (arXiv 2407.01082)."""
+    """A filter that keeps tokens at least p times as likely as the most likely one (arXiv 2407.01082)."""
 
     p: float
 
@@ -140,27 +140,27 @@ class MinP:
             raise ValueError(f"min-p: p = {self.p}: must be above 0 and at most 1; leave MinP out to keep all tokens")
 
     def least(self, logp: Float32[Array, "S V"]) -> Float32[Array, " S"]:
-        """The log-prob from which tokens are kept."""
+        """Return the least log-prob that is kept."""
         return jnp.max(logp, axis=-1) + jnp.log(jnp.float32(self.p))
 
 
 Filter = TopK | TopP | MinP
-"""What cuts unlikely tokens off; the most likely one always stays."""
+"""A filter of unlikely tokens; the most likely one always stays."""
 
 
 @dataclass(frozen=True)
 class Filtered:
-    """A draw at a temperature among the tokens that every filter keeps, each judging what the one before it left."""
+    """A draw at a temperature among the tokens that the filters keep, applied one after the other."""
 
     base: Temperature
     filters: tuple[Filter, ...]
 
     def draw(self, logits: Float32[Array, "S V"], key: UInt32[Array, "S 2"]) -> Drawn:
-        """One token a slot, each from its own key."""
+        """Return one token per slot, from its own key."""
         logp = self.base.log_probs(logits)
         kept = logp
-        for each in self.filters:
-            kept = jax.nn.log_softmax(jnp.where(kept >= each.least(kept)[:, None], kept, -jnp.inf), axis=-1)
+        for filter_ in self.filters:
+            kept = jax.nn.log_softmax(jnp.where(kept >= filter_.least(kept)[:, None], kept, -jnp.inf), axis=-1)
         token, drawn_logp = _categorical(kept, key)
         return Drawn(token, _at(logp, token), drawn_logp)
 
@@ -169,7 +169,7 @@ Strategy = Greedy | Temperature | Filtered
 
 
 def strategy_at(temperature: float, *filters: Filter) -> Strategy:
-    """Greedy at temperature 0 (whatever the filters: they keep the most likely token), otherwise a draw.
+    """Return the strategy of a temperature: greedy at 0 (all filters keep the most likely token), otherwise a draw.
 
     Example:
         >>> strategy_at(0.7, TopK(50), TopP(0.9))

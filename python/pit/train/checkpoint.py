@@ -19,7 +19,7 @@ from pit.model.params import Params
 from pit.train.update import TrainState
 
 _BYTES = "curriculum"
-"""Item of a checkpoint for what the loader gives as bytes."""
+"""Item of a checkpoint for the bytes of the loader."""
 
 
 class CheckpointError(PitError):
@@ -27,7 +27,7 @@ class CheckpointError(PitError):
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds beside the weights."""
+    """Contents of a checkpoint."""
 
     state: TrainState
     loader: dict[str, Any]
@@ -61,7 +61,7 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest complete checkpoint."""
+        """Step of the newest complete checkpoint, None without one."""
         step: int | None = self._manager.latest_step()
         return step
 
@@ -107,7 +107,7 @@ class Checkpoints:
             )
 
     def restore(self, like: TrainState, stage_hash: str) -> Restored | None:
-        """The newest checkpoint with the shapes and sharding of `like`; None where there is none.
+        """Return the newest checkpoint with the shapes and sharding of `like`; None where there is none.
 
         Raises:
             CheckpointError: it is damaged, of another architecture, or its stage was made from something else.
@@ -139,7 +139,7 @@ class Checkpoints:
         return Restored(state, {**items["loader"], **blobs}, items["controllers"], meta)
 
     def restore_params(self, like: Params, step: int | None = None) -> Params:
-        """Weights of a checkpoint, the newest where no step is named.
+        """Return the weights of a checkpoint, the newest where no step is named.
 
         Raises:
             CheckpointError: there is none, it is damaged, or it is of another architecture.
@@ -190,7 +190,7 @@ class Checkpoints:
 
     @contextmanager
     def _space(self) -> Iterator[None]:
-        """Gives a full disk its own error: Orbax's writers report it as text."""
+        """Raise a full disk as its own error: Orbax's writers report it as text."""
         try:
             yield
         except Exception as error:

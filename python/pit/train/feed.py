@@ -12,33 +12,33 @@ from jaxtyping import Int64
 from pit.train.update import Arrays
 from pit.types import Batch
 
-_SEEN_BY_MODELS = ("token", "position", "visible_until", "previous", "loss_weight", "leaf")
+_MODEL_ARRAYS = ("token", "position", "visible_until", "previous", "loss_weight", "leaf")
 
 
 def to_device(batch: Batch, sharding: NamedSharding) -> dict[str, jax.Array]:
-    """The arrays of a batch that models and losses see, rows and trees split over the data shards.
+    """Return the arrays of a batch that models and losses read, rows and trees split over the data shards.
 
     Each process gives the rows of its own shards; leaf rows count from the first row of the whole batch.
     """
-    return {name: put(getattr(batch, name), sharding) for name in _SEEN_BY_MODELS}
+    return {name: put(getattr(batch, name), sharding) for name in _MODEL_ARRAYS}
 
 
 def put(values: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """This process's part of an array as a part of the global one."""
+    """Return this process's part of an array as a part of the global one."""
     array: jax.Array = jax.make_array_from_process_local_data(sharding, values)
     return array
 
 
 def live_tokens(batch: Batch) -> int:
-    """Tokens of a batch that are not padding."""
+    """Return the number of tokens of a batch that are not padding."""
     return int(np.count_nonzero(batch.visible_until > np.arange(batch.token.shape[1], dtype=np.int32)))
 
 
 class StepBatches(NamedTuple):
     """Microbatches of a step on the devices.
 
-    examples: of each, the row of the fold in each tree slot, -1 where it is empty; tokens: those that live; slots: all;
-    wait_s: spent waiting for data.
+    examples: per microbatch, the row of the fold in each tree slot, -1 where it is empty. tokens: tokens that are not
+    padding. slots: token slots, padding included. wait_s: seconds spent waiting for data.
     """
 
     arrays: Sequence[Arrays]
@@ -53,10 +53,10 @@ class StepLoader(Protocol):
     """Endless steps of microbatches, resumable at any of them by JSON values."""
 
     def __next__(self) -> list[Batch]:
-        """The microbatches of the next step."""
+        """Return the microbatches of the next step."""
 
     def state(self) -> dict[str, Any]:
-        """State after the last step that was handed out."""
+        """Return the state after the last step that was handed out."""
 
     def restore(self, state: dict[str, Any]) -> None:
         """Resume after a saved state."""
@@ -66,11 +66,11 @@ class StepLoader(Protocol):
 
 
 class Feed(Iterator[StepBatches]):
-    """Steps of a loader, one of them on its way while the one before it is used.
+    """Steps of a loader; the next one is on its way to the devices while one is used.
 
     Args:
-        loader: makes the batches; `state` is of the last step that was handed out, not of the one under way.
-        sharding: of rows and trees.
+        loader: maker of the batches; `state` is that of the last step that was handed out, not of the one under way.
+        sharding: places of rows and trees.
     """
 
     def __init__(self, loader: StepLoader, sharding: NamedSharding) -> None:
@@ -94,5 +94,5 @@ class Feed(Iterator[StepBatches]):
         return ready
 
     def state(self) -> dict[str, Any]:
-        """The loader's state after the last step that was handed out."""
+        """Return the loader's state after the last step that was handed out."""
         return self._state

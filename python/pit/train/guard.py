@@ -1,7 +1,7 @@
-"""Watches an update: a step that was refused leaves its cause on disk, and too many in a row end the stage.
+"""Guard of an update: a refused step leaves its cause on disk, and too many in a row end the stage.
 
-The refusal itself is the update's (`pit.train.update`); here the tree is found that made the step's loss or gradient
-NaN or infinite, by halving the batch until one is left.
+The update itself refuses a step (`pit.train.update`); the guard finds the tree whose loss or gradient is NaN or
+infinite, by halving the batch until one is left.
 """
 
 import json
@@ -23,8 +23,8 @@ from pit.train.update import REFUSED, Arrays, Sums, TrainState, Update
 Examples = Sequence[Int64[np.ndarray, " G"]]
 
 
-class Diverged(PitError):
-    """Steps were refused again and again; the stage ends with the weights of the last step that was not."""
+class DivergedError(PitError):
+    """Too many steps in a row were refused; the stage ends with the weights of the last step that was not."""
 
 
 class Piece(NamedTuple):
@@ -44,17 +44,17 @@ class _Step(NamedTuple):
 
 
 class Guard:
-    """An update that is watched: `state, metrics = guard(state, microbatches, examples)`.
+    """A guarded update: `state, metrics = guard(state, microbatches, examples)`.
 
-    Whether a step was refused is read when the next one is asked for, so that its batch is made ready while the devices
-    are still at work.
+    Whether a step was refused is read when the next one begins, so that its batch is prepared while the devices are
+    still at work.
 
     Args:
         update: the step.
-        folder: of the stage; causes go to `refused/` in it.
-        stage: its name.
-        limit: refused steps in a row that end the stage.
-        in_a_row: how many there were when the stage was last saved.
+        folder: folder of the stage; causes go to `refused/` in it.
+        stage: name of the stage.
+        limit: number of refused steps in a row that ends the stage.
+        in_a_row: that number when the stage was last saved.
     """
 
     def __init__(self, update: Update, folder: Path, stage: str, *, limit: int, in_a_row: int = 0) -> None:
@@ -68,7 +68,7 @@ class Guard:
         """Take a step; `examples` names the row of the fold in each tree slot of each microbatch.
 
         Raises:
-            Diverged: the step before it was the last that may be refused.
+            DivergedError: the step before it was the last that may be refused.
         """
         self.settle()
         state, metrics = self._update(state, batches)
@@ -76,10 +76,10 @@ class Guard:
         return state, metrics
 
     def settle(self) -> bool:
-        """Whether the last step was refused; its cause is then on disk. Later calls say False until there is a new one.
+        """Return whether the last step was refused; its cause is then on disk. Later calls return False.
 
         Raises:
-            Diverged: it was the last in a row that may be.
+            DivergedError: it was the last in a row that may be.
         """
         last, self._last = self._last, None
         if last is None:
@@ -90,16 +90,16 @@ class Guard:
         self._in_a_row += 1
         path = self._save_cause(last)
         if self._in_a_row >= self._limit:
-            raise Diverged(
+            raise DivergedError(
                 f"{self._stage}: loss or gradient of step {int(last.step)} is not finite, the last of "
                 f"{self._in_a_row} in a row (optimizer.refusals = {self._limit}), and all were refused; the tree at "
-                f"fault is in {path}: look at it and at the models it went through, lower the learning rate, or raise "
-                "refusals"
+                f"fault is in {path}: look at it and at the models that read it, lower optimizer.learning_rate, or "
+                "raise optimizer.refusals"
             )
         return True
 
     def state(self) -> dict[str, int]:
-        """What a checkpoint keeps of it."""
+        """Return the state of the guard for a checkpoint."""
         self.settle()
         return {"refused_in_a_row": self._in_a_row}
 
@@ -132,7 +132,7 @@ class Guard:
         return path
 
     def _guilty(self, params: Params, batch: Arrays) -> list[Piece]:
-        """The first piece whose loss or gradient alone is not finite; several where it takes them together."""
+        """Return the first piece whose loss or gradient is not finite; several where only their sum is not."""
         group = pieces_of(batch)
         while len(group) > 1:
             half = len(group) // 2
@@ -146,12 +146,12 @@ class Guard:
 
 
 def finite(sums: Sums) -> bool:
-    """Whether the loss and every gradient are finite."""
+    """Return whether the loss and every gradient are finite."""
     return all(bool(jnp.all(jnp.isfinite(x))) for x in (sums.loss.sum, *jax.tree.leaves(sums.grads)))
 
 
 def pieces_of(batch: Mapping[str, Any]) -> list[Piece]:
-    """The trees of a batch as they lie in its rows: each begins with a token at position 0.
+    """Return the trees of a batch as they lie in its rows: each begins with a token at position 0.
 
     >>> import numpy as np
     >>> pieces_of({"position": np.array([[0, 1, 0, 1, 0]]), "visible_until": np.array([[2, 2, 4, 4, 0]])})
@@ -164,7 +164,7 @@ def pieces_of(batch: Mapping[str, Any]) -> list[Piece]:
 
 
 def only(batch: Arrays, pieces: Sequence[Piece]) -> dict[str, Array]:
-    """The batch in which no other trees count: their leaves are absent and their tokens carry no loss."""
+    """Return the batch with these trees alone: the others' leaves are absent and their tokens carry no loss."""
     inside = _inside(np.asarray(batch["token"]).shape, pieces)
     leaf = np.asarray(batch["leaf"])
     there = (leaf[..., 0] >= 0) & inside[leaf[..., 0], leaf[..., 1]]
@@ -183,7 +183,7 @@ def _inside(shape: tuple[int, ...], pieces: Sequence[Piece]) -> Bool[np.ndarray,
 
 
 def _slots_in(leaf: np.ndarray, pieces: Sequence[Piece]) -> np.ndarray:
-    """Tree slots with a leaf in one of the pieces."""
+    """Return the tree slots with a leaf in one of the pieces."""
     return np.array(
         [
             slot

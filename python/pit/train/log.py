@@ -24,7 +24,7 @@ PROGRESS_VARIABLE = "PIT_PROGRESS"
 
 @runtime_checkable
 class Reporter(Protocol):
-    """Where progress goes."""
+    """Receiver of progress."""
 
     def update(self, done: int, total: int, text: str) -> None:
         """Show that `done` of `total` steps are finished."""
@@ -33,7 +33,7 @@ class Reporter(Protocol):
         """Show a line that stays."""
 
     def close(self) -> None:
-        """Leave the terminal in order."""
+        """Restore the terminal."""
 
 
 class RichReporter:
@@ -81,21 +81,21 @@ class JsonReporter:
             sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        """Print the text as it is; the parent shows what is no JSON."""
+        """Print the text as it is; the parent shows lines that are not JSON."""
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: nothing is held open."""
 
 
 def make_reporter(name: str) -> Reporter:
-    """A terminal line, or JSON lines where a parent asked for them."""
+    """Return a reporter: a terminal line, or JSON lines where a parent process asks for them."""
     return JsonReporter(name) if os.environ.get(PROGRESS_VARIABLE) == "json" else RichReporter(name)
 
 
 class CompileClock:
-    """Seconds that XLA spent compiling in this process since it was made."""
+    """Seconds that XLA has spent compiling in this process since the clock was made."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -107,7 +107,7 @@ class CompileClock:
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident size of this process so far (Linux counts in KiB, macOS in bytes)."""
+    """Return the largest resident size of this process so far (Linux counts in KiB, macOS in bytes)."""
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
@@ -119,11 +119,11 @@ class StageLog:
     one. `metrics.jsonl` holds one line a logged step; lines after the resumed step are dropped when a run resumes.
 
     Args:
-        folder: of the stage.
-        name: of the stage.
+        folder: folder of the stage.
+        name: name of the stage.
         resumed_step: last step whose lines stay.
-        every: steps of a line, which holds their means.
-        pending: `state` of the log at the resumed step: what its next line begins with.
+        every: steps per line, which holds their means.
+        pending: `state` of the log at the resumed step, with which its next line begins.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class StageLog:
         self.reporter.update(done, total, self._text)
 
     def state(self) -> list[Mapping[str, Sequence[float]]]:
-        """Metrics of the steps since the last line, as JSON values: (sum, weight) by name; a plain number weighs 1."""
+        """Return the metrics since the last line, as JSON values: (sum, weight) by name; a plain number weighs 1."""
         taken = jax.device_get(self._pending)
         return self._carried + [{name: _pair(value) for name, value in metrics.items()} for metrics in taken]
 
@@ -178,8 +178,8 @@ class StageLog:
         for name in ("loss", "eval/loss"):
             if name in values and not abs(values[name]) < float("inf"):
                 raise FloatingPointError(
-                    f"{name} = {values[name]} at step {step}: training diverged; lower the learning rate or raise "
-                    "clip_norm's strictness, then start again from the last checkpoint"
+                    f"{name} = {values[name]} at step {step}: training diverged; lower optimizer.learning_rate or "
+                    "optimizer.clip_norm and start another run"
                 )
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
@@ -200,7 +200,7 @@ def _pair(value: Total | float) -> tuple[float, float]:
 
 
 def _means(pending: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
-    """Mean of each metric over the steps: sums over weights."""
+    """Return the mean of each metric over the steps: sums over weights."""
     sums: dict[str, list[float]] = {}
     for metrics in pending:
         for name, value in metrics.items():

@@ -26,7 +26,7 @@ REFUSED = "refused"
 
 
 class TrainState(NamedTuple):
-    """What a step changes: the number of steps done (refused ones too), weights and the optimizer's state."""
+    """State of training: number of steps done (refused ones too), weights and the optimizer's state."""
 
     step: Int32[Array, ""]
     params: Params
@@ -42,7 +42,7 @@ class Sums(NamedTuple):
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Norm clipping and AdamW under a linear warm-up and a cosine decay over `steps`."""
+    """Return norm clipping and AdamW under a linear warm-up and a cosine decay over `steps`."""
     warmup = min(config.warmup_steps, max(steps - 1, 0))
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=config.learning_rate / (warmup + 1),
@@ -68,7 +68,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 
 def _decays(params: Params) -> dict[str, bool]:
-    """Weight decay acts on matrices only, not on norms' scales or the score vector."""
+    """Return which parameters decay: matrices, not the scales of norms or the score vector."""
     return {name: value.ndim >= 2 for name, value in params.items()}
 
 
@@ -118,7 +118,7 @@ class Update:
         self._apply = jax.jit(apply, donate_argnums=0)
 
     def start(self, params: Params) -> TrainState:
-        """State at step 0, on the mesh of `params`; takes ownership of their buffers."""
+        """Return the state at step 0, on the mesh of `params`; takes ownership of their buffers."""
         state = TrainState(jnp.int32(0), params, self._optimizer.init(params))
         sharding = next(iter(params.values())).sharding
         if not isinstance(sharding, NamedSharding):
@@ -131,7 +131,7 @@ class Update:
         return placed
 
     def sums(self, params: Params, batch: Arrays) -> Sums:
-        """Gradient, loss and metrics of one microbatch, not divided yet."""
+        """Return gradient, loss and metrics of one microbatch, not divided yet."""
         with on_mesh(params):
             result: Sums = self._first(params, batch)
         return result
@@ -159,7 +159,7 @@ class Evaluation:
         self._loss = jax.jit(loss)
 
     def __call__(self, params: Params, batches: Iterable[Arrays]) -> dict[str, float]:
-        """Means over all batches, on the host."""
+        """Return the means over all batches, on the host."""
         sums: dict[str, list[float]] = {}
         for batch in batches:
             with on_mesh(params):
