@@ -1,4 +1,4 @@
-"""A language small enough to write down: every sample, its probability, and the expected gradient of a step.
+"""A language so small that all its samples can be listed, with their probabilities and the expected gradient of a step.
 
 The policy is a table, a row of logits for each prefix; float64 under `jax.enable_x64(True)`.
 """
@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import path_twins as twins
 
-from pit.losses.kl import Readout, kl_cost, vocabulary_kl
+from pit.losses.kl import FactoredLogits, kl_cost, vocabulary_kl
 from pit.losses.rl import expected_cost, leave_one_out, reinforce, shaped_reward
 
 PENALTY, LENGTH_COST, LENGTH_FREE = 0.5, 0.25, 1
-"""Of a sample that was cut off, and of each token beyond the first."""
+"""Penalty for a sample that was cut off, and cost of every token beyond the first."""
 
 
 class Language(NamedTuple):
@@ -29,13 +29,13 @@ class Language(NamedTuple):
     @property
     def samples(self):
         """All samples, the ones that ended and the ones that were cut off."""
-        found = []
+        samples = []
         for length in range(1, self.capacity + 1):
             for tokens in itertools.product(range(self.vocabulary), repeat=length):
                 early = any(token in self.eos for token in tokens[:-1])
                 if not early and (tokens[-1] in self.eos or length == self.capacity):
-                    found.append(tokens)
-        return found
+                    samples.append(tokens)
+        return samples
 
     @property
     def prefixes(self):
@@ -92,8 +92,8 @@ def token_full_kl(logits, anchor, places, temperature):
     shape = places.context.shape
     hidden = jax.nn.one_hot(places.context.reshape(-1), logits.shape[0], dtype=logits.dtype)
     valid = jnp.asarray(places.sampled.reshape(-1))
-    readouts = Readout(hidden, logits.T), Readout(hidden, anchor.T)
-    return vocabulary_kl(*readouts, valid, temperature=temperature).reshape(shape)
+    policy, reference = FactoredLogits(hidden, logits.T), FactoredLogits(hidden, anchor.T)
+    return vocabulary_kl(policy, reference, valid, temperature=temperature).reshape(shape)
 
 
 def exact_kl(logits, anchor, places, temperature):
@@ -155,7 +155,7 @@ def step_loss(logits, anchor, tree, mode, temperature, beta, entropy):
     if entropy:
         of_rows = jax.scipy.special.entr(jax.nn.softmax(logits / temperature, axis=-1)).sum(axis=-1)
         of_tokens = jnp.where(pair.sampled, of_rows[pair.context], 0.0)[None]
-        loss = loss - entropy * jnp.sum(expected_cost(of_tokens, of_tokens, logp, sampled, own=False))
+        loss = loss - entropy * jnp.sum(expected_cost(of_tokens, of_tokens, logp, sampled, include_current=False))
     return loss / total.weight
 
 
