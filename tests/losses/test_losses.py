@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import path_twins as twins
 import pytest
-from hypothesis import given
+from effort import examples
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -29,6 +30,11 @@ token_kl = twins.jit(kl.token_kl, static_argnums=0)
 SCORES = st.floats(-8, 8, width=32)
 
 
+def given_trees(**strategies):
+    """A property of arrays with several trees each: 30 of them are as many trees as other properties have examples."""
+    return lambda test: settings(max_examples=examples(30))(given(**strategies)(test))
+
+
 def matrix(rows, columns, elements=SCORES):
     return hnp.arrays(np.float32, (rows, columns), elements=elements)
 
@@ -38,7 +44,7 @@ def cost(difference):
     return math.log1p(math.exp(-difference))
 
 
-@given(score=matrix(5, 4), present=hnp.arrays(bool, 5))
+@given_trees(score=matrix(5, 4), present=hnp.arrays(bool, 5))
 def test_five_pairs_by_its_definition(score, present):
     expected = 0.0
     for (ww, lw, wl, ll), there in zip(score.astype(float), present, strict=True):
@@ -59,14 +65,14 @@ def test_five_pairs_worked_out():
     np.testing.assert_allclose(gradient, [0.0, 2 * one + two, -2 * one - two, 0.0], atol=1e-6)
 
 
-@given(score=matrix(5, 4), offset=st.floats(-4, 4, width=32))
+@given_trees(score=matrix(5, 4), offset=st.floats(-4, 4, width=32))
 def test_five_pairs_has_no_offset(score, offset):
     present = jnp.ones(5, bool)
     one, two = (five_pairs(jnp.asarray(s), present).sum for s in (score, score + np.float32(offset)))
     np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
 
 
-@given(score=matrix(5, 4), present=hnp.arrays(bool, 5))
+@given_trees(score=matrix(5, 4), present=hnp.arrays(bool, 5))
 def test_one_pair_by_its_definition(score, present):
     expected = sum(cost(float(r[GAP_WL]) - float(r[GAP_LW])) for r, there in zip(score, present, strict=True) if there)
     loss = one_pair(jnp.asarray(score), jnp.asarray(present))
@@ -82,7 +88,7 @@ def test_one_pair_worked_out():
     np.testing.assert_allclose(gradient, [0.0, 0.11920292, -0.11920292, 0.0], atol=1e-6)
 
 
-@given(score=matrix(5, 2), present=hnp.arrays(bool, 5))
+@given_trees(score=matrix(5, 2), present=hnp.arrays(bool, 5))
 def test_pairwise_by_its_definition(score, present):
     expected = sum(cost(float(w) - float(lost)) for (w, lost), there in zip(score, present, strict=True) if there)
     loss = pairwise(jnp.asarray(score), jnp.asarray(present))
@@ -90,7 +96,7 @@ def test_pairwise_by_its_definition(score, present):
     assert float(loss.weight) == present.sum()
 
 
-@given(values=hnp.arrays(np.float32, 6, elements=SCORES), present=hnp.arrays(bool, 6))
+@given_trees(values=hnp.arrays(np.float32, 6, elements=SCORES), present=hnp.arrays(bool, 6))
 def test_masked_ignores_what_is_absent_whatever_it_holds(values, present):
     spoiled = np.where(present, values, np.float32(np.nan))
     loss = masked(jnp.asarray(spoiled), jnp.asarray(present))
@@ -101,7 +107,7 @@ def test_masked_ignores_what_is_absent_whatever_it_holds(values, present):
 nll_gradient = twins.jit(jax.grad(lambda logp, weight: sft.token_nll(logp, weight).sum))
 
 
-@given(logp=matrix(3, 4, st.floats(-20, 0, width=32)), weight=matrix(3, 4, st.sampled_from([0.0, 0.0, 0.5, 1.0])))
+@given_trees(logp=matrix(3, 4, st.floats(-20, 0, width=32)), weight=matrix(3, 4, st.sampled_from([0.0, 0.0, 0.5, 1.0])))
 def test_token_nll_and_its_gradient_by_definition(logp, weight):
     loss = token_nll(jnp.asarray(logp), jnp.asarray(weight))
     np.testing.assert_allclose(loss.sum, -np.sum(logp.astype(float) * weight), rtol=1e-5, atol=1e-6)
@@ -111,7 +117,7 @@ def test_token_nll_and_its_gradient_by_definition(logp, weight):
     np.testing.assert_array_equal(gradient, -weight)
 
 
-@given(data=st.data(), n=st.integers(2, 5))
+@given_trees(data=st.data(), n=st.integers(2, 5))
 def test_leave_one_out_by_its_definition(data, n):
     reward = data.draw(matrix(4, n))
     advantage = np.asarray(leave_one_out(jnp.asarray(reward)))
@@ -121,7 +127,7 @@ def test_leave_one_out_by_its_definition(data, n):
     np.testing.assert_allclose(advantage.sum(axis=1), 0, atol=5e-5)
 
 
-@given(offset=matrix(4, 1), reward=matrix(4, 3))
+@given_trees(offset=matrix(4, 1), reward=matrix(4, 3))
 def test_an_offset_of_a_tree_cancels_in_its_advantages(offset, reward):
     one, two = (leave_one_out(jnp.asarray(r)) for r in (reward, reward + offset))
     np.testing.assert_allclose(one, two, atol=2e-5)
@@ -134,7 +140,7 @@ FORMULAS = {"k1": lambda x: x, "k2": lambda x: x**2 / 2, "k3": lambda x: np.exp(
 
 
 @pytest.mark.parametrize("estimator", FORMULAS)
-@given(ratio=hnp.arrays(np.float32, (2, 3), elements=st.floats(-9, 9, width=32)))
+@given_trees(ratio=hnp.arrays(np.float32, (2, 3), elements=st.floats(-9, 9, width=32)))
 def test_token_kl_by_its_formula(estimator, ratio):
     np.testing.assert_allclose(
         token_kl(estimator, jnp.asarray(ratio)), FORMULAS[estimator](ratio.astype(float)), rtol=1e-5, atol=1e-5
@@ -147,7 +153,7 @@ def test_the_full_kl_of_one_token_is_refused():
         kl.token_kl("full", jnp.zeros(1))
 
 
-@given(logp=LOGP, sampled=hnp.arrays(bool, (2, 3, 4)))
+@given_trees(logp=LOGP, sampled=hnp.arrays(bool, (2, 3, 4)))
 def test_a_sum_over_a_sample_is_of_its_tokens_alone(logp, sampled):
     spoiled = jnp.asarray(np.where(sampled, logp, np.float32(np.nan)))
     sums = sample_sum(spoiled, jnp.asarray(sampled))
@@ -174,8 +180,11 @@ def weighted_gradients(kl):
     return jax.grad(lambda weight, *xs: jnp.sum(weight * kl(*xs)), argnums=(1, 2, 3, 4))
 
 
-@pytest.mark.parametrize("chunk", [2**24, 64, 8], ids=["one chunk", "several chunks", "one row per chunk"])
-@pytest.mark.parametrize(("temperature", "cap"), [(1.0, None), (0.7, 2.0)])
+@pytest.mark.parametrize(
+    ("chunk", "temperature", "cap"),
+    [(2**24, 1.0, None), (2**24, 0.7, 2.0), (64, 0.7, 2.0), (8, 1.0, None)],
+    ids=["one chunk", "one chunk, cap", "several chunks, cap", "one row per chunk"],
+)
 def test_vocabulary_kl_and_its_gradient_by_definition(chunk, temperature, cap, monkeypatch):
     """Invalid rows hold NaN, which reaches neither a value nor a gradient; equal bits give exactly 0."""
     monkeypatch.setattr(importlib.import_module("pit_kernels.token_logprob.xla"), "LOGITS_AT_ONCE", chunk)
@@ -224,7 +233,7 @@ def test_a_score_of_one_half_stays_one_half_without_kl_penalty_and_length_cost(b
     assert np.all(np.asarray(reward) == 0.5)
 
 
-@given(
+@given_trees(
     score=matrix(2, 3),
     kl=matrix(2, 3),
     finished=hnp.arrays(bool, (2, 3)),
