@@ -42,12 +42,12 @@ def figures(temperature):
         value = {name: objective(logits, anchor, places, temperature) for name, objective in OBJECTIVES.items()}
         return value, value
 
-    def every(logits, anchor, places):
+    def compute(logits, anchor, places):
         gradient, value = jax.jacrev(values, has_aux=True)(logits, anchor, places)
         estimates = {name: estimate(name, logits, anchor, places, temperature) for name in ESTIMATORS}
         return Figures(tiny.probability(logits, places, temperature), estimates, value, gradient)
 
-    return twins.jit(every)
+    return twins.jit(compute)
 
 
 class Case:
