@@ -1,13 +1,14 @@
-"""Across seeds and methods: Student's quantiles from tables, ratings by hand, words of the errors."""
+"""Statistics across seeds and methods: Student's quantiles from tables, ratings by hand, error messages."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit.evaluate.across import across_seeds, elo, t_quantile, within
+from pit.evaluate.across import across_seeds, elo, t_quantile
 
 
 @pytest.mark.parametrize(
@@ -17,39 +18,36 @@ def test_quantiles_are_those_of_the_printed_tables(degrees: int, printed: float)
     assert round(t_quantile(degrees), 3) == printed
 
 
-@given(st.floats(0, 50), st.integers(1, 40))
-def test_the_chance_of_a_stretch_is_the_area_under_the_density(t: float, degrees: int) -> None:
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 20, 40])
+def test_a_quantile_bounds_95_per_cent_of_the_area_under_the_density(degrees: int) -> None:
     scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
-    # t = sqrt(n) tan(a) takes the density to cos(a)^(n - 1) on a bounded stretch.
-    a = np.linspace(0, math.atan(t / math.sqrt(degrees)), 2001)
+    # t = sqrt(n) tan(a) takes the density to cos(a)^(n - 1) on a bounded interval.
+    a = np.linspace(0, math.atan(t_quantile(degrees) / math.sqrt(degrees)), 2001)
     area = 2 * scale * math.sqrt(degrees) * np.trapezoid(np.cos(a) ** (degrees - 1), a)
-    assert within(t, degrees) == pytest.approx(float(area), abs=1e-5)
+    assert float(area) == pytest.approx(0.95, abs=1e-6)
 
 
 def test_five_seeds_by_hand() -> None:
     # Deviations -2, -1, 0, 1, 2: variance 10 / 4, standard error sqrt(2.5 / 5), times 2.776.
-    found = across_seeds([-1.0, 0.0, 1.0, 2.0, 3.0])
-    assert (found.value, found.seeds, found.above, found.below) == (1.0, 5, 3, 1)
-    assert (found.low, found.high) == pytest.approx((1 - 1.96324, 1 + 1.96324), abs=2e-5)
+    result = across_seeds([-1.0, 0.0, 1.0, 2.0, 3.0])
+    assert (result.value, result.seeds, result.above, result.below) == (1.0, 5, 3, 1)
+    assert (result.low, result.high) == pytest.approx((1 - 1.96324, 1 + 1.96324), abs=2e-5)
 
 
-def test_one_seed_or_a_figure_that_is_none_has_no_interval() -> None:
+def test_an_interval_needs_two_seeds_and_finite_values() -> None:
     for values in ([1.0], [1.0, math.nan]):
-        with pytest.raises(ValueError) as caught:  # noqa: PT011, the whole message is compared
+        with pytest.raises(ValueError, match=rf"^values = {re.escape(str(values))} .*two finite"):
             across_seeds(values)
-        assert str(caught.value) == (
-            f"values = {values}: a t-interval needs at least two seeds, all finite; run more seeds"
-        )
-    with pytest.raises(ValueError, match=r"^degrees = 0 must be at least 1; an interval over seeds needs two of them$"):
+    with pytest.raises(ValueError, match=r"^degrees = 0 .*at least 1"):
         t_quantile(0)
 
 
-def test_two_methods_have_the_log_odds_of_their_games() -> None:
+def test_the_rating_of_two_methods_is_the_log_odds_of_their_wins() -> None:
     # 6 wins, 2 losses and 2 ties, and half a win to each: odds 7.5 to 3.5.
     first = np.array([1.0] * 6 + [0.0] * 2 + [0.5] * 2)
-    found = elo({"a": first, "b": np.full(10, 0.5)}, "b", resamples=0)
-    assert found["a"].value == pytest.approx(400 * math.log10(7.5 / 3.5), abs=1e-3)
-    assert found["b"][:3] == (0, 0, 0)
+    ratings = elo({"a": first, "b": np.full(10, 0.5)}, "b", resamples=0)
+    assert ratings["a"].value == pytest.approx(400 * math.log10(7.5 / 3.5), abs=1e-3)
+    assert ratings["b"][:3] == (0, 0, 0)
 
 
 @given(st.integers(0, 1000))
@@ -67,15 +65,14 @@ def test_ratings_do_not_depend_on_the_order_of_methods_and_equal_methods_are_equ
 
 def test_a_method_that_always_wins_has_a_finite_rating_and_the_higher_one() -> None:
     ladder = {str(level): np.full(50, float(level)) for level in range(4)}
-    found = [elo(ladder, "0", resamples=3)[str(level)].value for level in range(4)]
-    assert all(np.isfinite(found))
-    assert found == sorted(found)
-    assert found[1] > 400
+    values = [elo(ladder, "0", resamples=3)[str(level)].value for level in range(4)]
+    assert all(np.isfinite(values))
+    assert values == sorted(values)
+    assert values[1] > 400
 
 
 def test_ratings_need_a_baseline_and_the_same_prompts() -> None:
-    with pytest.raises(ValueError, match=r"^baseline = 'c' is no method; choose one of a, b$"):
+    with pytest.raises(ValueError, match=r"^baseline = 'c' .*a, b$"):
         elo({"a": np.ones(2), "b": np.ones(2)}, "c")
-    message = r"^scores of \{'a': 2, 'b': 3\} prompts: every method needs one score of each prompt; give as many$"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"^scores has \{'a': 2, 'b': 3\}"):
         elo({"a": np.ones(2), "b": np.ones(3)}, "a")

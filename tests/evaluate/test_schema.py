@@ -1,4 +1,4 @@
-"""results.json: what is written is what is read, and a bad file is told exactly what is wrong with it."""
+"""results.json: a file that is read equals the one that was written, and an error names the bad field."""
 
 import json
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_a_folder_is_read_through_its_results_file(tmp_path: Path) -> None:
     assert schema.read_results(tmp_path) == MINIMAL
 
 
-def test_text_that_utf8_has_no_bytes_for_survives_the_file(tmp_path: Path) -> None:
+def test_text_that_utf8_cannot_encode_survives_the_file(tmp_path: Path) -> None:
     odd = schema.Results(recipe="\ud800 é", seeds=(0,), config_hash="", versions={}, delta={})
     schema.write_results(odd, tmp_path / "results.json")
     assert schema.read_results(tmp_path) == odd
@@ -147,27 +147,27 @@ def changed(path: str, value: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "words"),
+    ("path", "value", "message"),
     [
-        ("version", 2, "has schema version 2, this program reads version 1; run the evaluation again"),
-        ("version", ..., "has schema version None, this program reads version 1"),
+        ("version", 2, "version = 2 must be 1; run pit evaluate"),
+        ("version", ..., "version = None must be 1"),
         ("recipe", ..., "recipe: missing"),
-        ("recipe", 3, "recipe: expected a text, got 3"),
-        ("surprise", 3, "surprise: no such field; known are recipe, seeds"),
+        ("recipe", 3, "recipe: expected a string, got 3"),
+        ("surprise", 3, "surprise: unknown field; .*recipe, seeds"),
         ("seeds", 0, "seeds: expected a list, got 0"),
-        ("seeds/0", True, r"seeds\[0\]: expected a whole number, got true"),
-        ("versions/jax", None, r"versions\['jax'\]: expected a text, got null"),
+        ("seeds/0", True, r"seeds\[0\]: expected an integer, got true"),
+        ("versions/jax", None, r"versions\['jax'\]: expected a string, got null"),
         ("delta/d/unit", "percent", r'delta\[\'d\'\]\.unit: expected "points", got "percent"'),
         ("delta/d/low", "0.5", r"delta\['d'\]\.low: expected a finite number, got \"0.5\""),
         ("delta/d/low", float("nan"), r"delta\['d'\]\.low: expected a finite number, got NaN"),
         ("delta/d/low", 1.5, r"delta\['d'\]: need low <= value <= high, all in \[-100.0, 100.0\]; got 1.5, 1.0, 2.0"),
         ("delta/d/high", 101, r"all in \[-100.0, 100.0\]; got 0.5, 1.0, 101.0"),
-        ("delta/d/n", 5, r"delta\['d'\]: win 2 \+ lose 1 \+ tie 1 must be n = 5, at least 1"),
+        ("delta/d/n", 5, r"delta\['d'\]: win 2 \+ lose 1 \+ tie 1 must .* n = 5"),
         ("accuracies/length/high", 1.5, r"accuracies\['length'\]: need low <= value <= high, all in \[0.0, 1.0\]"),
         (
             "accuracies",
             {"judge": {"value": 0.5, "low": 0.5, "high": 0.5, "n": 1}},
-            "without 'length'; report the length",
+            "accuracies has .*'judge'.* not 'length'",
         ),
         ("sensitivity/0/accuracy", 0.1, r"sensitivity\[0\]: need low <= value <= high"),
         ("quality/raw/1/iteration", 0, r"quality\['raw'\]: iterations must ascend; got \[0, 0\]"),
@@ -178,27 +178,27 @@ def changed(path: str, value: Any) -> str:
         ("examples/0/steps/1/gap", None, r"examples\[0\]\.steps\[1\]: gap, accepted and reference must be set"),
     ],
 )
-def test_a_bad_file_is_told_where(path: str, value: object, words: str) -> None:
-    with pytest.raises(schema.ResultsError, match=rf"^results\.json:? .*{words}"):
+def test_an_error_names_the_bad_field(path: str, value: object, message: str) -> None:
+    with pytest.raises(schema.ResultsError, match=rf"^results\.json:? .*{message}"):
         schema.from_json(changed(path, value))
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [("{", "results.json is not JSON: Expecting property name"), ("[]", "must hold a JSON object; got a list")],
+    ("text", "message"),
+    [("{", r"results\.json is not JSON"), ("[]", r"results\.json must .*object; got a list")],
 )
-def test_what_is_no_object_is_told_so(text: str, words: str) -> None:
-    with pytest.raises(schema.ResultsError, match=words):
+def test_text_that_is_not_a_json_object_is_refused(text: str, message: str) -> None:
+    with pytest.raises(schema.ResultsError, match=message):
         schema.from_json(text)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(schema.ResultsError, match=r"no results at .*results\.json; they are written by a run's"):
+    with pytest.raises(schema.ResultsError, match=r"results\.json does not exist; run pit evaluate"):
         schema.read_results(tmp_path / "results.json")
 
 
-def test_a_figure_that_is_not_finite_is_not_written() -> None:
+def test_a_number_that_is_not_finite_is_not_written() -> None:
     steps = (schema.ExampleStep("a", quality=float("nan")),)
     made = schema.Results("r", (0,), "", {}, {}, examples=(schema.Example("p", steps),))
-    with pytest.raises(schema.ResultsError, match=r"examples\[0\]\.steps\[0\]\.quality: nan is not finite"):
+    with pytest.raises(schema.ResultsError, match=r"examples\[0\]\.steps\[0\]\.quality = nan must be finite"):
         schema.to_json(made)

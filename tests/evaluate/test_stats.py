@@ -1,4 +1,4 @@
-"""Intervals against worked examples, obvious twins and the properties a comparison must have."""
+"""Intervals against worked examples, simple reference implementations and the properties of a comparison."""
 
 import numpy as np
 import pytest
@@ -39,9 +39,9 @@ def test_delta_interval_is_the_quantiles_of_the_resampled_deltas() -> None:
     candidate, baseline = rng.normal(size=(2, 30))
     twin_rng = np.random.default_rng(7)
     outcome = np.sign(candidate - baseline)
-    drawn = [100 * outcome[index].mean() for index in twin_rng.integers(0, 30, size=(200, 30))]
+    deltas = [100 * outcome[index].mean() for index in twin_rng.integers(0, 30, size=(200, 30))]
     d = stats.delta(candidate, baseline, seed=7, resamples=200)
-    np.testing.assert_allclose((d.low, d.high), np.quantile(drawn, [0.025, 0.975]), atol=1e-12)
+    np.testing.assert_allclose((d.low, d.high), np.quantile(deltas, [0.025, 0.975]), atol=1e-12)
 
 
 def test_chunks_of_resamples_draw_what_one_chunk_draws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,11 +143,11 @@ def test_length_control_with_equal_lengths_is_the_plain_delta() -> None:
     assert (controlled.win, controlled.lose, controlled.tie) == (plain.win, plain.lose, plain.tie)
 
 
-def test_length_control_takes_away_a_win_bought_with_length() -> None:
+def test_length_control_removes_a_win_that_is_due_to_length() -> None:
     rng = np.random.default_rng(1)
     n = 1500
     extra = rng.normal(10.0, 10.0, size=n)
-    # The judge likes length and nothing else: logit of a win = extra / 5.
+    # The judge prefers length and nothing else: logit of a win = extra / 5.
     wins = rng.random(n) < 1.0 / (1.0 + np.exp(-extra / 5.0))
     plain = stats.delta(wins * 2.0 - 1.0, np.zeros(n))
     controlled = stats.length_controlled_delta(wins * 2.0 - 1.0, np.zeros(n), 50.0 + extra, np.full(n, 50.0))
@@ -155,7 +155,7 @@ def test_length_control_takes_away_a_win_bought_with_length() -> None:
     assert controlled.low <= 0.0 <= controlled.high
 
 
-def test_length_control_recovers_the_intercept_it_was_drawn_from() -> None:
+def test_length_control_recovers_the_intercept_of_the_sample() -> None:
     rng = np.random.default_rng(5)
     n = 20000
     difference = rng.normal(3.0, 4.0, size=n)
@@ -186,43 +186,51 @@ def test_length_control_is_antisymmetric_covers_its_value_and_solves_its_equatio
     back = stats.length_controlled_delta(zero, score, second, first, resamples=10)
     np.testing.assert_allclose(there[:3], (-back.value, -back.high, -back.low), atol=1e-4)
     assert -100 <= there.low <= there.value <= there.high <= 100
+    z, share = (first - second) / np.std(first - second), (np.sign(score) + 1) / 2
+    ((a, b),) = stats._fit_logistic(share[None], z[None], np.zeros((1, 2)))
+    residual = 1 / (1 + np.exp(-(a + b * z))) - share
+    np.testing.assert_allclose([residual.sum(), residual @ z], [-stats.RIDGE * a, -stats.RIDGE * b], atol=1e-4)
+    assert there.value == pytest.approx(100 * np.tanh(a / 2))
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
-        (lambda: stats.delta(np.array([]), np.array([])), r"candidate has shape \(0,\); give a vector of at least one"),
+        (
+            lambda: stats.delta(np.array([]), np.array([])),
+            r"candidate has shape \(0,\); give a vector with at least one",
+        ),
         (
             lambda: stats.delta(np.ones(2), np.ones(3)),
-            "candidate has 2 values and baseline 3; pair them prompt by prompt",
+            "candidate has 2 values and baseline 3",
         ),
         (
             lambda: stats.delta(np.array([1.0, np.nan]), np.ones(2)),
-            r"candidate\[1\] is nan; every value must be finite",
+            r"candidate\[1\] = nan: .*finite",
         ),
-        (lambda: stats.delta(np.ones(2), np.ones(2), tie=-1.0), "tie = -1.0 must be a finite number of at least 0"),
+        (lambda: stats.delta(np.ones(2), np.ones(2), tie=-1.0), "tie = -1.0 must be"),
         (lambda: stats.delta(np.ones(2), np.ones(2), resamples=0), "resamples = 0 must be at least 1"),
-        (lambda: stats.accuracy_interval(3, 2), "accuracy of 3 correct in 2: need n >= 1 and 0 <= correct <= n"),
-        (lambda: stats.accuracy_interval(0, 0), "need n >= 1"),
+        (lambda: stats.accuracy_interval(3, 2), "correct = 3 and n = 2 must satisfy"),
+        (lambda: stats.accuracy_interval(0, 0), "correct = 0 and n = 0 must satisfy n >= 1"),
         (
             lambda: stats.length_controlled_delta(np.ones(2), np.zeros(2), np.array([3, 4]), np.array([1, 2])),
-            "every candidate differs from its baseline by 2 in length",
+            "length_candidate - length_baseline = 2 for every prompt",
         ),
         (
             lambda: stats.length_controlled_delta(np.ones(2), np.zeros(2), np.ones(3), np.ones(3)),
-            "3 lengths for 2 scores; give one length a prompt",
+            "length_candidate and length_baseline have 3 values for 2 scores",
         ),
-        (lambda: stats.copy_rate(["a"], []), "1 outputs for 0 references; need as many, at least one"),
-        (lambda: stats.copy_rate(["a"], [[1]]), "compare text with text or ids with ids"),
+        (lambda: stats.copy_rate(["a"], []), "outputs has 1 entries and references 0"),
+        (lambda: stats.copy_rate(["a"], [[1]]), r"output 'a' and reference \[1\]"),
     ],
 )
-def test_bad_input_is_named(call: object, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_bad_input_is_named(call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         call()  # type: ignore[operator]
 
 
 def edit_distance(a: list[int], b: list[int]) -> int:
-    """The textbook recurrence."""
+    """Return the Levenshtein distance by its recurrence: the slow reference."""
     table = [[i + j if i * j == 0 else 0 for j in range(len(b) + 1)] for i in range(len(a) + 1)]
     for i in range(1, len(a) + 1):
         for j in range(1, len(b) + 1):
@@ -234,11 +242,15 @@ def edit_distance(a: list[int], b: list[int]) -> int:
 small = st.lists(st.integers(0, 3), max_size=12)
 
 
-@given(small, small)
-def test_edit_similarity_is_the_textbook_distance(a: list[int], b: list[int]) -> None:
-    longest = max(len(a), len(b))
-    expected = 1.0 if longest == 0 else 1.0 - edit_distance(a, b) / longest
-    assert stats.edit_similarity(a, b) == pytest.approx(expected, abs=1e-12)
+@given(st.lists(st.tuples(small, small), min_size=1, max_size=3))
+def test_copy_rate_is_the_mean_of_the_textbook_similarities(pairs: list[tuple[list[int], list[int]]]) -> None:
+    outputs, references = zip(*pairs, strict=True)
+    similarities = [1 - edit_distance(a, b) / max(len(a), len(b), 1) for a, b in pairs]
+    exact = sum(a == b for a, b in pairs) / len(pairs)
+    expected = stats.CopyRate(exact, pytest.approx(sum(similarities) / len(pairs), abs=1e-12), len(pairs))
+    assert stats.copy_rate(outputs, references) == expected
+    as_text = [[" ".join(map(str, side)) for side in column] for column in (outputs, references)]
+    assert stats.copy_rate(*as_text) == expected
 
 
 def test_copy_rate_of_token_ids() -> None:

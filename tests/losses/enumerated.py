@@ -1,4 +1,4 @@
-"""A language small enough to write down: every sample, its probability, and the expected gradient of a step.
+"""A language so small that all its samples can be listed, with their probabilities and the expected gradient of a step.
 
 The policy is a table, a row of logits for each prefix; float64 under `jax.enable_x64(True)`.
 """
@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import path_twins as twins
 
-from pit.losses.kl import Readout, kl_cost, vocabulary_kl
+from pit.losses.kl import FactoredLogits, kl_cost, vocabulary_kl
 from pit.losses.rl import expected_cost, leave_one_out, reinforce, shaped_reward
 
 PENALTY, LENGTH_COST, LENGTH_FREE = 0.5, 0.25, 1
-"""Of a sample that was cut off, and of each token beyond the first."""
+"""Penalty for a sample that was cut off, and cost of every token beyond the first."""
 
 
 class Language(NamedTuple):
@@ -29,13 +29,13 @@ class Language(NamedTuple):
     @property
     def samples(self):
         """All samples, the ones that ended and the ones that were cut off."""
-        found = []
+        samples = []
         for length in range(1, self.capacity + 1):
             for tokens in itertools.product(range(self.vocabulary), repeat=length):
                 early = any(token in self.eos for token in tokens[:-1])
                 if not early and (tokens[-1] in self.eos or length == self.capacity):
-                    found.append(tokens)
-        return found
+                    samples.append(tokens)
+        return samples
 
     @property
     def prefixes(self):
@@ -92,8 +92,8 @@ def token_full_kl(logits, anchor, places, temperature):
     shape = places.context.shape
     hidden = jax.nn.one_hot(places.context.reshape(-1), logits.shape[0], dtype=logits.dtype)
     valid = jnp.asarray(places.sampled.reshape(-1))
-    readouts = Readout(hidden, logits.T), Readout(hidden, anchor.T)
-    return vocabulary_kl(*readouts, valid, temperature=temperature).reshape(shape)
+    policy, reference = FactoredLogits(hidden, logits.T), FactoredLogits(hidden, anchor.T)
+    return vocabulary_kl(policy, reference, valid, temperature=temperature).reshape(shape)
 
 
 def exact_kl(logits, anchor, places, temperature):
@@ -120,62 +120,76 @@ def plain_reward(score, places):
     return score - jnp.where(places.finished, 0.0, PENALTY) - LENGTH_COST * excess
 
 
-class Tree(NamedTuple):
-    """Two samples of the policy, their scores, and their KL as the reward is charged it."""
+class Settings(NamedTuple):
+    """Temperature of sampling, KL coefficient, and coefficient of the entropy bonus."""
 
-    places: Arrays
-    score: jax.Array
-    kl_nats: jax.Array
+    temperature: float
+    beta: float
+    bonus: float
 
 
-def step_loss(logits, anchor, tree, mode, temperature, beta, entropy):
-    """The loss of one step on one tree, as the RL stage puts it together."""
-    estimator, place = mode
-    pair = tree.places
-    logp = token_logp(logits, pair, temperature)[None]
+ESTIMATORS, PLACES = ("k1", "k2", "k3", "full"), ("reward", "loss")
+MODES = [(estimator, place) for place in PLACES for estimator in ESTIMATORS]
+BONUS = "entropy bonus"
+"""Name of the step of mode ("k1", "loss") with an entropy bonus."""
+
+
+def step_losses(logits, anchor, pair, score, kl_nats, settings):
+    """The loss of one step on one tree of two samples, as the RL stage computes it, for each mode and with a bonus.
+
+    kl_nats: estimator to the KL of both samples.
+    """
+    logp = token_logp(logits, pair, settings.temperature)[None]
+    against = dict.fromkeys(ESTIMATORS, token_logp(anchor, pair, settings.temperature)[None])
+    against["full"] = token_full_kl(logits, anchor, pair, settings.temperature)[None]
     sampled = pair.sampled[None]
-    reward = shaped_reward(
-        tree.score[None],
-        tree.kl_nats[None] if place == "reward" else jnp.zeros((1, 2)),
-        pair.finished[None],
-        pair.length[None],
-        beta=beta,
-        no_eos_penalty=PENALTY,
-        length_cost=LENGTH_COST,
-        length_free=LENGTH_FREE,
-    )
-    total = reinforce(logp, leave_one_out(reward), sampled, jnp.array([True]))
-    loss = total.sum
-    if mode != ("k1", "reward"):
-        if estimator == "full":
-            against = token_full_kl(logits, anchor, pair, temperature)[None]
-        else:
-            against = token_logp(anchor, pair, temperature)[None]
-        loss = loss + beta * jnp.sum(kl_cost(estimator, place, logp, against, sampled))
-    if entropy:
-        of_rows = jax.scipy.special.entr(jax.nn.softmax(logits / temperature, axis=-1)).sum(axis=-1)
-        of_tokens = jnp.where(pair.sampled, of_rows[pair.context], 0.0)[None]
-        loss = loss - entropy * jnp.sum(expected_cost(of_tokens, of_tokens, logp, sampled, own=False))
-    return loss / total.weight
+    losses = {}
+    for estimator, place in MODES:
+        reward = shaped_reward(
+            score[None],
+            kl_nats[estimator][None] if place == "reward" else jnp.zeros((1, 2)),
+            pair.finished[None],
+            pair.length[None],
+            beta=settings.beta,
+            no_eos_penalty=PENALTY,
+            length_cost=LENGTH_COST,
+            length_free=LENGTH_FREE,
+        )
+        total = reinforce(logp, leave_one_out(reward), sampled, jnp.array([True]))
+        loss = total.sum
+        if (estimator, place) != ("k1", "reward"):
+            loss = loss + settings.beta * jnp.sum(kl_cost(estimator, place, logp, against[estimator], sampled))
+        losses[estimator, place] = loss / total.weight
+    entropy = jax.scipy.special.entr(jax.nn.softmax(logits / settings.temperature, axis=-1)).sum(axis=-1)
+    tokens = jnp.where(pair.sampled, entropy[pair.context], 0.0)[None]
+    bonus = jnp.sum(expected_cost(tokens, tokens, logp, sampled, include_current=False))
+    losses[BONUS] = losses["k1", "loss"] - settings.bonus * bonus / total.weight
+    # Keys of a pytree must compare with each other.
+    return {"-".join(mode) if mode in MODES else mode: loss for mode, loss in losses.items()}
 
 
 @functools.cache
-def expected_step(mode, temperature, beta, entropy=0.0):
-    """Compiled: mean gradient over all pairs of samples, each by its probability, and the root of its variance."""
+def expected_steps(settings):
+    """Compiled: for each step loss, the mean gradient over all pairs of samples by probability, and its spread.
 
-    def of_pair(pair, logits, anchor, samples):
-        return jax.grad(step_loss)(
-            logits, anchor, jax.tree.map(lambda x: x[pair], samples), mode, temperature, beta, entropy
-        )
+    The spread is the root of the summed variances. One program for all losses: compiling is nearly all of the time.
+    """
 
-    def expected(logits, anchor, samples):
-        count = samples.score.shape[0]
+    def expected(logits, anchor, places, score, kl_nats):
+        count = score.shape[0]
         pairs = jnp.stack([x.reshape(-1) for x in jnp.meshgrid(jnp.arange(count), jnp.arange(count))], axis=1)
-        weight = jnp.prod(probability(logits, samples.places, temperature)[pairs], axis=1)
-        gradients = jax.vmap(of_pair, (0, None, None, None))(pairs, logits, anchor, samples)
-        # What is no sample has no chance, and whatever gradient.
-        gradients = jnp.where(weight[:, None, None] > 0, gradients, 0.0)
-        mean = jnp.einsum("p,pcv->cv", weight, gradients)
-        return mean, jnp.sqrt(jnp.einsum("p,pcv->", weight, (gradients - mean[None]) ** 2))
+        weight = jnp.prod(probability(logits, places, settings.temperature)[pairs], axis=1)
+
+        def pair_gradients(pair):
+            samples = jax.tree.map(lambda x: x[pair], (places, score, kl_nats))
+            return jax.jacrev(lambda x: step_losses(x, anchor, *samples, settings))(logits)
+
+        def moments(gradients):
+            # Places without a sample have probability 0 and any gradient.
+            gradients = jnp.where(weight[:, None, None] > 0, gradients, 0.0)
+            mean = jnp.einsum("p,pcv->cv", weight, gradients)
+            return mean, jnp.sqrt(jnp.einsum("p,pcv->", weight, (gradients - mean[None]) ** 2))
+
+        return {name: moments(gradients) for name, gradients in jax.vmap(pair_gradients)(pairs).items()}
 
     return twins.jit(expected)

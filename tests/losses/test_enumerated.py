@@ -1,7 +1,8 @@
-"""Every KL mode against the exact objective, by writing down all samples of a tiny language, in float64."""
+"""Every KL mode against the exact objective, by listing all samples of a tiny language, in float64."""
 
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 import enumerated as tiny
 import jax
@@ -17,50 +18,65 @@ LANGUAGES = {
     "two eos": tiny.Language(3, 3, (0, 2)),
     "no eos": tiny.Language(3, 3, ()),
 }
-ESTIMATORS, PLACES = ("k1", "k2", "k3", "full"), ("reward", "loss")
-MODES = [(estimator, place) for place in PLACES for estimator in ESTIMATORS]
+ESTIMATORS, MODES = tiny.ESTIMATORS, tiny.MODES
 BETA, BONUS = 0.7, 0.3
 SCORES = np.random.default_rng(1).normal(size=27)
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 DOCS = Path(__file__).parents[2] / "docs" / "rl.md"
 
 
+class Figures(NamedTuple):
+    """Probability of each sample, estimates of the KL from each, and values and gradients of `OBJECTIVES`."""
+
+    chance: jax.Array
+    estimates: dict[str, jax.Array]
+    value: dict[str, jax.Array]
+    gradient: dict[str, jax.Array]
+
+
 @functools.cache
-def compiled(function, temperature):
-    """A function of (policy, anchor, places, temperature) with its gradient at the policy."""
-    return twins.jit(jax.value_and_grad(lambda logits, anchor, places: function(logits, anchor, places, temperature)))
+def figures(temperature):
+    """Compiled: the figures of (policy, anchor, places), with gradients at the policy."""
+
+    def values(logits, anchor, places):
+        value = {name: objective(logits, anchor, places, temperature) for name, objective in OBJECTIVES.items()}
+        return value, value
+
+    def compute(logits, anchor, places):
+        gradient, value = jax.jacrev(values, has_aux=True)(logits, anchor, places)
+        estimates = {name: estimate(name, logits, anchor, places, temperature) for name in ESTIMATORS}
+        return Figures(tiny.probability(logits, places, temperature), estimates, value, gradient)
+
+    return twins.jit(compute)
 
 
 class Case:
-    """A language with a policy, an anchor and a score of every sample."""
+    """A language with a policy, an anchor and a score of every sample.
 
-    def __init__(self, language, temperature):
+    distance: scale of the logits of the anchor less those of the policy; random logits of its own if None.
+    """
+
+    def __init__(self, language, temperature, distance=None):
         rng = np.random.default_rng(0)
         self.places = tiny.Arrays(*map(jnp.asarray, tiny.arrays(language)))
         self.temperature = temperature
         self.logits, self.anchor = tiny.table(language, rng), tiny.table(language, rng)
+        if distance is not None:
+            self.anchor = self.logits + distance * self.anchor
         self.score = jnp.asarray(SCORES)
 
-    @property
-    def chance(self):
-        return tiny.probability(self.logits, self.places, self.temperature)
+    @functools.cached_property
+    def exact(self):
+        return figures(self.temperature)(self.logits, self.anchor, self.places)
 
-    def exact(self, function):
-        """Value and gradient at the policy of a function of (policy, anchor, places, temperature)."""
-        return compiled(function, self.temperature)(self.logits, self.anchor, self.places)
+    @functools.cached_property
+    def steps(self):
+        """Name of each step loss to its expected gradient over all pairs of samples, and its spread."""
+        return self.steps_with(self.score)
 
-    def estimates(self, estimator):
-        """[S] estimates of the KL, one from each sample."""
-        return estimate(estimator, self.logits, self.anchor, self.places, self.temperature)
-
-    def step(self, mode, score, beta=BETA, entropy=0.0):
-        """Expected gradient of a step over all pairs of samples, and its spread."""
-        samples = tiny.Tree(self.places, score, self.estimates(mode[0]))
-        return tiny.expected_step(mode, self.temperature, beta, entropy)(self.logits, self.anchor, samples)
-
-    def undoing_penalties(self):
-        """Scores that leave nothing of the reward but the KL."""
-        return -tiny.plain_reward(jnp.zeros_like(self.score), self.places)
+    def steps_with(self, score):
+        compiled = tiny.expected_steps(tiny.Settings(self.temperature, BETA, BONUS))
+        return compiled(self.logits, self.anchor, self.places, score, self.exact.estimates)
 
 
 def estimate(estimator, logits, anchor, places, temperature):
@@ -97,55 +113,49 @@ def case(language, request):
 
 
 def test_the_samples_of_a_language_are_all_there_are(case):
-    np.testing.assert_allclose(jnp.sum(case.chance), 1.0, **EXACT)
-    assert np.any(case.chance > 0)
-    np.testing.assert_array_equal(case.chance > 0, case.places.sampled[:, 0])
+    chance = case.exact.chance
+    np.testing.assert_allclose(jnp.sum(chance), 1.0, **EXACT)
+    np.testing.assert_array_equal(chance > 0, case.places.sampled[:, 0])
 
 
-def test_k1_k3_and_full_have_the_kl_as_their_expectation_and_k2_its_own(case):
-    kl, _ = case.exact(tiny.exact_kl)
+def test_k1_k3_and_full_have_the_kl_as_their_expectation_and_k2_another(case):
+    exact = case.exact
+    kl, k2 = exact.value["kl"], exact.value["k2"]
     assert kl > 0.05
     for estimator in ("k1", "k3", "full"):
-        np.testing.assert_allclose(jnp.sum(case.chance * case.estimates(estimator)), kl, **EXACT)
-    own, _ = case.exact(tiny.exact_k2)
-    np.testing.assert_allclose(jnp.sum(case.chance * case.estimates("k2")), own, **EXACT)
-    assert abs(own - kl) > 1e-3 * kl
+        np.testing.assert_allclose(jnp.sum(exact.chance * exact.estimates[estimator]), kl, **EXACT)
+    np.testing.assert_allclose(jnp.sum(exact.chance * exact.estimates["k2"]), k2, **EXACT)
+    assert abs(k2 - kl) > 1e-3 * kl
 
 
 def test_k2_comes_near_the_kl_where_the_policy_comes_near_its_anchor():
-    case, errors = Case(LANGUAGES["one eos"], 1.0), []
-    away = case.anchor
-    for step in (0.1, 0.01):
-        case.anchor = case.logits + step * away
-        kl, _ = case.exact(tiny.exact_kl)
-        errors.append(abs(jnp.sum(case.chance * case.estimates("k2")) / kl - 1))
+    cases = [Case(LANGUAGES["one eos"], 1.0, distance).exact for distance in (0.1, 0.01)]
+    errors = [abs(case.value["k2"] / case.value["kl"] - 1) for case in cases]
     # The error of the value is of third order, the KL of second.
     assert errors[1] < 0.2 * errors[0] < 0.02
 
 
-def gained(logits, anchor, places, temperature):
-    """E[reward] but for the KL."""
+def gain(logits, anchor, places, temperature):
+    """E[reward] without the KL."""
     return jnp.sum(tiny.probability(logits, places, temperature) * tiny.plain_reward(jnp.asarray(SCORES), places))
 
 
 @pytest.mark.parametrize("mode", MODES, ids="-".join)
 def test_every_mode_has_the_gradient_it_claims(case, mode):
     """Over all pairs: the gradient of E[reward] - beta KL; for k2 in the reward, of E[reward] - beta E[k2]."""
-    expected, _ = case.step(mode, case.score)
-    _, penalty = case.exact(tiny.exact_k2 if mode == ("k2", "reward") else tiny.exact_kl)
-    _, gain = case.exact(gained)
-    np.testing.assert_allclose(expected, -(gain - BETA * penalty), **EXACT)
+    expected, _ = case.steps["-".join(mode)]
+    gradient = case.exact.gradient
+    penalty = gradient["k2" if mode == ("k2", "reward") else "kl"]
+    np.testing.assert_allclose(expected, -(gradient["gain"] - BETA * penalty), **EXACT)
 
 
 def test_the_entropy_bonus_has_the_gradient_of_the_entropy_of_whole_samples(case):
-    expected, _ = case.step(("k1", "loss"), case.score, entropy=BONUS)
-    without, _ = case.step(("k1", "loss"), case.score)
-    _, entropy = case.exact(tiny.exact_entropy)
-    np.testing.assert_allclose(expected - without, -BONUS * entropy, **EXACT)
+    (expected, _), (without, _) = case.steps[tiny.BONUS], case.steps["k1-loss"]
+    np.testing.assert_allclose(expected - without, -BONUS * case.exact.gradient["entropy"], **EXACT)
 
 
 def weighed(costs):
-    """sum_y p(y) cost(y), the chances held constant, so that the gradient is that of the costs alone."""
+    """sum_y p(y) cost(y) with constant p, so that the gradient is that of the costs alone."""
 
     def total(logits, anchor, places, temperature):
         chance = jax.lax.stop_gradient(tiny.probability(logits, places, temperature))
@@ -154,8 +164,8 @@ def weighed(costs):
     return total
 
 
-def own_term(estimator):
-    """What is differentiated of an estimate, as a loss without its score term."""
+def differentiated_term(estimator):
+    """An estimate as a loss without its score term: the part that is differentiated."""
 
     def costs(logits, anchor, places, temperature):
         if estimator == "full":
@@ -169,7 +179,7 @@ def own_term(estimator):
 
 
 def score_term(estimator):
-    """The estimate in the reward alone: E[estimate * grad log p(sample)]."""
+    """An estimate in the reward alone: E[estimate * grad log p(sample)]."""
 
     def costs(logits, anchor, places, temperature):
         constant = jax.lax.stop_gradient(estimate(estimator, logits, anchor, places, temperature))
@@ -179,7 +189,7 @@ def score_term(estimator):
 
 
 def at_states_visited(divergence):
-    """A divergence of the next token's distributions, summed over the states, as often as they are visited now."""
+    """A divergence of the next token's distributions, summed over the states with their present probabilities."""
 
     def total(logits, anchor, places, temperature):
         chance = jax.lax.stop_gradient(tiny.probability(logits, places, temperature))
@@ -194,39 +204,52 @@ def log_ratio(logits, anchor, places, temperature):
     return jnp.sum(tiny.token_logp(logits, places, temperature) - tiny.token_logp(anchor, places, temperature), axis=-1)
 
 
-OWN, SCORE = ({name: make(name) for name in ESTIMATORS} for make in (own_term, score_term))
 REVERSE = at_states_visited(lambda log_p, log_q: jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1))
 FORWARD = at_states_visited(lambda log_p, log_q: jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1))
+OBJECTIVES = {
+    "kl": tiny.exact_kl,
+    "k2": tiny.exact_k2,
+    "entropy": tiny.exact_entropy,
+    "gain": gain,
+    "log ratio": log_ratio,
+    "reverse": REVERSE,
+    "forward": FORWARD,
+    **{f"differentiated {name}": differentiated_term(name) for name in ESTIMATORS},
+    **{f"score {name}": score_term(name) for name in ESTIMATORS},
+}
+"""Functions of (policy, anchor, places, temperature), all in one compiled program."""
 
 
 def test_k1_alone_in_a_loss_teaches_nothing(case):
-    np.testing.assert_allclose(case.exact(log_ratio)[1], 0, atol=1e-12)
+    np.testing.assert_allclose(case.exact.gradient["log ratio"], 0, atol=1e-12)
 
 
 def test_without_the_score_term_k2_full_and_k3_see_no_further_than_the_next_token(case):
     """K2 and full then have the reverse KL's gradient at the states visited; k3 has the forward KL's."""
-    for estimator, divergence in (("k2", REVERSE), ("full", REVERSE), ("k3", FORWARD)):
-        np.testing.assert_allclose(case.exact(OWN[estimator])[1], case.exact(divergence)[1], **EXACT)
-    _, kl = case.exact(tiny.exact_kl)
-    for part in (REVERSE, FORWARD, SCORE["k3"], SCORE["full"]):
-        assert jnp.linalg.norm(case.exact(part)[1] - kl) > 0.03 * jnp.linalg.norm(kl)
+    gradient = case.exact.gradient
+    for estimator, divergence in (("k2", "reverse"), ("full", "reverse"), ("k3", "forward")):
+        np.testing.assert_allclose(gradient[f"differentiated {estimator}"], gradient[divergence], **EXACT)
+    for name in ("reverse", "forward", "score k3", "score full"):
+        assert jnp.linalg.norm(gradient[name] - gradient["kl"]) > 0.03 * jnp.linalg.norm(gradient["kl"])
 
 
 def measured():
     """Rows of the tables in docs/rl.md: relative error of the KL's expected gradient, and spread of one pair's."""
     case = case_of("one eos", 1.0)
-    _, exact = case.exact(tiny.exact_kl)
+    gradient = case.exact.gradient
 
     def relative(value):
-        return f"{float(value / jnp.linalg.norm(exact)):.2f}"
+        return f"{float(value / jnp.linalg.norm(gradient['kl'])):.2f}"
 
-    rows = []
+    # With these scores nothing is left of the reward but the KL.
+    penalties = twins.jit(tiny.plain_reward)(jnp.zeros_like(case.score), case.places)
+    steps, rows = case.steps_with(-penalties), []
     for mode in MODES:
-        mean, spread = case.step(mode, case.undoing_penalties())
-        rows.append([*mode, relative(jnp.linalg.norm(mean / BETA - exact)), relative(spread / BETA)])
-    for estimator in ESTIMATORS:
-        parts = (case.exact(terms[estimator])[1] for terms in (SCORE, OWN))
-        rows.append([estimator, *(relative(jnp.linalg.norm(part - exact)) for part in parts)])
+        mean, spread = steps["-".join(mode)]
+        rows.append([*mode, relative(jnp.linalg.norm(mean / BETA - gradient["kl"])), relative(spread / BETA)])
+    for name in ESTIMATORS:
+        terms = (gradient[f"{term} {name}"] for term in ("score", "differentiated"))
+        rows.append([name, *(relative(jnp.linalg.norm(term - gradient["kl"])) for term in terms)])
     return rows
 
 

@@ -1,4 +1,4 @@
-"""A made-up run that has everything a report can show."""
+"""A synthetic run with everything that a report can show."""
 
 import json
 import math
@@ -10,18 +10,18 @@ import pytest
 from pit.evaluate.schema import Example, ExampleStep, QualityPoint, Results, SensitivityRow, StageCost, write_results
 from pit.evaluate.stats import CopyRate, Delta, accuracy_interval
 
-STAGES = ("sft-policy", "sft-improver", "reward-quality", "reward-gap", "rl-policy", "rl-first", "rl-second")
+STAGES = ("sft-policy", "sft-improver", "reward-quality", "reward-gap", "rl-policy", "rl-improver-0", "rl-improver-1")
 
 
 def fake_delta(win: int, lose: int, n: int, method: str = "paired bootstrap over prompts, 2000 resamples") -> Delta:
-    """A delta with a normal interval."""
+    """Return a delta with a normal interval."""
     value = 100 * (win - lose) / n
     half = 196 * math.sqrt(((win + lose) / n - ((win - lose) / n) ** 2) / n)
     return Delta(value, max(-100.0, value - half), min(100.0, value + half), n, win, lose, n - win - lose, method)
 
 
 def fake_results() -> Results:
-    """Results with every field filled; one text tries to be markup."""
+    """Return results with every field filled; one text holds markup."""
     raw = [(0.412, None, 31.2), (0.561, 1.0, 33.9), (0.548, 1.0, 35.1), (0.529, 1.0, 37.4), (0.507, 1.0, 40.8)]
     stop = [(0.412, None, 31.2), (0.583, 0.71, 33.1), (0.607, 0.29, 33.6), (0.612, 0.12, 33.8), (0.613, 0.05, 33.9)]
     quality = {
@@ -93,7 +93,7 @@ def fake_results() -> Results:
 
 
 def fake_examples() -> tuple[Example, ...]:
-    """Four examples: accepted twice, accepted then rejected, hostile text, and a long one."""
+    """Return four examples: accepted twice, accepted then rejected, markup as text, and long texts."""
     return (
         Example(
             "Name three animals that live in the sea, in alphabetical order, and end with a full stop.",
@@ -126,7 +126,7 @@ def fake_examples() -> tuple[Example, ...]:
 
 
 def write_fake_metrics(run_dir: Path) -> None:
-    """Curves for every stage of the made-up run; the last stage has more steps than a plot has buckets."""
+    """Write curves for every stage of the run; the last stage has more steps than a plot has buckets."""
     rng = random.Random(0)
     for k, stage in enumerate(STAGES):
         lines = []
@@ -160,15 +160,16 @@ def write_fake_metrics(run_dir: Path) -> None:
         (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def full_results() -> Results:
     """Results with every field filled."""
     return fake_results()
 
 
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    """A run's folder with results and metrics."""
-    write_fake_metrics(tmp_path)
-    write_results(fake_results(), tmp_path / "results.json")
-    return tmp_path
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run with results and metrics; tests may write reports to it, and leave the rest as it is."""
+    folder = tmp_path_factory.mktemp("run")
+    write_fake_metrics(folder)
+    write_results(fake_results(), folder / "results.json")
+    return folder

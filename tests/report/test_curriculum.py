@@ -1,4 +1,4 @@
-"""The look at a curriculum: a worked example of its table, a simulated learner, and the picture."""
+"""The report of a curriculum: a worked example of its table, a simulated learner, and the plot."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def visit(step, ids, sources, gap):
 VISITS = [visit(0, [0, 2], [1, 1], [1.0, -2.0]), visit(1, [2, 2], [1, 3], [0.5, 0.5])]
 
 
-def test_periods_say_what_was_drawn_when():
+def test_periods_sum_up_the_draws_of_their_steps():
     first, second = periods(VISITS, DIFFICULTY)
     assert (first.first, first.last, first.new, first.gap, first.wins) == (0, 0, 2, -0.5, 0.5)
     assert first.shares == {Source.WORSE: 1.0}
@@ -35,11 +35,11 @@ def test_periods_say_what_was_drawn_when():
     assert visit_counts(VISITS, 3).tolist() == [1, 0, 3]
 
 
-def test_table_reads():
+def test_the_table_has_visits_difficulty_and_sources():
     console = Console(width=110, record=True, file=io.StringIO())
     console.print(curriculum_table("title", VISITS, DIFFICULTY))
     text = console.export_text()
-    assert "4 draws of 3 examples: 1.3 visits each; 33% never drawn, the most visits 3" in text
+    assert "4 draws of 3 examples: mean 1.3, most 3, 33% never drawn" in text
     assert "0.50 [0.10, 0.90]" in text
     assert "policy" in text
 
@@ -49,7 +49,7 @@ def test_steps_without_references_have_no_gap():
     assert (only.gap, only.wins, only.shares) == (None, None, {Source.NONE: 1.0})
 
 
-def test_history_is_read_back_and_loses_what_is_drawn_again(tmp_path):
+def test_a_resumed_history_drops_the_steps_that_are_drawn_again(tmp_path):
     with History(tmp_path) as history:
         for one in VISITS:
             history.add(one)
@@ -69,12 +69,17 @@ def test_history_is_read_back_and_loses_what_is_drawn_again(tmp_path):
 ADAPTIVE = ["rl_first.gap=centred", "rl_first.steps=60"]
 
 
+@pytest.fixture(scope="module")
+def uniform():
+    """The skill of a simulated learner after uniform draws."""
+    return skill(look_ahead(override(demo(), ADAPTIVE), "rl-first", 300).title)
+
+
 @pytest.mark.parametrize("strategy", ["learnability", "gap_band"])
-def test_a_simulated_learner_is_taken_to_what_it_can_learn(strategy):
+def test_a_simulated_learner_is_taken_to_what_it_can_learn(strategy, uniform):
     """Both strategies leave the learner with more skill than uniform draws do, from the same seed and steps."""
     look = look_ahead(override(demo(), [*ADAPTIVE, f"rl_first.curriculum.strategy={strategy}"]), "rl-first", 300)
-    uniform = look_ahead(override(demo(), ADAPTIVE), "rl-first", 300)
-    assert skill(look.title) > skill(uniform.title)
+    assert skill(look.title) > uniform
     assert len(look.visits) == 60
 
 
@@ -82,7 +87,7 @@ def skill(title):
     return float(title.split("-> ")[1])
 
 
-def test_picture_is_drawn(tmp_path):
+def test_the_plot_is_a_png(tmp_path):
     look = look_ahead(override(demo(), ADAPTIVE), "rl-first", 50)
     path = curriculum_png(look.title, look.visits, look.difficulty, tmp_path / "c.png")
     assert path.read_bytes().startswith(b"\x89PNG")

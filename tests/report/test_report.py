@@ -1,4 +1,4 @@
-"""The page: whole, escaped, self-contained, true to results.json, and there when half of it was not measured."""
+"""The report: complete, escaped, self-contained, equal to results.json, and readable with few measurements."""
 
 import dataclasses
 import html.parser
@@ -7,12 +7,16 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from effort import examples
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from pit.evaluate.schema import Example, ExampleStep, Results, ResultsError
 from pit.evaluate.stats import Delta, accuracy_interval
-from pit.report import geometry, metrics, page, palette, render, render_html, words
+from pit.report import formatting, geometry, metrics, page, palette, plots, render, render_html
+from pit.report.metrics import StageMetrics
 from pit.report.plots import PlotError, quality_png, rl_png
 
 VOID = {"meta", "br"}
@@ -56,10 +60,16 @@ class Page(html.parser.HTMLParser):
         return " ".join("".join(self.texts).split())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def full(run_dir: Path) -> str:
-    """The page of the made-up run."""
+    """The page of the synthetic run."""
     return render(run_dir, run_dir / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def curves(run_dir: Path) -> StageMetrics:
+    """The metrics of the synthetic run."""
+    return metrics.read_metrics(run_dir)
 
 
 def test_the_page_is_whole_and_has_every_section(full: str) -> None:
@@ -68,14 +78,14 @@ def test_the_page_is_whole_and_has_every_section(full: str) -> None:
     assert anchors == {"method", "quality", "comparisons", "rewards", "examples", "training", "cost", "caveats", "run"}
     links = {value for _, name, value in parsed.attributes if name == "href"}
     assert links <= {f"#{anchor}" for anchor in anchors}
-    for stage in ("sft-policy", "reward-gap", "rl-second"):
+    for stage in ("sft-policy", "reward-gap", "rl-improver-1"):
         assert stage in parsed.text
 
 
 def test_the_headline_says_who_wins_how_often_and_how_surely(full: str) -> None:
     text = Page(full).text
-    assert "The improved answer beats the policy\u2019s own on 60.2% of 1,000 prompts, and loses on 18.9%." in text
-    assert "an exact oracle, which knows for every prompt how good an answer is" in text
+    assert "The improved answer beats the policy\u2019s own on 60.2% of 1,000 prompts and loses on 18.9%." in text
+    assert "decided by an exact oracle" in text
     assert "+41.3 points, win rate minus lose rate; 95% interval +36.4 to +46.2" in text
 
 
@@ -101,9 +111,9 @@ def test_numbers_shown_are_those_of_the_results(full: str, full_results: Results
     exact = {value for value, _ in data}
     for d in full_results.delta.values():
         assert {d.value, d.low, d.high} <= exact
-        assert (d.value, words.signed(d.value)) in data
+        assert (d.value, formatting.signed_number(d.value)) in data
     for accuracy in full_results.accuracies.values():
-        assert (accuracy.value, words.percent(accuracy.value)) in data
+        assert (accuracy.value, formatting.percent(accuracy.value)) in data
         assert {accuracy.low, accuracy.high} <= exact
     for members in full_results.quality.values():
         assert {p.mean for p in members} | {p.low for p in members} | {p.high for p in members} <= exact
@@ -113,35 +123,42 @@ def test_numbers_shown_are_those_of_the_results(full: str, full_results: Results
         assert {stage.seconds, stage.tokens} <= exact
 
 
-def test_the_same_run_gives_the_same_bytes(run_dir: Path) -> None:
-    first = render(run_dir).read_bytes()
-    assert (run_dir / "report.html").read_bytes() == first
-    assert render(run_dir, run_dir / "b.html").read_bytes() == first
+def test_the_same_run_gives_the_same_bytes(full: str, run_dir: Path) -> None:
+    assert render(run_dir) == run_dir / "report.html"
+    assert (run_dir / "report.html").read_bytes() == full.encode()
 
 
-EMPTY: dict[str, object] = {
-    "dataset": "",
-    "device": "",
-    "config": {},
-    "delta": {},
-    "quality": {},
-    "accuracies": {},
-    "sensitivity": (),
-    "stages": (),
-    "tokens": {},
-    "copy_rate": {},
-    "examples": (),
-    "notes": (),
+MEASURED: dict[str, tuple[object, str]] = {
+    "dataset": ("", "synthetic instructions"),
+    "device": ("", "2 CPU cores"),
+    "config": ({}, "All settings"),
+    "delta": ({}, "Win rate minus lose rate"),
+    "quality": ({}, "Mean quality"),
+    "accuracies": ({}, "How often each model prefers"),
+    "sensitivity": ((), "missing fact"),
+    "stages": ((), "Peak memory"),
+    "tokens": ({}, "Tokens sampled"),
+    "copy_rate": ({}, "Improving, or copying?"),
+    "examples": ((), "Name three animals"),
+    "notes": ((), "Models of 2 million parameters"),
 }
+"""Field of the results to its empty value, and a text that only the full field puts on the page."""
 
 
-@pytest.mark.parametrize("field", [*EMPTY, "everything"])
-def test_what_was_not_measured_is_left_out(full_results: Results, field: str) -> None:
-    gone = EMPTY if field == "everything" else {field: EMPTY[field]}
-    parsed = Page(render_html(dataclasses.replace(full_results, **gone), {}))
-    assert not any((tag, name, value) == ("section", "id", "training") for tag, name, value in parsed.attributes)
-    if "delta" in gone:
-        assert "This run did not compare improved answers with the policy\u2019s own." in parsed.text
+@pytest.mark.parametrize("field", [*MEASURED, "everything"])
+def test_what_was_not_measured_is_left_out(full: str, full_results: Results, field: str) -> None:
+    fields = list(MEASURED) if field == "everything" else [field]
+    empty = dataclasses.replace(full_results, **{name: MEASURED[name][0] for name in fields})
+    before, after = Page(full), Page(render_html(empty, {}))
+    for name in fields:
+        assert MEASURED[name][1] in before.text
+        assert MEASURED[name][1] not in after.text
+    assert ("section", "id", "training") in before.attributes
+    assert ("section", "id", "training") not in after.attributes
+    anchors = {f"#{value}" for tag, name, value in after.attributes if (tag, name) == ("section", "id")}
+    assert {value for _, name, value in after.attributes if name == "href"} <= anchors
+    if field == "everything":
+        assert anchors == {"#method", "#caveats", "#run"}
 
 
 def with_deltas(results: Results, **delta: Delta) -> Results:
@@ -156,17 +173,15 @@ def judged(d: Delta, results: Results) -> str:
 
 def test_without_an_oracle_the_judge_makes_the_headline(full_results: Results) -> None:
     text = judged(Delta(-20.0, -30.0, -10.0, 100, 30, 50, 20, "m"), full_results)
-    assert (
-        "The improved answer is worse: it loses to the policy\u2019s own on 50.0% of 100 prompts, and wins on" in text
-    )
-    assert "a judge model that none of the trained models has seen" in text
-    assert "There is no exact oracle for this data: who wins is a model\u2019s opinion." in text
-    assert "Comparisons of fewer than 1,000 prompts are coarse; the smallest here has 100." in text
+    assert "The improved answer is worse: it loses to the policy\u2019s own on 50.0% of 100 prompts" in text
+    assert "decided by a judge model" in text
+    assert "There is no exact oracle for this data" in text
+    assert "fewer than 1,000 prompts are coarse; the smallest has 100." in text
 
 
 def test_an_interval_that_holds_zero_claims_nothing(full_results: Results) -> None:
     text = judged(Delta(0.5, -1.0, 2.0, 2000, 510, 500, 990, "m"), full_results)
-    assert "No difference shown: the improved answer wins on 25.5% of 2,000 prompts, and loses on 25.0%." in text
+    assert "No difference shown: the improved answer wins on 25.5% of 2,000 prompts and loses on 25.0%." in text
 
 
 def test_a_judge_that_does_not_beat_length_says_nothing(full_results: Results) -> None:
@@ -174,18 +189,18 @@ def test_a_judge_that_does_not_beat_length_says_nothing(full_results: Results) -
         full_results, accuracies={"judge": accuracy_interval(60, 100), "length": accuracy_interval(590, 1000)}
     )
     text = judged(Delta(77.5, 70.0, 80.0, 1600, 1400, 160, 40, "m"), weak)
-    assert "No verdict: the judge is not shown to do better than preferring the longer answer." in text
-    assert "The judge has no verdict: the lower end of its accuracy is not above" in text
+    assert "No verdict: the judge is not shown to be more accurate" in text
+    assert "verdict does not count: the lower end of its accuracy is not above" in text
     assert "77.5" not in text
 
 
-def test_several_seeds_take_away_the_caveat_about_one(full_results: Results) -> None:
-    caveat = "One seed: the intervals cover the choice of prompts, not the luck of training."
+def test_the_caveat_about_one_seed_is_for_one_seed_alone(full_results: Results) -> None:
+    caveat = "One seed:"
     assert caveat in Page(render_html(full_results, {})).text
     assert caveat not in Page(render_html(dataclasses.replace(full_results, seeds=(0, 1, 2)), {})).text
 
 
-def test_an_answer_is_compared_with_the_one_it_was_written_from(full_results: Results) -> None:
+def test_an_answer_is_compared_with_its_reference(full_results: Results) -> None:
     steps = (
         ExampleStep("one two"),
         ExampleStep("nine", 0.1, False, None, 0),
@@ -197,11 +212,18 @@ def test_an_answer_is_compared_with_the_one_it_was_written_from(full_results: Re
     assert "gap +0.20 over y\u2080" in text
 
 
-@pytest.mark.parametrize("text", [None, "{", '{"version": 99}'])
-def test_a_run_without_readable_results_is_one_clear_error(tmp_path: Path, text: str | None) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"results\.json does not exist; run pit evaluate"),
+        ("{", r"results\.json is not JSON"),
+        ('{"version": 99}', r"results\.json: version = 99 must be 1"),
+    ],
+)
+def test_a_run_without_readable_results_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "results.json").write_text(text)
-    with pytest.raises(ResultsError, match=r"no results at|is not JSON|has schema version 99, this program reads"):
+    with pytest.raises(ResultsError, match=message):
         render(tmp_path, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
@@ -209,17 +231,18 @@ def test_a_run_without_readable_results_is_one_clear_error(tmp_path: Path, text:
 any_text = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("<>&\"' \n"), max_size=40)
 
 
+@settings(max_examples=examples(50))
 @given(any_text, any_text)
 def test_any_model_text_comes_out_as_it_went_in(before: str, after: str) -> None:
     steps = (ExampleStep(before), ExampleStep(after, 0.0, True, None, 0))
     results = Results("r", (0,), "h", {}, {}, examples=(Example(after, steps),))
     parsed = Page(render_html(results, {}))
-    assert " ".join(words.visible(after).split()) in parsed.text
+    assert " ".join(formatting.escape_invisible(after).split()) in parsed.text
 
 
 @given(any_text, any_text)
 def test_word_differences_spell_both_texts(before: str, after: str) -> None:
-    pieces = words.word_differences(before, after)
+    pieces = formatting.word_differences(before, after)
     assert "".join(p.text for p in pieces if p.change != "del") == after
     kept = "".join(p.text for p in pieces if p.change != "ins")
     assert kept.split() == before.split()
@@ -227,26 +250,26 @@ def test_word_differences_spell_both_texts(before: str, after: str) -> None:
 
 @given(st.text(max_size=30))
 def test_equal_texts_have_no_differences(text: str) -> None:
-    assert all(piece.change == "same" for piece in words.word_differences(text, text))
+    assert all(piece.change == "same" for piece in formatting.word_differences(text, text))
 
 
-def test_numbers_wear_their_signs_and_units() -> None:
-    assert [words.signed(v) for v in (-2.5, 0.04, -0.04)] == ["\u22122.5", "0.0", "0.0"]
-    assert [words.plain(v) for v in (0.0, -2.5e6, 9999.0, 1e-5, 3.2e9)] == [
+def test_numbers_have_signs_and_units() -> None:
+    assert [formatting.signed_number(v) for v in (-2.5, 0.04, -0.04)] == ["\u22122.5", "0.0", "0.0"]
+    assert [formatting.short_number(v) for v in (0.0, -2.5e6, 9999.0, 1e-5, 3.2e9)] == [
         "0",
         "\u22122.50M",
         "9999",
         "1.0e-05",
         "3.20G",
     ]
-    assert [words.duration(v) for v in (9.96, 59.6, 120.0, 3599.9, 86400.0)] == [
+    assert [formatting.duration(v) for v in (9.96, 59.6, 120.0, 3599.9, 86400.0)] == [
         "10 s",
         "1 min",
         "2 min",
         "1 h 0 min",
         "24 h 0 min",
     ]
-    assert words.memory(None) == "\u2013"
+    assert formatting.memory_size(None) == "\u2013"
 
 
 floats = st.floats(-1e9, 1e9).map(lambda v: round(v, 6))
@@ -254,17 +277,17 @@ floats = st.floats(-1e9, 1e9).map(lambda v: round(v, 6))
 
 @given(st.lists(floats, min_size=1, max_size=8), st.integers(2, 6))
 def test_an_axis_holds_its_values_and_its_ticks_ascend(values: list[float], ticks: int) -> None:
-    made = geometry.axis(values, ticks)
-    assert all(-1e-3 <= made.at(v) <= 100.001 for v in values)
-    places = [tick.at for tick in made.ticks]
-    assert places == sorted(set(places))
-    assert 2 <= len(places) <= ticks + 3
-    assert len({tick.label for tick in made.ticks}) == len(places) or max(map(abs, values)) > 1e4
+    axis = geometry.make_axis(values, ticks)
+    assert all(-1e-3 <= axis.position(v) <= 100.001 for v in values)
+    positions = [tick.position for tick in axis.ticks]
+    assert positions == sorted(set(positions))
+    assert 2 <= len(positions) <= ticks + 3
+    assert len({tick.label for tick in axis.ticks}) == len(positions) or max(map(abs, values)) > 1e4
 
 
 def test_an_axis_stays_within_its_bounds() -> None:
-    made = geometry.axis([0.5, 0.99], 5, 0.0, 1.0)
-    assert (made.low, made.high) == (0.5, 1.0)
+    axis = geometry.make_axis([0.5, 0.99], 5, 0.0, 1.0)
+    assert (axis.low, axis.high) == (0.5, 1.0)
 
 
 def test_a_long_curve_keeps_its_spikes_in_the_band_and_its_bad_values_are_counted() -> None:
@@ -274,7 +297,7 @@ def test_a_long_curve_keeps_its_spikes_in_the_band_and_its_bad_values_are_counte
     assert plot is not None
     assert plot.dropped == 1
     top = min(float(pair.split()[1]) for pair in re.findall(r"[\d.]+ [\d.]+", plot.lines[0].band))
-    assert top == pytest.approx(100 - plot.y.at(50.0), abs=0.01)
+    assert top == pytest.approx(100 - plot.y.position(50.0), abs=0.01)
     assert plot.lines[0].path.count("L") == geometry.BUCKETS - 1
 
 
@@ -298,28 +321,27 @@ def test_metrics_keep_the_later_line_of_a_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "words_"),
+    ("line", "message"),
     [
-        ('{"step": 1, "lo', r"metrics\.jsonl:2: not JSON .*; a stopped run may have cut it, delete the line"),
-        ('{"loss": 1}', r'metrics\.jsonl:2: need an object with a whole "step"; got'),
-        ("[1]", r'need an object with a whole "step"'),
-        ('{"step": 1, "loss": "low"}', r"metrics\.jsonl:2: loss must be a number; got 'low'"),
-        ('{"step": 1, "loss": true}', "loss must be a number; got True"),
+        ('{"step": 1, "lo', r"metrics\.jsonl:2 is not JSON .*; .*delete the line"),
+        ('{"loss": 1}', r'metrics\.jsonl:2: .* integer "step"; got .*loss'),
+        ("[1]", r'integer "step"; got .*1'),
+        ('{"step": 1, "loss": "low"}', r"metrics\.jsonl:2: loss = 'low' must be a number"),
+        ('{"step": 1, "loss": true}', "loss = True must be a number"),
     ],
 )
-def test_a_bad_metrics_line_is_named(tmp_path: Path, line: str, words_: str) -> None:
+def test_a_bad_metrics_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 0, "loss": 1}\n' + line)
-    with pytest.raises(metrics.MetricsError, match=words_):
+    with pytest.raises(metrics.MetricsError, match=message):
         metrics.read_curves(file)
 
 
-def test_stages_come_in_the_order_in_which_they_ran(run_dir: Path, full_results: Results) -> None:
-    read = metrics.read_metrics(run_dir)
+def test_stages_come_in_the_order_in_which_they_ran(curves: StageMetrics, full_results: Results) -> None:
     reverse = dataclasses.replace(full_results, stages=full_results.stages[::-1][:3])
-    names = [stage.name for stage in page.stage_curves(reverse, read)]
-    assert names[:3] == ["rl-second", "rl-first", "rl-policy"]
-    assert names[3:] == sorted(set(read) - set(names[:3]))
+    names = [stage.name for stage in page.stage_curves(reverse, curves)]
+    assert names[:3] == ["rl-improver-1", "rl-improver-0", "rl-policy"]
+    assert names[3:] == sorted(set(curves) - set(names[:3]))
 
 
 def test_other_metrics_are_folded_and_held_out_ones_join_theirs(full_results: Results) -> None:
@@ -356,16 +378,42 @@ def test_the_quality_plot_is_a_png_and_repeats_itself(full_results: Results, tmp
 
 
 def test_a_plot_of_nothing_is_refused(full_results: Results, tmp_path: Path) -> None:
-    with pytest.raises(PlotError, match="the results hold no quality by iteration; evaluate the run first"):
+    with pytest.raises(PlotError, match="no quality by iteration"):
         quality_png(dataclasses.replace(full_results, quality={}), tmp_path / "a.png")
 
 
-def test_the_plot_of_rl_has_every_stage_that_ran(run_dir: Path, tmp_path: Path) -> None:
-    curves = metrics.read_metrics(run_dir)
-    first = rl_png(curves, tmp_path / "a.png").read_bytes()
-    assert first.startswith(b"\x89PNG")
-    assert rl_png(curves, tmp_path / "b.png").read_bytes() == first
-    fewer = {name: each for name, each in curves.items() if name != "rl-second"}
-    assert rl_png(fewer, tmp_path / "c.png").read_bytes() != first
-    with pytest.raises(PlotError, match="no stage of RL has metrics; run one first"):
+def drawn_panels(curves: StageMetrics, titles: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
+    """The panels of the plot of RL, as a figure before it is a file."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "save_png", lambda figure, path: figures.append(figure) or path)
+    assert rl_png(curves, Path("a.png"), titles) == Path("a.png")
+    return figures[0].axes
+
+
+def test_the_plot_of_rl_has_every_stage_with_metrics_of_rl(
+    curves: StageMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages come in the order of the titles; one without a title follows under its own name."""
+    policy = curves["rl-policy"]
+    curves = {**curves, "a-new-stage": {**policy, "eval/objective/kl": metrics.Curve((10,), (0.5,))}}
+    titles = {"rl-improver-0": "RL,0", "sft-policy": "SFT", "absent": "?", "rl-policy": "M_P"}
+    panels = drawn_panels(curves, titles, monkeypatch)
+    assert [panel.get_title() for panel in panels] == [title for title, _ in plots.RL_PANELS]
+    for panel, (_, metric) in zip(panels, plots.RL_PANELS, strict=True):
+        *note, first, second, third, fourth = (text.get_text() for text in panel.texts)
+        assert note == ([] if metric in policy else ["not measured"])
+        assert [first, second, third, fourth] == ["RL,0", "M_P", "a-new-stage", "rl-improver-1"]
+    kl = panels[[metric for _, metric in plots.RL_PANELS].index("objective/kl")]
+    # Four curves, the held-out point of one stage, and a line between two stages each.
+    curve_0, curve_1, curve_2, held_out, curve_3, *between = kl.lines
+    lengths = [118, 118, 118, 898]
+    for k, line in enumerate((curve_0, curve_1, curve_2, curve_3)):
+        assert (line.get_xdata()[0], line.get_xdata()[-1]) == (sum(lengths[:k]), sum(lengths[: k + 1]))
+    assert (held_out.get_xdata(), held_out.get_ydata()) == ([2 * 118 + 10], [0.5])
+    assert [line.get_xdata()[0] for line in between] == [118, 236, 354]
+
+
+def test_the_plot_of_rl_is_a_png(curves: StageMetrics, tmp_path: Path) -> None:
+    assert rl_png(curves, tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(PlotError, match="metrics of RL"):
         rl_png({"sft-policy": curves["sft-policy"]}, tmp_path / "d.png")

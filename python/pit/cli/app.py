@@ -257,12 +257,13 @@ def report_command(folder: Path, plot: Path | None, rl_plot: Path | None) -> Non
     from pit.evaluate.schema import read_results
     from pit.report import plots
     from pit.report.metrics import read_metrics
+    from pit.stages.graph import GRAPH
 
     click.echo(str(report.render(folder)))
     if plot is not None:
         click.echo(str(plots.quality_png(read_results(folder), plot)))
     if rl_plot is not None:
-        click.echo(str(plots.rl_png(read_metrics(folder), rl_plot)))
+        click.echo(str(plots.rl_png(read_metrics(folder), rl_plot, {job.name: job.title for job in GRAPH})))
 
 
 @cli.command()

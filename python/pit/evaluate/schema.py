@@ -1,7 +1,7 @@
-"""The shape of `results.json`, the one file in which a run says what it measured.
+"""Schema of `results.json`, the one file that holds all measurements of a run.
 
-The evaluation writes it, the report and the README's figures read it, and nothing else is needed to check a claim:
-every figure has its interval, its count and the versions it was made with. `docs/results.md` describes the file.
+The evaluation writes it, the report and the README's figures read it, and it suffices to check a claim: it holds every
+figure with its interval and count, and the versions of the packages. `docs/results.md` describes the file.
 """
 
 import dataclasses
@@ -23,26 +23,26 @@ from pit.evaluate.stats import CopyRate, Delta, Interval
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
 LENGTH_BASELINE = "length"
-"""Name, among the accuracies, of the judge that prefers the longer answer."""
+"""Key in `Results.accuracies` of the judge that prefers the longer answer."""
 JUDGE = "judge"
-"""Name, among the accuracies and as the measure of a delta, of the judge model that no trained model has seen."""
+"""Key in `Results.accuracies`, and measure in `Results.delta`, of the judge model that takes no part in training."""
 HEADLINES = ("improved_over_policy/oracle", "improved_over_policy/judge")
-"""The deltas that answer the question of the whole run; the first one measured is the headline."""
+"""Deltas that tell whether the run improved answers; the first that was measured is the headline of the report."""
 RAW, STOP_RULE = "raw", "stop_rule"
-"""The two quality series: every iteration taken, and only those whose gap is over the threshold."""
+"""Names of the two quality series: accept every new answer, and accept it only if its gap is above the threshold."""
 
 
 class ResultsError(PitError):
-    """A results file that is missing, malformed or of another version."""
+    """Error for a results file that is missing, malformed or of another version."""
 
 
 @dataclass(frozen=True)
 class QualityPoint:
-    """Mean quality of the answers after so many iterations of the improver.
+    """Mean quality of the answers after a number of iterations of the improver.
 
-    iteration: 0 is the policy's own answer.
-    mean, low, high: in the unit that `Results.quality_measure` names, with a 95 % interval.
-    accepted_share: share of prompts whose proposal of this iteration was accepted; None where nothing was decided.
+    iteration: number of iterations; 0 is the policy's own answer.
+    mean, low, high: mean with its 95 % interval, in the unit that `Results.quality_measure` names.
+    accepted_share: share of prompts whose new answer of this iteration was accepted; None without a decision.
     mean_tokens: mean length of the answers, in tokens.
     """
 
@@ -56,7 +56,7 @@ class QualityPoint:
 
 @dataclass(frozen=True)
 class SensitivityRow:
-    """How often a model notices one kind of difference between two answers, with Wilson's interval; shares 0 to 1."""
+    """Accuracy of a model on pairs of answers with one kind of difference, with Wilson's interval; shares 0 to 1."""
 
     model: str
     aspect: str
@@ -68,7 +68,11 @@ class SensitivityRow:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage cost. seconds includes compile_seconds; peak_memory_bytes is None where it is not known."""
+    """Cost of one stage.
+
+    seconds: wall-clock time; it includes `compile_seconds`.
+    peak_memory_bytes: peak device memory; None if it is not known.
+    """
 
     name: str
     seconds: float
@@ -80,12 +84,12 @@ class StageCost:
 
 @dataclass(frozen=True)
 class ExampleStep:
-    """One answer of an example.
+    """One answer to the prompt of an example.
 
-    gap: centred gap of this answer over the one that it was written from; None for the policy's own answer.
-    accepted: whether the stop rule took it; None for the policy's own answer.
-    quality: what the oracle says of it; None where there is no oracle.
-    reference: index of the step that it was written from; None for the policy's own answer.
+    gap: centred gap of this answer over its reference; None for the policy's own answer.
+    accepted: whether the stop rule accepted it; None for the policy's own answer.
+    quality: score by the oracle; None if there is no oracle.
+    reference: index of the step that is its reference; None for the policy's own answer.
     """
 
     text: str
@@ -97,7 +101,7 @@ class ExampleStep:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt and the answers y_0, y_1, ... to it."""
+    """Prompt with its answers y_0, y_1, ...; y_0 is the policy's own."""
 
     prompt: str
     steps: tuple[ExampleStep, ...]
@@ -105,24 +109,24 @@ class Example:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a run measured. Raises `ResultsError` for values that contradict each other.
+    """All measurements of a run. Raises `ResultsError` for values that contradict each other.
 
     version: `SCHEMA_VERSION`.
-    recipe, dataset, device: names, for the reader.
-    seeds: every seed that the figures depend on.
-    config_hash, config: the hash of the configuration, and the configuration as plain JSON.
+    recipe, dataset, device: names for the reader.
+    seeds: all seeds that the figures depend on.
+    config_hash, config: hash of the configuration, and the configuration as plain JSON.
     versions: package name to version.
-    delta: "<candidate>_over_<baseline>/<measure>" to win rate minus lose rate, in points; a length-controlled figure
-        adds "/length_controlled". `HEADLINES` are the ones that a report opens with.
+    delta: "<candidate>_over_<baseline>/<measure>" to win rate minus lose rate, in points. The key of a figure with
+        length control ends in "/length_controlled". A report opens with one of `HEADLINES`.
     quality: series name (`RAW`, `STOP_RULE`, or another improver's) to its points, iterations ascending.
-    quality_measure: what the points are, such as "oracle score, 0 to 1".
-    accuracies: model name to pair accuracy, 0 to 1; `LENGTH_BASELINE` is among them when any other is.
+    quality_measure: description of the quality, such as "oracle score, 0 to 1".
+    accuracies: model name to pair accuracy, 0 to 1; must hold `LENGTH_BASELINE` if it holds any other.
     sensitivity: accuracies by kind of difference.
     stages: costs, in the order in which the stages ran.
-    tokens: what was counted ("policy", "improver", ...) to tokens sampled for it.
+    tokens: sampler ("policy", "improver", ...) to the number of tokens it sampled.
     copy_rate: name of a set of outputs to how much of their references they repeat.
-    examples: a few, chosen before looking.
-    notes: caveats, each a sentence.
+    examples: a few prompts with their answers, chosen by a fixed rule.
+    notes: caveats, one sentence each.
     """
 
     recipe: str
@@ -149,28 +153,28 @@ class Results:
 
 
 def to_json(results: Results) -> str:
-    """The file's text: indented, keys in the order of the dataclasses, every number finite."""
-    return json.dumps(_plain(results, ""), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return the text of the file: indented JSON, keys in the order of the dataclasses.
+
+    Raises ResultsError for a number that is not finite.
+    """
+    return json.dumps(_value_to_json(results, ""), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(text: str, name: str = FILE_NAME) -> Results:
-    """Results from the file's text.
+    """Return the results that the text of a file holds.
 
-    name: what messages call the file.
-    Raises ResultsError for text that is no JSON, another version, a missing, unknown or mistyped field, and values
-    that contradict each other; the message starts with `name` and says where.
+    name: name of the file in error messages.
+    Raises ResultsError for text that is not JSON, another version, a missing, unknown or mistyped field, and values
+    that contradict each other; the message starts with `name` and names the field.
     """
     try:
         raw = json.loads(text)
     except json.JSONDecodeError as error:
         raise ResultsError(f"{name} is not JSON: {error}") from error
     if not isinstance(raw, dict):
-        raise ResultsError(f"{name} must hold a JSON object; got {_kind(raw)}")
+        raise ResultsError(f"{name} must hold a JSON object; got {_describe(raw)}")
     if raw.get("version") != SCHEMA_VERSION:
-        raise ResultsError(
-            f"{name} has schema version {raw.get('version')!r}, this program reads version {SCHEMA_VERSION}; "
-            "run the evaluation again with this program"
-        )
+        raise ResultsError(f"{name}: version = {raw.get('version')!r} must be {SCHEMA_VERSION}; run pit evaluate again")
     try:
         return typing.cast(Results, _read(Results, raw, ""))
     except ResultsError as error:
@@ -178,16 +182,19 @@ def from_json(text: str, name: str = FILE_NAME) -> Results:
 
 
 def write_results(results: Results, path: Path) -> None:
-    """Writes `results` to `path` (UTF-8)."""
-    # Text of a model may hold lone surrogates, which UTF-8 has no bytes for; they stay visible as \\udXXX.
+    """Write `results` to `path` (UTF-8)."""
+    # A model's text may hold lone surrogates, which UTF-8 cannot encode; they are written as \\udXXX.
     path.write_text(to_json(results), encoding="utf-8", errors="backslashreplace")
 
 
 def read_results(path: Path) -> Results:
-    """Results from a file, or from `results.json` in a run's folder; raises ResultsError as `from_json` does."""
+    """Return the results from a file, or from `results.json` in a run's folder.
+
+    Raises ResultsError if there is no file, and as `from_json` does.
+    """
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
-        raise ResultsError(f"no results at {file}; they are written by a run's evaluation, which has to finish first")
+        raise ResultsError(f"{file} does not exist; run pit evaluate first")
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -196,30 +203,30 @@ def read_results(path: Path) -> Results:
 
 
 def _check(results: Results) -> None:
+    """Raise ResultsError for values that contradict each other."""
     if results.version != SCHEMA_VERSION:
         raise ResultsError(f"version = {results.version} must be {SCHEMA_VERSION}")
     for name, d in results.delta.items():
         where = f"delta[{name!r}]"
-        _ordered(where, d.low, d.value, d.high, -100.0, 100.0)
+        _check_interval(where, d.low, d.value, d.high, -100.0, 100.0)
         if min(d.win, d.lose, d.tie) < 0 or d.win + d.lose + d.tie != d.n or d.n < 1:
-            raise ResultsError(f"{where}: win {d.win} + lose {d.lose} + tie {d.tie} must be n = {d.n}, at least 1")
+            raise ResultsError(f"{where}: win {d.win} + lose {d.lose} + tie {d.tie} must add up to n = {d.n} >= 1")
     for name, accuracy in results.accuracies.items():
-        _ordered(f"accuracies[{name!r}]", accuracy.low, accuracy.value, accuracy.high, 0.0, 1.0)
+        _check_interval(f"accuracies[{name!r}]", accuracy.low, accuracy.value, accuracy.high, 0.0, 1.0)
     if results.accuracies and LENGTH_BASELINE not in results.accuracies:
         raise ResultsError(
-            f"accuracies hold {sorted(results.accuracies)} without {LENGTH_BASELINE!r}; report the length baseline "
-            "beside them"
+            f"accuracies has {sorted(results.accuracies)} but not {LENGTH_BASELINE!r}; add the length baseline"
         )
     for i, row in enumerate(results.sensitivity):
-        _ordered(f"sensitivity[{i}]", row.low, row.accuracy, row.high, 0.0, 1.0)
+        _check_interval(f"sensitivity[{i}]", row.low, row.accuracy, row.high, 0.0, 1.0)
     for name, points in results.quality.items():
         if [p.iteration for p in points] != sorted({p.iteration for p in points}):
             raise ResultsError(f"quality[{name!r}]: iterations must ascend; got {[p.iteration for p in points]}")
         for i, point in enumerate(points):
-            _ordered(f"quality[{name!r}][{i}]", point.low, point.mean, point.high, -math.inf, math.inf)
+            _check_interval(f"quality[{name!r}][{i}]", point.low, point.mean, point.high, -math.inf, math.inf)
     for i, example in enumerate(results.examples):
         if not example.steps:
-            raise ResultsError(f"examples[{i}] has no steps; it needs the policy's answer at least")
+            raise ResultsError(f"examples[{i}] has no steps; add the policy's answer")
         for k, step in enumerate(example.steps):
             decided = (step.gap, step.accepted, step.reference)
             if k == 0 and decided != (None, None, None):
@@ -231,37 +238,38 @@ def _check(results: Results) -> None:
                 )
 
 
-def _ordered(where: str, low: float, value: float, high: float, least: float, most: float) -> None:
+def _check_interval(where: str, low: float, value: float, high: float, least: float, most: float) -> None:
+    """Raise ResultsError unless low <= value <= high, all finite and within [least, most]."""
     if not (math.isfinite(low) and math.isfinite(high) and least <= low <= value <= high <= most):
         raise ResultsError(f"{where}: need low <= value <= high, all in [{least}, {most}]; got {low}, {value}, {high}")
 
 
-def _plain(value: object, where: str) -> object:
-    """JSON's own types, with the unit written beside each delta."""
+def _value_to_json(value: object, where: str) -> object:
+    """Return `value` as JSON's types; every delta gets a "unit" field."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
-        raise ResultsError(f"{where}: {value} is not finite and JSON has no such number; leave the figure out")
+        raise ResultsError(f"{where} = {value} must be finite, because JSON has no other numbers; leave the figure out")
     if isinstance(value, Delta):
-        return {**_plain_fields(value._asdict(), where), "unit": "points"}
+        return {**_fields_to_json(value._asdict(), where), "unit": "points"}
     if isinstance(value, Interval | CopyRate):
-        return _plain_fields(value._asdict(), where)
+        return _fields_to_json(value._asdict(), where)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain_fields({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, where)
+        return _fields_to_json({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, where)
     if isinstance(value, Mapping):
-        return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+        return {key: _value_to_json(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [_value_to_json(item, f"{where}[{i}]") for i, item in enumerate(value)]
     return value
 
 
-def _plain_fields(fields: dict[str, Any], where: str) -> dict[str, object]:
-    return {name: _plain(item, f"{where}.{name}" if where else name) for name, item in fields.items()}
+def _fields_to_json(fields: dict[str, Any], where: str) -> dict[str, object]:
+    return {name: _value_to_json(item, f"{where}.{name}" if where else name) for name, item in fields.items()}
 
 
 @functools.cache
 def _fields(record: type) -> dict[str, tuple[Any, bool]]:
-    """Field name to (type, required) of a dataclass or named tuple."""
+    """Return field name to (type, required) of a dataclass or named tuple."""
     hints = typing.get_type_hints(record)
     if dataclasses.is_dataclass(record):
         missing = dataclasses.MISSING
@@ -273,7 +281,7 @@ def _fields(record: type) -> dict[str, tuple[Any, bool]]:
 
 
 def _read(kind: Any, raw: object, where: str) -> Any:
-    """`raw` as a value of the annotated type `kind`, or an error that names the place."""
+    """Return `raw` as a value of the annotated type `kind`, or raise ResultsError with the field's path."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:
         return None if raw is None else _read(arguments[0], raw, where)
@@ -285,36 +293,39 @@ def _read(kind: Any, raw: object, where: str) -> Any:
         return _read_record(kind, raw, where)
     if kind is float:
         if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw):
-            raise ResultsError(f"{where}: expected a finite number, got {_kind(raw)}")
+            raise ResultsError(f"{where}: expected a finite number, got {_describe(raw)}")
         return float(raw)
     return raw if kind is Any else _expect(kind, raw, where)
 
 
 def _read_record(kind: type, raw: object, where: str) -> Any:
-    given = _expect(dict, raw, where)
+    """Return `raw` as a dataclass or named tuple, or raise ResultsError with the field's path."""
+    fields = _expect(dict, raw, where)
     if kind is Delta:
-        unit = given.get("unit")
+        unit = fields.get("unit")
         if unit != "points":
-            raise ResultsError(f'{where}.unit: expected "points", got {_kind(unit)}')
-        given = {key: item for key, item in given.items() if key != "unit"}
+            raise ResultsError(f'{where}.unit: expected "points", got {_describe(unit)}')
+        fields = {key: item for key, item in fields.items() if key != "unit"}
     known = _fields(kind)
     prefix = f"{where}." if where else ""
-    for key in given:
+    for key in fields:
         if key not in known:
-            raise ResultsError(f"{prefix}{key}: no such field; known are {', '.join(known)}")
+            raise ResultsError(f"{prefix}{key}: unknown field; the fields are {', '.join(known)}")
     for key, (_, required) in known.items():
-        if required and key not in given:
+        if required and key not in fields:
             raise ResultsError(f"{prefix}{key}: missing")
-    return kind(**{key: _read(known[key][0], item, prefix + key) for key, item in given.items()})
+    return kind(**{key: _read(known[key][0], item, prefix + key) for key, item in fields.items()})
 
 
 def _expect(kind: type, raw: object, where: str) -> Any:
+    """Return `raw` if it is of type `kind`, else raise ResultsError."""
     if not isinstance(raw, kind) or (kind is int and isinstance(raw, bool)):
-        names = {dict: "an object", list: "a list", str: "a text", int: "a whole number", bool: "true or false"}
-        raise ResultsError(f"{where}: expected {names[kind]}, got {_kind(raw)}")
+        names = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "true or false"}
+        raise ResultsError(f"{where}: expected {names[kind]}, got {_describe(raw)}")
     return raw
 
 
-def _kind(raw: object) -> str:
+def _describe(raw: object) -> str:
+    """Return a short description of a JSON value, for messages."""
     text = json.dumps(raw) if not isinstance(raw, dict | list) else {dict: "an object", list: "a list"}[type(raw)]
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,7 @@
-"""Losses of the two reward models: the pairwise one (Bradley-Terry), PIT's five ordered pairs of gaps, one of them."""
+"""Losses of the two reward models: Bradley-Terry on pairs of answers, and PIT's ordered pairs of gaps.
+
+Source: Bradley and Terry (1952); PIT, section 3.3, equation 3.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +17,11 @@ ORDERED_PAIRS = (
     (GAP_WW, GAP_LW),
     (GAP_LL, GAP_LW),
 )
-"""(higher, lower) for r(w,l) >= r(w,w) ~ r(l,l) >= r(l,w); (w,w) and (l,l) are not ordered between themselves."""
+"""Indices (higher, lower) of r(w,l) >= r(w,w) ~ r(l,l) >= r(l,w); the order of (w,w) and (l,l) is left open."""
 
 
 def pairwise(score: Float32[Array, "G 2"], present: Bool[Array, " G"]) -> Total:
-    r"""-log sigmoid(r(x, y_w) - r(x, y_l)), summed over trees (Bradley and Terry 1952; R_P of PIT, section 3.3).
+    r"""Return -log sigmoid(r(x, y_w) - r(x, y_l)), summed over trees: the loss of R_P.
 
     >>> import jax.numpy as jnp
     >>> round(float(pairwise(jnp.array([[1.0, 1.0]]), jnp.array([True])).sum), 4)
@@ -28,9 +31,9 @@ def pairwise(score: Float32[Array, "G 2"], present: Bool[Array, " G"]) -> Total:
 
 
 def five_pairs(score: Float32[Array, "G 4"], present: Bool[Array, " G"]) -> Total:
-    r"""Sum over `ORDERED_PAIRS` of -log sigmoid(r_higher - r_lower), summed over trees (PIT, equation 3).
+    r"""Return the sum over `ORDERED_PAIRS` of -log sigmoid(r_higher - r_lower), summed over trees (PIT, equation 3).
 
-    Equal scores cost 5 log 2 a tree:
+    Equal scores cost 5 log 2 per tree:
 
     >>> import jax.numpy as jnp
     >>> round(float(five_pairs(jnp.zeros((1, 4)), jnp.array([True])).sum), 4)
@@ -42,7 +45,7 @@ def five_pairs(score: Float32[Array, "G 4"], present: Bool[Array, " G"]) -> Tota
 
 
 def one_pair(score: Float32[Array, "G 4"], present: Bool[Array, " G"]) -> Total:
-    r"""-log sigmoid(r(w,l) - r(l,w)), summed over trees: the ablation that leaves (w,w) and (l,l) unranked.
+    r"""Return -log sigmoid(r(w,l) - r(l,w)), summed over trees: the ablation that leaves (w,w) and (l,l) unranked.
 
     >>> import jax.numpy as jnp
     >>> round(float(one_pair(jnp.array([[9.0, 1.0, 1.0, -9.0]]), jnp.array([True])).sum), 4)

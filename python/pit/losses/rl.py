@@ -1,4 +1,4 @@
-"""Leave-one-out REINFORCE (RLOO) on the samples of a tree, and costs with the gradient of their expectation.
+"""Leave-one-out REINFORCE (RLOO) over the samples of a tree, and costs with the gradient of their expectation.
 
 Source: Kool, van Hoof, Welling, "Buy 4 REINFORCE samples, get a baseline for free" (2019); Ahmadian et al., "Back to
 basics" (arXiv 2402.14740). Arrays are [G, N, C]: trees, samples of a tree, tokens of a sample.
@@ -22,17 +22,17 @@ def shaped_reward(
     length_cost: float = 0.0,
     length_free: int = 0,
 ) -> Float[Array, "G N"]:
-    """Score - beta KL, less a penalty where the sample was cut off, less a cost of each token beyond the free ones.
+    """Return score - beta KL, less a penalty for samples that were cut off and a cost for tokens beyond the free ones.
 
     Args:
-        score: of the reward model.
-        kl_nats: KL of each sample as the reward is charged it, a constant; zeros where it is charged elsewhere.
-        finished: whether the sample ended by itself.
-        length: its tokens, EOS included.
+        score: Score of each sample by the reward model.
+        kl_nats: KL of each sample that the reward is charged, a constant; zeros if the loss is charged instead.
+        finished: Whether the sample ended with EOS.
+        length: Tokens of the sample, EOS included.
         beta: KL coefficient, score per nat.
-        no_eos_penalty: of a sample that was cut off, in units of the score.
-        length_cost: of each token beyond `length_free`, score per token.
-        length_free: tokens that cost nothing.
+        no_eos_penalty: Penalty for a sample that was cut off, in units of the score.
+        length_cost: Cost of every token beyond `length_free`, score per token.
+        length_free: Number of tokens that cost nothing.
 
     >>> import jax.numpy as jnp
     >>> half, zero, done = jnp.full((1, 2), 0.5), jnp.zeros((1, 2)), jnp.array([[True, False]])
@@ -48,7 +48,7 @@ def shaped_reward(
 
 
 def sample_sum(values: Float[Array, "G N C"], sampled: Bool[Array, "G N C"]) -> Float[Array, "G N"]:
-    """Sum over the tokens of each sample; exactly 0 where every token's value is, whatever lies beside them.
+    """Return the sum over the tokens of each sample; places without a token add nothing, even if they hold NaN.
 
     >>> import jax.numpy as jnp
     >>> sample_sum(jnp.array([[[1.0, 2.0, jnp.nan]]]), jnp.array([[[True, True, False]]])).tolist()
@@ -58,14 +58,14 @@ def sample_sum(values: Float[Array, "G N C"], sampled: Bool[Array, "G N C"]) -> 
 
 
 def leave_one_out(values: Float[Array, "G N *c"]) -> Float[Array, "G N *c"]:
-    """Each sample's value less the mean of its siblings' values; sums to 0 over the samples of a tree.
+    """Return each sample's value less the mean of its siblings' values; the result sums to 0 over a tree.
 
     >>> import jax.numpy as jnp
     >>> leave_one_out(jnp.array([[1.0, 2.0, 6.0]])).tolist()
     [[-3.0, -1.5, 4.5]]
     """
     n = values.shape[1]
-    # n / (n - 1) in the arrays' own precision.
+    # n / (n - 1) in the precision of the values.
     factor = jnp.asarray(n, values.dtype) / jnp.asarray(n - 1, values.dtype)
     result: Array = (values - jnp.mean(values, axis=1, keepdims=True)) * factor
     return result
@@ -77,34 +77,34 @@ def expected_cost(
     logp: Float[Array, "G N C"],
     sampled: Bool[Array, "G N C"],
     *,
-    own: bool,
+    include_current: bool,
 ) -> Float[Array, "G N"]:
-    r"""Sum of the costs of a sample's tokens, with the gradient of the *expected* sum under the policy that sampled.
+    r"""Return the cost of each sample, with the gradient of the *expected* cost under the policy that sampled.
 
-    A weight moves an expectation in two ways: grad E[sum_t c_t] = E[sum_t grad c_t + sum_s W_s grad log p(y_s)], with
-    W_s = sum_{t >= s} c_t, the costs that token s may have caused (those before it cannot depend on it). The second
-    term is the score term. Here the first comes from differentiating `cost` and the second from `scored`, which is held
-    constant, as is W; the siblings' mean of W at the same place is taken off as a baseline, which leaves the
-    expectation alone. Gradients hold for samples of the current policy, one update a rollout.
+    The gradient of an expectation has two terms: grad E[sum_t c_t] = E[sum_t grad c_t + sum_s W_s grad log p(y_s)].
+    W_s = sum_{t >= s} c_t holds the costs that token s may have caused; earlier costs cannot depend on it. The second
+    term is the score term. Here the first term comes from differentiating `cost`. The second comes from `scored`, which
+    is a constant, as is W. The siblings' mean of W at the same place is subtracted as a baseline, which leaves the
+    expectation unchanged. The gradient is right for samples of the current policy, that is for one update per rollout.
 
     Args:
-        cost: of each token, differentiable where its gradient belongs to the first term.
-        scored: costs that the score term weighs tokens by.
-        logp: log-prob of each token, nats.
-        sampled: which of the C places hold a token.
-        own: whether W_s counts the cost of token s itself; False where it does not depend on y_s (then its part of
-            the score term has expectation 0) or where `cost` already carries it.
+        cost: Cost of each token, differentiable where its gradient belongs to the first term.
+        scored: Costs by which the score term weighs the tokens.
+        logp: Log-prob of each token, nats.
+        sampled: Whether each of the C places holds a token.
+        include_current: Whether W_s includes the cost of token s itself. False if that cost does not depend on y_s
+            (its part of the score term then has expectation 0) or if the gradient of `cost` already accounts for it.
 
     >>> import jax, jax.numpy as jnp
     >>> logp, costs, there = jnp.full((1, 2, 2), -1.0), jnp.array([[[1.0, 2.0], [0.0, 0.0]]]), jnp.full((1, 2, 2), True)
-    >>> expected_cost(costs, costs, logp, there, own=True).tolist()
+    >>> expected_cost(costs, costs, logp, there, include_current=True).tolist()
     [[3.0, 0.0]]
-    >>> jax.grad(lambda x: expected_cost(costs, costs, x, there, own=True).sum())(logp).tolist()
+    >>> jax.grad(lambda x: expected_cost(costs, costs, x, there, include_current=True).sum())(logp).tolist()
     [[[3.0, 2.0], [-3.0, -2.0]]]
     """
     scored = lax.stop_gradient(jnp.where(sampled, scored, 0.0))
     to_go = jnp.flip(jnp.cumsum(jnp.flip(scored, axis=-1), axis=-1), axis=-1)
-    if not own:
+    if not include_current:
         to_go = jnp.pad(to_go[..., 1:], ((0, 0), (0, 0), (0, 1)))
     score = leave_one_out(to_go) * (logp - lax.stop_gradient(logp))
     return sample_sum(cost + score, sampled)
@@ -116,7 +116,7 @@ def reinforce(
     sampled: Bool[Array, "G N C"],
     present: Bool[Array, " G"],
 ) -> Total:
-    """-advantage * log p(sample), summed over the samples of all trees; the weight counts samples.
+    """Return -advantage * log p(sample), summed over the samples of the trees that are present; the weight counts them.
 
     >>> import jax.numpy as jnp
     >>> logp, here = jnp.full((1, 2, 3), -1.0), jnp.full((1, 2, 3), True)
@@ -129,15 +129,15 @@ def reinforce(
 
 
 def adapted_beta(beta: float, kl_nats: float, *, target: float, gain: float) -> float:
-    r"""KL coefficient of the next step: a proportional controller (Ziegler et al. 2019, section 2.2).
+    r"""Return the KL coefficient of the next step by a proportional controller (Ziegler et al. 2019, section 2.2).
 
     beta' = beta (1 + gain * clip(kl / target - 1, -0.2, 0.2)).
 
     Args:
-        beta: of this step, score per nat.
-        kl_nats: mean KL of this step's samples.
-        target: KL that is held, nats, > 0.
-        gain: largest change of a step is a fifth of it (theirs: 0.1).
+        beta: KL coefficient of this step, score per nat.
+        kl_nats: Mean KL of this step's samples.
+        target: KL to hold, nats, > 0.
+        gain: Gain of the controller (0.1 in the source); one step changes beta by at most a fifth of it.
 
     >>> [round(adapted_beta(0.5, kl, target=4.0, gain=0.1), 3) for kl in (0.0, 4.4, 99.0)]
     [0.49, 0.505, 0.51]

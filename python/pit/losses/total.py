@@ -1,4 +1,7 @@
-"""The pair every loss and metric is summed up in, so that means are taken once, over microbatches and devices alike."""
+"""The pair (sum, weight) that every loss and metric returns.
+
+Pairs are added over microbatches and devices, and the mean is taken once, at the end.
+"""
 
 from typing import NamedTuple
 
@@ -7,14 +10,19 @@ from jaxtyping import Array, Bool, Float, Float32
 
 
 class Total(NamedTuple):
-    """A sum and the weight it is to be divided by, in float32 (float64 where a reference run is in it)."""
+    """A sum and the weight to divide it by, in float32 (float64 in a reference run)."""
 
     sum: Float[Array, ""]
     weight: Float[Array, ""]
 
 
 def masked(values: Float32[Array, "*b"], present: Bool[Array, "*b"]) -> Total:
-    """Sum of the values that are present, and their number."""
+    """Return the sum of the values that are present, and their number.
+
+    >>> import jax.numpy as jnp
+    >>> [float(x) for x in masked(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([True, True, False]))]
+    [3.0, 2.0]
+    """
     return Total(
         jnp.sum(jnp.where(present, values, jnp.float32(0.0))),
         jnp.sum(present.astype(jnp.float32)),

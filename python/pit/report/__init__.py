@@ -1,6 +1,6 @@
-"""The report of a run: one HTML file that a stranger can read, offline, and the plot of the README.
+"""The report of a run: one self-contained HTML file, and plots as PNG files.
 
-`render` reads a run's folder; everything that it shows comes from `results.json` and the stages' `metrics.jsonl`.
+`render` reads a run's folder: `results.json` and the `metrics.jsonl` of its stages.
 """
 
 from pit.report.page import render, render_html

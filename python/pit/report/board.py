@@ -1,41 +1,47 @@
-"""The hacking board on the page: small plots of each RL stage's signals, with the limits that the run was given."""
+"""The hacking board of the report: small plots of the signals of reward hacking in each RL stage, with their limits."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pit.config import BoardConfig, Limit, from_dict
-from pit.report import geometry, words
+from pit.report import formatting, geometry
 from pit.report.geometry import CurvePlot
-from pit.report.metrics import Curve
+from pit.report.metrics import Curve, StageMetrics, stage_order
 from pit.rl.board import WATCHES, is_beyond
 
-PREFIX = "board/"
+METRIC_PREFIX = "board/"
+"""Prefix of the metrics that only the board shows."""
 
 PLOTS = (
-    ("Answers equal to their reference", ("rollout/copy_rate",)),
+    ("Answers equal to the reference, share", ("rollout/copy_rate",)),
     ("Similarity to the reference", ("board/similarity",)),
-    ("Answers nearly equal to it", ("board/similar_share",)),
-    ("Length against reward, among siblings", ("board/length_reward_within",)),
-    ("Length against reward, across prompts", ("board/length_reward_across",)),
+    ("Answers nearly equal to the reference, share", ("board/similar_share",)),
+    ("Correlation of length and reward, in a tree", ("board/length_reward_within",)),
+    ("Correlation of length and reward, across trees", ("board/length_reward_across",)),
     ("Repeated n-grams, share", ("board/repeated_ngrams",)),
     ("Distinct n-grams, share", ("board/distinct_ngrams",)),
-    ("Entropy, nats an answer", ("objective/entropy",)),
-    ("Reward: 5, 50 and 95 % below", ("board/reward_p05", "board/reward_p50", "board/reward_p95")),
-    ("KL speed, nats a step", ("board/kl_speed_nats",)),
-    ("Answers cut off", ("completions/clipped_ratio",)),
-    ("Gold, mean", ("board/gold",)),
-    ("Gold gained over the reference", ("board/gold_gain",)),
-    ("Siblings that reward and gold rank alike", ("board/gold_agreement",)),
-    ("Sampler against trainer, mean nats", ("rollout/logp_gap_nats_mean",)),
-    ("Sampler against trainer, most nats", ("rollout/logp_gap_nats_max",)),
+    ("Entropy, nats per answer", ("objective/entropy",)),
+    ("Reward: quantiles of 5, 50 and 95 %", ("board/reward_p05", "board/reward_p50", "board/reward_p95")),
+    ("KL speed, nats per step", ("board/kl_speed_nats",)),
+    ("Answers cut off, share", ("completions/clipped_ratio",)),
+    ("Gold score, mean", ("board/gold",)),
+    ("Gain in gold score over the reference", ("board/gold_gain",)),
+    ("Agreement of reward and gold score, share", ("board/gold_agreement",)),
+    ("Sampler-trainer log-prob gap, mean, nats", ("rollout/logp_gap_nats_mean",)),
+    ("Sampler-trainer log-prob gap, largest, nats", ("rollout/logp_gap_nats_max",)),
 )
-"""Title and metrics of each plot; where there is a limit it is about the first of them."""
+"""Title and metrics of each plot; a limit applies to the first of the metrics."""
 
 
 @dataclass(frozen=True)
 class Signal:
-    """A plot with its limit: heights in per cent, where they lie on the axis, and a note that says it in words."""
+    """Plot of a signal with its limit.
+
+    limits: positions of the limits on the y axis, in per cent; empty if there is none in the range of the axis.
+    note: the limit in words, and how often it was crossed; empty if there is none.
+    tone: "worse" if the limit was crossed.
+    """
 
     plot: CurvePlot
     limits: tuple[float, ...]
@@ -45,30 +51,33 @@ class Signal:
 
 @dataclass(frozen=True)
 class StageBoard:
-    """The signals of one stage."""
+    """Signals of one stage."""
 
     name: str
     signals: tuple[Signal, ...]
 
 
-def boards(config: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Curve]], ran: list[str]) -> list[StageBoard]:
-    """The boards of the stages that have one, in the order in which they ran.
+def boards(config: Mapping[str, Any], metrics: StageMetrics, order: Iterable[str]) -> list[StageBoard]:
+    """Return the boards of the stages that logged signals.
 
-    config: of the run, as results.json has it; one without a board has no limits.
+    config: configuration of the run, as in results.json; without a section `board` there are no limits.
+    metrics: curves of all stages.
+    order: names of stages in the order in which to show them; stages that it lacks follow by name.
     """
     limits = from_dict(BoardConfig, config["board"]) if "board" in config else None
-    made = []
-    for name in [n for n in ran if n in metrics] + sorted(set(metrics) - set(ran)):
+    result = []
+    for name in stage_order(metrics, order):
         curves = metrics[name]
-        if any(metric.startswith(PREFIX) for metric in curves):
-            found = [_signal(title, group, curves, limits) for title, group in PLOTS]
-            made.append(StageBoard(name, tuple(filter(None, found))))
-    return made
+        if any(metric.startswith(METRIC_PREFIX) for metric in curves):
+            signals = [_signal(title, group, curves, limits) for title, group in PLOTS]
+            result.append(StageBoard(name, tuple(filter(None, signals))))
+    return result
 
 
 def _signal(
     title: str, group: tuple[str, ...], curves: Mapping[str, Curve], limits: BoardConfig | None
 ) -> Signal | None:
+    """Return the plot of a group of metrics with its limit; None if the stage logged none of them."""
     plot = geometry.curve_plot(title, [(metric, curves[metric]) for metric in group if metric in curves])
     if plot is None:
         return None
@@ -76,11 +85,12 @@ def _signal(
     limit: Limit = getattr(limits, watch.limit) if watch is not None and limits is not None else Limit()
     if watch is None or limit.limit is None:
         return Signal(plot, (), "", "unclear")
-    steps = sum(is_beyond(watch, limit, value) for value in curves[group[0]].value)
-    both = (limit.limit, -limit.limit) if watch.side == "either" else (limit.limit,)
-    shown = tuple(plot.y.at(each) for each in both if plot.y.low <= each <= plot.y.high)
+    crossings = sum(is_beyond(watch, limit, value) for value in curves[group[0]].value)
+    ends = (limit.limit, -limit.limit) if watch.side == "either" else (limit.limit,)
+    positions = tuple(plot.y.position(value) for value in ends if plot.y.low <= value <= plot.y.high)
     sides = {"above": "at most", "below": "at least", "either": "within \N{PLUS-MINUS SIGN}"}
-    note = f"{sides[watch.side]} {words.plain(limit.limit)}, else {limit.action}"
-    if steps:
-        note += f"; beyond at {words.count(steps)} of {words.count(len(curves[group[0]].step))} looks"
-    return Signal(plot, shown, note, "worse" if steps else "unclear")
+    note = f"limit: {sides[watch.side]} {formatting.short_number(limit.limit)}, else {limit.action}"
+    if crossings:
+        total = formatting.integer(len(curves[group[0]].step))
+        note += f"; crossed at {formatting.integer(crossings)} of {total} steps logged"
+    return Signal(plot, positions, note, "worse" if crossings else "unclear")

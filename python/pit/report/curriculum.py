@@ -1,4 +1,4 @@
-"""What was drawn when: a table for the terminal and a picture, for a run or for a simulated one."""
+"""The draws of a curriculum, as a table for the terminal and as a plot. The draws come from a run or a simulation."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +15,21 @@ from pit.report.plots import save_png
 from pit.types import Source
 
 PERIODS = 10
+"""Number of rows of the table."""
+
 _COLOURS = {Source.NONE: "grey", Source.WORSE: "orange", Source.BETTER: "blue", Source.POLICY: "teal"}
 
 
 class Period(NamedTuple):
-    """Some consecutive steps: their draws together."""
+    """Draws of consecutive steps.
+
+    first, last: steps.
+    difficulty: rank of each example drawn, from the easiest (0) to the hardest (1).
+    shares: share of the draws from each source of references.
+    gap: mean gap of the samples over their references; None if there are no references.
+    wins: share of the samples with a gap above 0; None if there are no references.
+    new: number of examples that were drawn for the first time.
+    """
 
     first: int
     last: int
@@ -31,21 +41,21 @@ class Period(NamedTuple):
 
 
 def periods(visits: list[Visit], difficulty: Float32[np.ndarray, " examples"]) -> list[Period]:
-    """At most ten periods of a run.
+    """Return the draws in at most `PERIODS` periods.
 
     Args:
-        visits: one a step.
-        difficulty: rank of each example, from the easiest (0) to the hardest (1).
+        visits: Draws of each step.
+        difficulty: Rank of each example, from the easiest (0) to the hardest (1).
     """
-    result, known = [], set[int]()
+    result, visited = [], set[int]()
     for part in np.array_split(np.arange(len(visits)), min(PERIODS, len(visits))):
         members = [visits[i] for i in part]
         ids = np.concatenate([visit.draws.ids for visit in members])
         sources = np.concatenate([visit.draws.sources for visit in members])
         gaps = [visit.gap for visit in members if visit.gap is not None]
         gap = np.concatenate(gaps) if gaps else None
-        fresh = set(ids.tolist()) - known
-        known |= fresh
+        new = set(ids.tolist()) - visited
+        visited |= new
         result.append(
             Period(
                 members[0].draws.step,
@@ -54,19 +64,19 @@ def periods(visits: list[Visit], difficulty: Float32[np.ndarray, " examples"]) -
                 {source: float((sources == source).mean()) for source in Source if (sources == source).any()},
                 None if gap is None else float(gap.mean()),
                 None if gap is None else float((gap > 0).mean()),
-                len(fresh),
+                len(new),
             )
         )
     return result
 
 
 def curriculum_table(title: str, visits: list[Visit], difficulty: Float32[np.ndarray, " examples"]) -> Table:
-    """Period by period: difficulty, sources, gaps, and how many examples were seen for the first time."""
-    parts = periods(visits, difficulty)
-    sources = sorted({source for period in parts for source in period.shares})
+    """Return a table with one row per period: difficulty, sources, gaps, and the number of first visits."""
+    rows = periods(visits, difficulty)
+    sources = sorted({source for period in rows for source in period.shares})
     names = [source.name.lower() for source in sources]
     table = Table("steps", "difficulty [10 %, 90 %]", *names, "mean gap", "gap > 0", "first visits", title=title)
-    for period in parts:
+    for period in rows:
         low, high = np.quantile(period.difficulty, [0.1, 0.9])
         table.add_row(
             f"{period.first}-{period.last}",
@@ -78,19 +88,19 @@ def curriculum_table(title: str, visits: list[Visit], difficulty: Float32[np.nda
         )
     count = visit_counts(visits, len(difficulty))
     table.caption = (
-        f"{count.sum():,} draws of {len(count):,} examples: {count.mean():.1f} visits each; {(count == 0).mean():.0%} "
-        f"never drawn, the most visits {count.max():,}"
+        f"{count.sum():,} draws of {len(count):,} examples: mean {count.mean():.1f}, most {count.max():,}, "
+        f"{(count == 0).mean():.0%} never drawn"
     )
     return table
 
 
 def visit_counts(visits: list[Visit], examples: int) -> np.ndarray:
-    """How often each example was drawn."""
+    """Return the number of draws of each example."""
     return np.bincount(np.concatenate([visit.draws.ids for visit in visits]), minlength=examples)
 
 
 def curriculum_png(title: str, visits: list[Visit], difficulty: Float32[np.ndarray, " examples"], path: Path) -> Path:
-    """Writes difficulty over steps, shares of reference sources, and visits by difficulty, as a PNG; returns `path`."""
+    """Write a plot of difficulty, sources of references, and visits by difficulty, as a PNG; return `path`."""
     figure = Figure(figsize=(10.5, 3.4), dpi=160, facecolor="white", layout="constrained")
     figure.suptitle(title, color=LIGHT["ink"], fontsize=11)
     over_steps, shares, counts = figure.subplots(1, 3)
@@ -107,16 +117,16 @@ def curriculum_png(title: str, visits: list[Visit], difficulty: Float32[np.ndarr
 
 def _draw_difficulty(axes: Axes, visits: list[Visit], difficulty: np.ndarray) -> None:
     steps = np.array([visit.draws.step for visit in visits])
-    drawn = [difficulty[visit.draws.ids] for visit in visits]
-    x = np.repeat(steps, [len(values) for values in drawn])
-    axes.plot(x, np.concatenate(drawn), ".", ms=1.5, color=LIGHT["grey"], alpha=0.5, rasterized=True)
+    ranks = [difficulty[visit.draws.ids] for visit in visits]
+    x = np.repeat(steps, [len(values) for values in ranks])
+    axes.plot(x, np.concatenate(ranks), ".", ms=1.5, color=LIGHT["grey"], alpha=0.5, rasterized=True)
     parts = np.array_split(np.arange(len(visits)), min(25, len(visits)))
     middle = [float(steps[part].mean()) for part in parts]
-    quantiles = np.array([np.quantile(np.concatenate([drawn[i] for i in part]), [0.1, 0.5, 0.9]) for part in parts])
+    quantiles = np.array([np.quantile(np.concatenate([ranks[i] for i in part]), [0.1, 0.5, 0.9]) for part in parts])
     axes.fill_between(middle, quantiles[:, 0], quantiles[:, 2], color=LIGHT["blue"], alpha=0.18, lw=0)
     axes.plot(middle, quantiles[:, 1], color=LIGHT["blue"], lw=2)
     axes.set_ylim(-0.02, 1.02)
-    axes.set(title="difficulty of what is drawn (median, 10-90 %)", xlabel="step")
+    axes.set(title="difficulty of the draws (median, 10-90 %)", xlabel="step")
 
 
 def _draw_sources(axes: Axes, visits: list[Visit]) -> None:
@@ -129,7 +139,7 @@ def _draw_sources(axes: Axes, visits: list[Visit]) -> None:
     axes.stackplot(middle, shares, labels=names, colors=colours, alpha=0.8)
     axes.set_ylim(0, 1)
     axes.legend(frameon=False, fontsize=8, labelcolor=LIGHT["ink"], loc="upper right")
-    axes.set(title="where references come from", xlabel="step")
+    axes.set(title="sources of the references", xlabel="step")
 
 
 def _draw_visits(axes: Axes, visits: list[Visit], difficulty: np.ndarray) -> None:
@@ -137,4 +147,4 @@ def _draw_visits(axes: Axes, visits: list[Visit], difficulty: np.ndarray) -> Non
     axes.plot(difficulty, count, ".", ms=3, color=LIGHT["blue"], alpha=0.35, rasterized=True)
     axes.axhline(float(count.mean()), color=LIGHT["muted"], lw=1.2, ls=(0, (4, 3)))
     axes.set_ylim(bottom=0)
-    axes.set(title="visits of each example (dashed: mean)", xlabel="difficulty, from easiest to hardest")
+    axes.set(title="visits per example (dashed: mean)", xlabel="difficulty, from easiest to hardest")

@@ -1,6 +1,6 @@
-"""Where things go in the plots of the report: axes with round ticks, and positions in per cent of the plot's box.
+"""Geometry of the plots in the report: axes with round ticks, and positions in per cent of the plot's box.
 
-Positions are per cent so that a plot keeps its text size at any width; the templates draw them.
+The templates draw the plots. With positions in per cent, text keeps its size at any width of the page.
 """
 
 import itertools
@@ -10,41 +10,40 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pit.evaluate.schema import RAW, STOP_RULE, QualityPoint
+from pit.report.formatting import MINUS, answer_symbol, integer, short_number
 from pit.report.metrics import Curve
 from pit.report.palette import SERIES
-from pit.report.words import MINUS, answer, plain
 
 BUCKETS = 160
-"""A longer curve is drawn as that many means, over the band from least to most."""
+"""Longest curve that is drawn value by value; a longer one is drawn as this many means over a band of its extremes."""
 
-
-SERIES_NAMES = {RAW: "every rewriting taken", STOP_RULE: "with the stop rule"}
-"""What a reader is told about the quality series; any other is called by its name."""
+SERIES_TITLES = {RAW: "every new answer accepted", STOP_RULE: "with the stop rule"}
+"""Titles of the quality series in legends; any other series has its name."""
 
 
 class Tick(NamedTuple):
-    """A labelled place on an axis, in per cent from its low end."""
+    """Labelled position on an axis, in per cent from its low end."""
 
-    at: float
+    position: float
     label: str
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A range with round ends and its ticks."""
+    """Range of values with round ends, and its ticks."""
 
     low: float
     high: float
     ticks: tuple[Tick, ...]
 
-    def at(self, value: float) -> float:
-        """Position of `value` in per cent from the low end."""
+    def position(self, value: float) -> float:
+        """Return the position of `value`, in per cent from the low end."""
         return round(100.0 * (value - self.low) / (self.high - self.low), 3)
 
 
 @dataclass(frozen=True)
 class Bar:
-    """An interval on an axis; positions in per cent."""
+    """Interval on an axis; positions in per cent."""
 
     low: float
     value: float
@@ -53,7 +52,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point of a quality plot: its place, its interval's place, and what it stands for."""
+    """Point of a quality plot: its position, the ends of its interval, in per cent, and the measurement."""
 
     x: float
     y: float
@@ -64,7 +63,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a quality plot."""
+    """Line of a quality plot."""
 
     name: str
     colour: str
@@ -73,7 +72,7 @@ class Series:
 
 @dataclass(frozen=True)
 class QualityPlot:
-    """Quality by iteration. policy: the policy's own quality (iteration 0), as an interval on the y axis."""
+    """Plot of quality by iteration. policy: the policy's own quality (iteration 0), as an interval on the y axis."""
 
     y: Axis
     x: tuple[Tick, ...]
@@ -83,7 +82,11 @@ class QualityPlot:
 
 @dataclass(frozen=True)
 class Line:
-    """A curve as SVG path data in a box of 100 by 100, y down. band is empty where every value is drawn."""
+    """Curve as SVG path data in a box of 100 by 100, y down.
+
+    band: path of the band from least to largest value; empty if every value is drawn.
+    last: the last value, as text.
+    """
 
     name: str
     colour: str
@@ -94,7 +97,7 @@ class Line:
 
 @dataclass(frozen=True)
 class CurvePlot:
-    """A small plot of a metric against steps. dropped: values that are not finite and so are not drawn."""
+    """Small plot of metrics against steps. dropped: number of values that are not finite and so are not drawn."""
 
     title: str
     y: Axis
@@ -103,13 +106,13 @@ class CurvePlot:
     dropped: int
 
 
-def axis(values: Iterable[float], ticks: int = 4, floor: float = -math.inf, ceiling: float = math.inf) -> Axis:
-    """The axis with round ends that holds `values`, with about `ticks` steps.
+def make_axis(values: Iterable[float], ticks: int = 4, floor: float = -math.inf, ceiling: float = math.inf) -> Axis:
+    """Return the axis with round ends that holds `values`, with about `ticks` steps.
 
-    floor, ceiling: bounds that the ends do not pass, such as 0 and 1 for shares.
+    floor, ceiling: bounds of the ends, such as 0 and 1 for shares.
     """
-    known = list(values)
-    low, high = min(known), max(known)
+    values = list(values)
+    low, high = min(values), max(values)
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         margin = 0.5 * abs(low) or 0.5
         low, high = max(floor, low - margin), min(ceiling, high + margin)
@@ -124,7 +127,7 @@ def axis(values: Iterable[float], ticks: int = 4, floor: float = -math.inf, ceil
 
 
 def tick_label(value: float, step: float) -> str:
-    """`value` with the digits that tell it from its neighbours.
+    """Return `value` with enough digits to differ from the next tick, `step` away.
 
     >>> tick_label(0.5, 0.25), tick_label(20.0, 10.0), tick_label(20000.0, 5000.0)
     ('0.50', '20', '20k')
@@ -137,44 +140,44 @@ def tick_label(value: float, step: float) -> str:
     return f"{value:.{digits}f}".replace("-", MINUS) if abs(value) > 0.5 * 10**-digits else f"{0:.{digits}f}"
 
 
-def bar(on: Axis, low: float, value: float, high: float) -> Bar:
-    """An interval's place on an axis."""
-    return Bar(on.at(low), on.at(value), on.at(high))
+def make_bar(axis: Axis, low: float, value: float, high: float) -> Bar:
+    """Return an interval as positions on an axis."""
+    return Bar(axis.position(low), axis.position(value), axis.position(high))
 
 
 def quality_plot(quality: Mapping[str, tuple[QualityPoint, ...]]) -> QualityPlot | None:
-    """The places of every quality series; None where there is no point at all."""
+    """Return the plot of all quality series; None if they hold no point."""
     points = [point for series in quality.values() for point in series]
     if not points:
         return None
-    y = axis((end for point in points for end in (point.low, point.high)), ticks=6)
+    y = make_axis((end for point in points for end in (point.low, point.high)), ticks=6)
     last = max(point.iteration for point in points)
-    # A margin on both sides, and series side by side where their intervals would cover each other.
-    low, span = -0.3, last + 0.6
+    # A margin on both sides; series are shifted so that their intervals do not cover each other.
+    x = Axis(-0.3, last + 0.3, ())
     colours = series_colours(quality)
     series = []
     for k, (name, members) in enumerate(quality.items()):
-        shift = 0.05 * (k - (len(quality) - 1) / 2) * span / 4
+        shift = 0.05 * (k - (len(quality) - 1) / 2) * (x.high - x.low) / 4
         marks = tuple(
-            Mark(round(100 * (p.iteration + shift - low) / span, 3), y.at(p.mean), y.at(p.low), y.at(p.high), p)
+            Mark(x.position(p.iteration + shift), y.position(p.mean), y.position(p.low), y.position(p.high), p)
             for p in members
         )
         series.append(Series(name, colours[name], marks))
-    ticks = tuple(Tick(round(100 * (i - low) / span, 3), answer(i)) for i in range(last + 1))
+    ticks = tuple(Tick(x.position(float(i)), answer_symbol(i)) for i in range(last + 1))
     start = next((point for point in points if point.iteration == 0), None)
-    policy = bar(y, start.low, start.mean, start.high) if start else None
+    policy = make_bar(y, start.low, start.mean, start.high) if start else None
     return QualityPlot(y, ticks, tuple(series), policy)
 
 
 def series_colours(names: Iterable[str]) -> dict[str, str]:
-    """Colour names of quality series: blue for the stop rule, orange for every rewriting taken, then the rest."""
+    """Return the colour name of each quality series: blue for `STOP_RULE`, orange for `RAW`, then the others."""
     fixed = {STOP_RULE: SERIES[0], RAW: SERIES[1]}
     others = [name for name in names if name not in fixed]
     return fixed | {name: SERIES[2 + k % (len(SERIES) - 2)] for k, name in enumerate(others)}
 
 
 def curve_plot(title: str, curves: Sequence[tuple[str, Curve]]) -> CurvePlot | None:
-    """A plot of one or more metrics against steps; None where no value is finite."""
+    """Return the plot of one or more metrics against steps; None if no value is finite."""
     finite = [
         (name, [(s, v) for s, v in zip(curve.step, curve.value, strict=True) if math.isfinite(v)])
         for name, curve in curves
@@ -183,30 +186,23 @@ def curve_plot(title: str, curves: Sequence[tuple[str, Curve]]) -> CurvePlot | N
     steps = [s for _, points in finite for s, _ in points]
     if not steps:
         return None
-    y = axis((v for _, points in finite for _, v in points), ticks=3)
+    y = make_axis((v for _, points in finite for _, v in points), ticks=3)
     first, last = min(steps), max(steps)
     lines = [
         _line(name, SERIES[k % len(SERIES)], points, y, first, last)
         for k, (name, points) in enumerate(finite)
         if points
     ]
-    x = (
-        (Tick(0.0, plain_step(first)), Tick(100.0, plain_step(last)))
-        if last > first
-        else (Tick(0.0, plain_step(first)),)
-    )
+    x = (Tick(0.0, integer(first)), Tick(100.0, integer(last))) if last > first else (Tick(0.0, integer(first)),)
     return CurvePlot(title, y, x, tuple(lines), dropped)
 
 
-def plain_step(step: int) -> str:
-    """A step number with separators."""
-    return f"{step:,}"
-
-
 def _line(name: str, colour: str, points: Sequence[tuple[int, float]], y: Axis, first: int, last: int) -> Line:
-    def place(step: float, value: float) -> str:
+    """Return the path of one curve, over steps from `first` to `last`."""
+
+    def point_at(step: float, value: float) -> str:
         x = 100.0 * (step - first) / (last - first) if last > first else 50.0
-        return f"{x:.2f} {100.0 - y.at(value):.2f}"
+        return f"{x:.2f} {100.0 - y.position(value):.2f}"
 
     ends = [round(i * len(points) / BUCKETS) for i in range(BUCKETS + 1)]
     buckets = (
@@ -214,12 +210,12 @@ def _line(name: str, colour: str, points: Sequence[tuple[int, float]], y: Axis, 
     )
     steps = [sum(s for s, _ in part) / len(part) for part in buckets]
     means = [sum(v for _, v in part) / len(part) for part in buckets]
-    path = "M" + "L".join(place(s, v) for s, v in zip(steps, means, strict=True))
+    path = "M" + "L".join(point_at(s, v) for s, v in zip(steps, means, strict=True))
     if len(buckets) == 1:
-        path += "h0.01"  # a single point is drawn by the round cap of a line
+        path += "h0.01"  # the round cap of a line draws a single point
     band = ""
     if len(points) > BUCKETS:
-        upper = [place(s, max(v for _, v in part)) for s, part in zip(steps, buckets, strict=True)]
-        lower = [place(s, min(v for _, v in part)) for s, part in zip(steps, buckets, strict=True)]
+        upper = [point_at(s, max(v for _, v in part)) for s, part in zip(steps, buckets, strict=True)]
+        lower = [point_at(s, min(v for _, v in part)) for s, part in zip(steps, buckets, strict=True)]
         band = "M" + "L".join(upper + lower[::-1]) + "Z"
-    return Line(name, colour, path, band, plain(points[-1][1]))
+    return Line(name, colour, path, band, short_number(points[-1][1]))

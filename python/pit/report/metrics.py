@@ -1,6 +1,10 @@
-"""Reads the metrics that stages write while they train: `RUN/stages/<stage>/metrics.jsonl`, one JSON object a line."""
+"""Readers of the metrics that stages log: `RUN/stages/<stage>/metrics.jsonl`, one JSON object per line.
+
+`docs/results.md` describes the files.
+"""
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,44 +12,63 @@ from pit.errors import PitError
 
 
 class MetricsError(PitError):
-    """A line of a metrics file that is not what `docs/results.md` says."""
+    """Error for a line of a metrics file that breaks the format."""
 
 
 class Curve(NamedTuple):
-    """One metric of one stage: values by step, steps ascending. A value may be NaN or infinite, as it was measured."""
+    """Values of one metric of one stage, steps ascending. A value may be NaN or infinite."""
 
     step: tuple[int, ...]
     value: tuple[float, ...]
 
 
-def read_metrics(run_dir: Path) -> dict[str, dict[str, Curve]]:
-    """Stage name to metric name to curve, for every stage of a run that has metrics.
+StageMetrics = Mapping[str, Mapping[str, Curve]]
+"""Stage name to metric name to curve."""
 
-    A step that was written twice, as a resumed stage does, counts with its later line. Raises MetricsError, with file
-    and line, for a line that is no JSON object, has no whole `step`, or holds anything but numbers.
+
+def read_metrics(run_dir: Path) -> dict[str, dict[str, Curve]]:
+    """Return stage name to metric name to curve, for every stage of a run that has metrics.
+
+    A resumed stage may log a step twice; the later line counts. Raises MetricsError, with file and line, for a line
+    that is not a JSON object, has no integer `step`, or holds anything but numbers.
     """
     files = sorted(run_dir.glob("stages/*/metrics.jsonl"))
     return {file.parent.name: read_curves(file) for file in files}
 
 
 def read_curves(file: Path) -> dict[str, Curve]:
-    """Metric name to curve of one file, in the order in which the names first appear."""
+    """Return metric name to curve of one file, in the order in which the names first appear.
+
+    Raises MetricsError as `read_metrics` does.
+    """
     values: dict[str, dict[int, float]] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        for name, step, value in _line(line, f"{file}:{number}"):
+        for name, step, value in _parse_line(line, f"{file}:{number}"):
             values.setdefault(name, {})[step] = value
     return {name: Curve(*zip(*sorted(points.items()), strict=True)) for name, points in values.items()}
 
 
-def _line(line: str, where: str) -> list[tuple[str, int, float]]:
+def stage_order(metrics: StageMetrics, order: Iterable[str]) -> list[str]:
+    """Return the stages that have metrics: first those in `order`, then the others by name.
+
+    >>> curves = {"loss": Curve((0,), (1.0,))}
+    >>> stage_order({"a": curves, "b": curves, "c": curves}, ["c", "x", "b"])
+    ['c', 'b', 'a']
+    """
+    known = [name for name in dict.fromkeys(order) if name in metrics]
+    return known + sorted(set(metrics) - set(known))
+
+
+def _parse_line(line: str, where: str) -> list[tuple[str, int, float]]:
+    """Return (metric, step, value) of every metric on a line."""
     try:
         raw = json.loads(line)
     except json.JSONDecodeError as error:
-        raise MetricsError(f"{where}: not JSON ({error}); a stopped run may have cut it, delete the line") from error
+        raise MetricsError(f"{where} is not JSON ({error}); if a killed run cut it off, delete the line") from error
     step = raw.get("step") if isinstance(raw, dict) else None
     if not isinstance(step, int) or isinstance(step, bool):
-        raise MetricsError(f'{where}: need an object with a whole "step"; got {line[:80]!r}')
+        raise MetricsError(f'{where}: must be an object with an integer "step"; got {line[:80]!r}')
     for name, value in raw.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise MetricsError(f"{where}: {name} must be a number; got {value!r}")
+            raise MetricsError(f"{where}: {name} = {value!r} must be a number")
     return [(name, step, float(value)) for name, value in raw.items() if name != "step"]

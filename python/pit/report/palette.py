@@ -1,7 +1,7 @@
-"""The few colours of the report and its plots: blue for better, orange for worse, grey for what is only compared with.
+"""Colours of the report and its plots: blue for better, orange for worse, grey for baselines.
 
-Blue and orange stay apart under every common colour blindness (after Okabe and Ito 2008); light and dark shades have a
-contrast of at least 4.5 on their paper.
+Blue and orange remain distinct for colour-blind readers (after Okabe and Ito 2008). Text has a contrast of at least 4.5
+to its background, in the light and in the dark palette.
 """
 
 LIGHT = {
@@ -31,4 +31,4 @@ DARK = {
     "orange_tint": "#47290f",
 }
 SERIES = ("blue", "orange", "teal", "grey")
-"""Colours of the lines of one plot, in order."""
+"""Colours of the lines of a plot, in order."""

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from pit.config import RlConfig
-from pit.losses.kl import Readout, vocabulary_kl
+from pit.losses.kl import FactoredLogits, vocabulary_kl
 from pit.model.decoder import Decoder
 from pit.model.heads import Predictions, predict
 from pit.model.model import Model
@@ -71,8 +71,8 @@ def full_kl(
     """
     width = hidden.shape[-1]
     kl = vocabulary_kl(
-        Readout(hidden.reshape(-1, width), model.table.astype(hidden.dtype)),
-        Readout(anchor[0].reshape(-1, width), anchor[1].astype(hidden.dtype)),
+        FactoredLogits(hidden.reshape(-1, width), model.table.astype(hidden.dtype)),
+        FactoredLogits(anchor[0].reshape(-1, width), anchor[1].astype(hidden.dtype)),
         valid.reshape(-1),
         temperature=temperature,
         logit_soft_cap=model.config.final_soft_cap,

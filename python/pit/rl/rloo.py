@@ -59,7 +59,7 @@ def policy_gradient(graphdef: nnx.GraphDef[Decoder], config: RlConfig, capacity:
             total = total._replace(sum=total.sum + jnp.sum(batch["kl_coefficient"][:, None] * cost))
         if config.entropy:
             entropy = where.of(rows.entropy)
-            bonus = expected_cost(entropy, entropy, logp, where.sampled, own=False)
+            bonus = expected_cost(entropy, entropy, logp, where.sampled, include_current=False)
             total = total._replace(sum=total.sum - jnp.float32(config.entropy) * jnp.sum(bonus))
         return total, {}
 

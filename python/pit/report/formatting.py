@@ -1,5 +1,6 @@
-"""Turns figures and texts into what a reader sees: numbers with signs and units, names without underscores, and the
-words that changed between two answers.
+"""Text of the report: numbers with signs and units, labels from names, and the differences between two answers.
+
+Most functions here are filters of the templates.
 """
 
 import difflib
@@ -10,7 +11,7 @@ Change = Literal["same", "ins", "del"]
 
 MINUS = "\N{MINUS SIGN}"
 UNKNOWN = "\N{EN DASH}"
-"""Stands where a figure is not known."""
+"""Text in the place of an unknown figure."""
 
 _PICTURES: dict[int, int | str] = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
 _HIDDEN: dict[int, int | str] = {
@@ -19,17 +20,17 @@ _HIDDEN: dict[int, int | str] = {
 
 
 class Piece(NamedTuple):
-    """A run of text that an answer kept, gained or lost."""
+    """Run of text that the second answer kept, added or removed."""
 
     change: Change
     text: str
 
 
 def word_differences(before: str, after: str) -> list[Piece]:
-    """The words that `after` keeps, gains and loses against `before`.
+    """Return the words that `after` keeps, adds and removes compared with `before`.
 
-    The pieces that are not "del" spell `after` to the character; white space belongs to the word before it and does
-    not make words differ.
+    The pieces other than "del" add up to `after` to the character. White space belongs to the word before it and is
+    ignored in the comparison.
 
     >>> word_differences("a small cat", "a big cat")
     [Piece(change='same', text='a '), Piece(change='del', text='small '), Piece(change='ins', text='big '), \
@@ -48,21 +49,21 @@ Piece(change='same', text='cat')]
     return [piece for piece in pieces if piece.text]
 
 
-def visible(text: str) -> str:
-    r"""`text` with what would hide or reorder it spelled out: control characters and overrides of direction.
+def escape_invisible(text: str) -> str:
+    r"""Return `text` with control characters and direction overrides spelled out, since they hide or reorder text.
 
     Line feeds and tabs stay.
 
-    >>> visible("a\x7fb\u202ec")
+    >>> escape_invisible("a\x7fb\u202ec")
     'a<U+007F>b<U+202E>c'
     """
     return text.translate(_PICTURES | _HIDDEN)
 
 
-def signed(value: float, digits: int = 1) -> str:
-    """A number with its sign; what rounds to 0 has none.
+def signed_number(value: float, digits: int = 1) -> str:
+    """Return a number with its sign; a number that rounds to 0 has none.
 
-    >>> signed(13.04), signed(-0.01)
+    >>> signed_number(13.04), signed_number(-0.01)
     ('+13.0', '0.0')
     """
     text = f"{abs(value):,.{digits}f}"
@@ -72,7 +73,7 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share, 0 to 1, in per cent.
+    """Return a share, 0 to 1, in per cent.
 
     >>> percent(0.6127)
     '61.3%'
@@ -80,10 +81,10 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100.0 * share:.{digits}f}%"
 
 
-def plain(value: float | int) -> str:
-    """A number of any size in about three significant digits.
+def short_number(value: float | int) -> str:
+    """Return a number of any size in about three significant digits.
 
-    >>> plain(0.01234), plain(3.0), plain(12345.0), plain(2500000.0)
+    >>> short_number(0.01234), short_number(3.0), short_number(12345.0), short_number(2500000.0)
     ('0.0123', '3.00', '12.3k', '2.50M')
     """
     size = abs(value)
@@ -96,6 +97,7 @@ def plain(value: float | int) -> str:
 
 
 def _three_digits(size: float | int) -> str:
+    """Return a number from 0 to 1000 in about three significant digits."""
     if size == 0.0:
         return "0"
     if size < 1e-3:
@@ -103,17 +105,17 @@ def _three_digits(size: float | int) -> str:
     return f"{size:.{0 if size >= 99.95 else 1 if size >= 9.995 else 2 if size >= 0.0995 else 4}f}"
 
 
-def count(number: int) -> str:
-    """A whole number with separators.
+def integer(number: int) -> str:
+    """Return an integer with thousands separators.
 
-    >>> count(12500)
+    >>> integer(12500)
     '12,500'
     """
     return f"{number:,}"
 
 
 def duration(seconds: float) -> str:
-    """A time that one can say.
+    """Return a time in the units that suit its size.
 
     >>> duration(0.42), duration(42.0), duration(150.0), duration(7384.0)
     ('0.4 s', '42 s', '2 min 30 s', '2 h 3 min')
@@ -129,10 +131,10 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def memory(size: int | None) -> str:
-    """Bytes in GiB or MiB; `UNKNOWN` for None.
+def memory_size(size: int | None) -> str:
+    """Return a number of bytes in GiB or MiB; `UNKNOWN` for None.
 
-    >>> memory(3 * 2**30), memory(5 * 2**20)
+    >>> memory_size(3 * 2**30), memory_size(5 * 2**20)
     ('3.0 GiB', '5 MiB')
     """
     if size is None:
@@ -140,17 +142,17 @@ def memory(size: int | None) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def spaced(name: str) -> str:
-    """A name of the file as words; a symbol, which has capitals, stays.
+def label(name: str) -> str:
+    """Return a name from a file with spaces for underscores; symbols, which have capitals, stay.
 
-    >>> spaced("wrong_reference"), spaced("R_PIT")
+    >>> label("wrong_reference"), label("R_PIT")
     ('wrong reference', 'R_PIT')
     """
     return name.replace("_", " ") if name.islower() else name
 
 
 def line_label(metric: str) -> str:
-    """What tells the lines of one plot apart: who was measured, or the quantile.
+    """Return the label of one line among several in a plot: the data it was measured on, or its quantile.
 
     >>> line_label("eval/loss"), line_label("loss"), line_label("board/reward_p05")
     ('held out', 'training', '5 %')
@@ -161,10 +163,10 @@ def line_label(metric: str) -> str:
     return f"{int(quantile[1])} %" if quantile else "training"
 
 
-def answer(iteration: int) -> str:
-    r"""The symbol of the answer after so many iterations: y with a subscript.
+def answer_symbol(iteration: int) -> str:
+    r"""Return the symbol of the answer after a number of iterations: y with a subscript.
 
-    >>> answer(0) == "y\N{SUBSCRIPT ZERO}"
+    >>> answer_symbol(0) == "y\N{SUBSCRIPT ZERO}"
     True
     """
     return "y" + str(iteration).translate({48 + digit: 0x2080 + digit for digit in range(10)})
