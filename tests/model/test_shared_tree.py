@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import path_twins as twins
 import pytest
-from hypothesis import given
+from effort import examples
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pit.data.packing import pack_lists
@@ -141,6 +142,7 @@ def gradients(model, loss, separate):
 
 
 @pytest.mark.parametrize("name", LOSSES)
+@settings(max_examples=examples(50))
 @given(data=st.data())
 def test_losses_and_gradients_of_a_packed_forest_are_those_of_its_paths(name, data):
     model, topology, loss, rows_of, separate = LOSSES[name]
