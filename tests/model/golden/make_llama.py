@@ -2,9 +2,9 @@
 
     python tests/model/golden/make_llama.py
 
-needs torch and transformers (last run with 2.13.0 and 5.23.0) and nothing of pit. Together the checkpoints cover grouped
-queries, a head size other than width / heads, a separate and a tied output table, one file and shards, float32 and
-bfloat16.
+needs torch and transformers (last run with 2.13.0 and 5.23.0) and nothing of pit. Together the checkpoints cover
+grouped queries, a head size other than width / heads, a separate and a tied output table, one file and shards, float32
+and bfloat16.
 """
 
 import shutil
