@@ -1,4 +1,7 @@
-"""Small models and forests for the tests, and what `pit.testing.paths` says of them: each path alone in a row."""
+"""Small models and random forests for the tests, and their slow twins, which put each path alone into a row.
+
+The twins come from `pit.testing.paths`; here they get the closing tokens and the static shapes of the tests.
+"""
 
 import dataclasses
 import functools
@@ -6,23 +9,24 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from hypothesis import strategies as st
 
 from pit.config import ModelConfig, gemma_like
 from pit.data.packing import Layout
 from pit.data.template import gap, gap_scoring, improver_sft, policy_sft, quality, rollout
 from pit.model.heads import RewardModel
-from pit.model.params import build, merge, split
+from pit.model.params import merge, split
 from pit.testing import paths
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""Tiny arrays over and over: most of the time of an optimised program would be its compilation."""
+"""Most of the time of an optimised program on arrays this small would be its compilation."""
 
 VOCAB = 24
 CLOSINGS, PAD = (1, 2, 3), 0
 CONTENT = st.integers(4, VOCAB - 1)
 LONGEST = 6
-"""Most content tokens of a segment: a path of three is then at most 21 tokens."""
+"""Most content tokens of a segment: a path of three segments then has at most 21 tokens."""
 
 LLAMA = ModelConfig(width=16, layers=2, heads=4, kv_heads=2, head_dim=4, mlp=24, tied=False)
 GEMMA = dataclasses.replace(
@@ -30,13 +34,13 @@ GEMMA = dataclasses.replace(
 )
 
 LEARNED = dataclasses.replace(LLAMA, learned_positions=64, rotary_fraction=0.5, matched_heads=1, tied=True)
-"""A table of positions, heads that are half rotated, and matched keys: what small models trained from scratch use."""
+"""A table of positions, half-rotated heads and matched keys, as in small models trained from scratch."""
 
 WHOLE = Layout(closings=CLOSINGS, pad=PAD, row_length=60, rows=4, trees=3)
-"""Rows that hold several trees, and even the largest one whole."""
+"""Rows that hold several trees; even the largest tree fits into one."""
 
 SPLIT = Layout(closings=CLOSINGS, pad=PAD, row_length=24, rows=9, trees=3)
-"""Rows of about one path, so that larger trees are split."""
+"""Rows of about one path: larger trees are split."""
 
 TOPOLOGIES = (
     policy_sft(),
@@ -49,13 +53,25 @@ TOPOLOGIES = (
 )
 MOST_LEAVES = max(topology.leaves for topology in TOPOLOGIES)
 PATHS, PATH_LENGTH = 32, 24
-"""Static shape of the separate rows: paths of all trees of a forest, and tokens of the longest."""
+"""Static shape of the separate rows: most paths of a forest, and most tokens of a path."""
+
+
+@functools.cache
+def graph(kind, config):
+    """Return the graph definition of a Decoder or a RewardModel; no weight is computed."""
+    return nnx.split(nnx.eval_shape(lambda: kind(config, VOCAB, nnx.Rngs(0))), nnx.Param)[0]
+
+
+@functools.cache
+def initial(kind, config, seed=0):
+    """Return the initial weights of `pit.model.params.build`, up to rounding, at a third of the time to compile it."""
+    return jit(lambda key: split(kind(config, VOCAB, nnx.Rngs(params=key)))[1])(jax.random.key(seed))
 
 
 @functools.cache
 def random_reward_model(config):
-    """A reward model whose weights differ from their special initial values (norm scales of 0 or 1)."""
-    graphdef, params = build(RewardModel, config, VOCAB, 0)
+    """Return a reward model whose weights differ from their special initial values (norm scales of 0 or 1)."""
+    graphdef, params = graph(RewardModel, config), initial(RewardModel, config)
     rng = np.random.default_rng(0)
     moved = {name: value + rng.normal(0, 0.1, value.shape).astype(np.float32) for name, value in params.items()}
     return graphdef, moved
@@ -63,13 +79,13 @@ def random_reward_model(config):
 
 @functools.cache
 def random_decoder(config):
-    """The decoder of that reward model."""
+    """Return the decoder of that reward model."""
     return split(merge(*random_reward_model(config)).decoder)
 
 
 @st.composite
 def forests(draw, topology, most_trees=4, longest=LONGEST):
-    """Token lists `columns[c][i]` of 1 to `most_trees` trees."""
+    """Draw token lists `columns[c][i]` of 1 to `most_trees` trees."""
     trees = draw(st.integers(1, most_trees))
     columns = 1 + max(segment.column for segment in topology.segments)
     content = st.lists(CONTENT, max_size=longest)
@@ -83,14 +99,14 @@ loss_paths = functools.partial(paths.loss_paths, closings=CLOSINGS)
 packed_path, live = paths.packed_path, paths.live
 
 
-def rows_of(of, rows=PATHS, length=PATH_LENGTH):
-    """Arrays of a batch that holds each path in a row of its own, in order."""
-    batch = paths.separate_rows(of, rows, length)
+def rows_of(paths_of_rows, rows=PATHS, length=PATH_LENGTH):
+    """Return the arrays of a batch that holds each path in a row of its own, in order."""
+    batch = paths.separate_rows(paths_of_rows, rows, length)
     return {name: getattr(batch, name) for name in ("token", "position", "visible_until")}
 
 
 def arrays_of(batch, leaves=None):
-    """The arrays of a batch that models see; the leaf table is widened to `leaves` absent slots where given."""
+    """Return the arrays of a batch that models see; absent slots widen the leaf table to `leaves`."""
     names = ("token", "position", "visible_until", "previous", "loss_weight", "leaf")
     arrays = {name: jnp.asarray(getattr(batch, name)) for name in names}
     if leaves is not None:
@@ -100,19 +116,19 @@ def arrays_of(batch, leaves=None):
 
 
 def path_logits(decoder, rows):
-    """Logits at every place of separate rows."""
+    """Return the logits at every place of separate rows."""
     return decoder.logits(decoder(rows["token"], rows["position"], rows["visible_until"]))
 
 
 def path_logp(decoder, rows, temperature=1.0):
-    """Log-prob of each token of separate rows given those before it; 0 at the first place."""
+    """Return the log-prob of each token of separate rows given the tokens before it; 0 at the first place."""
     logp = jax.nn.log_softmax(path_logits(decoder, rows) / jnp.float32(temperature), axis=-1)
     of_next = jnp.take_along_axis(logp[:, :-1], rows["token"][:, 1:, None], axis=2)[:, :, 0]
     return jnp.pad(of_next, ((0, 0), (1, 0)))
 
 
 def path_scores(model, rows):
-    """Score at the last token of each separate row."""
+    """Return the score at the last token of each separate row."""
     decoder = model.decoder
     last = jnp.maximum(jnp.sum((rows["visible_until"] > 0).astype(jnp.int32), axis=1) - 1, 0)
     hidden = decoder(rows["token"], rows["position"], rows["visible_until"])

@@ -1,4 +1,4 @@
-"""Which tokens carry loss: exactly those a topology means, closing tokens included, each once however trees split."""
+"""Loss weights: every token of a segment with loss, its closing token included, carries one, however trees split."""
 
 from collections import Counter
 
@@ -21,7 +21,7 @@ ROOT_WITH_LOSS = Topology(
 
 
 def weighted_paths(batch):
-    """How often each path ends in a token with weight; a weight is 0 or 1."""
+    """Count the tokens with weight by the path that ends in them; a weight is 0 or 1."""
     assert set(np.unique(batch.loss_weight)) <= {0.0, 1.0}
     places = np.argwhere(batch.loss_weight > 0).tolist()
     return Counter(twins.packed_path(batch, row, index) for row, index in places)
@@ -55,6 +55,6 @@ def test_weights_previous_and_positions_follow_the_paths(data):
     ],
     ids=lambda value: value.name if isinstance(value, Topology) else "",
 )
-def test_the_tokens_with_weight_in_their_order(topology, columns, expected):
+def test_tokens_with_weight_come_in_the_expected_order(topology, columns, expected):
     (batch,) = pack_lists(columns, topology, twins.WHOLE)
     assert batch.token[batch.loss_weight > 0].tolist() == expected

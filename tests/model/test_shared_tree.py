@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import path_twins as twins
 import pytest
-from hypothesis import given
+from effort import examples
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pit.data.packing import pack_lists
@@ -56,7 +57,7 @@ def test_logprobs_and_scores_of_a_packed_forest_are_those_of_its_paths(name, dat
     logp_of = {path[: i + 1]: logp[row, i] for row, path in enumerate(tips) for i in range(len(path))}
     score_of = {path: scores[row] for row, path in enumerate(tips)}
 
-    seen, scored = set(), set()
+    paths_in_rows, scored_trees = set(), set()
     for batch in pack_lists(columns, topology, layout):
         logp, scores = jax.device_get(packed(params, twins.arrays_of(batch, twins.MOST_LEAVES)))
         expected = np.zeros(batch.token.shape, np.float32)
@@ -64,22 +65,22 @@ def test_logprobs_and_scores_of_a_packed_forest_are_those_of_its_paths(name, dat
             path = twins.packed_path(batch, row, index)
             assert batch.position[row, index] == len(path) - 1
             expected[row, index] = logp_of[path]
-            seen.add(path)
+            paths_in_rows.add(path)
         np.testing.assert_allclose(logp, expected, **CLOSE)
         np.testing.assert_array_equal(logp == 0, expected == 0, "padding and roots, exactly")
         for slot, tree in enumerate(batch.example_id.tolist()):
             if tree >= 0:
                 paths = twins.leaf_paths(topology, columns, tree)
                 np.testing.assert_allclose(scores[slot, : len(paths)], [score_of[path] for path in paths], **CLOSE)
-                scored.add(tree)
+                scored_trees.add(tree)
             else:
                 assert np.all(scores[slot] == 0)
-    assert seen == set(logp_of)
-    assert scored == set(trees)
+    assert paths_in_rows == set(logp_of)
+    assert scored_trees == set(trees)
 
 
 def output_rows(topology, columns):
-    """The paths of all trees, with a weight on the tokens of each output."""
+    """Return the paths of all trees as rows, with a weight on the tokens of each output."""
     paths = [path for tree in range(len(columns[0])) for path in twins.tip_paths(topology, columns, tree)]
     rows = twins.rows_of(paths)
     weight = np.zeros(rows["token"].shape, np.float32)
@@ -90,7 +91,7 @@ def output_rows(topology, columns):
 
 
 def leaf_rows(topology, columns):
-    """The leaf paths of all trees in order, and which trees there are."""
+    """Return the leaf paths of all trees as rows in order, and a flag for each slot that holds a tree."""
     trees = len(columns[0])
     paths = [path for tree in range(trees) for path in twins.leaf_paths(topology, columns, tree)]
     return {**twins.rows_of(paths), "present": np.arange(twins.PATHS // topology.leaves) < trees}
@@ -101,7 +102,7 @@ def separate_nll(decoder, rows):
 
 
 def ordered(pairs, present):
-    """Sum over trees and (higher, lower) pairs of -log sigmoid(higher - lower)."""
+    """Return the sum over trees and (higher, lower) pairs of -log sigmoid(higher - lower)."""
     cost = sum(-jnp.log(jax.nn.sigmoid(higher - lower)) for higher, lower in pairs)
     return jnp.sum(jnp.where(present, cost, jnp.float32(0)))
 
@@ -127,7 +128,7 @@ LOSSES = {
 
 @cache
 def gradients(model, loss, separate):
-    """Weights, and jitted (value, gradient) of a stage's loss on a packed batch and of its twin on separate rows."""
+    """Return weights, and jitted (value, gradient) of a loss on a packed batch and of its twin on separate rows."""
     graphdef, params = model(twins.GEMMA)
 
     def packed(params, batch):
@@ -141,6 +142,7 @@ def gradients(model, loss, separate):
 
 
 @pytest.mark.parametrize("name", LOSSES)
+@settings(max_examples=examples(50))
 @given(data=st.data())
 def test_losses_and_gradients_of_a_packed_forest_are_those_of_its_paths(name, data):
     model, topology, loss, rows_of, separate = LOSSES[name]
@@ -167,15 +169,18 @@ def test_losses_and_gradients_of_a_packed_forest_are_those_of_its_paths(name, da
         np.testing.assert_allclose(grad / scale, expected_grads[name] / scale, atol=1e-4, err_msg=name)
 
 
-def test_padding_carries_nothing_whatever_it_holds():
-    """Token, position and previous of padding change no bit of what lives, and have no gradient."""
-    topology = gap()
-    params, packed, _ = gradients(twins.random_reward_model, gap_loss, separate_gap)
+@pytest.mark.parametrize("name", ["improver_sft", "gap"])
+def test_padding_carries_nothing_whatever_it_holds(name):
+    """Token, position and previous of padding change no bit of a loss or of its gradient."""
+    model, topology, loss, _, separate = LOSSES[name]
+    params, packed, _ = gradients(model, loss, separate)
     (batch,) = pack_lists([[[4, 5]], [[6]], [[7, 8, 9]]], topology, twins.SPLIT)
     arrays = twins.arrays_of(batch)
     dead = batch.visible_until <= np.arange(batch.token.shape[1], dtype=np.int32)
+    assert dead.any()
     rng = np.random.default_rng(0)
     other = {**arrays, "token": np.where(dead, rng.integers(0, twins.VOCAB, dead.shape, np.int32), batch.token)}
     other["position"] = np.where(dead, rng.integers(0, 99, dead.shape, np.int32), batch.position)
-    for one, two in zip(*(jax.tree.leaves(packed(params, each)) for each in (arrays, other)), strict=True):
+    other["previous"] = np.where(dead, rng.integers(0, dead.shape[1], dead.shape, np.int32), batch.previous)
+    for one, two in zip(*(jax.tree.leaves(packed(params, batch)) for batch in (arrays, other)), strict=True):
         np.testing.assert_array_equal(one, two)

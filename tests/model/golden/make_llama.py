@@ -1,10 +1,10 @@
-"""Write the golden Llamas: tiny random checkpoints by transformers, with the logits and scores it computes from them.
+"""Write the golden Llamas: tiny random checkpoints by transformers, and the logits and scores that it computes.
 
     python tests/model/golden/make_llama.py
 
-needs torch and transformers (last run with 2.13.0 and 5.23.0) and nothing of pit. Between them the checkpoints hold
-grouped queries, a head size apart from width / heads, an own and a tied output table, one file and shards, float32 and
-bfloat16.
+needs torch and transformers (last run with 2.13.0 and 5.23.0) and nothing of pit. Together the checkpoints cover
+grouped queries, a head size other than width / heads, a separate and a tied output table, one file and shards, float32
+and bfloat16.
 """
 
 import shutil
@@ -20,7 +20,7 @@ LENGTHS = (11, 7)
 
 
 def tiny(**changes: object) -> LlamaConfig:
-    """A shape whose every size differs, and whose rotary base, epsilon and gains are far from the defaults."""
+    """Return a config whose sizes all differ, and whose rotary base and epsilon are far from the defaults."""
     fields = {
         "vocab_size": VOCAB,
         "hidden_size": 20,
@@ -41,7 +41,7 @@ def tiny(**changes: object) -> LlamaConfig:
 
 
 def randomise_gains(model: PreTrainedModel) -> PreTrainedModel:
-    """Give the norms, which start at 1, other values."""
+    """Give the norms values other than 1, with which they start."""
     with torch.no_grad():
         for name, value in model.named_parameters():
             if "norm" in name:
@@ -64,7 +64,7 @@ def main() -> None:
         folder = HERE / f"llama_{name}"
         shutil.rmtree(folder, ignore_errors=True)
         model.save_pretrained(folder, max_shard_size="12KB" if name == "untied" else "1GB")
-        # Read again in float32: a module turned to bfloat16 and back keeps rounded rotary frequencies.
+        # Read it back in float32: a module turned to bfloat16 and back keeps rounded rotary frequencies.
         model = type(model).from_pretrained(folder, dtype=torch.float32).eval()
         with torch.no_grad():
             golden[name] = model(ids, attention_mask=mask).logits.numpy()

@@ -1,0 +1,107 @@
+"""Folders of safetensors: one file, or shards with an index that names the file of every tensor.
+
+Reading opens the headers only, so that a folder is checked before gigabytes of it are read.
+"""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from pit.model.config_json import read_json
+from pit.model.errors import ModelFileError, refusal
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in an open safetensors file, as the header describes it."""
+
+    name: str
+    path: Path
+    file: Any
+    dtype: str
+    shape: tuple[int, ...]
+
+    def read(self) -> np.ndarray:
+        """Return its data."""
+        value: np.ndarray = self.file.get_tensor(self.name)
+        return value
+
+
+def open_tensors(folder: Path, stack: ExitStack) -> dict[str, Tensor]:
+    """Return all tensors of a folder by name; their files stay open as long as the stack.
+
+    Raises:
+        ModelFileError: a file is missing or damaged, or the index and the shards disagree.
+    """
+    single, index = folder / WEIGHTS, folder / INDEX
+    if single.exists() == index.exists():
+        rule = "both are there, and they may differ" if index.exists() else "neither is there"
+        remedy = "remove the stale one" if index.exists() else "save the model as safetensors"
+        raise ModelFileError(f"{folder}: needs {WEIGHTS} or {INDEX}, {rule}; {remedy}")
+    file_of = None if single.exists() else _weight_map(index)
+    names = [WEIGHTS] if file_of is None else sorted(set(file_of.values()))
+    tensors: dict[str, Tensor] = {}
+    for path in (folder / name for name in names):
+        for name, tensor in _open_file(path, stack).items():
+            if file_of is not None and file_of.get(name) != path.name:
+                rule = f"{index} places it in {file_of.get(name, 'no file')}"
+                raise refusal(f"{path}: tensor", name, rule, "fetch the index and its shards again, together")
+            tensors[name] = tensor
+    absent = sorted(set(file_of or ()) - set(tensors))
+    if absent:
+        raise refusal(f"{index}: weight_map", absent[0], "its file lacks this tensor", "fetch the folder again")
+    return tensors
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    file_of = read_json(index).get("weight_map")
+    if not isinstance(file_of, dict) or not file_of:
+        raise refusal(f"{index}: weight_map", file_of, "must name the file of every tensor", "fetch the file again")
+    for file in file_of.values():
+        if not isinstance(file, str) or Path(file).name != file:
+            rule = "must be the name of a file in the folder of the index"
+            raise refusal(f"{index}: weight_map", file, rule, "correct it")
+    return file_of
+
+
+def _open_file(path: Path, stack: ExitStack) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such file; fetch all shards that {INDEX} names")
+    try:
+        file = stack.enter_context(safe_open(path, framework="numpy"))
+    except SafetensorError as error:
+        raise ModelFileError(f"{path}: is damaged, or not a safetensors file ({error}); fetch it again") from error
+    headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+    return {
+        name: Tensor(name, path, file, header.get_dtype(), tuple(header.get_shape()))
+        for name, header in headers.items()
+    }
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder next to `path`; it is renamed to `path` on success and removed on failure.
+
+    Raises:
+        ModelFileError: `path` exists and is not an empty folder.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ModelFileError(f"{path}: already exists and is not an empty folder; remove it or name another")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
