@@ -26,7 +26,7 @@ import numpy as np
 from _measure import alternate, merge_rows, origin, spread
 from pit.config import ModelConfig, RolloutConfig
 from pit.model.decoder import Decoder
-from pit.model.hf import load_llama, save_llama
+from pit.model.pretrained import load_pretrained
 from pit.model.params import build
 from pit.rollout.sample import sample
 from pit.rollout.strategy import Temperature
@@ -85,7 +85,7 @@ Sampler = Callable[[int], Drawn]
 
 def ours(folder: Path, work: Work) -> Sampler:
     """The rollout engine."""
-    config, vocabulary, params = load_llama(folder)
+    config, vocabulary, params = load_pretrained(folder)
     graphdef = build(Decoder, config, vocabulary, 0)[0]
 
     def draw(seed: int) -> Drawn:
@@ -174,7 +174,7 @@ def tunix_sampler(folder: Path, work: Work) -> Sampler:
         importlib.import_module(f"tunix.{name}")
         for name in ("models.llama3.model", "models.llama3.params", "generate.sampler")
     )
-    config, vocabulary, _ = load_llama(folder)
+    config, vocabulary, _ = load_pretrained(folder)
     shape = models.ModelConfig(
         num_layers=config.layers,
         vocab_size=vocabulary,
@@ -227,7 +227,7 @@ def measure(name: str, work: Work, rounds: int, seed: int, tell: Callable[[str],
     config, vocabulary = MODELS[name]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model"
-        save_llama(path, config, build(Decoder, config, vocabulary, seed)[1], vocabulary, max_positions=1024)
+        save_pretrained(path, config, build(Decoder, config, vocabulary, seed)[1], vocabulary, max_positions=1024)
         samplers = {"pit": ours(path, work)}
         for peer, (module, make) in PEERS.items():
             if importlib.util.find_spec(module) is None:

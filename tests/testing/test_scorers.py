@@ -11,7 +11,7 @@ import path_twins as twins
 import pytest
 
 from pit.model.heads import RewardModel
-from pit.model.hf import save_llama
+from pit.model.pretrained import save_pretrained
 from pit.model.params import build, merge
 from pit.testing import adapters
 from pit.testing.faults import CheckError, NotFinite, Raised, WrongShape, WrongType
@@ -211,7 +211,7 @@ def test_a_real_classifier_scores_what_was_saved(tmp_path):
     eos, pad = tokenizer.role_ids["output"], tokenizer.role_ids["pad"]
     graphdef, params = build(RewardModel, twins.LLAMA, tokenizer.vocab_size, 0)
     text = {"tokenizer": tokenizer.to_json(), "eos_ids": [eos], "pad_id": pad}
-    save_llama(tmp_path / "m", twins.LLAMA, params, tokenizer.vocab_size, **text)
+    save_pretrained(tmp_path / "m", twins.LLAMA, params, tokenizer.vocab_size, **text)
     model = adapters.SequenceClassifier.open(tmp_path / "m", batch_size=2)
     outputs = ["red", "a red lamp because it is so", "no"]
     paths = [tuple(tokenizer.encode(f"why\n\n{output}")) for output in outputs]
