@@ -15,13 +15,22 @@ import pyarrow as pa
 import pytest
 
 from pit.data.store import write
+from pit.data.synthetic import generate
 from pit.data.template import Template
 from pit.data.tokenizer import Tokenizer
 from pit.types import COLUMNS, FOLDS
 
+_ROWS = []
+
 TOKENIZER = Tokenizer.train_bpe(["describe this red lamp: price and size."], 330)
 TEMPLATE = Template(TOKENIZER, (16, 12, 12))
 SCHEMA = pa.schema([(name, pa.large_list(pa.int32())) for name in COLUMNS])
+
+
+def rows_of_task(n):
+    """Return list(generate(n, 0)); rows are generated once per process."""
+    _ROWS.extend(generate(n - len(_ROWS), 0, start=len(_ROWS)))
+    return _ROWS[:n]
 
 
 @contextmanager

@@ -11,13 +11,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from store_cases import TEMPLATE, TOKENIZER
+from store_cases import TEMPLATE, TOKENIZER, rows_of_task
 
 from pit.cli import data_check
 from pit.data.check import check, check_store, draw_tree, wilson_interval
 from pit.data.errors import DataError
 from pit.data.store import Store, StoreError, build
-from pit.data.synthetic import generate
 from pit.data.tokenizer import Tokenizer
 from pit.types import FOLDS, Message, Preference
 
@@ -137,7 +136,7 @@ def test_nothing_to_check(tmp_path: Path) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return build(generate(60, 0), tmp_path / "s", TEMPLATE)
+    return build(rows_of_task(60), tmp_path / "s", TEMPLATE)
 
 
 @pytest.mark.parametrize("full", [False, True])

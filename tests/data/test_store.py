@@ -22,6 +22,7 @@ from store_cases import (
     record_batch,
     rewrite,
     rows_of,
+    rows_of_task,
     small_shards,
     write_file,
     write_store,
@@ -47,7 +48,7 @@ preferences = st.builds(
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     with small_shards():
-        return s.build(generate(60, 0), tmp_path_factory.mktemp("store") / "s", TEMPLATE)
+        return s.build(rows_of_task(60), tmp_path_factory.mktemp("store") / "s", TEMPLATE)
 
 
 @settings(max_examples=examples(40))
@@ -107,13 +108,13 @@ def test_rows_are_views_of_the_map_that_keep_it(built):
 def test_the_same_rows_make_the_same_bytes(built, tmp_path):
     with small_shards():
         for workers in (1, 3):
-            again = s.build(generate(60, 0), tmp_path / f"again-{workers}", TEMPLATE, workers=workers)
+            again = s.build(rows_of_task(60), tmp_path / f"again-{workers}", TEMPLATE, workers=workers)
             assert again.hash == built.hash
             assert sorted(p.name for p in again.path.iterdir()) == sorted(p.name for p in built.path.iterdir())
             for path in built.path.iterdir():
                 assert (again.path / path.name).read_bytes() == path.read_bytes()
         assert s.build(generate(60, 1), tmp_path / "other", TEMPLATE).hash != built.hash
-        assert s.build(generate(60, 0), tmp_path / "key", TEMPLATE, key="other").hash != built.hash
+        assert s.build(rows_of_task(60), tmp_path / "key", TEMPLATE, key="other").hash != built.hash
 
 
 def test_the_manifest_says_what_is_inside(built):
@@ -131,7 +132,7 @@ def test_the_manifest_says_what_is_inside(built):
 def test_progress_counts_up(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "SHARD_ROWS", 20)
     reports = []
-    store = s.build(generate(60, 0), tmp_path / "s", TEMPLATE, progress=reports.append, workers=2)
+    store = s.build(rows_of_task(60), tmp_path / "s", TEMPLATE, progress=reports.append, workers=2)
     assert all(a.rows <= b.rows and a.tokens <= b.tokens for a, b in itertools.pairwise(reports))
     assert reports[-1] == (60, store.manifest["tokens"])
 

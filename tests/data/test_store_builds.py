@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from store_cases import TEMPLATE, copy_of, environment, small_shards, without_privilege
+from store_cases import TEMPLATE, copy_of, environment, rows_of_task, small_shards, without_privilege
 
 from pit.data import store as s
 from pit.data.errors import DataError
@@ -28,7 +28,7 @@ def shards_of_forty():
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     with small_shards():
-        return s.build(generate(100, 0), tmp_path_factory.mktemp("store") / "s", TEMPLATE)
+        return s.build(rows_of_task(100), tmp_path_factory.mktemp("store") / "s", TEMPLATE)
 
 
 CHILD = """
@@ -76,8 +76,8 @@ def kill_after(shard, out, rows):
 
 
 def test_a_killed_build_is_named_and_continues(tmp_path, monkeypatch):
-    rows, out, partial = 800, tmp_path / "s", tmp_path / "s.partial"
-    for shard in (3, 8):
+    rows, out, partial = 640, tmp_path / "s", tmp_path / "s.partial"
+    for shard in (2, 5):
         kill_after(shard, out, rows)
         assert not out.exists()
         for half in (out, partial, partial / "store"):
@@ -86,7 +86,7 @@ def test_a_killed_build_is_named_and_continues(tmp_path, monkeypatch):
                 s.Store.open(half)
     kept = {int(path.stem[-5:]) for path in partial.glob("shard-*.json")}
     written = count_shards(monkeypatch)
-    preferences = list(generate(rows, 0))
+    preferences = rows_of_task(rows)
     resumed = s.build(preferences, out, TEMPLATE)
     assert sorted(written) == sorted(set(range(rows // 40)) - kept)
     assert list(tmp_path.iterdir()) == [out]
@@ -100,12 +100,12 @@ def test_a_build_killed_after_its_last_step_leaves_a_store(built, tmp_path):
     (tmp_path / "s.partial" / "shard-00000.json").write_text("{}")
     s.Store.open(tmp_path / "s").verify()
     shutil.rmtree(tmp_path / "s")
-    assert s.build(generate(100, 0), tmp_path / "s", TEMPLATE).hash == built.hash
+    assert s.build(rows_of_task(100), tmp_path / "s", TEMPLATE).hash == built.hash
     assert list(tmp_path.iterdir()) == [tmp_path / "s"]
 
 
 def breaks(after):
-    yield from generate(after, 0)
+    yield from rows_of_task(after)
     raise RuntimeError("reader broke")
 
 
@@ -126,7 +126,7 @@ def test_finished_shards_are_kept_if_they_match(built, tmp_path, monkeypatch):
     damaged = sorted((partial / "store").glob("*-00002.arrow"))[0]
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     written = count_shards(monkeypatch)
-    assert s.build(generate(100, 0), out, TEMPLATE, workers=1).hash == built.hash
+    assert s.build(rows_of_task(100), out, TEMPLATE, workers=1).hash == built.hash
     assert written == [1, 2]
     assert list(tmp_path.iterdir()) == [out]
     assert {path.name for path in out.iterdir()} == {path.name for path in built.path.iterdir()}
@@ -137,8 +137,7 @@ def test_shards_of_other_rows_or_settings_are_made_again(tmp_path, monkeypatch, 
     out = tmp_path / "s"
     stopped_build(out)
     written = count_shards(monkeypatch)
-    rows, key = (generate(70, 1), "pit") if change == "rows" else (generate(70, 0), "other")
-    rows = list(rows)
+    rows, key = (list(generate(70, 1)), "pit") if change == "rows" else (rows_of_task(70), "other")
     store = s.build(rows, out, TEMPLATE, key=key, workers=1)
     assert written == [0, 1]
     assert store.hash == s.build(rows, tmp_path / "fresh", TEMPLATE, key=key).hash
@@ -158,7 +157,7 @@ def test_a_worker_that_fails_ends_the_build(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "_write_shard", fails)
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError, match="in a worker"):
-        s.build(generate(400, 0), tmp_path / "s", TEMPLATE, workers=2)
+        s.build(rows_of_task(400), tmp_path / "s", TEMPLATE, workers=2)
     assert threading.active_count() == before
     assert list(tmp_path.iterdir()) == []
 
@@ -170,12 +169,12 @@ def test_a_second_build_into_the_same_folder_is_refused(tmp_path):
         words = f"{out}: another build is writing it, in {out}.partial"
         with pytest.raises(DataError, match=re.escape(words)):
             s.build(generate(3, 0), out, TEMPLATE)
-        yield from generate(90, 0)
+        yield from rows_of_task(90)
 
     store = s.build(rows(), out, TEMPLATE)
     store.verify()
     with pytest.raises(DataError, match="already exists and is not an empty folder"):
-        s.build(generate(90, 0), out, TEMPLATE)
+        s.build(rows_of_task(90), out, TEMPLATE)
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
@@ -197,7 +196,7 @@ def test_of_builds_that_start_at_once_one_wins(tmp_path):
     assert list(tmp_path.iterdir()) == [out]
     store = s.Store.open(out)
     store.verify()
-    assert store.hash == s.build(generate(200, 0), tmp_path / "alone", TEMPLATE).hash
+    assert store.hash == s.build(rows_of_task(200), tmp_path / "alone", TEMPLATE).hash
 
 
 def test_a_full_disk_is_named_and_the_build_continues_when_there_is_room(tmp_path):
@@ -212,7 +211,7 @@ def test_a_full_disk_is_named_and_the_build_continues_when_there_is_room(tmp_pat
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("this system lets no user mount a small disk")
     result = subprocess.run(
-        list(map(str, [*small, script, disk, *child(disk / "s", 600)])),
+        list(map(str, [*small, script, disk, *child(disk / "s", 400)])),
         capture_output=True,
         text=True,
         env=environment(),
@@ -224,7 +223,7 @@ def test_a_full_disk_is_named_and_the_build_continues_when_there_is_room(tmp_pat
     assert "shard-00000.json" in result.stdout
     store = s.Store.open(copy)
     store.verify()
-    assert store.hash == s.build(generate(600, 0), tmp_path / "alone", TEMPLATE).hash
+    assert store.hash == s.build(rows_of_task(400), tmp_path / "alone", TEMPLATE).hash
 
 
 def test_a_folder_that_may_not_be_written_is_named(tmp_path):
