@@ -78,7 +78,7 @@ class _PlannedSteps(grain.DatasetIterator[list[Batch]]):
 
     def __next__(self) -> list[Batch]:
         plan = self._planner.next_step()
-        # Before, so that a truncated file is not read past its end; after, so that the bytes read were verified ones.
+        # Before: a truncated file must not be read past its end. After: the bytes read must be the verified ones.
         self._fold.check_unchanged()
         batches = [self._microbatch(plan, i * self._shards + self._groups.start) for i in range(self._microbatches)]
         self._fold.check_unchanged()

@@ -33,7 +33,7 @@ class Prefetcher(Iterator[_T]):
 
     @property
     def closed(self) -> bool:
-        """Whether the thread has ended for good."""
+        """True once the thread has ended for good."""
         return not self._end.alive
 
     def __next__(self) -> _T:

@@ -76,13 +76,13 @@ class DrawLoader(Iterator[Draws]):
 
     def _start(self) -> "_Steps | Prefetcher[Draws]":
         dataset = _Dataset(self._curriculum, self._count, self._step, self._prefetch > 0)
-        # The thread may wait in the curriculum for feedback, so that is closed first.
+        # The thread may wait in the curriculum for feedback, so closing wakes it first.
         return Prefetcher(dataset, self._prefetch, self._curriculum.close) if self._prefetch else iter(dataset)
 
     def __next__(self) -> Draws:
         if self._closed:
             raise CurriculumError("the loader is closed; make a new one and restore its state")
-        # Nothing is drawn before the first request, so that a state can be restored first.
+        # Nothing is drawn before the first request, so a state can be restored first.
         if self._steps is None:
             self._steps = self._start()
         draws = next(self._steps)

@@ -117,7 +117,7 @@ class _Job:
 
     @property
     def store(self) -> Path:
-        """The folder that becomes the store."""
+        """Folder that becomes the store."""
         return self.folder / "store"
 
     def settings(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pit.types import Preference
 class Family(Protocol):
     """A kind of instruction, with noisy writers and answers with known faults; modules implement it.
 
-    RUNGS: what grows by one from answer to answer of `progress`, in words.
+    RUNGS: name of the quantity that grows by one from answer to answer of `progress`.
     """
 
     RUNGS: str

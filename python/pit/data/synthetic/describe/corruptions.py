@@ -17,7 +17,7 @@ from pit.data.synthetic.describe.grammar import (
 from pit.data.synthetic.shared import COURTESIES, FILLERS, stutter
 
 RUNGS = "wrong values"
-"""What grows by one from answer to answer of `progress`."""
+"""Quantity that grows by one from answer to answer of `progress`."""
 
 
 def clean_answer(prompt: str) -> str:

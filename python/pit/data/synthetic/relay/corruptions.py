@@ -20,7 +20,7 @@ from pit.data.synthetic.relay.grammar import (
 from pit.data.synthetic.shared import COURTESIES, FILLERS, stutter
 
 RUNGS = "passes lost"
-"""What grows by one from answer to answer of `progress`."""
+"""Quantity that grows by one from answer to answer of `progress`."""
 
 
 def clean_answer(prompt: str) -> str:
