@@ -142,7 +142,7 @@ def test_a_corruption_lowers_only_its_aspects(index: int, seed: int) -> None:
 
 
 def test_pairs_share_a_draft_only_where_improvers_learn() -> None:
-    sample = list(generate(800, 1))
+    sample = list(generate(1500, 1))
     distance: dict[bool, list[float]] = {True: [], False: []}
     agree: dict[bool, list[bool]] = {True: [], False: []}
     for row in sample:
