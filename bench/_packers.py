@@ -1,4 +1,4 @@
-"""Other ways to pack trees, for comparison: NumPy doing what the core does, Grain's packers, first-fit."""
+"""Other packers of trees, for comparison: the core's rule in NumPy, Grain's packers, first-fit."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from pit.types import Batch, Topology
 
 @dataclass
 class NumpyPacker:
-    """The core's rule and rows in vectorised NumPy, for trees that fit in a row: its batches equal the core's.
+    """Packer with the core's rule in vectorised NumPy, for trees that fit in a row; its batches equal the core's.
 
-    A choice looks at the whole window in a handful of array operations; a batch is written by a dozen of them, none in
-    a loop over tokens, trees or rows.
+    A choice examines the whole window in a few array operations; a dozen more write a batch, without a loop over
+    tokens, trees or rows.
 
     Attributes:
-        topology, layout: what is packed.
+        topology, layout: topology of the trees, and shape of a group.
         lengths: [example, column], content tokens.
-        values, offsets: all columns' tokens end to end, and where each (example, column) starts in them.
+        values, offsets: tokens of all columns, concatenated, and the start of each (example, column) in them.
         draws: examples in the order in which they enter the window.
-        window: trees that wait.
+        window: number of waiting trees.
     """
 
     topology: Topology
@@ -43,8 +43,8 @@ class NumpyPacker:
         draws: np.ndarray,
         window: int,
     ) -> "NumpyPacker":
-        """The packer of token columns of one chunk each."""
-        # A segment's closing token is read one past its content, so the last one needs something to read.
+        """Return the packer of token columns of one chunk each."""
+        # A segment's closing token is read one past its content, so one more value must follow the last content.
         values = np.concatenate([column[0][0] for column in columns] + [np.zeros(1, np.int32)])
         ends = np.cumsum([0, *(len(column[0][0]) for column in columns)])
         offsets = np.stack([column[0][1][:-1] + end for column, end in zip(columns, ends, strict=False)], axis=1)
@@ -66,16 +66,16 @@ class NumpyPacker:
                 self._ancestors[s, segment.parent] = 1
 
     def _take(self, slot: int) -> int:
-        """The tree in a slot of the window, which the next draw fills."""
-        taken = int(self._waiting[slot])
+        """Remove and return the tree in a slot of the window, and put the next draw there."""
+        tree = int(self._waiting[slot])
         fresh = self.draws[self._drawn]
         self._waiting[slot], self._age[slot] = fresh, self._drawn
         self._tokens[slot] = self._totals[fresh]
         self._drawn += 1
-        return taken
+        return tree
 
     def _choose(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Example, row and start of each tree of the next group."""
+        """Return example, row and start of each tree of the next group."""
         placed: list[tuple[int, int, int]] = []
         for row in range(self.layout.rows):
             filled = 0
@@ -94,7 +94,7 @@ class NumpyPacker:
         return example, row_, start
 
     def next(self) -> Batch:
-        """The next group, as a batch."""
+        """Return the next group as a batch."""
         example, row, start = self._choose()
         segments = self.topology.segments
         length = self.lengths[example][:, self._columns] + 1
@@ -141,7 +141,7 @@ class NumpyPacker:
 def grain_rows(
     elements: Sequence[np.ndarray], kind: str, row_length: int, bins: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Rows of one of Grain's packers of token arrays: "first_fit", "best_fit" or "concat_then_split"."""
+    """Return the rows of a packer of Grain for token arrays: "first_fit", "best_fit" or "concat_then_split"."""
     parent = grain.MapDataset.source(elements).map(_as_feature).to_iter_dataset(grain.ReadOptions(num_threads=0))
     lengths = {"token": row_length}
     if kind == "concat_then_split":
@@ -158,7 +158,7 @@ def _as_feature(tokens: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def grain_fill(totals: np.ndarray, kind: str, row_length: int, bins: int) -> float:
-    """Share of token slots that one of Grain's packers fills."""
+    """Return the share of token slots that a packer of Grain fills."""
     elements = [np.ones(total, np.int32) for total in totals]
     rows = filled = 0
     for row in grain_rows(elements, kind, row_length, bins):
@@ -168,7 +168,7 @@ def grain_fill(totals: np.ndarray, kind: str, row_length: int, bins: int) -> flo
 
 
 def first_fit_fill(totals: np.ndarray, row_length: int) -> float:
-    """Share of token slots that first-fit fills with every row of the epoch kept open."""
+    """Return the share of token slots that first-fit fills if every row of the epoch stays open."""
     room = np.full(len(totals), row_length)
     for total in totals:
         room[int((room >= total).argmax())] -= total
@@ -177,7 +177,7 @@ def first_fit_fill(totals: np.ndarray, row_length: int) -> float:
 
 
 def other_fills(totals: np.ndarray, row_length: int) -> dict[str, float]:
-    """Fill of every other packer, for sequences in the order given."""
+    """Return the fill of every other packer, for sequences in the given order."""
     fills = {"first_fit": first_fit_fill(totals, row_length)}
     for kind in ("first_fit", "best_fit"):
         for bins in (32, 1024):

@@ -1,22 +1,22 @@
-"""The C++ data core: how fast it permutes, plans, packs and loads, how full its rows are, and what memory that takes.
+"""Benchmark of the C++ data core: speed of permuting, planning, packing and loading, fill of the rows, and memory.
 
-Rows of figures, each a part that runs alone (`--rows permutation fill`):
+Rows of figures, each of which runs alone (`--rows permutation fill`):
 
-permutation  million indices a second of the keyed permutation, one core, beside NumPy's shuffle of a whole array
-draws        weighted draws and changes of weights a second in a table of 10^7, one thread, beside torchrl's and cpprb's
-             sum trees and torch.multinomial where they are installed (pip install torchrl cpprb)
-packing      writing planned batches, one thread, against memcpy into the same five arrays: share of its bytes a second
-trees        trees a second from lengths to written batches, against a NumPy packer that makes the same batches and
-             against Grain's first-fit packing of the same trees, handed to it as finished token arrays
+permutation  million indices per second of the keyed permutation, one core, compared with NumPy's shuffle of an array
+draws        weighted draws and changes of weights per second in a table of 10^7, one thread, compared with torchrl,
+             cpprb (sum trees) and torch.multinomial if they are installed (pip install torchrl cpprb)
+packing      writing planned batches, one thread, compared with memcpy into the same five arrays
+trees        trees per second from lengths to written batches, compared with a NumPy packer that makes the same batches
+             and with Grain's first-fit packing of the same trees as finished token arrays
 fill         share of token slots that hold a token: the planner, first-fit, Grain's packers
-threads      what a second thread gains: writing one large batch, beside memcpy and a loop without memory
-loader       tokens a second from a store on disk to batches, through Grain; memory at two sizes of the store
+threads      gain of a second thread: writing a large batch, compared with memcpy and a loop without memory accesses
+loader       tokens per second from a store on disk to batches, through Grain; memory at two sizes of the store
 
 Run: `python bench/data_core.py --data HH_FOLDER`, or name the folder in PIT_HH_DATA. Contenders alternate within one
-process and each call of one does all of its work; a figure is the median of the rounds with its range, and a ratio is
-taken round by round, so that a busy machine slows both sides of it. The first four rows count the process's own
-seconds, all others those of the clock. Each row carries commit, versions, machine and
-seed, and is written in place of the row of its name in bench/results/data_core.json.
+process, and each call does all of its work; a figure is the median of the rounds with its range, and a ratio is taken
+round by round, so a busy machine slows both sides of it. The first four rows count CPU seconds of the process, all
+others wall-clock seconds. Each row carries commit, versions, machine and seed, and replaces the row of its name in
+bench/results/data_core.json.
 
 A new row is a function of `Settings` that returns its figures, added to ROWS.
 """
@@ -56,7 +56,7 @@ from pit.stages.prepare import prepare
 from pit.types import Batch, Topology
 
 LAYOUT = Layout((1, 2, 3), 0, row_length=4096, rows=32, trees=1024)
-"""The batch of most rows: 32 x 4096 tokens."""
+"""Batch of most benchmarks: 32 x 4096 tokens."""
 
 PER_TOKEN = ("token", "position", "visible_until", "previous", "loss_weight")
 WINDOW = 1024
@@ -65,7 +65,7 @@ TOPOLOGIES = {"X -> y_w": policy_sft, "X -> {y_w, y_l}": quality, "gap": gap}
 
 @dataclass
 class Settings:
-    """What the rows share; the store of HH-RLHF's rows is made when a row first asks for it."""
+    """Settings of all rows; the store of HH-RLHF is built when a row first needs it."""
 
     data: str
     folder: Path
@@ -73,7 +73,7 @@ class Settings:
     seed: int
 
     def store(self, copies: int) -> Fold:
-        """All rows of HH-RLHF, `copies` times over, tokenised with the hh recipe as one fold."""
+        """Return `copies` copies of all rows of HH-RLHF, tokenised with the hh recipe, as one fold."""
         path = self.folder / f"store-{copies}"
         if not path.exists():
             rows = list(read_preferences(self.data)[0])
@@ -93,13 +93,13 @@ class Settings:
         return self.store(1).lengths()
 
     def columns(self) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-        """Random tokens of those lengths, in memory."""
+        """Return random tokens of these lengths, in memory."""
         rng = np.random.default_rng(self.seed)
         return token_columns([[rng.integers(4, 4096, n, np.int32) for n in column] for column in self.lengths.T])
 
 
 def planner(lengths: np.ndarray, topology: Topology, layout: Layout, seed: int) -> _core.Planner:
-    """A planner of one group a step, every tree without a reference source."""
+    """Return a planner of one group per step; no tree has a reference source."""
     return _core.Planner(
         lengths,
         core_topology(topology),
@@ -116,12 +116,12 @@ def planner(lengths: np.ndarray, topology: Topology, layout: Layout, seed: int) 
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> dict[str, float]:
-    """Ratios of two contenders' times, round by round."""
+    """Return the ratios of two contenders' times, round by round."""
     return spread(numerator / denominator)
 
 
 def permutation(settings: Settings) -> dict[str, Any]:
-    """Random indices through `apply`, a million a call; NumPy shuffles ten million, which it must hold."""
+    """Measure `apply` on random indices, a million per call; NumPy shuffles an array of ten million."""
     count, rng = 1 << 20, np.random.default_rng(settings.seed)
     sizes = {"10^3": 10**3, "10^7": 10**7, "2^20+1": 2**20 + 1, "2^24+1": 2**24 + 1, "10^8": 10**8, "2^48": 2**48}
     contenders: dict[str, Callable[[], object]] = {}
@@ -136,29 +136,34 @@ def permutation(settings: Settings) -> dict[str, Any]:
 
 
 def draws(settings: Settings) -> dict[str, Any]:
-    """Batches of 4,096 draws, each entry drawn then given a new weight; a round is 16 batches (one of multinomial)."""
+    """Measure batches of 4,096 draws, after each of which the drawn entries get new weights.
+
+    A round is 16 batches (one of multinomial).
+    """
     rng = np.random.default_rng(settings.seed)
     work = Work(10**7, 4096, rng.random(10**7), rng.random(4096), settings.seed)
     batches = {name: 1 if name == "torch.multinomial" else 16 for name in SAMPLERS}
     contenders = {name: partial(repeat, batch, batches[name]) for name, batch in installed(work).items()}
     seconds = alternate(contenders, settings.rounds, time.process_time)
-    each = {name: s / batches[name] for name, s in seconds.items()}
+    per_batch = {name: s / batches[name] for name, s in seconds.items()}
     return {
-        "million_draws_and_updates_per_s": {name: spread(work.batch / s / 1e6) for name, s in each.items()},
-        "pit_over": {name: ratio(s, each["pit"]) for name, s in each.items() if name != "pit"},
+        "million_draws_and_updates_per_s": {name: spread(work.batch / s / 1e6) for name, s in per_batch.items()},
+        "pit_over": {name: ratio(s, per_batch["pit"]) for name, s in per_batch.items() if name != "pit"},
         "peers": {name: metadata.version(name) for name in ("torch", "torchrl", "cpprb") if find_spec(name)},
     }
 
 
 def repeat(call: Callable[[], object], times: int) -> None:
-    """Call it so often."""
+    """Call a function `times` times."""
     for _ in range(times):
         call()
 
 
 def packing(settings: Settings) -> dict[str, Any]:
-    """Sixteen batches into one set of buffers. memcpy copies sixteen batches into the same five arrays; their 42 MB a
-    round are more than most caches hold. `from_cache` copies one batch sixteen times: an upper bound.
+    """Measure writing sixteen batches into one set of buffers.
+
+    memcpy copies sixteen batches into the same five arrays; the 42 MB per round exceed most caches. `from_cache` copies
+    one batch sixteen times: an upper bound.
     """
     table, batches = _core.TokenTable(settings.columns()), 16
     rows: dict[str, Any] = {}
@@ -189,23 +194,24 @@ def packing(settings: Settings) -> dict[str, Any]:
 
 
 def copy_all(sources: Sequence[Batch], out: Batch) -> None:
-    """The five arrays that have an entry a token, of every source in turn, by memcpy."""
+    """Copy the five arrays with one entry per token, of every source in turn, by memcpy."""
     for source in sources:
         for name in PER_TOKEN:
             np.copyto(getattr(out, name), getattr(source, name))
 
 
 def trees(settings: Settings) -> dict[str, Any]:
-    """Gap trees of HH-RLHF in batches of 32 x 4096; the NumPy packer's batches are checked to equal the core's. Grain
-    packs the token arrays of 1,500 whole trees, made before: it neither lays trees out nor writes what else a row has.
+    """Measure gap trees of HH-RLHF in batches of 32 x 4096, after checking that NumPy's batches equal the core's.
+
+    Grain packs the finished token arrays of 1,500 whole trees: it neither lays out trees nor writes the other arrays.
     """
     topology, lengths, columns = gap(), settings.lengths, settings.columns()
     table, plans = _core.TokenTable(columns), planner(lengths, topology, LAYOUT, settings.seed)
     draws = _core.StagedCurriculum(settings.seed, len(lengths), [(0, [1, 0, 0, 0])]).draw(0, 1 << 20)[0]
     packer = NumpyPacker.over(topology, LAYOUT, columns, lengths, draws, WINDOW)
     first = materialise(planner(lengths, topology, LAYOUT, settings.seed).next_step(), 0, 1, table, topology, LAYOUT)
-    made = packer.next()
-    assert all(np.array_equal(getattr(made, f.name), getattr(first, f.name)) for f in fields(Batch))
+    batch = packer.next()
+    assert all(np.array_equal(getattr(batch, f.name), getattr(first, f.name)) for f in fields(Batch))
     order = [s.column for s in topology.segments]
     elements = [np.concatenate([np.ones(n + 1, np.int32) for n in lengths[i][order]]) for i in draws[:1500]]
     out, placed = empty_batch(1, topology, LAYOUT), dict[str, int]()
@@ -227,20 +233,20 @@ def trees(settings: Settings) -> dict[str, Any]:
 
     contenders = {"pit": core, "numpy": in_numpy, "grain_first_fit": in_grain}
     seconds = alternate(contenders, settings.rounds, time.process_time)
-    each = {name: seconds[name] / placed[name] for name in seconds}
+    per_tree = {name: seconds[name] / placed[name] for name in seconds}
     return {
-        "trees_per_s": {name: spread(1 / s) for name, s in each.items()},
-        "times_numpy": ratio(each["numpy"], each["pit"]),
-        "times_grain_first_fit": ratio(each["grain_first_fit"], each["pit"]),
+        "trees_per_s": {name: spread(1 / s) for name, s in per_tree.items()},
+        "times_numpy": ratio(per_tree["numpy"], per_tree["pit"]),
+        "times_grain_first_fit": ratio(per_tree["grain_first_fit"], per_tree["pit"]),
     }
 
 
 def fill(settings: Settings) -> dict[str, Any]:
-    """One epoch at T = 2048, groups of 32 rows, a window of 1,024 trees; nothing is timed and nothing varies.
+    """Compute the fill of one epoch at T = 2048, groups of 32 rows, a window of 1,024 trees; nothing is timed.
 
-    A tree longer than a row is cut into pieces, all in one group; the others are given its pieces one by one, without
-    that rule. First-fit keeps every row of the epoch open, Grain 32 or 1,024 of them; concat-then-split is full because
-    it cuts a sequence wherever a row ends, which a tree cannot be: `cut` is the share of sequences so cut.
+    The core keeps all pieces of a tree that is longer than a row in one group; the others get the pieces one by one,
+    without that rule. First-fit keeps every row of the epoch open, Grain 32 or 1,024 rows. Concat-then-split fills all
+    rows because it cuts sequences at the end of a row, which trees do not allow; `cut` is the share of cut sequences.
     """
     layout, rows = replace(LAYOUT, row_length=2048), {}
     for name, topology in ((name, make()) for name, make in TOPOLOGIES.items()):
@@ -265,10 +271,12 @@ def fill(settings: Settings) -> dict[str, Any]:
 
 
 def threads(settings: Settings) -> dict[str, Any]:
-    """Two threads over one on the same work: 64 groups of a plan (8.4 million tokens), as many bytes by memcpy, and
-    hashing, which stays in registers. The gain of the last two is what this machine has to give just then: none, while
-    others keep its cores busy, so rounds in which the loop gained half again or more are also shown alone. What two
-    threads cost in seconds of cores over one depends less on others. Five times the rounds of other rows.
+    """Measure the gain of two threads over one: 64 groups of a plan (8.4 million tokens), memcpy, and hashing.
+
+    memcpy moves as many bytes, and hashing uses registers only: their gains show the capacity of the machine during the
+    round, which is none while other processes keep its cores busy. Rounds in which hashing gained a half or more are
+    therefore also shown alone. CPU seconds of two threads over those of one depend less on other processes. This row
+    takes five times the rounds of the others.
     """
     topology, groups = quality(), 64
     lengths = np.random.default_rng(settings.seed).integers(10, 300, (20_000, 3), np.int32)
@@ -311,20 +319,21 @@ def threads(settings: Settings) -> dict[str, Any]:
 
 
 def gain_of(gains: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Each contender's gain, and that of the core over the others'."""
+    """Return the gain of each contender, and the ratio of the core's gain to those of the others."""
     over = {f"pit_over_{name}": spread(gains["pit"] / gains[name]) for name in ("memcpy", "loop")}
     return {**{name: spread(gain) for name, gain in gains.items()}, **over}
 
 
 def replace_rows(batch: Batch, rows: slice) -> Batch:
-    """The batch with some rows of its per-token arrays."""
+    """Return the batch with some rows of its per-token arrays."""
     return replace(batch, **{name: getattr(batch, name)[rows] for name in PER_TOKEN})
 
 
 def loader(settings: Settings) -> dict[str, Any]:
-    """Gap trees in batches of 32 x 4096, counted in live tokens; `direct` plans and writes without Grain, into buffers
-    that are used again. Memory is that of a process which loads one epoch: anonymous memory is the process's own, that
-    of files is the mapped store, which the system takes back when it wants to.
+    """Measure gap trees in batches of 32 x 4096, in live tokens, and the memory of a process that loads an epoch.
+
+    `direct` plans and writes without Grain, into reused buffers. Anonymous memory belongs to the process; memory of
+    files is the mapped store, which the system can reclaim.
     """
     fold = settings.store(10)
     batches = partial(islice, make_loader(fold, settings.seed), 50)
@@ -344,7 +353,7 @@ def loader(settings: Settings) -> dict[str, Any]:
 
 
 def make_loader(fold: Fold, seed: int) -> Loader:
-    """Steps of one batch of 32 x 4096, one shard."""
+    """Return a loader of steps of one batch of 32 x 4096, one shard."""
     packing = PackingConfig(row_length=LAYOUT.row_length, rows=LAYOUT.rows, window=WINDOW, trees=LAYOUT.trees)
     return Loader(fold, gap(), LAYOUT, packing, shards=1, seed=seed, config_hash="")
 
@@ -354,21 +363,21 @@ def live_tokens(batch: Batch) -> int:
 
 
 def memory(settings: Settings, copies: int) -> dict[str, float]:
-    """Memory of a process of its own that loads an epoch of the store, at its largest."""
+    """Return the peak memory of a separate process that loads an epoch of the store."""
     settings.store(copies)
     command = [sys.executable, __file__, "--load-an-epoch", str(settings.folder / f"store-{copies}")]
     return dict(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
 
 def load_an_epoch(path: Path) -> dict[str, float]:
-    """Megabytes of the store's tokens, and of this process's memory before and while an epoch is loaded."""
+    """Load an epoch; return megabytes of the store's tokens and of this process's peak memory."""
     fold = Store.open(path).fold("reward")
-    before, most, seen = resident(), resident(), 0
+    before, most, loaded = resident(), resident(), 0
     for (batch,) in make_loader(fold, 0):
-        seen += int((batch.example_id >= 0).sum())
+        loaded += int((batch.example_id >= 0).sum())
         now = resident()
         most = {kind: max(most[kind], now[kind]) for kind in now}
-        if seen >= len(fold):
+        if loaded >= len(fold):
             break
     tokens = 4 * int(fold.lengths().sum()) / 1e6
     return {
@@ -391,7 +400,7 @@ ROWS: dict[str, Callable[[Settings], dict[str, Any]]] = {
 }
 
 WITHOUT_DATA = ("permutation", "draws", "threads")
-"""Rows that need no preferences."""
+"""Rows of figures that need no preferences."""
 
 
 def main() -> None:
@@ -400,7 +409,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, help="parts to measure (default: all)")
     parser.add_argument("--data", default=os.environ.get("PIT_HH_DATA"), help="HH-RLHF folder as published")
     parser.add_argument("--rounds", type=int, default=7, help="timed calls of each contender (default: 7)")
-    parser.add_argument("--seed", type=int, default=1, help="of draws, tokens and permutations (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of draws, tokens and permutations (default: 1)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "data_core.json")
     parser.add_argument("--load-an-epoch", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -410,7 +419,7 @@ def main() -> None:
     rows = arguments.rows or list(ROWS)
     left_out = [] if arguments.data else [name for name in rows if name not in WITHOUT_DATA]
     if left_out:
-        print(f"left out, for want of --data HH_FOLDER or PIT_HH_DATA: {', '.join(left_out)}", file=sys.stderr)
+        print(f"left out: {', '.join(left_out)}; give --data HH_FOLDER or set PIT_HH_DATA", file=sys.stderr)
         if arguments.rows:
             sys.exit(1)
     with TemporaryDirectory() as folder:

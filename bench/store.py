@@ -1,9 +1,9 @@
-"""The token store: writing, opening warm, and verifying one of a million rows of the synthetic task.
+"""Benchmark of the token store: writing, warm opening and verifying a store of a million synthetic rows.
 
-Run: `python bench/store.py`. The store is built once, then opened again and again in the same process: `open_s` is the
-manifest, the maps, the offsets and the lengths of all folds. Verifying is measured alone (`verify`: tokens and
-checksums in the C++ core) and as `pit data check --full` does it (`full`: digests of the files as well). The rows are
-some thousand drawn ones, again and again: drawing a million would take longer than writing them.
+Run: `python bench/store.py`. The store is built once, then opened repeatedly in the same process: `open_s` covers the
+manifest, the maps, the offsets and the lengths of all folds. Verification is measured in the C++ core alone (`verify`:
+tokens and checksums) and as in `pit data check --full` (`full`: also the digests of the files). 20,000 different rows
+are repeated, because generating a million would take longer than writing them.
 """
 
 import argparse
@@ -29,17 +29,17 @@ from pit.evaluate.collect import versions
 from pit.types import FOLDS
 
 ROUNDS = 9
-DRAWN_ROWS = 20_000
+DIFFERENT_ROWS = 20_000
 
 
 def spread(measure: Callable[[], float]) -> dict[str, float]:
-    """Median and extremes of some rounds."""
+    """Return the median and the extremes of `ROUNDS` measurements."""
     values = [measure() for _ in range(ROUNDS)]
     return {"median": statistics.median(values), "least": min(values), "most": max(values), "rounds": ROUNDS}
 
 
 def open_seconds(folder: Path) -> float:
-    """From nothing to the lengths of every row."""
+    """Return the seconds to open a store and read the lengths of every row."""
     begin = time.perf_counter()
     store = Store.open(folder)
     for name in FOLDS:
@@ -48,7 +48,7 @@ def open_seconds(folder: Path) -> float:
 
 
 def verify_rate(store: Store, size: int) -> float:
-    """Gigabytes of Arrow files a second through the core's checks of tokens and checksums."""
+    """Return the gigabytes per second of Arrow files whose tokens and checksums the core verifies."""
     begin = time.perf_counter()
     for name in FOLDS:
         store.fold(name).table.verify()
@@ -56,14 +56,14 @@ def verify_rate(store: Store, size: int) -> float:
 
 
 def full_rate(store: Store, size: int) -> float:
-    """The same with the digests of the files."""
+    """Return the gigabytes per second of a full verification, digests of the files included."""
     begin = time.perf_counter()
     store.verify()
     return size / (time.perf_counter() - begin) / 1e9
 
 
 def zlib_rate(store: Store, size: int) -> float:
-    """Gigabytes a second of zlib's crc32, for comparison."""
+    """Return the gigabytes per second of zlib's crc32, for comparison."""
     contents = [path.read_bytes() for path in store.path.glob("*.arrow")]
     begin = time.perf_counter()
     for content in contents:
@@ -72,10 +72,10 @@ def zlib_rate(store: Store, size: int) -> float:
 
 
 def measure(rows: int, workers: int, folder: Path) -> dict[str, Any]:
-    """Figures of one store of so many rows."""
+    """Return the figures of a store of `rows` rows."""
     texts = (text for row in generate(4_000, 1) for text in (row.prompt[0].content, row.better, row.worse))
     template = Template(Tokenizer.train_bpe(texts, 1_024), (512, 512, 512))
-    preferences = itertools.islice(itertools.cycle(list(generate(DRAWN_ROWS, 0))), rows)
+    preferences = itertools.islice(itertools.cycle(list(generate(DIFFERENT_ROWS, 0))), rows)
     begin = time.perf_counter()
     store = build(preferences, folder, template, workers=workers)
     write_s = time.perf_counter() - begin

@@ -1,4 +1,4 @@
-// What every part of the binding needs: arrays checked and never converted, views, states as bytes.
+// Shared helpers of the bindings: arrays, which are checked and never converted; views; states as bytes.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -36,7 +36,7 @@ std::string dtype_name() {
     return py::cast<std::string>(py::str(py::dtype::of<T>()));
 }
 
-// The argument as a C-contiguous array of exactly T; Error otherwise, for a silent copy would hide a mistake.
+// The argument as a C-contiguous array of exactly T; Error otherwise, because a silent copy would hide a mistake.
 template <typename T>
 py::array_t<T> require_array(const py::handle& value, const std::string& name) {
     if (!py::isinstance<py::array_t<T, py::array::c_style>>(value)) {
@@ -68,7 +68,7 @@ template <typename T>
 T* require_output(const py::object& batch, const char* field, const Shape& shape) {
     py::array_t<T> array = require_shape<T>(batch.attr(field), std::string("out.") + field, shape);
     if (!array.writeable()) {
-        throw pit::Error(std::string("out.") + field + " is read-only; give an array that can be written");
+        throw pit::Error(std::string("out.") + field + " is read-only; give a writable array");
     }
     return array.mutable_data();
 }
@@ -92,7 +92,7 @@ inline std::vector<pit::Stage> to_stages(const PythonStages& stages) {
     return out;
 }
 
-// The bytes' memory is Python's and is not moved while `bytes` is held, so it may be read without the GIL.
+// Python does not move the memory of `bytes` while it is held, so it may be read without the GIL.
 template <typename T>
 void restore(T& self, const py::bytes& bytes) {
     const std::string_view text = bytes;

@@ -6,7 +6,7 @@ namespace pit_python {
 
 namespace {
 
-// `draw(count)` gives that many draws, without the GIL.
+// Returns `count` draws of draw(count), made without the GIL.
 template <typename Function>
 py::tuple to_arrays(std::int64_t count, const Function& draw) {
     pit::require_range("curriculum: count", count, 0, std::int64_t{1} << 40);
@@ -76,7 +76,7 @@ void check_entry(const pit::FeedbackCurriculum& self, std::int64_t entry) {
     }
 }
 
-py::tuple seen(const pit::FeedbackCurriculum& self, const py::object& entries) {
+py::tuple stats(const pit::FeedbackCurriculum& self, const py::object& entries) {
     const bool all = entries.is_none();
     const auto index = all ? py::array_t<std::int64_t>() : require_shape<std::int64_t>(entries, "entries", {kAny});
     const py::ssize_t count = all ? static_cast<py::ssize_t>(self.entries()) : index.size();
@@ -92,7 +92,7 @@ py::tuple seen(const pit::FeedbackCurriculum& self, const py::object& entries) {
         for (py::ssize_t i = 0; i < count; ++i) {
             const std::int64_t entry = all ? i : from[i];
             check_entry(self, entry);
-            const pit::Seen& one = self.seen()[static_cast<std::size_t>(entry)];
+            const pit::EntryStats& one = self.stats()[static_cast<std::size_t>(entry)];
             trials_out[i] = one.trials;
             wins_out[i] = one.wins;
             gap_out[i] = one.gap;
@@ -149,7 +149,7 @@ void bind_feedback(py::module_& m) {
              py::arg("gap"))
         .def("advance", &advance)
         .def("draw", &draw_weighted, py::arg("count"))
-        .def("seen", &seen, py::arg("entries") = py::none())
+        .def("stats", &stats, py::arg("entries") = py::none())
         .def("set_weights", &set_weights, py::arg("entries"), py::arg("weights"))
         .def("assign_weights", &assign_weights, py::arg("weights"))
         .def("state", &feedback_state, py::arg("step"), py::arg("notes"))

@@ -15,7 +15,7 @@ namespace {
 // Name, map, stream, buffer sizes in bytes i64[batches, columns, 2] (offsets, values) and checksums u32[batches].
 using PythonArrowFile = std::tuple<std::string, py::buffer, py::object, py::object, py::object>;
 
-// The stream that a capsule of the Arrow PyCapsule interface owns, until the capsule goes.
+// The stream that a capsule of the Arrow PyCapsule interface owns; it lives as long as the capsule.
 ArrowArrayStream* stream_of(const py::object& capsule) {
     auto* stream = static_cast<ArrowArrayStream*>(PyCapsule_GetPointer(capsule.ptr(), "arrow_array_stream"));
     if (stream == nullptr) {
@@ -24,7 +24,7 @@ ArrowArrayStream* stream_of(const py::object& capsule) {
     return stream;
 }
 
-// A token table and what it borrows from.
+// A token table and the owners of the memory that it borrows.
 class PythonTokenTable {
   public:
     explicit PythonTokenTable(const std::vector<std::vector<std::pair<py::object, py::object>>>& columns) {
@@ -58,7 +58,7 @@ class PythonTokenTable {
         const auto value_array = require_shape<std::int32_t>(values, name + ", values", {kAny});
         const auto offset_array = require_shape<std::int64_t>(offsets, name + ", offsets", {kAny});
         if (offset_array.size() == 0) {
-            throw pit::Error(name + ": offsets is empty; give one offset more than there are rows");
+            throw pit::Error(name + ": offsets is empty; give rows + 1 offsets");
         }
         owners_.push_back(value_array);
         owners_.push_back(offset_array);
@@ -91,7 +91,7 @@ class PythonTokenTable {
     std::unique_ptr<pit::TokenTable> table_;
 };
 
-// Views of a row's tokens, one a column, which keep the table alive.
+// Views of a row's tokens, one per column, which keep the table alive.
 py::list table_row(const py::object& self, std::int64_t row) {
     const pit::TokenTable& table = py::cast<const PythonTokenTable&>(self).table();
     if (row < 0 || row >= table.rows()) {
@@ -114,7 +114,7 @@ py::list table_row(const py::object& self, std::int64_t row) {
     return out;
 }
 
-// Distance of each row of one column to the same row of another.
+// Edit distance of each row of column a to the same row of column b.
 py::array_t<std::int32_t> table_edit_distances(const PythonTokenTable& self, std::int64_t a, std::int64_t b) {
     const pit::TokenTable& table = self.table();
     pit::require_range("token table: column a", a, 0, table.columns() - 1);
@@ -144,7 +144,7 @@ py::array_t<std::int32_t> table_lengths(const PythonTokenTable& self) {
 void materialise(const pit::Plan& plan, std::int64_t first_group, std::int64_t last_group,
                  const PythonTokenTable& table, const std::array<std::int32_t, pit::kKinds>& closing, std::int32_t pad,
                  int threads, const py::object& out) {
-    // Sizes are computed from the range, so it is checked before them.
+    // Sizes are computed from the range, so the range is checked first.
     pit::check_groups(plan, first_group, last_group);
     const py::ssize_t groups = last_group - first_group;
     const py::ssize_t rows = groups * plan.sizes.rows_per_group;

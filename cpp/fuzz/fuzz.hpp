@@ -1,5 +1,5 @@
-// A structure-aware fuzzer in a loop: valid bytes are damaged, most of them get a valid checksum again so that they
-// pass the outer check, and what reads them must refuse them with a pit::Error or hold valid values. Sanitizers watch.
+// A structure-aware fuzzer in a loop: valid bytes are damaged, and most of them get a valid checksum again to pass the
+// outer check. Their reader must throw a pit::Error or hold valid values. Run it under sanitizers.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace pit_fuzz {
 
 using pit_test::Dice;
 
-// What became of the inputs of a run.
+// Counts of the inputs of a run, by result.
 struct Tally {
     std::int64_t inputs = 0;
     std::int64_t passed_header = 0;  // the outer check (magic, version, checksum) held
@@ -28,7 +28,7 @@ struct Tally {
     }
 };
 
-// Values at which bounds break.
+// Boundary values.
 inline std::uint64_t boundary(Dice& dice) {
     const std::uint64_t values[] = {0,
                                     1,
@@ -53,7 +53,7 @@ inline void write_number(std::string& bytes, std::size_t at, std::uint64_t value
     }
 }
 
-// One damage at or behind `first`: a bit, a byte, a number, a cut, a doubled or a missing piece.
+// Damages the bytes once, at or after `first`: a bit, a byte, a number, a truncation, a doubled or a missing piece.
 inline void damage(std::string& bytes, std::size_t first, Dice& dice) {
     if (bytes.size() <= first) {
         return;

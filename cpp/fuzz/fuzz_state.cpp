@@ -16,7 +16,7 @@ using pit_fuzz::Tally;
 constexpr std::size_t kHeader = 16;    // magic and version
 constexpr std::size_t kSettings = 40;  // and three hashes
 
-// Gives damaged bytes the checksum that a reader wants to see.
+// Gives damaged bytes a valid checksum.
 std::string sealed(std::string bytes) {
     const std::uint64_t checksum = pit::Fingerprint().bytes(bytes).value();
     bytes.resize(bytes.size() + 8);
@@ -35,8 +35,8 @@ bool passes_header(const std::string& bytes, const std::string& valid) {
     }
 }
 
-// Damage of a valid state: one in five keeps its broken checksum, half of the others damage only what follows the
-// hashes of the settings.
+// Damages a valid state: one in five keeps its invalid checksum; half of the others are damaged only after the hashes
+// of the settings.
 std::string damaged(const std::string& state, Dice& dice) {
     std::string body = state.substr(0, state.size() - 8);
     const std::size_t first = dice.roll(0, 1) ? kSettings : kHeader;
@@ -46,7 +46,7 @@ std::string damaged(const std::string& state, Dice& dice) {
     return dice.roll(0, 4) ? sealed(body) : body + state.substr(state.size() - 8);
 }
 
-// Restores damaged bytes. Whatever is accepted must give a state that is accepted as well, and go on.
+// Restores damaged bytes. If they are accepted, the next state must be accepted too, and draws must continue.
 template <typename Owner, typename GoOn>
 void fuzz(Owner& owner, const std::string& state, std::int64_t inputs, Dice& dice, Tally& tally, const GoOn& go_on) {
     for (std::int64_t i = 0; i < inputs; ++i) {

@@ -1,6 +1,6 @@
-// Damaged record batches: Arrow streams whose lengths, offsets, addresses and types lie, and files whose offsets,
-// tokens and checksums do. Whatever is accepted is read whole, also after the file has changed under its map; a read
-// outside the file is what the sanitizers would see.
+// Damaged record batches: Arrow streams with false lengths, offsets, addresses and types, and files with false offsets,
+// tokens and checksums. Every accepted batch is read completely, also after the file has changed under its map; the
+// sanitizers would report a read outside the file.
 #include <cstring>
 #include <vector>
 
@@ -15,7 +15,7 @@ using pit_fuzz::Tally;
 using pit_test::Batch;
 using pit_test::Stream;
 
-// A file with a batch's buffers one behind the other, each at a multiple of 8 bytes, and nothing around them.
+// A file with the buffers of a batch one after another, each at a multiple of 8 bytes, and nothing around them.
 class File {
   public:
     explicit File(Stream& stream) {
@@ -68,7 +68,7 @@ Batch random_batch(Dice& dice) {
     return batch;
 }
 
-// One lie of the stream about its batch.
+// Falsifies one property of the batch in the stream.
 void damage(Stream& stream, Dice& dice) {
     const auto c = static_cast<std::size_t>(dice.roll(0, 1));
     const auto number = static_cast<std::int64_t>(pit_fuzz::boundary(dice));

@@ -1,4 +1,4 @@
-// The least a test needs: CHECK counts failures and goes on; CHECK_THROWS wants a pit::Error with given words.
+// A minimal test library: CHECK counts failures and continues; CHECK_THROWS expects a pit::Error with given words.
 #pragma once
 
 #include <cstdio>

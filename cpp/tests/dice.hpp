@@ -10,7 +10,7 @@ namespace pit_test {
 class Dice {
   public:
     explicit Dice(std::uint64_t key) : key_(key) {}
-    // Any number of [low, high].
+    // A number in [low, high].
     std::int64_t roll(std::int64_t low, std::int64_t high) {
         return low + static_cast<std::int64_t>(
                          pit::uniform_below(key_, 99, index_++, static_cast<std::uint64_t>(high - low + 1)));

@@ -19,7 +19,7 @@ inline pit::Topology gap_topology() {
 
 constexpr std::int64_t kColumns = 3;
 
-// Token columns of one chunk each; the values tell column and row.
+// Token columns of one chunk each; the values encode column and row.
 struct Tokens {
     explicit Tokens(const std::vector<std::int32_t>& lengths) {
         const std::size_t rows = lengths.size() / kColumns;

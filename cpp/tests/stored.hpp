@@ -1,4 +1,4 @@
-// A small stored record batch, and the Arrow stream it would come from, whose every part a test may spoil.
+// A small stored record batch and its Arrow stream; a test may corrupt any part of them.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +48,7 @@ struct Batch {
     pit::TokenTable table(std::int64_t vocab_size = 10) const { return {{tokens(crc32())}, kNames, vocab_size}; }
 };
 
-// A stream of the C interface over one batch, whose every part a test may spoil. It counts what is released.
+// A stream of the C interface over one batch; a test may corrupt any part. It counts the released structs.
 struct Stream {
     explicit Stream(const Batch& source) : batch(source) {
         const auto rows = static_cast<std::int64_t>(batch.columns[0].offsets.size()) - 1;
@@ -102,14 +102,14 @@ struct Stream {
     }
     static const char* get_last_error(ArrowArrayStream*) { return "the wire is cut"; }
 
-    // The tokens of the batch, after which everything must have been released.
+    // Returns the tokens of the batch; afterwards everything must have been released.
     pit::TokenBatch read() {
         const pit::ArrowBatches batches(&stream, "f.arrow", kNames);
         return batches.tokens(0, sizes, map, 0);
     }
 
     Batch batch;
-    // Any address may be a mapped one unless a test says otherwise.
+    // All addresses count as mapped unless a test changes this.
     pit::MappedBytes map{nullptr, INT64_MAX};
     std::vector<pit::BufferSizes> sizes;
     ArrowSchema schema{}, list_schema[2], value_schema[2];

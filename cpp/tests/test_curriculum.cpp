@@ -15,7 +15,7 @@ namespace {
 
 using pit_test::Dice;
 
-// The entry at a place by adding weights up.
+// The entry at a place, found by adding up weights.
 std::int64_t find_slowly(const std::vector<std::uint32_t>& weights, std::uint64_t place) {
     std::size_t entry = 0;
     while (place >= weights[entry]) {
@@ -106,7 +106,7 @@ void draw_step(pit::FeedbackCurriculum& curriculum, Dice& dice, bool answer) {
     }
 }
 
-// A restored table goes on as the one that was saved, whatever was drawn ahead.
+// A restored table continues like the saved one, whatever was drawn ahead.
 void test_states() {
     for (std::uint64_t seed = 0; seed < 100; ++seed) {
         Dice dice(seed);

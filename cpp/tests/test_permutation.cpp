@@ -1,6 +1,6 @@
 // The keyed permutation: a bijection for every size, and as even as chance. Keys are fixed, so a run either always
-// passes or always fails; each statistic says how far from its mean it may lie. A fair permutation would miss one of
-// the bounds below, all taken together, for about one choice of fixed keys in 10,000.
+// passes or always fails; each statistic has a bound on its distance from the mean. A fair permutation would miss one
+// of the bounds below, all taken together, for about one choice of fixed keys in 10,000.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -135,7 +135,7 @@ double unevenness(const std::vector<std::int64_t>& count) {
     return (std::cbrt(chi_square / freedom) - (1 - spread)) / std::sqrt(spread);
 }
 
-// Where an index goes over many keys: each place equally often, for tables and for networks.
+// The image of an index over many keys: each place equally often, for tables and for networks.
 void test_places() {
     for (const std::int64_t n : {2, 3, 7, 256, 257, 272, 1000}) {
         for (const std::int64_t index : {std::int64_t{0}, std::int64_t{1}, n / 2, n - 1}) {
@@ -148,7 +148,7 @@ void test_places() {
     }
 }
 
-// Where two indices go together, on a grid of 16 x 16: neighbours, and those that share a half of the network.
+// The joint image of two indices, on a grid of 16 x 16: neighbours, and indices that share a half of the network.
 void test_pairs_of_places() {
     constexpr std::int64_t kGrid = 16;
     for (const std::int64_t n : {257, 272, 1000, 1 << 20}) {
@@ -175,7 +175,7 @@ void test_pairs_of_places() {
     }
 }
 
-// In which order five indices come out: all 120 equally often.
+// The order of five images: all 120 equally often.
 void test_orders() {
     for (const std::int64_t n : {5, 256, 257, 1000, 10000000}) {
         for (const std::int64_t stride : {std::int64_t{1}, n / 5}) {

@@ -1,4 +1,4 @@
-// Planning and writing over many random settings (what the sanitizers watch), resuming, and damaged states.
+// Planning and writing over many random settings (under sanitizers), resuming, and damaged states.
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
@@ -81,7 +81,7 @@ void test_plan_trees() {
     CHECK(pit::plan_trees({}, kColumns, gap_topology(), {1, 1, 1}).groups == 0);
 }
 
-// Every changed bit and every cut is refused, and leaves the planner as it was.
+// Every changed bit and every truncation raises an Error and leaves the planner unchanged.
 void test_damaged_states() {
     Dice dice(5);
     const Setting setting = random_setting(dice);

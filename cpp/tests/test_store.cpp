@@ -93,7 +93,7 @@ void test_stored_batches_that_are_refused() {
     CHECK_THROWS(batch.table(), "column 'better': offsets run from 0 to 1, its values from 0 to 2");
 }
 
-// What a map can do: change after all checks. The sanitizers watch that nothing outside is read.
+// A map can change after all checks. The sanitizers watch that nothing outside is read.
 void test_offsets_that_change() {
     for (const std::int64_t wrong : {std::int64_t{-1}, std::int64_t{4}, INT64_MAX, INT64_MIN}) {
         Batch batch;
@@ -140,7 +140,7 @@ void test_a_good_stream() {
     Stream stream(batch);
     const pit::TokenBatch tokens = stream.read();
     CHECK(stream.released == 3);
-    CHECK_THROWS(stream.read(), "f.arrow: its Arrow stream was read before; give a fresh one");
+    CHECK_THROWS(stream.read(), "f.arrow: its Arrow stream was already read; give a new stream");
     CHECK(tokens.name == "f.arrow: record batch 0" && tokens.columns.size() == 2);
     CHECK(tokens.columns[0].rows == 2 && tokens.columns[0].value_count == 3);
     CHECK(tokens.columns[0].values == stream.batch.columns[0].values.data());
@@ -172,10 +172,10 @@ void test_streams_that_are_refused() {
     check_refused([](Stream& s) { s.value_array[1].null_count = 1; }, column + ", tokens has nulls (1)");
     check_refused([](Stream& s) { s.value_array[1].length = -1; }, column + ", buffer of values needs -1 elements");
     check_refused([](Stream& s) { s.value_array[1].offset = -1; }, column + ", buffer of values needs 1 elements");
-    check_refused([](Stream& s) { s.value_array[1].offset = INT64_MAX; }, "of 4 bytes, its buffer has 4 bytes");
+    check_refused([](Stream& s) { s.value_array[1].offset = INT64_MAX; }, "of 4 bytes, but its buffer has 4 bytes");
     check_refused([](Stream& s) { s.sizes[1].offsets = 23; }, column + ", buffer of offsets needs 3 elements from 0");
     check_refused([](Stream& s) { s.sizes[1].values = -8; }, column + ", buffer of values needs 1 elements from 0");
-    check_refused([](Stream& s) { s.map.size = 1 << 20; }, "lies outside the memory map of its file, as those of comp");
+    check_refused([](Stream& s) { s.map.size = 1 << 20; }, "lies outside the memory map of its file, as happens with");
     check_refused([](Stream& s) { s.map = {s.batch.columns[0].offsets.data(), 23}; },
                   "column 'prompt', buffer of offsets lies outside the memory map");
     check_refused([](Stream& s) { s.value_buffers[0][1] = reinterpret_cast<const char*>(s.value_buffers[0][1]) + 1; },

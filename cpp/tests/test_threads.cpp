@@ -1,5 +1,5 @@
-// Several threads on one plan, one table, one planner: what comes out is what one thread makes, and the thread
-// sanitizer sees every access.
+// Several threads on one plan, one table, one planner: the result is that of one thread, and the thread sanitizer
+// checks every access.
 #include <atomic>
 #include <cstdint>
 #include <map>
@@ -54,7 +54,7 @@ void test_parts() {
     }
 }
 
-// All parts end before the exception of the lowest one that failed goes on, whatever its type.
+// All parts end before the exception of the lowest one that failed is rethrown, whatever its type.
 void test_a_failing_part() {
     std::atomic<int> ended{0};
     std::string found;
@@ -84,7 +84,7 @@ void test_shared_rows() {
     }
 }
 
-// Callers on threads of their own, each of which takes threads in turn.
+// Several callers on threads of their own, each of which starts threads.
 void test_callers_at_once() {
     const Case one{Dice(3)};
     const pit::TokenTable table = one.tokens.table();
@@ -122,7 +122,7 @@ void test_a_stored_table() {
                  "damaged: checksum 0x");
 }
 
-// Two threads that draw from one planner get its steps between them, each once, while a third looks on.
+// Two threads that draw from one planner get each of its steps once, while a third reads its state.
 void test_one_planner() {
     Dice dice(8);
     const Setting setting = random_setting(dice);
@@ -168,7 +168,7 @@ void test_refusals() {
     Rows rows(plan, plan.groups);
     for (const int threads : {1, 2, 3}) {
         CHECK_THROWS(pit::materialise(plan, 0, plan.groups, other.table(), kIds, rows.arrays(), threads),
-                     "materialise: example 2 was planned with 4 tokens in a row, the token table gives 5");
+                     "materialise: example 2 was planned with 4 tokens in a row, but the token table gives 5");
     }
     CHECK_THROWS(pit::materialise(plan, 0, plan.groups, other.table(), kIds, rows.arrays(), 0),
                  "materialise: threads=0 is outside [1, 256]");

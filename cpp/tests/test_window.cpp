@@ -1,4 +1,4 @@
-// The look-ahead window and its set of lengths, each against a twin that looks at everything.
+// The look-ahead window and its set of lengths, each against a twin that searches everything.
 #include <algorithm>
 #include <cstdint>
 #include <set>
@@ -72,7 +72,7 @@ bool same(const pit::PendingTree& a, const pit::PendingTree& b) {
     return a.example == b.example && a.total == b.total && a.rows == b.rows && a.source == b.source;
 }
 
-// Lengths in a small range have many equals; some trees are split, a few into as many pieces as a tree can have.
+// A small range of lengths gives many equal ones; some trees are split, a few into the maximal number of pieces.
 pit::PendingTree random_tree(Dice& dice, std::int64_t longest, std::int64_t example) {
     const bool whole = dice.roll(0, 3) > 0;
     const std::int64_t rows = whole ? 1 : dice.roll(0, 9) == 0 ? pit::kMaxSegments : dice.roll(2, 5);

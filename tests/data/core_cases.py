@@ -81,7 +81,7 @@ class Case:
 
 @st.composite
 def cases(draw, min_examples=1):
-    """Rows are long enough for any path and groups for any split; many trees are split."""
+    """Return a case whose rows hold any path and whose groups hold any split; many trees are split."""
     topology = draw(st.one_of(st.just(PAIR), st.just(GAP), topologies()))
     longest = draw(st.integers(0, 6))
     rows = st.lists(st.integers(0, longest), min_size=3, max_size=3)
@@ -98,13 +98,13 @@ def cases(draw, min_examples=1):
 
 
 def random_tokens(lengths, seed):
-    """Tokens of a table with these lengths: per column a list of arrays, one a row."""
+    """Return tokens of a table with these lengths: for each column a list of arrays, one per row."""
     rng = np.random.default_rng(seed)
     return [[rng.integers(10, 1000, n, dtype=np.int32) for n in column] for column in lengths.T]
 
 
 def token_table(columns, cuts):
-    """A core table of `columns`, cut before the rows named in cuts[column]; values have slack on both sides."""
+    """Return a core table of `columns`, cut before the rows in cuts[column]; values have slack on both sides."""
     chunked = []
     for column, at in zip(columns, cuts, strict=True):
         chunks, bounds = [], [0, *sorted(at), len(column)]

@@ -1,6 +1,7 @@
 """Obvious and slow Python twins of the C++ core, written from its contract; the tests compare the two exactly."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,7 @@ def _mix(x, before, between):
     return (x + between) * 0xCD9E8D57 & MASK32
 
 
+@cache
 def _shuffled(n, key):
     out = list(range(n))
     for i in reversed(range(1, n)):
@@ -79,6 +81,15 @@ def draw(seed, examples, stages, k, step):
     raise AssertionError("weights do not add up")
 
 
+def levenshtein(a, b):
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+    return row[-1]
+
+
 def path(topology: Topology, segment):
     out = []
     while segment >= 0:
@@ -94,7 +105,7 @@ def tips(topology: Topology):
 
 def split(topology: Topology, lengths, row_length):
     """Pieces of a tree: (segments, owned segments) as sets; `lengths` are those of its segments."""
-    pieces, seen = [set()], set()
+    pieces, covered = [set()], set()
     owned = [set()]
     for tip in tips(topology):
         bigger = pieces[-1] | set(path(topology, tip))
@@ -102,14 +113,14 @@ def split(topology: Topology, lengths, row_length):
             pieces.append(set())
             owned.append(set())
             bigger = set(path(topology, tip))
-        owned[-1] |= bigger - seen
+        owned[-1] |= bigger - covered
         pieces[-1] = bigger
-        seen |= bigger
+        covered |= bigger
     return list(zip(pieces, owned, strict=True))
 
 
 class Placed(NamedTuple):
-    """A piece where it lies: the fields of a core Plan, one piece a record."""
+    """A placed piece: the fields of a core Plan, one record per piece."""
 
     tree: int
     group: int
@@ -223,7 +234,7 @@ def _descendants(topology, segment):
 
 
 def _fill_piece(batch, piece, row, slot, topology, contents, closing):
-    """Writes one piece segment by segment; `contents[s]` are the content tokens of segment s."""
+    """Write a piece segment by segment; `contents[s]` are the content tokens of segment s."""
     spans, at = {}, piece.start
     for s in sorted(piece.segments):
         spans[s] = range(at, at + len(contents[s]) + 1)
@@ -243,7 +254,7 @@ def _fill_piece(batch, piece, row, slot, topology, contents, closing):
 
 
 def materialise(plan, twin: TwinPlan, first, last, topology, contents, closing, pad):
-    """What the core writes for groups [first, last); `contents(example)` are its segments' content tokens."""
+    """Return the batch of groups [first, last); `contents(example)` are the content tokens of its segments."""
     batch = empty_batch(last - first, plan)
     batch.token[:] = pad
     batch.position[:] = 0

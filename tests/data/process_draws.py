@@ -1,4 +1,4 @@
-"""One process of several that train together: prints what it drew, and writes the state it could be restarted from.
+"""One of several processes that train together: prints its draws, and writes the state for a restart.
 
 Arguments: coordinator, processes, this process, first step, last step, folder. Run by test_curriculum_processes.
 """
@@ -26,11 +26,11 @@ EXAMPLES, COUNT, SHARDS = 24, 8, 4
 def main() -> None:
     coordinator, count, index, first, last, folder = sys.argv[1:7]
     jax.distributed.initialize(coordinator, num_processes=int(count), process_id=int(index))
-    print(json.dumps(drawn(int(first), int(last), Path(folder))), flush=True)
+    print(json.dumps(train(int(first), int(last), Path(folder))), flush=True)
 
 
-def drawn(first: int, last: int, folder: Path) -> dict[str, object]:
-    """Draws and batches of steps [first, last), this process's part; the state of `last` goes to the folder."""
+def train(first: int, last: int, folder: Path) -> dict[str, object]:
+    """Return this process's draws and batches of steps [first, last); write the state of `last` to the folder."""
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     draws = DrawLoader(curriculum(), COUNT, prefetch=1, **processes)
     fold = Store.open(folder / "store").fold("reward")
@@ -44,9 +44,9 @@ def drawn(first: int, last: int, folder: Path) -> dict[str, object]:
     sharding = row_sharding(make_mesh(MeshConfig(data=jax.device_count())))
     for _ in range(first, last):
         step = next(draws)
-        own = draws.share(step)
-        result["draws"].append([own.ids.tolist(), own.sources.tolist()])
-        gaps = multihost_utils.process_allgather(gaps_of(own.ids), tiled=True)
+        share = draws.share(step)
+        result["draws"].append([share.ids.tolist(), share.sources.tolist()])
+        gaps = multihost_utils.process_allgather(gaps_of(share.ids), tiled=True)
         draws.update(step, np.asarray(gaps))
         microbatches = next(batches)
         result["tokens"].append([batch.token.tolist() for batch in microbatches])
@@ -56,6 +56,8 @@ def drawn(first: int, last: int, folder: Path) -> dict[str, object]:
         (folder / f"draws-{last}").write_bytes(draws.state())
         (folder / f"batches-{last}").write_text(json.dumps(batches.state()))
     multihost_utils.sync_global_devices("saved")
+    draws.close()
+    batches.close()
     return result
 
 
@@ -75,7 +77,7 @@ def curriculum() -> Adaptive:
 
 
 def gaps_of(ids: np.ndarray) -> np.ndarray:
-    """Two samples of each: odd examples win, even ones win and lose."""
+    """Return gaps of two samples: both of an odd example win, one of an even example loses."""
     return np.stack([np.ones(len(ids)), np.where(ids % 2, 1.0, -1.0)], axis=1).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Stores for tests: small built ones, and one written the obvious way, straight from the description of the format."""
+"""Stores for tests: small built ones, and one written directly from the description of the format."""
 
 import hashlib
 import json
@@ -15,18 +15,27 @@ import pyarrow as pa
 import pytest
 
 from pit.data.store import write
+from pit.data.synthetic import generate
 from pit.data.template import Template
 from pit.data.tokenizer import Tokenizer
 from pit.types import COLUMNS, FOLDS
+
+_ROWS = []
 
 TOKENIZER = Tokenizer.train_bpe(["describe this red lamp: price and size."], 330)
 TEMPLATE = Template(TOKENIZER, (16, 12, 12))
 SCHEMA = pa.schema([(name, pa.large_list(pa.int32())) for name in COLUMNS])
 
 
+def rows_of_task(n):
+    """Return list(generate(n, 0)); rows are generated once per process."""
+    _ROWS.extend(generate(n - len(_ROWS), 0, start=len(_ROWS)))
+    return _ROWS[:n]
+
+
 @contextmanager
 def small_shards():
-    """Builds make shards of 40 rows and record batches of 8."""
+    """Make builds use shards of 40 rows and record batches of 8."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(write, "SHARD_ROWS", 40)
         patch.setattr(write, "BATCH_ROWS", 8)
@@ -34,7 +43,7 @@ def small_shards():
 
 
 def contents(store):
-    """The rows of every fold, as lists."""
+    """Return the rows of every fold, as lists."""
     return {name: rows_of(store.fold(name)) for name in FOLDS}
 
 
@@ -43,7 +52,7 @@ def rows_of(fold):
 
 
 def checksum(batch):
-    """What the manifest says of a record batch, by zlib."""
+    """Return the checksum of a record batch in the manifest, by zlib."""
     crc = 0
     for column in batch.columns:
         for array in (column.offsets, column.values):
@@ -56,7 +65,7 @@ def digest(content):
 
 
 def write_file(path, batches, compression=None):
-    """One Arrow file of record batches, and its entry in a manifest."""
+    """Write an Arrow file of record batches, and return its entry in a manifest."""
     with pa.OSFile(str(path), "wb") as sink:
         options = pa.ipc.IpcWriteOptions(compression=compression)
         with pa.ipc.new_file(sink, SCHEMA, options=options) as writer:
@@ -72,14 +81,14 @@ def write_file(path, batches, compression=None):
 
 
 def write_manifest(folder, manifest):
-    """The manifest, with its digest made right."""
+    """Write the manifest with a valid digest."""
     manifest = {name: value for name, value in manifest.items() if name != "hash"}
     manifest["hash"] = digest(json.dumps(manifest, sort_keys=True).encode())
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def write_store(folder, files, vocab_size=1000):
-    """A store whose fold sft has one file for each list of record batches; the other folds are empty."""
+    """Write a store whose fold sft has one file per list of record batches; the other folds are empty."""
     folder.mkdir()
     entries = [write_file(folder / f"sft-{i:05}.arrow", batches) for i, batches in enumerate(files)]
     folds = {name: {"rows": 0, "files": []} for name in FOLDS}
@@ -98,13 +107,13 @@ def write_store(folder, files, vocab_size=1000):
 
 
 def record_batch(*columns):
-    """A record batch of token lists."""
+    """Return a record batch of token lists."""
     arrays = [pa.array(column, pa.large_list(pa.int32())) for column in columns]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
 def random_batch(rows, tokens, seed):
-    """A record batch of so many rows, each column of each row with so many tokens on average."""
+    """Return a record batch with `rows` rows and, on average, `tokens` tokens per row and column."""
     rng = np.random.default_rng(seed)
     arrays = []
     for _ in COLUMNS:
@@ -115,26 +124,26 @@ def random_batch(rows, tokens, seed):
 
 
 def copy_of(store, folder: Path) -> Path:
-    """A copy of a store's folder, in place of an earlier one."""
+    """Copy the folder of a store, and replace an earlier copy."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(store.path, folder)
     return folder
 
 
 def rewrite(folder, **changes):
-    """Change fields of a store's manifest and make its digest right again."""
+    """Change fields of a store's manifest and update its digest."""
     write_manifest(folder, json.loads((folder / "manifest.json").read_text()) | changes)
 
 
 def environment():
-    """The environment of a process that imports what this one does."""
+    """Return the environment of a process that imports the same modules as this one."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def without_privilege(code, *arguments):
-    """Run Python code without the right of root to read and write everything."""
+    """Run Python code without root's privilege to read and write all files."""
     drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     if drop and shutil.which("setpriv") is None:
-        pytest.skip("setpriv, which takes root's privilege away, is not installed")
+        pytest.skip("setpriv, which drops the privilege of root, is not installed")
     command = [*drop, sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120, check=False)

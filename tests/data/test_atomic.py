@@ -14,7 +14,7 @@ def test_atomic_writes_leave_the_old_or_the_new(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="disk full"):
         write_file(path, b"new")
     assert path.read_bytes() == b"old"
-    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
     def interrupted() -> None:
         with new_folder(tmp_path / "folder") as folder:
@@ -23,7 +23,7 @@ def test_atomic_writes_leave_the_old_or_the_new(tmp_path: Path, monkeypatch: pyt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
     with new_folder(tmp_path / "folder") as folder:
         (folder / "part").touch()
     assert (tmp_path / "folder" / "part").is_file()

@@ -1,4 +1,4 @@
-"""Tables over Arrow streams, and single rows: against the arrays they come from, and what the binding refuses."""
+"""Tables over Arrow streams, and single rows: against the arrays they come from, and errors of the binding."""
 
 import re
 
@@ -15,7 +15,7 @@ from pit.types import COLUMNS
 
 
 def arrow_file(batches, name="f.arrow"):
-    """Record batches as the core takes those of a file, here of one that is mapped to memory of its own."""
+    """Return record batches as the arguments of the core for a file, here one in memory."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, SCHEMA) as writer:
         for batch in batches:
@@ -53,9 +53,9 @@ def test_rows_of_arrays_in_memory():
     columns = random_tokens(lengths, 0)
     table = token_table(columns, [[1], [], [0, 2, 2]])
     for row in range(3):
-        for found, expected in zip(table.row(row), columns, strict=True):
-            assert np.array_equal(found, expected[row])
-            assert not found.flags.writeable
+        for tokens, column in zip(table.row(row), columns, strict=True):
+            assert np.array_equal(tokens, column[row])
+            assert not tokens.flags.writeable
     table.verify()
 
 
@@ -84,15 +84,13 @@ def test_sizes_and_checksums_must_fit_the_batches():
     refused("f.arrow: sizes is an array of int32", sizes=right.astype(np.int32))
     refused("f.arrow: checksums has shape (0, ); give shape (1, )", checksums=np.zeros(0, np.uint32))
     refused("f.arrow: checksums is an array of int64", checksums=np.zeros(1, np.int64))
-    refused(
-        "column 'prompt', buffer of offsets needs 3 elements from 0 on of 8 bytes, its buffer has", sizes=right // 8
-    )
+    refused("column 'prompt', buffer of offsets needs 3 elements from 0 on, each of 8 bytes", sizes=right // 8)
     refused("column 'prompt', buffer of offsets lies outside the memory map of its file", map=b"elsewhere")
     other = pa.RecordBatchReader.from_batches(pa.schema([("prompt", pa.int32())]), [])
-    refused("f.arrow: its columns are not large lists of int32 named prompt better worse; build", stream=other)
+    refused("f.arrow: its columns are not large lists of int32 named prompt better worse", stream=other)
 
 
-def test_a_stream_is_asked_for():
+def test_a_stream_is_required():
     file = arrow_file([random_batch(2, 3, 0)])
     with pytest.raises(AttributeError, match="__arrow_c_stream__"):
         table_of((*file[:2], object(), *file[3:]))
@@ -114,5 +112,5 @@ def test_a_stream_is_read_once():
             return capsule
 
     table_of((*file[:2], Again(), *file[3:])).verify()
-    with pytest.raises(_core.CoreError, match=r"f.arrow: its Arrow stream was read before; give a fresh one"):
+    with pytest.raises(_core.CoreError, match=r"f.arrow: its Arrow stream was already read"):
         table_of((*file[:2], Again(), *file[3:]))

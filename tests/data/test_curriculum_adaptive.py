@@ -1,4 +1,4 @@
-"""Curricula as the loop sees them: what strategies prefer, and that prefetching and restarting change no draw."""
+"""Curricula at their interface: preferences of strategies; prefetching and restarting change no draw."""
 
 import threading
 
@@ -14,10 +14,10 @@ from pit.data.curriculum import (
     CurriculumError,
     DrawLoader,
     Draws,
+    EntryStats,
     Feedback,
     GapBand,
     Learnability,
-    Seen,
     Staged,
     hand_over,
     ranks,
@@ -54,13 +54,13 @@ MAKE = {
 
 
 def gaps_of(draws):
-    """What a model might think of three samples of each draw: a function of the draw, with some chance in it."""
+    """Return plausible gaps of three samples of each draw: a function of the draw, with noise."""
     noise = np.random.default_rng([draws.step, *draws.ids.tolist()]).normal(size=(len(draws.ids), 3))
     return (noise + (20 - draws.ids[:, None]) / 10).astype(np.float32)
 
 
 def trained(loader, steps):
-    """The draws of some steps, feedback sent after each, as (ids, sources)."""
+    """Return the draws of some steps, with feedback sent after each, as (step, ids, sources)."""
     result = []
     for _ in range(steps):
         draws = next(loader)
@@ -80,7 +80,7 @@ def test_prefetching_changes_no_draw(kind, prefetch):
 @pytest.mark.parametrize("kind", MAKE)
 @given(stop=st.integers(0, STEPS), before=st.integers(0, 3), after=st.integers(0, 3), sent=st.booleans())
 def test_stopping_at_any_step_changes_no_draw(kind, stop, before, after, sent):
-    """Also when the depth of prefetching changes, and when the last feedback was still on its way."""
+    """This holds if the depth of prefetching changes, and if the last feedback was not sent before the stop."""
     whole = trained(DrawLoader(MAKE[kind](), COUNT), STEPS)
     first = DrawLoader(MAKE[kind](), COUNT, prefetch=before)
     head = trained(first, stop - 1 if stop and not sent else stop)
@@ -101,8 +101,8 @@ def test_processes_share_the_draws_of_every_step():
     parts = [DrawLoader(adaptive(), COUNT, process_index=i, process_count=4) for i in range(4)]
     for _ in range(4):
         draws = next(whole)
-        every = [next(part) for part in parts]
-        shares = [part.share(one) for part, one in zip(parts, every, strict=True)]
+        copies = [next(part) for part in parts]
+        shares = [part.share(copy) for part, copy in zip(parts, copies, strict=True)]
         assert np.concatenate([share.ids for share in shares]).tolist() == draws.ids.tolist()
         assert np.concatenate([share.sources for share in shares]).tolist() == draws.sources.tolist()
         for loader in [whole, *parts]:
@@ -147,12 +147,12 @@ def test_a_step_waits_for_feedback_and_closing_wakes_it():
         wake()
         waiting.join(30)
     assert results[0] == 1
-    assert results[1].startswith("the curriculum was closed")
+    assert results[1].startswith("the curriculum is closed")
 
 
-def seen(trials, wins, gap, difficulty=0.5):
+def stats(trials, wins, gap, difficulty=0.5):
     size = np.broadcast(trials, wins, gap, difficulty).shape
-    return Seen(
+    return EntryStats(
         np.broadcast_to(trials, size).astype(np.uint16),
         np.broadcast_to(wins, size).astype(np.uint16),
         np.broadcast_to(gap, size).astype(np.float32),
@@ -162,24 +162,24 @@ def seen(trials, wins, gap, difficulty=0.5):
 
 def test_learnability_prefers_what_is_won_half_of_the_time():
     # 30 trials and a prior of two at 1/2: p = 1/32, 1/2, 31/32 and 4p(1-p) = 31/256, 1, 31/256; bonus .25 / sqrt(31).
-    weights = Learnability(floor=0.0, explore=0.25).weights(seen(30, np.array([0, 15, 30]), 0.0), ())
+    weights = Learnability(floor=0.0, explore=0.25).weights(stats(30, np.array([0, 15, 30]), 0.0), ())
     bonus = 0.25 / np.sqrt(31)
     np.testing.assert_allclose(weights, (np.array([31 / 256, 1, 31 / 256]) + bonus) / 1.25)
 
 
 def test_learnability_explores_and_takes_difficulty_for_a_guess():
     strategy = Learnability(floor=0.1, explore=0.5)
-    new, old = strategy.weights(seen(np.array([0, 30]), np.array([0, 15]), 0.0), ())
+    new, old = strategy.weights(stats(np.array([0, 30]), np.array([0, 15]), 0.0), ())
     assert new > old
-    # Before feedback the middling are the most learnable; rank 0 is taken to be won always, rank 1 never.
-    easy, middling, hard = strategy.weights(seen(0, 0, 0.0, np.array([0.0, 0.5, 1.0])), ())
+    # Before feedback, medium examples are the most learnable; rank 0 is assumed to be always won, rank 1 never.
+    easy, middling, hard = strategy.weights(stats(0, 0, 0.0, np.array([0.0, 0.5, 1.0])), ())
     np.testing.assert_allclose([easy, middling, hard], [0.6 / 1.5, 1.5 / 1.5, 0.6 / 1.5])
 
 
 def test_gap_band_moves_from_gaps_won_to_gaps_lost():
     strategy = GapBand(start=1.0, end=0.0, width=0.5, floor=0.1)
     gaps = np.linspace(-2, 2, 101)
-    everything = seen(5, 2, gaps)
+    everything = stats(5, 2, gaps)
     for progress, inside in ((0.0, gaps >= 1.0), (0.5, np.abs(gaps) <= 1.0 + 1e-9), (1.0, gaps <= -1.0 + 1e-9)):
         weights = strategy.weights(everything, strategy.notes(everything, progress))
         np.testing.assert_allclose(weights, np.where(inside, 1.0, 0.1))
@@ -187,7 +187,7 @@ def test_gap_band_moves_from_gaps_won_to_gaps_lost():
 
 def test_gap_band_takes_unseen_entries_by_difficulty_and_waits_for_gaps():
     strategy = GapBand(start=0.8, end=0.2, width=0.4, floor=0.05)
-    few = seen(np.array([1, 0, 0]), 0, np.array([-9.0, 0, 0]), np.array([0.5, 0.1, 0.9]))
+    few = stats(np.array([1, 0, 0]), 0, np.array([-9.0, 0, 0]), np.array([0.5, 0.1, 0.9]))
     notes = strategy.notes(few, 0.0)
     assert notes[2:] == (-np.inf, np.inf)
     np.testing.assert_allclose(strategy.weights(few, notes), [1.0, 1.0, 0.05])
@@ -223,7 +223,7 @@ def test_a_hand_over_mixes_shares_evenly(before, after, first, steps):
     assert stages[-1][0] == first + max(steps, 1) - 1
 
 
-def test_what_cannot_be_is_refused():
+def test_impossible_settings_raise():
     with pytest.raises(CurriculumError, match=r"^prefetch = 4: must be at most lag - 1 = 3"):
         DrawLoader(adaptive(lag=4), COUNT, prefetch=4)
     with pytest.raises(CurriculumError, match=r"^count = 8: must be a multiple of the 3 processes"):
@@ -232,7 +232,7 @@ def test_what_cannot_be_is_refused():
         adaptive(shares=(0, 0, 0, 0))
     with pytest.raises(CurriculumError, match=r"^difficulty has shape \(3,\); give one rank for each of 40 examples"):
         adaptive(difficulty=np.zeros(3, np.float32))
-    with pytest.raises(CurriculumError, match=r"^step = 1: step 0 is drawn next"):
+    with pytest.raises(CurriculumError, match=r"^step = 1: step 0 is next"):
         adaptive().draw(1, COUNT)
     loader = DrawLoader(adaptive(), COUNT)
     state = loader.state()
@@ -245,7 +245,7 @@ def test_feedback_that_is_not_finite_is_refused():
     curriculum = adaptive()
     draws = curriculum.draw(0, COUNT)
     gaps = np.full((COUNT, 2), np.nan, np.float32)
-    with pytest.raises(_core.CoreError, match="gaps are finite"):
+    with pytest.raises(_core.CoreError, match="a gap must be finite"):
         curriculum.update(Feedback(draws, gaps))
     curriculum.update(Feedback(draws, np.zeros((COUNT, 2), np.float32)))
     with pytest.raises(_core.CoreError, match="feedback for step 0, but step 1 is expected"):
@@ -257,14 +257,14 @@ class Wild:
 
     phases = 1
 
-    def notes(self, seen, progress):
+    def notes(self, stats, progress):
         return ()
 
-    def weights(self, seen, notes):
-        return seen.difficulty.astype(np.float64) * 3
+    def weights(self, stats, notes):
+        return stats.difficulty.astype(np.float64) * 3
 
 
 def test_a_strategy_out_of_range_is_refused(monkeypatch):
     monkeypatch.setitem(STRATEGIES, "wild", Wild())
-    with pytest.raises(CurriculumError, match=r"weights from 0.0 to 3.0; they must lie in \[0, 1\]"):
+    with pytest.raises(CurriculumError, match=r"weights from 0.0 to 3.0 must lie in \[0, 1\]"):
         adaptive("wild").draw(0, COUNT)

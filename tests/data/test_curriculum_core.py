@@ -1,4 +1,4 @@
-"""The feedback table of the C++ core against its obvious twin: draws, counts, lag, states, and what it refuses."""
+"""The feedback table of the C++ core against its obvious twin: draws, counts, lag, states, errors."""
 
 import re
 from collections import Counter
@@ -31,21 +31,21 @@ class Twin:
     updates: list = field(default_factory=list)
 
     def __post_init__(self):
-        self.seen = {e: (0, 0, np.float32(0)) for e in range(self.examples * len(self.sources))}
-        self.weights = dict.fromkeys(self.seen, 0)
+        self.stats = {e: (0, 0, np.float32(0)) for e in range(self.examples * len(self.sources))}
+        self.weights = dict.fromkeys(self.stats, 0)
 
     def advance(self):
         changed = set()
         while self.applied < self.step - self.lag + 1:
             outcomes = sorted(self.updates[self.applied])
             for entry in {self.entry(example, source) for example, source, _, _ in outcomes}:
-                trials, wins, _ = self.seen[entry]
+                trials, wins, _ = self.stats[entry]
                 gaps = [gap for example, source, _, gap in outcomes if self.entry(example, source) == entry]
                 for gap in gaps:
                     if trials >= self.memory:
                         trials, wins = trials // 2, wins // 2
                     trials, wins = trials + 1, wins + (gap > 0)
-                self.seen[entry] = (trials, wins, np.float32(sum(map(float, gaps)) / len(gaps)))
+                self.stats[entry] = (trials, wins, np.float32(sum(map(float, gaps)) / len(gaps)))
                 changed.add(entry)
             self.applied += 1
         return sorted(changed)
@@ -97,8 +97,8 @@ def pairs(draws):
 
 
 def assert_same(core, twin):
-    trials, wins, gap = core.seen()
-    assert [(int(t), int(w), g) for t, w, g in zip(trials, wins, gap, strict=True)] == list(twin.seen.values())
+    trials, wins, gap = core.stats()
+    assert [(int(t), int(w), g) for t, w, g in zip(trials, wins, gap, strict=True)] == list(twin.stats.values())
     assert core.total == sum(twin.weights.values())
 
 
@@ -113,14 +113,14 @@ GAPS = st.floats(-4, 4, width=32)
 
 
 def outcomes_of(data, draws):
-    """Feedback for the draws of a step, shuffled; entries drawn twice number their samples on."""
+    """Return feedback for the draws of a step, shuffled; samples are numbered over the whole step."""
     samples = data.draw(st.integers(1, 3))
     numbered = [(*pair, k, data.draw(GAPS)) for k, pair in enumerate(p for p in draws for _ in range(samples))]
     return data.draw(st.permutations(numbered))
 
 
 def reweigh(data, core, twin, changed):
-    """New weights of what changed (or of everything at first), some of them 0."""
+    """Set new weights of the changed entries (at first, of all entries), some of them 0."""
     everything = core.total == 0
     entries = list(twin.weights) if everything else changed
     seed = data.draw(st.integers(0, 2**32 - 1))
@@ -158,8 +158,8 @@ def test_table_agrees_with_its_twin_and_a_restored_one_with_both(twin, data):
 
 
 @given(twin=twins_of(), ahead=st.integers(0, 3), data=st.data())
-def test_a_state_leaves_out_what_was_drawn_and_seen_after_its_step(twin, ahead, data):
-    """A table that drew ahead gives the state of one that did not; feedback it already has waits in the state."""
+def test_a_state_leaves_out_later_draws_and_their_feedback(twin, ahead, data):
+    """A table that drew ahead has the state of one that did not; feedback that no draw has used is in the state."""
     cores = [make(twin), make(twin)]
     uniform = np.ones(cores[0].entries, np.uint32)
     sent = []
@@ -207,7 +207,7 @@ def test_large_weights_and_many_entries_add_up_exactly():
     assert set(core.draw(100)[0].tolist()) == {entries - 1}
 
 
-def drawn(steps=1, lag=1):
+def table_after(steps=1, lag=1):
     core = make(Twin(1, 3, [1, 2], lag, 8))
     core.assign_weights(np.ones(6, np.uint32))
     for _ in range(steps):
@@ -221,17 +221,17 @@ REFUSED_UPDATES = {
     "skipped": (2, [(0, 1, 0, 1.0)], "feedback for step 2, but step 1 is expected"),
     "not drawn": (2, [], "that step has not been drawn"),
     "not a number": (1, [(0, 1, 0, float("nan"))], "the gap of example 0, source 1, sample 0 is "),
-    "infinite": (1, [(0, 1, 0, float("inf"))], "gaps are finite: look at the reward model"),
+    "infinite": (1, [(0, 1, 0, float("inf"))], "a gap must be finite"),
     "another source": (1, [(0, 3, 0, 1.0)], "feedback for example 0, source 3, sample 0, which cannot be drawn"),
     "no source": (1, [(0, 9, 0, 1.0)], "source 9, sample 0, which cannot be drawn"),
-    "no example": (1, [(3, 1, 0, 1.0)], "there are 3 examples and 2 sources: send back what draw() gave"),
+    "no example": (1, [(3, 1, 0, 1.0)], "there are 3 examples and 2 sources"),
     "twice": (1, [(2, 1, 4, 1.0), (2, 1, 4, 2.0)], "feedback for example 2, source 1, sample 4 is given twice"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED_UPDATES)
-def test_feedback_that_cannot_be_is_refused_and_changes_nothing(case):
-    core = drawn()
+def test_impossible_feedback_raises_and_changes_nothing(case):
+    core = table_after()
     send(core, 0, [])
     core.advance()
     core.draw(1)
@@ -243,10 +243,10 @@ def test_feedback_that_cannot_be_is_refused_and_changes_nothing(case):
 
 
 def test_a_step_whose_feedback_is_missing_is_not_drawn():
-    core = drawn(steps=2, lag=2)
+    core = table_after(steps=2, lag=2)
     with pytest.raises(_core.CoreError, match="step 2 sees feedback up to step 0, but that of step 0 has not arrived"):
         core.advance()
-    with pytest.raises(_core.CoreError, match="step 2 was not advanced to"):
+    with pytest.raises(_core.CoreError, match="step 2 has not been advanced to"):
         core.draw(1)
 
 
@@ -275,7 +275,7 @@ def test_settings_out_of_range_are_refused(case):
 
 
 def test_every_damaged_byte_of_a_state_is_refused():
-    core = drawn(steps=2, lag=3)
+    core = table_after(steps=2, lag=3)
     send(core, 0, [(2, 1, 0, 1.5), (0, 2, 0, -1.0)])
     state = core.state(2, [0.25])
     other = make(Twin(1, 3, [1, 2], 3, 8))
@@ -292,40 +292,12 @@ def test_every_damaged_byte_of_a_state_is_refused():
             make(Twin(**{"seed": 1, "examples": 3, "sources": [1, 2], "lag": 3, "memory": 8, **change})).restore(state)
 
 
-def levenshtein(a, b):
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        diagonal, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
-    return row[-1]
-
-
-LISTS = st.lists(st.integers(0, 3), max_size=9)
-LONG = st.builds(
-    lambda seed, n: np.random.default_rng(seed).integers(0, 5, n).tolist(), st.integers(0, 99), st.integers(60, 200)
-)
-
-
-@given(rows=st.lists(st.tuples(st.one_of(LISTS, LONG), st.one_of(LISTS, LONG)), max_size=4))
-def test_edit_distance_agrees_with_its_twin(rows):
-    def column(c):
-        offsets = np.cumsum([0, *(len(row[c]) for row in rows)])
-        return np.array([token for row in rows for token in row[c]], np.int32), offsets.astype(np.int64)
-
-    table = _core.TokenTable([[column(0)], [column(1)]])
-    assert table.edit_distances(0, 1).tolist() == [levenshtein(a, b) for a, b in rows]
-    assert table.edit_distances(1, 1).tolist() == [0] * len(rows)
-    with pytest.raises(_core.CoreError, match=r"token table: column b=2 is outside \[0, 1\]; give a value in that"):
-        table.edit_distances(0, 2)
-
-
-def test_every_draw_of_an_entry_that_is_drawn_twice_counts():
+def test_both_draws_of_an_entry_count():
     core = make(Twin(1, 1, [1], 1, 8))
     core.assign_weights(np.ones(1, np.uint32))
     core.advance()
     assert Counter(core.draw(2)[0].tolist()) == {0: 2}
     send(core, 0, [(0, 1, 0, 1.0), (0, 1, 1, -3.0)])
     core.advance()
-    trials, wins, gap = core.seen(np.zeros(1, np.int64))
+    trials, wins, gap = core.stats(np.zeros(1, np.int64))
     assert (trials[0], wins[0], gap[0]) == (2, 1, -1.0)

@@ -1,4 +1,4 @@
-"""The synthetic task: rows are functions of (seed, index), labels follow the hidden quality, faults are felt."""
+"""The synthetic task: rows are functions of (seed, index), labels follow the hidden quality, faults lower it."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from pit.data.errors import DataError
 from pit.data.folds import fold_of
 from pit.data.readers import read_preferences
 from pit.data.synthetic import describe, generate, generate_prompts, write
-from pit.data.synthetic.describe import clean_answer, corruptions, preference_at, prompt_at, words
+from pit.data.synthetic.describe import clean_answer, corruptions, grammar, preference_at, prompt_at
 from pit.data.synthetic.describe.oracle import WEIGHTS, aspects, quality
 from pit.data.synthetic.shared import WIDE_FOLDS
 from pit.data.tokenizer import Tokenizer
@@ -47,24 +47,24 @@ def test_a_row_depends_on_seed_and_index_only(seed: int, start: int, n: int) -> 
 def test_rows_are_well_formed(seed: int, index: int) -> None:
     row = preference_at(seed, index)
     prompt = row.prompt[0].content
-    request = words.parse_prompt(prompt)
-    assert words.render_prompt(request) == prompt
+    request = grammar.parse_prompt(prompt)
+    assert grammar.render_prompt(request) == prompt
     assert len(request.given) == 5
     assert len(request.asked) in (3, 4)
     assert row.better
     assert row.worse
     assert row.better != row.worse
     for answer in (row.better, row.worse):
-        parsed = words.parse_answer(answer)
+        parsed = grammar.parse_answer(answer)
         stuttered = any(one == two for one, two in pairwise(answer.split(" ")))
         assert parsed.junk == 0 or stuttered
-        assert words.render_answer(parsed) == answer or stuttered
+        assert grammar.render_answer(parsed) == answer or stuttered
 
 
 def test_no_word_serves_twice() -> None:
-    every = [value for values in words.ATTRIBUTES.values() for value in values]
-    every += [*words.ATTRIBUTES, *words.COURTESIES, *words.NOUNS, *words.FILLERS]
-    assert len(set(every)) == len(every)
+    vocabulary = [value for values in grammar.ATTRIBUTES.values() for value in values]
+    vocabulary += [*grammar.ATTRIBUTES, *grammar.COURTESIES, *grammar.NOUNS, *grammar.FILLERS]
+    assert len(set(vocabulary)) == len(vocabulary)
 
 
 def test_weights_are_shares() -> None:
@@ -96,15 +96,13 @@ def test_weights_are_shares() -> None:
     ],
 )
 def test_the_oracle_on_worked_examples(answer: str, lost: dict[str, float]) -> None:
-    found = aspects(PROMPT, answer)
-    assert found == pytest.approx({name: 1 - lost.get(name, 0) for name in WEIGHTS})
+    assert aspects(PROMPT, answer) == pytest.approx({name: 1 - lost.get(name, 0) for name in WEIGHTS})
     assert quality(PROMPT, answer) == pytest.approx(1 - sum(WEIGHTS[name] * share for name, share in lost.items()))
 
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from([*PERFECT.split(), "um", ".", "red", "x"])).map(" ".join)))
 def test_any_text_has_a_quality(answer: str) -> None:
-    found = aspects(PROMPT, answer)
-    assert all(0 <= value <= 1 for value in found.values())
+    assert all(0 <= value <= 1 for value in aspects(PROMPT, answer).values())
     assert (quality(PROMPT, answer) > 1 - 1e-9) == (answer.strip() == PERFECT)
 
 
@@ -125,16 +123,16 @@ def test_other_prompts_are_refused(prompt: str) -> None:
 )
 def test_impossible_prompts_are_refused(prompt: str) -> None:
     with pytest.raises(ValueError, match="not a prompt of the synthetic task"):
-        words.parse_prompt(prompt)
+        grammar.parse_prompt(prompt)
 
 
 @given(st.integers(0, 2**32), st.integers(0, 2**32))
-def test_a_corruption_lowers_what_it_says_alone(index: int, seed: int) -> None:
+def test_a_corruption_lowers_only_its_aspects(index: int, seed: int) -> None:
     prompt = prompt_at(7, index)
     clean = clean_answer(prompt)
     assert quality(prompt, clean) == pytest.approx(1)
     corrupted = corruptions(prompt, clean, random.Random(seed))
-    # What is left out cannot be right either.
+    # An omitted item cannot be correct either.
     lowers = {name: {name} for name in WEIGHTS} | {"coverage": {"coverage", "correct"}}
     lowers |= {"repetition": {"coverage", "correct", "clean"}, "stutter": {"clean"}}
     assert corrupted.keys() == lowers.keys()
@@ -144,7 +142,7 @@ def test_a_corruption_lowers_what_it_says_alone(index: int, seed: int) -> None:
 
 
 def test_pairs_share_a_draft_only_where_improvers_learn() -> None:
-    sample = list(generate(4000, 1))
+    sample = list(generate(1500, 1))
     distance: dict[bool, list[float]] = {True: [], False: []}
     agree: dict[bool, list[bool]] = {True: [], False: []}
     for row in sample:
@@ -169,9 +167,9 @@ def test_a_config_moves_the_folds() -> None:
 
 
 def test_prompts_rarely_repeat_and_words_are_single_tokens() -> None:
-    sample = list(generate(2000, 3))
-    prompts = {row.prompt[0].content for row in sample}
-    assert len(prompts) == len(sample)
+    sample = list(generate(400, 3))
+    prompts = set(generate_prompts(2000, 3))
+    assert len(prompts) == 2000
     texts = [text for row in sample for text in (row.prompt[0].content, row.better, row.worse)]
     tokenizer = Tokenizer.train_bpe(texts, 512)
     assert tokenizer.vocab_size < 480
@@ -184,8 +182,8 @@ def test_files_hold_the_rows_in_order(tmp_path: Path) -> None:
     assert [path.name for path in paths] == [f"train-{i:05d}-of-00003.jsonl" for i in range(3)]
     lines = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
     assert all(list(line) == ["prompt", "chosen", "rejected"] for line in lines)
-    found, report = read_preferences(tmp_path / "data", strict=True)
-    assert list(found) == list(generate(10, 5))
+    rows, report = read_preferences(tmp_path / "data", strict=True)
+    assert list(rows) == list(generate(10, 5))
     assert set(report.files.values()) == {"trl"}
 
 

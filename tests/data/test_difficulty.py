@@ -1,4 +1,4 @@
-"""Difficulty as the data give it: from a column of any format through the store to a curriculum's ranks."""
+"""Difficulty from a column of the data, through the store, to the ranks of a curriculum."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 from store_cases import TEMPLATE, small_shards
 
 from pit.config import CurriculumConfig, RlConfig
-from pit.data.curriculum import edit_distance, ranks, tree_length
+from pit.data.curriculum import answer_similarity, ranks, tree_length
 from pit.data.errors import DataError
 from pit.data.readers import read_preferences
 from pit.data.store import Store, StoreError, build
@@ -34,8 +34,8 @@ def test_a_column_becomes_the_difficulty_of_a_row(tmp_path, kind):
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found, report = read_preferences(path, difficulty_column="hard")
-    assert [row.difficulty for row in found] == USABLE
+    preferences, report = read_preferences(path, difficulty_column="hard")
+    assert [row.difficulty for row in preferences] == USABLE
     assert report.dropped.total() == len(rows) - 3
     plain, _ = read_preferences(path)
     assert {row.difficulty for row in plain} == {None}
@@ -51,7 +51,7 @@ def store(tmp_path_factory):
         return build(rows, tmp_path_factory.mktemp("store") / "s", TEMPLATE), rows
 
 
-def test_the_store_keeps_it_beside_the_rows(store):
+def test_the_store_keeps_the_difficulty_of_its_rows(store):
     built, rows = store
     built.verify()
     values = np.concatenate([built.fold(name).difficulty() for name in FOLDS])
@@ -68,14 +68,14 @@ def test_other_difficulty_is_another_fold(store, tmp_path):
     np.testing.assert_array_equal(other.fold("rl").lengths(), built.fold("rl").lengths())
 
 
-def test_a_store_without_it_or_with_gaps_says_so(store, tmp_path):
+def test_missing_difficulty_raises(store, tmp_path):
     _, rows = store
     plain = build(generate(20, 0), tmp_path / "plain", TEMPLATE)
-    with pytest.raises(StoreError, match=r"fold 'rl' holds no difficulty; name the column of the data that does"):
+    with pytest.raises(StoreError, match=r"fold 'rl' holds no difficulty; set data.difficulty_column"):
         plain.fold("rl").difficulty()
     gaps = [row if i % 2 else row._replace(difficulty=None) for i, row in enumerate(rows)]
     mixed = build(gaps, tmp_path / "mixed", TEMPLATE)
-    with pytest.raises(StoreError, match=r"has no difficulty, others do; give it in every row"):
+    with pytest.raises(StoreError, match=r"row 0 has no difficulty, but others do"):
         [mixed.fold(name).difficulty() for name in FOLDS]
 
 
@@ -86,27 +86,25 @@ def test_damage_and_absence_are_refused(store, tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     for check in (lambda: Store.open(built.path).fold("rl").difficulty(), lambda: Store.open(built.path).verify()):
-        with pytest.raises(
-            StoreError, match=rf"^{re.escape(str(path))}: digest .* the store is damaged, build it again"
-        ):
+        with pytest.raises(StoreError, match=rf"^{re.escape(str(path))}: has digest .* the store is damaged"):
             check()
     path.unlink()
-    with pytest.raises(StoreError, match=r"difficulty\.npy: is missing"):
+    with pytest.raises(StoreError, match=r"difficulty\.npy: missing"):
         Store.open(built.path)
 
 
-def test_curricula_rank_by_what_they_are_told_to(store):
+def test_curricula_rank_by_the_configured_measure(store):
     fold = store[0].fold("rl")
 
-    def found(kind, examples=None):
+    def difficulty(kind, examples=None):
         curriculum = CurriculumConfig(strategy="gap_band", difficulty=kind, examples=examples)
         config = RlConfig(sources=(1, 0, 0), gap="centred", curriculum=curriculum)
         return difficulty_of(config, fold, lambda n: np.arange(n, dtype=np.float64))
 
-    assert found("none") is None
-    np.testing.assert_array_equal(found("column"), ranks(fold.difficulty()))
-    np.testing.assert_array_equal(found("length"), ranks(tree_length(fold)))
-    np.testing.assert_array_equal(found("edit"), ranks(edit_distance(fold)))
+    assert difficulty("none") is None
+    np.testing.assert_array_equal(difficulty("column"), ranks(fold.difficulty()))
+    np.testing.assert_array_equal(difficulty("length"), ranks(tree_length(fold)))
+    np.testing.assert_array_equal(difficulty("edit"), ranks(answer_similarity(fold)))
     # A large margin is easy.
-    np.testing.assert_array_equal(found("margin", 3), np.array([1.0, 0.5, 0.0], np.float32))
-    assert len(found("length", 4)) == 4
+    np.testing.assert_array_equal(difficulty("margin", 3), np.array([1.0, 0.5, 0.0], np.float32))
+    assert len(difficulty("length", 4)) == 4

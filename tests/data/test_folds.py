@@ -49,11 +49,11 @@ def test_a_fold_without_a_share_stays_empty() -> None:
 @pytest.mark.parametrize(
     ("fractions", "key", "words"),
     [
-        ({"sft": 0.5, "test": 0.5}, "pit", r"name \['test'\]; the folds are \['sft'"),
+        ({"sft": 0.5, "test": 0.5}, "pit", r"name \['test'\]: unknown; the folds are \['sft'"),
         ({"sft": 1.5, "rl": -0.5}, "pit", r"fold fraction sft=1.5 must lie in \[0, 1\]"),
         ({"sft": float("nan")}, "pit", "fold fraction sft=nan"),
-        ({"sft": 0.5}, "pit", "sum to 0.5, they must sum to 1"),
-        ({"sft": 1.0}, "k" * 65, "has 65 bytes, at most 64 fit"),
+        ({"sft": 0.5}, "pit", "sum to 0.5, but must sum to 1"),
+        ({"sft": 1.0}, "k" * 65, "has 65 bytes, but at most 64"),
     ],
 )
 def test_bad_fractions_are_named(fractions: dict[str, float], key: str, words: str) -> None:

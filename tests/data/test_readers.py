@@ -53,10 +53,10 @@ def put(path: Path, *rows: object) -> Path:
 
 def read(path: Path, **options: Any) -> tuple[list[Preference], ReadReport]:
     rows, report = read_preferences(path, **options)
-    found = list(rows)
+    kept = list(rows)
     assert report.rows == report.kept + report.dropped.total()
-    assert report.kept == len(found)
-    return found, report
+    assert report.kept == len(kept)
+    return kept, report
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def read(path: Path, **options: Any) -> tuple[list[Preference], ReadReport]:
     ],
 )
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
-def test_each_format_is_told_and_read(
+def test_each_format_is_detected_and_read(
     tmp_path: Path, record: dict[str, Any], row: Preference, format: str, suffix: str
 ) -> None:
     path = tmp_path / f"rows{suffix}"
@@ -100,12 +100,12 @@ DIRTY: list[tuple[object, Reason, str]] = [
     (b'{"prompt": "\xff"}', Reason.UTF8, "byte 12 of the line"),
     ({**TRL, "chosen": "\ud800"}, Reason.UTF8, "lone surrogate at character 0"),
     ([1], Reason.OBJECT, "the row is a list"),
-    ({"prompt": "Why?", "chosen": "x"}, Reason.MISSING, "'rejected' is not among"),
-    ({**TRL, "chosen": None}, Reason.MISSING, "'chosen' is not among"),
+    ({"prompt": "Why?", "chosen": "x"}, Reason.MISSING, "'rejected' is missing or null"),
+    ({**TRL, "chosen": None}, Reason.MISSING, "'chosen' is missing or null"),
     ({**TRL, "chosen": 3}, Reason.TYPE, "'chosen' is int, not text or a list of messages"),
     ({**TRL, "prompt": 3}, Reason.TYPE, "'prompt' is int"),
     ({**TRL, "chosen": [GOOD]}, Reason.TYPE, "'rejected' is str"),
-    ({**TRL, "prompt": [says("human", "Why?")]}, Reason.TYPE, "not a message with a role"),
+    ({**TRL, "prompt": [says("human", "Why?")]}, Reason.TYPE, "not a message with role"),
     ({"chosen": [USER, GOOD], "rejected": [says("user", "How?"), BAD]}, Reason.PROMPTS, "differ before their last"),
     ({"prompt": "How?", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, Reason.PROMPTS, "do not begin with"),
     ({**TRL, "rejected": " Because.\n"}, Reason.EQUAL, "same text"),
@@ -117,7 +117,7 @@ DIRTY: list[tuple[object, Reason, str]] = [
     ({"chosen": "Why? No.", "rejected": "Why? No."}, Reason.EQUAL, "same text"),
 ]
 DIRTY_HH: list[tuple[object, Reason, str]] = [
-    ({"chosen": HH["chosen"]}, Reason.MISSING, "'rejected' is not among"),
+    ({"chosen": HH["chosen"]}, Reason.MISSING, "'rejected' is missing or null"),
     ({**HH, "rejected": 1}, Reason.TYPE, "'rejected' is int, not text"),
     ({**HH, "rejected": "\n\nHuman: Hi"}, Reason.TRANSCRIPT, "'rejected' has no Assistant turn"),
     ({"chosen": "Hi\n\nAssistant: a", "rejected": "Hi\n\nAssistant: b"}, Reason.TRANSCRIPT, "does not begin with"),
@@ -132,19 +132,19 @@ DIRTY_HH: list[tuple[object, Reason, str]] = [
 ]
 DIRTY_SUMMARY: list[tuple[object, Reason, str]] = [
     ({**SUMMARY, "info": 3}, Reason.TYPE, "'info' is int"),
-    ({**SUMMARY, "info": {"title": "x"}}, Reason.MISSING, "'article' is not among"),
+    ({**SUMMARY, "info": {"title": "x"}}, Reason.MISSING, "'article' is missing or null"),
     ({**SUMMARY, "info": {"title": 3, "post": "x"}}, Reason.TYPE, "'title' is int"),
     ({**SUMMARY, "summaries": [{"text": "one"}]}, Reason.TYPE, "not a list of two objects"),
-    ({**SUMMARY, "summaries": [{"text": "one"}, {}]}, Reason.MISSING, "'text' is not among"),
+    ({**SUMMARY, "summaries": [{"text": "one"}, {}]}, Reason.MISSING, "'text' is missing or null"),
     ({**SUMMARY, "choice": 2}, Reason.TYPE, "'choice' is 2, not 0 or 1"),
     ({**SUMMARY, "choice": True}, Reason.TYPE, "'choice' is True"),
-    ({key: SUMMARY[key] for key in ("info", "summaries")}, Reason.MISSING, "'choice' is not among"),
+    ({key: SUMMARY[key] for key in ("info", "summaries")}, Reason.MISSING, "'choice' is missing or null"),
 ]
 CASES = [(clean, *case) for clean, cases in ((TRL, DIRTY), (HH, DIRTY_HH), (SUMMARY, DIRTY_SUMMARY)) for case in cases]
 
 
 @pytest.mark.parametrize(("clean", "record", "reason", "words"), CASES)
-def test_each_dirty_row_is_counted_with_its_place(
+def test_each_unusable_row_is_counted_with_its_place(
     tmp_path: Path, clean: object, record: object, reason: Reason, words: str
 ) -> None:
     path = put(tmp_path / "rows.jsonl", clean, record, clean)
@@ -158,7 +158,7 @@ def test_each_dirty_row_is_counted_with_its_place(
     assert words in str(caught.value)
 
 
-def test_only_the_first_places_are_remembered(tmp_path: Path) -> None:
+def test_only_the_first_places_are_reported(tmp_path: Path) -> None:
     path = put(tmp_path / "rows.jsonl", TRL, *[b"{"] * 20)
     _, report = read(path)
     assert report.dropped == {"bad JSON": 20}
@@ -175,7 +175,7 @@ def test_a_published_hh_folder(tmp_path: Path) -> None:
     assert report.files == {"harmless-base/train.jsonl.gz": "hh", "helpful-base/train.jsonl.gz": "hh"}
     assert len(read(tmp_path, split="test")[0]) == 4
     assert len(read(tmp_path / "helpful-base", split="test")[0]) == 2
-    with pytest.raises(DataError, match=r"no file for split 'validation'; there are \['test', 'train'\]"):
+    with pytest.raises(DataError, match=r"no file for split 'validation'; choose one of \['test', 'train'\]"):
         read(tmp_path, split="validation")
 
 
@@ -212,8 +212,8 @@ def nothing(path: Path) -> Path:
     ("make", "options", "words"),
     [
         (nothing, {}, "absent: no such file or folder"),
-        (lambda path: path, {}, "holds no file that ends in one of"),
-        (lambda path: put(path / "rows.csv", TRL), {}, r"rows.csv: files end in one of"),
+        (lambda path: path, {}, "no file in it or its subfolders ends in one of"),
+        (lambda path: put(path / "rows.csv", TRL), {}, r"rows.csv: must end in one of"),
         (lambda path: put(path / "rows.jsonl"), {}, r"no rows in \['rows.jsonl'\]"),
         (lambda path: put(path / "rows.jsonl"), {"format": "hh"}, r"no rows in \['rows.jsonl'\]"),
         (
@@ -230,7 +230,7 @@ def nothing(path: Path) -> Path:
         (lambda path: put(path / "rows.jsonl", TRL), {"split": "all"}, r"split='all' is unknown; use one of \['train'"),
     ],
 )
-def test_what_cannot_be_read_is_named(
+def test_unreadable_data_are_named(
     tmp_path: Path, make: Callable[[Path], Path], options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(DataError, match=words):
@@ -245,11 +245,11 @@ def test_a_damaged_gzip_never_passes_for_a_shorter_one(
     cut = data.draw(st.integers(1, len(whole) - 1))
     path = tmp_path_factory.getbasetemp() / "cut.jsonl.gz"
     path.write_bytes(whole[:cut])
-    with pytest.raises(DataError, match=r"cut.jsonl.gz: the gzip stream is damaged or cut short after line \d+"):
+    with pytest.raises(DataError, match=r"cut.jsonl.gz: the gzip stream is damaged or truncated after line \d+"):
         read(path)
 
 
-def test_a_file_that_is_no_gzip_or_no_parquet_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_gzip_or_parquet_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl.gz").write_bytes(b"plain text\n")
     with pytest.raises(DataError, match=r"rows.jsonl.gz: the gzip stream is damaged"):
         read(tmp_path / "rows.jsonl.gz")

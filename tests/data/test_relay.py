@@ -1,4 +1,4 @@
-"""The relay: rows are functions of (seed, index), its oracle by hand, faults that are felt, a strict ladder."""
+"""The relay: rows are functions of (seed, index), worked examples of the oracle, faults, and a strict ladder."""
 
 import math
 import random
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pit.data.folds import fold_of
 from pit.data.synthetic import FAMILIES, generate, generate_prompts
 from pit.data.synthetic.oracle import ORACLES
-from pit.data.synthetic.relay import clean_answer, corruptions, preference_at, progress, prompt_at, words
-from pit.data.synthetic.relay.corruptions import lost
+from pit.data.synthetic.relay import clean_answer, corruptions, grammar, preference_at, progress, prompt_at
+from pit.data.synthetic.relay.corruptions import wrong_route
 from pit.data.synthetic.relay.oracle import WEIGHTS, aspects, quality
 from pit.data.synthetic.shared import WIDE_FOLDS
 from pit.data.tokenizer import Tokenizer
@@ -48,21 +48,21 @@ def test_a_row_depends_on_seed_and_index_only(seed: int, start: int, n: int) -> 
 def test_rows_are_well_formed(seed: int, index: int) -> None:
     row = preference_at(seed, index)
     prompt = row.prompt[0].content
-    request = words.parse_prompt(prompt)
-    assert words.render_prompt(request) == prompt
-    assert len(set(request.route)) == words.PASSES + 1
-    assert all(one != other for one, other in zip(words.NAMES, request.passes, strict=True))
+    request = grammar.parse_prompt(prompt)
+    assert grammar.render_prompt(request) == prompt
+    assert len(set(request.route)) == grammar.PASSES + 1
+    assert all(one != other for one, other in zip(grammar.NAMES, request.passes, strict=True))
     assert row.better != row.worse
     for answer in (row.better, row.worse):
-        parsed = words.parse_answer(answer)
+        parsed = grammar.parse_answer(answer)
         stuttered = any(one == two for one, two in pairwise(answer.split(" ")))
-        assert (parsed.junk == 0 and words.render_answer(parsed) == answer) or stuttered
+        assert (parsed.junk == 0 and grammar.render_answer(parsed) == answer) or stuttered
         assert 10 <= len(parsed.names) <= 11 or stuttered
 
 
 def test_no_word_serves_twice_and_weights_are_shares() -> None:
-    every = [*words.NAMES, *words.COURTESIES, words.HABIT, *words.FILLERS]
-    assert len(set(every)) == len(every)
+    vocabulary = [*grammar.NAMES, *grammar.COURTESIES, grammar.HABIT, *grammar.FILLERS]
+    assert len(set(vocabulary)) == len(vocabulary)
     assert math.isclose(sum(WEIGHTS.values()), 1)
 
 
@@ -124,20 +124,20 @@ def test_other_prompts_are_refused(prompt: str) -> None:
         quality(prompt, PERFECT)
 
 
-def test_getting_lost_never_leads_back() -> None:
-    request = words.parse_prompt(PROMPT)
+def test_a_wrong_route_never_becomes_right() -> None:
+    request = grammar.parse_prompt(PROMPT)
     truth = request.route
     assert truth == ("ida", "bob", "dee", "eve", "kit", "fay", "ann", "gus", "hal", "joe")
-    assert lost(request, 9, lambda names: "max") == (*truth[:9], "max")
+    assert wrong_route(request, 9, lambda names: "max") == (*truth[:9], "max")
     # Wrong at the fifth pass, to liz, who passes to bob.
-    assert lost(request, 5, lambda names: "liz") == (*truth[:5], "liz", "bob", "dee", "eve", "kit")
-    # Wrong at the fifth pass, to max, who would pass to ann, who has it in truth: another name is taken there.
+    assert wrong_route(request, 5, lambda names: "liz") == (*truth[:5], "liz", "bob", "dee", "eve", "kit")
+    # Wrong at the fifth pass, to max, who would pass to ann, the true holder: another name is picked there.
     picks = iter(["max", "liz"])
-    assert lost(request, 5, lambda names: next(picks)) == (*truth[:5], "max", "liz", "bob", "dee", "eve")
+    assert wrong_route(request, 5, lambda names: next(picks)) == (*truth[:5], "max", "liz", "bob", "dee", "eve")
 
 
 @given(st.integers(0, 2**32), st.integers(0, 2**32))
-def test_a_corruption_lowers_what_it_says_alone(index: int, seed: int) -> None:
+def test_a_corruption_lowers_only_its_aspects(index: int, seed: int) -> None:
     prompt = prompt_at(7, index)
     clean = clean_answer(prompt)
     assert quality(prompt, clean) == pytest.approx(1)
@@ -156,12 +156,12 @@ def test_the_ladder_goes_one_pass_at_a_time(index: int, seed: int) -> None:
     ladder = progress(prompt, clean_answer(prompt), random.Random(seed))
     assert ladder[0] == clean_answer(prompt)
     assert [10 * aspects(prompt, answer)["route"] for answer in ladder] == pytest.approx(list(range(10, 0, -1)))
-    # All that is lost is the route: neither length nor form tells the rungs apart.
+    # Only the route differs: all rungs have the same length and form.
     assert all(aspects(prompt, answer) | {"route": 1} == pytest.approx(dict.fromkeys(WEIGHTS, 1)) for answer in ladder)
 
 
 def test_labels_follow_the_quality_as_often_as_the_coin_says() -> None:
-    sample = list(generate(1500, 1, task="relay"))
+    sample = list(generate(800, 1, task="relay"))
     agreed = expected = 0.0
     stuttering = dict.fromkeys((True, False), 0)
     for row in sample:
@@ -169,8 +169,8 @@ def test_labels_follow_the_quality_as_often_as_the_coin_says() -> None:
         difference = quality(prompt, row.better) - quality(prompt, row.worse)
         agreed += (difference > 0) + (difference == 0) / 2
         expected += 1 / (1 + math.exp(-20 * abs(difference)))
-        said = row.worse.split(" ")
-        thrice = any(one == two == three for one, two, three in zip(said, said[1:], said[2:], strict=False))
+        words = row.worse.split(" ")
+        thrice = any(one == two == three for one, two, three in zip(words, words[1:], words[2:], strict=False))
         stuttering[fold_of(row.prompt) in WIDE_FOLDS] += thrice
     # Each pair is a coin with a known bias; four standard errors of at most 0.3 a pair.
     assert abs(agreed - expected) / len(sample) < 4 * 0.3 / math.sqrt(len(sample))
@@ -179,7 +179,7 @@ def test_labels_follow_the_quality_as_often_as_the_coin_says() -> None:
 
 
 def test_words_are_single_tokens_and_fit_the_windows_of_the_recipe() -> None:
-    sample = list(generate(1000, 3, task="relay"))
+    sample = list(generate(400, 3, task="relay"))
     assert len({row.prompt[0].content for row in sample}) == len(sample)
     texts = [text for row in sample for text in (row.prompt[0].content, row.better, row.worse)]
     tokenizer = Tokenizer.train_bpe(texts, 512)
@@ -192,7 +192,7 @@ def test_words_are_single_tokens_and_fit_the_windows_of_the_recipe() -> None:
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
-def test_every_family_keeps_what_the_protocol_says(name: str) -> None:
+def test_every_family_implements_the_protocol(name: str) -> None:
     family, oracle = FAMILIES[name], ORACLES[name]
     assert math.isclose(sum(oracle.WEIGHTS.values()), 1)
     for index in range(20):

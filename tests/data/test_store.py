@@ -1,4 +1,4 @@
-"""The store gives back what was put in, or an error; never something else."""
+"""The store returns the rows that were put in, or raises; it never returns anything else."""
 
 import itertools
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_cases import (
@@ -21,6 +22,7 @@ from store_cases import (
     record_batch,
     rewrite,
     rows_of,
+    rows_of_task,
     small_shards,
     write_file,
     write_store,
@@ -46,10 +48,10 @@ preferences = st.builds(
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     with small_shards():
-        return s.build(generate(60, 0), tmp_path_factory.mktemp("store") / "s", TEMPLATE)
+        return s.build(rows_of_task(60), tmp_path_factory.mktemp("store") / "s", TEMPLATE)
 
 
-@settings(deadline=None)
+@settings(max_examples=examples(40))
 @given(
     rows=st.lists(preferences, min_size=1, max_size=12),
     batch_rows=st.integers(1, 4),
@@ -106,13 +108,13 @@ def test_rows_are_views_of_the_map_that_keep_it(built):
 def test_the_same_rows_make_the_same_bytes(built, tmp_path):
     with small_shards():
         for workers in (1, 3):
-            again = s.build(generate(60, 0), tmp_path / f"again-{workers}", TEMPLATE, workers=workers)
+            again = s.build(rows_of_task(60), tmp_path / f"again-{workers}", TEMPLATE, workers=workers)
             assert again.hash == built.hash
             assert sorted(p.name for p in again.path.iterdir()) == sorted(p.name for p in built.path.iterdir())
             for path in built.path.iterdir():
                 assert (again.path / path.name).read_bytes() == path.read_bytes()
         assert s.build(generate(60, 1), tmp_path / "other", TEMPLATE).hash != built.hash
-        assert s.build(generate(60, 0), tmp_path / "key", TEMPLATE, key="other").hash != built.hash
+        assert s.build(rows_of_task(60), tmp_path / "key", TEMPLATE, key="other").hash != built.hash
 
 
 def test_the_manifest_says_what_is_inside(built):
@@ -129,10 +131,10 @@ def test_the_manifest_says_what_is_inside(built):
 
 def test_progress_counts_up(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "SHARD_ROWS", 20)
-    told = []
-    store = s.build(generate(60, 0), tmp_path / "s", TEMPLATE, progress=told.append, workers=2)
-    assert all(a.rows <= b.rows and a.tokens <= b.tokens for a, b in itertools.pairwise(told))
-    assert told[-1] == (60, store.manifest["tokens"])
+    reports = []
+    store = s.build(rows_of_task(60), tmp_path / "s", TEMPLATE, progress=reports.append, workers=2)
+    assert all(a.rows <= b.rows and a.tokens <= b.tokens for a, b in itertools.pairwise(reports))
+    assert reports[-1] == (60, store.manifest["tokens"])
 
 
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])
@@ -144,10 +146,10 @@ def test_compressed_files_are_refused(tmp_path, compression):
     fold = s.Store.open(folder).fold("sft")
     message = (
         f"{folder}/sft-00000.arrow: record batch 0, column 'prompt', buffer of offsets lies outside the memory map of "
-        "its file, as those of compressed files do; write the store uncompressed"
+        "its file, as happens with a compressed file; write the store uncompressed"
     )
     for read in (fold.lengths, lambda: fold.row(0)):
-        with pytest.raises(s.StoreError, match=f"^{re.escape(message)}$"):
+        with pytest.raises(s.StoreError, match=re.escape(message)):
             read()
 
 
@@ -178,12 +180,12 @@ def rows_of_range(fold, stop):
 @pytest.mark.parametrize(
     ("offsets", "message"),
     [
-        ([0, 3, 2, 4], "offset 2 is 2, outside [3, 4] (the offset before it and the number of values)"),
-        ([0, 1, 5, 4], "offset 2 is 5, outside [1, 4] (the offset before it and the number of values)"),
-        ([-1, 1, 2, 4], "offset 0 is -1, outside [0, 4] (the offset before it and the number of values)"),
+        ([0, 3, 2, 4], "offset 2 is 2, outside [3, 4]"),
+        ([0, 1, 5, 4], "offset 2 is 5, outside [1, 4]"),
+        ([-1, 1, 2, 4], "offset 0 is -1, outside [0, 4]"),
         ([1, 1, 2, 4], "offsets run from 1 to 4, its values from 0 to 4"),
         ([0, 1, 2, 3], "offsets run from 0 to 3, its values from 0 to 4"),
-        ([0, 1, 2, 2**62], f"offset 3 is {2**62}, outside [2, 4] (the offset before it and the number of values)"),
+        ([0, 1, 2, 2**62], f"offset 3 is {2**62}, outside [2, 4]"),
     ],
 )
 def test_wrong_offsets_are_named(tmp_path, offsets, message):
@@ -194,7 +196,7 @@ def test_wrong_offsets_are_named(tmp_path, offsets, message):
     assert path.read_bytes().count(right) == 3
     path.write_bytes(path.read_bytes().replace(right, wrong))
     fold = s.Store.open(folder).fold("sft")
-    with pytest.raises(s.StoreError, match=re.escape(f"{path}: record batch 0, column 'prompt': {message}; write")):
+    with pytest.raises(s.StoreError, match=re.escape(f"{path}: record batch 0, column 'prompt': {message}")):
         fold.lengths()
 
 
@@ -229,7 +231,7 @@ def test_nulls_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 1}, "format version 1, this program reads 2; build the store again"),
+        ({"version": 1}, "format version 1, but this program reads version 2"),
         ({"format": "other"}, "not the manifest of a token store"),
     ],
 )
@@ -242,9 +244,7 @@ def test_other_formats_are_refused(built, tmp_path, changes, words):
 
 def test_another_tokenizer_is_refused(built):
     assert s.Store.open(built.path, TOKENIZER.hash).hash == built.hash
-    with pytest.raises(
-        s.StoreError, match=r"was tokenised with tokenizer .* the one in use is abc; build the store again"
-    ):
+    with pytest.raises(s.StoreError, match=r"was tokenised with tokenizer .* but the one in use is abc"):
         s.Store.open(built.path, "abc")
 
 
@@ -255,7 +255,7 @@ def test_wrong_requests_are_named(built, tmp_path):
         built.fold("train")
     fold = built.fold("eval")
     for index in (-1, len(fold)):
-        with pytest.raises(IndexError, match=f"there is no row {index}"):
+        with pytest.raises(IndexError, match=f"row {index} of fold 'eval': out of range"):
             fold.row(index)
     with pytest.raises(DataError, match=r"sum to 0.5"):
         s.build(generate(3, 0), tmp_path / "s", TEMPLATE, fractions={"sft": 0.5})
@@ -266,7 +266,7 @@ def test_wrong_requests_are_named(built, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_is_told_from_other_folders(built, tmp_path, monkeypatch):
+def test_is_store_recognises_stores_only(built, tmp_path, monkeypatch):
     assert s.is_store(built.path)
     assert not s.is_store(tmp_path)
     assert not s.is_store(built.path / "manifest.json")
@@ -280,7 +280,7 @@ def test_a_store_is_told_from_other_folders(built, tmp_path, monkeypatch):
 
 
 def test_many_threads_read_the_same_rows(built):
-    """First touches race here: each thread verifies or waits for nobody, and all see the same."""
+    """Threads race to read a batch first: none waits for another, and all read the same rows."""
     expected = rows_of(built.fold("sft"))
     for _ in range(5):
         fold = s.Store.open(built.path).fold("sft")

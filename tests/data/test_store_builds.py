@@ -1,4 +1,4 @@
-"""Real faults of a store in the making: killed, failing and competing builds, full disks, folders that refuse."""
+"""Real faults of a build: killed, failing and competing builds, full disks, folders without permission."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from store_cases import TEMPLATE, copy_of, environment, small_shards, without_privilege
+from store_cases import TEMPLATE, copy_of, environment, rows_of_task, small_shards, without_privilege
 
 from pit.data import store as s
 from pit.data.errors import DataError
@@ -28,7 +28,7 @@ def shards_of_forty():
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     with small_shards():
-        return s.build(generate(100, 0), tmp_path_factory.mktemp("store") / "s", TEMPLATE)
+        return s.build(rows_of_task(100), tmp_path_factory.mktemp("store") / "s", TEMPLATE)
 
 
 CHILD = """
@@ -52,7 +52,7 @@ def child(out, rows):
 
 
 def count_shards(monkeypatch):
-    """Indices of the shards that are written from now on."""
+    """Return a list to which the index of each written shard is appended from now on."""
     written, original = [], write._write_shard
 
     def counting(job, index, rows):
@@ -64,7 +64,7 @@ def count_shards(monkeypatch):
 
 
 def kill_after(shard, out, rows):
-    """Build in a process of its own, and kill it when that shard is finished."""
+    """Build in another process, and kill it when that shard is finished."""
     process = subprocess.Popen(child(out, rows), env=environment())
     deadline = time.monotonic() + 120
     while not (out.with_name("s.partial") / f"shard-{shard:05}.json").exists():
@@ -75,36 +75,37 @@ def kill_after(shard, out, rows):
     assert process.wait() == -signal.SIGKILL
 
 
-def test_a_killed_build_is_refused_by_name_and_goes_on(tmp_path, monkeypatch):
-    rows, out, partial = 800, tmp_path / "s", tmp_path / "s.partial"
-    for shard in (3, 8):
+def test_a_killed_build_is_named_and_continues(tmp_path, monkeypatch):
+    rows, out, partial = 640, tmp_path / "s", tmp_path / "s.partial"
+    for shard in (2, 5):
         kill_after(shard, out, rows)
         assert not out.exists()
         for half in (out, partial, partial / "store"):
-            words = f"{half}: only half of this store is there, its build was stopped or still runs; wait for it, or"
+            words = f"{half}: this store is incomplete"
             with pytest.raises(s.StoreError, match=re.escape(words)):
                 s.Store.open(half)
     kept = {int(path.stem[-5:]) for path in partial.glob("shard-*.json")}
     written = count_shards(monkeypatch)
-    resumed = s.build(generate(rows, 0), out, TEMPLATE)
+    preferences = rows_of_task(rows)
+    resumed = s.build(preferences, out, TEMPLATE)
     assert sorted(written) == sorted(set(range(rows // 40)) - kept)
     assert list(tmp_path.iterdir()) == [out]
     resumed.verify()
-    assert resumed.hash == s.build(generate(rows, 0), tmp_path / "whole", TEMPLATE).hash
+    assert resumed.hash == s.build(preferences, tmp_path / "whole", TEMPLATE).hash
 
 
-def test_a_build_killed_after_its_last_step_has_made_its_store(built, tmp_path):
+def test_a_build_killed_after_its_last_step_leaves_a_store(built, tmp_path):
     copy_of(built, tmp_path / "s")
     (tmp_path / "s.partial").mkdir()
     (tmp_path / "s.partial" / "shard-00000.json").write_text("{}")
     s.Store.open(tmp_path / "s").verify()
     shutil.rmtree(tmp_path / "s")
-    assert s.build(generate(100, 0), tmp_path / "s", TEMPLATE).hash == built.hash
+    assert s.build(rows_of_task(100), tmp_path / "s", TEMPLATE).hash == built.hash
     assert list(tmp_path.iterdir()) == [tmp_path / "s"]
 
 
 def breaks(after):
-    yield from generate(after, 0)
+    yield from rows_of_task(after)
     raise RuntimeError("reader broke")
 
 
@@ -115,7 +116,7 @@ def stopped_build(out):
     return out.with_name("s.partial")
 
 
-def test_finished_shards_are_taken_over_if_they_match(built, tmp_path, monkeypatch):
+def test_finished_shards_are_kept_if_they_match(built, tmp_path, monkeypatch):
     out = tmp_path / "s"
     partial = stopped_build(out)
     assert {path.name for path in partial.glob("shard-*")} >= {f"shard-{i:05}.json" for i in range(3)}
@@ -125,7 +126,7 @@ def test_finished_shards_are_taken_over_if_they_match(built, tmp_path, monkeypat
     damaged = sorted((partial / "store").glob("*-00002.arrow"))[0]
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     written = count_shards(monkeypatch)
-    assert s.build(generate(100, 0), out, TEMPLATE, workers=1).hash == built.hash
+    assert s.build(rows_of_task(100), out, TEMPLATE, workers=1).hash == built.hash
     assert written == [1, 2]
     assert list(tmp_path.iterdir()) == [out]
     assert {path.name for path in out.iterdir()} == {path.name for path in built.path.iterdir()}
@@ -136,8 +137,7 @@ def test_shards_of_other_rows_or_settings_are_made_again(tmp_path, monkeypatch, 
     out = tmp_path / "s"
     stopped_build(out)
     written = count_shards(monkeypatch)
-    rows, key = (generate(70, 1), "pit") if change == "rows" else (generate(70, 0), "other")
-    rows = list(rows)
+    rows, key = (list(generate(70, 1)), "pit") if change == "rows" else (rows_of_task(70), "other")
     store = s.build(rows, out, TEMPLATE, key=key, workers=1)
     assert written == [0, 1]
     assert store.hash == s.build(rows, tmp_path / "fresh", TEMPLATE, key=key).hash
@@ -157,7 +157,7 @@ def test_a_worker_that_fails_ends_the_build(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "_write_shard", fails)
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError, match="in a worker"):
-        s.build(generate(400, 0), tmp_path / "s", TEMPLATE, workers=2)
+        s.build(rows_of_task(400), tmp_path / "s", TEMPLATE, workers=2)
     assert threading.active_count() == before
     assert list(tmp_path.iterdir()) == []
 
@@ -166,15 +166,15 @@ def test_a_second_build_into_the_same_folder_is_refused(tmp_path):
     out = tmp_path / "s"
 
     def rows():
-        words = f"{out}: another build is writing it, in {out}.partial; wait for that one, or stop it and build again"
-        with pytest.raises(DataError, match=f"^{re.escape(words)}$"):
+        words = f"{out}: another build is writing it, in {out}.partial"
+        with pytest.raises(DataError, match=re.escape(words)):
             s.build(generate(3, 0), out, TEMPLATE)
-        yield from generate(90, 0)
+        yield from rows_of_task(90)
 
     store = s.build(rows(), out, TEMPLATE)
     store.verify()
     with pytest.raises(DataError, match="already exists and is not an empty folder"):
-        s.build(generate(90, 0), out, TEMPLATE)
+        s.build(rows_of_task(90), out, TEMPLATE)
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
@@ -188,30 +188,30 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
 
 def test_of_builds_that_start_at_once_one_wins(tmp_path):
     out = tmp_path / "s"
-    builds = [subprocess.Popen(child(out, 400), env=environment(), stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    said = [process.communicate(timeout=120)[0] for process in builds]
+    builds = [subprocess.Popen(child(out, 200), env=environment(), stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = [process.communicate(timeout=120)[0] for process in builds]
     assert sorted(process.returncode for process in builds) == [0, 3, 3]
-    losers = [text for text in said if text]
+    losers = [text for text in outputs if text]
     assert all("another build is writing it" in text or "already exists" in text for text in losers), losers
     assert list(tmp_path.iterdir()) == [out]
     store = s.Store.open(out)
     store.verify()
-    assert store.hash == s.build(generate(400, 0), tmp_path / "alone", TEMPLATE).hash
+    assert store.hash == s.build(rows_of_task(200), tmp_path / "alone", TEMPLATE).hash
 
 
-def test_a_full_disk_is_named_and_the_build_goes_on_when_there_is_room(tmp_path):
+def test_a_full_disk_is_named_and_the_build_continues_when_there_is_room(tmp_path):
     disk, copy = tmp_path / "disk", tmp_path / "copy"
     disk.mkdir()
     script = (
-        'mount -t tmpfs -o size=256k tmpfs "$0" && { "$@"; echo "status $?"; ls "$0/s.partial"; '
+        'mount -t tmpfs -o size=128k tmpfs "$0" && { "$@"; echo "status $?"; ls "$0/s.partial"; '
         f'mount -o remount,size=64m "$0" && "$@" && cp -r "$0/s" {copy}; }}'
     )
     small = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-    mount = [*small, 'mount -t tmpfs -o size=256k tmpfs "$0"', disk]
+    mount = [*small, 'mount -t tmpfs -o size=128k tmpfs "$0"', disk]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("this system lets no user mount a small disk")
     result = subprocess.run(
-        list(map(str, [*small, script, disk, *child(disk / "s", 2_000)])),
+        list(map(str, [*small, script, disk, *child(disk / "s", 400)])),
         capture_output=True,
         text=True,
         env=environment(),
@@ -223,7 +223,7 @@ def test_a_full_disk_is_named_and_the_build_goes_on_when_there_is_room(tmp_path)
     assert "shard-00000.json" in result.stdout
     store = s.Store.open(copy)
     store.verify()
-    assert store.hash == s.build(generate(2_000, 0), tmp_path / "alone", TEMPLATE).hash
+    assert store.hash == s.build(rows_of_task(400), tmp_path / "alone", TEMPLATE).hash
 
 
 def test_a_folder_that_may_not_be_written_is_named(tmp_path):

@@ -48,23 +48,23 @@ def tiny(tmp_path_factory):
 
 
 def check_flip(store, folder, name, index, bit):
-    """`folder`, a copy of the store, with one bit flipped is refused or says the same, also to who does not verify."""
+    """Check that a copy of the store with one flipped bit raises or has the same rows, with and without `verify`."""
     content = (folder / name).read_bytes()
     flipped = bytearray(content)
     flipped[index] ^= 1 << bit
     (folder / name).write_bytes(flipped)
     try:
-        found = s.Store.open(folder)
-        # JSON may be written in several ways that say the same (its white space is no content).
-        if name == "manifest.json" and found.manifest == store.manifest:
-            found.verify()
-            assert contents(found) == contents(store)
+        damaged = s.Store.open(folder)
+        # A flipped bit may leave the meaning of JSON unchanged (in white space).
+        if name == "manifest.json" and damaged.manifest == store.manifest:
+            damaged.verify()
+            assert contents(damaged) == contents(store)
             return
         with pytest.raises(s.StoreError):
-            found.verify()
-        assert contents(found) == contents(store)
+            damaged.verify()
+        assert contents(damaged) == contents(store)
     except s.StoreError as error:
-        assert re.search("damaged|build the store again|write the store", str(error))  # noqa: PT017
+        assert re.search("damaged|build the store again", str(error))  # noqa: PT017
     finally:
         (folder / name).write_bytes(content)
 
@@ -91,11 +91,11 @@ def test_a_file_cut_anywhere_is_found_at_once(built, tmp_path):
     content = path.read_bytes()
     for size in (0, 1, 8, len(content) // 2, len(content) - 1, len(content) + 1):
         path.write_bytes((content + b"x")[:size])
-        words = f"{path}: has {size} bytes, its manifest says {len(content)}; the store is damaged, build it again"
-        with pytest.raises(s.StoreError, match=f"^{re.escape(words)}$"):
+        words = f"{path}: has {size} bytes, but its manifest says {len(content)}"
+        with pytest.raises(s.StoreError, match=re.escape(words)):
             s.Store.open(folder)
     path.unlink()
-    with pytest.raises(s.StoreError, match=r"rl-00000.arrow: is missing; the store is damaged, build it again"):
+    with pytest.raises(s.StoreError, match=r"rl-00000.arrow: missing; the store is damaged"):
         s.Store.open(folder)
 
 
@@ -103,7 +103,7 @@ def test_a_file_cut_between_opening_and_mapping_is_found(built, tmp_path):
     folder = copy_of(built, tmp_path / "s")
     fold = s.Store.open(folder).fold("rl")
     os.truncate(folder / "rl-00000.arrow", 8)
-    with pytest.raises(s.StoreError, match="has 8 bytes, its manifest says"):
+    with pytest.raises(s.StoreError, match="has 8 bytes, but its manifest says"):
         fold.lengths()
 
 
@@ -143,17 +143,17 @@ def test_a_file_that_changes_while_mapped_is_refused(built, tmp_path, how):
         fold.row(0)
     with pytest.raises(s.StoreError, match=r"changed while|digest"):
         fold.verify()
-    # Rows of another file are not concerned.
+    # Rows of other files can still be read.
     assert [column.tolist() for column in fold.row(len(fold) - 1)] == expected[-1]
 
 
-def test_a_file_that_goes_while_mapped_is_refused(built, tmp_path):
+def test_a_file_that_vanishes_while_mapped_is_refused(built, tmp_path):
     folder = copy_of(built, tmp_path / "s")
     fold = s.Store.open(folder).fold("sft")
     row = fold.row(0)[0]
     expected = row.tolist()
     (folder / "sft-00000.arrow").unlink()
-    with pytest.raises(s.StoreError, match=r"sft-00000.arrow: cannot be found any more \(No such file or directory\)"):
+    with pytest.raises(s.StoreError, match=r"sft-00000.arrow: gone while it was mapped \(No such file or directory\)"):
         fold.check_unchanged()
     assert row.tolist() == expected
 
@@ -172,11 +172,11 @@ def test_the_loader_refuses_a_file_that_changes(built, tmp_path, how):
     next(loader)
     CHANGES[how](folder / "sft-00000.arrow")
     with pytest.raises(s.StoreError, match=r"sft-00000.arrow: changed while it was mapped"):
-        list(islice(loader, 20))  # those loaded ahead are still given
+        list(islice(loader, 20))  # prefetched steps are still returned
 
 
 def write_in_place(path, old, new):
-    """Replace bytes under whoever maps the file, and put the old mtime back."""
+    """Replace bytes of a mapped file and restore its mtime."""
     before, at = path.stat(), path.read_bytes().index(old)
     with path.open("r+b") as file:
         file.seek(at)
@@ -185,7 +185,7 @@ def write_in_place(path, old, new):
 
 
 def test_a_hidden_change_is_as_documented(tmp_path):
-    """The race of `check_unchanged`: tokens that change unseen are wrong until `verify`, offsets lead nowhere else."""
+    """The race of `check_unchanged`: changed tokens are wrong until `verify`, changed offsets raise."""
     folder = write_store(tmp_path / "s", [[record_batch([[1, 2], [3]], [[4], [5]], [[6], [7, 8, 9]])]])
     path, fold = folder / "sft-00000.arrow", s.Store.open(folder).fold("sft")
     assert rows_of(fold) == [[[1, 2], [4], [6]], [[3], [5], [7, 8, 9]]]

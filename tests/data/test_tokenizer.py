@@ -15,7 +15,7 @@ from pit.data.tokenizer import RoleTokens, Tokenizer
 ROLES = list(dataclasses.astuple(RoleTokens()))
 TEXTS = ["describe this red lamp: price and size.", "price cheap, size small. fondly"] * 10
 
-# Text in which role tokens are typed, at any place and broken in any way.
+# Text that spells role tokens, whole or broken, at any place.
 texts = st.one_of(
     st.text(),
     st.lists(st.one_of(st.sampled_from([*ROLES, " ", "<|", "|>", "user"]), st.text(max_size=3))).map("".join),
@@ -31,7 +31,7 @@ def tokenizer() -> Tokenizer:
 def test_every_text_comes_back_and_holds_no_role_token(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert not set(ids) & set(tokenizer.role_ids.values())
-    assert all(0 <= each < tokenizer.vocab_size for each in ids)
+    assert all(0 <= token_id < tokenizer.vocab_size for token_id in ids)
     assert tokenizer.decode(ids) == text
 
 
@@ -52,7 +52,7 @@ def test_decoding_leaves_role_tokens_out(tokenizer: Tokenizer) -> None:
 
 def test_saved_pickled_and_retrained_tokenizers_are_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "deep" / "tokenizer.json")
-    assert [each.name for each in (tmp_path / "deep").iterdir()] == ["tokenizer.json"]
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["tokenizer.json"]
     text = "<|user|> red lamp <|output|>"
     for other in (
         Tokenizer.load(tmp_path / "deep" / "tokenizer.json"),
@@ -69,14 +69,14 @@ def test_the_hash_knows_the_roles(tokenizer: Tokenizer) -> None:
 
 
 def edited(tokenizer: Tokenizer, edit: str) -> str:
-    """The tokenizer's JSON with one thing changed."""
+    """Return the JSON of the tokenizer with one change."""
     content = json.loads(tokenizer.to_json())
     if edit == "lacks":
-        content["added_tokens"] = [each for each in content["added_tokens"] if each["content"] != "<|user|>"]
+        content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "<|user|>"]
         del content["model"]["vocab"]["<|user|>"]
     elif edit == "ordinary":
-        for each in content["added_tokens"]:
-            each["special"] = each["content"] != "<|user|>"
+        for token in content["added_tokens"]:
+            token["special"] = token["content"] != "<|user|>"
     elif edit == "forgeable":
         content["pre_tokenizer"] = None
         content["model"]["ignore_merges"] = True
@@ -86,7 +86,7 @@ def edited(tokenizer: Tokenizer, edit: str) -> str:
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        ("lacks", r"no token for \{'user': '<\|user\|>'\}; pass RoleTokens"),
+        ("lacks", r"no token for \{'user': '<\|user\|>'\}"),
         ("ordinary", r"role tokens \{'user': '<\|user\|>'\} are not special tokens"),
         ("forgeable", r"turns the text '<\|system\|>' into a role token, so a user could forge one"),
     ],
@@ -105,9 +105,9 @@ def test_roles_of_another_tokenizer_can_be_named(tokenizer: Tokenizer) -> None:
     other = Tokenizer.from_json(renamed, roles)
     assert other.role_ids["pad"] == other.role_ids["output"] == tokenizer.role_ids["output"]
     assert other.decode(other.encode("<eos>")) == "<eos>"
-    with pytest.raises(DataError, match="role tokens must differ"):
+    with pytest.raises(DataError, match=r"role tokens .* must differ"):
         Tokenizer.from_json(renamed, RoleTokens(output="<eos>", pad="<|user|>"))
-    with pytest.raises(DataError, match="role tokens must differ"):
+    with pytest.raises(DataError, match=r"role tokens .* must differ"):
         Tokenizer.from_json(renamed, RoleTokens(output="<eos>", pad="<eos>", reference="<|input|>"))
 
 

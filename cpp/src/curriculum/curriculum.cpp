@@ -13,7 +13,7 @@ namespace pit {
 namespace {
 
 constexpr std::string_view kMagic = "PITDRAW1";
-constexpr std::uint32_t kVersion = 2;  // 1 walked another permutation
+constexpr std::uint32_t kVersion = 2;  // version 1 used another permutation
 
 std::uint64_t total_weight(const Stage& stage) {
     return std::accumulate(stage.weight.begin(), stage.weight.end(), std::uint64_t{0});
@@ -31,7 +31,7 @@ void check(const std::vector<Stage>& stages) {
                         "); give stages in increasing order");
         }
         if (total_weight(stages[i]) == 0) {
-            throw Error(name + " has only zero weights, so no source can be drawn; give at least one a positive one");
+            throw Error(name + " has only zero weights, so no source can be drawn; give a source a positive weight");
         }
     }
 }

@@ -16,8 +16,8 @@ struct Block {
     std::uint64_t plus = ~std::uint64_t{0};
     std::uint64_t minus = 0;
 
-    // Goes on by one column. `equal`: rows whose token is the column's; `above`: difference (-1, 0, 1) to the column
-    // before in the row above the block. Returns that of the row `last`.
+    // Advances by one column. `equal`: rows whose token equals the column's; `above`: difference (-1, 0, 1) to the
+    // preceding column in the row above the block. Returns that difference in the row `last`.
     int advance(std::uint64_t equal, int above, int last) {
         const std::uint64_t vertical = equal | minus;
         equal |= above < 0;
@@ -33,14 +33,14 @@ struct Block {
     }
 };
 
-// Where each token stands in the pattern, 64 places a word.
+// Places of each token in the pattern, 64 places per word.
 class Places {
   public:
     explicit Places(TokenSpan pattern) : words_((pattern.size + kBits - 1) / kBits) {
         tokens_.assign(pattern.data, pattern.data + pattern.size);
         std::sort(tokens_.begin(), tokens_.end());
         tokens_.erase(std::unique(tokens_.begin(), tokens_.end()), tokens_.end());
-        bits_.resize((tokens_.size() + 1) * static_cast<std::size_t>(words_), 0);  // the last are of other tokens
+        bits_.resize((tokens_.size() + 1) * static_cast<std::size_t>(words_), 0);  // the last: other tokens
         for (std::int64_t i = 0; i < pattern.size; ++i) {
             bits_[index(pattern.data[i]) + static_cast<std::size_t>(i / kBits)] |= std::uint64_t{1} << (i % kBits);
         }
@@ -77,7 +77,7 @@ std::int64_t edit_distance(TokenSpan a, TokenSpan b) {
     std::int64_t distance = a.size;
     for (std::int64_t i = 0; i < b.size; ++i) {
         const std::uint64_t* equal = places.of(b.data[i]);
-        int difference = 1;  // of the empty pattern: one more token to insert
+        int difference = 1;  // the empty pattern has one more token to insert
         for (std::size_t word = 0; word < blocks.size(); ++word) {
             difference = blocks[word].advance(equal[word], difference, word + 1 < blocks.size() ? 63 : last_row);
         }

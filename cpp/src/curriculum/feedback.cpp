@@ -67,26 +67,26 @@ std::vector<double> read_notes(StateReader& in) {
     return notes;
 }
 
-void write_seen(StateWriter& out, const std::vector<Seen>& all) {
-    for (const Seen& seen : all) {
-        out.number(std::uint64_t{seen.trials} | std::uint64_t{seen.wins} << 16 |
-                   std::uint64_t{bits_of(seen.gap)} << 32);
+void write_stats(StateWriter& out, const std::vector<EntryStats>& all) {
+    for (const EntryStats& entry : all) {
+        out.number(std::uint64_t{entry.trials} | std::uint64_t{entry.wins} << 16 |
+                   std::uint64_t{bits_of(entry.gap)} << 32);
     }
 }
 
-std::vector<Seen> read_seen(StateReader& in, std::size_t entries) {
-    std::vector<Seen> all;
+std::vector<EntryStats> read_stats(StateReader& in, std::size_t entries) {
+    std::vector<EntryStats> all;
     all.reserve(entries);
     for (std::size_t i = 0; i < entries; ++i) {
         const std::uint64_t packed = in.number();
-        const Seen seen{static_cast<std::uint16_t>(packed), static_cast<std::uint16_t>(packed >> 16),
-                        float_of(packed >> 32)};
-        if (seen.wins > seen.trials || !std::isfinite(seen.gap)) {
-            throw Error("curriculum: the state holds " + std::to_string(seen.wins) + " wins in " +
-                        std::to_string(seen.trials) + " trials and gap " + std::to_string(seen.gap) + " for entry " +
+        const EntryStats entry{static_cast<std::uint16_t>(packed), static_cast<std::uint16_t>(packed >> 16),
+                               float_of(packed >> 32)};
+        if (entry.wins > entry.trials || !std::isfinite(entry.gap)) {
+            throw Error("curriculum: the state holds " + std::to_string(entry.wins) + " wins in " +
+                        std::to_string(entry.trials) + " trials and gap " + std::to_string(entry.gap) + " for entry " +
                         std::to_string(i) + "; restore from another checkpoint");
         }
-        all.push_back(seen);
+        all.push_back(entry);
     }
     return all;
 }
@@ -117,8 +117,8 @@ std::vector<Outcome> read_outcomes(StateReader& in) {
 
 FeedbackCurriculum::FeedbackCurriculum(FeedbackSettings settings)
     : settings_(std::move(settings)),
-      seen_(static_cast<std::size_t>(checked_entries(settings_)), Seen{0, 0, 0.0f}),
-      weights_(static_cast<std::int64_t>(seen_.size())) {
+      stats_(static_cast<std::size_t>(checked_entries(settings_)), EntryStats{0, 0, 0.0f}),
+      weights_(static_cast<std::int64_t>(stats_.size())) {
     rank_.fill(-1);
     std::int64_t last = -1;
     for (std::size_t i = 0; i < settings_.sources.size(); ++i) {
@@ -132,7 +132,7 @@ std::int64_t FeedbackCurriculum::entry_of(const Outcome& outcome) const {
     return outcome.example * static_cast<std::int64_t>(settings_.sources.size()) + rank_[outcome.source];
 }
 
-// Puts outcomes into their order and refuses what cannot be one.
+// Sorts outcomes and raises an Error for one that cannot be.
 void FeedbackCurriculum::check(std::vector<Outcome>& outcomes) const {
     std::sort(outcomes.begin(), outcomes.end(), [](const Outcome& a, const Outcome& b) { return order(a) < order(b); });
     const Outcome* previous = nullptr;
@@ -141,15 +141,15 @@ void FeedbackCurriculum::check(std::vector<Outcome>& outcomes) const {
             rank_[outcome.source] < 0) {
             throw Error("curriculum: feedback for " + name_of(outcome) + ", which cannot be drawn; there are " +
                         std::to_string(settings_.examples) + " examples and " +
-                        std::to_string(settings_.sources.size()) + " sources: send back what draw() gave");
+                        std::to_string(settings_.sources.size()) + " sources; send back the draws of draw()");
         }
         if (!std::isfinite(outcome.gap)) {
             throw Error("curriculum: the gap of " + name_of(outcome) + " is " + std::to_string(outcome.gap) +
-                        "; gaps are finite: look at the reward model before training on");
+                        "; a gap must be finite: check the reward model");
         }
         if (previous != nullptr && order(*previous) == order(outcome)) {
             throw Error("curriculum: feedback for " + name_of(outcome) +
-                        " is given twice; number the samples of an entry in a step from 0 on");
+                        " is given twice; number the samples of an entry within a step from 0");
         }
         previous = &outcome;
     }
@@ -158,7 +158,7 @@ void FeedbackCurriculum::check(std::vector<Outcome>& outcomes) const {
 void FeedbackCurriculum::update(std::int64_t step, std::vector<Outcome> outcomes) {
     if (step != update_step() || step >= step_) {
         const std::string rule =
-            step >= step_ ? "that step has not been drawn" : "feedback is sent once a step, in order";
+            step >= step_ ? "that step has not been drawn" : "send feedback once per step, in order";
         throw Error("curriculum: feedback for step " + std::to_string(step) + ", but step " +
                     std::to_string(update_step()) + " is expected and step " + std::to_string(step_) +
                     " is drawn next; " + rule);
@@ -167,26 +167,26 @@ void FeedbackCurriculum::update(std::int64_t step, std::vector<Outcome> outcomes
     waiting_.push_back(std::move(outcomes));
 }
 
-// Counts the outcomes of each entry; a full memory is halved, so that old trials fade.
+// Counts the outcomes of each entry; full counts are halved, so old trials lose weight.
 void FeedbackCurriculum::apply(Applied& update) {
     const std::vector<Outcome>& outcomes = update.outcomes;
     for (std::size_t first = 0; first < outcomes.size();) {
         const std::int64_t entry = entry_of(outcomes[first]);
-        Seen& seen = seen_[static_cast<std::size_t>(entry)];
+        EntryStats& stats = stats_[static_cast<std::size_t>(entry)];
         update.entries.push_back(entry);
-        update.before.push_back(seen);
+        update.before.push_back(stats);
         double sum = 0.0;
         std::size_t next = first;
         for (; next < outcomes.size() && entry_of(outcomes[next]) == entry; ++next) {
-            if (seen.trials >= settings_.memory) {
-                seen.trials = static_cast<std::uint16_t>(seen.trials / 2);
-                seen.wins = static_cast<std::uint16_t>(seen.wins / 2);
+            if (stats.trials >= settings_.memory) {
+                stats.trials = static_cast<std::uint16_t>(stats.trials / 2);
+                stats.wins = static_cast<std::uint16_t>(stats.wins / 2);
             }
-            ++seen.trials;
-            seen.wins = static_cast<std::uint16_t>(seen.wins + (outcomes[next].gap > 0.0f));
+            ++stats.trials;
+            stats.wins = static_cast<std::uint16_t>(stats.wins + (outcomes[next].gap > 0.0f));
             sum += outcomes[next].gap;
         }
-        seen.gap = static_cast<float>(sum / static_cast<double>(next - first));
+        stats.gap = static_cast<float>(sum / static_cast<double>(next - first));
         first = next;
     }
 }
@@ -212,7 +212,7 @@ std::vector<std::int64_t> FeedbackCurriculum::advance() {
     return changed;
 }
 
-// Drops from the log what no state can ask for any more.
+// Drops updates from the log that no state can need any more.
 void FeedbackCurriculum::forget() {
     while (static_cast<std::int64_t>(draws_before_.size()) > settings_.lag) {
         draws_before_.pop_front();
@@ -226,7 +226,8 @@ void FeedbackCurriculum::forget() {
 std::vector<Draw> FeedbackCurriculum::draw(std::int64_t count) {
     require_range("curriculum: count", count, 0, kMaxCount);
     if (!advanced_) {
-        throw Error("curriculum: step " + std::to_string(step_) + " was not advanced to; call advance() before draw()");
+        throw Error("curriculum: step " + std::to_string(step_) +
+                    " has not been advanced to; call advance() before draw()");
     }
     if (weights_.total() == 0) {
         throw Error("curriculum: all weights are 0, so nothing can be drawn; give an entry a positive weight");
@@ -265,11 +266,11 @@ std::uint64_t FeedbackCurriculum::fingerprint() const {
 std::string FeedbackCurriculum::state(std::int64_t step, const std::vector<double>& notes) const {
     const std::int64_t oldest = step_ - static_cast<std::int64_t>(draws_before_.size());
     require_range("curriculum: step of the state", step, oldest, step_);
-    std::vector<Seen> seen = seen_;
+    std::vector<EntryStats> stats = stats_;
     std::vector<const std::vector<Outcome>*> pending;
     for (auto update = log_.rbegin(); update != log_.rend() && update->at >= step; ++update) {
         for (std::size_t i = 0; i < update->entries.size(); ++i) {
-            seen[static_cast<std::size_t>(update->entries[i])] = update->before[i];
+            stats[static_cast<std::size_t>(update->entries[i])] = update->before[i];
         }
         pending.insert(pending.begin(), &update->outcomes);
     }
@@ -285,7 +286,7 @@ std::string FeedbackCurriculum::state(std::int64_t step, const std::vector<doubl
     out.number(step == step_ ? draws_ : draws_before_[static_cast<std::size_t>(step - oldest)]);
     out.number(static_cast<std::uint64_t>(applied));
     write_notes(out, notes);
-    write_seen(out, seen);
+    write_stats(out, stats);
     out.number(pending.size());
     for (const std::vector<Outcome>* outcomes : pending) {
         write_outcomes(out, *outcomes);
@@ -302,13 +303,13 @@ std::vector<double> FeedbackCurriculum::restore(std::string_view bytes) {
     const std::uint64_t draws = in.number();
     const std::uint64_t applied = in.number();
     std::vector<double> notes = read_notes(in);
-    std::vector<Seen> seen = read_seen(in, seen_.size());
+    std::vector<EntryStats> stats = read_stats(in, stats_.size());
     const std::uint64_t updates = in.number();
     if (step > StagedCurriculum::kMaxDraws || draws > StagedCurriculum::kMaxDraws || applied > step ||
         updates > step - applied) {
         throw Error("curriculum: the state holds step " + std::to_string(step) + ", " + std::to_string(draws) +
                     " draws and feedback of " + std::to_string(applied) + " and " + std::to_string(updates) +
-                    " steps, which no run reaches; restore from another checkpoint");
+                    " steps, which no run can reach; restore from another checkpoint");
     }
     std::deque<std::vector<Outcome>> waiting;
     for (std::uint64_t i = 0; i < updates; ++i) {
@@ -317,7 +318,7 @@ std::vector<double> FeedbackCurriculum::restore(std::string_view bytes) {
     }
     in.finish();
     WeightTable zeros(entries());
-    seen_ = std::move(seen);
+    stats_ = std::move(stats);
     weights_ = std::move(zeros);
     step_ = static_cast<std::int64_t>(step);
     advanced_ = false;

@@ -13,8 +13,8 @@ constexpr std::size_t blocks(std::size_t items, std::size_t block) {
     return (items + block - 1) / block;
 }
 
-// Index of the item that holds `place`, which becomes the place within it. Every item is looked at, so that no branch
-// depends on random numbers.
+// Index of the item that holds `place`; `place` becomes the place within it. Every item is read, so no branch depends
+// on random numbers.
 template <std::size_t size, typename T>
 std::size_t descend(const T* items, std::uint64_t& place) {
     std::uint64_t sum = 0;
@@ -121,7 +121,7 @@ void WeightTable::find(const std::uint64_t* places, std::int64_t count, std::int
     }
 }
 
-// Walks down with several places side by side: while one waits for memory, the others compute.
+// Walks down with several places at once: while one waits for memory, the others compute.
 void WeightTable::find_together(const std::uint64_t* places, std::size_t count, std::int64_t* entries) const {
     std::uint64_t place[kTogether];
     std::size_t node[kTogether];
@@ -149,7 +149,7 @@ void WeightTable::find_together(const std::uint64_t* places, std::size_t count, 
 void WeightTable::check_place(std::uint64_t place) const {
     if (place >= total()) {
         throw Error("weight table: place=" + std::to_string(place) + " is not below the total weight " +
-                    std::to_string(total()) + "; give a smaller one, or a positive weight to an entry");
+                    std::to_string(total()) + "; give a smaller place, or give an entry a positive weight");
     }
 }
 

@@ -9,7 +9,7 @@ namespace {
 constexpr int kWordBits = 64;
 constexpr int kShift = 6;
 
-// Place of the highest bit of a word that is not 0.
+// Index of the highest set bit of a word that is not 0.
 std::int64_t highest(std::uint64_t word) {
     return kWordBits - 1 - __builtin_clzll(word);
 }
@@ -48,14 +48,14 @@ void IntegerSet::erase(std::int64_t value) {
 std::int64_t IntegerSet::largest_at_most(std::int64_t bound) const {
     std::size_t level = 0;
     Word word = 0;
-    // Up, while the words that cover the bound hold nothing at or below it.
+    // Go up while the word that covers the bound has no member at or below it.
     while ((word = level_[level][static_cast<std::size_t>(bound >> kShift)] & (bit(bound) | (bit(bound) - 1))) == 0) {
         bound = (bound >> kShift) - 1;
         if (++level == level_.size() || bound < 0) {
             return -1;
         }
     }
-    // And down, along the highest bits.
+    // Go down along the highest bits.
     std::int64_t value = (bound >> kShift << kShift) + highest(word);
     while (level-- > 0) {
         value = (value << kShift) + highest(level_[level][static_cast<std::size_t>(value)]);

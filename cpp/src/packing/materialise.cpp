@@ -14,9 +14,9 @@ namespace pit {
 namespace {
 
 constexpr std::size_t kAhead = 4;           // pieces
-constexpr std::int64_t kPrefetchLines = 8;  // of 64 bytes, a segment
+constexpr std::int64_t kPrefetchLines = 8;  // of 64 bytes, per segment
 
-// The five arrays of a batch that have an entry a token, from some token on.
+// The five arrays of a batch with one entry per token, from some token on.
 struct Tokens {
     std::int32_t *token, *position, *visible_until, *previous;
     float* loss_weight;
@@ -27,13 +27,13 @@ Tokens tokens_from(const BatchArrays& out, std::int64_t place) {
             out.loss_weight + place};
 }
 
-// What runs on evenly over a segment: position and previous count up, the others stay.
+// The regular part of a segment: position and previous count up, the others are constant.
 struct Run {
     std::int32_t position, visible_until, previous;
     float loss_weight;
 };
 
-// All but the tokens of a run. The arrays are named one by one for the compiler to know that they are apart.
+// Writes all but the tokens of a run. Separate parameters let the compiler know that the arrays do not overlap.
 PIT_CLONES void write_run(std::int32_t* __restrict position, std::int32_t* __restrict visible_until,
                           std::int32_t* __restrict previous, float* __restrict loss_weight, std::int32_t count,
                           const Run& run) {
@@ -46,7 +46,7 @@ PIT_CLONES void write_run(std::int32_t* __restrict position, std::int32_t* __res
     }
 }
 
-// Padding, from index `first` of its row.
+// Writes padding from index `first` of its row.
 PIT_CLONES void write_padding(std::int32_t* __restrict token, std::int32_t* __restrict position,
                               std::int32_t* __restrict visible_until, std::int32_t* __restrict previous,
                               float* __restrict loss_weight, std::int32_t count, std::int32_t first, std::int32_t pad) {
@@ -62,19 +62,19 @@ PIT_CLONES void write_padding(std::int32_t* __restrict token, std::int32_t* __re
 struct SegmentPlace {
     TokenSpan content;
     std::int64_t start;     // index in the row of its first token
-    std::int64_t last;      // and of its last, the closing token
-    std::int64_t end;       // where its subtree ends in this piece
+    std::int64_t last;      // index of its last token, the closing one
+    std::int64_t end;       // end of its subtree in this piece
     std::int64_t position;  // of its first token
 };
 
-// A piece that is about to be written: where the segments of its mask go.
+// Layout of a piece that is about to be written: the places of the segments of its mask.
 struct Layout {
     std::int64_t piece;
     std::int64_t row;  // of the batch
     std::array<SegmentPlace, kMaxSegments> place;
 };
 
-// Brings the start of a segment's tokens near; further lines follow by themselves once a few were read in order.
+// Prefetches the start of a segment's tokens; after a few lines in order the hardware prefetches the rest.
 void prefetch(const TokenSpan& content) {
     constexpr std::int64_t kLine = 64 / sizeof(std::int32_t);
     const std::int64_t count = std::min<std::int64_t>(content.size, kPrefetchLines * kLine);
@@ -83,9 +83,9 @@ void prefetch(const TokenSpan& content) {
     }
 }
 
-// Writes the rows [first, last) of a batch, counted from its first group on. Rows are apart, so writers of different
-// rows may work at the same time. Rows of a token table are drawn at random, so their tokens are far: pieces are laid
-// out a few ahead of the one that is written, and their tokens are on their way meanwhile.
+// Writes the rows [first, last) of a batch, counted from its first group on. Rows do not overlap, so writers of
+// different rows may run at the same time. Rows of a token table are read in random order and miss the cache: pieces
+// are laid out a few ahead of the one that is written, so their tokens are prefetched meanwhile.
 class Writer {
   public:
     Writer(const Plan& plan, std::int64_t first_group, const TokenTable& table, const TokenIds& ids,
@@ -118,15 +118,15 @@ class Writer {
     const TokenTable& table_;
     const TokenIds& ids_;
     const BatchArrays& out_;
-    std::array<int, kMaxSegments> first_of_column_;  // the first segment that has the column of each segment
-    std::array<Layout, kAhead + 1> layout_;          // of a piece and those after it, in a ring
+    std::array<int, kMaxSegments> first_of_column_;  // for each segment, the first segment with its column
+    std::array<Layout, kAhead + 1> layout_;          // ring of the current piece and the next ones
 };
 
 void Writer::lay_out(std::int64_t piece, std::int64_t row, Layout& layout) const {
     const Topology& topology = plan_.topology;
     const std::int64_t example = plan_.tree_example[plan_.piece_tree[piece]];
     if (example >= table_.rows()) {
-        throw Error("materialise: the plan names example " + std::to_string(example) + ", the token table has " +
+        throw Error("materialise: the plan names example " + std::to_string(example) + ", but the token table has " +
                     std::to_string(table_.rows()) + " rows; plan with the lengths() of this table");
     }
     layout.piece = piece;
@@ -136,7 +136,7 @@ void Writer::lay_out(std::int64_t piece, std::int64_t row, Layout& layout) const
     std::array<TokenSpan, kMaxSegments> content;
     for (int s = 0; s < topology.segments(); ++s) {
         if (contains(mask, s)) {
-            // A tree often has a column several times; its tokens are looked up once.
+            // A tree often repeats a column; its tokens are looked up once.
             const int first = first_of_column_[s];
             if (first < s && contains(mask, first)) {
                 content[s] = content[first];
@@ -153,13 +153,13 @@ void Writer::lay_out(std::int64_t piece, std::int64_t row, Layout& layout) const
     const std::int64_t length = at - plan_.piece_start[piece];
     if (length != plan_.piece_length[piece]) {
         throw Error("materialise: example " + std::to_string(example) + " was planned with " +
-                    std::to_string(plan_.piece_length[piece]) + " tokens in a row, the token table gives " +
+                    std::to_string(plan_.piece_length[piece]) + " tokens in a row, but the token table gives " +
                     std::to_string(length) + "; plan with the lengths() of this table");
     }
     place_subtrees(mask, layout);
 }
 
-// Children come after their parents, so a subtree's end is known when its root is reached from behind.
+// Children follow their parents, so going backwards a subtree's end is known when its root is reached.
 void Writer::place_subtrees(SegmentMask mask, Layout& layout) const {
     for (int s = plan_.topology.segments() - 1; s > 0; --s) {
         if (contains(mask, s)) {
@@ -252,7 +252,7 @@ void Writer::write_rows(std::int64_t first, std::int64_t last) {
     }
 }
 
-// What there is once a tree, with the places of leaves that no row has yet.
+// Writes the arrays with one entry per tree; leaves are absent until their rows are written.
 void write_trees(const Plan& plan, std::int64_t first_group, std::int64_t last_group, const BatchArrays& out) {
     const std::int64_t slots = plan.sizes.trees_per_group;
     const std::int64_t trees = (last_group - first_group) * slots;
@@ -272,7 +272,7 @@ void write_trees(const Plan& plan, std::int64_t first_group, std::int64_t last_g
 void check_groups(const Plan& plan, std::int64_t first_group, std::int64_t last_group) {
     if (first_group < 0 || last_group < first_group || last_group > plan.groups) {
         throw Error("materialise: groups [" + std::to_string(first_group) + ", " + std::to_string(last_group) +
-                    ") are not in the plan's [0, " + std::to_string(plan.groups) + "); give a range of that");
+                    ") are outside the plan's [0, " + std::to_string(plan.groups) + "); give a range inside it");
     }
 }
 
@@ -283,7 +283,7 @@ void materialise(const Plan& plan, std::int64_t first_group, std::int64_t last_g
     if (table.columns() < plan.topology.columns()) {
         throw Error("materialise: the token table has " + std::to_string(table.columns()) +
                     " columns, but the topology names column " + std::to_string(plan.topology.columns() - 1) +
-                    "; give a table with every column it names");
+                    "; give a table with all columns of the topology");
     }
     write_trees(plan, first_group, last_group, out);
     const std::int64_t rows = (last_group - first_group) * plan.sizes.rows_per_group;

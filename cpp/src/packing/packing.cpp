@@ -16,7 +16,7 @@ class Group {
     std::int64_t room(std::int64_t row) const { return plan_.sizes.row_length - filled_[row]; }
     bool opened(std::int64_t row) const { return filled_[row] > 0; }
 
-    // Piece i of the tree goes behind what row + i holds.
+    // Piece i of the tree is appended to row + i.
     void place(const PendingTree& tree, std::int64_t row) {
         plan_.tree_example.push_back(tree.example);
         plan_.tree_source.push_back(tree.source);

@@ -102,7 +102,7 @@ void Planner::restore(std::string_view bytes) {
         count > static_cast<std::uint64_t>(settings_.window)) {
         throw Error("planner: the state holds step " + std::to_string(step) + ", " + std::to_string(draws) +
                     " draws and a window of " + std::to_string(count) +
-                    ", which no run reaches; restore from another checkpoint");
+                    ", which no run can reach; restore from another checkpoint");
     }
     Window window(lengths_.longest_whole());
     for (std::uint64_t i = 0; i < count; ++i) {

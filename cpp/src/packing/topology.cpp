@@ -32,7 +32,7 @@ Topology::Topology(std::vector<std::int32_t> parent, std::vector<std::int32_t> c
         if (leaf_[i] >= leaves_ || slot_used[leaf_[i]]) {
             throw Error("topology: segment " + std::to_string(i) + " has leaf slot " + std::to_string(leaf_[i]) +
                         ", but the " + std::to_string(leaves_) + " slots must be 0.." + std::to_string(leaves_ - 1) +
-                        ", each once; number them so");
+                        ", each once; number the leaves from 0");
         }
         slot_used[leaf_[i]] = true;
     }
@@ -50,7 +50,7 @@ void Topology::check_sizes() const {
                     std::to_string(kMaxSegments) + "; cut it into several trees");
     }
     if (column_.size() != n || kind_.size() != n || loss_.size() != n || leaf_.size() != n) {
-        throw Error("topology: parents, columns, kinds, loss and leaves must have one entry a segment, got " +
+        throw Error("topology: parents, columns, kinds, loss and leaf_slots must have one entry per segment, got " +
                     std::to_string(n) + ", " + std::to_string(column_.size()) + ", " + std::to_string(kind_.size()) +
                     ", " + std::to_string(loss_.size()) + " and " + std::to_string(leaf_.size()));
     }
@@ -67,13 +67,14 @@ void Topology::check_segment(int i) const {
                             : "segments are written depth-first: the parent is on the path of the segment before"));
     }
     if (column_[i] < 0) {
-        throw Error(name + " has column " + std::to_string(column_[i]) + "; columns count from 0");
+        throw Error(name + " has column " + std::to_string(column_[i]) + "; columns are numbered from 0");
     }
     if (kind_[i] < 0 || kind_[i] >= kKinds) {
         throw Error(name + " has kind " + std::to_string(kind_[i]) + "; the kinds are 0 input, 1 reference, 2 output");
     }
     if (leaf_[i] < -1) {
-        throw Error(name + " has leaf slot " + std::to_string(leaf_[i]) + "; give a slot, or -1 for none");
+        throw Error(name + " has leaf slot " + std::to_string(leaf_[i]) +
+                    "; give a slot of at least 0, or -1 for none");
     }
 }
 

@@ -27,7 +27,7 @@ TreeLengths::TreeLengths(std::vector<std::int32_t> lengths, std::int64_t columns
     sizes_.check();
     if (columns_ < topology_.columns()) {
         throw Error("lengths has " + std::to_string(columns_) + " columns, but the topology names column " +
-                    std::to_string(topology_.columns() - 1) + "; give a length for every column it names");
+                    std::to_string(topology_.columns() - 1) + "; give a length for every column of the topology");
     }
     const std::int64_t examples = static_cast<std::int64_t>(lengths_.size()) / columns_;
     total_.reserve(static_cast<std::size_t>(examples));
@@ -61,7 +61,7 @@ void TreeLengths::check_example(std::int64_t example) const {
         const std::int32_t length = lengths_[static_cast<std::size_t>(example * columns_ + column)];
         if (length < 0) {
             throw Error(name + ": column " + std::to_string(column) + " has length " + std::to_string(length) +
-                        "; lengths are at least 0");
+                        "; a length must be at least 0");
         }
     }
     if (total(example) <= sizes_.row_length) {
@@ -72,14 +72,14 @@ void TreeLengths::check_example(std::int64_t example) const {
         if (length > sizes_.row_length) {
             throw Error(name + ": the path from the root to segment " + std::to_string(tip) + " has " +
                         std::to_string(length) + " tokens (closing tokens included), more than row_length=" +
-                        std::to_string(sizes_.row_length) + "; truncate the example or lengthen the rows");
+                        std::to_string(sizes_.row_length) + "; truncate the example or raise row_length");
         }
     }
     const std::int64_t pieces = std::int64_t{split(example).size()};
     if (pieces > sizes_.rows_per_group) {
         throw Error(name + ": its tree of " + std::to_string(total(example)) + " tokens needs " +
                     std::to_string(pieces) + " rows, more than rows_per_group=" +
-                    std::to_string(sizes_.rows_per_group) + "; truncate it, or make rows longer or groups larger");
+                    std::to_string(sizes_.rows_per_group) + "; truncate it, or raise row_length or rows_per_group");
     }
 }
 
@@ -91,7 +91,7 @@ Pieces TreeLengths::split(std::int64_t example) const {
         return pieces;
     }
     pieces.push_back({0, 0, 0});
-    SegmentMask seen = 0;
+    SegmentMask covered = 0;
     for (const int tip : topology_.tips()) {
         SegmentMask added = topology_.path(tip) & ~pieces.back().segments;
         if (pieces.back().length + mask_length(example, added) > sizes_.row_length) {
@@ -100,9 +100,9 @@ Pieces TreeLengths::split(std::int64_t example) const {
         }
         Piece& piece = pieces.back();
         piece.segments |= added;
-        piece.owned |= added & ~seen;
+        piece.owned |= added & ~covered;
         piece.length += mask_length(example, added);
-        seen |= added;
+        covered |= added;
     }
     return pieces;
 }

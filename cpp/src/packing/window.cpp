@@ -56,7 +56,7 @@ PendingTree Window::remove(Index index) {
         rows_waiting_ &= ~(std::uint64_t{1} << (tree.rows - 1));
     }
     if (tree.rows == 1) {
-        // It is the oldest of its length: as the best fit by choice, as the oldest of all because all are younger.
+        // It is the oldest of its length: the best fit is chosen so, and the oldest of all is so for any length.
         Queue& same = by_length_[tree.total];
         same.oldest = node.younger_of_length;
         if (same.oldest == kNone) {

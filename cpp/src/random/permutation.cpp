@@ -26,12 +26,12 @@ inline Word mix(Word x, Word before, Word between) {
     return (x + between) * kMultiplier1;
 }
 
-// A mixed word as a number in [0, size), each with 2^32 / size words but for one: below 2^-8 uneven at the largest n.
+// Maps a mixed word to [0, size). Counts of words per number differ by at most one: below 2^-8 uneven at the largest n.
 inline Word scale(Word x, Word size) {
     return static_cast<Word>((std::uint64_t{x} * size) >> 32);
 }
 
-// (a + b) mod size and (a - b) mod size for a, b < size < 2^31: the one candidate that has not wrapped around 2^32.
+// (a + b) mod size and (a - b) mod size for a, b < size < 2^31: the candidate that has not wrapped around 2^32.
 inline Word add(Word a, Word b, Word size) {
     const Word sum = a + b;
     return std::min(sum, sum - size);
@@ -63,7 +63,7 @@ inline void round_left(Word* left, const Word* right, int count, Word before, Wo
     }
 }
 
-// Clones cannot be templates, hence a name for each direction.
+// Clones cannot be templates, hence one function per direction.
 PIT_CLONES void add_left(Word* left, const Word* right, int count, Word before, Word between, Word size) {
     round_left<true>(left, right, count, before, between, size);
 }
@@ -77,7 +77,7 @@ PIT_CLONES void flip_right(const Word* left, Word* right, int count, Word before
     }
 }
 
-// Whether any value is outside [0, n); without a branch a value, so that it vectorises.
+// Whether any value is outside [0, n). No branch per value, so the loop vectorises.
 PIT_CLONES bool any_outside(const std::int64_t* value, int count, std::int64_t n) {
     const std::uint64_t last = static_cast<std::uint64_t>(n) - 1;
     std::uint64_t outside = 0;
@@ -177,7 +177,7 @@ void Permutation::check(const std::int64_t* index, int count) const {
     }
     const std::int64_t* bad = std::find_if(index, index + count, [this](std::int64_t i) { return i < 0 || i >= n_; });
     throw Error("index=" + std::to_string(*bad) + " is outside [0, " + std::to_string(n_) +
-                "), the range that is permuted; give indices of that range");
+                "), the range of the permutation; give indices in that range");
 }
 
 template <bool forward>

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::int64_t kMaxRows = std::int64_t{1} << 48;
 
-// Something of the C interface that is released exactly once, on any way out.
+// A struct of the C interface that is released exactly once, on every path.
 template <typename T>
 struct Released {
     T value{};
@@ -48,18 +48,19 @@ void check_schema(const ArrowSchema& schema, const std::string& file, const std:
     }
 }
 
-[[noreturn]] void refuse(const std::string& name, const std::string& fault) {
+[[noreturn]] void throw_damaged(const std::string& name, const std::string& fault) {
     throw Error(name + " " + fault + "; the store is damaged, build it again");
 }
 
-// `count` elements of T from the array's data buffer of so many bytes, its offset passed over.
+// `count` elements of T from the array's data buffer of `bytes` bytes, after its offset.
 template <typename T>
 const T* elements(const ArrowArray& array, std::int64_t count, std::int64_t bytes, const MappedBytes& map,
                   const std::string& name) {
     const std::int64_t room = bytes / static_cast<std::int64_t>(sizeof(T));
     if (array.offset < 0 || count < 0 || array.offset > room || count > room - array.offset) {
-        refuse(name, "needs " + std::to_string(count) + " elements from " + std::to_string(array.offset) + " on of " +
-                         std::to_string(sizeof(T)) + " bytes, its buffer has " + std::to_string(bytes) + " bytes");
+        throw_damaged(name, "needs " + std::to_string(count) + " elements from " + std::to_string(array.offset) +
+                                " on, each of " + std::to_string(sizeof(T)) + " bytes, but its buffer has " +
+                                std::to_string(bytes) + " bytes");
     }
     if (count == 0) {
         return nullptr;
@@ -69,25 +70,26 @@ const T* elements(const ArrowArray& array, std::int64_t count, std::int64_t byte
     const auto map_size = static_cast<std::uintptr_t>(map.size);
     if (begin < low || begin - low > map_size || static_cast<std::uintptr_t>(bytes) > map_size - (begin - low)) {
         throw Error(name +
-                    " lies outside the memory map of its file, as those of compressed files do; write the store "
-                    "uncompressed");
+                    " lies outside the memory map of its file, as happens with a compressed file; write the "
+                    "store uncompressed");
     }
     if (begin % alignof(T) != 0) {
-        refuse(name, "begins at byte " + std::to_string(begin - low) + " of the file, not at a multiple of " +
-                         std::to_string(alignof(T)));
+        throw_damaged(name, "begins at byte " + std::to_string(begin - low) + " of the file, not at a multiple of " +
+                                std::to_string(alignof(T)));
     }
     return static_cast<const T*>(array.buffers[1]) + array.offset;
 }
 
 void require_plain(const ArrowArray& array, std::int64_t length, std::int64_t buffers, const std::string& name) {
     if (array.length != length) {
-        refuse(name, "has " + std::to_string(array.length) + " elements instead of " + std::to_string(length));
+        throw_damaged(name, "has " + std::to_string(array.length) + " elements instead of " + std::to_string(length));
     }
     if (array.null_count != 0) {
-        refuse(name, "has nulls (" + std::to_string(array.null_count) + ")");
+        throw_damaged(name, "has nulls (" + std::to_string(array.null_count) + ")");
     }
     if (array.n_buffers != buffers || array.dictionary != nullptr) {
-        refuse(name, "has " + std::to_string(array.n_buffers) + " buffers instead of " + std::to_string(buffers));
+        throw_damaged(name,
+                      "has " + std::to_string(array.n_buffers) + " buffers instead of " + std::to_string(buffers));
     }
 }
 
@@ -95,7 +97,7 @@ TokenChunk chunk_of(const ArrowArray& column, std::int64_t rows, const BufferSiz
                     const std::string& name) {
     require_plain(column, rows, 2, name);
     if (column.n_children != 1) {
-        refuse(name, "has " + std::to_string(column.n_children) + " children instead of 1");
+        throw_damaged(name, "has " + std::to_string(column.n_children) + " children instead of 1");
     }
     const ArrowArray& tokens = *column.children[0];
     require_plain(tokens, tokens.length, 2, name + ", tokens");
@@ -116,7 +118,7 @@ void ReleaseArray::operator()(ArrowArray* array) const {
 ArrowBatches::ArrowBatches(ArrowArrayStream* stream, std::string file, const std::vector<std::string>& columns)
     : file_(std::move(file)), columns_(columns) {
     if (stream->release == nullptr) {
-        throw Error(file_ + ": its Arrow stream was read before; give a fresh one");
+        throw Error(file_ + ": its Arrow stream was already read; give a new stream");
     }
     Released<ArrowArrayStream> own{*stream};
     stream->release = nullptr;
@@ -140,8 +142,9 @@ TokenBatch ArrowBatches::tokens(std::size_t index, const std::vector<BufferSizes
     require_plain(array, array.length, 1, batch.name);
     if (array.length < 0 || array.length > kMaxRows || array.offset != 0 ||
         array.n_children != static_cast<std::int64_t>(columns_.size())) {
-        refuse(batch.name, "has length " + std::to_string(array.length) + ", offset " + std::to_string(array.offset) +
-                               " and " + std::to_string(array.n_children) + " columns");
+        throw_damaged(batch.name, "has length " + std::to_string(array.length) + ", offset " +
+                                      std::to_string(array.offset) + " and " + std::to_string(array.n_children) +
+                                      " columns");
     }
     for (std::size_t column = 0; column < columns_.size(); ++column) {
         const std::string name = batch.name + ", column '" + columns_[column] + "'";

@@ -11,7 +11,7 @@ constexpr std::size_t kSlices = 16;
 
 using Tables = std::array<std::array<std::uint32_t, 256>, kSlices>;
 
-// tables[k][b]: what byte b adds to the checksum when k more bytes follow it.
+// tables[k][b]: contribution of byte b to the checksum when k more bytes follow it.
 constexpr Tables make_tables() {
     Tables tables{};
     for (std::uint32_t byte = 0; byte < 256; ++byte) {
@@ -32,13 +32,13 @@ constexpr Tables make_tables() {
 
 constexpr Tables kTables = make_tables();
 
-// Four bytes as a little-endian word; compilers make one load of it.
+// Four bytes as a little-endian word; compilers turn this into one load.
 std::uint32_t word(const unsigned char* bytes) {
     return static_cast<std::uint32_t>(bytes[0]) | static_cast<std::uint32_t>(bytes[1]) << 8 |
            static_cast<std::uint32_t>(bytes[2]) << 16 | static_cast<std::uint32_t>(bytes[3]) << 24;
 }
 
-// What a word adds when `follow` bytes follow it.
+// Contribution of a word to the checksum when `follow` bytes follow it.
 std::uint32_t slice(std::uint32_t value, std::size_t follow) {
     return kTables[follow + 3][value & 0xFFu] ^ kTables[follow + 2][(value >> 8) & 0xFFu] ^
            kTables[follow + 1][(value >> 16) & 0xFFu] ^ kTables[follow][value >> 24];
@@ -47,7 +47,7 @@ std::uint32_t slice(std::uint32_t value, std::size_t follow) {
 }  // namespace
 
 // Slicing (Kounavis and Berry, "A systematic approach to building high performance software-based CRC generators",
-// 2005): the bytes of a step look up tables of their own, so the look-ups do not wait for each other.
+// 2005): each byte of a step has its own table, so the look-ups do not wait for each other.
 std::uint32_t crc32(std::uint32_t crc, const void* data, std::size_t size) {
     const auto* bytes = static_cast<const unsigned char*>(data);
     crc = ~crc;

@@ -19,7 +19,7 @@ std::string hex(std::uint32_t value) {
     return text;
 }
 
-// A store's memory can change at any time; through volatile, what was checked is what is used.
+// A store's memory can change at any time; volatile makes the checked value the one that is used.
 std::int64_t read_once(const std::int64_t* place) {
     return *static_cast<const volatile std::int64_t*>(place);
 }
@@ -31,19 +31,19 @@ void check_chunk(const TokenChunk& chunk, const std::string& name) {
         if (offset < least || offset > chunk.value_count) {
             throw Error(name + ": offset " + std::to_string(row) + " is " + std::to_string(offset) + ", outside [" +
                         std::to_string(least) + ", " + std::to_string(chunk.value_count) +
-                        "] (the offset before it and the number of values); write the store anew");
+                        "] (the preceding offset and the number of values); build the store again");
         }
         least = offset;
     }
 }
 
-// A store's rows begin at the first value and end at the last, so that every value belongs to a row.
+// The rows of a store start at the first value and end at the last, so every value belongs to a row.
 void check_span(const TokenChunk& chunk, const std::string& name) {
     const std::int64_t first = read_once(chunk.offsets);
     const std::int64_t last = read_once(chunk.offsets + chunk.rows);
     if (first != 0 || last != chunk.value_count) {
         throw Error(name + ": offsets run from " + std::to_string(first) + " to " + std::to_string(last) +
-                    ", its values from 0 to " + std::to_string(chunk.value_count) + "; write the store anew");
+                    ", its values from 0 to " + std::to_string(chunk.value_count) + "; build the store again");
     }
 }
 
@@ -59,13 +59,13 @@ TokenTable::TokenTable(std::vector<TokenBatch> batches, std::vector<std::string>
     for (TokenBatch& batch : batches) {
         if (batch.columns.size() != names_.size()) {
             throw Error(batch.name + ": has " + std::to_string(batch.columns.size()) + " columns instead of " +
-                        std::to_string(names_.size()) + "; write the store anew");
+                        std::to_string(names_.size()) + "; build the store again");
         }
         for (std::size_t column = 0; column < names_.size(); ++column) {
             if (batch.columns[column].rows != batch.columns[0].rows) {
                 throw Error(batch.name + ", column '" + names_[column] + "': has " +
                             std::to_string(batch.columns[column].rows) + " rows, column '" + names_[0] + "' has " +
-                            std::to_string(batch.columns[0].rows) + "; write the store anew");
+                            std::to_string(batch.columns[0].rows) + "; build the store again");
             }
             columns_[column].push_back(batch.columns[column]);
         }
@@ -98,7 +98,7 @@ void TokenTable::add_columns() {
         }
         if (column > 0 && rows != rows_) {
             throw Error("token table: column " + std::to_string(column) + " has " + std::to_string(rows) +
-                        " rows, column 0 has " + std::to_string(rows_) + "; give columns of one table");
+                        " rows, column 0 has " + std::to_string(rows_) + "; give columns of equal length");
         }
         rows_ = rows;
         first_row_.push_back(std::move(first));
@@ -149,7 +149,7 @@ void TokenTable::verify() const {
 void TokenTable::verify_batch(std::size_t index) const {
     std::uint32_t crc = 0;
     for (std::size_t column = 0; column < columns_.size(); ++column) {
-        // Before the checksum, because this error says where.
+        // Before the checksum, because this error names the place.
         require_tokens(column, index);
         const TokenChunk& chunk = columns_[column][index];
         crc = crc32(crc, chunk.offsets, static_cast<std::size_t>(chunk.rows + 1) * sizeof(std::int64_t));
@@ -179,7 +179,7 @@ void TokenTable::require_tokens(std::size_t column, std::size_t index) const {
     const std::int64_t* offsets_end = chunk.offsets + chunk.rows + 1;
     const std::int64_t row = std::upper_bound(chunk.offsets, offsets_end, found - chunk.values) - chunk.offsets - 1;
     throw Error(chunk_name(column, index) + ", row " + std::to_string(row) + ": token " +
-                (found == end ? "that changed while it was read" : std::to_string(*found)) +
+                (found == end ? "(changed while it was read)" : std::to_string(*found)) +
                 " is outside the vocabulary 0.." + std::to_string(vocab_size_ - 1) +
                 "; the store is damaged, build it again");
 }

@@ -68,7 +68,7 @@ StateReader::StateReader(std::string_view bytes, std::string_view magic, std::ui
     : what_(std::move(what)) {
     if (bytes.size() < magic.size() + 2 * kNumberBytes || bytes.substr(0, magic.size()) != magic) {
         throw Error(what_ + ": the " + std::to_string(bytes.size()) + " bytes given do not start with " +
-                    std::string(magic) + ", so they are no state of it or are damaged; give the bytes of state()");
+                    std::string(magic) + ", so they are damaged or not a state; give the bytes that state() returned");
     }
     const std::string_view body = bytes.substr(0, bytes.size() - kNumberBytes);
     const std::uint64_t stored = read_number(bytes.substr(body.size()));
@@ -115,7 +115,7 @@ std::size_t StateReader::count(std::size_t item_bytes) {
 void StateReader::finish() const {
     if (at_ != payload_.size()) {
         throw Error(what_ + ": the state has " + std::to_string(payload_.size() - at_) +
-                    " bytes too many; restore from another checkpoint");
+                    " extra bytes; restore from another checkpoint");
     }
 }
 

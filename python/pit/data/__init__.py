@@ -1,4 +1,4 @@
-"""Preference data: readers, folds, the tree template, the tokenizer, the token store and a synthetic task.
+"""Preference data: readers, folds, tree templates, tokenizer, token store, packing, curricula and synthetic tasks.
 
-The package imports no JAX, so that data workers stay light.
+The package imports no JAX, so data workers stay light.
 """

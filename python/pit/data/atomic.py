@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written beside their place, then renamed into it."""
+"""Files and folders that appear whole or not at all: written under a temporary name next to it, then renamed."""
 
 import os
 import shutil
@@ -11,14 +11,14 @@ from pit.data.errors import DataError
 
 
 def _default_mode(base: int) -> int:
-    """`base` less the umask: what open() or mkdir() would have given (the tempfile module gives 0600 and 0700)."""
+    """Return `base` less the umask, the mode of open() and mkdir() (the tempfile module uses 0600 and 0700)."""
     umask = os.umask(0)
     os.umask(umask)
     return base & ~umask
 
 
 def write_file(path: str | Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the new one, never a part."""
+    """Write `content` to `path`; a reader sees the old file or the new one, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -38,12 +38,12 @@ def require_absent_or_empty(path: str | Path) -> None:
     """Raise `DataError` unless `path` is missing or an empty folder."""
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path}: already exists and is not an empty folder; remove it or name another output folder")
+        raise DataError(f"{path}: already exists and is not an empty folder; remove it or name another folder")
 
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """A fresh folder to fill, renamed to `path` on success and removed on failure.
+    """Yield a new folder to fill; it is renamed to `path` on success and removed on failure.
 
     Raises:
         DataError: `path` exists and is not an empty folder.

@@ -1,5 +1,5 @@
-"""What is in a preference set before anything is trained on it (counts, lengths, length bias, repeats, folds), and what
-is in a token store.
+"""Reports about data before training: counts, lengths, length bias, repeats and folds of a preference set, and the
+contents of a token store.
 """
 
 import dataclasses
@@ -27,26 +27,26 @@ from pit.data.tokenizer import Tokenizer
 from pit.types import COLUMNS, FOLDS, Preference
 
 QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
-"""Quantiles of the lengths that a report gives."""
+"""Quantiles of lengths in a report."""
 
 _GROUP_ROWS = 512
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check` found.
+    """Report of `check` about a preference set.
 
-    path, files: what was read, each file with its format.
-    rows, kept: rows seen and usable.
-    other_split: rows passed over because they belong to another split.
-    dropped, places: unusable rows by reason, and the first places of each.
-    characters: for each column its `QUANTILES` of length in characters; whole prompts, all messages.
-    tokens: the same in tokens (one more for each message of a prompt), None without a tokenizer.
-    longer_is_better: share of the pairs of unequal length whose longer answer is the better one.
+    path, files: the file or folder, and the files read, each with its format.
+    rows, kept: number of rows read, and of usable rows.
+    other_split: rows skipped because they belong to another split.
+    dropped, places: unusable rows by reason, and the first places of each reason.
+    characters: for each column the `QUANTILES` of its length in characters; a prompt counts all its messages.
+    tokens: the same in tokens (plus one per message of a prompt), None without a tokenizer.
+    longer_is_better: share of the pairs of unequal length in which the longer answer is the better one.
     longer_is_better_interval: its 95 % Wilson interval.
-    repeated_prompts: kept rows whose prompt an earlier row had.
+    repeated_prompts: kept rows whose prompt occurs in an earlier row.
     turns: largest number of messages in a prompt.
-    folds: kept rows of each fold.
+    folds: kept rows by fold.
     example: the first kept row.
     """
 
@@ -67,7 +67,7 @@ class CheckReport:
     example: Preference | None
 
     def to_json(self) -> str:
-        """The report without its example as indented JSON; numbers that do not exist are null."""
+        """Return the report, without its example, as indented JSON; undefined numbers are null."""
         content = dataclasses.asdict(dataclasses.replace(self, example=None))
         del content["example"]
         for name in ("longer_is_better", "longer_is_better_interval"):
@@ -76,7 +76,7 @@ class CheckReport:
         return json.dumps({"quantiles": QUANTILES, **content}, indent=1, allow_nan=False)
 
     def render(self, console: Console, example: bool = True) -> None:
-        """Print the report; `example` adds the first pair drawn as its tree."""
+        """Print the report; `example` adds the first pair as a tree."""
         console.print(self._counts())
         console.print(self._lengths())
         low, high = self.longer_is_better_interval
@@ -89,7 +89,7 @@ class CheckReport:
             console.print(Panel(draw_tree(self.example), title="one example as its tree", expand=False))
 
     def _counts(self) -> Table:
-        table = Table("what", "rows", "first places", title=Text(f"Preferences in {self.path}"))
+        table = Table("preferences", "rows", "first places", title=Text(f"Preferences in {self.path}"))
         table.add_row("read", str(self.rows), "")
         table.add_row("kept", str(self.kept), "")
         for reason, count in self.dropped.items():
@@ -119,25 +119,25 @@ def check(
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     key: str = DEFAULT_KEY,
 ) -> CheckReport:
-    """Read a whole preference set and describe it.
+    """Read a whole preference set and report on it.
 
     Args:
         path: file or folder.
         format: see `pit.data.readers.read_preferences`.
-        split: see there.
-        strict: see there.
+        split: the same.
+        strict: the same.
         tokenizer: adds lengths in tokens.
         fractions: share of each fold, see `pit.data.folds.fold_of`.
         key: key of the fold hash.
 
     Raises:
-        DataError: there is nothing to read, or a file is damaged.
+        DataError: there is nothing to read, a file is damaged, or `strict` and a row is unusable.
     """
     preferences, report = read_preferences(path, format, split, strict)
     characters = {name: array("q") for name in COLUMNS}
     tokens = {name: array("q") for name in COLUMNS}
     folds = Counter(dict.fromkeys(FOLDS, 0))
-    seen: set[bytes] = set()
+    prompts: set[bytes] = set()
     turns = 0
     example: Preference | None = None
     for group in _groups(preferences):
@@ -147,7 +147,7 @@ def check(
                 characters[name].append(length)
             folds[fold_of(row.prompt, fractions, key)] += 1
             turns = max(turns, len(row.prompt))
-            seen.add(hashlib.blake2b(json.dumps(row.prompt).encode(), digest_size=16).digest())
+            prompts.add(hashlib.blake2b(json.dumps(row.prompt).encode(), digest_size=16).digest())
         if tokenizer is not None:
             _count_tokens(group, tokenizer, tokens)
     better, worse = (np.asarray(characters[name]) for name in ("better", "worse"))
@@ -165,7 +165,7 @@ def check(
         tokens={name: _quantiles(lengths) for name, lengths in tokens.items()} if tokenizer is not None else None,
         longer_is_better=longer / unequal if unequal else math.nan,
         longer_is_better_interval=wilson_interval(longer, unequal),
-        repeated_prompts=report.kept - len(seen),
+        repeated_prompts=report.kept - len(prompts),
         turns=turns,
         folds=dict(folds),
         example=example,
@@ -174,12 +174,12 @@ def check(
 
 @dataclass(frozen=True)
 class StoreReport:
-    """What `check_store` found.
+    """Report of `check_store` about a token store.
 
-    path, hash, tokenizer: the store, its digest and that of its tokenizer.
-    version: of the format.
+    path, hash, tokenizer: folder of the store, its digest, and the digest of its tokenizer.
+    version: version of the format.
     windows: (input, reference, output), in tokens.
-    folds: for each fold its rows, tokens, files, record batches and bytes.
+    folds: rows, tokens, files, record batches and bytes of each fold.
     full: whether every byte was verified.
     """
 
@@ -192,7 +192,7 @@ class StoreReport:
     full: bool
 
     def to_json(self) -> str:
-        """The report as indented JSON."""
+        """Return the report as indented JSON."""
         return json.dumps(dataclasses.asdict(self), indent=1)
 
     def render(self, console: Console) -> None:
@@ -204,24 +204,24 @@ class StoreReport:
         table.add_row("all", *(f"{sum(fold[name] for fold in self.folds.values()):,}" for name in measures))
         console.print(table)
         first, second, third = self.windows
-        said = "every byte is as it was written" if self.full else "sizes and offsets fit; --full verifies every byte"
+        result = "every byte is as it was written" if self.full else "sizes and offsets fit; --full verifies every byte"
         console.print(
             f"windows {first} + {second} + {third} tokens, tokenizer {self.tokenizer[:12]}, store {self.hash[:12]}: "
-            f"{said}",
+            f"{result}",
             highlight=False,
             soft_wrap=True,
         )
 
 
 def check_store(path: str | Path, full: bool = False) -> StoreReport:
-    """Open a token store and describe it.
+    """Open a token store and report on it.
 
     Args:
-        path: its folder.
-        full: verify every byte, not sizes and offsets alone.
+        path: folder of the store.
+        full: verify every byte, not only sizes and offsets.
 
     Raises:
-        StoreError: no store, half of one, or a damaged one; the message says where.
+        StoreError: no store, an incomplete one, or a damaged one; the message names the place.
     """
     store = Store.open(path)
     if full:
@@ -248,7 +248,7 @@ def check_store(path: str | Path, full: bool = False) -> StoreReport:
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share; (0, 1) without trials.
+    """Return the 95 % Wilson score interval of a share; (0, 1) without trials.
 
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
 
@@ -267,7 +267,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def draw_tree(row: Preference, width: int = 60) -> Tree:
-    """The gap model's tree of one pair: x, then both answers as references, then both as outputs under each."""
+    """Return the gap model's tree of a pair: x, under it both answers as references, under each both as outputs."""
 
     def label(name: str, text: str) -> Text:
         flat = " ".join(text.split())

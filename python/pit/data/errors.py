@@ -1,7 +1,7 @@
-"""The one error type of the data package."""
+"""The error type of the data package."""
 
 from pit.errors import PitError
 
 
 class DataError(PitError):
-    """Data on disk, or a request about it, breaks a rule; the message names the thing, the rule and the remedy."""
+    """Data on disk, or a request about them, break a rule; the message gives name, value, rule and remedy."""

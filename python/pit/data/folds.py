@@ -1,7 +1,7 @@
-"""Which fold a conversation belongs to: a stable keyed hash of its opening, so that no prompt is in two folds.
+"""Folds of a preference set, by a stable keyed hash of each conversation's opening: no prompt is in two folds.
 
-The paper cuts its preference data into three equal folds (SFT, reward model, RL); a judge fold and an evaluation
-fold, which no trained model of ours sees, are added here.
+The paper cuts its preference data into three equal folds (SFT, reward model, RL). Here two more are added, a judge fold
+and an evaluation fold, on which no policy, improver or reward model is trained.
 """
 
 import hashlib
@@ -15,31 +15,37 @@ from pit.types import FOLDS, Message
 DEFAULT_FRACTIONS: Mapping[str, float] = MappingProxyType(
     {"sft": 0.28, "reward": 0.28, "rl": 0.28, "judge": 0.10, "eval": 0.06}
 )
-"""Share of the conversations that each fold receives unless a config says otherwise."""
+"""Default share of the conversations in each fold."""
 
 DEFAULT_KEY = "pit"
-"""Key of the hash; another key draws other folds."""
+"""Default key of the hash; another key gives other folds."""
 
 
 def check_fractions(fractions: Mapping[str, float], key: str) -> None:
-    """Raise `DataError` unless the fractions name known folds, are shares that sum to 1, and the key fits the hash."""
+    """Raise `DataError` unless all names are folds, fractions are in [0, 1] and sum to 1, and the key fits the hash."""
     unknown = sorted(set(fractions) - set(FOLDS))
     if unknown:
-        raise DataError(f"fold fractions name {unknown}; the folds are {list(FOLDS)}")
+        raise DataError(f"fold fractions name {unknown}: unknown; the folds are {list(FOLDS)}")
     for name, share in fractions.items():
         if not (math.isfinite(share) and 0 <= share <= 1):
             raise DataError(f"fold fraction {name}={share!r} must lie in [0, 1]")
     total = math.fsum(fractions.values())
     if abs(total - 1) > 1e-6:
-        raise DataError(f"fold fractions sum to {total:.6g}, they must sum to 1: {dict(fractions)}")
+        raise DataError(f"fold fractions sum to {total:.6g}, but must sum to 1: {dict(fractions)}")
     if len(key.encode()) > hashlib.blake2b.MAX_KEY_SIZE:
-        raise DataError(f"fold key {key!r} has {len(key.encode())} bytes, at most {hashlib.blake2b.MAX_KEY_SIZE} fit")
+        raise DataError(
+            f"fold key {key!r} has {len(key.encode())} bytes, but at most {hashlib.blake2b.MAX_KEY_SIZE} are allowed; "
+            "shorten it"
+        )
 
 
 def opening(conversation: Sequence[Message] | str) -> str:
-    """The text that decides the fold: the first message that is not a system message, without outer whitespace.
+    """Return the text that decides the fold: the first message that is not a system message, stripped.
 
-    System messages are passed over because a data set often shares one among all its rows.
+    System messages are skipped because all rows of a data set often share one.
+
+    Raises:
+        DataError: the conversation has no messages.
     """
     if isinstance(conversation, str):
         return conversation.strip()
@@ -54,13 +60,13 @@ def fold_of(
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     key: str = DEFAULT_KEY,
 ) -> str:
-    """The fold of a conversation (or of its opening text), one of `pit.types.FOLDS`.
+    """Return the fold of a conversation (or of its opening text), one of `pit.types.FOLDS`.
 
-    All turns of one conversation open alike and so share a fold, on every machine and in every run.
+    All prefixes of a conversation have the same opening and so the same fold, on every machine and in every run.
 
     Args:
         conversation: the messages, or the text of the first one.
-        fractions: share of each fold; a fold that is left out, or has share 0, receives nothing.
+        fractions: share of each fold; an omitted fold, or one with share 0, stays empty.
         key: key of the hash, at most 64 bytes of UTF-8.
 
     Raises:

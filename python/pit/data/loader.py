@@ -1,7 +1,7 @@
-"""Deterministic loading with Grain: the planner decides, Grain prefetches planned batches and keeps their state.
+"""Deterministic loading: the planner plans every step, and Grain prefetches the batches and keeps their state.
 
-The permutation belongs to the planner, not to Grain, so that every epoch visits every example exactly once; a batch is
-a function of (seed, config, data) and its step alone.
+The planner draws the permutations, so every epoch visits every example exactly once; a batch is a function of (seed,
+config, data) and its step alone.
 """
 
 import base64
@@ -15,17 +15,18 @@ from pit.config import PackingConfig
 from pit.data import _core
 from pit.data.errors import DataError
 from pit.data.packing import Layout, core_topology, materialise
+from pit.data.prefetch import Prefetcher
 from pit.data.store import Fold
 from pit.types import Batch, Source, Topology
 
 PREFETCH = 2
-"""Planned steps that Grain materialises ahead."""
+"""Number of steps that Grain materialises ahead."""
 
 
 def make_planner(
     fold: Fold, topology: Topology, layout: Layout, packing: PackingConfig, *, shards: int, seed: int, config_hash: str
 ) -> _core.Planner:
-    """The planner of one stage over one fold: uniform draws, packed from a look-ahead window."""
+    """Return the planner of a stage over a fold: uniform draws, packed from a look-ahead window."""
     return _core.Planner(
         lengths=fold.lengths(),
         topology=core_topology(topology),
@@ -44,7 +45,7 @@ def make_planner(
 def count_steps(
     fold: Fold, topology: Topology, layout: Layout, packing: PackingConfig, *, shards: int, seed: int
 ) -> int:
-    """Steps that one pass over the fold takes, by planning it (lengths only; no token is read)."""
+    """Return the number of steps of one pass over the fold, by planning it (from lengths; no token is read)."""
     planner = make_planner(fold, topology, layout, packing, shards=shards, seed=seed, config_hash="")
     packed = steps = 0
     while packed < len(fold):
@@ -54,12 +55,12 @@ def count_steps(
 
 
 def short_hash(text: str) -> int:
-    """64 bits of a digest, the form in which the C++ core keeps it."""
+    """Return a 64-bit hash of a text, the form in which the C++ core keeps it."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 class _PlannedSteps(grain.DatasetIterator[list[Batch]]):
-    """Grain's view of the planner: each element is the list of a step's microbatches."""
+    """Grain iterator over the planner: an element is the list of microbatches of a step."""
 
     def __init__(
         self,
@@ -69,25 +70,25 @@ class _PlannedSteps(grain.DatasetIterator[list[Batch]]):
         layout: Layout,
         microbatches: int,
         shards: int,
-        own: range,
+        groups: range,
     ) -> None:
         super().__init__()
         self._planner, self._fold, self._topology = planner, fold, topology
-        self._layout, self._microbatches, self._shards, self._own = layout, microbatches, shards, own
+        self._layout, self._microbatches, self._shards, self._groups = layout, microbatches, shards, groups
 
     def __next__(self) -> list[Batch]:
         plan = self._planner.next_step()
-        # Before, so that a file cut short is not read past its end; after, so that what was read is what was verified.
+        # Before: a truncated file must not be read past its end. After: the bytes read must be the verified ones.
         self._fold.check_unchanged()
-        batches = [self._microbatch(plan, i * self._shards + self._own.start) for i in range(self._microbatches)]
+        batches = [self._microbatch(plan, i * self._shards + self._groups.start) for i in range(self._microbatches)]
         self._fold.check_unchanged()
         return batches
 
     def _microbatch(self, plan: _core.Plan, first_group: int) -> Batch:
-        """This process's groups of a microbatch; leaf rows count from the first row of the whole one."""
-        batch = materialise(plan, first_group, len(self._own), self._fold.table, self._topology, self._layout)
+        """Return this process's groups of a microbatch; leaf rows count from the first row of the whole one."""
+        batch = materialise(plan, first_group, len(self._groups), self._fold.table, self._topology, self._layout)
         row = batch.leaf[:, :, 0]
-        row[row >= 0] += self._own.start * self._layout.rows
+        row[row >= 0] += self._groups.start * self._layout.rows
         return batch
 
     def get_state(self) -> dict[str, Any]:
@@ -107,21 +108,24 @@ class _PlannedDataset(grain.IterDataset[list[Batch]]):
 
 
 class Loader(Iterator[list[Batch]]):
-    """Endless steps of packed microbatches over one fold; `state` and `restore` make it resumable at any step.
+    """Endless iterator over steps of packed microbatches; `state` and `restore` make it resumable at any step.
+
+    Close it, or use it as a context manager, to end its thread; otherwise that happens when it is collected or the
+    process exits.
 
     Args:
         fold: the rows.
-        topology: the tree that each row becomes.
+        topology: the tree of each row.
         layout: static shape of a group.
         packing: microbatches and look-ahead window.
-        shards: data shards; a microbatch holds one group for each.
-        seed: root of the permutation.
-        config_hash: stamped into the state; a state of another config is refused.
-        process_index, process_count: this process among those that share each step. Each plans the whole of it and
-            writes the rows of its own shards.
+        shards: data shards; a microbatch has one group per shard.
+        seed: seed of the permutations.
+        config_hash: part of the state; `restore` raises for a state of another config.
+        process_index, process_count: this process, and the number of processes that share each step. Every process
+            plans the whole step and writes the rows of its own shards.
 
     Raises:
-        DataError: the shards cannot be shared among the processes.
+        DataError: the shards cannot be divided among the processes.
     """
 
     def __init__(
@@ -143,22 +147,34 @@ class Loader(Iterator[list[Batch]]):
                 "the mesh or the number of processes"
             )
         part = shards // process_count
-        own = range(process_index * part, (process_index + 1) * part)
+        groups = range(process_index * part, (process_index + 1) * part)
         planner = make_planner(fold, topology, layout, packing, shards=shards, seed=seed, config_hash=config_hash)
-        dataset = _PlannedDataset(planner, fold, topology, layout, packing.microbatches, shards, own)
-        self._iterator = iter(grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=PREFETCH))
+        dataset = _PlannedDataset(planner, fold, topology, layout, packing.microbatches, shards, groups)
+        self._steps: Prefetcher[list[Batch]] = Prefetcher(dataset, PREFETCH)
 
     def __next__(self) -> list[Batch]:
-        return next(self._iterator)
+        if self._steps.closed:
+            raise DataError("the loader is closed; make a new one and restore its state")
+        return next(self._steps)
 
     def state(self) -> dict[str, Any]:
-        """State after the last step that was handed out (not after those prefetched), as JSON values."""
-        state: dict[str, Any] = self._iterator.get_state()
-        return state
+        """Return the state after the last step that was handed out (not the last prefetched one), as JSON values."""
+        return self._steps.state()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue after a saved state."""
-        self._iterator.set_state(state)
+        """Continue after a saved state.
+
+        Raises:
+            CoreError: the state is damaged, or belongs to another config or other data.
+        """
+        self._steps.restore(state)
 
     def close(self) -> None:
-        """Stop making steps ahead."""
+        """Stop loading ahead and end the thread; `state` stays available."""
+        self._steps.close()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

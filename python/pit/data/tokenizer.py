@@ -1,7 +1,7 @@
 """A frozen tokenizer: text to token ids and back, with role tokens that no text can produce.
 
-It wraps the `tokenizers` library. Role tokens open the messages of a prompt and close the segments of a context
-tree; they are laid out by `pit.data.template` and never parsed from text, so a user who types one writes only bytes.
+It wraps the `tokenizers` library. Role tokens open the messages of a prompt and close the segments of a context tree;
+`pit.data.template` places them, and text that spells one is encoded as ordinary bytes.
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ from pit.data.errors import DataError
 
 @dataclass(frozen=True)
 class RoleTokens:
-    """Which token of the vocabulary serves each role; `pad` may be the same token as `output`, all others differ.
+    """Token of the vocabulary for each role. All must differ, except that `pad` may equal `output`.
 
     system, user, assistant: open a message inside the input.
     input, reference, output: close the segment of that kind; `output` is the end of an answer (EOS).
-    pad: fills the places that hold nothing.
+    pad: fills unused places.
     """
 
     system: str = "<|system|>"
@@ -38,19 +38,19 @@ class RoleTokens:
 
 
 class Tokenizer:
-    """Text to ids and back. Build one with `load`, `from_json` or `train_bpe`; it never changes afterwards.
+    """Conversion of text to token ids and back. Build one with `load`, `from_json` or `train_bpe`; it never changes.
 
     Attributes:
-        roles: the role tokens by name.
+        roles: names of the role tokens.
         role_ids: id of each role, keyed by the field names of `RoleTokens`.
-        vocab_size: number of rows an embedding table needs (largest id + 1).
-        hash: hex digest of the canonical JSON and the role tokens; equal hash, equal ids.
+        vocab_size: number of rows of an embedding table (largest id + 1).
+        hash: hex digest of the canonical JSON and the role tokens; equal hashes mean equal ids.
     """
 
     def __init__(self, inner: tokenizers.Tokenizer, roles: RoleTokens) -> None:
         inner.no_truncation()
         inner.no_padding()
-        # Role tokens typed in a text are then encoded like any other text.
+        # A text that spells a role token is then encoded like any other text.
         inner.encode_special_tokens = True
         self._inner = inner
         self._json = inner.to_str(pretty=False)
@@ -65,16 +65,22 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str, roles: RoleTokens | None = None) -> "Tokenizer":
-        """The tokenizer that a tokenizer.json's text describes.
+        """Return the tokenizer that the text of a tokenizer.json describes.
+
+        Args:
+            text: content of the file.
+            roles: its role tokens, if they do not have the default names.
 
         Raises:
-            DataError: not a tokenizer, or it lacks a role token.
+            DataError: not a tokenizer, a missing role token, or one that text can produce.
         """
         try:
-            # Not from_str, which raises a bare Exception for every fault of the file.
+            # from_str would raise a bare Exception for every fault of the file.
             inner = tokenizers.Tokenizer.from_buffer(text.encode())
         except ValueError as error:
-            raise DataError(f"not a tokenizer.json of the tokenizers library: {error}") from error
+            raise DataError(
+                f"not a tokenizer.json of the tokenizers library ({error}); name a file that it wrote"
+            ) from error
         return cls(inner, roles or RoleTokens())
 
     @classmethod
@@ -83,10 +89,10 @@ class Tokenizer:
 
         Args:
             path: the file.
-            roles: which of its tokens serve the roles, where they are not the default names.
+            roles: its role tokens, if they do not have the default names.
 
         Raises:
-            DataError: no such file, not a tokenizer, or it lacks a role token.
+            DataError: no such file, not a tokenizer, a missing role token, or one that text can produce.
         """
         path = Path(path)
         if not path.is_file():
@@ -98,10 +104,10 @@ class Tokenizer:
 
     @classmethod
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """Train a byte-level BPE whose words carry their leading space, the first word of a text included.
+        """Train a byte-level BPE. Words include their leading space, and so does the first word of a text.
 
         Args:
-            texts: what to learn merges from.
+            texts: texts to learn merges from.
             vocab_size: upper bound of the vocabulary: 7 role tokens, 256 bytes, and merges.
 
         Raises:
@@ -112,7 +118,7 @@ class Tokenizer:
         if vocab_size < len(names) + len(alphabet):
             raise DataError(
                 f"vocab_size={vocab_size} is below {len(names) + len(alphabet)}, "
-                f"the {len(alphabet)} bytes and {len(names)} role tokens; raise it"
+                f"the {len(alphabet)} bytes and {len(names)} role tokens; raise vocab_size"
             )
         inner = tokenizers.Tokenizer(models.BPE())
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -124,7 +130,7 @@ class Tokenizer:
         return cls(inner, RoleTokens())
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without role tokens.
+        """Return the token ids of a text, without role tokens.
 
         >>> tokenizer = Tokenizer.train_bpe(["red lamp"], 300)
         >>> tokenizer.decode(tokenizer.encode("<|user|> red"))
@@ -133,17 +139,17 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of many texts, tokenised on all cores."""
+        """Return the token ids of many texts, tokenised on all cores."""
         prepared = [self._prepare(text) for text in texts]
-        return [each.ids for each in self._inner.encode_batch_fast(prepared, add_special_tokens=False)]
+        return [encoding.ids for encoding in self._inner.encode_batch_fast(prepared, add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids; role and other special tokens are left out, broken UTF-8 becomes U+FFFD."""
-        text = self._inner.decode([int(each) for each in ids], skip_special_tokens=True)
+        """Return the text of token ids, without role and other special tokens; invalid UTF-8 becomes U+FFFD."""
+        text = self._inner.decode([int(token_id) for token_id in ids], skip_special_tokens=True)
         return text.removeprefix(" ") if self._adds_space else text
 
     def to_json(self) -> str:
-        """The text of the tokenizer.json; role names other than the default are not part of it."""
+        """Return the text of the tokenizer.json; it does not include role names other than the default ones."""
         return self._json
 
     def save(self, path: str | Path) -> None:
@@ -154,7 +160,7 @@ class Tokenizer:
         return (Tokenizer.from_json, (self._json, self.roles))
 
     def _prepare(self, text: str) -> str:
-        # The library adds its prefix space only where the text has none, which would make " a" and "a" the same.
+        # The library adds its prefix space only to a text without one, so " a" and "a" would have the same ids.
         return f" {text}" if self._adds_space and text.startswith(" ") else text
 
     def _check_roles_unreachable(self) -> None:
@@ -164,40 +170,40 @@ class Tokenizer:
                 if ids & set(self.encode(text)):
                     raise DataError(
                         f"this tokenizer turns the text {text!r} into a role token, so a user could forge one; "
-                        "serve the role with a token that its model cannot produce (RoleTokens)"
+                        "name a token in RoleTokens that its model cannot produce"
                     )
 
 
 def _adds_prefix_space(pre_tokenizer: dict[str, Any] | None) -> bool:
-    """Whether a ByteLevel pre-tokenizer inside puts a space before a text that starts without one."""
+    """Return whether a ByteLevel pre-tokenizer inside adds a space to a text that starts without one."""
     if pre_tokenizer is None:
         return False
     if pre_tokenizer["type"] == "Sequence":
-        return any(_adds_prefix_space(each) for each in pre_tokenizer["pretokenizers"])
+        return any(_adds_prefix_space(part) for part in pre_tokenizer["pretokenizers"])
     return pre_tokenizer["type"] == "ByteLevel" and bool(pre_tokenizer["add_prefix_space"])
 
 
 def _role_ids(inner: tokenizers.Tokenizer, roles: RoleTokens) -> dict[str, int]:
-    """Id of every role, with the checks that they exist, are special and differ."""
+    """Return the id of every role; raise unless all exist, are special tokens and differ."""
     named = dataclasses.asdict(roles)
     vocabulary = inner.get_vocab(with_added_tokens=True)
     missing = {role: token for role, token in named.items() if token not in vocabulary}
     if missing:
         raise DataError(
-            f"the tokenizer has no token for {missing}; pass RoleTokens(...) that names existing special tokens, "
-            "or add these tokens to its added_tokens with special=true"
+            f"the tokenizer has no token for {missing}; name existing special tokens in RoleTokens(...), or add these "
+            "to its added_tokens with special=true"
         )
     ids = {role: vocabulary[token] for role, token in named.items()}
     special = {token_id for token_id, token in inner.get_added_tokens_decoder().items() if token.special}
     ordinary = {role: named[role] for role, token_id in ids.items() if token_id not in special}
     if ordinary:
         raise DataError(
-            f"role tokens {ordinary} are not special tokens of the tokenizer, so text could produce them; "
-            "name tokens that its added_tokens list with special=true"
+            f"role tokens {ordinary} are not special tokens of the tokenizer, so text could produce them; name tokens "
+            "of its added_tokens with special=true"
         )
     distinct = {role: token_id for role, token_id in ids.items() if role != "pad"}
     if len(set(distinct.values())) != len(distinct) or ids["pad"] in [
         token_id for role, token_id in distinct.items() if role != "output"
     ]:
-        raise DataError(f"role tokens must differ (only pad may equal output), got {named}")
+        raise DataError(f"role tokens {named} must differ (only pad may equal output); name another token for one")
     return ids

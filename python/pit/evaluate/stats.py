@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-from pit.rl.signals import edit_similarity
+from pit.data.edit import edit_similarity
 
 LEVEL = 0.95
 """Coverage of every interval."""

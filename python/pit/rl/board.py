@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from pit.config import BoardConfig, Limit
+from pit.data.edit import edit_similarity
 from pit.errors import PitError
 from pit.rl import signals
 from pit.rl.records import Gold, Rollout
@@ -176,7 +177,7 @@ def deep_signals(config: BoardConfig, rollout: Rollout) -> dict[str, float]:
         "distinct_ngrams": signals.distinct_ngrams(answers, config.ngram),
     }
     if references is not None:
-        similarity = signals.edit_similarity(answers, list(references) * len(rollout.outputs))
+        similarity = edit_similarity(answers, list(references) * len(rollout.outputs))
         values["similarity"] = float(similarity.mean())
         values["similar_share"] = float(np.mean(similarity > config.similar))
     return values

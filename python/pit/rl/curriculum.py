@@ -13,7 +13,7 @@ from pit.data.curriculum import (
     Learnability,
     Staged,
     Strategy,
-    edit_distance,
+    answer_similarity,
     hand_over,
     ranks,
     tree_length,
@@ -132,7 +132,7 @@ def difficulty_of(
     examples = examples_of(config, fold)
     measures: dict[str, Callable[[], Float64[np.ndarray, " n"]]] = {
         "length": lambda: tree_length(fold)[:examples],
-        "edit": lambda: edit_distance(fold)[:examples],
+        "edit": lambda: answer_similarity(fold)[:examples],
         # A small margin is a pair whose order is hard to see.
         "margin": lambda: -margin(examples),
         "column": lambda: fold.difficulty()[:examples],

@@ -10,23 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int32
 
-from pit.data.packing import token_table
-from pit.data.tokens import Sequences, Tokens
+from pit.data.tokens import Sequences
 
 QUANTILES = (5, 25, 50, 75, 95)
 """Logged quantiles of the rewards, per cent."""
-
-
-def edit_similarity(answers: Sequences, references: Sequences) -> Float64[np.ndarray, " n"]:
-    """Return 1 - Levenshtein distance in tokens / length of the longer one, per pair; 1 for two empty ones.
-
-    >>> edit_similarity([[1, 2, 3], [], [4]], [[1, 3], [], [5]]).round(3).tolist()
-    [0.667, 1.0, 0.0]
-    """
-    columns = Tokens.of(answers), Tokens.of(references)
-    longest = np.maximum(columns[0].length, columns[1].length)
-    similarity: np.ndarray = 1.0 - token_table(columns).edit_distances(0, 1) / np.maximum(longest, 1)
-    return similarity
 
 
 def correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:

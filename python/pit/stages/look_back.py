@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from pit.config import ConfigError, CurriculumConfig, RlConfig, RunConfig
-from pit.data.curriculum import Visit, edit_distance, hidden_difficulty, ranks, read_history, simulate, tree_length
+from pit.data.curriculum import Visit, answer_similarity, hidden_difficulty, ranks, read_history, simulate, tree_length
 from pit.rl.curriculum import examples_of, expected_visits, make_draws
 from pit.run.folder import Run
 from pit.run.stage import Stage
@@ -34,7 +34,7 @@ def look_back(run: Run, name: str) -> Look:
     visits = read_history(run.stage_folder(name))
     strategy, difficulty = _strategy(config)
     by_edit = difficulty == "edit"
-    values = edit_distance(fold) if by_edit else tree_length(fold)
+    values = answer_similarity(fold) if by_edit else tree_length(fold)
     title = f"{name} of {run.folder}: {strategy}; difficulty by {'edit distance' if by_edit else 'length'}"
     return Look(title, visits, ranks(values[: examples_of(config, fold)]))
 

@@ -27,7 +27,7 @@ struct Draw {
 };
 
 // Draw k takes the example at place k mod n of the permutation of epoch k div n; its source is a function of
-// (seed, k, the weights of the step it is drawn at). Nothing else is state than the number of draws.
+// (seed, k, the weights of the step at which it is drawn). The number of draws is its whole state.
 class StagedCurriculum {
   public:
     // examples >= 1; stages start at step 0, in increasing order, each with a positive weight.
@@ -37,7 +37,7 @@ class StagedCurriculum {
 
     std::int64_t examples() const { return examples_; }
     std::uint64_t draws() const { return draws_; }
-    // Goes to the place after `draws` draws; at most kMaxDraws.
+    // Moves to the position after `draws` draws; at most kMaxDraws.
     void seek(std::uint64_t draws);
     // A hash of seed, number of examples and stages.
     std::uint64_t fingerprint() const;
@@ -59,7 +59,7 @@ class StagedCurriculum {
     std::uint64_t draws_ = 0;
     std::uint64_t epoch_ = 0;
     Permutation permutation_;
-    // Examples of the draws [ahead_first_, ahead_first_ + ahead_count_), for permuting a block is far cheaper than
+    // Examples of the draws [ahead_first_, ahead_first_ + ahead_count_): permuting a block is far cheaper than
     // permuting its indices one by one.
     std::array<std::int64_t, kAhead> ahead_{};
     std::uint64_t ahead_first_ = 0;

@@ -1,4 +1,4 @@
-// How far two answers are apart: the fewest insertions, deletions and replacements of a token that turn one into the
+// Distance between two answers: the fewest insertions, deletions and replacements of a token that turn one into the
 // other.
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace pit {
 
-// Levenshtein's distance in O(ceil(shorter / 64) * longer), by the bit-parallel algorithm of Myers ("A Fast Bit-Vector
+// Levenshtein distance in O(ceil(shorter / 64) * longer), by the bit-parallel algorithm of Myers ("A Fast Bit-Vector
 // Algorithm for Approximate String Matching", JACM 1999) in Hyyro's form for whole strings.
 std::int64_t edit_distance(TokenSpan a, TokenSpan b);
 

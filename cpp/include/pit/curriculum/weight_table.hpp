@@ -1,6 +1,6 @@
-// Integer weights of n entries, from which an entry is found by its place in their running sum: what a weighted draw
-// needs. Sums are kept of blocks of entries, of blocks of those, and so on (a tree without pointers, a cache line a
-// node), so that finding and changing an entry touch one node a level; they are exact, whatever the order of changes.
+// Integer weights of n entries. An entry is found by its place in their running sum, which is what a weighted draw
+// needs. Sums of blocks of entries, of blocks of blocks, and so on form a tree without pointers, one cache line per
+// node, so finding or changing an entry touches one node per level. Sums are exact, whatever the order of changes.
 #pragma once
 
 #include <cstddef>
@@ -44,7 +44,7 @@ class WeightTable {
     // The sum of all weights stays below 2^63.
     static constexpr std::int64_t kMaxSize = std::int64_t{1} << 31;
 
-    // Size in [1, 2^31]; every weight is 0. 4.6 bytes an entry.
+    // Size in [1, 2^31]; every weight is 0. 4.6 bytes per entry.
     explicit WeightTable(std::int64_t size);
 
     std::int64_t size() const { return size_; }
@@ -63,7 +63,7 @@ class WeightTable {
     static constexpr std::size_t kLeaf = 16;  // weights of a block
     static constexpr std::size_t kFan = 8;    // sums of a node
 
-    // Walks that are under way at the same time, to hide the latency of memory.
+    // Walks in flight at the same time, to hide the latency of memory.
     static constexpr std::int64_t kTogether = 32;
 
     void check(std::int64_t entry) const;

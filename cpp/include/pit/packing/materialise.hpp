@@ -1,4 +1,4 @@
-// Writes planned groups of trees as the rows a model reads: tokens, positions, visibility, predecessors, loss weights.
+// Writes planned groups of trees as the rows that a model reads: tokens, positions, visibility, predecessors, weights.
 #pragma once
 
 #include <array>
@@ -10,8 +10,8 @@
 
 namespace pit {
 
-// Arrays of a batch for groups [first, last): R = groups * rows_per_group, G = groups * trees_per_group. They are the
-// caller's, may be used again for the next batch, and must not overlap.
+// Arrays of a batch for groups [first, last): R = groups * rows_per_group, G = groups * trees_per_group. They
+// belong to the caller, may be reused for the next batch, and must not overlap.
 struct BatchArrays {
     std::int32_t* token;          // [R, T]
     std::int32_t* position;       // [R, T]
@@ -33,10 +33,10 @@ constexpr int kMaxThreads = 256;
 // Error unless 0 <= first_group <= last_group <= plan.groups.
 void check_groups(const Plan& plan, std::int64_t first_group, std::int64_t last_group);
 
-// Writes every element of `out`, each once, in time proportional to their number. The rows are shared out to `threads`
-// threads, at most one a row; what they write does not depend on how many there are. Error if the group range is not
-// the plan's, the table's lengths are not those the plan was made from, or threads is not in [1, kMaxThreads]; `out` is
-// then partly written. Of several examples that do not agree, threads decide which is named.
+// Writes every element of `out` once, in time proportional to their number. The rows are divided among `threads`
+// threads, at most one per row; the result does not depend on their number. Error if the group range is outside the
+// plan, the table's lengths differ from those that were planned, or threads is not in [1, kMaxThreads]; `out` is then
+// partly written. If several examples differ, which one the message names depends on the threads.
 void materialise(const Plan& plan, std::int64_t first_group, std::int64_t last_group, const TokenTable& table,
                  const TokenIds& ids, const BatchArrays& out, int threads = 1);
 

@@ -12,10 +12,10 @@
 
 namespace pit {
 
-// Appends one group to the plan. Row by row: the oldest waiting tree whose pieces fit in the rows that are left opens
-// the row (a split tree opens several, one a piece), then the largest tree that fits the room left, and so on. `refill`
-// is called before each choice. The oldest tree always goes first in a group, so with a window of w trees one is placed
-// at most w groups (and, if no tree is split, w rows) after it entered.
+// Appends one group to the plan. Row by row, the oldest waiting tree whose pieces fit in the remaining rows opens the
+// row (a split tree opens one row per piece); then the largest tree that fits the remaining room follows, and so on.
+// `refill` is called before each choice. The oldest tree always goes first in a group, so with a window of w trees a
+// tree is placed at most w groups (w rows if no tree is split) after it entered.
 void pack_group(const TreeLengths& lengths, Window& window, const std::function<void()>& refill, Plan& plan);
 
 // Packs every example once, into as many groups as it takes; the look-ahead is all of them. Sources are 0.

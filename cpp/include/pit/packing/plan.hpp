@@ -1,5 +1,5 @@
-// Where the trees of some groups lie, row by row. A group is what must stay together: one microbatch of one data shard;
-// every piece of a tree is in one group.
+// Where the trees of some groups lie, row by row. A group is one microbatch of one data shard: all pieces of a
+// tree are in the same group.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 
 namespace pit {
 
-// Trees and pieces are listed group by group, in the order of their placement. The pieces of a row lie one behind the
-// other from its start, in that order, with no gap between them.
+// Trees and pieces are listed group by group, in the order of their placement. The pieces of a row follow one another
+// from its start, in that order and without gaps.
 struct Plan {
     Plan(Topology topology_, PackingSizes sizes_) : topology(std::move(topology_)), sizes(sizes_) {}
 
@@ -32,7 +32,7 @@ struct Plan {
     std::vector<SegmentMask> piece_segments;
     std::vector<SegmentMask> piece_owned;
 
-    // First tree and first piece of each group; one entry more than there are groups.
+    // First tree and first piece of each group, then the end: groups + 1 entries.
     std::vector<std::int64_t> group_tree{0};
     std::vector<std::int64_t> group_piece{0};
 };

@@ -1,5 +1,5 @@
-// Plans training steps one after another: draws trees from the curriculum and packs their lengths. Draw position and
-// look-ahead window are its whole state, so a restored planner goes on as if it had never stopped.
+// Plans training steps in order: draws trees from the curriculum and packs their lengths. Draw position and look-ahead
+// window are its whole state, so a restored planner continues as if it had never stopped.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct PlannerSettings {
     std::int64_t groups_per_step;
     std::int64_t window;  // look-ahead: trees that wait while a row is filled
     std::uint64_t seed;
-    std::uint64_t config_hash;  // of whatever else decides what a step means; checked on restoring
+    std::uint64_t config_hash;  // of all other settings that decide a step; checked by restore
     std::uint64_t data_hash;    // of the examples
     std::vector<Stage> stages;
 };
@@ -30,7 +30,7 @@ class Planner {
     Planner(std::vector<std::int32_t> lengths, std::int64_t columns, const Topology& topology,
             PlannerSettings settings);
 
-    // The plan of step(); then step() is one more. Trees are drawn with the weights of the step that draws them,
+    // Returns the plan of step() and increments step(). Trees are drawn with the weights of the step that draws them,
     // which may place them in a later one.
     Plan next_step();
 

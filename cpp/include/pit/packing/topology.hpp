@@ -30,7 +30,7 @@ class Topology {
     SegmentMask path(int segment) const { return path_[segment]; }
     // The segments that have no child, in depth-first order.
     const std::vector<int>& tips() const { return tips_; }
-    // One more than the largest column that is named.
+    // The largest named column, plus 1.
     int columns() const;
     std::uint64_t fingerprint() const;
 

@@ -1,4 +1,4 @@
-// How long the trees of a data set are, and how one that is longer than a row is cut into pieces.
+// Lengths of the trees of a data set, and the pieces of a tree that is longer than a row.
 #pragma once
 
 #include <array>
@@ -21,7 +21,7 @@ struct PackingSizes {
 // A connected part of a tree, as it lies in one row.
 struct Piece {
     SegmentMask segments;
-    SegmentMask owned;  // those that no earlier piece of the tree has; only they carry loss
+    SegmentMask owned;  // segments that no earlier piece of the tree has; only these carry loss
     std::int64_t length;
 };
 
@@ -40,11 +40,11 @@ class Pieces {
 };
 
 // Content lengths (tokens without the closing role token) of every example's columns, under one topology. Memory:
-// 4 bytes a length and 9 an example.
+// 4 bytes per length and 9 per example.
 class TreeLengths {
   public:
-    // lengths[example * columns + column]. Error, naming the example, for one that can be placed in no group: a
-    // root-to-leaf path longer than a row, or more pieces than a group has rows.
+    // lengths[example * columns + column]. Error, naming the example, for a root-to-leaf path longer than a row, and
+    // for more pieces than a group has rows.
     TreeLengths(std::vector<std::int32_t> lengths, std::int64_t columns, const Topology& topology, PackingSizes sizes);
 
     std::int64_t examples() const { return static_cast<std::int64_t>(total_.size()); }
@@ -52,7 +52,7 @@ class TreeLengths {
     std::int64_t total(std::int64_t example) const { return total_[example]; }
     // Rows the tree opens: its number of pieces. O(1).
     std::int32_t rows(std::int64_t example) const { return rows_[example]; }
-    // Most tokens of a tree that is not split; 0 if there is none.
+    // Tokens of the longest tree that is not split; 0 if there is none.
     std::int64_t longest_whole() const { return longest_whole_; }
     // The tree cut into pieces of at most a row: tips are taken depth-first into a piece while it has room, each with
     // all its ancestors. One piece if the tree fits in a row.

@@ -1,4 +1,4 @@
-// The trees that wait to be placed, found by age and by length in time that does not grow with their number.
+// The trees that wait to be placed. They are found by age and by length, in time that does not grow with their number.
 #pragma once
 
 #include <array>
@@ -13,26 +13,26 @@ namespace pit {
 struct PendingTree {
     std::int64_t example;
     std::int64_t total;  // tokens of the tree, unsplit
-    std::int32_t rows;   // rows it opens: 1, or its number of pieces, at most kMaxSegments
+    std::int32_t rows;   // rows it opens: 1, or its number of pieces (at most kMaxSegments)
     std::uint8_t source;
 };
 
-// A tree is in a queue, from old to young, of the trees that open as many rows as it; one that opens a single row is
-// also in a queue of the trees of its length. Memory: 56 bytes a tree of the fullest window, 8 bytes a token of
+// For each number of rows there is a queue, from old to young, of the trees that open so many; a tree that opens a
+// single row is also in the queue of its length. Memory: 56 bytes per tree of the fullest window, 8 bytes per token of
 // `longest`.
 class Window {
   public:
-    // `longest`: most tokens of a tree that opens one row.
+    // `longest`: maximal tokens of a tree that opens one row.
     explicit Window(std::int64_t longest);
 
     // O(1), up to the growth of a vector. Error for a tree that opens one row and is longer than `longest`.
     void add(const PendingTree& tree);
     bool empty() const { return size_ == 0; }
     std::int64_t size() const { return size_; }
-    // Removes and returns through `tree` the oldest that opens at most `rows` rows; false if there is none. O(1): at
-    // most kMaxSegments queues are looked at, two as a rule.
+    // Removes the oldest tree that opens at most `rows` rows and returns it through `tree`; false if there is none.
+    // O(1): at most kMaxSegments queues are examined, two as a rule.
     bool take_oldest(std::int64_t rows, PendingTree& tree);
-    // The same for the largest tree that opens one row and has at most `room` tokens; the older one of equals.
+    // The same for the largest tree that opens one row and has at most `room` tokens; the older of equal ones.
     // O(log64 longest).
     bool take_best_fit(std::int64_t room, PendingTree& tree);
     // The trees from the oldest to the youngest; O(n log n).
@@ -45,8 +45,8 @@ class Window {
     struct Node {
         PendingTree tree;
         std::int64_t age;         // place in the order of `add`
-        Index older, younger;     // of those that open as many rows
-        Index younger_of_length;  // of those of its length; of a free node, the next free one
+        Index older, younger;     // in the queue of its number of rows
+        Index younger_of_length;  // in the queue of its length; in a free node, the next free node
     };
     struct Queue {
         Index oldest = kNone, youngest = kNone;

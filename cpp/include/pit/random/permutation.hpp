@@ -19,7 +19,7 @@ class FeistelNetwork {
     // n in [1, 2^48].
     FeistelNetwork(std::int64_t n, std::uint64_t key);
 
-    // One index of the domain, there and back.
+    // Map one index of the domain, and its inverse.
     std::uint64_t encrypt(std::uint64_t index) const;
     std::uint64_t decrypt(std::uint64_t index) const;
     // The same for a block of at most kBlock indices, in place.
@@ -46,11 +46,11 @@ class Permutation {
 
     std::int64_t size() const { return n_; }
 
-    // Where `index` goes, and where it came from; Error if it is outside [0, n).
+    // The image of `index`, and its preimage; Error if it is outside [0, n).
     std::int64_t apply(std::int64_t index) const;
     std::int64_t invert(std::int64_t index) const;
-    // The same for `count` indices, several times faster an index. `out` is `index` itself or apart from it. Error,
-    // naming the first index outside [0, n); `out` is then partly written.
+    // The same for `count` indices, several times faster per index. `out` is `index` itself or does not overlap it.
+    // Error, naming the first index outside [0, n); `out` is then partly written.
     void apply(const std::int64_t* index, std::int64_t count, std::int64_t* out) const;
     void invert(const std::int64_t* index, std::int64_t count, std::int64_t* out) const;
 

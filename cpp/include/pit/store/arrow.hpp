@@ -66,7 +66,7 @@ struct BufferSizes {
     std::int64_t values;
 };
 
-// Where the file that a stream was read from is mapped.
+// The memory map of the file that a stream was read from.
 struct MappedBytes {
     const void* data;
     std::int64_t size;
@@ -86,7 +86,7 @@ class ArrowBatches {
     std::size_t size() const { return arrays_.size(); }
 
     // Chunks of batch `index`, sizes[c] being those of column c. Error for nulls, misplaced rows, or a buffer that is
-    // too small, misaligned or outside the mapped file; in particular a compressed body, whose decompressed copy is.
+    // too small, misaligned or outside the mapped file (as the decompressed copy of a compressed body is).
     TokenBatch tokens(std::size_t index, const std::vector<BufferSizes>& sizes, const MappedBytes& map,
                       std::uint32_t crc32) const;
 

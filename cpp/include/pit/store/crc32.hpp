@@ -6,7 +6,7 @@
 
 namespace pit {
 
-// Checksum of the bytes before, whose checksum is `crc` (0 for none), followed by these: zlib's crc32(crc, data, size).
+// Continues the checksum `crc` of the preceding bytes (0 if there are none): zlib's crc32(crc, data, size).
 std::uint32_t crc32(std::uint32_t crc, const void* data, std::size_t size);
 
 }  // namespace pit

@@ -17,7 +17,7 @@ struct TokenChunk {
     std::int64_t rows;  // offsets has rows + 1 entries
 };
 
-// A record batch of a store: a chunk a column, all of the same rows.
+// A record batch of a store: one chunk per column, all with the same number of rows.
 struct TokenBatch {
     std::string name;  // file and number, for messages
     std::vector<TokenChunk> columns;
@@ -29,26 +29,26 @@ struct TokenSpan {
     std::int64_t size;
 };
 
-// Token columns cut into chunks. The memory of the chunks must outlive the table; should it change under the table (a
-// mapped file may), rows are wrong or refused, but nothing outside the chunks is read. Methods may be called from
+// Token columns in chunks. The memory of the chunks must outlive the table. If it changes under the table (as a mapped
+// file can), rows are wrong or raise an Error, but nothing outside the chunks is read. Methods may be called from
 // several threads.
 class TokenTable {
   public:
-    // Columns in memory, cut into chunks each in its own way; any token is accepted. Error unless every offset lies
-    // within its values, offsets never decrease, and all columns have the same rows.
+    // Columns in memory, which may be chunked differently; any token is accepted. Error unless every offset lies within
+    // its values, offsets never decrease, and all columns have the same number of rows.
     explicit TokenTable(std::vector<std::vector<TokenChunk>> columns);
 
     // Columns of a store. Error for offsets as above, and unless each batch has every named column and its offsets
-    // span all of its values. Tokens and checksum of a batch are verified when a row of it is first asked for.
+    // span all of its values. Tokens and checksum of a batch are verified when one of its rows is first read.
     TokenTable(std::vector<TokenBatch> batches, std::vector<std::string> columns, std::int64_t vocab_size);
 
     std::int64_t rows() const { return rows_; }
     std::int64_t columns() const { return static_cast<std::int64_t>(columns_.size()); }
-    // Tokens of a row of a column, which the caller has checked to exist. Error if the row's batch is damaged.
+    // Tokens of a row of a column; the caller has checked that it exists. Error if the row's batch is damaged.
     TokenSpan at(std::int64_t column, std::int64_t row) const;
-    // lengths[row * columns + column], tokens; Error for a row of more than 2^31 - 1.
+    // out[row * columns + column], in tokens; Error for a row of more than 2^31 - 1.
     void lengths(std::int32_t* out) const;
-    // Verifies every batch, those verified before too; Error if one is damaged.
+    // Verifies every batch, even if it was verified before; Error if one is damaged.
     void verify() const;
 
   private:
@@ -69,7 +69,7 @@ class TokenTable {
     std::vector<BatchCheck> checks_;
     std::vector<std::string> names_;
     std::int64_t vocab_size_ = 0;
-    // Two threads may both verify a batch: they find the same, so only the flag has to be atomic.
+    // Two threads may both verify a batch. Their results agree, so only the flag has to be atomic.
     std::unique_ptr<std::atomic<bool>[]> verified_;
 };
 

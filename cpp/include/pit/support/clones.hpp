@@ -1,6 +1,6 @@
-// Hot loops compiled twice, for any x86-64 and for AVX2, the right one being chosen when the program is loaded. Only
-// integer loops wear it, so both give the same answer. Elsewhere, and under sanitizers (whose runtime is not up yet
-// when the choice is made), it is empty.
+// PIT_CLONES compiles a hot loop twice, for any x86-64 and for AVX2; the loader chooses one. It is used on integer
+// loops only, so both give the same result. It is empty on other platforms, and under sanitizers (whose runtime is not
+// ready when the choice is made).
 #pragma once
 
 #include <cstdlib>  // defines __GLIBC__; other C libraries of Linux cannot choose at load time

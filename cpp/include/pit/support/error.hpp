@@ -1,5 +1,5 @@
-// The one exception of the core. Nothing here prints or aborts: bad input is an Error, whose message names the thing,
-// its value, the rule and the remedy.
+// The only exception of the core. The core never prints or aborts: bad input raises an Error whose message gives name,
+// value, rule and remedy.
 #pragma once
 
 #include <stdexcept>

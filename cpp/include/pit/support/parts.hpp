@@ -1,4 +1,4 @@
-// One call cut into parts that run at the same time.
+// Runs the parts of a call at the same time.
 #pragma once
 
 #include <exception>
@@ -7,8 +7,8 @@
 
 namespace pit {
 
-// Calls function(part) for every part in [0, parts), part 0 on the calling thread and each other on a thread of its own
-// (some 10 us each), and returns when all have ended. What the lowest part that failed threw is thrown again.
+// Calls function(part) for every part in [0, parts), part 0 on the calling thread and every other part on a thread of
+// its own (about 10 us each), and returns when all have ended. Rethrows the exception of the lowest part that failed.
 template <typename Function>
 void run_parts(int parts, const Function& function) {
     std::vector<std::exception_ptr> error(static_cast<std::size_t>(parts));
@@ -20,7 +20,7 @@ void run_parts(int parts, const Function& function) {
         }
     };
     {
-        // Joins what has started, also where the system refuses a thread and std::thread throws.
+        // Joins the started threads, also if the system refuses one and std::thread throws.
         struct Threads {
             ~Threads() {
                 for (std::thread& thread : started) {

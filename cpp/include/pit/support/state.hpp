@@ -24,7 +24,7 @@ class StateWriter {
     StateWriter(std::string_view magic, std::uint32_t version);
     void number(std::uint64_t value);
     void byte(std::uint8_t value);
-    // The bytes with their checksum; the writer is used up.
+    // Returns the bytes with their checksum; the writer cannot be used afterwards.
     std::string finish();
 
   private:
@@ -38,11 +38,11 @@ class StateReader {
     StateReader(std::string_view bytes, std::string_view magic, std::uint32_t version, std::string what);
     std::uint64_t number();
     std::uint8_t byte();
-    // A number of items of at least `item_bytes` each; Error if so many cannot follow, before memory is taken for them.
+    // Reads a number of items of at least `item_bytes` each; Error, before any allocation, if so many cannot follow.
     std::size_t count(std::size_t item_bytes);
     // Error unless every byte was read.
     void finish() const;
-    // Error unless the next number is `expected`; the message says what the number stands for.
+    // Error unless the next number is `expected`; `name` is its name in the message.
     void expect(std::uint64_t expected, const std::string& name, const std::string& remedy);
 
   private:

@@ -1,14 +1,15 @@
-"""How hard an example is before anything was tried: raw measures of a fold, and their ranks."""
+"""Difficulty of an example before any training: raw measures of a fold, and their ranks."""
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from pit.data.edit import column_similarity
 from pit.data.store import Fold
 from pit.types import COLUMNS
 
 
 def ranks(values: Float64[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
-    """Place of each value in their order, from the smallest (0) to the largest (1); equal values share their mean.
+    """Return the rank of each value, from the smallest (0) to the largest (1); equal values share their mean rank.
 
     Example:
         >>> ranks(np.array([3.0, 1.0, 1.0, 9.0]))
@@ -21,13 +22,10 @@ def ranks(values: Float64[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
 
 
 def tree_length(fold: Fold) -> Float64[np.ndarray, " n"]:
-    """Tokens of prompt and both answers: long examples are taken to be hard."""
+    """Return the number of tokens of the prompt and both answers of each row: long examples count as hard."""
     return np.asarray(fold.lengths().sum(axis=1), np.float64)
 
 
-def edit_distance(fold: Fold) -> Float64[np.ndarray, " n"]:
-    """Closeness of the two answers, 1 - Levenshtein distance / length of the longer: near pairs are hard to tell."""
-    better, worse = COLUMNS.index("better"), COLUMNS.index("worse")
-    longest = np.maximum(fold.lengths()[:, [better, worse]].max(axis=1), 1)
-    closeness: np.ndarray = 1.0 - fold.table.edit_distances(better, worse) / longest
-    return closeness
+def answer_similarity(fold: Fold) -> Float64[np.ndarray, " n"]:
+    """Return the edit similarity of the two answers of each row, in tokens: similar pairs count as hard."""
+    return column_similarity(fold.table, COLUMNS.index("better"), COLUMNS.index("worse"))

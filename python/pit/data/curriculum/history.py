@@ -1,4 +1,4 @@
-"""What a stage drew and what came back, a JSON line a step: the memory that `pit data curriculum` reads."""
+"""History of a stage's draws and their gaps, one JSON line per step; `pit data curriculum` reads it."""
 
 import json
 from pathlib import Path
@@ -8,24 +8,28 @@ import numpy as np
 from jaxtyping import Float32
 
 from pit.data.atomic import write_file
-from pit.data.curriculum.words import CurriculumError, Draws
+from pit.data.curriculum.protocol import CurriculumError, Draws
 
 FILE_NAME = "draws.jsonl"
 
 
 class Visit(NamedTuple):
-    """One step: its draws, and the gap of each, mean over samples; None where there is no reference."""
+    """The visit of one step to its examples.
+
+    draws: the draws of the step.
+    gap: gap of each draw, mean over its samples; None if there is no reference.
+    """
 
     draws: Draws
     gap: Float32[np.ndarray, " n"] | None
 
 
 class History:
-    """Appends the visits of a stage to FOLDER/draws.jsonl.
+    """Writer that appends the visits of a stage to FOLDER/draws.jsonl.
 
     Args:
-        folder: of the stage.
-        resumed_step: lines of this step and later ones are dropped, for they are drawn again.
+        folder: folder of the stage.
+        resumed_step: lines of this step and later ones are dropped, because these steps are drawn again.
     """
 
     def __init__(self, folder: Path, resumed_step: int = 0) -> None:
@@ -53,14 +57,14 @@ class History:
 
 
 def read_history(folder: Path) -> list[Visit]:
-    """The visits of a stage.
+    """Return the visits of a stage.
 
     Raises:
         CurriculumError: the stage has drawn nothing yet.
     """
     path = folder / FILE_NAME
     if not path.is_file():
-        raise CurriculumError(f"{path}: does not exist; run the stage first, or look at a simulated one (--simulate)")
+        raise CurriculumError(f"{path}: does not exist; run the stage first, or simulate: pit data curriculum RECIPE")
     visits = []
     for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)

@@ -1,8 +1,9 @@
-"""A learner that exists on paper only, to look at a curriculum before anything is spent on it.
+"""A simulated learner, with which a curriculum can be inspected before any training.
 
-Each example has a hidden difficulty, its rank; the learner has one skill. A sample beats its reference with probability
-1 / (1 + exp((difficulty - skill) / SPREAD)), and a step raises the skill by what there was to learn from its draws, the
-mean of 4 p (1 - p). Nothing is claimed of real models: it shows how a strategy answers to gaps that grow.
+Each example has a hidden difficulty, its rank, and the learner has one skill. A sample beats its reference with
+probability p = 1 / (1 + exp((difficulty - skill) / SPREAD)), and a step raises the skill in proportion to the mean of
+4 p (1 - p) over its draws. The simulation shows how a strategy responds to growing gaps; it makes no claim about real
+models.
 """
 
 import numpy as np
@@ -13,11 +14,11 @@ from pit.data.curriculum.loader import DrawLoader
 
 SPREAD = 0.12
 START, END = 0.1, 1.1
-"""Skill before the first step, and after the last one if every draw were as instructive as can be."""
+"""Skill before the first step, and after the last one if every draw had p = 1/2."""
 
 
 def hidden_difficulty(examples: int, seed: int) -> Float32[np.ndarray, " n"]:
-    """Ranks from 0 (easiest) to 1, dealt at random."""
+    """Return ranks from 0 (easiest) to 1 (hardest) in random order."""
     order = np.random.default_rng([seed, 0]).permutation(examples)
     return (order / max(examples - 1, 1)).astype(np.float32)
 
@@ -25,7 +26,15 @@ def hidden_difficulty(examples: int, seed: int) -> Float32[np.ndarray, " n"]:
 def simulate(
     loader: DrawLoader, difficulty: Float32[np.ndarray, " n"], *, steps: int, samples: int, seed: int
 ) -> tuple[list[Visit], Float64[np.ndarray, " steps"]]:
-    """Visits of a simulated run, and the learner's skill at each step."""
+    """Return the visits of a simulated run, and the learner's skill at each step.
+
+    Args:
+        loader: draws of the curriculum.
+        difficulty: hidden difficulty of each example.
+        steps: length of the run.
+        samples: samples per draw.
+        seed: seed of the samples.
+    """
     random = np.random.default_rng([seed, 1])
     skill = np.empty(steps)
     now, visits = START, []
@@ -33,7 +42,7 @@ def simulate(
         skill[step] = now
         draws = next(loader)
         distance = (now - difficulty[draws.ids]) / SPREAD
-        # A logistic sample is above 0 with exactly that probability.
+        # distance + a logistic sample is above 0 with exactly the probability p.
         gaps = (distance[:, None] + random.logistic(size=(len(distance), samples))).astype(np.float32)
         loader.update(draws, gaps)
         visits.append(Visit(draws, gaps.mean(axis=1)))

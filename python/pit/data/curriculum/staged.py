@@ -1,26 +1,26 @@
-"""The paper's curriculum: every example once an epoch, reference sources by weights that change with the step."""
+"""The paper's curriculum: every example once per epoch, reference sources by weights that change with the step."""
 
 import math
 import threading
 from collections.abc import Sequence
 
 from pit.data import _core
-from pit.data.curriculum.words import Draws, Feedback
+from pit.data.curriculum.protocol import Draws, Feedback
 
-_KEPT = 1_024
+_STATES = 1_024
 
 Weights = tuple[int, int, int, int]
 """Integer weight of each `pit.types.Source`."""
 
 
 def hand_over(before: Weights, after: Weights, first_step: int, steps: int) -> list[tuple[int, Weights]]:
-    """Stages that go from one set of source weights to another over `steps` steps from `first_step` on; 0 is sharp.
+    """Return the stages of a linear change from one set of source weights to another.
 
     Args:
-        before: weights until `first_step`; at least one is positive.
-        after: weights once the hand-over is done; at least one is positive.
-        first_step: step at which it begins.
-        steps: how long it takes.
+        before: weights before `first_step`; at least one is positive.
+        after: weights after the change; at least one is positive.
+        first_step: first step of the change.
+        steps: its length in steps; 0 or 1 changes at once.
 
     Example:
         >>> hand_over((0, 1, 0, 0), (0, 0, 0, 1), 4, 2)
@@ -38,12 +38,12 @@ def hand_over(before: Weights, after: Weights, first_step: int, steps: int) -> l
 
 
 class Staged:
-    """Uniform draws; source weights by step.
+    """Curriculum of uniform draws, with source weights by step.
 
     Args:
         stages: (first step, source weights), the first at step 0, increasing.
-        seed: names the permutation of every epoch.
-        examples: how many there are.
+        seed: seed of the permutations, one per epoch.
+        examples: number of examples.
     """
 
     lag = None
@@ -51,21 +51,21 @@ class Staged:
     def __init__(self, stages: Sequence[tuple[int, Weights]], *, seed: int, examples: int) -> None:
         self._core = _core.StagedCurriculum(seed, examples, [(step, list(weights)) for step, weights in stages])
         self._before: dict[int, bytes] = {}
-        # One thread may draw ahead while another one asks for the state.
+        # One thread may draw ahead while another one reads the state.
         self._lock = threading.Lock()
 
     def draw(self, step: int, count: int, *, wait: bool = False) -> Draws:
         """See `Curriculum`."""
         with self._lock:
             self._before[step] = self._core.state()
-            self._before.pop(step - _KEPT, None)
+            self._before.pop(step - _STATES, None)
             return Draws(step, *self._core.draw(step, count))
 
     def update(self, feedback: Feedback) -> None:
-        """Feedback changes nothing."""
+        """Ignore the feedback: it changes nothing here."""
 
     def state(self, step: int) -> bytes:
-        """See `Curriculum`; of the last 1,024 steps."""
+        """See `Curriculum`; available for the last 1,024 steps."""
         with self._lock:
             return self._before.get(step, self._core.state())
 
@@ -76,4 +76,4 @@ class Staged:
             self._core.restore(state)
 
     def close(self) -> None:
-        """Nobody waits here."""
+        """Do nothing: `draw` never waits."""

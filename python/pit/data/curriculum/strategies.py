@@ -1,6 +1,6 @@
-"""How weights follow from what was seen: small types, pure functions of counts, gaps and difficulty.
+"""Strategies compute the weights of entries: pure functions of counts, gaps and difficulty.
 
-Arithmetic is of single IEEE operations in float64, rounded to integers once, so that every machine computes the same
+They use single IEEE operations in float64, and results are rounded to integers once, so every machine computes the same
 weights.
 """
 
@@ -11,17 +11,18 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt16
 
 _PRIOR = 2.0
-"""Trials that the guess before any feedback is worth."""
+"""Weight of the guess before any feedback, in trials."""
 _QUANTILE_MIN = 32
-"""Entries that must have been seen before their gaps say what a small or a large one is."""
+"""Smallest number of visited entries from which quantiles of gaps are taken."""
 
 
-class Seen(NamedTuple):
-    """What is known of some entries.
+class EntryStats(NamedTuple):
+    """Statistics of n entries.
 
-    trials: samples, old ones fading; wins: those that beat their reference.
-    gap: mean centred gap at the last visit, 0 before.
-    difficulty: rank of the example from the easiest (0) to the hardest (1); 0.5 where nothing is known.
+    trials: number of samples; old ones lose weight.
+    wins: number of samples that beat their reference.
+    gap: mean centred gap at the last visit, 0 before the first one.
+    difficulty: rank of the example from the easiest (0) to the hardest (1); 0.5 if unknown.
     """
 
     trials: UInt16[np.ndarray, " n"]
@@ -32,35 +33,36 @@ class Seen(NamedTuple):
 
 @runtime_checkable
 class Strategy(Protocol):
-    """Weights of entries; a user's own type works as well."""
+    """Rule that weights entries; users may pass a type of their own."""
 
     @property
     def phases(self) -> int:
-        """How often in a run `notes` are taken anew."""
+        """Number of phases of a run; `notes` are computed at the start of each."""
 
-    def notes(self, seen: Seen, progress: float) -> tuple[float, ...]:
-        """Numbers that all weights of a phase share.
+    def notes(self, stats: EntryStats, progress: float) -> tuple[float, ...]:
+        """Return numbers that all weights of a phase depend on.
 
         Args:
-            seen: all entries.
+            stats: statistics of all entries.
             progress: share of the run's steps that is done, in [0, 1).
         """
 
-    def weights(self, seen: Seen, notes: tuple[float, ...]) -> Float64[np.ndarray, " n"]:
-        """Weights in [0, 1] of some entries; only their ratios matter."""
+    def weights(self, stats: EntryStats, notes: tuple[float, ...]) -> Float64[np.ndarray, " n"]:
+        """Return the weight of each entry, in [0, 1]; only their ratios matter."""
 
 
 @dataclass(frozen=True)
 class Learnability:
-    """Priority to what is neither won nor lost always: 4 p (1 - p), p the rate at which samples beat their reference.
+    """Weights 4 p (1 - p), where p is the rate at which samples beat their reference: highest for p = 1/2.
 
-    The variance of a success is what a policy gradient can learn from: Rutherford et al., "No Regrets: Investigating
+    A policy gradient learns from the variance of success: Rutherford et al., "No Regrets: Investigating
     and Improving Regret Approximations for Curriculum Discovery", 2024; Foster et al., "Learning to Reason at the
     Frontier of Learnability", 2025. Before feedback p is guessed from the difficulty: 1 - rank.
 
     Attributes:
-        floor: share of the weight that every entry keeps, so that none is forgotten.
-        explore: bonus of an entry never seen, relative to the highest learnability; it falls as 1 / sqrt(1 + trials).
+        floor: share of the weight that every entry keeps, so none is forgotten.
+        explore: bonus of an entry without trials, relative to the highest learnability; it falls as
+            1 / sqrt(1 + trials).
     """
 
     floor: float = 0.05
@@ -68,15 +70,15 @@ class Learnability:
 
     phases = 1
 
-    def notes(self, seen: Seen, progress: float) -> tuple[float, ...]:
-        """None are needed."""
+    def notes(self, stats: EntryStats, progress: float) -> tuple[float, ...]:
+        """Return no numbers: the weights need none."""
         return ()
 
-    def weights(self, seen: Seen, notes: tuple[float, ...]) -> Float64[np.ndarray, " n"]:
+    def weights(self, stats: EntryStats, notes: tuple[float, ...]) -> Float64[np.ndarray, " n"]:
         """See `Strategy`."""
-        guess = 1.0 - seen.difficulty.astype(np.float64)
-        trials = seen.trials.astype(np.float64)
-        rate = (seen.wins + _PRIOR * guess) / (trials + _PRIOR)
+        guess = 1.0 - stats.difficulty.astype(np.float64)
+        trials = stats.trials.astype(np.float64)
+        rate = (stats.wins + _PRIOR * guess) / (trials + _PRIOR)
         learnable = 4.0 * rate * (1.0 - rate)
         bonus = self.explore / np.sqrt(1.0 + trials)
         weight: np.ndarray = (self.floor + (1.0 - self.floor) * learnable + bonus) / (1.0 + self.explore)
@@ -85,17 +87,17 @@ class Learnability:
 
 @dataclass(frozen=True)
 class GapBand:
-    """Priority to examples whose last centred gap lies in a band that moves with training; a proposal of this project.
+    """Full weight for examples whose last centred gap lies in a band that moves during training.
 
-    The band is one of ranks among the gaps seen so far, so it needs no unit: it begins at `start` (1: the gaps that the
-    policy wins by most) and ends at `end` (0: those it loses by most), `width` wide. An entry never seen counts by the
-    difficulty of its example, the easiest having the highest rank.
+    This is a proposal of this project. The band is an interval of ranks among the gaps measured so far, so it needs no
+    unit: rank 1 is the gap that the policy wins by most, rank 0 the one that it loses by most. An entry without trials
+    takes its rank from the difficulty of its example, the easiest having the highest rank.
 
     Attributes:
         start, end: middle of the band at the first and the last step, in [0, 1].
-        width: of the band, in (0, 1].
+        width: width of the band, in (0, 1].
         floor: weight outside the band, relative to that inside.
-        phases: steps of the band's way; its edges are measured anew at each.
+        phases: number of moves of the band; its edges are recomputed at each.
     """
 
     start: float = 0.8
@@ -104,22 +106,22 @@ class GapBand:
     floor: float = 0.05
     phases: int = 20
 
-    def notes(self, seen: Seen, progress: float) -> tuple[float, ...]:
-        """(lower, upper) rank of the band, and the gaps at those ranks."""
+    def notes(self, stats: EntryStats, progress: float) -> tuple[float, ...]:
+        """Return the lower and upper rank of the band, and the gaps at these ranks."""
         middle = self.start + (self.end - self.start) * progress
         low, high = max(0.0, middle - self.width / 2.0), min(1.0, middle + self.width / 2.0)
-        gaps = np.sort(seen.gap[seen.trials > 0])
+        gaps = np.sort(stats.gap[stats.trials > 0])
         if len(gaps) < _QUANTILE_MIN:
             return low, high, -np.inf, np.inf
-        # Ends of the ranks are open, so that a gap beyond all that were seen is in the band that touches that end.
+        # The ends are open: a gap beyond all earlier ones lies in the band that touches its end.
         lower = -np.inf if low == 0.0 else float(gaps[int(low * (len(gaps) - 1))])
         upper = np.inf if high == 1.0 else float(gaps[int(high * (len(gaps) - 1))])
         return low, high, lower, upper
 
-    def weights(self, seen: Seen, notes: tuple[float, ...]) -> Float64[np.ndarray, " n"]:
+    def weights(self, stats: EntryStats, notes: tuple[float, ...]) -> Float64[np.ndarray, " n"]:
         """See `Strategy`."""
         low, high, lower, upper = notes
-        rank = 1.0 - seen.difficulty.astype(np.float64)
-        inside = np.where(seen.trials > 0, (seen.gap >= lower) & (seen.gap <= upper), (rank >= low) & (rank <= high))
+        rank = 1.0 - stats.difficulty.astype(np.float64)
+        inside = np.where(stats.trials > 0, (stats.gap >= lower) & (stats.gap <= upper), (rank >= low) & (rank <= high))
         weight: np.ndarray = np.where(inside, 1.0, self.floor)
         return weight

@@ -1,7 +1,6 @@
-"""Read preference data as it is published: HH-RLHF, summarize-from-feedback comparisons, and TRL's columns.
+"""Readers of published preference data: HH-RLHF, summarize-from-feedback comparisons, and TRL's columns.
 
-Rows that cannot be used are counted by reason with their first places, never repaired; with `strict` the first one
-raises.
+Unusable rows are never repaired: they are counted by reason, with their first places, or raise if `strict`.
 """
 
 import itertools
@@ -13,7 +12,7 @@ from types import MappingProxyType
 
 from pit.data.errors import DataError
 from pit.data.readers import hh, summarize, trl
-from pit.data.readers.base import Dirty, ReadReport, Reason, number_column, records
+from pit.data.readers.base import ReadReport, Reason, RowError, number_column, records
 from pit.types import Preference
 
 __all__ = ["FORMATS", "ReadReport", "Reason", "read_preferences"]
@@ -21,12 +20,12 @@ __all__ = ["FORMATS", "ReadReport", "Reason", "read_preferences"]
 FORMATS: Mapping[str, Callable[[Mapping[str, object]], Preference]] = MappingProxyType(
     {"hh": hh.convert, "summarize": summarize.convert, "trl": trl.convert}
 )
-"""Converters of a raw row, by the name of the format."""
+"""Converter of a raw row to a preference, by format."""
 
 SPLITS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "eval")}
 )
-"""Splits, with the words that file names and rows use for them."""
+"""Splits, and the words for them in file names and rows."""
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 _PROBED_ROWS = 100
@@ -41,23 +40,23 @@ def read_preferences(
 ) -> tuple[Iterator[Preference], ReadReport]:
     """Stream the preferences of a file or folder.
 
-    A folder is searched for .jsonl, .json (one object a line), their .gz and .parquet files, in itself and in its
-    folders. Where file names begin with a split's name (``train.jsonl.gz``), those of other splits are passed over; a
-    file that mixes splits in a `split` column is filtered by row.
+    In a folder and its direct subfolders, .jsonl, .json (one object per line), their .gz and .parquet files are read.
+    If file names begin with the name of a split (``train.jsonl.gz``), files of other splits are skipped; a file with a
+    `split` column is filtered by row.
 
     Args:
         path: a file or folder.
-        format: "hh", "summarize", "trl", or "auto" to tell each file's format by its first rows.
+        format: "hh", "summarize", "trl", or "auto" to detect the format of each file from its first rows.
         split: "train", "validation" or "test".
-        strict: raise on the first row that cannot be used.
-        difficulty_column: column with a number for `Preference.difficulty`.
+        strict: raise at the first unusable row.
+        difficulty_column: numeric column for `Preference.difficulty`; None reads no difficulty.
 
     Returns:
-        The preferences, in the order of the sorted file names, and a report that fills while they are read.
+        The preferences in the order of the sorted file names, and a report that is filled while they are read.
 
     Raises:
-        DataError: nothing at `path`, no rows, an unknown format or split, a damaged file, or, when `strict`, a row
-            that cannot be used.
+        DataError: nothing at `path`, no rows, an unknown format or split, a damaged file, or, if `strict`, an unusable
+            row.
     """
     if format != "auto" and format not in FORMATS:
         raise DataError(f"format={format!r} is unknown; use one of {['auto', *FORMATS]}")
@@ -68,12 +67,12 @@ def read_preferences(
     report = ReadReport()
     formats = {}
     for file in files:
-        found = _detect(file) if format == "auto" else format if any(True for _ in records(file)) else None
-        if found is not None:
-            formats[file] = found
-            report.files[_label(file, root)] = found
+        name = _detect(file) if format == "auto" else format if any(True for _ in records(file)) else None
+        if name is not None:
+            formats[file] = name
+            report.files[_label(file, root)] = name
     if not formats:
-        raise DataError(f"{root}: no rows in {[file.name for file in files]}; name a file or folder that holds some")
+        raise DataError(f"{root}: no rows in {[file.name for file in files]}; name a file or folder with rows")
     return _read(root, formats, SPLITS[split], strict, difficulty_column, report), report
 
 
@@ -93,41 +92,41 @@ def _read(
                 continue
             report.rows += 1
             try:
-                if isinstance(record, Dirty):
+                if isinstance(record, RowError):
                     raise record
                 row = convert(record)
                 if difficulty is not None:
                     row = row._replace(difficulty=number_column(record, difficulty))
-            except Dirty as dirty:
+            except RowError as error:
                 if strict:
                     raise DataError(
-                        f"{file}:{number}: {dirty}; correct or remove the row, or read without strict"
-                    ) from dirty
-                report.drop(dirty.reason, f"{_label(file, root)}:{number}")
+                        f"{file}:{number}: {error}; correct or remove the row, or read without strict"
+                    ) from error
+                report.drop(error.reason, f"{_label(file, root)}:{number}")
             else:
                 report.kept += 1
                 yield row
 
 
 def _of_other_split(record: Mapping[str, object], words: tuple[str, ...]) -> bool:
-    """Whether a row says that it belongs elsewhere; numbered splits ("valid1") count as their word."""
+    """Return whether a row belongs to another split; a number at the end ("valid1") is ignored."""
     value = record.get("split")
     return isinstance(value, str) and value.rstrip("0123456789") not in words
 
 
 def _label(file: Path, root: Path) -> str:
-    """The file's name in reports: below the folder that was asked for."""
+    """Return the name of a file in reports: relative to the folder that was read."""
     return file.name if file == root else file.relative_to(root).as_posix()
 
 
 def _files(root: Path, split: str) -> list[Path]:
-    """The data files under `root` that may hold the split, sorted."""
+    """Return the data files under `root` that may hold the split, sorted."""
     if root.is_file():
         if not root.name.endswith(_SUFFIXES):
-            raise DataError(f"{root}: files end in one of {_SUFFIXES}; rename or convert this one")
+            raise DataError(f"{root}: must end in one of {_SUFFIXES}; rename or convert the file")
         return [root]
     if not root.is_dir():
-        raise DataError(f"{root}: no such file or folder")
+        raise DataError(f"{root}: no such file or folder; name one with preferences")
     candidates = sorted(
         file
         for pattern in ("*", "*/*")
@@ -135,18 +134,20 @@ def _files(root: Path, split: str) -> list[Path]:
         if file.is_file() and file.name.endswith(_SUFFIXES)
     )
     if not candidates:
-        raise DataError(f"{root}: holds no file that ends in one of {_SUFFIXES}, nor do its folders")
+        raise DataError(f"{root}: no file in it or its subfolders ends in one of {_SUFFIXES}; name another folder")
     named = {file: _split_of(file) for file in candidates}
     if not any(named.values()):
         return candidates
     chosen = [file for file, name in named.items() if name == split]
     if not chosen:
-        raise DataError(f"{root}: no file for split {split!r}; there are {sorted({n for n in named.values() if n})}")
+        raise DataError(
+            f"{root}: no file for split {split!r}; choose one of {sorted({name for name in named.values() if name})}"
+        )
     return chosen
 
 
 def _split_of(file: Path) -> str | None:
-    """The split that a file name begins with, if any."""
+    """Return the split with whose name a file name begins, if any."""
     for split, words in SPLITS.items():
         if re.match(rf"(?:{'|'.join(words)})(?![a-z])", file.name):
             return split
@@ -154,7 +155,7 @@ def _split_of(file: Path) -> str | None:
 
 
 def _detect(file: Path) -> str | None:
-    """The format that most of the first rows have; None for a file without rows.
+    """Return the most frequent format of the first rows; None for a file without rows.
 
     Raises:
         DataError: no row has a known format.
@@ -170,8 +171,8 @@ def _detect(file: Path) -> str | None:
             votes.update([name] if name else [])
     if rows and not votes:
         raise DataError(
-            f"{file}: unknown format, its first {rows} rows have the columns {sorted(columns)[:12]}; known are 'hh' "
-            "(chosen, rejected as transcripts), 'summarize' (info, summaries, choice) and 'trl' ([prompt,] chosen, "
+            f"{file}: unknown format, its first {rows} rows have the columns {sorted(columns)[:12]}; convert it to "
+            "'hh' (chosen, rejected as transcripts), 'summarize' (info, summaries, choice) or 'trl' ([prompt,] chosen, "
             "rejected)"
         )
     return votes.most_common(1)[0][0] if votes else None

@@ -7,7 +7,7 @@ of a row share everything up to the last Assistant turn.
 import re
 from collections.abc import Mapping
 
-from pit.data.readers.base import Dirty, Reason, preference, text_column
+from pit.data.readers.base import Reason, RowError, preference, text_column
 from pit.types import Message, Preference
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
@@ -16,30 +16,38 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 def convert(record: Mapping[str, object]) -> Preference:
-    """One row of HH-RLHF.
+    """Return a row of HH-RLHF as a preference.
 
     Raises:
-        Dirty: not two transcripts, or they differ before their last answers.
+        RowError: not two transcripts, or they differ before their last answers.
     """
     prompt, better = split_answer(text_column(record, "chosen"), "chosen")
     other, worse = split_answer(text_column(record, "rejected"), "rejected")
     if prompt != other:
-        raise Dirty(Reason.PROMPTS, "the transcripts differ before their last Assistant turns")
+        raise RowError(Reason.PROMPTS, "the transcripts differ before their last Assistant turns")
     return preference(turns(prompt, "chosen"), better, worse)
 
 
 def split_answer(transcript: str, name: str) -> tuple[str, str]:
-    """The transcript up to its last Assistant turn, and that turn's text."""
+    """Return the transcript up to its last Assistant turn, and the text of that turn.
+
+    Raises:
+        RowError: there is no Assistant turn; the message calls the column `name`.
+    """
     prompt, mark, answer = transcript.rpartition(ASSISTANT)
     if not mark:
-        raise Dirty(Reason.TRANSCRIPT, f"{name!r} has no Assistant turn")
+        raise RowError(Reason.TRANSCRIPT, f"{name!r} has no Assistant turn")
     return prompt, answer
 
 
 def turns(transcript: str, name: str) -> tuple[Message, ...]:
-    """The messages of a transcript, without the whitespace around them."""
+    """Return the messages of a transcript, stripped.
+
+    Raises:
+        RowError: it does not begin with a Human turn; the message calls the column `name`.
+    """
     if not transcript.startswith(HUMAN):
-        raise Dirty(Reason.TRANSCRIPT, f"{name!r} does not begin with {HUMAN!r}")
+        raise RowError(Reason.TRANSCRIPT, f"{name!r} does not begin with {HUMAN!r}")
     parts = _TURN.split(transcript)[1:]
     return tuple(
         Message("user" if speaker == "Human" else "assistant", text.strip())

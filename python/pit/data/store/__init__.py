@@ -1,7 +1,7 @@
-"""The token store: preferences tokenised once into memory-mapped Arrow files, several a fold, with a manifest.
+"""The token store: preferences tokenised once into memory-mapped Arrow files, several per fold, with a manifest.
 
 The format is plain Arrow IPC (large lists of int32 in the columns prompt, better and worse, uncompressed), so any Arrow
-tool opens it; `manifest.json` adds what Arrow does not know: the tokenizer, the windows, the folds, and checksums.
+tool opens it; `manifest.json` adds the tokenizer, the windows, the folds and the checksums.
 """
 
 from pit.data.store.format import BATCH_ROWS, MANIFEST, VERSION, StoreError, is_store

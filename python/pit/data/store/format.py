@@ -1,4 +1,4 @@
-"""What a store looks like on disk: names, schema, manifest and digests, shared by its writer and its reader."""
+"""Format of a store on disk: names, schema, manifest and digests, shared by its writer and its reader."""
 
 import hashlib
 import json
@@ -12,13 +12,13 @@ from pit.data.errors import DataError
 from pit.types import COLUMNS
 
 VERSION = 2
-"""Format version. 2: several files a fold."""
+"""Format version. Version 2 has several files per fold."""
 
 MANIFEST = "manifest.json"
-"""The file that makes a folder a store; it is written last."""
+"""Name of the manifest, the file that makes a folder a store; it is written last."""
 
 BATCH_ROWS = 4_096
-"""Rows of a record batch: what is verified at once when one of them is first read."""
+"""Rows of a record batch, which is verified as a whole when one of its rows is first read."""
 
 FORMAT = "pit-token-store"
 SCHEMA = pa.schema([(name, pa.large_list(pa.int32())) for name in COLUMNS])
@@ -27,50 +27,50 @@ _PARTIAL = ".partial"
 
 
 class StoreError(DataError):
-    """A token store is missing, damaged, or made for something else."""
+    """A token store is missing, incomplete, damaged, or made with other settings."""
 
 
-def partial_of(store: Path) -> Path:
-    """The folder beside a store in which it grows until it is whole."""
+def partial_folder(store: Path) -> Path:
+    """Return the folder next to a store in which it is built."""
     absolute = store.absolute()  # "." alone has no name
     return absolute.with_name(absolute.name + _PARTIAL)
 
 
 def is_store(path: Path) -> bool:
-    """Whether a token store is, or is being built, at `path`; damaged ones count."""
-    return _is_half(path) or ((path / MANIFEST).is_file() and any(path.glob("*.arrow")))
+    """Return whether a token store, complete or not, is at `path`; a damaged one counts."""
+    return _is_incomplete(path) or ((path / MANIFEST).is_file() and any(path.glob("*.arrow")))
 
 
 def file_digest(path: Path) -> str:
-    """BLAKE2b-256 of a file."""
+    """Return the BLAKE2b-256 digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
 
 
 def digest(content: Any) -> str:
-    """BLAKE2b-256 of a JSON value; equal values have equal digests."""
+    """Return the BLAKE2b-256 digest of a JSON value; equal values have equal digests."""
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=32).hexdigest()
 
 
-def own_digest(record: Mapping[str, Any]) -> str:
-    """Digest of a record without its field `hash`, which holds that digest."""
+def record_digest(record: Mapping[str, Any]) -> str:
+    """Return the digest of a record without its field `hash`, which holds that digest."""
     return digest({name: value for name, value in record.items() if name != "hash"})
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a store, with its format, version and own digest checked.
+    """Return the manifest of a store after checking its format, version and digest.
 
     Raises:
-        StoreError: no store, half a store, another version, or a damaged manifest.
+        StoreError: no store, an incomplete store, another version, or a damaged manifest.
     """
     file = path / MANIFEST
-    if _is_half(path):
+    if _is_incomplete(path):
         raise StoreError(
-            f"{path}: only half of this store is there, its build was stopped or still runs; wait for it, or start it "
-            "again: it goes on where it stopped"
+            f"{path}: this store is incomplete, its build was stopped or still runs; wait for it, or build it again: "
+            "finished shards are kept"
         )
     if not file.is_file():
-        raise StoreError(f"{path}: no token store here ({MANIFEST} is missing); make one with pit.data.store.build")
+        raise StoreError(f"{path}: no token store here ({MANIFEST} is missing); build one with pit.data.store.build")
     try:
         manifest = json.loads(file.read_bytes())
     except ValueError as error:
@@ -79,16 +79,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise StoreError(f"{file}: not the manifest of a token store; build the store again")
     if manifest.get("version") != VERSION:
         raise StoreError(
-            f"{file}: format version {manifest.get('version')!r}, this program reads {VERSION}; build the store again"
+            f"{file}: format version {manifest.get('version')!r}, but this program reads version {VERSION}; build the "
+            "store again"
         )
-    if manifest.get("hash") != own_digest(manifest):
+    if manifest.get("hash") != record_digest(manifest):
         raise StoreError(f"{file}: damaged (its digest does not match); build the store again")
     return manifest
 
 
-def _is_half(path: Path) -> bool:
-    """Whether the store at `path` is still growing beside it, or `path` is that growing one."""
-    if not (path / MANIFEST).is_file() and partial_of(path).is_dir():
+def _is_incomplete(path: Path) -> bool:
+    """Return whether the store at `path` is unfinished, or `path` is the folder in which one is built."""
+    if not (path / MANIFEST).is_file() and partial_folder(path).is_dir():
         return True
     absolute = path.absolute()
     return any(folder.name.endswith(_PARTIAL) and folder.is_dir() for folder in (absolute, absolute.parent))

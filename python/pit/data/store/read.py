@@ -1,4 +1,4 @@
-"""Reading a store: memory maps that the C++ core verifies, a record batch when it is first touched."""
+"""Reading a store: memory maps, of which the C++ core verifies each record batch when it is first read."""
 
 import bisect
 import errno
@@ -23,7 +23,7 @@ from pit.types import COLUMNS
 
 
 class _State(NamedTuple):
-    """What tells that a file is the one that was mapped."""
+    """Identity of a file, to detect a change while it is mapped."""
 
     bytes: int
     mtime_ns: int
@@ -31,7 +31,7 @@ class _State(NamedTuple):
 
 
 class _Mapped(NamedTuple):
-    """A file of a fold under its map."""
+    """A file of a fold and its memory map."""
 
     path: Path
     state: _State
@@ -39,18 +39,20 @@ class _Mapped(NamedTuple):
 
 
 class Fold:
-    """One fold of a store. Its files are mapped at first use, with their offsets checked; tokens and checksum of a
-    record batch are verified when one of its rows is first read.
+    """One fold of a store.
+
+    Its files are mapped at first use, and their offsets checked; tokens and checksum of a record batch are verified
+    when one of its rows is first read.
 
     Attributes:
         name: one of `pit.types.FOLDS`.
-        hash: digest of the fold's files; equal hash, equal rows in equal order.
+        hash: digest of the fold's files; equal hashes mean equal rows in equal order.
     """
 
     def __init__(self, folder: Path, name: str, entry: Mapping[str, Any], vocab_size: int) -> None:
         self.name = name
         self.hash = digest([part["blake2b"] for file in entry["files"] for part in _parts(file)])
-        self._folder = folder.absolute()  # the process may change its folder before the files are mapped
+        self._folder = folder.absolute()  # the working directory may change before the files are mapped
         self._files: list[dict[str, Any]] = entry["files"]
         self._vocab_size = vocab_size
         rows = (sum(batch["rows"] for batch in file["batches"]) for file in self._files)
@@ -59,7 +61,7 @@ class Fold:
         for file in self._files:
             for path in (folder / part["file"] for part in _parts(file)):
                 if not path.is_file():
-                    raise StoreError(f"{path}: is missing; the store is damaged, build it again")
+                    raise StoreError(f"{path}: missing; the store is damaged, build it again")
             path = folder / file["file"]
             _require_bytes(path, path.stat().st_size, file["bytes"])
 
@@ -68,10 +70,10 @@ class Fold:
 
     @cached_property
     def table(self) -> _core.TokenTable:
-        """The fold's columns, in the order of `pit.types.COLUMNS`, for the C++ core to read from: nothing is copied.
+        """Columns of the fold in the order of `pit.types.COLUMNS`, from which the C++ core reads without a copy.
 
         Raises:
-            StoreError: a file is not what the manifest says, or is compressed.
+            StoreError: a file differs from the manifest, or is compressed.
         """
         mapped = [_map(self._folder / file["file"], file["bytes"]) for file in self._files]
         sources = [_open(each, file["batches"]) for each, file in zip(mapped, self._files, strict=True)]
@@ -83,20 +85,20 @@ class Fold:
         return table
 
     def lengths(self) -> Int32[np.ndarray, "rows 3"]:
-        """Number of content tokens of every row's prompt, better and worse answer."""
+        """Return the number of content tokens of every row's prompt, better and worse answer."""
         return self.table.lengths()
 
     def row(
         self, index: int
     ) -> tuple[Int32[np.ndarray, " prompt"], Int32[np.ndarray, " better"], Int32[np.ndarray, " worse"]]:
-        """Contents of one row, without closing tokens, as read-only views of the memory map.
+        """Return the contents of a row, without closing tokens, as read-only views of the memory map.
 
         Raises:
             IndexError: no such row.
             StoreError: the row's file changed, or its record batch is damaged.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"fold {self.name!r} has rows 0..{len(self) - 1}, there is no row {index}")
+            raise IndexError(f"row {index} of fold {self.name!r}: out of range; its rows are 0..{len(self) - 1}")
         table = self.table
         _require_unchanged(self._mapped[bisect.bisect_right(self._first, index) - 1])
         try:
@@ -117,41 +119,42 @@ class Fold:
         return prompts, better, worse
 
     def difficulty(self) -> Float64[np.ndarray, " rows"]:
-        """What the data say of each row's difficulty.
+        """Return the difficulty of each row, as given in the data.
 
         Raises:
-            StoreError: they say nothing, or not of every row; or a file is damaged.
+            StoreError: the data give none, or not for every row; or a file is damaged.
         """
         values = []
         for file in self._files:
             part = file.get("difficulty")
             if part is None:
                 raise StoreError(
-                    f"{self._folder}: fold {self.name!r} holds no difficulty; name the column of the data that does "
-                    "(data.difficulty_column), and build the store again"
+                    f"{self._folder}: fold {self.name!r} holds no difficulty; set data.difficulty_column to the column "
+                    "of the data that does, and build the store again"
                 )
             content = (self._folder / part["file"]).read_bytes()
             _require_digest(self._folder / part["file"], hashlib.blake2b(content, digest_size=32).hexdigest(), part)
             values.append(np.load(io.BytesIO(content)))
-        found = np.concatenate(values) if values else np.empty(0)
-        if np.isnan(found).any():
+        difficulty = np.concatenate(values) if values else np.empty(0)
+        missing = np.isnan(difficulty)
+        if missing.any():
             raise StoreError(
-                f"{self._folder}: fold {self.name!r}, row {int(np.isnan(found).argmax())}: has no difficulty, others "
-                "do; give it in every row"
+                f"{self._folder}: fold {self.name!r}, row {int(missing.argmax())} has no difficulty, but others do; "
+                "give it in every row"
             )
-        return found
+        return difficulty
 
     def check_unchanged(self) -> None:
-        """Refuse files that are no longer those that were mapped: to be called around the reading of every batch.
+        """Raise if a mapped file has changed; call it before and after reading a batch.
 
-        A map shows whatever its file holds at the moment of reading, and what was verified once is not verified again.
-        Two races remain. A file that is cut short between this check and a read ends the process with SIGBUS, as any
-        program that reads a map past its file's end. A writer that changes bytes in place and then sets the old mtime,
-        or writes through a map of its own (the system updates the mtime of such writes late), goes unseen: rows are
-        then wrong, though never read from outside the file's map. `Store.verify` finds such a change.
+        A map shows the current bytes of its file, and verified batches are not verified again. Two races remain. If a
+        file is truncated between this check and a read, the process ends with SIGBUS, like any program that reads a map
+        past the end of its file. If a writer changes bytes in place and restores the mtime, or writes through a map
+        (whose mtime the system updates late), the change is not noticed: rows are then wrong, but never read from
+        outside the map. `Store.verify` detects such a change.
 
         Raises:
-            StoreError: a file's size, mtime or identity changed, or it is gone.
+            StoreError: size, mtime or inode of a file changed, or the file is gone.
         """
         for mapped in self._mapped:
             _require_unchanged(mapped)
@@ -163,10 +166,8 @@ class Fold:
             StoreError: any byte differs from what was written.
         """
         for file in self._files:
-            path = self._folder / file["file"]
-            found = file_digest(path)
-            if found != file["blake2b"]:
-                self._verify_table()  # says more than a digest can, if the fault lies in the tokens
+            if file_digest(self._folder / file["file"]) != file["blake2b"]:
+                self._verify_table()  # its message is more precise, if the fault lies in the tokens
             for part in _parts(file):
                 path = self._folder / part["file"]
                 _require_digest(path, file_digest(path), part)
@@ -184,9 +185,9 @@ class Store:
     """A token store on disk, opened with `Store.open`.
 
     Attributes:
-        path: its folder.
-        manifest: what its manifest says.
-        hash: digest of the manifest, and through it of every byte of the store.
+        path: folder of the store.
+        manifest: content of its manifest.
+        hash: digest of the manifest, which covers every byte of the store.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
@@ -199,32 +200,32 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path, tokenizer_hash: str | None = None) -> "Store":
-        """Open a store: its manifest and the sizes of its files are checked now, the rest when it is used.
+        """Open a store. The manifest and the sizes of the files are checked now, the rest at first use.
 
         Args:
             path: the folder that `build` made.
             tokenizer_hash: `Tokenizer.hash` of the tokenizer in use; None skips that check.
 
         Raises:
-            StoreError: missing or damaged files, half a store, another version, or another tokenizer.
+            StoreError: missing or damaged files, an incomplete store, another version, or another tokenizer.
         """
         path = Path(path)
         manifest = read_manifest(path)
         if tokenizer_hash is not None and manifest["tokenizer"] != tokenizer_hash:
             raise StoreError(
-                f"{path}: was tokenised with tokenizer {manifest['tokenizer'][:12]}, the one in use is "
-                f"{tokenizer_hash[:12]}; build the store again with this tokenizer, or load the other one"
+                f"{path}: was tokenised with tokenizer {manifest['tokenizer'][:12]}, but the one in use is "
+                f"{tokenizer_hash[:12]}; build the store again with it, or load the tokenizer of the store"
             )
         return cls(path, manifest)
 
     @property
     def windows(self) -> tuple[int, int, int]:
-        """(input, reference, output) windows that the contents were cut to."""
+        """(input, reference, output) windows to which the contents were truncated, in tokens."""
         first, second, third = self.manifest["windows"]
         return first, second, third
 
     def fold(self, name: str) -> Fold:
-        """The fold of that name.
+        """Return the fold of that name.
 
         Raises:
             StoreError: no such fold.
@@ -246,22 +247,22 @@ class Store:
 
 
 def _parts(file: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The files of one shard's fold: the rows, and their difficulty if anyone gave it."""
+    """Return the entries of one file of rows and, if it was given, of their difficulty."""
     return [part for part in (file, file.get("difficulty")) if part]
 
 
-def _require_digest(path: Path, found: str, part: Mapping[str, Any]) -> None:
-    if found != part["blake2b"]:
+def _require_digest(path: Path, actual: str, part: Mapping[str, Any]) -> None:
+    if actual != part["blake2b"]:
         raise StoreError(
-            f"{path}: digest {found[:12]}, its manifest says {part['blake2b'][:12]}; the store is damaged, build it "
-            "again"
+            f"{path}: has digest {actual[:12]}, but its manifest says {part['blake2b'][:12]}; the store is damaged, "
+            "build it again"
         )
 
 
-def _require_bytes(path: Path, found: int, expected: int) -> None:
-    if found != expected:
+def _require_bytes(path: Path, actual: int, expected: int) -> None:
+    if actual != expected:
         raise StoreError(
-            f"{path}: has {found} bytes, its manifest says {expected}; the store is damaged, build it again"
+            f"{path}: has {actual} bytes, but its manifest says {expected}; the store is damaged, build it again"
         )
 
 
@@ -272,7 +273,7 @@ def _state(result: os.stat_result) -> _State:
 def _map(path: Path, size: int) -> _Mapped:
     try:
         with path.open("rb") as file:
-            # Of the open file, not of the path: another file may take its place in between.
+            # State of the open file, not of the path: another file may replace it in between.
             state = _state(os.fstat(file.fileno()))
             _require_bytes(path, state.bytes, size)
             return _Mapped(path, state, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -282,11 +283,11 @@ def _map(path: Path, size: int) -> _Mapped:
 
 
 def _open(mapped: _Mapped, batches: list[dict[str, int]]) -> tuple[str, mmap.mmap, Any, np.ndarray, np.ndarray]:
-    """A mapped file as `_core.TokenTable.from_arrow` takes it."""
+    """Return the arguments of `_core.TokenTable.from_arrow` for a mapped file."""
     path = mapped.path
     try:
         reader = pa.ipc.open_file(pa.py_buffer(mapped.map))
-        found = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        records = [reader.get_batch(i) for i in range(reader.num_record_batches)]
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{path}: damaged, not a readable Arrow file ({error}); build the store again") from error
     if not reader.schema.equals(SCHEMA):
@@ -294,20 +295,21 @@ def _open(mapped: _Mapped, batches: list[dict[str, int]]) -> tuple[str, mmap.mma
             f"{path}: damaged, its columns are not large lists of int32 named {', '.join(COLUMNS)}; build the store "
             "again"
         )
-    rows, expected = [batch.num_rows for batch in found], [batch["rows"] for batch in batches]
+    rows, expected = [record.num_rows for record in records], [batch["rows"] for batch in batches]
     if rows != expected:
         raise StoreError(
-            f"{path}: damaged, holds record batches of {rows} rows, its manifest says {expected}; build the store again"
+            f"{path}: damaged, holds record batches of {rows} rows, but its manifest says {expected}; build the store "
+            "again"
         )
-    # Of each column validity, offsets, then validity and values of its tokens; an empty buffer may be None.
+    # A column has the buffers validity, offsets, validity of the tokens, tokens; an empty one may be None.
     sizes = [
-        [[buffer.size if buffer else 0 for buffer in column.buffers()[1::2]] for column in batch.columns]
-        for batch in found
+        [[buffer.size if buffer else 0 for buffer in column.buffers()[1::2]] for column in record.columns]
+        for record in records
     ]
     return (
         str(path),
         mapped.map,
-        pa.RecordBatchReader.from_batches(SCHEMA, found),
+        pa.RecordBatchReader.from_batches(SCHEMA, records),
         np.array(sizes, np.int64).reshape(-1, len(COLUMNS), 2),
         np.array([batch["crc32"] for batch in batches], np.uint32),
     )
@@ -318,10 +320,10 @@ def _require_unchanged(mapped: _Mapped) -> None:
         now = _state(mapped.path.stat())
     except OSError as error:
         raise StoreError(
-            f"{mapped.path}: cannot be found any more ({error.strerror}); it was mapped, so leave it in its place"
+            f"{mapped.path}: gone while it was mapped ({error.strerror}); put it back and start again"
         ) from error
     if now != mapped.state:
         raise StoreError(
-            f"{mapped.path}: changed while it was mapped, from {mapped.state} to {now}; a store in use must not "
-            "change: build it in another folder, or start again"
+            f"{mapped.path}: changed while it was mapped, from {mapped.state} to {now}; start again, and build stores "
+            "in other folders while this one is in use"
         )

@@ -1,7 +1,7 @@
-"""Writing a store: shards of input rows in parallel, each a file a fold, kept when a build is stopped and goes on.
+"""Writing a store: parallel shards of input rows, one file per shard and fold; a stopped build keeps finished shards.
 
-A shard's files depend on its rows and the settings alone, and shards follow each other in the order of the input, so
-neither threads nor interruptions change a byte of the store.
+The files of a shard depend on its rows and the settings alone, and shards are in the order of the input, so neither
+threads nor interruptions change a byte of the store.
 """
 
 import fcntl
@@ -36,23 +36,23 @@ from pit.data.store.format import (
     VERSION,
     digest,
     file_digest,
-    own_digest,
-    partial_of,
+    partial_folder,
+    record_digest,
 )
 from pit.data.store.read import Store
 from pit.data.template import EncodedPreference, Template
 from pit.types import COLUMNS, FOLDS, Preference
 
 SHARD_ROWS = 32_768
-"""Input rows of a shard: what a stopped build loses at most, for each worker."""
+"""Input rows of a shard. A stopped build loses at most one shard per worker."""
 
 _TOKENISE_ROWS = 1_024
-_MOST_WORKERS = 4  # more only wait for the interpreter, tokenising is parallel in itself
+_MOST_WORKERS = 4  # more only wait for the GIL; tokenising itself is parallel
 _POLL_S = 0.1
 
 
 class Progress(NamedTuple):
-    """What `build` tells its callback: totals so far, those of a build before it included."""
+    """Progress of a build: totals so far, including shards kept from a stopped build."""
 
     rows: int
     tokens: int
@@ -70,9 +70,9 @@ def build(
 ) -> Store:
     """Tokenise preferences into a new store; the folder appears whole or not at all.
 
-    The store grows in ``OUT.partial``. A build that fails or is killed leaves its finished shards there, and the next
-    one into the same folder takes over those that were made of the same rows with the same settings. Memory stays
-    bounded by the text of `workers` + 1 shards and, for each worker and fold, the tokens of a record batch.
+    The store is built in ``OUT.partial``. A build that fails or is killed leaves its finished shards there, and the
+    next build into the same folder keeps those of the same rows and settings. Memory is bounded by the text of
+    `workers` + 1 shards and, for each worker and fold, the tokens of a record batch.
 
     Args:
         preferences: the rows, for example from `pit.data.readers.read_preferences`.
@@ -80,31 +80,31 @@ def build(
         template: tokenizer and windows.
         fractions: share of each fold.
         key: key of the fold hash.
-        workers: shards made at once; None for one a core, at most 4. The store does not depend on it.
-        progress: called now and then, in the caller's thread, with the totals so far.
+        workers: shards built at the same time; None for one per core, at most 4. The store does not depend on it.
+        progress: called from time to time, in the caller's thread, with the totals so far.
 
     Raises:
-        DataError: bad fractions, `out` holds something, another build writes it, or there are no rows.
+        DataError: bad fractions, `out` is not empty, another build writes it, or there are no rows.
         OSError: `out` cannot be written.
     """
     check_fractions(fractions, key)
     out = Path(out)
     require_absent_or_empty(out)
-    with _partial_folder(out) as folder:
+    with _locked_folder(out) as folder:
         job = _Job(folder, template, dict(fractions), key)
         shards = _make_shards(job, preferences, workers or min(os.cpu_count() or 1, _MOST_WORKERS), progress)
         if not shards:
             raise DataError(f"{out}: there are no preferences to store; check the reader's report for dropped rows")
         _finish(job, shards)
         job.store.rename(out)
-        # A build that comes too late may be opening its lock there; it then removes the rest.
+        # A competing build may be opening its lock there; it then removes the rest.
         shutil.rmtree(folder, ignore_errors=True)
     return Store.open(out, template.tokenizer.hash)
 
 
 @dataclass
 class _Job:
-    """What all shards of a build share."""
+    """State that all shards of a build share."""
 
     folder: Path
     template: Template
@@ -117,11 +117,11 @@ class _Job:
 
     @property
     def store(self) -> Path:
-        """The folder that becomes the store."""
+        """Folder that becomes the store."""
         return self.folder / "store"
 
     def settings(self) -> dict[str, Any]:
-        """What decides the content of the store beside the rows, as the manifest records it."""
+        """Return everything but the rows that decides the content of the store, as the manifest records it."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -140,20 +140,20 @@ class _Job:
             self.tokens += tokens
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """Ends a worker whose build has failed elsewhere."""
 
 
 @contextmanager
-def _partial_folder(out: Path) -> Iterator[Path]:
-    """The folder in which `out` grows, locked; removed on failure if it holds no finished shard."""
-    folder = partial_of(out)
+def _locked_folder(out: Path) -> Iterator[Path]:
+    """Lock and yield the folder in which `out` is built; remove it on failure if it holds no finished shard."""
+    folder = partial_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
-    # The system frees the lock when the process ends, however it ends.
+    # The system releases the lock whenever and however the process ends.
     with (folder / "lock").open("w") as lock:
         _lock(lock, out)
         try:
-            # Another build may have finished since `build` looked.
+            # Another build may have finished since the check in `build`.
             require_absent_or_empty(out)
             (folder / "store").mkdir(exist_ok=True)
             yield folder
@@ -164,43 +164,43 @@ def _partial_folder(out: Path) -> Iterator[Path]:
 
 
 def _lock(lock: TextIO, out: Path) -> None:
-    busy = f"{out}: another build is writing it, in {partial_of(out)}; wait for that one, or stop it and build again"
+    busy = f"{out}: another build is writing it, in {partial_folder(out)}; wait for it, or stop it and build again"
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise DataError(busy) from error
     except OSError as error:
         raise DataError(
-            f"{out}: its file system cannot lock files ({error.strerror}), so two builds could mix; build the store on "
-            "a local disk and move it"
+            f"{out}: its file system cannot lock files ({error.strerror}), so two builds could collide; build the "
+            "store on a local disk and move it"
         ) from error
     path = Path(lock.name)
     if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-        # The other build has ended, and removed this lock with its folder, after it was opened here.
+        # The other build ended, and removed this lock with its folder, after this one opened it.
         raise DataError(busy)
 
 
 def _make_shards(
     job: _Job, preferences: Iterable[Preference], workers: int, progress: Callable[[Progress], None] | None
 ) -> list[dict[str, Any]]:
-    """The records of all shards, in the order of the input."""
+    """Make all shards and return their records, in the order of the input."""
     records: list[dict[str, Any]] = []
     pending: deque[Future[dict[str, Any]]] = deque()
-    told = Progress(0, 0)
+    reported = Progress(0, 0)
 
     def take_first() -> None:
         while not wait([pending[0]], timeout=_POLL_S).done:
-            tell()
+            report()
         records.append(pending.popleft().result())
-        tell()
+        report()
 
-    def tell() -> None:
-        nonlocal told
+    def report() -> None:
+        nonlocal reported
         with job.lock:
             done = Progress(job.rows, job.tokens)
-        if progress is not None and done != told:
+        if progress is not None and done != reported:
             progress(done)
-        told = done
+        reported = done
 
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -217,28 +217,28 @@ def _make_shards(
 
 
 def _make_shard(job: _Job, index: int, rows: Sequence[Preference]) -> dict[str, Any]:
-    """Write a shard, unless it is there already, and return its record."""
+    """Write a shard, unless it is already complete, and return its record."""
     path = job.folder / f"shard-{index:05}.json"
     data = hashlib.blake2b(digest_size=32)
     for row in rows:
         data.update(json.dumps(row).encode())
-    made_of = {"data": data.hexdigest(), "settings": digest(job.settings())}
-    record = _finished(job, path, made_of)
+    source = {"data": data.hexdigest(), "settings": digest(job.settings())}
+    record = _finished(job, path, source)
     if record is not None:
         job.count(record["rows"], record["tokens"])
         return record
     path.unlink(missing_ok=True)
-    record = made_of | _write_shard(job, index, rows)
-    record["hash"] = own_digest(record)
+    record = source | _write_shard(job, index, rows)
+    record["hash"] = record_digest(record)
     write_file(path, json.dumps(record).encode())
     return record
 
 
-def _finished(job: _Job, path: Path, made_of: Mapping[str, str]) -> dict[str, Any] | None:
-    """The record of a shard that an earlier build finished from the same rows, None where its files do not match."""
+def _finished(job: _Job, path: Path, source: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the record of a shard that an earlier build made from the same source, None if it does not match."""
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
-        same = record["hash"] == own_digest(record) and all(record[name] == made_of[name] for name in made_of)
+        same = record["hash"] == record_digest(record) and all(record[name] == source[name] for name in source)
         files = [part for entry in record["folds"].values() for part in (entry, entry.get("difficulty")) if part]
         intact = same and all(file_digest(job.store / part["file"]) == part["blake2b"] for part in files)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -253,7 +253,7 @@ def _write_shard(job: _Job, index: int, rows: Sequence[Preference]) -> dict[str,
     try:
         for group in _groups(rows, _TOKENISE_ROWS):
             if job.stop.is_set():
-                raise _Stopped
+                raise _StoppedError
             folds: dict[str, list[EncodedPreference]] = {name: [] for name in FOLDS}
             difficulties: dict[str, list[float | None]] = {name: [] for name in FOLDS}
             before = tokens
@@ -279,7 +279,7 @@ def _write_shard(job: _Job, index: int, rows: Sequence[Preference]) -> dict[str,
 
 
 def _finish(job: _Job, shards: Sequence[dict[str, Any]]) -> None:
-    """Write the manifest and remove files of earlier builds from other rows."""
+    """Write the manifest, and remove the files of earlier builds that are not part of the store."""
     folds = {name: [shard["folds"][name] for shard in shards if name in shard["folds"]] for name in FOLDS}
     truncated = [sum(counts) for counts in zip(*(shard["truncated"] for shard in shards), strict=True)]
     manifest = job.settings() | {
@@ -292,7 +292,7 @@ def _finish(job: _Job, shards: Sequence[dict[str, Any]]) -> None:
             for name, files in folds.items()
         },
     }
-    manifest["hash"] = own_digest(manifest)
+    manifest["hash"] = record_digest(manifest)
     written = {
         part["file"] for files in folds.values() for file in files for part in (file, file.get("difficulty")) if part
     }
@@ -303,7 +303,7 @@ def _finish(job: _Job, shards: Sequence[dict[str, Any]]) -> None:
 
 
 class _ShardFile:
-    """One fold's file of one shard, made when its first record batch is written."""
+    """The file of one shard and fold; it is created when its first record batch is written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -319,14 +319,14 @@ class _ShardFile:
         while rows:
             part = rows[: BATCH_ROWS - self._pending_rows]
             rows = rows[len(part) :]
-            # As arrays from here on: lists of integers take ten times the memory.
+            # Kept as arrays: lists of integers take ten times the memory.
             self._pending.append([_pack(column) for column in zip(*(row[: len(COLUMNS)] for row in part), strict=True)])
             self._pending_rows += len(part)
             if self._pending_rows == BATCH_ROWS:
                 self._flush()
 
     def finish(self) -> dict[str, Any] | None:
-        """The file's entry in the manifest, once it is on disk; None if it has no rows."""
+        """Complete the file and return its entry in the manifest; None if it has no rows."""
         if self._pending:
             self._flush()
         if self._writer is None:
@@ -344,7 +344,7 @@ class _ShardFile:
         }
 
     def _finish_difficulty(self) -> dict[str, Any]:
-        """Writes the rows' difficulty beside them, if anyone gave it."""
+        """Write the difficulty of the rows to a file of its own, if the data give any, and return its entry."""
         values = np.array(self._difficulty, np.float64)
         if np.isnan(values).all():
             return {}
@@ -355,7 +355,7 @@ class _ShardFile:
         return {"difficulty": {"file": path.name, "blake2b": file_digest(path)}}
 
     def close(self) -> None:
-        """Let go of the file, finished or not."""
+        """Close the file, finished or not."""
         if self._sink is not None and not self._sink.closed:
             self._sink.close()
 
@@ -369,7 +369,7 @@ class _ShardFile:
             lengths = np.concatenate([part.lengths for part in parts])
             values = np.concatenate([part.values for part in parts])
             offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-            # Over each column's offsets and values in turn, as little-endian bytes.
+            # CRC of each column's offsets and values in turn, as little-endian bytes.
             crc = zlib.crc32(values.data, zlib.crc32(offsets.data, crc))
             arrays.append(pa.LargeListArray.from_arrays(offsets, values))
         self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
@@ -378,7 +378,7 @@ class _ShardFile:
 
 
 class _Rows(NamedTuple):
-    """Token lists of one column, joined."""
+    """Token lists of one column, concatenated."""
 
     lengths: np.ndarray
     values: np.ndarray

@@ -1,6 +1,6 @@
-"""What the rest of the project asks of a family of synthetic instructions, and the families there are.
+"""Interface of a family of synthetic instructions, and the two families.
 
-Everything here is open to training code. What an answer is worth is not: `pit.data.synthetic.oracle`.
+Training code may use everything here, but not the quality of an answer, which is in `pit.data.synthetic.oracle`.
 """
 
 import random
@@ -13,28 +13,28 @@ from pit.types import Preference
 
 
 class Family(Protocol):
-    """A kind of instruction with noisy writers, and answers made with known faults. A module is one.
+    """A kind of instruction, with noisy writers and answers with known faults; modules implement it.
 
-    RUNGS: what an answer of the ladder of `progress` has one more of than the one before, in words.
+    RUNGS: name of the quantity that grows by one from answer to answer of `progress`.
     """
 
     RUNGS: str
 
     def prompt_at(self, seed: int, index: int) -> str:
-        """The prompt of row `index` of the data set named by `seed`."""
+        """Return the prompt of row `index` of the data set `seed`."""
 
     def preference_at(self, seed: int, index: int, fractions: Mapping[str, float], key: str) -> Preference:
-        """Row `index`: a function of its arguments; folds may differ in how their answers are written."""
+        """Return row `index`, a function of the arguments alone; answers may be written differently in each fold."""
 
     def clean_answer(self, prompt: str) -> str:
-        """The faultless answer to a prompt of the family."""
+        """Return the faultless answer to a prompt of the family."""
 
     def corruptions(self, prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
-        """Copies of a clean answer, each worse in one aspect, by the name of the fault."""
+        """Return copies of a clean answer with one fault each, by the name of the fault."""
 
     def progress(self, prompt: str, answer: str, rng: random.Random) -> list[str]:
-        """A clean answer and copies that are further and further from it, best first; no two are equally good."""
+        """Return a clean answer and copies of strictly falling quality, best first."""
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType({"describe": describe, "relay": relay})
-"""The families by the name that `data.task` gives them."""
+"""The families, by their name in `data.task`."""

@@ -1,4 +1,4 @@
-"""Rows of a synthetic family, one after another or as files."""
+"""Rows of a synthetic family, as a stream or as files."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -20,14 +20,14 @@ def generate(
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     key: str = DEFAULT_KEY,
 ) -> Iterator[Preference]:
-    """Rows `start` to `start + n - 1` of a family's data set named by `seed`."""
+    """Yield rows `start` to `start + n - 1` of a family's data set `seed`."""
     family = FAMILIES[task]
     for index in range(start, start + n):
         yield family.preference_at(seed, index, fractions, key)
 
 
 def generate_prompts(n: int, seed: int, *, task: str = "describe", start: int = 0) -> Iterator[str]:
-    """The prompts of rows `start` to `start + n - 1`, without their answers."""
+    """Yield the prompts of rows `start` to `start + n - 1`, without answers."""
     for index in range(start, start + n):
         yield FAMILIES[task].prompt_at(seed, index)
 
@@ -45,11 +45,11 @@ def write(
     """Write `n` rows as JSONL with the columns prompt, chosen and rejected; the folder appears whole or not at all.
 
     Args:
-        out: folder to make; it must be absent or empty.
-        n: rows, at least 1.
-        seed: names the data set.
+        out: new folder; it must be absent or empty.
+        n: number of rows, at least 1.
+        seed: seed of the data set.
         task: name of the family.
-        shards: files to spread the rows over, in order.
+        shards: number of files, which hold the rows in order.
         fractions: share of each fold.
         key: key of the fold hash.
 
@@ -57,10 +57,10 @@ def write(
         The files, `train-00000-of-0000k.jsonl` onward.
 
     Raises:
-        DataError: `out` holds something, or the counts are impossible.
+        DataError: `out` is not empty, or not 1 <= shards <= n.
     """
     if not 1 <= shards <= n:
-        raise DataError(f"{n} rows in {shards} shards: rows and shards must be at least 1 and shards at most rows")
+        raise DataError(f"{n} rows in {shards} shards: give at least 1 shard, and at least one row per shard")
     names = [f"train-{shard:05d}-of-{shards:05d}.jsonl" for shard in range(shards)]
     with new_folder(out) as folder:
         for shard, name in enumerate(names):

@@ -1,6 +1,6 @@
-"""The hidden quality of an answer to a synthetic prompt: what labels the pairs and what evaluation measures.
+"""Hidden quality of an answer to a synthetic prompt, which labels the pairs and which evaluation measures.
 
-Only the synthetic generators and `pit.evaluate` may import this module: a trained model that sees it is cheating.
+Only the synthetic generators and `pit.evaluate` may import this module: training on it would be cheating.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from pit.data.synthetic.relay import oracle as relay
 
 
 class Oracle(Protocol):
-    """Who knows what an answer of one family is worth. A module is one.
+    """Judgement of the answers of a family; modules implement it.
 
     WEIGHTS: share of each aspect in the quality; they sum to 1.
     """
@@ -20,11 +20,11 @@ class Oracle(Protocol):
     WEIGHTS: Mapping[str, float]
 
     def aspects(self, prompt: str, answer: str) -> dict[str, float]:
-        """Each aspect of the answer, in [0, 1]; ValueError where the prompt is of another family."""
+        """Return each aspect of the answer, in [0, 1]; raise ValueError if the prompt is of another family."""
 
     def quality(self, prompt: str, answer: str) -> float:
-        """Hidden quality of the answer in [0, 1]: the weighted mean of its aspects."""
+        """Return the hidden quality of the answer in [0, 1], the weighted mean of its aspects."""
 
 
 ORACLES: Mapping[str, Oracle] = MappingProxyType({"describe": describe, "relay": relay})
-"""The oracles by the name that `data.task` gives their families."""
+"""The oracles, by the name of their family in `data.task`."""

@@ -1,7 +1,7 @@
-"""The family "describe": report some of the facts that a prompt lists about a thing. The demonstration's task.
+"""The family "describe", the task of the demo: report some of the facts that a prompt lists about a thing.
 
-One pass of a small model can do all of it, so what is left for a second look is what sampling got wrong. The oracle
-is not exported here; see `pit.data.synthetic.oracle`.
+A small model can do this in one pass, so an improver can only repair errors of sampling. The oracle is not exported
+here; see `pit.data.synthetic.oracle`.
 """
 
 from pit.data.synthetic.describe.corruptions import RUNGS, clean_answer, corruptions, progress

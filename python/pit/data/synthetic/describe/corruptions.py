@@ -1,11 +1,11 @@
-"""Answers with one known fault each, to ask a reward model whether it sees that fault.
+"""Answers with one known fault each, to test whether a reward model notices it.
 
-The oracle is not needed here: a fault is made, not measured, so training code may use this module.
+The faults are constructed, not measured by the oracle, so training code may use this module.
 """
 
 import random
 
-from pit.data.synthetic.describe.words import (
+from pit.data.synthetic.describe.grammar import (
     ATTRIBUTES,
     Answer,
     Item,
@@ -17,11 +17,11 @@ from pit.data.synthetic.describe.words import (
 from pit.data.synthetic.shared import COURTESIES, FILLERS, stutter
 
 RUNGS = "wrong values"
-"""What an answer of the ladder has one more of than the one before."""
+"""Quantity that grows by one from answer to answer of `progress`."""
 
 
 def clean_answer(prompt: str) -> str:
-    """The faultless answer to a prompt of the task.
+    """Return the faultless answer to a prompt of the task.
 
     >>> clean_answer("Describe this red small cheap old round lamp: price, colour and size. End fondly.")
     'price cheap, colour red, size small. fondly'
@@ -32,22 +32,22 @@ def clean_answer(prompt: str) -> str:
 
 
 def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
-    """One corrupted copy of a clean answer per aspect of the quality, and one with each fault that policies find.
+    """Return one corrupted copy of a clean answer per aspect of the quality, and per fault that policies exploit.
 
-    coverage: an item omitted (correctness falls with it: an omitted item is not right).
+    coverage: an item omitted (correctness falls too, because an omitted item is not correct).
     correct: one value replaced by another of the same attribute.
     order: two neighbouring items swapped.
     clean: an unasked item added, or one item repeated.
     courtesy: another courtesy.
     brevity: a filler before one item.
-    repetition: an earlier item in the place of one, so that length and form are those of a clean answer. A reward model
-        that counts right items misses it, and a policy trained on such a reward repeats the item it is surest of.
-    stutter: a word said several times over.
+    repetition: an item replaced by an earlier one; length and form remain those of a clean answer. A reward model that
+        counts correct items misses it, and a policy trained on such a reward repeats its surest item.
+    stutter: a word repeated several times.
 
     Args:
         prompt: a prompt of the task.
         answer: its clean answer.
-        rng: decides where each fault goes.
+        rng: chooses the place of each fault.
     """
     request = parse_prompt(prompt)
     items = list(parse_answer(answer).items)
@@ -76,12 +76,12 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
 
 
 def progress(prompt: str, answer: str, rng: random.Random) -> list[str]:
-    """A clean answer and copies with one wrong value more each, until all are wrong: best first.
+    """Return a clean answer, then copies with one more wrong value each, until all are wrong.
 
     Args:
         prompt: a prompt of the task.
         answer: its clean answer.
-        rng: decides the order in which values go wrong, and to which.
+        rng: chooses the order of the errors and the wrong values.
 
     >>> prompt = "Describe this red small cheap old round lamp: price and size. End fondly."
     >>> len(progress(prompt, "price cheap, size small. fondly", random.Random(0)))
@@ -97,7 +97,7 @@ def progress(prompt: str, answer: str, rng: random.Random) -> list[str]:
 
 
 def _extra(request: Request, items: list[Item], rng: random.Random) -> list[Item]:
-    """The items with one more: unasked at any place, or repeated after its first mention."""
+    """Return the items plus one: an unasked item at any place, or a repeated one after its first mention."""
     if rng.random() < 0.5:
         name, value = rng.choice([pair for pair in request.given if pair[0] not in request.asked])
         place = rng.randint(0, len(items))

@@ -1,12 +1,12 @@
-"""The hidden quality of an answer to a synthetic prompt: what labels the pairs and what evaluation measures.
+"""Hidden quality of an answer of the family "describe".
 
-Only the synthetic generator and `pit.evaluate` may import this module: a trained model that sees it is cheating.
+Only the synthetic generators and `pit.evaluate` may import this module: training on it would be cheating.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pit.data.synthetic.describe.words import ATTRIBUTE_OF, Answer, parse_answer, parse_prompt, render_answer
+from pit.data.synthetic.describe.grammar import ATTRIBUTE_OF, Answer, parse_answer, parse_prompt, render_answer
 
 WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"coverage": 0.15, "correct": 0.30, "order": 0.15, "clean": 0.20, "courtesy": 0.12, "brevity": 0.08}
@@ -15,14 +15,14 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
 
 
 def aspects(prompt: str, answer: str) -> dict[str, float]:
-    """Each aspect of the answer, in [0, 1].
+    """Return each aspect of the answer, in [0, 1].
 
     coverage: share of the asked attributes that the answer reports with a value of that attribute.
     correct: share of the asked attributes whose first mention has the true value (an omitted one is not correct).
-    order: 1 where at least two asked attributes are mentioned and all first mentions stand in the asked order.
-    clean: 1 less a half for each item unasked, repeated or without sense, each junk word, and for a wrong form.
-    courtesy: 1 where the last word is the one that the prompt asks for.
-    brevity: 1 less a half for each filler word.
+    order: 1 if at least two asked attributes are mentioned and all first mentions are in the asked order.
+    clean: 1 minus 1/2 for each unasked, repeated or senseless item, each junk word, and for a wrong form.
+    courtesy: 1 if the last word is the one that the prompt asks for.
+    brevity: 1 minus 1/2 for each filler word.
 
     Args:
         prompt: a prompt of the synthetic task.
@@ -57,7 +57,7 @@ def aspects(prompt: str, answer: str) -> dict[str, float]:
 
 
 def quality(prompt: str, answer: str) -> float:
-    """Hidden quality of the answer in [0, 1]: the weighted mean of its `aspects`.
+    """Return the hidden quality of the answer in [0, 1], the weighted mean of its `aspects`.
 
     >>> prompt = "Describe this red small cheap old round lamp: price, colour and size. End fondly."
     >>> round(quality(prompt, "price cheap, colour blue, size small. fondly"), 3)
@@ -68,10 +68,9 @@ def quality(prompt: str, answer: str) -> float:
 
 
 def _ill_formed(parsed: Answer, text: str) -> bool:
-    """Whether the text is not written in the task's form (commas between items, a full stop before the courtesy).
+    """Return whether the text deviates from the task's form (commas between items, a full stop before the courtesy).
 
-    Without this a trained policy would drop all punctuation. Fillers in odd places are no fault of form: they are
-    charged to brevity already.
+    Without this, a trained policy would drop all punctuation. Misplaced fillers do not count: brevity counts them.
     """
     if parsed.fillers == sum(bool(item.filler) for item in parsed.items) and not parsed.junk:
         return render_answer(parsed) != text.strip()

@@ -1,18 +1,17 @@
 """The family "describe": prompts, noisy writers and labelled preference pairs, each a function of (seed, index).
 
-A row's two answers are written by noisy writers. In the folds on which improvers are trained and evaluated the two
-share a draft, so that the worse answer tells something about the better one (without that an improver has no reason
-to read its reference). In the reward and judge folds they are independent, for wide contrasts, and some stutter: that
-a policy repeats a word without end must not be news to its reward model. A pair is labelled by the hidden quality
-through a logistic coin, as people's preferences are: noisily.
+Noisy writers write the two answers of a row. In the folds that train and evaluate improvers, the two share a draft, so
+the worse answer is informative about the better one; without that an improver need not read its reference. In the
+reward and judge folds they are independent, for wide contrasts, and some stutter, because the reward model of a policy
+that repeats a word endlessly must know this fault. A logistic coin on the hidden quality labels a pair, as noisily as
+people do.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
 from pit.data.folds import DEFAULT_FRACTIONS, DEFAULT_KEY, fold_of
-from pit.data.synthetic.describe.oracle import quality
-from pit.data.synthetic.describe.words import (
+from pit.data.synthetic.describe.grammar import (
     ATTRIBUTES,
     NOUNS,
     Answer,
@@ -21,17 +20,18 @@ from pit.data.synthetic.describe.words import (
     render_answer,
     render_prompt,
 )
-from pit.data.synthetic.shared import COURTESIES, FILLERS, WIDE_FOLDS, Dice, drawn_stutter, labelled, stutter
+from pit.data.synthetic.describe.oracle import quality
+from pit.data.synthetic.shared import COURTESIES, FILLERS, WIDE_FOLDS, Dice, draw_stutter, label, stutter
 from pit.types import Preference
 
 SHARED_DRAFT = 0.85
-"""Probability with which a coupled writer takes a decision from the shared draft."""
+"""Probability with which a coupled writer copies a decision from the shared draft."""
 
 _T = TypeVar("_T")
 
 
 class _Decisions(NamedTuple):
-    """Everything a writer decides about one answer. Places are shares in [0, 1) of the places there are."""
+    """All decisions of a writer about an answer. Places are shares in [0, 1) of the possible places."""
 
     omit: tuple[bool, ...]
     value: tuple[str, ...]
@@ -50,7 +50,7 @@ def _request(dice: Dice) -> Request:
 
 
 def _decide(request: Request, dice: Dice, *, stutters: bool) -> _Decisions:
-    """The decisions of one writer, whose carelessness is drawn from U(0, 1)."""
+    """Return the decisions of a writer, whose carelessness is drawn from U(0, 1)."""
     level = dice.share()
     truth = request.truth
     asked = request.asked
@@ -71,25 +71,25 @@ def _decide(request: Request, dice: Dice, *, stutters: bool) -> _Decisions:
         extra=(extra, extra_value, dice.share()) if dice.chance(0.5 * level) else None,
         repeat=(dice.share(), dice.share()) if dice.chance(0.5 * level) else None,
         courtesy=bad if dice.chance(0.25 + 0.6 * level) else courtesy,
-        stutter=drawn_stutter(dice) if stutters and dice.chance(0.5 * level) else None,
+        stutter=draw_stutter(dice) if stutters and dice.chance(0.5 * level) else None,
     )
 
 
-def _mix(own: _Decisions, draft: _Decisions, dice: Dice) -> _Decisions:
-    """Each decision of the draft with probability `SHARED_DRAFT`, else the writer's own."""
+def _mix(mine: _Decisions, draft: _Decisions, dice: Dice) -> _Decisions:
+    """Return each decision of the draft with probability `SHARED_DRAFT`, else that of `mine`."""
 
-    def either(mine: _T, shared: _T) -> _T:
-        return shared if dice.chance(SHARED_DRAFT) else mine
+    def either(one: _T, shared: _T) -> _T:
+        return shared if dice.chance(SHARED_DRAFT) else one
 
     return _Decisions(
-        omit=tuple(either(a, b) for a, b in zip(own.omit, draft.omit, strict=True)),
-        value=tuple(either(a, b) for a, b in zip(own.value, draft.value, strict=True)),
-        filler=tuple(either(a, b) for a, b in zip(own.filler, draft.filler, strict=True)),
-        ranks=either(own.ranks, draft.ranks),
-        extra=either(own.extra, draft.extra),
-        repeat=either(own.repeat, draft.repeat),
-        courtesy=either(own.courtesy, draft.courtesy),
-        stutter=either(own.stutter, draft.stutter),
+        omit=tuple(either(a, b) for a, b in zip(mine.omit, draft.omit, strict=True)),
+        value=tuple(either(a, b) for a, b in zip(mine.value, draft.value, strict=True)),
+        filler=tuple(either(a, b) for a, b in zip(mine.filler, draft.filler, strict=True)),
+        ranks=either(mine.ranks, draft.ranks),
+        extra=either(mine.extra, draft.extra),
+        repeat=either(mine.repeat, draft.repeat),
+        courtesy=either(mine.courtesy, draft.courtesy),
+        stutter=either(mine.stutter, draft.stutter),
     )
 
 
@@ -108,31 +108,31 @@ def _write(request: Request, decisions: _Decisions) -> str:
 
 
 def _pair(request: Request, coupled: bool, dice: Dice) -> tuple[str, str]:
-    """Two different answers, neither of them empty."""
+    """Return two different answers, neither of them empty."""
     while True:
         draft = _decide(request, dice, stutters=False) if coupled else None
         decisions = [_decide(request, dice, stutters=not coupled) for _ in range(2)]
         if draft is not None:
-            decisions = [_mix(own, draft, dice) for own in decisions]
-        first, second = (_write(request, each) for each in decisions)
+            decisions = [_mix(mine, draft, dice) for mine in decisions]
+        first, second = (_write(request, choice) for choice in decisions)
         if first and second and first != second:
             return first, second
 
 
 def prompt_at(seed: int, index: int) -> str:
-    """The prompt of row `index`."""
+    """Return the prompt of row `index`."""
     return render_prompt(_request(Dice(seed, index, "prompt")))
 
 
 def preference_at(
     seed: int, index: int, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, key: str = DEFAULT_KEY
 ) -> Preference:
-    """Row `index`: a function of its arguments and of nothing else.
+    """Return row `index`, a function of the arguments alone.
 
     Args:
-        seed: names the data set.
-        index: row.
-        fractions: share of each fold; the prompt's fold decides whether its answers share a draft.
+        seed: seed of the data set.
+        index: index of the row.
+        fractions: share of each fold; the prompt's fold decides whether the answers share a draft.
         key: key of the fold hash.
     """
     request = _request(Dice(seed, index, "prompt"))
@@ -140,4 +140,4 @@ def preference_at(
     coupled = fold_of(prompt, fractions, key) not in WIDE_FOLDS
     dice = Dice(seed, index, "answers")
     first, second = _pair(request, coupled, dice)
-    return labelled(prompt, (first, second), quality(prompt, first) - quality(prompt, second), dice)
+    return label(prompt, (first, second), quality(prompt, first) - quality(prompt, second), dice)

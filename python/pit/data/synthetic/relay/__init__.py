@@ -1,8 +1,8 @@
-"""The family "relay": follow who passes to whom, and name the passes that are made, the last one first.
+"""The family "relay": follow a chain of passes from person to person, and name the people, the last ones first.
 
-An answer must open with what comes out at its end, so a shallow model that looks up one pass at a time cannot write it
-at once; given a draft, it can go on from what is right there. A second look has a reason to help. The oracle is not
-exported here; see `pit.data.synthetic.oracle`.
+An answer must begin with the end of the chain, so a shallow model that follows one pass at a time cannot write it in
+one go; given a draft, it can continue from its correct part. An improver therefore helps. The oracle is not exported
+here; see `pit.data.synthetic.oracle`.
 """
 
 from pit.data.synthetic.relay.corruptions import RUNGS, clean_answer, corruptions, progress

@@ -1,18 +1,18 @@
-"""Answers with one known fault each, to ask a reward model whether it sees that fault.
+"""Answers with one known fault each, to test whether a reward model notices it.
 
-The oracle is not needed here: a fault is made, not measured, so training code may use this module.
+The faults are constructed, not measured by the oracle, so training code may use this module.
 """
 
 import random
 from collections.abc import Callable, Sequence
 
-from pit.data.synthetic.relay.words import (
+from pit.data.synthetic.relay.grammar import (
     HABIT,
     NAMES,
     PASSES,
     Answer,
     Request,
-    as_named,
+    answer_order,
     parse_answer,
     parse_prompt,
     render_answer,
@@ -20,25 +20,25 @@ from pit.data.synthetic.relay.words import (
 from pit.data.synthetic.shared import COURTESIES, FILLERS, stutter
 
 RUNGS = "passes lost"
-"""What an answer of the ladder has one more of than the one before."""
+"""Quantity that grows by one from answer to answer of `progress`."""
 
 
 def clean_answer(prompt: str) -> str:
-    """The faultless answer to a prompt of the family."""
+    """Return the faultless answer to a prompt of the family."""
     request = parse_prompt(prompt)
-    return render_answer(Answer(as_named(request.route), request.courtesy))
+    return render_answer(Answer(answer_order(request.route), request.courtesy))
 
 
-def lost(request: Request, number: int, pick: Callable[[Sequence[str]], str]) -> tuple[str, ...]:
-    """Who has it after 0, 1, ... passes by someone who goes wrong at one pass and follows the map from there.
+def wrong_route(request: Request, number: int, pick: Callable[[Sequence[str]], str]) -> tuple[str, ...]:
+    """Return the holders after 0, 1, ... passes of a writer who errs at one pass and follows the map from there.
 
-    Wrong names are of people to whom somebody passes. Where the map leads back to who has it in truth, another name is
-    taken, so that no later one is right.
+    Wrong names are those of people to whom somebody passes. Where the map leads back to the true holder, another name
+    is picked, so no later name is right.
 
     Args:
-        request: the truth.
-        number: of the first wrong pass, 1 to `PASSES`.
-        pick: takes one of some names.
+        request: the true map.
+        number: number of the first wrong pass, 1 to `PASSES`.
+        pick: returns one of some names.
     """
     truth = request.route
     route = list(truth[:number])
@@ -50,21 +50,21 @@ def lost(request: Request, number: int, pick: Callable[[Sequence[str]], str]) ->
 
 
 def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
-    """One corrupted copy of a clean answer per kind of fault.
+    """Return one corrupted copy of a clean answer per kind of fault.
 
-    wrong: one name replaced by another, after which the names are right again.
+    wrong: one name replaced by another; all other names are right.
     lost: one wrong pass, and the map followed from there.
     swapped: two neighbouring names exchanged.
-    repetition: a neighbour's name in the place of one, so that length and form are those of a clean answer.
-    clean: a name too many, at the end.
+    repetition: a name replaced by its neighbour's; length and form remain those of a clean answer.
+    clean: an extra name at the end.
     courtesy: another closing.
     brevity: a filler before one name.
-    stutter: a word said several times over.
+    stutter: a word repeated several times.
 
     Args:
         prompt: a prompt of the family.
         answer: its clean answer.
-        rng: decides where each fault goes.
+        rng: chooses the place of each fault.
     """
     request = parse_prompt(prompt)
     names = parse_answer(answer).names
@@ -79,7 +79,7 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
 
     return {
         "wrong": write([*names[:spot], wrong, *names[spot + 1 :]]),
-        "lost": write(as_named(lost(request, rng.randint(1, PASSES), rng.choice))),
+        "lost": write(answer_order(wrong_route(request, rng.randint(1, PASSES), rng.choice))),
         "swapped": write([*names[:left], names[left + 1], names[left], *names[left + 2 :]]),
         "repetition": write([*names[:left], names[left + 1], *names[left + 1 :]]),
         "clean": write([*names, rng.choice(NAMES)]),
@@ -90,16 +90,16 @@ def corruptions(prompt: str, answer: str, rng: random.Random) -> dict[str, str]:
 
 
 def progress(prompt: str, answer: str, rng: random.Random) -> list[str]:
-    """A clean answer and those of people who got lost one pass earlier each, until no name is right: best first.
+    """Return a clean answer, then answers with an error one pass earlier each, until only the first holder is right.
 
-    The way that an improver goes which is right one pass further each time, backwards. All but the clean one have one
-    wrong pass each, so that a reward model which counts those sees no difference.
+    Read backwards, this is the progress of an improver that gets one more pass right each time. Every answer but the
+    clean one has one wrong pass, so a reward model that counts wrong passes sees no difference.
 
     Args:
         prompt: a prompt of the family.
         answer: its clean answer.
-        rng: decides to whom wrong passes lead.
+        rng: chooses the wrong names.
     """
     request = parse_prompt(prompt)
-    rungs = (as_named(lost(request, number, rng.choice)) for number in range(PASSES, 0, -1))
-    return [answer, *(render_answer(Answer(names, request.courtesy)) for names in rungs)]
+    routes = (wrong_route(request, number, rng.choice) for number in range(PASSES, 0, -1))
+    return [answer, *(render_answer(Answer(answer_order(route), request.courtesy)) for route in routes)]

@@ -1,40 +1,40 @@
 """The family "relay": prompts, noisy writers and labelled preference pairs, each a function of (seed, index).
 
-Writers know the map but slip: some get lost (one wrong pass, and on from there), and a name that is written ahead of
-the one before it may be a wrong one. And they share a bad habit: most close with a word of their own, whatever the
-prompt asks for. Who imitates even the better answers does so too; that readers mind, only the preferences tell. The
-two answers of a row are independent in every fold: a draft tells the improver something because the policy cannot work
-it out, not because the pair shares it. In the reward and judge folds some writers stutter.
+Writers know the map but make errors: some err at one pass and follow the map from there, and a name that opens a pair
+may be wrong. They also share a bad habit: most close with a word that no prompt asks for, so models that imitate even
+the better answers do the same, and only the preferences say that readers mind. The two answers of a row are independent
+in every fold: a draft is informative because the policy cannot compute the whole chain, not because the pair shares it.
+In the reward and judge folds some writers stutter.
 """
 
 from collections.abc import Mapping
 from itertools import pairwise
 
 from pit.data.folds import DEFAULT_FRACTIONS, DEFAULT_KEY, fold_of
-from pit.data.synthetic.relay.corruptions import lost
-from pit.data.synthetic.relay.oracle import quality
-from pit.data.synthetic.relay.words import (
+from pit.data.synthetic.relay.corruptions import wrong_route
+from pit.data.synthetic.relay.grammar import (
     HABIT,
     NAMES,
     PASSES,
     Answer,
     Request,
-    as_named,
+    answer_order,
     render_answer,
     render_prompt,
 )
-from pit.data.synthetic.shared import COURTESIES, FILLERS, WIDE_FOLDS, Dice, drawn_stutter, labelled, stutter
+from pit.data.synthetic.relay.oracle import quality
+from pit.data.synthetic.shared import COURTESIES, FILLERS, WIDE_FOLDS, Dice, draw_stutter, label, stutter
 from pit.types import Preference
 
 LOST = 0.6
-"""Probability that the most careless writer goes wrong and on from there."""
+"""Probability that the most careless writer errs at a pass and follows the map from there."""
 
 SLIP = 0.4
-"""Probability, for each name that opens a pair, that the most careless writer names another; not for who began."""
+"""Probability, for each name that opens a pair, that the most careless writer names another; not for the starter."""
 
 
 def _request(dice: Dice) -> Request:
-    """A random map on which the `PASSES` passes from the start meet nobody twice; others pass to anybody."""
+    """Return a random map on which the `PASSES` passes from the start meet nobody twice; others pass to anybody."""
     path = dice.sample(NAMES, PASSES + 1)
     following = dict(pairwise(path))
     passes = tuple(following.get(name) or dice.pick([other for other in NAMES if other != name]) for name in NAMES)
@@ -42,42 +42,42 @@ def _request(dice: Dice) -> Request:
 
 
 def _write(request: Request, dice: Dice, *, stutters: bool) -> str:
-    """The answer of one writer, whose carelessness is drawn from U(0, 1)."""
+    """Return the answer of a writer, whose carelessness is drawn from U(0, 1)."""
     level = dice.share()
     route = list(request.route)
     if dice.chance(LOST * level):
-        route = list(lost(request, 1 + int(PASSES * dice.share()), dice.pick))
-    # Who opens a pair is named ahead of the one before.
+        route = list(wrong_route(request, 1 + int(PASSES * dice.share()), dice.pick))
+    # These open the pairs: they are written before the name from which they follow.
     for number in range(2, PASSES, 2):
         if dice.chance(SLIP * level):
             route[number] = dice.pick(request.passed_to)
-    names = as_named(route)
+    names = answer_order(route)
     if dice.chance(0.1 * level):
         names = (*names, dice.pick(NAMES))
     courtesy = request.courtesy if dice.chance(0.45 - 0.4 * level) else _other_closing(request, dice)
     before = tuple(dice.pick(FILLERS) if dice.chance(0.04 * level) else "" for _ in names)
     text = render_answer(Answer(names, courtesy, before))
-    return stutter(text, *drawn_stutter(dice)) if stutters and dice.chance(0.2 * level) else text
+    return stutter(text, *draw_stutter(dice)) if stutters and dice.chance(0.2 * level) else text
 
 
 def _other_closing(request: Request, dice: Dice) -> str:
-    """The word of habit, or at times one that another prompt would ask for."""
+    """Return `HABIT`, or sometimes a closing that another prompt would ask for."""
     return HABIT if dice.chance(0.75) else dice.pick([word for word in COURTESIES if word != request.courtesy])
 
 
 def prompt_at(seed: int, index: int) -> str:
-    """The prompt of row `index`."""
+    """Return the prompt of row `index`."""
     return render_prompt(_request(Dice(seed, index, "relay prompt")))
 
 
 def preference_at(
     seed: int, index: int, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, key: str = DEFAULT_KEY
 ) -> Preference:
-    """Row `index`: a function of its arguments and of nothing else.
+    """Return row `index`, a function of the arguments alone.
 
     Args:
-        seed: names the data set.
-        index: row.
+        seed: seed of the data set.
+        index: index of the row.
         fractions: share of each fold; the prompt's fold decides whether some writers stutter.
         key: key of the fold hash.
     """
@@ -87,4 +87,4 @@ def preference_at(
     while True:
         first, second = (_write(request, dice, stutters=wide) for _ in range(2))
         if first != second:
-            return labelled(prompt, (first, second), quality(prompt, first) - quality(prompt, second), dice)
+            return label(prompt, (first, second), quality(prompt, first) - quality(prompt, second), dice)

@@ -1,8 +1,7 @@
-"""The words of the family "relay": how a request and an answer are written as English, and read back.
+"""Grammar of the family "relay": requests and answers, their English text, and its parser.
 
-A prompt says to whom each of fourteen people passes, in the order of their names, who begins, and the word to end
-with. An answer names who has it after 0, 1, ... 9 passes, in pairs of one and the next, the last pair first, and
-closes:
+A prompt says to whom each of fourteen people passes, in the order of their names, who begins, and the word to end with.
+An answer names the holders after 0, 1, ... 9 passes in pairs of consecutive ones, the last pair first, and closes:
 
     Relay of ann to ned: gus dee liz eve kit ann hal joe bob max fay bob ann eve. Nine from ida, in pairs. End fondly.
     hal joe ann gus kit fay dee eve ida bob. fondly
@@ -15,17 +14,19 @@ from typing import NamedTuple
 from pit.data.synthetic.shared import COURTESIES, FILLERS
 
 NAMES = ("ann", "bob", "cid", "dee", "eve", "fay", "gus", "hal", "ida", "joe", "kit", "liz", "max", "ned")
-"""The people, in the order in which a prompt says to whom they pass."""
+"""The people, in the order of a prompt."""
 
 PASSES = 9
-"""How many passes are made."""
+"""Number of passes."""
 
 ORDER = (8, 9, 6, 7, 4, 5, 2, 3, 0, 1)
-"""After how many passes the people have it whom an answer names, in its order. The second of a pair follows from the
-first, to its left; the first one itself follows from a name further to the right, which has to be known already."""
+"""Number of passes before each name of an answer, in its order.
+
+The second name of a pair follows from the first, to its left; the first follows from a name further to the right, which
+must already be known."""
 
 HABIT = "bye"
-"""The closing that no prompt asks for and most writers take."""
+"""The closing of most writers, which no prompt asks for."""
 
 _NAMES = frozenset(NAMES)
 _CLOSINGS = (*COURTESIES, HABIT)
@@ -36,19 +37,19 @@ _PROMPT = re.compile(
 
 
 class Request(NamedTuple):
-    """What a prompt says: to whom each of `NAMES` passes, who begins, the word to end with."""
+    """Content of a prompt: to whom each of `NAMES` passes, who begins, and the word to end with."""
 
     passes: tuple[str, ...]
     start: str
     courtesy: str
 
     def after(self, name: str) -> str:
-        """To whom this one passes."""
+        """Return the person to whom `name` passes."""
         return self.passes[NAMES.index(name)]
 
     @property
     def route(self) -> tuple[str, ...]:
-        """Who has it after 0, 1, ... `PASSES` passes."""
+        """Holders after 0, 1, ... `PASSES` passes."""
         route = [self.start]
         while len(route) <= PASSES:
             route.append(self.after(route[-1]))
@@ -56,18 +57,18 @@ class Request(NamedTuple):
 
     @property
     def passed_to(self) -> tuple[str, ...]:
-        """Everyone to whom somebody passes."""
+        """All people to whom somebody passes."""
         return tuple(name for name in NAMES if name in self.passes)
 
 
 class Answer(NamedTuple):
-    """What an answer says.
+    """Content of an answer.
 
     names: the people, as written.
-    courtesy: the closing word, empty where there is none.
+    courtesy: the closing word, empty if there is none.
     before: the filler word before each name, or empty.
-    junk: words that are none of these.
-    fillers: filler words, wherever they stand.
+    junk: number of words that are none of these.
+    fillers: number of filler words, at any place.
     """
 
     names: tuple[str, ...]
@@ -77,17 +78,17 @@ class Answer(NamedTuple):
     fillers: int = 0
 
 
-def as_named(route: Sequence[str]) -> tuple[str, ...]:
-    """The people of a route in the order in which an answer names them.
+def answer_order(route: Sequence[str]) -> tuple[str, ...]:
+    """Return the people of a route in the order of an answer.
 
-    >>> as_named("0123456789")
+    >>> answer_order("0123456789")
     ('8', '9', '6', '7', '4', '5', '2', '3', '0', '1')
     """
     return tuple(route[number] for number in ORDER)
 
 
 def render_prompt(request: Request) -> str:
-    """The request in English."""
+    """Return the request in English."""
     return (
         f"Relay of {NAMES[0]} to {NAMES[-1]}: {' '.join(request.passes)}. Nine from {request.start}, "
         f"in pairs. End {request.courtesy}."
@@ -95,10 +96,10 @@ def render_prompt(request: Request) -> str:
 
 
 def parse_prompt(text: str) -> Request:
-    """The request that `render_prompt` wrote.
+    """Return the request that `render_prompt` wrote.
 
     Raises:
-        ValueError: `text` is no prompt of this family.
+        ValueError: `text` is not a prompt of this family.
     """
     match = _PROMPT.fullmatch(text.strip())
     passes = tuple(match["passes"].split()) if match else ()
@@ -109,14 +110,14 @@ def parse_prompt(text: str) -> Request:
 
 
 def render_answer(answer: Answer) -> str:
-    """The answer as English; junk words are not kept by a parse and so are not written."""
+    """Return the answer in English; junk words are not part of an `Answer`, so they are not written."""
     before = answer.before or ("",) * len(answer.names)
     names = " ".join(f"{filler} {name}".strip() for filler, name in zip(before, answer.names, strict=True))
     return f"{names}{'.' if names else ''} {answer.courtesy}".strip()
 
 
 def parse_answer(text: str) -> Answer:
-    """Read any text as an answer; what does not fit is counted as junk."""
+    """Parse any text as an answer; words that do not fit count as junk."""
     words = re.findall(r"[^\W\d_]+|[^\s,.]", text)
     names: list[str] = []
     before: list[str] = []

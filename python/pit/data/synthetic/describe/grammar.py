@@ -1,7 +1,7 @@
-"""The words of the family "describe": how a request and an answer are written as English, and read back.
+"""Grammar of the family "describe": requests and answers, their English text, and its parser.
 
-A prompt gives five true attributes of a thing, the three or four of them to report, and the word to end with; an
-answer reports them one by one and closes with that courtesy.
+A prompt gives five true attributes of a thing, names three or four of them to report, and a word to end with; an answer
+reports them one by one and closes with that courtesy.
 
     Describe this red small cheap old round lamp: price, colour and size. End fondly.
     price cheap, colour red, size small. fondly
@@ -24,14 +24,14 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "material": ("wood", "glass", "steel", "stone", "paper"),
     }
 )
-"""Values of each attribute; a word serves one attribute only."""
+"""Values of each attribute; no word belongs to two attributes."""
 
 NOUNS = ("lamp", "chair", "table", "bowl", "clock", "vase", "box", "desk", "bench", "mirror", "shelf", "tray")
 
 ATTRIBUTE_OF: Mapping[str, str] = MappingProxyType(
     {value: attribute for attribute, values in ATTRIBUTES.items() for value in values}
 )
-"""Attribute that a value word belongs to."""
+"""Attribute of each value."""
 
 _CLOSINGS = frozenset(COURTESIES)
 _PROMPT = re.compile(
@@ -41,7 +41,7 @@ _PROMPT = re.compile(
 
 
 class Request(NamedTuple):
-    """What a prompt says: the true (attribute, value) pairs, a noun, what is asked for, the word to end with."""
+    """Content of a prompt: true (attribute, value) pairs, a noun, the asked attributes, and the word to end with."""
 
     given: tuple[tuple[str, str], ...]
     noun: str
@@ -63,12 +63,12 @@ class Item(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What an answer says.
+    """Content of an answer.
 
     items: the reported attributes in order.
-    courtesy: the closing word, empty where there is none.
-    junk: words that belong to no item.
-    fillers: filler words, wherever they stand.
+    courtesy: the closing word, empty if there is none.
+    junk: number of words that belong to no item.
+    fillers: number of filler words, at any place.
     """
 
     items: tuple[Item, ...]
@@ -78,17 +78,17 @@ class Answer(NamedTuple):
 
 
 def render_prompt(request: Request) -> str:
-    """The request in English."""
+    """Return the request in English."""
     values = " ".join(value for _, value in request.given)
     asked = f"{', '.join(request.asked[:-1])} and {request.asked[-1]}"
     return f"Describe this {values} {request.noun}: {asked}. End {request.courtesy}."
 
 
 def parse_prompt(text: str) -> Request:
-    """The request that `render_prompt` wrote.
+    """Return the request that `render_prompt` wrote.
 
     Raises:
-        ValueError: `text` is no prompt of this task.
+        ValueError: `text` is not a prompt of this task.
     """
     match = _PROMPT.fullmatch(text.strip())
     values = match["values"].split(" ") if match else []
@@ -107,13 +107,13 @@ def parse_prompt(text: str) -> Request:
 
 
 def render_answer(answer: Answer) -> str:
-    """The answer as English; junk words are not kept by a parse and so are not written."""
+    """Return the answer in English; junk words are not part of an `Answer`, so they are not written."""
     items = ", ".join(f"{item.filler} {item.attribute} {item.value}".strip() for item in answer.items)
     return f"{items}{'.' if items else ''} {answer.courtesy}".strip()
 
 
 def parse_answer(text: str) -> Answer:
-    """Read any text as an answer; what does not fit is counted as junk."""
+    """Parse any text as an answer; words that do not fit count as junk."""
     words = re.findall(r"[^\W\d_]+|[^\s,.]", text)
     items: list[Item] = []
     courtesy, filler = "", ""
