@@ -1,4 +1,7 @@
-"""PIT's runs and transformers folders as scorers, and the preferences of a run."""
+"""Folders as scorers: PIT's runs and transformers classifiers; and the preferences of a run.
+
+Only this module knows how a run is laid out; `pit check` imports it only for folders.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -10,29 +13,26 @@ from pit.evaluate.sensitivity import sampled_pairs
 from pit.stages.context import STAGES, Run
 from pit.testing.adapters import Difference, SequenceClassifier
 from pit.testing.checkpoint import CheckpointScorer
-from pit.testing.faults import CheckError
+from pit.testing.errors import CheckError
 from pit.testing.policy import PolicyScorer
 from pit.types import Preference
 
 
 def open_folder(model: str, stage: str = "reward-gap") -> Any:
-    """The scorer of a folder.
+    """Load the scorer of a folder.
 
     Args:
-        model: of a run, or of a transformers sequence classifier.
-        stage: of a run; a policy is asked for samples, a reward model for the rest.
+        model: folder of a run or of a transformers sequence classifier.
+        stage: stage of a run; a policy becomes a sampler, a reward model a scorer with every other method.
 
     Raises:
-        CheckError: it holds neither.
+        OSError: the folder has no config.json.
+        CheckError: the run does not have such a stage.
+        ConfigError: the folder does not hold a run.
+        CheckpointError: the stage has not finished.
     """
     folder = Path(model)
-    config = folder / "config.json"
-    if not config.is_file():
-        raise CheckError(
-            f"{model}: is no model (no config.json); name the folder of a run, the folder of a transformers sequence "
-            "classifier, or MODULE:NAME of a scorer in Python"
-        )
-    if "architectures" in json.loads(config.read_text(encoding="utf-8")):
+    if "architectures" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
         return Difference(SequenceClassifier.open(folder))
     if stage in STAGES and STAGES[stage].model == "policy":
         return PolicyScorer.open(folder, stage)
@@ -40,23 +40,30 @@ def open_folder(model: str, stage: str = "reward-gap") -> Any:
 
 
 def rows_of_run(folder: Path, limit: int) -> list[Preference]:
-    """At most `limit` preferences of the eval fold of a run, as its tokenizer writes them."""
+    """Return at most `limit` preferences of the eval fold of a run, decoded by its tokenizer."""
     run = Run.open(folder)
     return _as_text(run, (row[:3] for row in _first(run, limit)))
 
 
 def rows_of_samples(folder: Path, policy: str, limit: int, seed: int) -> tuple[list[Preference], str]:
-    """Pairs of samples of a run's policy for the first `limit` prompts of the eval fold, and who says what is better.
+    """Return pairs of samples of a run's policy, and the name of the source that ranked them.
 
-    That is the task's oracle, or the held-out judge where the data are real. Pairs that it finds equal are left out.
+    The source is the task's oracle, or the held-out judge where the data are real. Pairs that it ranks equal are left
+    out.
+
+    Args:
+        folder: folder of the run.
+        policy: stage whose policy is sampled.
+        limit: maximum number of prompts, the first ones of the eval fold.
+        seed: seed of the samples.
 
     Raises:
-        CheckError: the run has no such policy.
-        CheckpointError: the policy, or the judge, has not finished.
+        CheckError: the stage does not train a policy.
+        CheckpointError: the policy or the judge has not finished.
     """
     if policy not in STAGES or STAGES[policy].model != "policy":
         policies = ", ".join(name for name, spec in STAGES.items() if spec.model == "policy")
-        raise CheckError(f"--samples-of {policy}: is no policy of a run; choose one of {policies}")
+        raise CheckError(f"--samples-of {policy}: is not a policy of {folder}; give one of {policies}")
     run = Run.open(folder)
     gold, name = best_gold(run)
     prompts = [[int(t) for t in row[0]] for row in _first(run, limit)]
