@@ -77,4 +77,5 @@ def _first(run: Run, limit: int) -> Iterator[Any]:
 
 def _as_text(run: Run, rows: Iterable[tuple[Any, Any, Any]]) -> list[Preference]:
     prompt, answer = run.template.decode_prompt, run.template.decode_answer
-    return [Preference(prompt(x), answer(better), answer(worse)) for x, better, worse in rows]
+    plain = ([[int(token) for token in tokens] for tokens in row] for row in rows)
+    return [Preference(prompt(x), answer(better), answer(worse)) for x, better, worse in plain]
