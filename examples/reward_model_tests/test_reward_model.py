@@ -1,4 +1,4 @@
-"""Every invariant of pit.testing that applies to the model, as a test."""
+"""One test per invariant of `pit.testing` that applies to the model."""
 
 import my_model
 import pytest
@@ -6,10 +6,10 @@ import pytest
 
 @pytest.fixture(scope="session")
 def pit_scorer():
-    """The model under test."""
+    """Return the scorer under test."""
     return my_model.gap
 
 
 def test_reward_model(pit_invariant):
-    """One invariant."""
+    """Check one invariant."""
     pit_invariant()

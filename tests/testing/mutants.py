@@ -1,11 +1,12 @@
-"""Wrong variants of the packer, the models, the losses and the sampler, and degenerate scorers, one line each.
+"""Mutants: wrong variants of the packer, the models, the losses and the sampler, and degenerate scorers.
 
-Each is a patch of the real code (or a scorer that people have trained without meaning to), with the invariant that is
-meant to catch it. docs/testing.md shows this table.
+Each is a patch of the real code, or a wrong scorer, with the invariant that must catch it. docs/testing.md has the same
+table.
 """
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from unittest import mock
@@ -13,7 +14,6 @@ from unittest import mock
 import cases
 import jax.numpy as jnp
 import numpy as np
-import path_twins as twins
 from degenerate import DEGENERATE
 from test_scorers import FakeClassifier, FakeTokenizer
 
@@ -26,14 +26,22 @@ from pit.rollout import score as scoring
 from pit.stages import reward
 from pit.testing import policy
 from pit.testing.adapters import Difference, SequenceClassifier
-from pit.testing.checkpoint import RowModel
+from pit.testing.checkpoint import RowModelScorer
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW
 
 
 class Mutant(NamedTuple):
-    """What is wrong with what, how to make it so, the scorer to ask, and the invariant that is to catch it."""
+    """A wrong variant.
 
-    what: str
+    fault: description of the fault.
+    part: part of PIT that has it.
+    caught_by: invariant that must catch it.
+    patch: function that returns the context in which the fault exists.
+    make: function that returns the scorer to check.
+    slow: whether `make test` leaves it out.
+    """
+
+    fault: str
     part: str
     caught_by: str
     patch: Callable[[], Any]
@@ -42,7 +50,7 @@ class Mutant(NamedTuple):
 
 
 def packed(change):
-    """The packer, with its batches changed after the fact by a function of (batch, arrays)."""
+    """Return a patch that changes the batches of the packer by a function from batch to arrays."""
     real = packing.materialise
 
     def materialise(*arguments, **options):
@@ -57,7 +65,7 @@ def alive(batch):
 
 
 def tree_ends(batch):
-    """Every token sees until its whole tree ends."""
+    """Return `visible_until` such that every token is visible to the end of its whole tree."""
     until = batch.visible_until.copy()
     for row, first in np.argwhere((batch.position == 0) & alive(batch)):
         until[row, first : until[row, first]] = until[row, first]
@@ -65,16 +73,16 @@ def tree_ends(batch):
 
 
 def attention(sees, *, guard=True):
-    """Dense attention with another rule of what query q sees of key k; padding gives 0 unless it is not guarded."""
+    """Return a patch with dense attention whose mask is `sees(q, k, until)`; unguarded padding is NaN."""
 
     def run(q, k, v, visible_until, *, scale=None, **_):
         index = jnp.arange(q.shape[1], dtype=jnp.int32)
         until = visible_until[:, None, :]
         living = visible_until > index[None, :]
-        seen = sees(index[None, :, None], index[None, None, :], until) & living[:, :, None] & living[:, None, :]
+        visible = sees(index[None, :, None], index[None, None, :], until) & living[:, :, None] & living[:, None, :]
         k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
         logits = jnp.einsum("btnh,bsnh->bnts", q, k) * jnp.float32(q.shape[-1] ** -0.5 if scale is None else scale)
-        safe = seen | ~living[:, :, None] if guard else seen
+        safe = visible | ~living[:, :, None] if guard else visible
         weights = jnp.exp(jnp.where(safe[:, None], logits, -jnp.inf))
         out = jnp.einsum("bnts,bsnh->btnh", weights / jnp.sum(weights, axis=-1, keepdims=True), v)
         return jnp.where(living[:, :, None, None], out, jnp.float32(0)) if guard else out
@@ -83,13 +91,13 @@ def attention(sees, *, guard=True):
 
 
 def embedded(change):
-    """Embeddings changed by a function of [B, T, D]."""
+    """Return a patch that changes embeddings by a function of [B, T, D]."""
     real = decoder.Decoder.embed
     return lambda: mock.patch.object(decoder.Decoder, "embed", lambda self, *rows: change(real(self, *rows)))
 
 
 def scored(change):
-    """The reward model's call, changed by a function of (its own call, token, position, visible_until, leaf)."""
+    """Return a patch of the reward model by a function of (real call, token, position, visible_until, leaf)."""
     real = heads.RewardModel.__call__
     return lambda: mock.patch.object(
         heads.RewardModel, "__call__", lambda self, *rows: change(lambda *r: real(self, *r), *rows)
@@ -101,7 +109,7 @@ def ordered_pairs(*pairs):
 
 
 def loss(change):
-    """The five-pair loss, changed by a function of (its own, scores, present)."""
+    """Return a patch of the five-pair loss by a function of (real loss, scores, present)."""
     real = gap_losses.five_pairs
     return lambda: mock.patch.object(reward, "five_pairs", lambda score, present: change(real, score, present))
 
@@ -112,9 +120,9 @@ def averaged(real, score, present):
 
 
 def noisy():
-    real, dice = RowModel.score_rows, np.random.default_rng(0)
+    real, dice = RowModelScorer.score_rows, np.random.default_rng(0)
     noise = lambda scores: scores + dice.normal(0, 0.01, scores.shape).astype(np.float32)  # noqa: E731
-    return mock.patch.object(RowModel, "score_rows", lambda self, batch: noise(real(self, batch)))
+    return mock.patch.object(RowModelScorer, "score_rows", lambda self, batch: noise(real(self, batch)))
 
 
 def swapped_roles():
@@ -135,14 +143,14 @@ def cold_trainer():
 
 
 def lengths_by_padding():
-    """As if EOS were PAD: what is not EOS is counted."""
+    """Return a patch that treats EOS as padding and counts the other tokens."""
     real = sampling.sample
 
     def sample(*arguments, **options):
-        drawn = real(*arguments, **options)
+        samples = real(*arguments, **options)
         eos = options["eos_ids"][0]
-        length = np.sum((drawn.token != eos) & (drawn.token != 0), axis=-1).astype(np.int32)
-        return drawn._replace(length=length)
+        length = np.sum((samples.token != eos) & (samples.token != 0), axis=-1).astype(np.int32)
+        return samples._replace(length=length)
 
     return mock.patch.object(policy, "sample", sample)
 
@@ -157,14 +165,12 @@ def prefix_too_long():
 
 
 def other_policy():
-    """A policy with a static configuration of its own, so that no program of the right one is used for it."""
-    config = dataclasses.replace(twins.LLAMA, norm_eps=2e-5)
-    with mock.patch.object(twins, "LLAMA", config):
-        return cases.policy_model()
+    """Return a policy with another static configuration, so that it uses no program compiled for the right one."""
+    return cases.policy_model(dataclasses.replace(cases.ONE_LAYER, norm_eps=2e-5))
 
 
 def in_batch(change):
-    """The length of an answer as its score, changed by a function of all scores of a call."""
+    """Return a maker of a scorer by length whose scores are changed by a function of all scores of a call."""
     return lambda: cases.GapFunction(
         lambda xs, ys, refs: change(np.array([len(y) - len(ref) for y, ref in zip(ys, refs, strict=True)], np.float32))
     )
@@ -179,222 +185,144 @@ def dropout():
     return cases.difference(lambda x, y: len(y) * (dice.random() > 0.1))
 
 
-def own(function):
-    return lambda: function
+def existing(scorer):
+    return lambda: scorer
 
 
-nothing = contextlib.nullcontext
+no_patch = contextlib.nullcontext
 FIVE = gap_losses.ORDERED_PAIRS
 SWAPPED = {GAP_WL: GAP_LW, GAP_LW: GAP_WL}
 
+
+def of_rows(part, fault, caught_by, patch, *, slow=True, make=cases.row_model):
+    """Return a mutant that a scorer of rows shows; it compiles programs of its own, which contain the fault."""
+    return Mutant(fault, part, caught_by, patch, make, slow)
+
+
+def of_packer(fault, change, *, slow=True):
+    """Return a mutant of the packer; its batches need no new programs."""
+    return of_rows("packer", fault, "tree_is_paths", packed(change), slow=slow, make=cases.shared_row_model)
+
+
+def of_loss(fault, caught_by, patch, *, slow=True, reads="gap"):
+    """Return a mutant of the loss, whose program alone is compiled again."""
+    make = functools.partial(cases.row_model_with_new_loss, reads)
+    return of_rows("loss", fault, caught_by, patch, slow=slow, make=make)
+
+
+def of_function(fault, caught_by, make):
+    """Return a mutant whose scorer is wrong itself, without a patch."""
+    return Mutant(fault, "scorer", caught_by, no_patch, make)
+
+
+def of_policy(fault, caught_by, patch, make=cases.policy_model):
+    return Mutant(fault, "sampler", caught_by, patch, make, slow=True)
+
+
 MUTANTS = (
-    # The packer.
-    Mutant(
-        "visible_until one too small",
-        "packer",
-        "tree_is_paths",
-        packed(lambda b: {"visible_until": b.visible_until - alive(b)}),
-        cases.row_model,
-    ),
-    Mutant(
+    of_packer("visible_until one too small", lambda b: {"visible_until": b.visible_until - alive(b)}, slow=False),
+    of_packer(
         "visible_until one too large",
-        "packer",
-        "tree_is_paths",
-        packed(lambda b: {"visible_until": np.minimum(b.visible_until + alive(b), b.token.shape[1])}),
-        cases.row_model,
-        True,
+        lambda b: {"visible_until": np.minimum(b.visible_until + alive(b), b.token.shape[1])},
     ),
-    Mutant(
-        "sibling sees sibling",
-        "packer",
-        "tree_is_paths",
-        packed(lambda b: {"visible_until": tree_ends(b)}),
-        cases.row_model,
-        True,
+    of_packer("a sibling sees its sibling", lambda b: {"visible_until": tree_ends(b)}),
+    of_packer(
+        "position is the index in the row",
+        lambda b: {"position": np.broadcast_to(np.arange(b.token.shape[1], dtype=np.int32), b.token.shape)},
     ),
-    Mutant(
-        "position is the place in the row",
-        "packer",
-        "tree_is_paths",
-        packed(lambda b: {"position": np.broadcast_to(np.arange(b.token.shape[1], dtype=np.int32), b.token.shape)}),
-        cases.row_model,
-        True,
+    of_packer("two tokens share a position", lambda b: {"position": b.position // 2}),
+    of_packer("leaf table one token early", lambda b: {"leaf": b.leaf - np.array([0, 1], np.int32) * (b.leaf >= 0)}),
+    of_packer(
+        "trees of a batch mixed up", lambda b: {"leaf": np.where(b.leaf >= 0, np.roll(b.leaf, 1, axis=1), b.leaf)}
     ),
-    Mutant(
-        "two tokens share a position",
-        "packer",
-        "tree_is_paths",
-        packed(lambda b: {"position": b.position // 2}),
-        cases.row_model,
-        True,
-    ),
-    Mutant(
-        "leaf table one token early",
-        "packer",
-        "tree_is_paths",
-        packed(lambda b: {"leaf": b.leaf - np.array([0, 1], np.int32) * (b.leaf >= 0)}),
-        cases.row_model,
-        True,
-    ),
-    Mutant(
-        "trees of a batch mixed up",
-        "packer",
-        "tree_is_paths",
-        packed(lambda b: {"leaf": np.where(b.leaf >= 0, np.roll(b.leaf, 1, axis=1), b.leaf)}),
-        cases.row_model,
-        True,
-    ),
-    # The model.
-    Mutant(
-        "attention is not causal", "model", "after_the_end", attention(lambda q, k, until: q < until), cases.row_model
-    ),
-    Mutant(
-        "attention ignores visible_until",
+    of_rows("model", "attention is not causal", "after_the_end", attention(lambda q, k, until: q < until), slow=False),
+    of_rows("model", "attention ignores visible_until", "row_neighbours", attention(lambda q, k, until: k <= q)),
+    of_rows(
         "model",
-        "row_neighbours",
-        attention(lambda q, k, until: k <= q),
-        cases.row_model,
-        True,
-    ),
-    Mutant(
-        "attention reaches back five places",
-        "model",
+        "attention reaches back five tokens only",
         "tree_is_paths",
         attention(lambda q, k, until: (k <= q) & (q < until) & (k > q - 5)),
-        cases.row_model,
-        True,
     ),
-    Mutant(
-        "softmax of padding is 0 / 0",
+    of_rows(
         "model",
+        "softmax of padding is 0 / 0",
         "gradient_of_paths",
         attention(lambda q, k, until: (k <= q) & (q < until), guard=False),
-        cases.row_model,
-        True,
     ),
-    Mutant(
-        "embeddings less the mean of their row",
+    of_rows(
         "model",
+        "embeddings minus the mean of their row",
         "padding_content",
         embedded(lambda x: x - jnp.mean(x, axis=1, keepdims=True)),
-        cases.row_model,
+        slow=False,
     ),
-    Mutant(
-        "embeddings less the mean of the batch",
+    of_rows(
         "model",
+        "embeddings minus the mean of the batch",
         "row_neighbours",
         embedded(lambda x: x - jnp.mean(x, axis=0, keepdims=True)),
-        cases.row_model,
-        True,
     ),
-    Mutant(
-        "score over the length of the row",
+    of_rows(
         "model",
+        "score divided by the length of the row",
         "padding_length",
         scored(lambda real, token, *r: real(token, *r) / jnp.float32(token.shape[1])),
-        cases.row_model,
-        True,
     ),
-    Mutant(
-        "score depends on the row's number",
+    of_rows(
         "model",
+        "score depends on the index of the row",
         "row_order",
         scored(lambda real, *r: real(*r) + jnp.float32(0.01) * r[-1][..., 0].astype(jnp.float32)),
-        cases.row_model,
-        True,
     ),
-    Mutant(
-        "score read one token late",
+    of_rows(
         "model",
+        "score read one token late",
         "after_the_end",
         scored(lambda real, *r: real(*r[:-1], jnp.where(r[-1] >= 0, r[-1] + jnp.array([0, 1], jnp.int32), -1))),
-        cases.row_model,
-        True,
     ),
-    Mutant(
-        "score over the number of trees",
+    of_rows(
         "model",
+        "score divided by the number of trees",
         "microbatches",
         scored(lambda real, *r: real(*r) / jnp.sum(r[-1][:, 0, 0] >= 0).astype(jnp.float32)),
-        cases.row_model,
-        True,
     ),
-    Mutant(
-        "score adds that of a sibling",
+    of_rows(
         "model",
-        "unseen_places",
+        "score includes the score of a sibling",
+        "off_path_places",
         scored(lambda real, *r: real(*r) + real(*r[:-1], jnp.roll(r[-1], -1, axis=1))),
-        cases.row_model,
-        True,
     ),
-    Mutant("dropout left on", "model", "rows_deterministic", noisy, cases.row_model),
-    # The losses.
-    Mutant("a pair is missing", "loss", "loss_definition", ordered_pairs(*FIVE[1:]), cases.row_model),
-    Mutant(
-        "a pair is reversed", "loss", "loss_definition", ordered_pairs(FIVE[0][::-1], *FIVE[1:]), cases.row_model, True
-    ),
-    Mutant(
-        "the identities are ordered too",
-        "loss",
-        "loss_definition",
-        ordered_pairs(*FIVE, (GAP_WW, GAP_LL)),
-        cases.row_model,
-        True,
-    ),
-    Mutant(
+    of_rows("model", "dropout left on", "rows_deterministic", noisy, slow=False, make=cases.shared_row_model),
+    of_loss("a pair is missing", "loss_definition", ordered_pairs(*FIVE[1:]), slow=False),
+    of_loss("a pair is reversed", "loss_definition", ordered_pairs(FIVE[0][::-1], *FIVE[1:])),
+    of_loss("the identities are ordered too", "loss_definition", ordered_pairs(*FIVE, (GAP_WW, GAP_LL))),
+    of_loss(
         "candidate and reference swapped",
-        "loss",
         "loss_definition",
         ordered_pairs(*[(SWAPPED.get(high, high), SWAPPED.get(low, low)) for high, low in FIVE]),
-        cases.row_model,
-        True,
     ),
-    Mutant(
+    of_loss(
         "better and worse swapped in R_P",
-        "loss",
         "loss_definition",
         lambda: mock.patch.object(reward, "pairwise", lambda s, p, real=gap_losses.pairwise: real(s[:, ::-1], p)),
-        lambda: cases.row_model("quality"),
-        True,
+        reads="quality",
     ),
-    Mutant("mean over the microbatch", "loss", "loss_of_parts", loss(averaged), cases.row_model),
-    Mutant(
-        "empty slots count",
-        "loss",
-        "loss_of_parts",
-        loss(lambda real, s, p: real(s, jnp.ones_like(p))),
-        cases.row_model,
-        True,
-    ),
-    # Text and batches.
-    Mutant("candidate and reference swapped", "scorer", "level_agreement", swapped_roles, cases.text_model, True),
-    Mutant("raw gap given as centred", "scorer", "centred_identity", raw_for_centred, cases.text_model, True),
-    Mutant("left padding under a sequence classifier", "scorer", "padding", nothing, left_padded),
-    Mutant(
-        "scores normalised by the batch", "scorer", "batch_size", nothing, in_batch(lambda s: s / np.float32(len(s)))
-    ),
-    Mutant(
-        "score depends on the place in the batch",
-        "scorer",
+    of_loss("mean over the microbatch", "loss_of_trees", loss(averaged), slow=False),
+    of_loss("absent trees count", "loss_of_trees", loss(lambda real, s, p: real(s, jnp.ones_like(p)))),
+    Mutant("candidate and reference swapped", "scorer", "text_is_path", swapped_roles, cases.shared_text_model, True),
+    Mutant("raw gap returned as centred", "scorer", "centred_identity", raw_for_centred, cases.shared_text_model, True),
+    of_function("sequence classifier with left padding", "padding", left_padded),
+    of_function("scores normalised by the batch", "batch_size", in_batch(lambda s: s / np.float32(len(s)))),
+    of_function(
+        "score depends on the index in the batch",
         "item_order",
-        nothing,
         in_batch(lambda s: s + np.arange(len(s), dtype=np.float32)),
     ),
-    Mutant("int rewards", "scorer", "well_formed", nothing, in_batch(lambda s: s.astype(np.int32))),
-    Mutant("dropout left on", "scorer", "deterministic", nothing, dropout),
-    # The sampler.
-    Mutant(
-        "temperature ignored in one of two log-probs",
-        "sampler",
-        "sampler_is_trainer",
-        cold_trainer,
-        cases.policy_model,
-        True,
-    ),
-    Mutant("EOS taken for PAD", "sampler", "draws_end", lengths_by_padding, cases.policy_model, True),
-    Mutant(
-        "prefix one token too long when decoding", "sampler", "sampler_is_trainer", prefix_too_long, other_policy, True
-    ),
-    *[Mutant(what, "degenerate", caught_by, nothing, own(scorer)) for what, caught_by, scorer in DEGENERATE],
+    of_function("integer scores", "well_formed", in_batch(lambda s: s.astype(np.int32))),
+    of_function("dropout left on", "deterministic", dropout),
+    of_policy("trainer ignores the temperature", "sampler_is_trainer", cold_trainer),
+    of_policy("EOS treated as padding", "draws_end", lengths_by_padding, cases.shared_policy_model),
+    of_policy("prefix one token too long when decoding", "sampler_is_trainer", prefix_too_long, other_policy),
+    *[Mutant(fault, "degenerate", caught_by, no_patch, existing(scorer)) for fault, caught_by, scorer in DEGENERATE],
 )
-"""All of them."""
+"""All mutants."""

@@ -1,17 +1,17 @@
-"""Figures against numbers worked out by hand from made-up scores."""
+"""Figures against values worked out by hand from made-up scores."""
 
 import cases
 import numpy as np
 import pytest
 
-from pit.testing.faults import CheckError, Violation
+from pit.testing.errors import CheckError, InvariantError
 from pit.testing.invariants import ALL, BEHAVIOURAL, EXACT, LEARNED, Case
-from pit.testing.invariants.behavioural import half, mixed, repeated
+from pit.testing.invariants.behavioural import first_half, repeat_end, replace_words
 from pit.testing.run import cases_of, select
 from pit.testing.scorers import Item
 from pit.types import Message, Preference
 
-BY_NAME = {each.name: each for each in ALL}
+BY_NAME = {invariant.name: invariant for invariant in ALL}
 ASK = (Message("user", "why"),)
 
 
@@ -19,9 +19,9 @@ def case(better="one two three four", worse="five six", other="a b", number=0):
     return Case(ASK, better, worse, other, number)
 
 
-def measured(name, scores, made=None):
+def measured(name, scores, cases=None):
     scores = np.array(scores, np.float64)
-    return BY_NAME[name].measure(made or [case(number=i) for i in range(len(scores))], scores)
+    return BY_NAME[name].measure(cases or [case(number=i) for i in range(len(scores))], scores)
 
 
 # Columns are r(w,l), r(w,w), r(l,l), r(l,w).
@@ -29,108 +29,107 @@ GOOD, TIED, BAD = (3, 1, 1, -1), (1, 1, 1, 1), (-2, 1, 0, 2)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    "name", ["order_wl_ww", "order_wl_ll", "order_wl_lw", "order_ww_lw", "order_ll_lw", "order", "accuracy"]
+)
+def test_an_order_counts_a_tie_half(name):
+    """One case is right, one tied, one wrong; of two right and one tied, the share is 5/6."""
+    assert measured(name, [GOOD, GOOD, TIED]).interval.value == pytest.approx(5 / 6)
+    measurement = measured(name, [GOOD, TIED, BAD])
+    assert measurement.interval.value == pytest.approx(0.5)
+    assert np.sign(measurement.margins).tolist() == [1, 0, -1]
+
+
+@pytest.mark.parametrize(
+    ("scores", "failing"),
     [
-        ("order_wl_ww", 0.5),
-        ("order_wl_ll", 0.5),
-        ("order_wl_lw", 0.5),
-        ("order_ww_lw", 0.5),
-        ("order_ll_lw", 0.5),
-        ("order", 0.5),
-        ("accuracy", 0.5),
+        ((1, 2, 0, -1), ["order_wl_ww"]),
+        ((1, 0, 2, -1), ["order_wl_ll"]),
+        ((1, 0, 1, 0.5), ["order_ww_lw"]),
+        ((1, 1, 0, 0.5), ["order_ll_lw"]),
+        ((1, 1, 1, 2), ["order_wl_lw", "order_ww_lw", "order_ll_lw"]),
     ],
 )
-def test_an_order_counts_a_tie_half(name, value):
-    """One case right, one tied, one wrong."""
-    finding = measured(name, [GOOD, TIED, BAD])
-    assert finding.interval.value == pytest.approx(value)
-    assert np.sign(finding.margins).tolist() == [1, 0, -1]
+def test_each_pair_has_a_separate_order(scores, failing):
+    names = [invariant.name for invariant in LEARNED if invariant.name.startswith("order_")]
+    assert [name for name in names if measured(name, [scores]).margins[0] < 0] == failing
+    assert measured("order", [scores]).margins[0] < 0
 
 
-def test_each_pair_has_an_order_of_its_own():
-    """Only r(w,w) above r(w,l): four of five orders hold."""
-    scores = [(1, 2, 0, -1)]
-    failing = [
-        each.name for each in LEARNED if each.name.startswith("order_") and measured(each.name, scores).margins[0] < 0
-    ]
-    assert failing == ["order_wl_ww"]
-
-
-def test_likeness_is_a_tenth_of_a_standard_deviation():
+def test_scores_are_alike_within_a_tenth_of_a_standard_deviation():
     """r(w,l) - r(l,w) is 4, -4, 4, -4: its standard deviation is 4, so identities are alike below .4."""
     scores = [(2, 0.39, 0, -2), (-2, 0.41, 0, 2), (2, 0, 0.39, -2), (-2, 0, 0, 2)]
-    finding = measured("identity_alike", scores)
-    assert finding.interval.value == 0.75
-    np.testing.assert_allclose(finding.margins, [0.01, -0.01, 0.01, 0.4])
+    measurement = measured("identity_alike", scores)
+    assert measurement.interval.value == 0.75
+    np.testing.assert_allclose(measurement.margins, [0.01, -0.01, 0.01, 0.4])
 
 
 def test_antisymmetry_adds_the_two_orders():
     """Spread 4 again; r(w,l) + r(l,w) - r(w,w) - r(l,l) is 0 and 1."""
-    finding = measured("antisymmetry", [(3, 0.5, 0.5, -2), (-2, 0, 0, 2), (2, 0, 0, -2), (-2, 1, -2, 2)])
-    np.testing.assert_allclose(finding.margins, 0.1 * np.std([5, -4, 4, -4]) - np.array([0, 0, 0, 1]))
-    assert finding.interval.value == 0.75
+    measurement = measured("antisymmetry", [(3, 0.5, 0.5, -2), (-2, 0, 0, 2), (2, 0, 0, -2), (-2, 1, -2, 2)])
+    np.testing.assert_allclose(measurement.margins, 0.1 * np.std([5, -4, 4, -4]) - np.array([0, 0, 0, 1]))
+    assert measurement.interval.value == 0.75
 
 
-def test_a_circle_is_seen_in_both_directions():
+def test_a_cycle_counts_in_both_directions():
     """Links a > b, b > c, c > a, each score against its other order."""
     up, down, line = (1, 0, 1, 0, 1, 0), (0, 1, 0, 1, 0, 1), (1, 0, 1, 0, 0, 1)
-    finding = measured("transitivity", [up, down, line, line])
-    assert finding.interval.value == 0.5
-    assert finding.margins.tolist() == [-1, -1, 1, 1]
+    measurement = measured("transitivity", [up, down, line, line])
+    assert measurement.interval.value == 0.5
+    assert measurement.margins.tolist() == [-1, -1, 1, 1]
 
 
 def test_growth_counts_steps():
     """Leads 1, 2, 3: two of two steps; 1, 3, 2: one of two; 1, 1, 0: half of one."""
     scores = [(1, 0, 2, 0, 3, 0), (1, 0, 3, 0, 2, 0), (1, 0, 1, 0, 0, 0)]
-    finding = measured("growth", scores)
-    assert finding.interval.value == pytest.approx((1 + 0.5 + 0.25) / 3)
-    assert finding.margins.tolist() == [1, -1, -1]
+    measurement = measured("growth", scores)
+    assert measurement.interval.value == pytest.approx((1 + 0.5 + 0.25) / 3)
+    assert measurement.margins.tolist() == [1, -1, -1]
 
 
 def test_accuracy_has_a_table_by_gap_and_length():
-    made = [
+    pairs = [
         case("longer text", "short"),
         case("short", "longer text"),
         case("same", "size"),
         case("longer text", "short"),
     ]
-    finding = measured("accuracy", [(4, 0, 0, 0), (3, 0, 0, 0), (0, 0, 0, 2), (0, 0, 0, 1)], made)
-    assert finding.interval.value == 0.5
-    assert [(label, each.value, each.n) for label, each in finding.table] == [
+    measurement = measured("accuracy", [(4, 0, 0, 0), (3, 0, 0, 0), (0, 0, 0, 2), (0, 0, 0, 1)], pairs)
+    assert measurement.interval.value == 0.5
+    assert [(label, interval.value, interval.n) for label, interval in measurement.table] == [
         ("gap in quarter 1 of 4", 0.0, 1),
         ("gap in quarter 2 of 4", 0.0, 1),
         ("gap in quarter 3 of 4", 1.0, 1),
         ("gap in quarter 4 of 4", 1.0, 1),
         ("better is shorter", 1.0, 1),
-        ("as long", 0.0, 1),
+        ("equal length", 0.0, 1),
         ("better is longer", 0.5, 2),
     ]
 
 
-def test_length_bias_is_what_a_scorer_adds_to_the_data():
+def test_length_bias_is_the_difference_from_the_data():
     """The longer answer is better in 1 of 4 and preferred in 3 of 4."""
-    made = [case("long text", "ab")] + [case("ab", "long text")] * 3
-    finding = measured("length_bias", [(1, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 1), (1, 0, 0, 0)], made)
-    assert finding.interval.value == 0.5
+    pairs = [case("long text", "ab")] + [case("ab", "long text")] * 3
+    measurement = measured("length_bias", [(1, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 1), (1, 0, 0, 0)], pairs)
+    assert measurement.interval.value == 0.5
 
 
 def test_calibration_of_one_confidence():
     """Confidence sigmoid(1) = .731, right in half of the cases: off by .231."""
-    finding = measured("calibration", [(1, 0, 0, 0), (0, 0, 0, 1)])
-    assert finding.interval.value == pytest.approx(0.2310586)
-    ((label, share),) = finding.table
+    measurement = measured("calibration", [(1, 0, 0, 0), (0, 0, 0, 1)])
+    assert measurement.interval.value == pytest.approx(0.2310586)
+    ((label, share),) = measurement.table
     assert (label, share.value, share.n) == ("confidence 0.73", 0.5, 2)
 
 
 def test_an_invariance_is_a_difference_of_accuracies():
     """Columns: both orders before, both after. One ranking is lost, one won, one kept."""
-    finding = measured("survives_bold", [(1, 0, 0, 2), (0, 1, 1, 0), (1, 0, 1, 0), (1, 0, 0, 1)])
-    assert finding.interval.value == pytest.approx(0.5 - 0.75)
-    assert [(label, each.value) for label, each in finding.table] == [
+    measurement = measured("survives_bold", [(1, 0, 0, 2), (0, 1, 1, 0), (1, 0, 1, 0), (1, 0, 0, 1)])
+    assert measurement.interval.value == pytest.approx(0.5 - 0.75)
+    assert [(label, interval.value) for label, interval in measurement.table] == [
         ("accuracy before", 0.75),
         ("accuracy after", 0.5),
     ]
-    assert finding.margins.tolist() == [-2, 1, 1, -1]
+    assert measurement.margins.tolist() == [-2, 1, 1, -1]
 
 
 def test_directions_and_rivals_compare_leads():
@@ -138,31 +137,31 @@ def test_directions_and_rivals_compare_leads():
     assert measured("above_nothing", [(3, 1), (1, 3)]).margins.tolist() == [2, -2]
 
 
-def test_what_is_asked_about_a_case():
+def test_the_items_of_a_case():
     pair = case()
-    assert BY_NAME["accuracy"].questions(pair) == (
+    assert BY_NAME["accuracy"].items(pair) == (
         Item(ASK, pair.better, pair.worse),
         Item(ASK, pair.better, pair.better),
         Item(ASK, pair.worse, pair.worse),
         Item(ASK, pair.worse, pair.better),
     )
-    assert BY_NAME["above_nothing"].questions(pair) == (Item(ASK, pair.better, ""), Item(ASK, "", pair.better))
-    assert BY_NAME["above_copy_of_prompt"].questions(pair)[0].reference == "why"
-    assert BY_NAME["survives_politeness"].questions(pair)[2:] == (
+    assert BY_NAME["above_nothing"].items(pair) == (Item(ASK, pair.better, ""), Item(ASK, "", pair.better))
+    assert BY_NAME["above_copy_of_prompt"].items(pair)[0].reference == "why"
+    assert BY_NAME["survives_politeness"].items(pair)[2:] == (
         Item(ASK, pair.better, "five six Thank you for asking!"),
         Item(ASK, "five six Thank you for asking!", pair.better),
     )
 
 
-def test_spoilt_answers():
-    assert half("one two three four") == "one two"
-    assert mixed(case(), 0.5) == "one b three b"
-    assert mixed(case(), 0.0) == "one two three four"
-    assert mixed(case(), 1.0) == "a b a b"
-    assert repeated("one two") == "one two two two two two two two"
+def test_spoiled_answers():
+    assert first_half("one two three four") == "one two"
+    assert replace_words(case(), 0.5) == "one b three b"
+    assert replace_words(case(), 0.0) == "one two three four"
+    assert replace_words(case(), 1.0) == "a b a b"
+    assert repeat_end("one two") == "one two two two two two two two"
 
 
-def test_cases_that_say_nothing_are_left_out():
+def test_unusable_cases_are_left_out():
     assert not BY_NAME["survives_list_order"].usable(case())
     assert not BY_NAME["matched_length"].usable(case())
     assert BY_NAME["matched_length"].usable(case("four", "five"))
@@ -174,29 +173,28 @@ def test_cases_that_say_nothing_are_left_out():
 def test_one_case_is_checked_alone():
     good = cases.difference(lambda x, y: float(len(y)))
     BY_NAME["accuracy"].check(good, case())
-    with pytest.raises(Violation, match=r"^accuracy: r\(w,l\) > r\(l,w\) fails by 20$"):
+    with pytest.raises(InvariantError, match=r"^accuracy: .* fails by 20$"):
         BY_NAME["accuracy"].check(good, case("ab", "twelve signs"))
 
 
 def test_names_are_unique_and_select_by_name_or_kind():
     assert len(BY_NAME) == len(ALL) == len(EXACT) + len(BEHAVIOURAL) + len(LEARNED)
-    assert [each.name for each in select(["batch_size"])] == ["batch_size"]
+    assert [invariant.name for invariant in select(["batch_size"])] == ["batch_size"]
     assert select(["learned"]) == LEARNED
     assert select([]) == ALL
-    with pytest.raises(CheckError, match=r"^invariant 'speed': there is none of that name or kind; kinds are exact, "):
+    with pytest.raises(CheckError, match=r"^--invariant speed: .*exact, .*batch_size, "):
         select(["speed"])
 
 
 @pytest.mark.parametrize("rows", [[], [Preference(ASK, "a", "b")], [Preference(ASK, "a", "b")] * 3])
 def test_data_without_two_prompts_are_refused(rows):
-    message = (
-        f"^pairs.jsonl: holds {len(rows)} pairs, and a check needs at least 2 with different prompts; give preferences"
-    )
-    with pytest.raises(CheckError, match=message):
+    with pytest.raises(
+        CheckError, match=rf"^pairs.jsonl: holds {len(rows)} pairs, must hold at least 2 with different"
+    ):
         cases_of(rows, "pairs.jsonl")
 
 
 def test_a_case_has_an_answer_to_another_prompt():
     other = (Message("user", "how"),)
     rows = [Preference(ASK, "a", "b"), Preference(ASK, "c", "d"), Preference(other, "e", "f")]
-    assert [each.other for each in cases_of(rows)] == ["e", "e", "a"]
+    assert [case.other for case in cases_of(rows)] == ["e", "e", "a"]

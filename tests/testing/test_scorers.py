@@ -1,4 +1,4 @@
-"""Scorers and adapters: what levels they have, what they return, and how a bad one is named."""
+"""Scorers and adapters: the methods that they have, their results, and the errors of bad ones."""
 
 import importlib.util
 import re
@@ -14,8 +14,8 @@ from pit.model.heads import RewardModel
 from pit.model.pretrained import save_pretrained
 from pit.model.params import build, merge
 from pit.testing import adapters
-from pit.testing.faults import CheckError, NotFinite, Raised, WrongShape, WrongType
-from pit.testing.scorers import HALF_ROUNDING, ROUNDING, Item, Level, gaps, levels_of, text_of
+from pit.testing.errors import CheckError, DtypeError, NonFiniteError, ScorerCrashError, ShapeError
+from pit.testing.scorers import HALF_ROUNDING, ROUNDING, Item, Method, gaps, methods_of, prompt_text
 from pit.types import Message
 
 ASK = (Message("user", "why"),)
@@ -32,15 +32,15 @@ def quality(prompts, outputs):
 
 def test_a_function_of_three_is_a_gap_scorer():
     scorer = adapters.as_scorer(lengths, "lengths")
-    assert levels_of(scorer) == {Level.GAP}
+    assert methods_of(scorer) == {Method.GAP}
     assert gaps(scorer, ITEMS).tolist() == [5.0, -14.0]
 
 
 def test_a_function_of_two_is_a_difference_with_a_zero():
     scorer = adapters.as_scorer(quality, "quality")
-    assert levels_of(scorer) == {Level.GAP, Level.CENTRED}
+    assert methods_of(scorer) == {Method.GAP, Method.CENTRED}
     assert gaps(scorer, ITEMS).tolist() == [50.0, -140.0]
-    assert gaps(scorer, [Item(ASK, "no", "no")], Level.CENTRED).tolist() == [0.0]
+    assert gaps(scorer, [Item(ASK, "no", "no")], Method.CENTRED).tolist() == [0.0]
 
 
 def test_an_object_with_quality_is_wrapped_and_a_scorer_is_kept():
@@ -50,10 +50,10 @@ def test_an_object_with_quality_is_wrapped_and_a_scorer_is_kept():
     assert adapters.as_scorer(scorer, "again") is scorer
 
 
-@pytest.mark.parametrize("found", [3, dict, lambda prompts: 0])
-def test_what_is_no_scorer_is_refused(found):
-    with pytest.raises(CheckError, match=r"^mine: is a .*; must be a scorer .*wrap it in one$"):
-        adapters.as_scorer(found, "mine")
+@pytest.mark.parametrize(("value", "name"), [(3, "int"), (dict, "type"), (lambda prompts: 0, "function")])
+def test_other_objects_are_refused(value, name):
+    with pytest.raises(CheckError, match=rf"^mine: is of type {name}, must be a scorer .*prompts, outputs"):
+        adapters.as_scorer(value, "mine")
 
 
 @pytest.mark.parametrize(
@@ -61,17 +61,17 @@ def test_what_is_no_scorer_is_refused(found):
     [
         (
             np.zeros((2, 1), np.float32),
-            WrongShape,
-            r"gap() has shape (2, 1), not (2,); return one score for each question",
+            ShapeError,
+            "gap() has shape (2, 1), must have shape (2,)",
         ),
-        (np.zeros(3, np.float32), WrongShape, "gap() has shape (3,), not (2,)"),
-        (np.zeros(2, np.int64), WrongType, "gap() has type int64, not float32"),
-        (np.zeros(2), WrongType, "gap() has type float64, not float32"),
-        (np.array([0, np.nan], np.float32), NotFinite, "gap()[1] is nan; 1 of 2 are not finite"),
-        (np.array([np.inf, np.nan], np.float32), NotFinite, "gap()[0] is inf; 2 of 2 are not finite"),
+        (np.zeros(3, np.float32), ShapeError, "gap() has shape (3,), must have shape (2,)"),
+        (np.zeros(2, np.int64), DtypeError, "gap() has dtype int64, must be float32"),
+        (np.zeros(2), DtypeError, "gap() has dtype float64, must be float32"),
+        (np.array([0, np.nan], np.float32), NonFiniteError, "gap()[1] is nan, must be finite (1 of 2"),
+        (np.array([np.inf, np.nan], np.float32), NonFiniteError, "gap()[0] is inf, must be finite (2 of 2"),
     ],
 )
-def test_bad_results_are_told_apart(result, fault, message):
+def test_bad_results_have_different_errors(result, fault, message):
     with pytest.raises(fault, match=f"^{re.escape(message)}"):
         gaps(adapters.GapFunction(lambda *_: result), ITEMS)
 
@@ -80,37 +80,35 @@ def test_a_scorer_that_raises_is_named():
     def fails(prompts, outputs, references):
         raise KeyError("word")
 
-    with pytest.raises(Raised, match=r"^gap\(\) raised KeyError: 'word'$"):
+    with pytest.raises(ScorerCrashError, match=r"^gap\(\) raised KeyError: 'word'"):
         gaps(adapters.GapFunction(fails), ITEMS)
 
 
 def test_a_quality_of_another_shape_is_named():
     scorer = adapters.Difference(adapters.QualityFunction(lambda prompts, outputs: np.zeros(3, np.float32)))
-    with pytest.raises(
-        WrongShape, match=r"^quality\(\) has shape \(3,\), not \(4,\); return one score for each output$"
-    ):
+    with pytest.raises(ShapeError, match=r"^quality\(\) has shape \(3,\), must have shape \(4,\)"):
         gaps(scorer, ITEMS)
 
 
 def test_conversations_as_text():
-    assert text_of(ASK) == "why"
-    assert text_of((Message("system", "be brief"), *ASK)) == "system: be brief\n\nuser: why"
+    assert prompt_text(ASK) == "why"
+    assert prompt_text((Message("system", "be brief"), *ASK)) == "system: be brief\n\nuser: why"
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("name", "reason"),
     [
-        ("no_such_module:gap", "no_such_module:gap: cannot be imported (No module named 'no_such_module')"),
-        ("math:gap", "math:gap: cannot be imported (module 'math' has no attribute 'gap')"),
+        ("no_such_module:gap", "No module named 'no_such_module'"),
+        ("math:gap", "module 'math' has no attribute 'gap'"),
     ],
 )
-def test_what_cannot_be_imported_says_so(word, message):
-    with pytest.raises(CheckError, match=f"^{re.escape(message)}; name MODULE:NAME of something Python finds$"):
-        adapters.imported(word)
+def test_a_failed_import_gives_the_reason(name, reason):
+    with pytest.raises(CheckError, match=rf"^{name}: cannot be imported \({reason}\); give MODULE:NAME"):
+        adapters.import_scorer(name)
 
 
 class Tensor:
-    """The part of torch's tensors that the adapter uses."""
+    """The methods of a torch tensor that the adapter uses."""
 
     def __init__(self, values):
         self.values = values
@@ -143,7 +141,7 @@ class FakeTokenizer:
 
 
 class FakeClassifier:
-    """Sums the letters up to the place that it reads: the last letter, or the place whose number is their count."""
+    """Sums the letters up to the last letter, or up to the index that is their count, less one."""
 
     dtype = "torch.float32"
 
@@ -152,7 +150,7 @@ class FakeClassifier:
 
     def __call__(self, input_ids, attention_mask):
         width = input_ids.shape[1]
-        # As many decoders of transformers did: the number of tokens that are not padding, less one.
+        # The rule of many decoders in transformers: the number of tokens that are not padding, less one.
         counted = np.sum(input_ids != 0, axis=1) - 1
         last = width - 1 - np.argmax(attention_mask[:, ::-1], axis=1)
         place = {"counted": counted, "last_token": last}[self.reads]
@@ -169,7 +167,7 @@ class FakeClassifier:
         ("left", "counted", False),
     ],
 )
-def test_a_classifier_under_left_padding_is_seen_by_its_scores(side, reads, right):
+def test_left_padding_shows_in_the_scores_of_a_classifier(side, reads, right):
     model = adapters.SequenceClassifier(FakeClassifier(reads), FakeTokenizer(side), batch_size=2)
     texts = ["a", "a much longer answer", "b"]
     scores = model.quality([ASK] * 3, texts)
@@ -179,7 +177,7 @@ def test_a_classifier_under_left_padding_is_seen_by_its_scores(side, reads, righ
 
 def test_a_chat_template_is_used_where_there_is_one():
     tokenizer = FakeTokenizer("right")
-    tokenizer.chat_template = "there is one"
+    tokenizer.chat_template = "template"
     tokenizer.apply_chat_template = lambda messages, tokenize: "/".join(m["content"] for m in messages)
     model = adapters.SequenceClassifier(FakeClassifier("last_token"), tokenizer)
     assert model.quality([ASK], ["x"])[0] == pytest.approx(sum(map(ord, "why/x")) / 1000)
@@ -187,7 +185,7 @@ def test_a_chat_template_is_used_where_there_is_one():
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [("torch.bfloat16", HALF_ROUNDING), ("torch.float32", ROUNDING)])
-def test_half_precision_is_allowed_more(dtype, rounding):
+def test_half_precision_has_a_larger_rounding(dtype, rounding):
     model = FakeClassifier("last_token")
     model.dtype = dtype
     assert adapters.Difference(adapters.SequenceClassifier(model, FakeTokenizer("right"))).rounding == rounding
@@ -197,16 +195,15 @@ HAVE_TRANSFORMERS = all(map(importlib.util.find_spec, ("torch", "transformers"))
 
 
 @pytest.mark.skipif(HAVE_TRANSFORMERS, reason="torch and transformers are installed")
-def test_without_transformers_the_remedy_is_named(tmp_path):
-    message = r"^\w+: is not installed, and a transformers model needs it; pip install torch transformers$"
-    with pytest.raises(CheckError, match=message):
+def test_without_transformers_the_error_names_the_packages(tmp_path):
+    with pytest.raises(CheckError, match=r"^\w+: is not installed.*pip install torch transformers"):
         adapters.SequenceClassifier.open(tmp_path)
 
 
 @pytest.mark.skipif(not HAVE_TRANSFORMERS, reason="needs torch and transformers")
 @pytest.mark.filterwarnings("default")
 def test_a_real_classifier_scores_what_was_saved(tmp_path):
-    """A reward model written for transformers, asked through the adapter, against its paths alone."""
+    """The adapter on a reward model in transformers' format gives the scores of its separate paths."""
     tokenizer = cases.tokenizer()
     eos, pad = tokenizer.role_ids["output"], tokenizer.role_ids["pad"]
     graphdef, params = build(RewardModel, twins.LLAMA, tokenizer.vocab_size, 0)

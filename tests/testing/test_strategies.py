@@ -1,10 +1,11 @@
-"""What the strategies make: within bounds, at boundaries, valid, and shrinking to a few tokens."""
+"""Examples of the strategies are within bounds, reach boundaries, are valid, and shrink to a few tokens."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, find, given, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from pit.config import CurriculumConfig
@@ -17,16 +18,19 @@ from pit.types import Preference
 CLOSINGS = (1, 2, 3)
 FEW = settings(max_examples=30)
 LONG = settings(max_examples=2000, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
-"""A search for one example, which ends when it is found."""
+"""Settings of a search for the smallest example."""
+
+FIRST = settings(LONG, phases=[Phase.generate])
+"""Settings of a search for any example."""
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 129, 511, 512])
 def test_sizes_reach_every_boundary(size):
-    assert find(strategies.sizes(512), lambda n: n == size, settings=LONG) == size
+    assert find(strategies.sizes(512), lambda n: n == size, settings=FIRST) == size
 
 
 def test_a_negative_bound_is_refused():
-    with pytest.raises(ValueError, match=r"^longest = -1: a size is at least 0; give such a bound$"):
+    with pytest.raises(ValueError, match=r"^longest = -1: must be at least 0"):
         strategies.sizes(-1)
 
 
@@ -51,9 +55,9 @@ def test_texts_are_unicode_and_bounded(text):
 
 def test_seeds_appear_whole_and_cut():
     seeds = ["the answer of a real person"]
-    assert find(strategies.texts(seeds), lambda text: text == seeds[0], settings=LONG) == seeds[0]
+    assert find(strategies.texts(seeds), lambda text: text == seeds[0], settings=FIRST) == seeds[0]
     cut = find(
-        strategies.texts(seeds), lambda text: text.startswith("the answer of") and text != seeds[0], settings=LONG
+        strategies.texts(seeds), lambda text: text.startswith("the answer of") and text != seeds[0], settings=FIRST
     )
     assert cut.startswith("the answer of")
 
@@ -74,18 +78,19 @@ def test_preferences_have_two_answers(row):
 
 def test_real_preferences_are_used_as_seeds():
     seeds = [Preference((), "better", "worse")]
-    assert find(strategies.preferences(seeds), lambda row: row.better == "better", settings=LONG).worse == "worse"
+    assert find(strategies.preferences(seeds), lambda row: row.better == "better", settings=FIRST).worse == "worse"
 
 
 @given(config=strategies.curricula())
 @FEW
-def test_curricula_validate(config):
-    assert isinstance(config, CurriculumConfig)
+def test_curricula_are_within_their_bounds(config):
+    assert config.examples is None or 1 <= config.examples <= 64
+    assert config == CurriculumConfig(**dataclasses.asdict(config))
 
 
 @pytest.mark.parametrize("name", ["uniform", "staged", "learnability", "gap_band"])
 def test_every_curriculum_appears(name):
-    assert find(strategies.curricula(), lambda c: c.strategy == name, settings=LONG).strategy == name
+    assert find(strategies.curricula(), lambda c: c.strategy == name, settings=FIRST).strategy == name
 
 
 @FEW
@@ -95,21 +100,21 @@ def test_packed_rows_hold_the_paths_of_their_forest(data):
     forest = data.draw(strategies.forests(topology, (4, 23), 6))
     leaves = max(topology.leaves, 1)
     layout = Layout(CLOSINGS, 0, row_length=24, rows=max(leaves, 4), trees=4)
-    found = {packed_path(batch, *place) for batch in forest.pack(layout) for place in live(batch)}
+    packed = {packed_path(batch, *place) for batch in forest.pack(layout) for place in live(batch)}
     expected = {p for i in range(forest.trees) for p in leaf_paths(topology, forest.columns, i, CLOSINGS)}
-    assert expected <= found
+    assert expected <= packed
     assert strategies.Forest.from_json(json.loads(json.dumps(forest.to_json()))) == forest
 
 
 @FEW
 @given(batches=strategies.packed_rows(quality(), (4, 23), 6, Layout(CLOSINGS, 0, row_length=24, rows=4, trees=4)))
-def test_packed_rows_are_batches(batches):
+def test_packed_rows_hold_every_tree_once(batches):
     trees = np.concatenate([batch.example_id[batch.example_id >= 0] for batch in batches])
     assert sorted(trees) == list(range(len(trees)))
 
 
 def test_a_failing_tree_shrinks_to_a_few_tokens():
-    """Something is wrong with two trees of which one holds an answer of 5 tokens or more: that is what is left."""
+    """The fault needs two trees and an answer of 5 tokens or more, so that much remains."""
 
     def wrong(forest):
         return forest.trees >= 2 and any(len(row) >= 5 for column in forest.columns for row in column)

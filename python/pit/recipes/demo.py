@@ -36,7 +36,7 @@ def demo() -> RunConfig:
         sft_policy=dataclasses.replace(config.sft_policy, steps=350),
         sft_improver=dataclasses.replace(config.sft_improver, steps=350),
         reward_quality=dataclasses.replace(config.reward_quality, steps=400),
-        reward_gap=dataclasses.replace(config.reward_gap, steps=250),
+        reward_gap=dataclasses.replace(config.reward_gap, steps=350),
         reward_judge=dataclasses.replace(config.reward_judge, steps=150),
         rl_policy=dataclasses.replace(config.rl_policy, steps=60),
         rl_improver_0=dataclasses.replace(config.rl_improver_0, steps=60),

@@ -1,6 +1,6 @@
-"""Property-based testing of reward models, for anyone's model: strategies, scorers, invariants and `pit check`.
+"""Property-based tests of reward models, anyone's model included: strategies, scorers, invariants and `pit check`.
 
-An invariant says what it needs of a scorer; where a scorer has less, the answer is "not applicable", never "held".
-Built on hypothesis (`pip install 'pit-jax[testing]'`); see docs/testing.md. The modules are imported one by one,
-because pytest loads `pit.testing.plugin` at every start.
+An invariant names the methods of a scorer that it needs; for a scorer without them it is "not applicable", never
+"held". Built on Hypothesis (`pip install 'pit-jax[testing]'`); the guide is docs/testing.md. This package imports none
+of its modules, because pytest loads `pit.testing.plugin` at every start.
 """

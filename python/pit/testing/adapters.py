@@ -1,4 +1,7 @@
-"""Scorers made of other things: a function, an ordinary reward model, a transformers sequence classifier."""
+"""Adapters that make scorers of other things: functions, pairwise reward models, transformers sequence classifiers.
+
+`as_scorer` picks the adapter for an object, `import_scorer` for the MODULE:NAME of the command line.
+"""
 
 import importlib
 import inspect
@@ -12,65 +15,91 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from pit.testing.faults import CheckError, WrongShape
-from pit.testing.scorers import HALF_ROUNDING, ROUNDING, Prompt, levels_of, rounding_of, text_of
+from pit.testing.errors import CheckError, ShapeError
+from pit.testing.scorers import HALF_ROUNDING, ROUNDING, Prompt, methods_of, prompt_text, rounding_of
 
 
 @dataclass(frozen=True)
 class GapFunction:
-    """A gap scorer of any function of (prompts, outputs, references), lists of text, to a float32 vector."""
+    """A gap scorer made of a function.
+
+    function: takes lists of texts (prompts, outputs, references), returns f32[n].
+    rounding: difference that arithmetic may make to a score of magnitude one.
+    """
 
     function: Callable[[list[str], list[str], list[str]], Any]
     rounding: float = ROUNDING
 
     def gap(self, prompts: Sequence[Prompt], outputs: Sequence[str], references: Sequence[str]) -> Any:
-        """What the function says, which is checked by whoever asks."""
-        return self.function([text_of(p) for p in prompts], list(outputs), list(references))
+        """Return the function's result, unchecked; `pit.testing.scorers.gaps` checks it."""
+        return self.function([prompt_text(prompt) for prompt in prompts], list(outputs), list(references))
 
 
 @runtime_checkable
 class QualityScorer(Protocol):
-    """An ordinary reward model: f32[n] of n prompts and outputs."""
+    """A pairwise (Bradley-Terry) reward model: it scores an output by itself, without a reference."""
 
     def quality(self, prompts: Sequence[Prompt], outputs: Sequence[str]) -> Float32[np.ndarray, " n"]:
-        """Score of each output."""
+        """Return the score of each output."""
 
 
 @dataclass(frozen=True)
 class QualityFunction:
-    """A quality scorer of any function of (prompts, outputs), lists of text, to a float32 vector."""
+    """A quality scorer made of a function.
+
+    function: takes lists of texts (prompts, outputs), returns f32[n].
+    rounding: difference that arithmetic may make to a score of magnitude one.
+    """
 
     function: Callable[[list[str], list[str]], Any]
     rounding: float = ROUNDING
 
     def quality(self, prompts: Sequence[Prompt], outputs: Sequence[str]) -> Any:
-        """What the function says, which is checked by whoever asks."""
-        return self.function([text_of(p) for p in prompts], list(outputs))
+        """Return the function's result, unchecked."""
+        return self.function([prompt_text(prompt) for prompt in prompts], list(outputs))
 
 
 class Difference:
-    """An ordinary reward model as a gap scorer: r(x, y) - r(x, y_ref), which has a zero of its own."""
+    """A gap scorer made of a quality scorer: r(x, y) - r(x, y_ref), which is 0 for an answer over itself.
+
+    >>> lengths = QualityFunction(lambda prompts, outputs: np.array([len(y) for y in outputs], np.float32))
+    >>> Difference(lengths).gap([()], ["longer"], ["long"])
+    array([2.], dtype=float32)
+    """
 
     def __init__(self, model: QualityScorer) -> None:
         self.model, self.rounding = model, rounding_of(model)
 
     def gap(self, prompts: Sequence[Prompt], outputs: Sequence[str], references: Sequence[str]) -> np.ndarray:
-        """Difference of two scores, asked for in one call, in the type that they have."""
+        """Return the difference of the two scores, both from one call, in the model's own dtype.
+
+        Raises:
+            ShapeError: the model does not return one score per output.
+        """
         n = len(outputs)
-        both = np.asarray(self.model.quality([*prompts, *prompts], [*outputs, *references]))
-        if both.shape != (2 * n,):
-            raise WrongShape(f"quality() has shape {both.shape}, not {(2 * n,)}; return one score for each output")
-        difference: np.ndarray = both[:n] - both[n:]
+        scores = np.asarray(self.model.quality([*prompts, *prompts], [*outputs, *references]))
+        if scores.shape != (2 * n,):
+            raise ShapeError(
+                f"quality() has shape {scores.shape}, must have shape {(2 * n,)}; return one score per output"
+            )
+        difference: np.ndarray = scores[:n] - scores[n:]
         return difference
 
     centred = gap
 
 
 class SequenceClassifier:
-    """A transformers `AutoModelForSequenceClassification` with one label, as people use it.
+    """A quality scorer made of a transformers `AutoModelForSequenceClassification` with one label, as commonly used.
 
-    Texts are padded to the longest of a batch on the side that the tokenizer pads on. A decoder is read at its last
-    token that is not `config.pad_token_id`, which is where left padding and a missing pad token go wrong.
+    Texts are padded to the longest of a batch, on the tokenizer's own side. transformers reads a decoder at its last
+    token that is not `config.pad_token_id`, which goes wrong with left padding or without a padding token.
+
+    Args:
+        model: the classifier, in evaluation mode.
+        tokenizer: its tokenizer; prompts are rendered by its chat template if it has one.
+        batch_size: texts per call to the model.
+        max_length: tokens at which a text is truncated.
+        inference: context in which the model is called.
     """
 
     def __init__(
@@ -89,18 +118,22 @@ class SequenceClassifier:
 
     @classmethod
     def open(cls, folder: str | Path, *, batch_size: int = 8) -> "SequenceClassifier":
-        """Load model and tokenizer of a folder (or a name that transformers knows), in evaluation mode.
+        """Load a model and its tokenizer, in evaluation mode.
+
+        Args:
+            folder: a folder, or a name that transformers knows.
+            batch_size: texts per call to the model.
 
         Raises:
-            CheckError: transformers is not installed.
+            CheckError: torch or transformers is not installed.
         """
-        transformers, torch = _optional("transformers"), _optional("torch")
+        transformers, torch = _import_optional("transformers"), _import_optional("torch")
         model = transformers.AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
         return cls(model, tokenizer, batch_size=batch_size, inference=torch.inference_mode)
 
     def quality(self, prompts: Sequence[Prompt], outputs: Sequence[str]) -> Float32[np.ndarray, " n"]:
-        """The model's only logit for each conversation with its answer."""
+        """Return the model's logit for each prompt with its output."""
         texts = [self._render(prompt, output) for prompt, output in zip(prompts, outputs, strict=True)]
         scores = [np.zeros(0, np.float32)]
         for first in range(0, len(texts), self._batch_size):
@@ -118,7 +151,7 @@ class SequenceClassifier:
 
     def _render(self, prompt: Prompt, output: str) -> str:
         if getattr(self._tokenizer, "chat_template", None) is None:
-            return f"{text_of(prompt)}\n\n{output}"
+            return f"{prompt_text(prompt)}\n\n{output}"
         messages = [{"role": role, "content": content} for role, content in prompt]
         text: str = self._tokenizer.apply_chat_template(
             [*messages, {"role": "assistant", "content": output}], tokenize=False
@@ -126,7 +159,7 @@ class SequenceClassifier:
         return text
 
 
-def _optional(name: str) -> Any:
+def _import_optional(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -135,45 +168,53 @@ def _optional(name: str) -> Any:
         ) from error
 
 
-def imported(model: str) -> Any:
-    """The scorer that MODULE:NAME names in Python: one, or a function of (prompts, outputs, references) or (prompts,
-    outputs).
+def import_scorer(model: str) -> Any:
+    """Import the object that MODULE:NAME names and return it as a scorer.
+
+    Modules in the working directory are importable, as under `python -m`.
 
     Raises:
-        CheckError: there is no such thing, or it is no scorer.
+        CheckError: the object cannot be imported, or `as_scorer` refuses it.
     """
     module_name, _, path = model.partition(":")
-    # A module beside the user, as for python -m.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        found: Any = importlib.import_module(module_name)
+        value: Any = importlib.import_module(module_name)
         for name in path.split("."):
-            found = getattr(found, name)
+            value = getattr(value, name)
     except (ImportError, AttributeError) as error:
         raise CheckError(
-            f"{model}: cannot be imported ({error}); name MODULE:NAME of something Python finds"
+            f"{model}: cannot be imported ({error}); give MODULE:NAME of an object in the working directory or on "
+            "PYTHONPATH"
         ) from error
-    return as_scorer(found, model)
+    return as_scorer(value, model)
 
 
-def as_scorer(found: Any, name: str) -> Any:
-    """A scorer as it is, an ordinary reward model or a function wrapped.
+def as_scorer(value: Any, name: str) -> Any:
+    """Return a scorer unchanged, and wrap a quality scorer or a function.
+
+    Args:
+        value: a scorer, an object with `quality`, a function of (prompts, outputs, references) or (prompts, outputs).
+        name: name of the value in messages.
 
     Raises:
-        CheckError: it is none of these.
+        CheckError: the value is none of these.
+
+    >>> type(as_scorer(lambda prompts, outputs: None, "mine"))
+    <class 'pit.testing.adapters.Difference'>
     """
-    if levels_of(found):
-        return found
-    if callable(getattr(found, "quality", None)):
-        return Difference(found)
-    if callable(found) and not isinstance(found, type):
-        count = len(inspect.signature(found).parameters)
+    if methods_of(value):
+        return value
+    if callable(getattr(value, "quality", None)):
+        return Difference(value)
+    if callable(value) and not isinstance(value, type):
+        count = len(inspect.signature(value).parameters)
         if count == 3:
-            return GapFunction(found)
+            return GapFunction(value)
         if count == 2:
-            return Difference(QualityFunction(found))
+            return Difference(QualityFunction(value))
     raise CheckError(
-        f"{name}: is a {type(found).__name__}; must be a scorer (gap, quality or score_rows), a function of (prompts, "
-        "outputs, references), or one of (prompts, outputs); wrap it in one"
+        f"{name}: is of type {type(value).__name__}, must be a scorer (with gap, quality, score_rows or draw) or a "
+        "function of (prompts, outputs, references) or of (prompts, outputs); wrap it in such a function"
     )

@@ -1,4 +1,7 @@
-"""The command `pit check`."""
+"""The command `pit check`: options, progress, output and exit status of a check.
+
+JAX and Hypothesis are imported only when a check needs them.
+"""
 
 import importlib
 import re
@@ -10,14 +13,15 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pit.testing.faults import CheckError, Violation
+from pit.testing.errors import CheckError, InvariantError
 
-# Written here because a docstring that keeps its line breaks would need a control character.
-_HELP = """Check the reward model MODEL: what must hold of any weights, and what it has learned.
+# A constant and not the docstring, where \b would need a control character.
+_HELP = """Check the reward model MODEL: what holds for any weights, and what it has learned.
 
-MODEL is the folder of a run (its gap model, or --stage), the folder of a transformers sequence classifier, or
-MODULE:NAME of a scorer or function in Python. Exact invariants are held or violated; violations are bugs, and the exit
-status is 1. The others are figures over the data, with 95 % intervals. What a model cannot be asked is not applicable.
+MODEL is the folder of a run (its gap model, or the model of --stage), the folder of a transformers sequence classifier,
+or MODULE:NAME of a scorer or function in Python. An exact invariant is held or violated; a violation is a bug, and the
+exit status is then 1. The other invariants are figures over the data with 95 % intervals. An invariant that needs a
+method that the model lacks is not applicable.
 
 \b
 Examples:
@@ -25,37 +29,58 @@ Examples:
   pit check runs/hh --stage reward-quality --data ~/hh-rlhf --json check.json --html check.html
   pit check runs/demo --samples-of rl-policy --invariant learned
   pit check my_model:gap --data pairs.jsonl --invariant batch_size --invariant learned
-  pit check my_model:gap --replay failures/batch_size.json
+  pit check my_model:gap --replay pit-failures/batch_size.json
 """
 
-_NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_MODULE_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 FAILURES = Path("pit-failures")
-"""Where counterexamples are kept unless told otherwise."""
+"""Default folder for counterexamples."""
+
+_NEW_FILE = click.Path(path_type=Path, dir_okay=False)
+_COUNT = click.IntRange(min=1)
 
 
 @click.command("check", help=_HELP)
 @click.argument("model")
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Preferences, in any format PIT reads [a run's eval fold]."
+    "--data",
+    type=click.Path(path_type=Path),
+    help="File or folder of preferences, in any format that PIT reads.  [default: the eval fold of a run]",
 )
-@click.option("--samples-of", metavar="STAGE", help="Instead: what this policy of the run says, ordered by who knows.")
-@click.option("--stage", default="reward-gap", show_default=True, help="Reward model of a run.")
-@click.option("--invariant", "names", multiple=True, help="By name or kind; repeatable [all].")
-@click.option("--examples", type=click.IntRange(min=1), default=30, show_default=True, help="Of each exact invariant.")
-@click.option("--rows", type=click.IntRange(min=2), default=200, show_default=True, help="Most pairs of the data.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--failures", type=click.Path(path_type=Path, file_okay=False), default=FAILURES, show_default=True)
-@click.option("--replay", type=click.Path(path_type=Path, dir_okay=False), help="Check one saved example again.")
-@click.option("--json", "as_json", type=click.Path(path_type=Path, dir_okay=False), help="Also write it as JSON.")
-@click.option("--html", "as_html", type=click.Path(path_type=Path, dir_okay=False), help="Also write it as a page.")
+@click.option(
+    "--samples-of",
+    metavar="STAGE",
+    help="Use pairs of samples of this policy of the run as data, ranked by the task's oracle or the held-out judge.",
+)
+@click.option("--stage", default="reward-gap", show_default=True, help="Stage of a run whose model is checked.")
+@click.option(
+    "--invariant",
+    "names",
+    multiple=True,
+    metavar="NAME|KIND",
+    help="Invariant, or kind of invariants, to check; repeatable.  [default: all]",
+)
+@click.option("--examples", type=_COUNT, default=30, show_default=True, help="Examples of each exact invariant.")
+@click.option(
+    "--rows", type=click.IntRange(min=2), default=200, show_default=True, help="Maximum number of pairs of the data."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the search and of samples."
+)
+@click.option(
+    "--failures",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=FAILURES,
+    show_default=True,
+    help="Folder for counterexamples.",
+)
+@click.option("--replay", type=_NEW_FILE, help="Check one saved counterexample again, and nothing else.")
+@click.option("--json", "as_json", type=_NEW_FILE, help="Write the report to a JSON file.")
+@click.option("--html", "as_html", type=_NEW_FILE, help="Write the report to an HTML file.")
 def check(model: str, replay: Path | None, stage: str, **options: Any) -> None:
-    """See `_HELP`."""
-    # JAX is imported for PIT's own models only.
-    if _NAMED.fullmatch(model):
-        scorer = _import("pit.testing.adapters").imported(model)
-    else:
-        scorer = _import("pit.testing.models").open_folder(model, stage)
+    """Run the command; its help is `_HELP`."""
+    scorer = _open_scorer(model, stage)
     if replay is not None:
         _replay(scorer, replay)
         return
@@ -67,20 +92,36 @@ def check(model: str, replay: Path | None, stage: str, **options: Any) -> None:
         if path is not None:
             write(path)
             click.echo(str(path))
+    _print_failures(report)
+    total = f"{len(report.violations)} violated of {len(report.results)} in {report.seconds:.0f} s"
+    click.echo(f"{total}; data: {report.data}")
+    if report.violations:
+        sys.exit(1)
+
+
+def _open_scorer(model: str, stage: str) -> Any:
+    if _MODULE_NAME.fullmatch(model):
+        return _import("pit.testing.adapters").import_scorer(model)
+    if not (Path(model) / "config.json").is_file():
+        raise CheckError(
+            f"{model}: does not hold a model (config.json is missing); give the folder of a run, the folder of a "
+            "transformers sequence classifier, or MODULE:NAME of a scorer in Python"
+        )
+    return _import("pit.testing.models").open_folder(model, stage)
+
+
+def _print_failures(report: Any) -> None:
+    """Print every violation, and every figure below its floor, with its counterexample."""
     for result in report.results:
         if result.below_floor:
-            click.echo(f"\n{result.name}: {result.statement} lies {result.detail}; the worst case:")
+            click.echo(f"\n{result.name}: {result.statement} lies {result.detail}; worst case:")
         elif result in report.violations:
             click.echo(f"\n{result.name}: {result.detail}")
         else:
             continue
         click.echo(result.counterexample)
         if result.replay:
-            click.echo(f"again: {result.replay}")
-    total = f"{len(report.violations)} violated of {len(report.results)} in {report.seconds:.0f} s"
-    click.echo(f"{total}; data: {report.data}")
-    if report.violations:
-        sys.exit(1)
+            click.echo(f"check it again: {result.replay}")
 
 
 def _run(scorer: Any, model: str, options: dict[str, Any]) -> Any:
@@ -92,23 +133,23 @@ def _run(scorer: Any, model: str, options: dict[str, Any]) -> Any:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("start", total=None)
 
-        def tell(text: str) -> None:
+        def show(text: str) -> None:
             progress.update(task, description=text)
 
-        return run.run_check(scorer, rows, request, invariants=invariants, progress=tell)
+        return run.run_check(scorer, rows, request, invariants=invariants, progress=show)
 
 
 def _rows(model: str, options: dict[str, Any]) -> tuple[Any, str]:
-    """Preferences, and what to call them."""
+    """Return the preferences and their name in reports."""
     data, policy, limit = options["data"], options["samples_of"], options["rows"]
     is_run = (Path(model) / "store").is_dir()
     if policy is not None:
         if data is not None:
-            raise CheckError(f"--samples-of {policy}: takes the place of --data {data}; give one of them")
+            raise CheckError(f"--samples-of {policy}: cannot be combined with --data {data}; give one of them")
         if not is_run:
             raise CheckError(f"--samples-of {policy}: {model} is not the folder of a run; give --data instead")
-        rows, gold = _import("pit.testing.models").rows_of_samples(Path(model), policy, limit, options["seed"])
-        return rows, f"samples of {policy}, ordered by the {gold}"
+        rows, source = _import("pit.testing.models").rows_of_samples(Path(model), policy, limit, options["seed"])
+        return rows, f"samples of {policy}, ranked by the {source}"
     if data is not None:
         return _import("pit.testing.data").read_rows(data, limit), str(data)
     if is_run:
@@ -117,16 +158,19 @@ def _rows(model: str, options: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _replay(scorer: Any, path: Path) -> None:
-    """Check a saved example; ends with status 1 where it still fails."""
+    """Check a saved example; exit with status 1 if it still fails."""
     search, run = _import("pit.testing.search"), _import("pit.testing.run")
-    name, example = search.load(path)
+    name, example = search.load_example(path)
     (invariant,) = run.select([name])
     if not invariant.applicable(scorer):
-        raise CheckError(f"{path}: is of {name}, which needs {invariant.missing(scorer)}; replay it on the same model")
-    click.echo(search.readable(example))
+        raise CheckError(
+            f"--replay {path}: is an example of {name}, which needs {invariant.missing(scorer)}; give the MODEL "
+            "that it was saved for"
+        )
+    click.echo(search.format_example(example))
     try:
         invariant.check(scorer, example)
-    except Violation as violation:
+    except InvariantError as violation:
         click.echo(f"{name}: {violation.fault}: {violation}")
         sys.exit(1)
     click.echo(f"{name}: held")

@@ -1,4 +1,7 @@
-"""PIT's runs and transformers folders as scorers, and the preferences of a run."""
+"""Folders as scorers: PIT's runs and transformers classifiers; and the preferences of a run.
+
+Only this module knows how a run is laid out; `pit check` imports it only for folders.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -13,29 +16,26 @@ from pit.seeds import Seed
 from pit.stages.graph import GRAPH, stage_named
 from pit.testing.adapters import Difference, SequenceClassifier
 from pit.testing.checkpoint import CheckpointScorer
-from pit.testing.faults import CheckError
+from pit.testing.errors import CheckError
 from pit.testing.policy import PolicyScorer
 from pit.types import Preference
 
 
 def open_folder(model: str, stage: str = "reward-gap") -> Any:
-    """The scorer of a folder.
+    """Load the scorer of a folder.
 
     Args:
-        model: of a run, or of a transformers sequence classifier.
-        stage: of a run; a policy is asked for samples, a reward model for the rest.
+        model: folder of a run or of a transformers sequence classifier.
+        stage: stage of a run; a policy becomes a sampler, a reward model a scorer with every other method.
 
     Raises:
-        CheckError: it holds neither.
+        OSError: the folder has no config.json.
+        CheckError: the run does not have such a stage.
+        ConfigError: the folder does not hold a run.
+        CheckpointError: the stage has not finished.
     """
     folder = Path(model)
-    config = folder / "config.json"
-    if not config.is_file():
-        raise CheckError(
-            f"{model}: is no model (no config.json); name the folder of a run, the folder of a transformers sequence "
-            "classifier, or MODULE:NAME of a scorer in Python"
-        )
-    if "architectures" in json.loads(config.read_text(encoding="utf-8")):
+    if "architectures" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
         return Difference(SequenceClassifier.open(folder))
     named = stage_named(stage)
     if named is not None and named.trains == DECODER:
@@ -44,24 +44,31 @@ def open_folder(model: str, stage: str = "reward-gap") -> Any:
 
 
 def rows_of_run(folder: Path, limit: int) -> list[Preference]:
-    """At most `limit` preferences of the eval fold of a run, as its tokenizer writes them."""
+    """Return at most `limit` preferences of the eval fold of a run, decoded by its tokenizer."""
     run = Run.open(folder)
     return _as_text(run, (row[:3] for row in _first(run, limit)))
 
 
 def rows_of_samples(folder: Path, policy: str, limit: int, seed: int) -> tuple[list[Preference], str]:
-    """Pairs of samples of a run's policy for the first `limit` prompts of the eval fold, and who says what is better.
+    """Return pairs of samples of a run's policy, and the name of the source that ranked them.
 
-    That is the task's oracle, or the held-out judge where the data are real. Pairs that it finds equal are left out.
+    The source is the task's oracle, or the held-out judge where the data are real. Pairs that it ranks equal are left
+    out.
+
+    Args:
+        folder: folder of the run.
+        policy: stage whose policy is sampled.
+        limit: maximum number of prompts, the first ones of the eval fold.
+        seed: seed of the samples.
 
     Raises:
-        CheckError: the run has no such policy.
-        CheckpointError: the policy, or the judge, has not finished.
+        CheckError: the stage does not train a policy.
+        CheckpointError: the policy or the judge has not finished.
     """
     stage = stage_named(policy)
     if stage is None or stage.trains != DECODER:
         policies = ", ".join(job.name for job in GRAPH if isinstance(job, Stage) and job.trains == DECODER)
-        raise CheckError(f"--samples-of {policy}: must be a policy of a run, one of {policies}")
+        raise CheckError(f"--samples-of {policy}: is not a policy of {folder}; give one of {policies}")
     run = Run.open(folder)
     gold, name = best_gold(run)
     prompts = [[int(t) for t in row[0]] for row in _first(run, limit)]
@@ -76,4 +83,5 @@ def _first(run: Run, limit: int) -> Iterator[Any]:
 
 def _as_text(run: Run, rows: Iterable[tuple[Any, Any, Any]]) -> list[Preference]:
     prompt, answer = run.template.decode_prompt, run.template.decode_answer
-    return [Preference(prompt(x), answer(better), answer(worse)) for x, better, worse in rows]
+    plain = ([[int(token) for token in tokens] for tokens in row] for row in rows)
+    return [Preference(prompt(x), answer(better), answer(worse)) for x, better, worse in plain]

@@ -1,7 +1,7 @@
-"""The obvious twin of every packed computation: each root-to-leaf path of a tree alone in a row of its own.
+"""The slow, obvious twin of every packed computation: each root-to-leaf path of a tree in a separate row.
 
-A path is a tuple of tokens, closing role tokens included. What a model computes at a token depends on the tokens from
-the root to it alone, so packed and separate results are both keyed by that tuple, wherever the packer put the token.
+A path is a tuple of tokens, closing tokens included. A model's value at a token depends only on the tokens from the
+root to it, so packed and separate results are both keyed by that tuple, wherever the packer put the token.
 """
 
 from collections import Counter
@@ -12,57 +12,84 @@ import numpy as np
 from pit.types import Batch, Topology
 
 Path = tuple[int, ...]
+"""Tokens from the root of a tree to one of its tokens."""
+
 Columns = Sequence[Sequence[Sequence[int]]]
+"""Token contents: `columns[c][i]` fills the segments of tree i that name column c."""
+
 Closings = tuple[int, int, int]
+"""Closing tokens of input, reference and output segments."""
 
 
 def segment_path(topology: Topology, columns: Columns, tree: int, segment: int, closings: Closings) -> Path:
-    """Tokens from the root to the end of a segment of one tree; `columns[c][i]` fills column c of tree i."""
-    own = topology.segments[segment]
-    before = () if own.parent < 0 else segment_path(topology, columns, tree, own.parent, closings)
-    return (*before, *columns[own.column][tree], closings[own.kind])
+    """Return the tokens from the root to the end of one segment.
+
+    Args:
+        topology: shape of the trees.
+        columns: token contents.
+        tree: index of the tree.
+        segment: index of the segment in the topology.
+        closings: closing token per kind of segment.
+
+    >>> from pit.data.template import gap
+    >>> segment_path(gap(), [[(7, 8)], [(9,)], [()]], 0, 1, (1, 2, 3))
+    (7, 8, 1, 9, 2)
+    """
+    last = topology.segments[segment]
+    before = () if last.parent < 0 else segment_path(topology, columns, tree, last.parent, closings)
+    return (*before, *columns[last.column][tree], closings[last.kind])
 
 
 def tip_paths(topology: Topology, columns: Columns, tree: int, closings: Closings) -> list[Path]:
-    """All root-to-leaf paths of one tree."""
+    """Return all root-to-leaf paths of one tree."""
     parents = {segment.parent for segment in topology.segments}
     tips = [i for i in range(len(topology.segments)) if i not in parents]
     return [segment_path(topology, columns, tree, tip, closings) for tip in tips]
 
 
 def leaf_paths(topology: Topology, columns: Columns, tree: int, closings: Closings) -> list[Path]:
-    """Path of each leaf slot of one tree."""
+    """Return the path of each leaf slot of one tree, in the order of the slots."""
     slots = {s.leaf: i for i, s in enumerate(topology.segments) if s.leaf >= 0}
     return [segment_path(topology, columns, tree, slots[slot], closings) for slot in range(topology.leaves)]
 
 
 def loss_paths(topology: Topology, columns: Columns, closings: Closings) -> Counter[Path]:
-    """How often each path ends in a token that is to carry loss (a root's first token has nothing before it)."""
-    found: Counter[Path] = Counter()
+    """Count, over all trees, the paths that end in a token that carries loss.
+
+    The first token of a root carries none, because nothing precedes it.
+    """
+    counts: Counter[Path] = Counter()
     for tree in range(len(columns[0])):
         for i, segment in enumerate(topology.segments):
             path = segment_path(topology, columns, tree, i, closings)
-            own = len(columns[segment.column][tree]) + 1
+            size = len(columns[segment.column][tree]) + 1
             if segment.loss:
-                found.update(path[:end] for end in range(len(path) - own + 1, len(path) + 1) if end > 1)
-    return found
+                counts.update(path[:end] for end in range(len(path) - size + 1, len(path) + 1) if end > 1)
+    return counts
 
 
 def separate_rows(paths: Sequence[Path], rows: int, length: int, *, leaf_at: Sequence[int] | None = None) -> Batch:
-    """Each path in a row of its own, in order, as a batch of one-leaf trees; what is left over is padding (token 0).
+    """Return a batch of one-leaf trees with each path in a separate row, in order; the rest is padding (token 0).
 
     Args:
-        paths: at most `rows`, none longer than `length`.
+        paths: at most `rows` paths, none longer than `length`.
         rows: rows of the batch.
-        length: tokens of a row.
-        leaf_at: index at which each path is read; its last token if not given.
+        length: tokens per row.
+        leaf_at: index at which each path is read; default its last token.
 
     Raises:
         ValueError: the paths do not fit.
+
+    >>> separate_rows([(5, 1), (6, 7, 1)], rows=2, length=4).token
+    array([[5, 1, 0, 0],
+           [6, 7, 1, 0]], dtype=int32)
     """
     longest = max(map(len, paths), default=0)
     if len(paths) > rows or longest > length:
-        raise ValueError(f"{len(paths)} paths of up to {longest} tokens: at most {rows} of {length} fit; raise either")
+        raise ValueError(
+            f"paths: {len(paths)} of up to {longest} tokens do not fit into rows = {rows} of length = {length}; raise "
+            "rows or length"
+        )
     token, until = np.zeros((rows, length), np.int32), np.zeros((rows, length), np.int32)
     leaf = np.full((rows, 1, 2), -1, np.int32)
     for row, path in enumerate(paths):
@@ -83,7 +110,7 @@ def separate_rows(paths: Sequence[Path], rows: int, length: int, *, leaf_at: Seq
 
 
 def packed_path(batch: Batch, row: int, index: int) -> Path:
-    """Tokens from the root to a place of a packed row, by its `previous` pointers."""
+    """Return the tokens from the root to a place of a packed row, found by its `previous` pointers."""
     path = [int(batch.token[row, index])]
     while batch.previous[row, index] != index:
         index = int(batch.previous[row, index])
@@ -92,6 +119,6 @@ def packed_path(batch: Batch, row: int, index: int) -> Path:
 
 
 def live(batch: Batch) -> list[tuple[int, int]]:
-    """(row, index) of every token that is not padding."""
+    """Return (row, index) of every token that is not padding."""
     places = np.argwhere(batch.visible_until > np.arange(batch.token.shape[1], dtype=np.int32))
     return [(int(row), int(index)) for row, index in places]

@@ -1,4 +1,7 @@
-"""PIT's policies as scorers of one level: what is drawn, and what a trainer says of it."""
+"""PIT's policies as scorers with one method, `draw`: their samples, and the log-probs that a trainer computes.
+
+The invariants of `pit.testing.invariants.draws` compare the two.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,10 +30,12 @@ from pit.types import Batch
 class DrawFormat:
     """The tokens that a policy reads and writes.
 
-    closing: token that ends the prompt; eos: the one that ends an answer.
-    content: least and greatest id of a content token of a prompt.
-    longest: most content tokens of a prompt; capacity: most tokens of an answer, its eos included.
-    prefixes: prompts of a call, a static shape.
+    closing: token that ends a prompt.
+    eos: token that ends an answer.
+    content: smallest and largest id of a content token of a prompt.
+    longest: maximum content tokens of a prompt.
+    capacity: maximum tokens of an answer, EOS included.
+    prefixes: prompts per call, a static shape.
     """
 
     closing: int
@@ -43,23 +48,25 @@ class DrawFormat:
 
 @runtime_checkable
 class Sampler(Protocol):
-    """What is asked of a policy.
-
-    draw(prompts, temperature, seed): two samples of each prompt (closing token included), with the log-probs recorded.
-    logprob_rows(batch, temperature): log-prob of each token of packed rows as the trainer computes it, nats.
-    """
+    """A policy under test."""
 
     format: DrawFormat
 
     def draw(self, prompts: Sequence[Sequence[int]], temperature: float, seed: int) -> Samples:
-        """Samples."""
+        """Return two samples per prompt, with their log-probs in nats; prompts include the closing token."""
 
     def logprob_rows(self, batch: Batch, temperature: float) -> Float32[np.ndarray, "R T"]:
-        """Log-probs."""
+        """Return the log-prob of each token of packed rows as the trainer computes it, in nats."""
 
 
 class PolicyScorer:
-    """A PIT decoder and its weights."""
+    """A sampler made of a PIT decoder and its weights.
+
+    Args:
+        graphdef: graph definition of a `Decoder`.
+        params: its weights.
+        format: the tokens that it reads and writes.
+    """
 
     def __init__(self, graphdef: nnx.GraphDef[Any], params: Params, format: DrawFormat) -> None:
         def read(params: Params, rows: dict[str, Array], temperature: float) -> Array:
@@ -74,17 +81,22 @@ class PolicyScorer:
 
     @classmethod
     def open(cls, folder: Path, stage: Stage) -> "PolicyScorer":
-        """The policy (or improver) of a finished stage of a run.
+        """Load the policy or improver of a finished stage.
+
+        Args:
+            folder: folder of the run.
+            stage: the stage.
 
         Raises:
-            ConfigError, CheckpointError: no run is there, or the stage has not finished.
+            ConfigError: the folder does not hold a run.
+            CheckpointError: the stage has not finished.
         """
         run = Run.open(folder)
         model = stage.load(run)
         return cls(model.graphdef, model.params, draw_format(run.template))
 
     def draw(self, prompts: Sequence[Sequence[int]], temperature: float, seed: int) -> Samples:
-        """Two samples of each prompt."""
+        """Return two samples per prompt."""
         form = self.format
         return sample(
             Model(self._graphdef, self._params),
@@ -98,14 +110,14 @@ class PolicyScorer:
         )
 
     def logprob_rows(self, batch: Batch, temperature: float) -> Float32[np.ndarray, "R T"]:
-        """Log-prob of each token given its own path."""
+        """Return the log-prob of each token given the path before it, in nats."""
         rows = {name: getattr(batch, name) for name in ("token", "position", "visible_until", "previous")}
         logp: np.ndarray = np.asarray(self._read(self._params, rows, temperature=temperature))
         return logp
 
 
 def draw_format(template: Template) -> DrawFormat:
-    """The tokens of a policy under a template."""
+    """Return the format of a policy's tokens under a template."""
     return DrawFormat(
         closing=template.closings[0],
         eos=template.closings[2],

@@ -1,4 +1,7 @@
-"""What a check found: a table for the terminal, JSON for programs, and a page that stands alone."""
+"""The report of a check: tables for the terminal, JSON for programs, and a self-contained HTML page.
+
+It holds the results of all invariants, whatever their status.
+"""
 
 import json
 from collections.abc import Sequence
@@ -16,28 +19,29 @@ from pit.evaluate.stats import Interval
 
 
 class Status(StrEnum):
-    """What is said of an invariant."""
+    """The outcome of one invariant."""
 
     HELD = "held"
     VIOLATED = "violated"
     MEASURED = "measured"
     NOT_APPLICABLE = "not applicable"
-    NOT_JUDGED = "not judged"
+    NOT_CHECKED = "not checked"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One invariant and what was found.
+    """The result of one invariant.
 
-    name, kind, statement, source: of the invariant.
-    status: see `Status`; a statistical one is measured, never held.
-    detail: why it is violated, not applicable or not judged; with a statistical one, how it lies to its floor.
-    examples: examples tried, or cases of the data that say something.
-    interval: the figure of a statistical invariant, with its 95 % interval.
-    floor: the figure of a scorer that knows nothing.
-    table: further figures.
-    counterexample: the smallest found, or the worst case, as text.
-    replay: the command that checks it again.
+    name, kind, statement, source: fields of the invariant.
+    status: the outcome; a statistical invariant is measured, never held.
+    detail: reason why it is violated, not applicable or not checked; for a figure, its place relative to the floor.
+    examples: number of examples that were tried, or of usable cases of the data.
+    interval: figure of a statistical invariant, with its 95 % interval.
+    floor: figure of a scorer that knows nothing.
+    table: further figures with their labels.
+    counterexample: smallest counterexample, or worst case, as text.
+    replay: command that checks the counterexample again.
+    seconds: duration of the search.
     """
 
     name: str
@@ -56,13 +60,20 @@ class Result:
 
     @property
     def below_floor(self) -> bool:
-        """Whether the whole interval lies below the figure of a scorer that knows nothing."""
+        """Whether the whole interval lies below the floor."""
         return self.interval is not None and self.floor is not None and self.interval.high < self.floor
 
 
 @dataclass(frozen=True)
 class Report:
-    """All results of a check of one model."""
+    """The results of one check.
+
+    model: MODEL, as the command line names it.
+    data: name of the preferences.
+    seed: seed of the search.
+    results: one result per invariant.
+    seconds: duration of the check.
+    """
 
     model: str
     data: str
@@ -72,11 +83,11 @@ class Report:
 
     @property
     def violations(self) -> tuple[Result, ...]:
-        """Results of exact invariants that do not hold, and of scorers that fail."""
+        """Results whose invariant is violated, or whose scorer failed."""
         return tuple(result for result in self.results if result.status == Status.VIOLATED)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, intervals as {value, low, high, n}."""
+        """Return the report as values that JSON can hold; intervals are {value, low, high, n}."""
         plain = asdict(self)
         for values, result in zip(plain["results"], self.results, strict=True):
             values["interval"] = None if result.interval is None else result.interval._asdict()
@@ -84,31 +95,31 @@ class Report:
         return plain
 
     def write_json(self, path: Path) -> None:
-        """Write the report as JSON."""
+        """Write the report to a JSON file."""
         write_file(path, (json.dumps(self.to_dict(), indent=1, ensure_ascii=True) + "\n").encode())
 
     def write_html(self, path: Path) -> None:
-        """Write the report as a page that needs nothing else."""
+        """Write the report to a self-contained HTML file."""
         page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE)
-        write_file(path, page.render(report=self, figure=figure).encode("utf-8", "backslashreplace"))
+        write_file(path, page.render(report=self, figure=format_interval).encode("utf-8", "backslashreplace"))
 
     def tables(self) -> list[Table]:
-        """Exact invariants, then figures."""
+        """Return the table of exact invariants and the table of figures, without empty ones."""
         exact = [r for r in self.results if r.kind == "exact"]
-        rest = [r for r in self.results if r.kind != "exact"]
-        return [table for table, rows in ((_exact_table(exact), exact), (_rate_table(rest), rest)) if rows]
+        figures = [r for r in self.results if r.kind != "exact"]
+        return [table for table, rows in ((_exact_table(exact), exact), (_figure_table(figures), figures)) if rows]
 
 
-def figure(interval: Interval) -> str:
-    """A figure with its interval.
+def format_interval(interval: Interval) -> str:
+    """Return a figure with its interval as text.
 
-    >>> figure(Interval(0.5, 0.4, 0.6, 100))
+    >>> format_interval(Interval(0.5, 0.4, 0.6, 100))
     '0.500 [0.400, 0.600]'
     """
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-_COLOURS = {Status.HELD: "green", Status.VIOLATED: "bold red", Status.NOT_JUDGED: "yellow"}
+_COLOURS = {Status.HELD: "green", Status.VIOLATED: "bold red", Status.NOT_CHECKED: "yellow"}
 
 
 def _coloured(result: Result) -> str:
@@ -126,17 +137,18 @@ def _exact_table(results: Sequence[Result]) -> Table:
     return table
 
 
-def _rate_table(results: Sequence[Result]) -> Table:
+def _figure_table(results: Sequence[Result]) -> Table:
     table = Table(title="Figures over the data")
     for name, no_wrap in (("figure", True), ("value [95 %]", True), ("cases", True), ("statement", False)):
         table.add_column(name, no_wrap=no_wrap)
     for kind in dict.fromkeys(result.kind for result in results):
         table.add_section()
         table.add_row(f"[bold]{kind}[/]")
-        for result in (each for each in results if each.kind == kind):
-            shown = _coloured(result) if result.interval is None else figure(result.interval)
-            note = f" ({result.detail})" if result.detail else ""
-            table.add_row(result.name, shown, str(result.examples or ""), escape(f"{result.statement}{note}"))
+        for result in results:
+            if result.kind == kind:
+                value = _coloured(result) if result.interval is None else format_interval(result.interval)
+                note = f" ({result.detail})" if result.detail else ""
+                table.add_row(result.name, value, str(result.examples or ""), escape(f"{result.statement}{note}"))
     return table
 
 

@@ -1,4 +1,7 @@
-"""A whole check: every invariant that applies, over examples and data; what `pit check` and the pytest plugin run."""
+"""A whole check: every applicable invariant over examples and data, as `pit check` and the pytest plugin run it.
+
+`run_check` runs many invariants and shares the scores of their items; `check_exact` and `check_statistical` run one.
+"""
 
 import shlex
 import time
@@ -9,27 +12,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pit.testing.faults import CheckError, Random, Violation
+from pit.testing.errors import CheckError, InvariantError, NondeterminismError
 from pit.testing.invariants import ALL, Case, Exact, Invariant, Material, Statistical
 from pit.testing.report import Report, Result, Status
-from pit.testing.scorers import Item, Level, gaps, levels_of
-from pit.testing.search import readable, save, search
+from pit.testing.scorers import Item, Method, gaps, methods_of
+from pit.testing.search import find_counterexample, format_example, save_example
 from pit.types import Preference
 
 GATES = ("well_formed", "deterministic", "rows_deterministic", "draws_deterministic")
-"""Checked first, in this order: of a scorer that fails or is random nothing else that is exact can be judged."""
+"""Invariants that are checked first, in this order; if one is violated, the other exact ones are not checked."""
 
-_AT_ONCE = 256
-"""Questions of a call, so that progress is seen."""
+_ITEMS_PER_CALL = 256
+"""Items per call to the scorer, so that progress is reported."""
 
 
 class Request(NamedTuple):
-    """What is to be checked.
+    """The settings of a check.
 
-    model, data: what reports call the scorer and the preferences.
-    examples: examples tried of each exact invariant.
-    seed: of the search.
-    failures: folder for counterexamples, none to keep none.
+    model: MODEL, as the command line names it; reports and replay commands print it.
+    data: name of the preferences in reports.
+    examples: number of examples to try of each exact invariant.
+    seed: seed of the search.
+    failures: folder for counterexamples; None keeps none.
     """
 
     model: str
@@ -40,10 +44,14 @@ class Request(NamedTuple):
 
 
 def cases_of(rows: Sequence[Preference], where: str = "the data") -> list[Case]:
-    """Preferences as cases, each with an answer to another prompt.
+    """Return preferences as cases, each with an answer to another prompt.
+
+    Args:
+        rows: the preferences.
+        where: name of the data in messages.
 
     Raises:
-        CheckError: there are no pairs, or all are of one prompt.
+        CheckError: there are fewer than two pairs, or all have the same prompt.
     """
     others = [
         next((r.better for r in (*rows[i + 1 :], *rows[:i]) if r.prompt != row.prompt), None)
@@ -51,9 +59,9 @@ def cases_of(rows: Sequence[Preference], where: str = "the data") -> list[Case]:
     ]
     if len(rows) < 2 or any(other is None for other in others):
         raise CheckError(
-            f"{where}: holds {len(rows)} pairs, and a check needs at least 2 with different prompts; give preferences "
-            "with a prompt, a better and a worse answer (columns prompt, chosen, rejected), or ask for exact "
-            "invariants alone (--invariant exact)"
+            f"{where}: holds {len(rows)} pairs, must hold at least 2 with different prompts; give rows with a prompt, "
+            "a better and a worse answer (columns prompt, chosen, rejected), or check exact invariants only "
+            "(--invariant exact)"
         )
     return [
         Case(row.prompt, row.better, row.worse, other or "", i)
@@ -62,21 +70,23 @@ def cases_of(rows: Sequence[Preference], where: str = "the data") -> list[Case]:
 
 
 def select(names: Sequence[str]) -> tuple[Invariant, ...]:
-    """Invariants by name or kind, all if none are named.
+    """Return the invariants with the given names or kinds, or all if none are given.
 
     Raises:
-        CheckError: there is none of a name.
+        CheckError: a name is neither a name nor a kind.
+
+    >>> [invariant.name for invariant in select(["batch_size", "directional"])]
+    ['batch_size', 'half_is_worse', 'mixed_is_worse']
     """
-    chosen = tuple(each for each in ALL if not names or each.name in names or each.kind in names)
-    known = {each.name for each in ALL} | {each.kind for each in ALL}
+    known = {invariant.name for invariant in ALL} | {invariant.kind for invariant in ALL}
     for name in names:
         if name not in known:
-            kinds = ", ".join(dict.fromkeys(each.kind for each in ALL))
+            kinds = ", ".join(dict.fromkeys(invariant.kind for invariant in ALL))
             raise CheckError(
-                f"invariant {name!r}: there is none of that name or kind; kinds are {kinds}, names are "
-                f"{', '.join(each.name for each in ALL)}"
+                f"--invariant {name}: does not exist; give a kind ({kinds}) or a name "
+                f"({', '.join(invariant.name for invariant in ALL)})"
             )
-    return chosen
+    return tuple(i for i in ALL if not names or i.name in names or i.kind in names)
 
 
 def run_check(
@@ -90,40 +100,87 @@ def run_check(
     """Check a scorer.
 
     Args:
-        scorer: anything with a level of `pit.testing.scorers`.
-        rows: preferences; exact invariants draw examples from them too, statistical ones are measured on them.
-        request: how much, and what to call it.
-        invariants: what to check.
-        progress: told the name of what is being done.
+        scorer: an object with a method of `pit.testing.scorers.Method`.
+        rows: preferences; exact invariants use their texts in examples, statistical ones are measured on them.
+        request: the settings.
+        invariants: the invariants to check.
+        progress: function that is called with a description of each step.
 
     Raises:
-        CheckError: the scorer has no level, or statistical invariants have too few pairs.
+        CheckError: the scorer has none of the methods, or there are too few pairs for a statistical invariant.
+
+    >>> from pit.testing.adapters import GapFunction
+    >>> scorer = GapFunction(lambda xs, ys, refs: np.array([len(y) - len(r) for y, r in zip(ys, refs)], np.float32))
+    >>> report = run_check(scorer, [], Request("by_length", "no data", examples=5), invariants=select(["batch_size"]))
+    >>> [(result.name, result.status.value) for result in report.results]
+    [('batch_size', 'held')]
     """
-    if not levels_of(scorer):
+    if not methods_of(scorer):
         raise CheckError(
-            f"{request.model}: is no scorer, it has none of the methods {', '.join(level.value for level in Level)}; "
-            "wrap a function with pit.testing.adapters.GapFunction or Difference"
+            f"{request.model}: is not a scorer, it has none of the methods "
+            f"{', '.join(method.value for method in Method)}; wrap a function with pit.testing.adapters.as_scorer"
         )
     begin = time.perf_counter()
-    statistical = [each for each in invariants if isinstance(each, Statistical)]
-    cases = cases_of(rows, request.data) if any(each.applicable(scorer) for each in statistical) else []
+    statistical = [invariant for invariant in invariants if isinstance(invariant, Statistical)]
+    cases = cases_of(rows, request.data) if any(i.applicable(scorer) for i in statistical) else []
     results: dict[str, Result] = {}
     material = Material(scorer, rows)
     gate = ""
-    exact = [each for each in invariants if isinstance(each, Exact)]
-    for each in sorted(exact, key=lambda each: GATES.index(each.name) if each.name in GATES else len(GATES)):
-        progress(each.name)
-        results[each.name] = _exact(each, material, request, gate)
-        if each.name in GATES and results[each.name].status == Status.VIOLATED:
-            gate = f"{each.name} is violated"
+    exact = [invariant for invariant in invariants if isinstance(invariant, Exact)]
+    for invariant in sorted(exact, key=lambda i: GATES.index(i.name) if i.name in GATES else len(GATES)):
+        progress(invariant.name)
+        results[invariant.name] = _exact(invariant, material, request, gate)
+        if invariant.name in GATES and results[invariant.name].status == Status.VIOLATED:
+            gate = f"{invariant.name} is violated"
     results |= _measure_all(statistical, scorer, cases, request, progress)
-    ordered = tuple(results[each.name] for each in invariants)
+    ordered = tuple(results[invariant.name] for invariant in invariants)
     return Report(request.model, request.data, request.seed, ordered, time.perf_counter() - begin)
 
 
 def check_exact(invariant: Exact, material: Material, request: Request) -> Result:
-    """Search one exact invariant."""
+    """Search for a counterexample of one exact invariant and return the result."""
     return _exact(invariant, material, request, "")
+
+
+def check_statistical(
+    invariant: Statistical, scorer: Any, rows: Sequence[Preference], request: Request, scores: dict[Item, float]
+) -> Result:
+    """Measure one statistical invariant and return the result.
+
+    Args:
+        invariant: an invariant that is applicable to the scorer.
+        scorer: the scorer.
+        rows: the preferences.
+        request: the settings.
+        scores: scores of earlier calls, which are used; new scores are added.
+
+    Raises:
+        CheckError: there are too few pairs.
+    """
+    cases = [case for case in cases_of(rows, request.data) if invariant.usable(case)]
+    items = [invariant.items(case) for case in cases]
+    try:
+        scores.update(score_items(scorer, [item for row in items for item in row if item not in scores]))
+    except InvariantError as violation:
+        return _failed(invariant, violation)
+    return _measured(invariant, cases, items, scores, request)
+
+
+def score_items(
+    scorer: Any, items: Sequence[Item], progress: Callable[[str], None] = lambda text: None
+) -> dict[Item, float]:
+    """Return the gap of each distinct item; every item is scored once.
+
+    Raises:
+        InvariantError: the scorer fails.
+    """
+    distinct = list(dict.fromkeys(items))
+    scores: dict[Item, float] = {}
+    for first in range(0, len(distinct), _ITEMS_PER_CALL):
+        batch = distinct[first : first + _ITEMS_PER_CALL]
+        scores.update(zip(batch, map(float, gaps(scorer, batch)), strict=True))
+        progress(f"{len(scores)} of {len(distinct)} items")
+    return scores
 
 
 def _result(invariant: Invariant, status: Status, **more: Any) -> Result:
@@ -134,66 +191,40 @@ def _not_applicable(invariant: Invariant, scorer: Any) -> Result:
     return _result(invariant, Status.NOT_APPLICABLE, detail=f"needs {invariant.missing(scorer)}")
 
 
+def _failed(invariant: Invariant, violation: InvariantError) -> Result:
+    return _result(invariant, Status.VIOLATED, detail=f"{violation.fault}: {violation}")
+
+
 def _exact(invariant: Exact, material: Material, request: Request, gate: str) -> Result:
     if not invariant.applicable(material.scorer):
         return _not_applicable(invariant, material.scorer)
     if gate:
-        return _result(invariant, Status.NOT_JUDGED, detail=gate)
+        return _result(invariant, Status.NOT_CHECKED, detail=gate)
     begin = time.perf_counter()
-    found = search(invariant, material, examples=request.examples, seed=request.seed)
+    counterexample = find_counterexample(invariant, material, examples=request.examples, seed=request.seed)
     seconds = time.perf_counter() - begin
-    if found is None:
+    if counterexample is None:
         return _result(invariant, Status.HELD, examples=request.examples, seconds=seconds)
-    fault = found.fault
-    if invariant.name in GATES[1:] and fault == Violation.fault:
-        fault = Random.fault
+    fault = counterexample.fault
+    if invariant.name in GATES[1:] and fault == InvariantError.fault:
+        fault = NondeterminismError.fault
     return _result(
         invariant,
         Status.VIOLATED,
-        detail=f"{fault}: {found.message}",
-        counterexample=readable(found.example),
-        replay=_keep(invariant, found.example, request),
+        detail=f"{fault}: {counterexample.message}",
+        counterexample=format_example(counterexample.example),
+        replay=_keep(invariant, counterexample.example, request),
         seconds=seconds,
     )
 
 
 def _keep(invariant: Invariant, example: Any, request: Request) -> str:
-    """Save an example if asked to; the command that checks it again."""
+    """Save an example if the request has a folder for it, and return the command that checks it again."""
     if request.failures is None:
         return ""
     path = request.failures / f"{invariant.name}.json"
-    save(path, invariant, example)
+    save_example(path, invariant, example)
     return f"pit check {shlex.quote(request.model)} --replay {shlex.quote(str(path))}"
-
-
-def ask_all(
-    scorer: Any, items: Sequence[Item], progress: Callable[[str], None] = lambda text: None
-) -> dict[Item, float]:
-    """Scores of questions, each asked once.
-
-    Raises:
-        Violation: the scorer fails.
-    """
-    distinct = list(dict.fromkeys(items))
-    scores: dict[Item, float] = {}
-    for first in range(0, len(distinct), _AT_ONCE):
-        piece = distinct[first : first + _AT_ONCE]
-        scores.update(zip(piece, map(float, gaps(scorer, piece)), strict=True))
-        progress(f"questions {len(scores)} of {len(distinct)}")
-    return scores
-
-
-def check_statistical(
-    invariant: Statistical, scorer: Any, rows: Sequence[Preference], request: Request, answers: dict[Item, float]
-) -> Result:
-    """Measure one statistical invariant; `answers` keeps what was asked, for others to use."""
-    cases = [case for case in cases_of(rows, request.data) if invariant.usable(case)]
-    questions = [invariant.questions(case) for case in cases]
-    try:
-        answers.update(ask_all(scorer, [item for row in questions for item in row if item not in answers]))
-    except Violation as violation:
-        return _failed(invariant, violation)
-    return measured(invariant, cases, questions, answers, request)
 
 
 def _measure_all(
@@ -203,56 +234,49 @@ def _measure_all(
     request: Request,
     progress: Callable[[str], None],
 ) -> dict[str, Result]:
-    results = {each.name: _not_applicable(each, scorer) for each in invariants if not each.applicable(scorer)}
-    asked = {each.name: each for each in invariants if each.applicable(scorer)}
-    usable = {name: [case for case in cases if each.usable(case)] for name, each in asked.items()}
-    questions = {name: [each.questions(case) for case in usable[name]] for name, each in asked.items()}
-    items = [item for rows in questions.values() for row in rows for item in row]
+    results = {i.name: _not_applicable(i, scorer) for i in invariants if not i.applicable(scorer)}
+    applicable = {i.name: i for i in invariants if i.applicable(scorer)}
+    usable = {name: [case for case in cases if i.usable(case)] for name, i in applicable.items()}
+    items = {name: [i.items(case) for case in usable[name]] for name, i in applicable.items()}
     try:
-        scores = ask_all(scorer, items, progress)
-    except Violation as violation:
-        return results | {name: _failed(each, violation) for name, each in asked.items()}
-    for name, each in asked.items():
-        results[name] = measured(each, usable[name], questions[name], scores, request)
-    return results
+        scores = score_items(scorer, [item for rows in items.values() for row in rows for item in row], progress)
+    except InvariantError as violation:
+        return results | {name: _failed(i, violation) for name, i in applicable.items()}
+    return results | {name: _measured(i, usable[name], items[name], scores, request) for name, i in applicable.items()}
 
 
-def _asked(questions: Sequence[Item], scores: Mapping[Item, float]) -> str:
-    """What was asked of a case and answered; all its questions have one prompt."""
-    lines = [f"  {role}: {content!r}" for role, content in questions[0].prompt]
-    lines += [f"  {scores[item]:+.4g} for {item.output!r} over {item.reference!r}" for item in questions]
-    return "\n".join(lines)
-
-
-def _failed(invariant: Invariant, violation: Violation) -> Result:
-    return _result(invariant, Status.VIOLATED, detail=f"{violation.fault}: {violation}")
-
-
-def measured(
+def _measured(
     invariant: Statistical,
     cases: Sequence[Case],
-    questions: Sequence[Sequence[Item]],
+    items: Sequence[Sequence[Item]],
     scores: Mapping[Item, float],
     request: Request,
 ) -> Result:
-    """The result of one statistical invariant whose questions, those of each case, are answered."""
+    """Return the result of a statistical invariant; `items` holds the items of each case."""
     if not cases:
-        return _result(invariant, Status.NOT_APPLICABLE, detail="no case of the data says anything about it")
-    finding = invariant.measure(cases, np.array([[scores[item] for item in row] for row in questions], np.float64))
-    worst = int(np.argmin(finding.margins))
-    failed = bool(finding.margins[worst] < 0)
+        return _result(invariant, Status.NOT_APPLICABLE, detail="no case of the data is usable for it")
+    measurement = invariant.measure(cases, np.array([[scores[item] for item in row] for row in items], np.float64))
+    worst = int(np.argmin(measurement.margins))
+    failed = bool(measurement.margins[worst] < 0)
     result = _result(
         invariant,
         Status.MEASURED,
         examples=len(cases),
-        interval=finding.interval,
+        interval=measurement.interval,
         floor=invariant.floor,
-        table=finding.table,
-        counterexample=_asked(questions[worst], scores) if failed else "",
+        table=measurement.table,
+        counterexample=_scored_items(items[worst], scores) if failed else "",
     )
     if invariant.floor is None:
         return result
-    interval, floor = finding.interval, invariant.floor
-    place = "above" if interval.low > floor else "below" if result.below_floor else "not told from"
+    interval, floor = measurement.interval, invariant.floor
+    place = "above" if interval.low > floor else "below" if result.below_floor else "not distinguishable from"
     replay = _keep(invariant, cases[worst], request) if failed and result.below_floor else ""
     return replace(result, detail=f"{place} {floor:g}", replay=replay)
+
+
+def _scored_items(items: Sequence[Item], scores: Mapping[Item, float]) -> str:
+    """Return the items of one case, which share a prompt, and their scores as text."""
+    lines = [f"  {role}: {content!r}" for role, content in items[0].prompt]
+    lines += [f"  {scores[item]:+.4g} for {item.output!r} over {item.reference!r}" for item in items]
+    return "\n".join(lines)

@@ -1,4 +1,7 @@
-"""The search for a counterexample of an exact invariant, and the file that replays one."""
+"""The search for a counterexample of an exact invariant, and the file that replays one.
+
+Hypothesis searches and shrinks; a saved example is JSON and does not depend on Hypothesis's version.
+"""
 
 import json
 from collections.abc import Callable
@@ -10,30 +13,33 @@ from hypothesis import example as fixed_example
 from hypothesis import seed as with_seed
 
 from pit.data.atomic import write_file
-from pit.testing.faults import CheckError, Violation
+from pit.testing.errors import CheckError, InvariantError, NondeterminismError
 from pit.testing.invariants.base import Case, Exact, Invariant, Material
-from pit.testing.invariants.draws import Draw
+from pit.testing.invariants.draws import DrawCall
 from pit.testing.scorers import Item
 from pit.testing.strategies.trees import Forest
 from pit.types import Message
 
 
 class Counterexample(NamedTuple):
-    """The smallest example found on which an invariant fails, and what the check said of it."""
+    """An example that violates an invariant, the short name of the fault, and the message of the check."""
 
     example: Any
     fault: str
     message: str
 
 
-def search(invariant: Exact, material: Material, *, examples: int, seed: int) -> Counterexample | None:
-    """Look for a counterexample and shrink it.
+def find_counterexample(
+    invariant: Exact, material: Material, *, examples: int, seed: int, shrink: bool = True
+) -> Counterexample | None:
+    """Search for a counterexample; return None if all examples pass.
 
     Args:
-        invariant: what must hold.
+        invariant: the invariant to check.
         material: the scorer, and data to make examples from.
-        examples: how many to try.
-        seed: of Hypothesis; the same seed tries the same examples.
+        examples: number of examples to try.
+        seed: seed of Hypothesis; the same seed tries the same examples.
+        shrink: whether to look for the smallest counterexample, or to return the first.
     """
     last: list[Any] = []
 
@@ -43,7 +49,7 @@ def search(invariant: Exact, material: Material, *, examples: int, seed: int) ->
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
-        phases=(Phase.explicit, Phase.generate, Phase.shrink),
+        phases=(Phase.explicit, Phase.generate, *([Phase.shrink] if shrink else [])),
         report_multiple_bugs=False,
     )
     @given(invariant.examples(material))
@@ -53,28 +59,33 @@ def search(invariant: Exact, material: Material, *, examples: int, seed: int) ->
 
     for fixed in reversed(invariant.always()):
         attempt = fixed_example(fixed)(attempt)
+    random = NondeterminismError.fault
     try:
         attempt()
-    except Violation as violation:
+    except InvariantError as violation:
         return Counterexample(last[0], violation.fault, str(violation))
     except BaseExceptionGroup as group:
-        # Hypothesis replays the smallest example; a scorer that is random may fail otherwise then, or not at all.
-        return Counterexample(last[0], "random", f"fails in more than one way: {group.exceptions[0]}")
+        # Hypothesis replays the smallest example, on which a random scorer may fail in another way, or not at all.
+        return Counterexample(last[0], random, f"fails in more than one way: {group.exceptions[0]}")
     except Exception as error:
         if type(error).__name__ not in ("Flaky", "FlakyFailure", "FlakyReplay"):
             raise
-        return Counterexample(last[0], "random", "failed once and held when it was asked again")
+        return Counterexample(last[0], random, "failed once and passed when it was repeated")
     return None
 
 
-def readable(example: Any) -> str:
-    """An example as a person reads it."""
+def format_example(example: Any) -> str:
+    r"""Return an example of any invariant as text for a person.
+
+    >>> format_example((Item((Message("user", "Why?"),), "a\nb", ""),))
+    "  user: 'Why?'\n  output: 'a\\nb'\n  reference: ''"
+    """
     if isinstance(example, Forest):
         rows = [f"  {name}: {list(column)}" for name, column in enumerate(map(list, example.columns))]
         return "\n".join([f"{example.trees} trees {example.topology.name}; columns of content tokens:", *rows])
     if isinstance(example, Case):
         example = (Item(example.prompt, example.better, example.worse),)
-    if isinstance(example, Draw):
+    if isinstance(example, DrawCall):
         prompts = "\n".join(f"  prompt: {list(prompt)}" for prompt in example.prompts)
         return f"temperature {example.temperature}, seed {example.seed}; content tokens:\n{prompts}"
     lines = []
@@ -84,18 +95,18 @@ def readable(example: Any) -> str:
     return "\n".join(lines)
 
 
-def save(path: Path, invariant: Invariant, example: Any) -> None:
-    """Write an example so that `pit check MODEL --replay FILE` checks it again."""
+def save_example(path: Path, invariant: Invariant, example: Any) -> None:
+    """Write an example to a file that `pit check MODEL --replay FILE` reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"invariant": invariant.name, **_plain(example)}
     write_file(path, (json.dumps(record, ensure_ascii=True, indent=1) + "\n").encode())
 
 
-def load(path: Path) -> tuple[str, Any]:
-    """Name of the invariant, and the example, of a saved file.
+def load_example(path: Path) -> tuple[str, Any]:
+    """Read the name of the invariant and the example from a saved file.
 
     Raises:
-        CheckError: the file holds no example.
+        CheckError: the file cannot be read or does not hold an example.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -103,14 +114,15 @@ def load(path: Path) -> tuple[str, Any]:
         return name, _EXAMPLES[kind](record["example"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckError(
-            f"{path}: is no saved example ({type(error).__name__}: {error}); name a file that `pit check` wrote"
+            f"--replay {path}: does not hold a saved example ({type(error).__name__}: {error}); give a file that "
+            "`pit check` wrote to its --failures folder"
         ) from error
 
 
 def _plain(example: Any) -> dict[str, Any]:
     if isinstance(example, Forest):
         return {"kind": "forest", "example": example.to_json()}
-    if isinstance(example, Draw):
+    if isinstance(example, DrawCall):
         return {"kind": "draw", "example": example._asdict()}
     if isinstance(example, Case):
         return {"kind": "case", "example": example._asdict()}
@@ -125,12 +137,17 @@ def _items(value: list[Any]) -> tuple[Item, ...]:
     return tuple(Item(_messages(prompt), output, reference) for prompt, output, reference in value)
 
 
-def _draw(value: dict[str, Any]) -> Draw:
-    return Draw(tuple(map(tuple, value["prompts"])), value["temperature"], value["seed"])
+def _draw_call(value: dict[str, Any]) -> DrawCall:
+    return DrawCall(tuple(map(tuple, value["prompts"])), value["temperature"], value["seed"])
 
 
 def _case(value: dict[str, Any]) -> Case:
     return Case(**{**value, "prompt": _messages(value["prompt"])})
 
 
-_EXAMPLES: dict[str, Callable[[Any], Any]] = {"forest": Forest.from_json, "items": _items, "case": _case, "draw": _draw}
+_EXAMPLES: dict[str, Callable[[Any], Any]] = {
+    "forest": Forest.from_json,
+    "items": _items,
+    "case": _case,
+    "draw": _draw_call,
+}

@@ -1,7 +1,7 @@
-"""Small changes of a text that keep its meaning, each with its inverse.
+"""Small changes of a text that keep its meaning, with their inverses.
 
-After the controlled transformations of reWordBench (Wu et al. 2025, arXiv 2503.11751), which drive leading reward
-models below chance. All are functions of the text alone; `undo(apply(text))` is the text, so nothing is lost.
+They follow the controlled transformations of reWordBench (Wu et al. 2025, arXiv 2503.11751), which drive leading reward
+models below chance. Each depends on the text alone, and `undo(apply(text))` is the text, so no information is lost.
 """
 
 import re
@@ -13,7 +13,7 @@ _SWAP_CASE = str.maketrans(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 _LIST = re.compile(r"^- .*(?:\n- .*)+$", re.MULTILINE)
-# A list whose order means something says so, or counts.
+# Words that suggest that the order of a list matters.
 _ORDERED = re.compile(r"\b(first|then|next|finally|step|before|after|last|rank|top)\b", re.IGNORECASE)
 
 
@@ -23,30 +23,30 @@ class Transformation(Protocol):
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Name in reports and in the names of invariants."""
 
     def applies(self, text: str) -> bool:
-        """Whether it changes the text and keeps its meaning."""
+        """Return whether `apply` changes the text and keeps its meaning."""
 
     def apply(self, text: str) -> str:
-        """The changed text."""
+        """Return the changed text."""
 
     def undo(self, text: str) -> str:
-        """The text that `apply` was given."""
+        """Return the text from which `apply` made this one."""
 
 
 @dataclass(frozen=True)
 class Typos:
-    """The second and third letter of every long word change places: two typing errors a word, or fewer."""
+    """The second and third letter of every word with five or more letters, swapped."""
 
     name: str = "typos"
 
     def applies(self, text: str) -> bool:
-        """Where a word has five letters."""
+        """Return whether the swap changes any word."""
         return self.apply(text) != text
 
     def apply(self, text: str) -> str:
-        """Swap them.
+        """Return the text with the letters swapped.
 
         >>> Typos().apply("a small lamp, costly")
         'a samll lamp, csotly'
@@ -58,16 +58,20 @@ class Typos:
 
 @dataclass(frozen=True)
 class SwappedCase:
-    """ASCII letters in the other case."""
+    """Upper case for lower case and the reverse, in ASCII letters."""
 
     name: str = "case"
 
     def applies(self, text: str) -> bool:
-        """Where there is such a letter."""
+        """Return whether the text contains an ASCII letter."""
         return self.apply(text) != text
 
     def apply(self, text: str) -> str:
-        """Swap the case."""
+        """Return the text with the case swapped.
+
+        >>> SwappedCase().apply("Ask me")
+        'aSK ME'
+        """
         return text.translate(_SWAP_CASE)
 
     undo = apply
@@ -75,82 +79,93 @@ class SwappedCase:
 
 @dataclass(frozen=True)
 class DoubledSpaces:
-    """Every space twice."""
+    """Two spaces for every space."""
 
     name: str = "whitespace"
 
     def applies(self, text: str) -> bool:
-        """Where there is a space."""
+        """Return whether the text contains a space."""
         return " " in text
 
     def apply(self, text: str) -> str:
-        """Double them."""
+        """Return the text with every space doubled."""
         return text.replace(" ", "  ")
 
     def undo(self, text: str) -> str:
-        """Halve them."""
+        """Return the text with every pair of spaces halved."""
         return text.replace("  ", " ")
 
 
 @dataclass(frozen=True)
 class Wrapped:
-    """Text between two fixed pieces: quotation marks, a code block, a sentence that says nothing about it."""
+    """Two fixed strings around a text: quotation marks, a code block, an irrelevant sentence."""
 
     name: str
     before: str
     after: str
 
     def applies(self, text: str) -> bool:
-        """Where there is a text."""
+        """Return whether the text is not empty."""
         return bool(text)
 
     def apply(self, text: str) -> str:
-        """Wrap it."""
+        """Return the text between the two strings.
+
+        >>> Wrapped("bold", "**", "**").apply("yes")
+        '**yes**'
+        """
         return f"{self.before}{text}{self.after}"
 
     def undo(self, text: str) -> str:
-        """Unwrap it."""
+        """Return the text without the two strings."""
         return text[len(self.before) : len(text) - len(self.after)]
 
 
 @dataclass(frozen=True)
 class QuotedLines:
-    """Every line as a Markdown quotation."""
+    """A Markdown quotation of every line."""
 
     name: str = "markdown quotation"
 
     def applies(self, text: str) -> bool:
-        """Where there is a text."""
+        """Return whether the text is not empty."""
         return bool(text)
 
     def apply(self, text: str) -> str:
-        """Mark the lines."""
+        """Return the text with `> ` before every line."""
         return "\n".join(f"> {line}" for line in text.split("\n"))
 
     def undo(self, text: str) -> str:
-        """Take the marks off."""
+        """Return the text without the quotation marks."""
         return "\n".join(line[2:] for line in text.split("\n"))
 
 
 @dataclass(frozen=True)
-class TurnedLists:
-    """The points of every list with dashes in the other order, where nothing says that their order means something."""
+class ReversedLists:
+    """The points of every list with dashes in reverse order, unless a word of the text suggests that order matters."""
 
     name: str = "list order"
 
     def applies(self, text: str) -> bool:
-        """Where there is such a list."""
+        """Return whether the text has such a list."""
         return self.apply(text) != text and not _ORDERED.search(text)
 
     def apply(self, text: str) -> str:
-        """Turn them round."""
+        r"""Return the text with the points of every list reversed.
+
+        >>> ReversedLists().apply("- milk\n- tea")
+        '- tea\n- milk'
+        """
         return _LIST.sub(lambda m: "\n".join(reversed(m[0].split("\n"))), text)
 
     undo = apply
 
 
-POLITE = Wrapped("politeness", "", " Thank you for asking!")
-SPACED = Wrapped("outer whitespace", " \n", "\n ")
+POLITENESS = Wrapped("politeness", "", " Thank you for asking!")
+"""A polite sentence at the end."""
+
+OUTER_WHITESPACE = Wrapped("outer whitespace", " \n", "\n ")
+"""Spaces and line breaks around the text."""
 
 TRANSFORMATIONS: tuple[Transformation, ...] = (
     Typos(),
@@ -161,6 +176,6 @@ TRANSFORMATIONS: tuple[Transformation, ...] = (
     Wrapped("bold", "**", "**"),
     Wrapped("code block", "```\n", "\n```"),
     Wrapped("irrelevant sentence", "", " The sky was clear over the harbour that day."),
-    TurnedLists(),
+    ReversedLists(),
 )
-"""Changes that a ranking should survive."""
+"""Changes under which a ranking should stay the same."""

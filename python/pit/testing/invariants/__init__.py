@@ -1,6 +1,9 @@
-"""Invariants of reward models: exact ones, behavioural ones after CheckList, and learned ones."""
+"""Invariants of scorers: exact ones, behavioural ones after CheckList, and learned ones.
 
-from pit.testing.invariants.base import Case, Exact, Finding, Invariant, Material, Statistical
+`ALL` is the list that `pit check` and the pytest plugin run.
+"""
+
+from pit.testing.invariants.base import Case, Exact, Invariant, Material, Measurement, Statistical
 from pit.testing.invariants.behavioural import BEHAVIOURAL
 from pit.testing.invariants.draws import DRAW_INVARIANTS
 from pit.testing.invariants.learned import LEARNED
@@ -8,9 +11,20 @@ from pit.testing.invariants.rows import ROW_INVARIANTS
 from pit.testing.invariants.text import TEXT_INVARIANTS
 
 EXACT: tuple[Exact, ...] = (*TEXT_INVARIANTS, *ROW_INVARIANTS, *DRAW_INVARIANTS)
-"""Violations of these are bugs."""
+"""Invariants whose violation is a bug."""
 
 ALL: tuple[Invariant, ...] = (*EXACT, *BEHAVIOURAL, *LEARNED)
-"""All of them; names are unique."""
+"""All invariants; names are unique."""
 
-__all__ = ["ALL", "BEHAVIOURAL", "EXACT", "LEARNED", "Case", "Exact", "Finding", "Invariant", "Material", "Statistical"]
+__all__ = [
+    "ALL",
+    "BEHAVIOURAL",
+    "EXACT",
+    "LEARNED",
+    "Case",
+    "Exact",
+    "Invariant",
+    "Material",
+    "Measurement",
+    "Statistical",
+]

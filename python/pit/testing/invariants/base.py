@@ -1,7 +1,7 @@
-"""What an invariant is: a name, a statement, its source, the level it needs, and a check of one example.
+"""Invariants in general: a name, a statement, a source, the methods that a scorer needs, and a check of one example.
 
-An exact invariant holds for any weights, so that a violation is a bug; it is searched with Hypothesis and its
-counterexamples shrink. A statistical one holds more or less: it is a rate, or a mean, with an interval over a data set.
+An exact invariant holds for any weights, so a violation is a bug; Hypothesis searches for one and shrinks it. A
+statistical invariant holds to some degree: it is a rate or a mean over a data set, with an interval.
 """
 
 from abc import ABC, abstractmethod
@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from jaxtyping import Float64
 
 from pit.evaluate.stats import Interval, accuracy_interval, mean_interval
-from pit.testing.faults import Violation
-from pit.testing.scorers import Item, Level, Prompt, gaps, levels_of
+from pit.testing.errors import InvariantError
+from pit.testing.scorers import Item, Method, Prompt, gaps, methods_of
 from pit.types import Preference
 
 
 class Material(NamedTuple):
-    """What examples are made from: the scorer (its row format), and the preferences of the data."""
+    """The material for examples: the scorer, whose format they must have, and the preferences of the data."""
 
     scorer: Any
     rows: Sequence[Preference]
@@ -28,42 +28,42 @@ class Material(NamedTuple):
 
 @dataclass(frozen=True)
 class Invariant(ABC):
-    """What all invariants share.
+    """A property of a scorer.
 
-    name: what `--invariant` takes.
-    statement: in mathematics.
-    source: where it comes from.
-    needs: levels without which it is not applicable.
+    name: name on the command line and in reports.
+    statement: the property in mathematics.
+    source: the paper or document that it comes from.
+    needs: methods without which the invariant is not applicable.
     """
 
     name: str
     statement: str
     source: str
-    needs: frozenset[Level]
+    needs: frozenset[Method]
     kind: ClassVar[str]
 
     def applicable(self, scorer: object) -> bool:
-        """Whether the scorer has the levels that are needed."""
-        return self.needs <= levels_of(scorer)
+        """Return whether the scorer has the methods that the invariant needs."""
+        return self.needs <= methods_of(scorer)
 
     def missing(self, scorer: object) -> str:
-        """The methods that the scorer lacks."""
-        return ", ".join(sorted(f"{level.value}()" for level in self.needs - levels_of(scorer)))
+        """Return the methods that the scorer lacks, as text."""
+        return ", ".join(sorted(f"{method.value}()" for method in self.needs - methods_of(scorer)))
 
     @abstractmethod
     def check(self, scorer: Any, example: Any) -> None:
         """Check one example.
 
         Raises:
-            Violation: it does not hold.
+            InvariantError: the invariant does not hold on it.
         """
 
 
 @dataclass(frozen=True)
 class Exact(Invariant):
-    """An invariant of any weights.
+    """An invariant that holds for any weights.
 
-    tolerance: the rule by which a difference counts as arithmetic.
+    tolerance: rule that decides which differences count as rounding.
     """
 
     tolerance: str
@@ -71,19 +71,19 @@ class Exact(Invariant):
 
     @abstractmethod
     def examples(self, material: Material) -> st.SearchStrategy[Any]:
-        """Examples to search."""
+        """Return a strategy for the examples to search."""
 
     def always(self) -> tuple[Any, ...]:
-        """Examples that are tried first, whatever the seed."""
+        """Return examples that are tried first, whatever the seed."""
         return ()
 
 
 class Case(NamedTuple):
-    """A row of the data as a statistical invariant sees it.
+    """A row of the data, as statistical invariants use it.
 
     prompt, better, worse: the preference.
-    other: the better answer of another row.
-    number: of the row; whatever is random about a case is drawn from it.
+    other: the better answer of a row with another prompt.
+    number: index of the row.
     """
 
     prompt: Prompt
@@ -93,12 +93,12 @@ class Case(NamedTuple):
     number: int
 
 
-class Finding(NamedTuple):
-    """What a statistical invariant says of a data set.
+class Measurement(NamedTuple):
+    """The figure of a statistical invariant over a data set.
 
     interval: the figure with its 95 % interval.
-    margins: how far each case is from failing, below 0 where it fails; the least is the worst counterexample.
-    table: further rows to print: label and figure.
+    margins: distance of each case from failing, negative where it fails; the smallest is the worst counterexample.
+    table: further figures with their labels.
     """
 
     interval: Interval
@@ -107,50 +107,53 @@ class Finding(NamedTuple):
 
 
 Scores = Float64[np.ndarray, "n q"]
-"""Scores of the questions of each case, in the order in which `questions` puts them."""
+"""Scores of the items of each case, in the order of `Statistical.items`."""
 
 
 @dataclass(frozen=True)
 class Statistical(Invariant):
-    """An invariant that holds more or less.
+    """An invariant that holds to some degree.
 
-    floor: the figure of a scorer that knows nothing; the lower end of the interval of a good one lies above it. None
-        where the figure has no such bound.
+    floor: figure of a scorer that knows nothing; the interval of a good scorer lies above it. None where no such
+        figure is known.
     """
 
     floor: float | None
 
     @abstractmethod
-    def questions(self, case: Case) -> tuple[Item, ...]:
-        """What the scorer is asked for one case; equally many for all."""
+    def items(self, case: Case) -> tuple[Item, ...]:
+        """Return the items to score for one case; their number is the same for all cases."""
 
     @abstractmethod
-    def measure(self, cases: Sequence[Case], scores: Scores) -> Finding:
-        """The figure over a data set."""
+    def measure(self, cases: Sequence[Case], scores: Scores) -> Measurement:
+        """Return the figure over a data set."""
 
     def usable(self, case: Case) -> bool:
-        """Whether a case says anything about the invariant."""
+        """Return whether the invariant applies to a case."""
         return True
 
     def check(self, scorer: Any, example: Case) -> None:
-        """Check one case alone: its margin must not be below 0."""
-        scores = np.asarray([gaps(scorer, self.questions(example))], np.float64)
+        """Check one case by itself.
+
+        Raises:
+            InvariantError: the margin of the case is negative, or the scorer fails.
+        """
+        scores = np.asarray([gaps(scorer, self.items(example))], np.float64)
         margin = float(self.measure([example], scores).margins[0])
         if margin < 0:
-            raise Violation(f"{self.name}: {self.statement} fails by {-margin:.4g}")
+            raise InvariantError(f"{self.name}: {self.statement} fails by {-margin:.4g}")
 
 
-def question(case: Case, output: str, reference: str) -> Item:
-    """A question about a case's prompt."""
-    return Item(case.prompt, output, reference)
+def share(margins: Float64[np.ndarray, " n"], table: tuple[tuple[str, Interval], ...] = ()) -> Measurement:
+    """Return the share of cases with a positive margin (a margin of 0 counts half), with Wilson's interval.
+
+    >>> share(np.array([1.0, 0.0, -1.0, 2.0])).interval.value
+    0.625
+    """
+    wins = float(np.sum(margins > 0) + 0.5 * np.sum(margins == 0))
+    return Measurement(accuracy_interval(wins, len(margins)), margins, table)
 
 
-def share(margins: Float64[np.ndarray, " n"], table: tuple[tuple[str, Interval], ...] = ()) -> Finding:
-    """The share of cases whose margin is above 0 (a margin of 0 counts half), with Wilson's interval."""
-    won = float(np.sum(margins > 0) + 0.5 * np.sum(margins == 0))
-    return Finding(accuracy_interval(won, len(margins)), margins, table)
-
-
-def mean(values: Float64[np.ndarray, " n"], margins: Float64[np.ndarray, " n"]) -> Finding:
-    """The mean of some values, with a bootstrap interval."""
-    return Finding(mean_interval(values), margins)
+def mean(values: Float64[np.ndarray, " n"], margins: Float64[np.ndarray, " n"]) -> Measurement:
+    """Return the mean of some values, with a bootstrap interval."""
+    return Measurement(mean_interval(values), margins)

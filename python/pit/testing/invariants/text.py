@@ -1,4 +1,7 @@
-"""Exact invariants of any scorer of text: what one score may depend on beside its own question."""
+"""Exact invariants of every scorer of text: a score depends on its own item and on nothing else.
+
+Neither the size and order of the batch, nor its padding, nor a second call may change it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,26 +13,29 @@ from hypothesis import strategies as st
 from pit.testing.invariants.base import Exact, Material
 from pit.testing.invariants.rows import ROUNDED, SAME, require_close
 from pit.testing.rows import path_scores
-from pit.testing.scorers import Item, Level, gaps, rounding_of
-from pit.testing.strategies.text import ODD, conversations, texts
+from pit.testing.scorers import Item, Method, gaps, rounding_of
+from pit.testing.strategies.text import ODD_TEXTS, conversations, texts
 from pit.types import Message
 
 Items = tuple[Item, ...]
 
 _LONGER = 4
-"""How many times longer the neighbour is that makes a batch pad."""
+"""Length of the neighbour that forces padding, as a multiple of the longest answer."""
 
 _BATCHES = "RewardBench's scores change with the batch size (allenai/reward-bench issue 137)"
 
 
 @dataclass(frozen=True)
 class TextInvariant(Exact):
-    """An exact invariant of a few questions; `test` raises where it does not hold."""
+    """An exact invariant of a few items.
+
+    test: function of scorer and items that raises InvariantError where the invariant does not hold.
+    """
 
     test: Callable[[Any, Items], None]
 
     def examples(self, material: Material) -> st.SearchStrategy[Items]:
-        """Questions, from the data and of odd text."""
+        """Return a strategy for 1 to 4 items, made of the data and of odd texts."""
         prompts = [row.prompt for row in material.rows]
         answers = [text for row in material.rows for text in (row.better, row.worse)]
         prompt = st.one_of(st.sampled_from(prompts), conversations()) if prompts else conversations()
@@ -37,12 +43,17 @@ class TextInvariant(Exact):
         return st.lists(item, min_size=1, max_size=4).map(tuple)
 
     def always(self) -> tuple[Items, ...]:
-        """Each odd text as an answer and as a reference, beside a plain question."""
+        """Return items with each odd text as output and as reference, each together with a plain item."""
         prompt, plain = (Message("user", "why"),), "it is red"
-        return tuple((Item(prompt, odd, plain), Item(prompt, plain, odd), Item(prompt, plain, plain)) for odd in ODD)
+        pairs = [((odd, plain), (plain, odd), (plain, plain)) for odd in ODD_TEXTS]
+        return tuple(tuple(Item(prompt, *answers) for answers in three) for three in pairs)
 
     def check(self, scorer: Any, example: Items) -> None:
-        """Check a few questions."""
+        """Check a few items.
+
+        Raises:
+            InvariantError: the invariant does not hold.
+        """
         self.test(scorer, example)
 
 
@@ -51,7 +62,7 @@ def _well_formed(scorer: Any, items: Items) -> None:
 
 
 def _deterministic(scorer: Any, items: Items) -> None:
-    require_close("gap asked for again", gaps(scorer, items), gaps(scorer, items), 0.0)
+    require_close("gap of a second call", gaps(scorer, items), gaps(scorer, items), 0.0)
 
 
 def _batch_size(scorer: Any, items: Items) -> None:
@@ -60,30 +71,30 @@ def _batch_size(scorer: Any, items: Items) -> None:
 
 
 def _item_order(scorer: Any, items: Items) -> None:
-    turned = gaps(scorer, items[::-1])[::-1]
-    require_close("gap in a batch in another order", turned, gaps(scorer, items), rounding_of(scorer))
+    reordered = gaps(scorer, items[::-1])[::-1]
+    require_close("gap in a batch in reverse order", reordered, gaps(scorer, items), rounding_of(scorer))
 
 
 def _padding(scorer: Any, items: Items) -> None:
     longest = max(max(len(item.output), len(item.reference)) for item in items)
     long = "word " * (_LONGER * longest // 5 + 8)
     neighbour = Item(items[0].prompt, long, long)
-    found = gaps(scorer, (neighbour, *items))[1:]
-    require_close("gap beside a longer neighbour", found, gaps(scorer, items), rounding_of(scorer))
+    padded = gaps(scorer, (neighbour, *items))[1:]
+    require_close("gap next to a longer neighbour", padded, gaps(scorer, items), rounding_of(scorer))
 
 
 def _centred_identity(scorer: Any, items: Items) -> None:
     same = tuple(Item(item.prompt, item.output, item.output) for item in items)
-    found = gaps(scorer, (*same, *items), Level.CENTRED)[: len(same)]
-    require_close("centred gap of an answer over itself", found, np.zeros_like(found), 0.0)
+    centred = gaps(scorer, (*same, *items), Method.CENTRED)[: len(same)]
+    require_close("centred gap of an answer over itself", centred, np.zeros_like(centred), 0.0)
 
 
-def _level_agreement(scorer: Any, items: Items) -> None:
+def _text_is_path(scorer: Any, items: Items) -> None:
     encoded = [scorer.encode(*item) for item in items]
     form = scorer.format
-    expected = path_scores(scorer, [form.question(*each) for each in encoded])
+    expected = path_scores(scorer, [form.item_path(*contents) for contents in encoded])
     if not form.reads_reference:
-        expected = expected - path_scores(scorer, [form.question(x, ref, y) for x, y, ref in encoded])
+        expected = expected - path_scores(scorer, [form.item_path(x, ref, y) for x, y, ref in encoded])
     require_close("gap of text", gaps(scorer, items), expected, 2 * rounding_of(scorer))
 
 
@@ -91,8 +102,8 @@ def _text(name: str, statement: str, test: Callable[[Any, Items], None], **more:
     return TextInvariant(
         name=name,
         statement=statement,
-        source=more.pop("source", "the definition of a function of its question"),
-        needs=frozenset(more.pop("needs", {Level.GAP})),
+        source=more.pop("source", "the definition of a function of the item"),
+        needs=frozenset(more.pop("needs", {Method.GAP})),
         tolerance=more.pop("tolerance", ROUNDED),
         test=test,
     )
@@ -100,30 +111,30 @@ def _text(name: str, statement: str, test: Callable[[Any, Items], None], **more:
 
 TEXT_INVARIANTS: tuple[TextInvariant, ...] = (
     _text("well_formed", "g is f32[n] and finite, for any text", _well_formed, tolerance=SAME),
-    _text("deterministic", "g(q) = g(q)", _deterministic, tolerance=SAME),
-    _text("batch_size", "g(q | asked with others) = g(q | asked alone)", _batch_size, source=_BATCHES),
+    _text("deterministic", "two calls give the same g(q)", _deterministic, tolerance=SAME),
+    _text("batch_size", "g(q | in a batch) = g(q | alone)", _batch_size, source=_BATCHES),
     _text("item_order", "g does not depend on the order of a batch", _item_order, source=_BATCHES),
     _text(
         "padding",
-        "g(q | a longer neighbour) = g(q)",
+        "g(q | next to a longer item) = g(q)",
         _padding,
-        source="left padding makes transformers' sequence classifiers read another token",
+        source="left padding makes transformers' sequence classifiers read the wrong token",
     ),
     _text(
         "centred_identity",
         "c(x, y, y) = 0",
         _centred_identity,
-        needs={Level.CENTRED},
+        needs={Method.CENTRED},
         tolerance="exactly 0",
         source="docs/trees.md and pit_kernels.centred_gap",
     ),
     _text(
-        "level_agreement",
+        "text_is_path",
         "g(x, y, ref) = r at the end of the path x, ref, y laid out by hand",
-        _level_agreement,
-        needs={Level.GAP, Level.ROWS},
+        _text_is_path,
+        needs={Method.GAP, Method.ROWS},
         tolerance="2 * rounding",
         source="PIT (arXiv 2310.00898), section 3.3: candidate first, reference second",
     ),
 )
-"""Exact invariants of any scorer of text."""
+"""Exact invariants of every scorer of text."""

@@ -1,6 +1,6 @@
-"""Hypothesis strategies for tokens, text, conversations, preferences, context trees, packed rows and curricula.
+"""Hypothesis strategies for tokens, texts, conversations, preferences, context trees, packed rows and curricula.
 
-They lean towards boundaries (nothing, one token, 127 to 129, the edges of windows) and shrink to a few tokens.
+They favour boundaries (empty, one token, 127 to 129 tokens, the edges of windows) and shrink to a few tokens.
 """
 
 from pit.testing.strategies.curricula import curricula

@@ -1,4 +1,7 @@
-"""Valid curricula of an RL stage: strategies, hand-overs of sources, lags and bands."""
+"""Valid curricula of an RL stage: strategies, the handover between sources, lags and bands.
+
+Every drawn section passes the validation of `pit.config.CurriculumConfig`.
+"""
 
 from typing import Literal
 
@@ -17,7 +20,16 @@ _STRATEGIES: tuple[Literal["uniform", "staged", "learnability", "gap_band"], ...
 
 @st.composite
 def curricula(draw: DrawFn, most_examples: int = 64) -> CurriculumConfig:
-    """Curriculum sections that validate, the default among them; `examples` is at most `most_examples`, or None."""
+    """Draw valid curriculum sections, including the default one.
+
+    Args:
+        draw: Hypothesis's own argument; callers leave it out.
+        most_examples: upper bound of the field `examples`, which may also be None.
+
+    >>> from hypothesis import find
+    >>> find(curricula(), lambda config: config.strategy == "uniform").examples is None
+    True
+    """
     examples = draw(st.none() | st.integers(1, most_examples))
     strategy = draw(st.sampled_from(_STRATEGIES))
     if strategy == "uniform":

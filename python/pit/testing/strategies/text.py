@@ -1,4 +1,7 @@
-"""Text as users write it and as nobody should: all of Unicode, control characters, very long, or from real data."""
+"""Texts as users write them and as nobody should: all of Unicode, control characters, very long, or from real data.
+
+Conversations and preferences are built from them.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -9,10 +12,10 @@ from pit.testing.strategies.tokens import DrawFn, sizes
 from pit.types import Message, Preference, RoleName
 
 LONGEST = 4_096
-"""Characters of the longest text."""
+"""Default maximum length of a text, in characters."""
 
 _WORDS = ("the", "lamp", "is", "red", "not", "and", "42", "please", "why", "it's")
-ODD = (
+ODD_TEXTS = (
     "",
     " ",
     "\x00",
@@ -29,46 +32,55 @@ ODD = (
     "</s>",
     "[PAD]",
 )
-"""Nothing, what ends strings or lines elsewhere, a byte order mark, joiners, a flag, role tokens as users type them."""
+"""Empty text, terminators of strings and lines, a byte order mark, joiners, a flag, role tokens typed by a user."""
 
 
 def texts(seeds: Sequence[str] = (), longest: int = LONGEST) -> st.SearchStrategy[str]:
-    """Texts of at most `longest` characters without lone surrogates, the empty one among them.
+    """Return a strategy for texts without lone surrogates, including the empty text.
 
     Args:
-        seeds: real texts; half of what is drawn is one of them, whole, cut or with something odd in it.
-        longest: bound in characters.
+        seeds: real texts; about half of the examples are one of them, whole, truncated or with an odd text inserted.
+        longest: maximum length in characters.
+
+    >>> from hypothesis import find
+    >>> find(texts(["A real answer."]), lambda text: "real" in text)
+    'A real answer.'
     """
     return _texts(tuple(seeds), longest)
 
 
-# Hypothesis looks through a strategy before its first draw, which costs more than the draw: it is kept.
+# Cached, because Hypothesis analyses a strategy before its first draw, which costs more than the draw.
 @functools.lru_cache(maxsize=64)
 def _texts(seeds: tuple[str, ...], longest: int) -> st.SearchStrategy[str]:
     words = st.lists(st.sampled_from(_WORDS), max_size=8).map(" ".join)
     free = st.text(st.characters(codec="utf-8"), max_size=12)
-    odd = st.lists(st.sampled_from((*_WORDS, *ODD)), max_size=6).map("".join)
-    pattern = st.sampled_from([*_WORDS, "a", "\n", *filter(None, ODD)])
-    kinds = [words, free, st.sampled_from(ODD), odd, st.builds(_repeated, pattern, sizes(longest))]
+    odd = st.lists(st.sampled_from((*_WORDS, *ODD_TEXTS)), max_size=6).map("".join)
+    pattern = st.sampled_from([*_WORDS, "a", "\n", *filter(None, ODD_TEXTS)])
+    kinds = [words, free, st.sampled_from(ODD_TEXTS), odd, st.builds(_repeated, pattern, sizes(longest))]
     if seeds:
         kinds += [st.sampled_from(seeds), _changed(seeds)] * 2
     return st.one_of(kinds).map(lambda text: text[:longest])
 
 
 def _repeated(pattern: str, size: int) -> str:
-    """A pattern to a length at a boundary."""
+    """Return a pattern repeated to a length."""
     return (pattern * -(-size // len(pattern)))[:size]
 
 
 @st.composite
 def _changed(draw: DrawFn, seeds: Sequence[str]) -> str:
     text = draw(st.sampled_from(seeds))
-    place = draw(st.integers(0, len(text)))
-    return text[:place] + draw(st.sampled_from(ODD)) + (text[place:] if draw(st.booleans()) else "")
+    cut = draw(st.integers(0, len(text)))
+    return text[:cut] + draw(st.sampled_from(ODD_TEXTS)) + (text[cut:] if draw(st.booleans()) else "")
 
 
 def conversations(seeds: Sequence[str] = (), turns: int = 5) -> st.SearchStrategy[tuple[Message, ...]]:
-    """Conversations that a user has the last word in: perhaps a system message, then turns that alternate."""
+    """Return a strategy for conversations: perhaps a system message, then alternating turns, first and last a user's.
+
+    Args:
+        seeds: real texts for the contents; see `texts`.
+        turns: maximum number of turns without the system message.
+    """
     return _conversations(texts(seeds), turns)
 
 
@@ -82,8 +94,12 @@ def _conversations(draw: DrawFn, text: st.SearchStrategy[str], turns: int) -> tu
 
 
 def preferences(seeds: Sequence[Preference] = ()) -> st.SearchStrategy[Preference]:
-    """Preference triples whose two answers differ; real ones among them if given (`pit.testing.data.read_rows`)."""
+    """Return a strategy for preferences whose two answers differ.
+
+    Args:
+        seeds: real preferences (see `pit.testing.data.read_rows`); half of the examples are one of them.
+    """
     answers = texts([text for row in seeds for text in (row.better, row.worse)])
-    two = st.lists(answers, min_size=2, max_size=2, unique=True)
-    made = st.builds(lambda prompt, pair: Preference(prompt, *pair), conversations(), two)
-    return st.one_of(st.sampled_from(list(seeds)), made) if len(seeds) else made
+    pair = st.lists(answers, min_size=2, max_size=2, unique=True)
+    synthetic = st.builds(lambda prompt, pair: Preference(prompt, *pair), conversations(), pair)
+    return st.one_of(st.sampled_from(list(seeds)), synthetic) if len(seeds) else synthetic

@@ -1,4 +1,7 @@
-"""Context trees of any topology, as token columns and as packed rows."""
+"""Context trees of every topology, as token columns and as packed rows.
+
+A `Forest` keeps the columns, so that a failing example can be shrunk, saved and packed again.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +18,11 @@ from pit.types import Batch, Segment, SegmentKind, Topology
 
 @dataclass(frozen=True)
 class Forest:
-    """Trees of one topology; `columns[c][i]` fills the segments of tree i that name column c."""
+    """Trees of one topology.
+
+    topology: shape of every tree.
+    columns: token contents; `columns[c][i]` fills the segments of tree i that name column c.
+    """
 
     topology: Topology
     columns: tuple[tuple[tuple[int, ...], ...], ...]
@@ -26,32 +33,32 @@ class Forest:
         return len(self.columns[0])
 
     def alone(self, *trees: int) -> "Forest":
-        """The forest of some of the trees, in the order given."""
+        """Return the forest of the given trees, in the given order."""
         return Forest(self.topology, tuple(tuple(column[i] for i in trees) for column in self.columns))
 
     def pack(self, layout: Layout) -> list[Batch]:
-        """Packed batches; `example_id` is the number of the tree."""
+        """Return packed batches; `example_id` is the index of the tree."""
         return pack(self.columns, self.topology, layout)
 
     def leaf_paths(self, closings: Closings) -> list[Path]:
-        """Paths of all leaves, tree by tree."""
+        """Return the paths of all leaves, tree by tree."""
         return [path for i in range(self.trees) for path in leaf_paths(self.topology, self.columns, i, closings)]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a file that replays it."""
+        """Return the forest as values that JSON can hold."""
         segments = [[s.parent, s.column, int(s.kind), s.loss, s.leaf] for s in self.topology.segments]
         return {"topology": self.topology.name, "segments": segments, "columns": self.columns}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Forest":
-        """Inverse of `to_json`."""
+        """Return the forest that `to_json` described."""
         segments = tuple(Segment(p, c, SegmentKind(k), loss, leaf) for p, c, k, loss, leaf in values["segments"])
         columns = tuple(tuple(tuple(map(int, row)) for row in column) for column in values["columns"])
         return cls(Topology(values["topology"], segments), columns)
 
 
 def topologies() -> st.SearchStrategy[Topology]:
-    """Every tree that PIT trains on or scores with."""
+    """Return a strategy for the trees that PIT trains on or scores with."""
     fixed = (policy_sft(), improver_sft(), quality(), gap())
     sampled = st.builds(rollout, st.integers(1, 4), with_reference=st.booleans())
     forms = st.tuples(st.integers(1, 2), st.booleans(), st.booleans())
@@ -69,27 +76,39 @@ def forests(
     most_trees: int = 3,
     edges: Sequence[int] = EDGES,
 ) -> Forest:
-    """Forests of 1 to `most_trees` trees; an answer is sometimes another answer of its tree, as it is in training.
+    """Draw forests in which two answers of a tree are sometimes equal, as in training.
 
     Args:
-        draw: Hypothesis's.
-        topology: the tree.
-        content: least and greatest token id of a segment's content.
-        longest: most content tokens, of every column or of each.
-        most_trees: bound of the trees.
-        edges: lengths to lean to.
+        draw: Hypothesis's own argument; callers leave it out.
+        topology: shape of every tree.
+        content: smallest and largest token id of a segment's content.
+        longest: maximum content tokens, one bound or one per column.
+        most_trees: maximum number of trees; at least 1 is drawn.
+        edges: lengths to favour.
+
+    >>> from hypothesis import find
+    >>> from pit.data.template import quality
+    >>> find(forests(quality(), (4, 99), 8), lambda forest: forest.trees == 2).columns
+    (((), ()), ((), ()), ((), ()))
     """
     count = 1 + max(segment.column for segment in topology.segments)
-    most = [longest] * count if isinstance(longest, int) else list(longest)
+    bounds = [longest] * count if isinstance(longest, int) else list(longest)
     trees = draw(st.integers(1, most_trees))
-    columns = [[draw(token_sequences(content, bound, edges)) for _ in range(trees)] for bound in most[:count]]
+    columns = [[draw(token_sequences(content, bound, edges)) for _ in range(trees)] for bound in bounds[:count]]
     if count > 2 and draw(st.booleans()):
-        columns[-1][-1] = columns[-2][-1][: most[count - 1]]
+        columns[-1][-1] = columns[-2][-1][: bounds[count - 1]]
     return Forest(topology, tuple(map(tuple, columns)))
 
 
 def packed_rows(
     topology: Topology, content: tuple[int, int], longest: int, layout: Layout
 ) -> st.SearchStrategy[list[Batch]]:
-    """Packed batches of forests; the layout's rows must hold a path of three segments of `longest` tokens."""
+    """Return a strategy for the packed batches of a forest.
+
+    Args:
+        topology: shape of every tree.
+        content: smallest and largest token id of a segment's content.
+        longest: maximum content tokens of a segment.
+        layout: layout whose rows hold the longest path of the topology.
+    """
     return forests(topology, content, longest).map(lambda forest: forest.pack(layout))
