@@ -1,7 +1,9 @@
-"""The demo for several seeds: Delta of the improved answer with its interval, seconds a stage, peak memory.
+"""Whole demo runs: Delta of the improved answer with its interval, seconds per stage, peak memory.
 
-Run: `python bench/demo.py --seeds 0 1 2`. Each seed is a whole `pit run demo` in a folder of its own, without a warm
-compile cache, as a new user has it.
+    python bench/study_demo.py --seeds 0 1 2
+
+Each seed is a `pit run demo` in a folder of its own with an empty compile cache, as a new user has it. A run takes
+minutes, so `make bench` does not make it.
 """
 
 import argparse
@@ -29,7 +31,7 @@ DELTAS = (
 
 
 def run_seed(seed: int, folder: Path) -> dict[str, Any]:
-    """One run from scratch, and what its results say."""
+    """Make one run from scratch and return its figures."""
     begin = time.perf_counter()
     command = [sys.executable, "-m", "pit", "run", "demo", "--out", str(folder / "run"), "--set", f"seed={seed}"]
     subprocess.run(command, check=True, env={**os.environ, "PIT_CACHE": str(folder / "cache")})
@@ -60,7 +62,7 @@ def run_seed(seed: int, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the seeds one after another and write bench/results/demo.json."""
+    """Run the seeds one after another and write the results file after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "demo.json")
