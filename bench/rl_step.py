@@ -4,8 +4,8 @@
 
 N samples after each prefix of 300 tokens, ragged to 128 (16 samples with `--full`). `trees` holds a prefix once with
 its samples under it; `paths` holds a copy of the prefix per sample, packed without padding. Loss, gradient and
-optimizer step are the same (losses must agree), and the packer fills the rows of both. Results have tokens, seconds, the part of
-the token ratio that the clock shows, and the temporary memory of the compiled gradient.
+optimizer step are the same (losses must agree), and the packer fills the rows of both. Results have tokens, seconds,
+the part of the token ratio that the clock shows, and the temporary memory of the compiled gradient.
 """
 
 import argparse
