@@ -9,8 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    str(path.relative_to(ROOT))
-    for path in (*ROOT.glob("*.md"), ROOT / "kernels/README.md", *ROOT.glob("docs/**/*.md"))
+    str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), ROOT / "kernels/README.md", *ROOT.glob("docs/**/*.md"))
 )
 UNWRAPPED = {"kernels/README.md", "docs/curriculum.md", "docs/data.md", "docs/testing.md"}
 """Pages that still have longer lines of prose than `WIDTH`."""
