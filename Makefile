@@ -64,8 +64,12 @@ lint: $(STAMP)  ## check style, types, layers and the extension's stub
 	@echo "lint 6/6: the stub of pit.data._core against the module"
 	@$(BIN)/python -m mypy.stubtest pit.data._core --mypy-config-file pyproject.toml --allowlist cpp/bindings/stubtest_allowlist.txt
 
-bench: $(STAMP)  ## run every scenario in bench/; figures go to bench/results
-	@for scenario in $(filter-out bench/_%,$(wildcard bench/*.py)); do echo "bench: $$scenario"; $(BIN)/python $$scenario; done
+bench: $(STAMP)  ## run every scenario of bench/ at a small size, a line each (full size: python bench/NAME.py --full)
+	@failed=0; log=$$(mktemp); trap 'rm -f $$log' EXIT; \
+	for scenario in $(filter-out bench/_% bench/study_%,$(wildcard bench/*.py)); do \
+	  if output=$$($(BIN)/python $$scenario 2>$$log); then echo "bench: $$scenario: $${output##*$$'\n'}"; \
+	  else cat $$log; echo "bench: $$scenario: failed"; failed=1; fi; \
+	done; exit $$failed
 
 sanitize: $(STAMP)  ## run the C++ tests with address and undefined-behaviour sanitizers, those of threads with the thread sanitizer
 	@echo "sanitize 1/2: address, undefined behaviour; building in build/sanitize"

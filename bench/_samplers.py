@@ -1,7 +1,7 @@
-"""Weighted sampling with changing weights: the core's table and what PyPI has, each doing the same work.
+"""Weighted sampling with changing weights: the core's table and packages from PyPI, all doing the same work.
 
-The work is a batch: so many weighted draws with replacement, then a new weight for each entry drawn. Random numbers are
-part of it, each contender's own; new weights are made before.
+The work is a batch: weighted draws with replacement, then a new weight for each entry drawn. Every contender makes its
+own random numbers, which are part of the work; the new weights are made before.
 """
 
 import importlib
@@ -17,7 +17,14 @@ UNIT = 2**20
 
 @dataclass
 class Work:
-    """n: entries; batch: draws of a batch; weights: at first, in [0, 1); changed: those that batches set."""
+    """Work of a contender.
+
+    n: entries of the table.
+    batch: draws per batch.
+    weights: initial weights, in [0, 1).
+    changed: weights that every batch sets.
+    seed: seed of the draws.
+    """
 
     n: int
     batch: int
@@ -27,7 +34,7 @@ class Work:
 
 
 def pit_table(work: Work) -> Callable[[], object]:
-    """The core's integer weights."""
+    """Return a batch of the core's table of integer weights."""
     table = _core.FeedbackCurriculum(
         seed=work.seed, examples=work.n, sources=[1], lag=1 << 20, memory=8, config_hash=0, data_hash=0
     )
@@ -43,7 +50,7 @@ def pit_table(work: Work) -> Callable[[], object]:
 
 
 def torchrl_tree(work: Work) -> Callable[[], object]:
-    """Torchrl's C++ segment tree of doubles, as its PrioritizedSampler uses it."""
+    """Return a batch of torchrl's C++ segment tree of doubles, used as its PrioritizedSampler does."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
     tree = importlib.import_module("torchrl._torchrl").SumSegmentTreeFp64(work.n)
@@ -60,7 +67,7 @@ def torchrl_tree(work: Work) -> Callable[[], object]:
 
 
 def cpprb_buffer(work: Work) -> Callable[[], object]:
-    """Prioritised replay buffer of cpprb, of items of one float; it also gathers them and weighs them."""
+    """Return a batch of cpprb's prioritised replay buffer of one-float items, which it also gathers and weighs."""
     buffer = importlib.import_module("cpprb").PrioritizedReplayBuffer(work.n, {"x": {}}, alpha=1.0)
     np.random.seed(work.seed)
     buffer.add(x=np.zeros(work.n, np.float32), priorities=work.weights)
@@ -73,7 +80,7 @@ def cpprb_buffer(work: Work) -> Callable[[], object]:
 
 
 def torch_multinomial(work: Work) -> Callable[[], object]:
-    """torch.multinomial over all weights: no structure is kept, every batch costs O(n)."""
+    """Return a batch of torch.multinomial over all weights; it keeps no structure, so a batch costs O(n)."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
     weights, changed = torch.from_numpy(work.weights.copy()), torch.from_numpy(work.changed)
@@ -94,7 +101,7 @@ SAMPLERS: dict[str, Callable[[Work], Callable[[], object]]] = {
 
 
 def installed(work: Work) -> dict[str, Callable[[], object]]:
-    """A batch of each sampler whose package is installed."""
+    """Return a batch of each sampler whose package is installed."""
     result = {}
     for name, make in SAMPLERS.items():
         try:

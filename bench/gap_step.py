@@ -1,17 +1,19 @@
-"""One R_PIT training step on real HH-RLHF rows: context trees against separate paths and against padded orders.
+"""One R_PIT training step: context trees against separate paths and against padded orders.
 
-The same model, the same pairs and the same five-pair loss, laid out three ways:
+    python bench/gap_step.py                              # random tokens of HH-RLHF's mean lengths
+    python bench/gap_step.py --full --data HH_FOLDER      # the rows of HH-RLHF as published
 
-tree    x -> {y_w, y_l} -> {y_w, y_l}, packed: a + 2b + 4c tokens a pair
+The same model, pairs and five-pair loss, in three layouts:
+
+tree    x -> {y_w, y_l} -> {y_w, y_l}, packed: a + 2b + 4c tokens per pair
 paths   the four orders as separate x -> ref -> y paths, packed without padding: 4 (a + b + c)
 padded  the four orders as rows of 512 + 512 + 512 tokens, each segment padded
 
-Run: `python bench/gap_step.py --data HH_FOLDER`. Contenders alternate within one process, each with an untimed step
-before the timed one; the figure is the median of the rounds with its spread, and ratios are taken round by round.
+Layouts alternate in one process, each with an untimed step before the timed one. Figures are medians of the rounds with
+their range, and ratios are taken round by round.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from _measure import commit
+from _measure import keep, origin, results_file, size_options, spread
 from pit.config import RunConfig, override
 from pit.data.packing import Layout, pack_lists
 from pit.data.template import gap
-from pit.evaluate.collect import versions
 from pit.losses.gap import five_pairs
 from pit.losses.total import Total
 from pit.model.heads import RewardModel
@@ -39,6 +40,12 @@ from pit.train.update import Arrays, TrainState, Update, make_optimizer
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW, Segment, SegmentKind, Topology
 
 WINDOW = 512
+MEAN_LENGTHS = (227, 73, 73)
+"""Mean tokens of x, y_w and y_l in the reward fold of HH-RLHF, rounded."""
+
+Pair = tuple[list[int], list[int], list[int]]
+"""Tokens of x, y_w and y_l."""
+
 PATH = Topology(
     "path",
     (
@@ -51,7 +58,7 @@ PATH = Topology(
 
 @dataclass(frozen=True)
 class Contender:
-    """One layout of the same pairs: its arrays, and how many token slots and live tokens go through linear layers."""
+    """One layout of the pairs: its arrays, and the token slots and live tokens that go through linear layers."""
 
     name: str
     arrays: dict[str, np.ndarray]
@@ -59,8 +66,8 @@ class Contender:
     live: int
 
 
-def orders(pairs: list[tuple[list[int], list[int], list[int]]]) -> tuple[list[list[list[int]]], np.ndarray]:
-    """Columns (x, ref, y) of four paths a pair, and for each pair its paths in the order of the gap tree's leaves."""
+def orders(pairs: list[Pair]) -> tuple[list[list[list[int]]], np.ndarray]:
+    """Return columns (x, ref, y) of four paths per pair, and each pair's paths in the order of the tree's leaves."""
     columns: list[list[list[int]]] = [[], [], []]
     inputs, references, outputs = columns
     index = np.zeros((len(pairs), 4), np.int32)
@@ -79,7 +86,7 @@ def orders(pairs: list[tuple[list[int], list[int], list[int]]]) -> tuple[list[li
 
 
 def packed(name: str, columns: list[list[list[int]]], topology: Topology, layout: Layout, rows: int) -> Contender:
-    """Trees in as few full rows as they need (one group of exactly that many rows)."""
+    """Return trees in as few full rows as they need (one group of exactly that many rows)."""
     (batch,) = pack_lists(columns, topology, Layout(layout.closings, layout.pad, layout.row_length, rows, layout.trees))
     used = int(np.max(np.nonzero((batch.visible_until > 0).any(axis=1))[0])) + 1
     arrays = {f: getattr(batch, f)[:used] for f in ("token", "position", "visible_until")}
@@ -90,7 +97,7 @@ def packed(name: str, columns: list[list[list[int]]], topology: Topology, layout
 
 
 def padded(columns: list[list[list[int]]], layout: Layout) -> Contender:
-    """The classic layout: three windows of 512 tokens, each segment at the start of its own."""
+    """Return the classic layout: three windows of 512 tokens, each segment at the start of its window."""
     paths = len(columns[0])
     shape = (paths, 3 * WINDOW)
     token, position, visible = (
@@ -114,7 +121,7 @@ def padded(columns: list[list[list[int]]], layout: Layout) -> Contender:
 
 
 def make_update(config: RunConfig, vocab_size: int) -> tuple[Update, Params]:
-    """The step of R_PIT, compiled once for each layout, and the weights that every contender starts from."""
+    """Return the step of R_PIT, compiled once per layout, and the initial weights of every contender."""
     graphdef, params = build(RewardModel, config.reward_model, vocab_size, 0)
 
     def loss(params: Params, batch: Arrays) -> tuple[Total, dict[str, Total]]:
@@ -126,30 +133,71 @@ def make_update(config: RunConfig, vocab_size: int) -> tuple[Update, Params]:
     return Update(loss, make_optimizer(config.gap.optimizer, 1000)), params
 
 
-def main() -> None:
-    """Measure and write bench/results/gap_step.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="HH-RLHF folder as published")
-    parser.add_argument("--pairs", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gap_step.json")
-    arguments = parser.parse_args()
+@dataclass(frozen=True)
+class Work:
+    """Pairs to train on.
+
+    name: the source of the pairs, in words.
+    pairs: the pairs of a step.
+    lengths: lengths of x, y_w and y_l of all pairs of the source, for mean tokens.
+    layout: closing tokens, padding and row length.
+    vocab_size: size of the vocabulary.
+    """
+
+    name: str
+    pairs: list[Pair]
+    lengths: np.ndarray
+    layout: Layout
+    vocab_size: int
+
+
+def published(data: str, count: int) -> Work:
+    """Return the first pairs of the reward fold of HH-RLHF, tokenised with the hh recipe."""
     with TemporaryDirectory() as folder:
-        run = Run(Path(folder), override(recipe("hh"), [f"data.path={arguments.data}"]))
+        run = Run(Path(folder), override(recipe("hh"), [f"data.path={data}"]))
         prepare(run)
-        result = measure(run, arguments.pairs, arguments.rounds)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2))
+        fold = run.fold("reward")
+        rows = (([int(t) for t in part] for part in fold.row(i)) for i in range(count))
+        pairs = [(x, better, worse) for x, better, worse in rows]
+        layout = run.layout(run.config.gap.packing)
+        return Work("HH pairs", pairs, fold.lengths(), layout, run.tokenizer.vocab_size)
 
 
-def measure(run: Run, count: int, rounds: int) -> dict[str, Any]:
-    """Time all contenders in alternation."""
-    fold = run.fold("reward")
-    rows = (([int(t) for t in part] for part in fold.row(i)) for i in range(len(fold)))
-    everything = [(x, better, worse) for x, better, worse in rows]
-    pairs = everything[:count]
-    base = run.layout(run.config.gap.packing)
-    layout = Layout(base.closings, base.pad, base.row_length, 0, 4 * count)
+def invented(count: int, config: RunConfig, seed: int) -> Work:
+    """Return pairs of random tokens; a length is HH-RLHF's mean times a factor between .5 and 1.5."""
+    rng, vocabulary = np.random.default_rng(seed), 4096
+    lengths = np.rint(np.array(MEAN_LENGTHS) * rng.uniform(0.5, 1.5, (count, 3))).astype(np.int32)
+    columns = [[rng.integers(4, vocabulary, n).tolist() for n in column] for column in lengths.T]
+    pairs = list(zip(*columns, strict=True))
+    layout = Layout((1, 2, 3), 0, config.gap.packing.row_length, 0, 0)
+    return Work("pairs of random tokens", pairs, lengths, layout, vocabulary)
+
+
+def main() -> None:
+    """Measure and report one step of every layout."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="HH-RLHF folder as published; --full needs it")
+    parser.add_argument("--pairs", type=int, help="pairs per step [2; with --full 16]")
+    parser.add_argument("--rounds", type=int, help="timed rounds [1; with --full 7]")
+    parser.add_argument("--seed", type=int, default=0)
+    size_options(parser, "gap_step")
+    options = parser.parse_args()
+    if options.full and options.data is None:
+        parser.error("--full measures the rows of HH-RLHF; name their folder with --data FOLDER")
+    count = options.pairs or (16 if options.full else 2)
+    rounds = options.rounds or (7 if options.full else 1)
+    config = recipe("hh")
+    work = published(options.data, count) if options.data else invented(count, config, options.seed)
+    row = measure(work, config, rounds) | origin(options.seed, rounds)
+    over = {name: ratios["median"] for name, ratios in row["seconds_over_tree"].items() if name != "tree"}
+    summary = f"seconds over those of trees: {', '.join(f'{name} {ratio:.2f}' for name, ratio in over.items())}"
+    keep(results_file(options, "gap_step"), row, summary)
+
+
+def measure(work: Work, config: RunConfig, rounds: int) -> dict[str, Any]:
+    """Return the figures of all layouts; they alternate."""
+    pairs, count = work.pairs, len(work.pairs)
+    layout = Layout(work.layout.closings, work.layout.pad, work.layout.row_length, 0, 4 * count)
     columns, index = orders(pairs)
     tree_columns = [list(column) for column in zip(*pairs, strict=True)]
     contenders = [
@@ -157,7 +205,7 @@ def measure(run: Run, count: int, rounds: int) -> dict[str, Any]:
         packed("paths", columns, PATH, layout, rows=128),
         padded(columns, layout),
     ]
-    update, initial = make_update(run.config, run.tokenizer.vocab_size)
+    update, initial = make_update(config, work.vocab_size)
     seconds: dict[str, list[float]] = {c.name: [] for c in contenders}
     losses: dict[str, float] = {}
     prepared: list[tuple[str, Arrays]] = []
@@ -170,20 +218,17 @@ def measure(run: Run, count: int, rounds: int) -> dict[str, Any]:
         states[c.name] = state
     for _ in range(rounds):
         for name, arrays in prepared:
-            # A step that is not timed first: the contender before has left its own memory and caches behind.
+            # An untimed step first: the contender before has filled memory and caches with its own arrays.
             states[name], _ = update(states[name], [arrays])
             jax.block_until_ready(states[name])
             begin = time.perf_counter()
             states[name], metrics = update(states[name], [arrays])
             jax.block_until_ready((states[name], metrics))
             seconds[name].append(time.perf_counter() - begin)
-    mean = {name: float(np.mean([f(*map(len, p)) for p in everything])) for name, f in TOKENS.items()}
+    mean = {name: float(np.mean([f(*p) for p in work.lengths.tolist()])) for name, f in TOKENS.items()}
     return {
-        "what": f"one optimizer step of R_PIT, {count} HH pairs, first loss of each layout beside (they must agree)",
-        "commit": commit(),
-        "versions": versions(),
+        "what": f"one optimizer step of R_PIT, {count} {work.name}; the first losses of all layouts must agree",
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "rounds": rounds,
         "mean_tokens_per_pair_whole_fold": {k: round(v, 1) for k, v in mean.items()},
         "token_ratio_whole_fold": {k: round(v / mean["tree"], 2) for k, v in mean.items()},
         "contenders": {
@@ -208,13 +253,8 @@ TOKENS: dict[str, Callable[[int, int, int], int]] = {
     "paths": lambda a, b, c: 4 * (a + 1) + 4 * (b + 1) + 4 * (c + 1),
     "padded": lambda a, b, c: 4 * 3 * WINDOW,
 }
-"""Tokens of one pair through every linear layer, from content lengths of x, y_w, y_l: each answer is twice an output
-and once a reference in the tree, and twice each in the paths."""
-
-
-def spread(ratios: np.ndarray) -> dict[str, float]:
-    """Median, minimum and maximum of the rounds' ratios."""
-    return {"median": float(np.median(ratios)), "min": float(ratios.min()), "max": float(ratios.max())}
+"""Tokens of one pair through every linear layer, from content lengths of x, y_w, y_l: in the tree each answer is an
+output twice and a reference once, in the paths both twice."""
 
 
 if __name__ == "__main__":

@@ -1,24 +1,22 @@
 """One RL update on samples of shared prefixes: context trees against the same samples as separate packed paths.
 
-    python bench/rl_step.py [--model smollm2-135m] [--prompts 2] [--rounds 3]
+    python bench/rl_step.py [--full] [--model smollm2-135m]
 
-N = 16 samples of each prefix of 300 tokens, ragged to 128. `trees`: the prefix once, its samples beneath it. `paths`:
-each sample with a copy of the prefix, packed without padding. The loss, its gradient and the optimizer step are the
-same (losses must agree); rows of both are as full as the packer makes them. Reported: tokens of each, seconds, and what
-share of the token ratio the clock shows; beside it the temporary memory of the compiled gradient.
+N samples after each prefix of 300 tokens, ragged to 128 (16 samples with `--full`). `trees` holds a prefix once with
+its samples under it; `paths` holds a copy of the prefix per sample, packed without padding. Loss, gradient and
+optimizer step are the same (losses must agree), and the packer fills the rows of both. Results have tokens, seconds,
+the part of the token ratio that the clock shows, and the temporary memory of the compiled gradient.
 """
 
 import argparse
 import functools
-import json
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from _measure import alternate, merge_rows, origin, spread
+from _measure import alternate, keep, origin, results_file, size_options, spread
 from pit.config import OptimizerConfig, RlConfig
 from pit.data.packing import Layout, pack_lists
 from pit.data.template import rollout
@@ -31,14 +29,14 @@ from pit.train.update import Arrays, Update, make_optimizer
 from rollout import LONGEST, MODELS
 
 ROW = 1024
-"""Tokens of a row."""
+"""Tokens per row."""
 
 PREFIX = (200, 100)
 """Tokens of the input and of the reference, closing tokens included."""
 
 
 def arrays_of(columns: list[list[list[int]]], lengths: np.ndarray, advantage: np.ndarray) -> tuple[Arrays, int, int]:
-    """A packed batch of trees of as many samples as `lengths` has columns; its live tokens and its slots."""
+    """Return a packed batch of trees with a sample per column of `lengths`, its live tokens and its slots."""
     topology = rollout(lengths.shape[1], with_reference=True)
     live = sum(len(x) + 1 for column in columns[:2] for x in column) + int(lengths.sum())
     layout = Layout((1, 2, 3), 0, ROW, -(-live // ROW) + 2, 2 * len(columns[0]) + 2)
@@ -53,14 +51,14 @@ def arrays_of(columns: list[list[list[int]]], lengths: np.ndarray, advantage: np
 
 
 def batches(prompts: int, samples: int, vocabulary: int, seed: int) -> dict[str, tuple[Arrays, int, int]]:
-    """The same samples as trees and as paths."""
+    """Return the same samples as trees and as paths."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, LONGEST + 1, (prompts, samples)).astype(np.int32)
     advantage = rng.normal(size=lengths.shape).astype(np.float32)
 
     def tokens(n: int) -> list[int]:
-        drawn: list[int] = rng.integers(4, vocabulary, n).tolist()
-        return drawn
+        ids: list[int] = rng.integers(4, vocabulary, n).tolist()
+        return ids
 
     inputs, references = ([tokens(n - 1) for _ in range(prompts)] for n in PREFIX)
     outputs = [[tokens(int(n) - 1) for n in column] for column in lengths.T]
@@ -72,37 +70,37 @@ def batches(prompts: int, samples: int, vocabulary: int, seed: int) -> dict[str,
 
 
 def measure(name: str, prompts: int, samples: int, rounds: int, seed: int) -> dict[str, Any]:
-    """Both layouts, in turns."""
+    """Return the figures of both layouts; they alternate."""
     config, vocabulary = MODELS[name]
     graphdef, params = build(Decoder, config, vocabulary, seed)
     loss = policy_gradient(graphdef, RlConfig(samples=samples), LONGEST)
     update = Update(loss, make_optimizer(OptimizerConfig(), 1000))
     work = batches(prompts, samples, vocabulary, seed)
-    states = {each: update.start(copy(params)) for each in work}
-    found: dict[str, Total] = {}
+    states = {layout: update.start(copy(params)) for layout in work}
+    losses: dict[str, Total] = {}
 
-    def step(each: str) -> None:
-        states[each], metrics = update(states[each], [work[each][0]])
-        found.setdefault(each, jax.device_get(metrics["loss"]))
-        jax.block_until_ready(states[each])
+    def step(layout: str) -> None:
+        states[layout], metrics = update(states[layout], [work[layout][0]])
+        losses.setdefault(layout, jax.device_get(metrics["loss"]))
+        jax.block_until_ready(states[layout])
 
-    seconds = alternate({each: functools.partial(step, each) for each in work}, rounds)
-    sums = {each: float(total.sum) for each, total in found.items()}
+    seconds = alternate({layout: functools.partial(step, layout) for layout in work}, rounds)
+    sums = {layout: float(total.sum) for layout, total in losses.items()}
     np.testing.assert_allclose(sums["trees"], sums["paths"], rtol=1e-3, err_msg="the layouts disagree about the loss")
-    tokens = {each: live for each, (_, live, _) in work.items()}
+    tokens = {layout: live for layout, (_, live, _) in work.items()}
     ratio = seconds["paths"] / seconds["trees"]
     of_tokens = tokens["paths"] / tokens["trees"]
     return {
-        "what": f"an RL update, {prompts} prefixes of {sum(PREFIX)} tokens, {samples} samples each, {name}",
+        "what": f"an RL update, {prompts} prefixes of {sum(PREFIX)} tokens, {samples} samples per prefix, {name}",
         "layouts": {
-            each: {
-                "tokens": tokens[each],
+            layout: {
+                "tokens": tokens[layout],
                 "slots": slots,
-                "loss_sum": sums[each],
-                "seconds": spread(seconds[each]),
+                "loss_sum": sums[layout],
+                "seconds": spread(seconds[layout]),
                 "temporary_mb": round(temporary_bytes(loss, params, arrays) / 1e6),
             }
-            for each, (arrays, _, slots) in work.items()
+            for layout, (arrays, _, slots) in work.items()
         },
         "token_ratio": round(of_tokens, 3),
         "time_ratio": spread(ratio),
@@ -111,7 +109,7 @@ def measure(name: str, prompts: int, samples: int, rounds: int, seed: int) -> di
 
 
 def temporary_bytes(loss: Any, params: Params, arrays: Arrays) -> int:
-    """Temporary memory of the compiled gradient."""
+    """Return the bytes of temporary memory of the compiled gradient."""
 
     def value(params: Params, arrays: Arrays) -> Any:
         total, _ = loss(params, arrays)
@@ -122,20 +120,24 @@ def temporary_bytes(loss: Any, params: Params, arrays: Arrays) -> int:
 
 
 def main() -> None:
-    """Measures a model and keeps the row."""
+    """Measure and report one update of each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=list(MODELS), action="append", default=[], help="repeatable [all]")
-    parser.add_argument("--prompts", type=int, default=2)
-    parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=3)
+    models = "repeatable [small; with --full all]"
+    parser.add_argument("--model", choices=list(MODELS), action="append", default=[], help=models)
+    parser.add_argument("--prompts", type=int, help="prefixes [1; with --full 2]")
+    parser.add_argument("--samples", type=int, help="samples per prompt [4; with --full 16]")
+    parser.add_argument("--rounds", type=int, help="timed rounds [1; with --full 3]")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "rl_step.json")
-    chosen = parser.parse_args()
-    for name in chosen.model or list(MODELS):
-        row = measure(name, chosen.prompts, chosen.samples, chosen.rounds, chosen.seed)
-        row |= origin(chosen.seed, chosen.rounds)
-        merge_rows(chosen.out, {name: row})
-        print(json.dumps(row, indent=2))
+    size_options(parser, "rl_step")
+    options = parser.parse_args()
+    prompts = options.prompts or (2 if options.full else 1)
+    samples = options.samples or (16 if options.full else 4)
+    rounds = options.rounds or (3 if options.full else 1)
+    for name in options.model or (list(MODELS) if options.full else ["small"]):
+        row = measure(name, prompts, samples, rounds, options.seed) | origin(options.seed, rounds)
+        ratio, tokens = row["time_ratio"]["median"], row["token_ratio"]
+        summary = f"{name}: paths take {ratio:.2f} times the seconds of trees, with {tokens:.2f} times the tokens"
+        keep(results_file(options, "rl_step"), {name: row}, summary)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
-"""Tokens a second: the rollout engine beside transformers' generate and tunix's sampler, on the same weights.
+"""Tokens per second: the rollout engine, transformers' generate and tunix's sampler, on the same weights.
 
-    pip install torch transformers google-tunix    # the peers, each optional: one that is absent is named, left out
-    python bench/rollout.py --model smollm2-135m   # random weights of that shape, as safetensors that all of them read
+    python bench/rollout.py                                # the small model, a few samples
+    pip install torch transformers google-tunix            # the peers; a missing one is named and left out
+    python bench/rollout.py --full --model smollm2-135m    # random weights of that shape, as safetensors
 
-The work is that of a step of RL: N samples after each of G prefixes of 200 + 100 tokens on average, ragged to 128
-tokens because a 64th of the vocabulary ends a sample. Every contender has the same number of slots (rows of its batch),
-takes turns in one process, and draws at temperature 1 from the whole vocabulary; what counts is tokens of samples a
-second. Beside it: how many tokens each has to put through the layers for one that counts (prefixes read once or N
-times, rows that wait for the longest of their batch), that as a ratio to ours, and the share that the clock shows.
+The work is that of an RL step: N samples after each of G prefixes of 200 + 100 tokens on average, ragged to 128 tokens
+because a 64th of the vocabulary ends a sample. Every contender has the same number of slots (rows of its batch), and
+draws at temperature 1 from the whole vocabulary; contenders alternate in one process. The figure is tokens of samples
+per second. Results also have the tokens that each contender puts through the layers per sampled token (prefixes read
+once or N times, rows that wait for the longest of their batch), as a ratio to ours, and the part of that ratio that the
+clock shows.
 """
 
 import argparse
 import importlib
 import importlib.util
-import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +25,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from _measure import alternate, merge_rows, origin, spread
+from _measure import alternate, keep, origin, results_file, size_options, spread
 from pit.config import ModelConfig, RolloutConfig
 from pit.model.decoder import Decoder
-from pit.model.pretrained import load_pretrained
+from pit.model.pretrained import load_pretrained, save_pretrained
 from pit.model.params import build
 from pit.rollout.sample import sample
 from pit.rollout.strategy import Temperature
@@ -41,7 +43,7 @@ MODELS = {
 """Shape and vocabulary by name."""
 
 ENDING = 64
-"""One token in so many of the vocabulary ends a sample."""
+"""Share of the vocabulary that ends a sample: one token in so many."""
 
 LONGEST = 128
 """Most tokens of a sample."""
@@ -49,7 +51,7 @@ LONGEST = 128
 
 @dataclass(frozen=True)
 class Work:
-    """Prefixes, samples of each, slots, and the ids that end a sample."""
+    """Prefixes, samples per prefix, slots, and the ids that end a sample."""
 
     prefixes: list[list[int]]
     samples: int
@@ -58,7 +60,7 @@ class Work:
 
     @classmethod
     def draw(cls, vocabulary: int, prefixes: int, samples: int, slots: int, seed: int) -> "Work":
-        """Prefixes of an input of 100 to 300 tokens and a reference of 50 to 150."""
+        """Return work with prefixes of an input of 100 to 300 tokens and a reference of 50 to 150."""
         rng = np.random.default_rng(seed)
         ends = tuple(range(vocabulary // ENDING))
         lengths = rng.integers(100, 301, prefixes) + rng.integers(50, 151, prefixes)
@@ -66,29 +68,29 @@ class Work:
 
     @property
     def batches(self) -> list[list[list[int]]]:
-        """Prefixes whose samples fill the slots once, for samplers that go batch by batch."""
-        each = max(self.slots // self.samples, 1)
-        return [self.prefixes[i : i + each] for i in range(0, len(self.prefixes), each)]
+        """Prefixes in batches whose samples fill the slots once, for samplers that work batch by batch."""
+        size = max(self.slots // self.samples, 1)
+        return [self.prefixes[i : i + size] for i in range(0, len(self.prefixes), size)]
 
 
 @dataclass
-class Drawn:
-    """What a call did: tokens of samples that it drew, and tokens that went through the layers for them."""
+class Count:
+    """Tokens of a call: those of its samples, and those that went through the layers for them."""
 
     tokens: int
     fed: int
 
 
-Sampler = Callable[[int], Drawn]
-"""Draws all of the work, given a seed."""
+Sampler = Callable[[int], Count]
+"""Call that draws all samples of the work, given a seed."""
 
 
 def ours(folder: Path, work: Work) -> Sampler:
-    """The rollout engine."""
+    """Return the rollout engine."""
     config, vocabulary, params = load_pretrained(folder)
     graphdef = build(Decoder, config, vocabulary, 0)[0]
 
-    def draw(seed: int) -> Drawn:
+    def draw(seed: int) -> Count:
         drawn = sample(
             graphdef,
             params,
@@ -102,18 +104,18 @@ def ours(folder: Path, work: Work) -> Sampler:
             config=RolloutConfig(slots=work.slots),
         )
         tokens = int(drawn.length.sum())
-        return Drawn(tokens, round(tokens / drawn.fill) + sum(map(len, work.prefixes)))
+        return Count(tokens, round(tokens / drawn.fill) + sum(map(len, work.prefixes)))
 
     return draw
 
 
 def transformers_generate(folder: Path, work: Work) -> Sampler:
-    """`generate` of transformers: left-padded batches, every prefix once a sample, until the longest sample ends."""
+    """Return transformers' `generate`: left-padded batches, a prefix per sample, until the longest sample ends."""
     torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     pad = work.eos_ids[0]
 
-    def draw(seed: int) -> Drawn:
+    def draw(seed: int) -> Count:
         torch.manual_seed(seed)
         tokens = fed = 0
         for batch in work.batches:
@@ -134,20 +136,20 @@ def transformers_generate(folder: Path, work: Work) -> Sampler:
             )[:, width:]
             tokens += count_tokens(out.numpy(), work.eos_ids)
             fed += out.shape[0] * (width + out.shape[1] - 1)
-        return Drawn(tokens, fed)
+        return Count(tokens, fed)
 
     return draw
 
 
 def count_tokens(rows: np.ndarray, eos_ids: Sequence[int]) -> int:
-    """Tokens of samples up to the first that ends each, it included."""
+    """Return the tokens of samples up to the first end token, inclusive."""
     ends = np.isin(rows, eos_ids)
     first = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, rows.shape[1])
     return int(first.sum())
 
 
 class _Ids:
-    """A tokenizer of texts that are token ids already."""
+    """Tokenizer of texts that are token ids already."""
 
     def __init__(self, eos: int, pad: int) -> None:
         self._eos, self._pad = eos, pad
@@ -169,7 +171,7 @@ class _Ids:
 
 
 def tunix_sampler(folder: Path, work: Work) -> Sampler:
-    """Tunix's sampler: left-padded batches, every prefix once a sample, until the longest sample ends."""
+    """Return tunix's sampler: left-padded batches, a prefix per sample, until the longest sample ends."""
     models, params, sampler = (
         importlib.import_module(f"tunix.{name}")
         for name in ("models.llama3.model", "models.llama3.params", "generate.sampler")
@@ -194,7 +196,7 @@ def tunix_sampler(folder: Path, work: Work) -> Sampler:
         sampler.CacheConfig(width + LONGEST, config.layers, config.kv_heads, config.head_dim),
     )
 
-    def draw(seed: int) -> Drawn:
+    def draw(seed: int) -> Count:
         tokens = fed = 0
         for number, batch in enumerate(work.batches):
             out = draws(
@@ -206,11 +208,11 @@ def tunix_sampler(folder: Path, work: Work) -> Sampler:
                 top_p=1.0,
                 seed=1_000 * seed + number,
             )
-            # What it returns ends before the token that ended the sample.
+            # Its rows end before the token that ended the sample.
             lengths = [min(len(row) + 1, LONGEST) for row in out.tokens]
             tokens += sum(lengths)
             fed += len(lengths) * (width + max(lengths))
-        return Drawn(tokens, fed)
+        return Count(tokens, fed)
 
     return draw
 
@@ -219,31 +221,31 @@ PEERS: Mapping[str, tuple[str, Callable[[Path, Work], Sampler]]] = {
     "transformers": ("transformers", transformers_generate),
     "tunix": ("tunix", tunix_sampler),
 }
-"""Module to look for, and the contender, by name."""
+"""Module to look for and contender, by name."""
 
 
-def measure(name: str, work: Work, rounds: int, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Every contender on the same weights and work, in turns."""
-    config, vocabulary = MODELS[name]
+def measure(model: str, work: Work, rounds: int, seed: int) -> dict[str, Any]:
+    """Return the figures of every contender on the same weights and work; contenders alternate."""
+    config, vocabulary = MODELS[model]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         save_pretrained(path, config, build(Decoder, config, vocabulary, seed)[1], vocabulary, max_positions=1024)
         samplers = {"pit": ours(path, work)}
         for peer, (module, make) in PEERS.items():
             if importlib.util.find_spec(module) is None:
-                tell(f"left out: {peer}: {module} is not installed")
+                print(f"left out: {peer}: {module} is not installed", file=sys.stderr)
                 continue
             samplers[peer] = make(path, work)
-        drawn: dict[str, list[Drawn]] = {each: [] for each in samplers}
+        counts: dict[str, list[Count]] = {name: [] for name in samplers}
 
-        def call(each: str) -> Callable[[], object]:
-            return lambda: drawn[each].append(samplers[each](seed + len(drawn[each])))
+        def call(name: str) -> Callable[[], object]:
+            return lambda: counts[name].append(samplers[name](seed + len(counts[name])))
 
-        seconds = alternate({each: call(each) for each in samplers}, rounds)
-    rate = {e: np.array([d.tokens for d in drawn[e][1:]]) / seconds[e] for e in samplers}
-    fed = {e: sum(d.fed for d in drawn[e][1:]) / sum(d.tokens for d in drawn[e][1:]) for e in samplers}
-    row: dict[str, Any] = {
-        "what": f"{len(work.prefixes)} prefixes, {work.samples} samples each, {work.slots} slots, {name}",
+        seconds = alternate({name: call(name) for name in samplers}, rounds)
+    rate = {e: np.array([d.tokens for d in counts[e][1:]]) / seconds[e] for e in samplers}
+    fed = {e: sum(d.fed for d in counts[e][1:]) / sum(d.tokens for d in counts[e][1:]) for e in samplers}
+    return {
+        "what": f"{len(work.prefixes)} prefixes, {work.samples} samples each, {work.slots} slots, {model}",
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "contenders": {
             e: {"tokens_per_s": spread(rate[e]), "fed_tokens_per_token": round(fed[e], 3)} for e in samplers
@@ -258,25 +260,30 @@ def measure(name: str, work: Work, rounds: int, seed: int, tell: Callable[[str],
             if e != "pit"
         },
     }
-    return row
 
 
 def main() -> None:
-    """Measures a model and keeps the row."""
+    """Measure and report tokens per second of each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=list(MODELS), action="append", default=[], help="repeatable [all]")
-    parser.add_argument("--prefixes", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--slots", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
+    models = "repeatable [small; with --full all]"
+    parser.add_argument("--model", choices=list(MODELS), action="append", default=[], help=models)
+    parser.add_argument("--prefixes", type=int, help="[4; with --full 8]")
+    parser.add_argument("--samples", type=int, help="samples per prefix [4; with --full 16]")
+    parser.add_argument("--slots", type=int, help="samples that decode at a time [8; with --full 32]")
+    parser.add_argument("--rounds", type=int, help="timed rounds [1; with --full 3]")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "rollout.json")
-    chosen = parser.parse_args()
-    for name in chosen.model or list(MODELS):
-        work = Work.draw(MODELS[name][1], chosen.prefixes, chosen.samples, chosen.slots, chosen.seed)
-        row = {**measure(name, work, chosen.rounds, chosen.seed, print), **origin(chosen.seed, chosen.rounds)}
-        merge_rows(chosen.out, {name: row})
-        print(json.dumps(row, indent=2))
+    size_options(parser, "rollout")
+    options = parser.parse_args()
+    small, full = (4, 4, 8, 1), (8, 16, 32, 3)
+    given = (options.prefixes, options.samples, options.slots, options.rounds)
+    defaults = full if options.full else small
+    prefixes, samples, slots, rounds = (value or default for value, default in zip(given, defaults, strict=True))
+    for name in options.model or (list(MODELS) if options.full else ["small"]):
+        work = Work.draw(MODELS[name][1], prefixes, samples, slots, options.seed)
+        row = {**measure(name, work, rounds, options.seed), **origin(options.seed, rounds)}
+        rates = {who: figures["tokens_per_s"]["median"] for who, figures in row["contenders"].items()}
+        summary = f"{name}: {', '.join(f'{who} {rate:,.0f}' for who, rate in rates.items())} tokens per second"
+        keep(results_file(options, "rollout"), {name: row}, summary)
 
 
 if __name__ == "__main__":

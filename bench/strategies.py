@@ -1,25 +1,24 @@
-"""Examples a second of the strategies of `pit.testing`, drawn as a test draws them.
+"""Examples per second of the strategies of `pit.testing`, drawn as a test draws them.
 
-Run: `python bench/strategies.py`. A round draws so many examples of each strategy through Hypothesis, whose own work is
-part of it; the time is that of this thread, as the strategies take turns.
+    python bench/strategies.py [--full]
+
+A round draws examples of each strategy through Hypothesis, whose own work is part of the time; strategies alternate,
+and the clock is that of this thread.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from _measure import alternate, merge_rows, origin, spread
+from _measure import alternate, keep, origin, results_file, size_options, spread
 from pit.data.packing import Layout
 from pit.data.template import gap
 from pit.testing import strategies
 
-OUT = Path(__file__).parent / "results" / "strategies.json"
 CONTENT = (7, 511)
 ROWS = Layout(closings=(1, 2, 3), pad=0, row_length=1536, rows=4, trees=4)
 
@@ -36,7 +35,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
 
 
 def drawing(strategy: st.SearchStrategy[Any], examples: int) -> Callable[[], None]:
-    """A call that draws so many examples."""
+    """Return a call that draws so many examples."""
 
     @settings(max_examples=examples, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(strategy)
@@ -47,18 +46,21 @@ def drawing(strategy: st.SearchStrategy[Any], examples: int) -> Callable[[], Non
 
 
 def main() -> None:
-    """Measure, print, and write bench/results/strategies.json."""
+    """Measure and report examples per second of each strategy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=OUT)
-    arguments = parser.parse_args()
-    contenders = {name: drawing(each, arguments.examples) for name, each in STRATEGIES.items()}
-    seconds = alternate(contenders, arguments.rounds, clock=time.thread_time)
-    rates = {name: spread(arguments.examples / each) for name, each in seconds.items()}
-    row = {**origin(0, arguments.rounds), "examples": arguments.examples, "examples_per_s": rates}
-    merge_rows(arguments.out, {"strategies": row})
-    print(json.dumps(row, indent=2))
+    parser.add_argument("--examples", type=int, help="examples per round [50; with --full 1000]")
+    parser.add_argument("--rounds", type=int, help="timed rounds [2; with --full 5]")
+    size_options(parser, "strategies")
+    options = parser.parse_args()
+    examples = options.examples or (1000 if options.full else 50)
+    rounds = options.rounds or (5 if options.full else 2)
+    contenders = {name: drawing(strategy, examples) for name, strategy in STRATEGIES.items()}
+    seconds = alternate(contenders, rounds, clock=time.thread_time)
+    rates = {name: spread(examples / values) for name, values in seconds.items()}
+    row = {**origin(0, rounds), "examples": examples, "examples_per_s": rates}
+    least, most = (limit(rate["median"] for rate in rates.values()) for limit in (min, max))
+    summary = f"{least:,.0f} to {most:,.0f} examples per second, {len(rates)} strategies"
+    keep(results_file(options, "strategies"), {"strategies": row}, summary)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What `bench/evidence.py` is made of: variants and their trials, what must hold, and what all of it says."""
+"""Parts of `bench/study_evidence.py`: variants, trials, archives, and the tables and plots made from them."""

@@ -1,30 +1,23 @@
-"""What must hold, and how soon training gets somewhere: rules written before the runs they judge."""
+"""Gates: rules about the main variant of the first family, written before the runs that they judge."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
-from _evidence.variants import Trials
-
 GATED = "describe"
-"""The family that must pass the gates."""
-
-BELOW_END = 0.01
-"""The target: so much below what the main variant ends at, mean over seeds, in quality."""
+"""Family that must pass the gates."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A figure over seeds, and where it must be.
+    """A figure over seeds with its lower bounds.
 
-    what: in words.
-    comparison: of the summary's.
+    what: the gate in words.
+    comparison: name of a comparison of the summary.
     figure: `over_seeds`, win rate minus lose rate, or `quality_over_seeds`, mean quality; both in points.
-    low: the lower end of its 95 % t-interval must be above this.
-    value: the mean must be at least this.
+    low: bound that the lower end of the 95 % t-interval must exceed.
+    value: least mean.
     """
 
     what: str
@@ -35,7 +28,7 @@ class Gate:
 
     @property
     def rule(self) -> str:
-        """What is asked, in words.
+        """Rule in words.
 
         >>> Gate("all passes", "5 passes", low=10.0, value=20.0).rule
         'mean at least +20, t-interval above +10'
@@ -44,18 +37,18 @@ class Gate:
         return f"{mean}t-interval above {self.low:{'+' if self.low else ''}g}"
 
     def judged(self, comparisons: Mapping[str, Any]) -> dict[str, Any]:
-        """Value and interval over seeds, and whether the gate holds; None where there are no two seeds to say."""
+        """Return value, interval and verdict (`held`); the verdict is None where fewer than two seeds were measured."""
         over = comparisons.get(self.comparison, {}).get(self.figure)
         unit = "win rate minus lose rate" if self.figure == "over_seeds" else "change of mean quality"
-        said = {"gate": self.what, "rule": self.rule, "unit": f"{unit}, points", "held": None}
+        result = {"gate": self.what, "rule": self.rule, "unit": f"{unit}, points", "held": None}
         if over is None:
-            return said
+            return result
         held = over["low"] > self.low and over["value"] >= self.value
-        return said | {key: over[key] for key in ("value", "low", "high", "seeds", "above", "below")} | {"held": held}
+        return result | {key: over[key] for key in ("value", "low", "high", "seeds", "above", "below")} | {"held": held}
 
 
 def gates(passes: int) -> list[Gate]:
-    """What must hold of the main variant on the first family, `GATED`."""
+    """Return the gates of the main variant of `GATED`."""
     return [
         Gate(f"y{passes} over y0, accepted", f"{passes} passes, accepted", low=10.0, value=20.0),
         *(
@@ -71,20 +64,3 @@ def gates(passes: int) -> list[Gate]:
         Gate("own reference over another prompt's", "own reference over another prompt's"),
         Gate("M_P^RL over M_P", "M_P^RL over M_P"),
     ]
-
-
-def steps_to_target(trials: Trials, main: str) -> dict[str, Any]:
-    """Of each variant and seed the RL step of the first checkpoint that reached the target, None where none did.
-
-    A checkpoint is worth what one plain pass over y0 is, on held-out prompts, the same for all variants of a seed.
-    """
-    curves = {key: trial["learning_curve"] for key, trial in sorted(trials.items()) if trial["learning_curve"]}
-    ends = [curve[-1][1] for (_, variant), curve in curves.items() if variant == main]
-    if not ends:
-        return {}
-    target = float(np.mean(ends)) - BELOW_END
-    found: dict[str, dict[int, int | None]] = {}
-    for (seed, variant), curve in curves.items():
-        found.setdefault(variant, {})[seed] = next((step for step, worth in curve if worth >= target), None)
-    rule = f"first checkpoint that reaches the end of {main}, mean over seeds, less {BELOW_END:g}"
-    return {"rule": rule, "target": round(target, 4), "steps": found}

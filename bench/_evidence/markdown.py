@@ -1,4 +1,4 @@
-"""The evidence of a family as tables of Markdown, for the places in docs/evidence.md that are named after them."""
+"""Detailed tables of a family in Markdown, for the marked places of docs/studies/history.md."""
 
 import math
 import re
@@ -7,11 +7,11 @@ from typing import Any
 
 from _evidence.variants import MAIN, VARIANTS
 
-Found = Mapping[str, Any]
-"""What bench/results/evidence.json has of one family."""
+Row = Mapping[str, Any]
+"""Summary of a family, or one of its rows."""
 
 FEW = 5
-"""Up to so many seeds stand in a table each; of more their range does."""
+"""Most seeds that a table lists one by one; of more it shows the range."""
 
 METHODS = {
     "y0": "y0, one answer",
@@ -21,8 +21,8 @@ METHODS = {
     **{f"pit_stop_{k}": f"{k} passes, accepted" for k in range(2, 10)},
     "best_of_2": "best of 2 by R_P",
     "best_of_{m}": "best of {m} by R_P",
-    "resample_1": "another draw, accepted likewise",
-    "resample_{n}": "{n} more draws, accepted likewise",
+    "resample_1": "another draw, accepted by the same rule",
+    "resample_{n}": "{n} more draws, accepted by the same rule",
     "other_reference_1": "one plain pass on another prompt's answer",
     "empty_reference_1": "one plain pass on none",
     "sft_plain_1": "fine-tuned improver, one plain pass",
@@ -31,38 +31,37 @@ METHODS = {
     "sft_stop_{n}": "fine-tuned improver, {n} passes, accepted",
     "sft_policy": "M_P, one answer",
 }
-"""Rows of the table of methods, where there are such; n passes take m = n + 1 answers."""
+"""Rows of the table of methods; n passes take m = n + 1 answers."""
 
 SWEPT = {
     "over y0": "{n} passes, accepted, over y0",
     "over sft_plain_{n}": "{n} passes, accepted, over the fine-tuned improver's plain ones",
 }
-"""Comparisons of n passes, each side at its best temperature."""
+"""Comparisons of n passes, with each side at its best temperature."""
 
 
-def tables(family: str, found: Found, passes: int) -> dict[str, str]:
-    """Every table of a family by the name of its place, those without rows left out."""
+def tables(family: str, summary: Row, passes: int) -> dict[str, str]:
+    """Return every table of a family that has rows, by the name of its place."""
     main = MAIN[family]
-    trials = [trial for trial in found["trials"] if trial["variant"] == main]
-    made = {
-        "gates": gates(found),
-        "comparisons": comparisons(found, passes),
-        "methods": methods(found, trials, passes),
+    trials = [trial for trial in summary["trials"] if trial["variant"] == main]
+    texts = {
+        "gates": gates(summary),
+        "comparisons": comparisons(summary, passes),
+        "methods": methods(summary, trials, passes),
         "seeds": by_seed(trials, passes),
-        "traits": traits(found),
-        "habits": habits(found),
-        "temperatures": temperatures(found, passes),
-        "variants": variants(found, passes),
-        "steps": steps(found),
+        "traits": traits(summary),
+        "habits": habits(summary),
+        "temperatures": temperatures(summary, passes),
+        "variants": variants(summary, passes),
         "copies": copies(trials, passes),
         "rewards": rewards(trials),
         "training": training(trials),
     }
-    return {f"{family} {name}": text for name, text in made.items() if text}
+    return {f"{family} {name}": text for name, text in texts.items() if text}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; nothing where there are no rows.
+    """Return a table in Markdown, an empty text where there are no rows.
 
     >>> print(table(["a", "b"], [["1", "2"]]))
     | a | b |
@@ -70,12 +69,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     | 1 | 2 |
     """
     lines = [head, *rows]
-    said = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([said[0], "|" + "---|" * len(head), *said[1:]]) if rows else ""
+    texts = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([texts[0], "|" + "---|" * len(head), *texts[1:]]) if rows else ""
 
 
 def interval(over: Mapping[str, float], digits: int = 1) -> str:
-    """Mean and t-interval of points.
+    """Return a mean with its t-interval, in points.
 
     >>> interval({"value": 1.25, "low": -0.5, "high": 3.0})
     '+1.2 [-0.5, +3.0]'
@@ -83,25 +82,25 @@ def interval(over: Mapping[str, float], digits: int = 1) -> str:
     return "{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]".format(**over, digits=digits)
 
 
-def each(values: Sequence[float], form: Callable[[float], str]) -> str:
-    """One value a seed: all of few seeds, the lowest and the highest of many."""
+def per_seed(values: Sequence[float], form: Callable[[float], str]) -> str:
+    """Return the values of up to `FEW` seeds, or the lowest and the highest of more."""
     if len(values) <= FEW:
         return ", ".join(form(value) for value in values)
     return f"{form(min(values))} to {form(max(values))}"
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
-    """Of the seeds that have one.
+    """Return the mean of the values that are there, None where there are none.
 
     >>> mean_of([1.0, None, 2.0]), mean_of([None])
     (1.5, None)
     """
-    had = [value for value in values if value is not None]
-    return sum(had) / len(had) if had else None
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
 
 
 def quality(value: float, digits: int = 3) -> str:
-    """As tables have it.
+    """Return a quality as tables show it.
 
     >>> quality(0.51234), quality(1.0)
     ('.512', '1.000')
@@ -110,7 +109,7 @@ def quality(value: float, digits: int = 3) -> str:
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Mean over seeds, and the lowest and the highest.
+    """Return the mean over seeds with the lowest and the highest value.
 
     >>> spread([0.25, 0.75])
     '.500 (.250 to .750)'
@@ -119,14 +118,14 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def share(value: float | None) -> str:
-    """In percent, nothing where there is none."""
+    """Return a share in percent, an empty text for None."""
     return "" if value is None else f"{100 * value:.1f} %"
 
 
-def gates(found: Found) -> str:
-    """What must hold, and whether it does."""
+def gates(summary: Row) -> str:
+    """Return the gates with their verdicts."""
     rows = []
-    for gate in found["gates"]:
+    for gate in summary["gates"]:
         if "value" in gate:
             digits = 1 if gate["unit"].startswith("win") else 2
             held = "yes" if gate["held"] else "**no**"
@@ -135,33 +134,33 @@ def gates(found: Found) -> str:
 
 
 def named(passes: int) -> dict[str, str]:
-    """Methods in words, in the order of their rows."""
+    """Return methods in words, in the order of their rows."""
     return {key.format(n=passes, m=passes + 1): words.format(n=passes, m=passes + 1) for key, words in METHODS.items()}
 
 
-def comparisons(found: Found, passes: int) -> str:
-    """Win rate minus lose rate of every comparison that two seeds have, and those at the best temperatures."""
+def comparisons(summary: Row, passes: int) -> str:
+    """Return win rate minus lose rate of every comparison of two or more seeds, best temperatures included."""
     rows = []
     swept = {
-        f"{what.format(n=passes)}, each at its best temperature": found["temperature"].get(key.format(n=passes))
+        f"{what.format(n=passes)}, each at its best temperature": summary["temperature"].get(key.format(n=passes))
         for key, what in SWEPT.items()
     }
     words = {name: what for name, what in named(passes).items() if name != "y0"}
-    for text, row in {**found["comparisons"], **swept}.items():
+    for text, row in {**summary["comparisons"], **swept}.items():
         if row is None or "over_seeds" not in row:
             continue
         seeds, over = row["seeds"].values(), row["over_seeds"]
-        equal = [one["length_controlled"]["value"] for one in seeds if "length_controlled" in one]
+        equal = [seed["length_controlled"]["value"] for seed in seeds if "length_controlled" in seed]
         for name, what in words.items():
             text = re.sub(rf"\b{name}\b", what, text)
         rows.append(
             [
                 text,
-                each([one["value"] for one in seeds], "{:+.1f}".format),
+                per_seed([seed["value"] for seed in seeds], "{:+.1f}".format),
                 f"{over['above']} of {over['seeds']}",
                 interval(over),
                 f"{over['standard_error']:.1f}",
-                f"{of_prompts([(one['low'], one['high']) for one in seeds]):.1f}",
+                f"{of_prompts([(seed['low'], seed['high']) for seed in seeds]):.1f}",
                 f"{sum(equal) / len(equal):+.1f}" if equal else "",
             ]
         )
@@ -170,7 +169,7 @@ def comparisons(found: Found, passes: int) -> str:
 
 
 def of_prompts(intervals: Sequence[tuple[float, float]]) -> float:
-    """Standard error of the mean of seeds that prompts alone account for, by the seeds' 95 % intervals over prompts.
+    """Return the standard error over seeds that prompts alone cause, from 95 % intervals over prompts.
 
     >>> of_prompts([(0.0, 3.92), (10.0, 13.92), (5.0, 8.92), (0.0, 3.92)])
     0.5
@@ -178,70 +177,74 @@ def of_prompts(intervals: Sequence[tuple[float, float]]) -> float:
     return math.sqrt(sum(((high - low) / 3.92) ** 2 for low, high in intervals)) / len(intervals)
 
 
-def methods(found: Found, trials: Sequence[Found], passes: int) -> str:
-    """Quality, what is mended and spoiled, tokens and Elo of everything that the main variant's trials measured."""
+def methods(summary: Row, trials: Sequence[Row], passes: int) -> str:
+    """Return quality, mended and spoiled answers, tokens and Elo of every method of the main variant."""
     rows = []
-    # Of hardly any answer that was perfect, no share is worth saying.
+    # Where hardly any first answer is perfect, a share of them means nothing.
     perfect = 1 - (mean_of(trial["imperfect"]["y0"] for trial in trials) or 0)
     for name, what in named(passes).items():
-        had = [trial for trial in trials if name in trial["mean_quality"]]
-        if had:
-            values = [trial["mean_quality"][name] for trial in had]
-            elo = found["elo"].get(name, {}).get("over_seeds")
-            spoiled = mean_of(trial["mended"][name]["spoiled"] for trial in had)
+        measured = [trial for trial in trials if name in trial["mean_quality"]]
+        if measured:
+            values = [trial["mean_quality"][name] for trial in measured]
+            elo = summary["elo"].get(name, {}).get("over_seeds")
+            spoiled = mean_of(trial["mended"][name]["spoiled"] for trial in measured)
             rows.append(
                 [
                     what,
                     spread(values, 4),
-                    share(mean_of(trial["imperfect"][name] for trial in had)),
-                    share(mean_of(trial["mended"][name]["made_perfect"] for trial in had)),
+                    share(mean_of(trial["imperfect"][name] for trial in measured)),
+                    share(mean_of(trial["mended"][name]["made_perfect"] for trial in measured)),
                     share(spoiled) if perfect > 0.01 else "",
-                    tokens(had, name),
+                    tokens(measured, name),
                     "{value:+.0f} [{low:+.0f}, {high:+.0f}]".format(**elo) if elo else "",
                 ]
             )
     head = ["answer", "mean quality (seeds)", "not perfect", "of imperfect y0, made perfect"]
-    return table([*head, "of perfect y0, spoiled", "tokens a prompt", "Elo over y0"], rows)
+    return table([*head, "of perfect y0, spoiled", "tokens per prompt", "Elo over y0"], rows)
 
 
-def tokens(trials: Sequence[Found], name: str) -> str:
-    """Sampled a prompt, the first answer and rejected ones included."""
+def tokens(trials: Sequence[Row], name: str) -> str:
+    """Return tokens sampled per prompt, the first answer and rejected ones included."""
     spent = mean_of(
         trial["sampled_tokens"][name] / trial["prompts"] for trial in trials if name in trial["sampled_tokens"]
     )
     return f"{spent:.1f}" if spent else ""
 
 
-def by_seed(trials: Sequence[Found], passes: int) -> str:
-    """What a seed's answers are worth, a line a seed."""
-    asked = {"y0": "y0", f"pit_stop_{passes}": f"{passes} passes, accepted", f"best_of_{passes + 1}": "best of as many"}
-    asked |= {f"resample_{passes}": "as many draws, accepted likewise"}
-    asked |= {
+def by_seed(trials: Sequence[Row], passes: int) -> str:
+    """Return mean quality by method, one row per seed."""
+    columns = {
+        "y0": "y0",
+        f"pit_stop_{passes}": f"{passes} passes, accepted",
+        f"best_of_{passes + 1}": "best of as many",
+    }
+    columns |= {f"resample_{passes}": "as many draws, accepted by the same rule"}
+    columns |= {
         "t0.2/y0": "y0 at .2",
         f"t0.2/pit_stop_{passes}": f"{passes} passes at .2",
         f"t0.2/sft_plain_{passes}": "fine-tuned, plain, at .2",
     }
     rows = [
-        [str(trial["seed"]), *(quality(trial["mean_quality"][name]) for name in asked)]
+        [str(trial["seed"]), *(quality(trial["mean_quality"][name]) for name in columns)]
         for trial in trials
-        if asked.keys() <= trial["mean_quality"].keys()
+        if columns.keys() <= trial["mean_quality"].keys()
     ]
-    return table(["seed", *asked.values()], rows)
+    return table(["seed", *columns.values()], rows)
 
 
-def traits(found: Found) -> str:
-    """What a seed's comparisons with best of n go with, a correlation over seeds with its interval."""
-    texts = list(dict.fromkeys(text for by_text in found["goes_with"].values() for text in by_text))
+def traits(summary: Row) -> str:
+    """Return correlations over seeds with the comparisons with best of n, with their intervals."""
+    texts = list(dict.fromkeys(text for by_text in summary["correlations"].values() for text in by_text))
     rows = [
         [what, *(interval(by_text[text], 2) if text in by_text else "" for text in texts)]
-        for what, by_text in found["goes_with"].items()
+        for what, by_text in summary["correlations"].items()
     ]
-    return table(["of a seed", *texts], rows)
+    return table(["trait of a seed", *texts], rows)
 
 
-def habits(found: Found) -> str:
-    """What is said of seeds whose policy is wrong at any temperature, and of the others."""
-    split = found["by_habit"]
+def habits(summary: Row) -> str:
+    """Return comparisons with draws of seeds whose policy is wrong at any temperature, and of all others."""
+    split = summary["habits"]
     rows = [
         [text, *(f"{interval(over)}, {over['above']} of {over['seeds']}" for over in by_side.values())]
         for text, by_side in split.get("over", {}).items()
@@ -252,9 +255,9 @@ def habits(found: Found) -> str:
     return table(["mean and t-interval, points; above 0", seeds, f"the other {len(split['seeds']['none'])}"], rows)
 
 
-def temperatures(found: Found, passes: int) -> str:
-    """Mean quality of first answers, passes and the fine-tuned improver's by temperature."""
-    means = found["temperature"]["mean_quality"]
+def temperatures(summary: Row, passes: int) -> str:
+    """Return mean quality by temperature of first answers, passes, and passes of the fine-tuned improver."""
+    means = summary["temperature"]["mean_quality"]
     warmths = sorted({name.partition("/")[0] for name in means})
     words = named(passes)
     rows = [
@@ -265,43 +268,33 @@ def temperatures(found: Found, passes: int) -> str:
     return table(["mean quality at temperature", *(warmth[1:] for warmth in warmths)], rows)
 
 
-def variants(found: Found, passes: int) -> str:
-    """Each curriculum's quality, of the seeds that all of them ran; of the policy alone its first answer."""
+def variants(summary: Row, passes: int) -> str:
+    """Return the quality of each variant on the seeds that all of them ran; of a policy alone its first answer."""
     rows = []
-    shared = [trial for trial in found["trials"] if trial["seed"] in found["shared_seeds"]]
+    shared = [trial for trial in summary["trials"] if trial["seed"] in summary["shared_seeds"]]
     for name, variant in VARIANTS.items():
-        had = [trial["mean_quality"] for trial in shared if trial["variant"] == name]
+        means = [trial["mean_quality"] for trial in shared if trial["variant"] == name]
         shown = ("pit_plain_1", f"pit_stop_{passes}") if variant.improver else ("y0",)
-        if had:
-            columns = [[one[method] for one in had] for method in shown]
-            cells = [f"{quality(sum(values) / len(values))} ({each(values, quality)})" for values in columns]
-            rows.append([f"`{name}`", variant.what, *cells, *[""] * (2 - len(cells)), str(len(had))])
+        if means:
+            columns = [[mean[method] for mean in means] for method in shown]
+            cells = [f"{quality(sum(values) / len(values))} ({per_seed(values, quality)})" for values in columns]
+            rows.append([f"`{name}`", variant.what, *cells, *[""] * (2 - len(cells)), str(len(means))])
     plain = "one plain pass (`more_rlhf`: one answer)"
     return table(["variant", "the improver's RL", plain, f"{passes} passes, accepted", "seeds"], rows)
 
 
-def steps(found: Found) -> str:
-    """First checkpoint of the improver's RL that is as good as the main variant's end, seed by seed that all share."""
-    seeds = found["shared_seeds"]
+def copies(trials: Sequence[Row], passes: int) -> str:
+    """Return the share of its reference that one plain pass repeats, mean and range over seeds."""
+    rates = [trial["copy_rate"] for trial in trials if trial["copy_rate"]]
     rows = [
-        [f"`{variant}`", *("none" if by_seed[seed] is None else str(by_seed[seed]) for seed in seeds)]
-        for variant, by_seed in found["steps_to_target"].get("steps", {}).items()
-    ]
-    return table(["variant", *map(str, seeds)], rows)
-
-
-def copies(trials: Sequence[Found], passes: int) -> str:
-    """How much of its reference one plain pass repeats, mean and range over seeds."""
-    had = [trial["copy_rate"] for trial in trials if trial["copy_rate"]]
-    rows = [
-        [named(passes)[name], *(spread([rate[name][key] for rate in had]) for key in ("exact", "similarity"))]
-        for name in (had[0] if had else ())
+        [named(passes)[name], *(spread([rate[name][key] for rate in rates]) for key in ("exact", "similarity"))]
+        for name in (rates[0] if rates else ())
     ]
     return table(["pass", "references repeated word for word", "edit similarity to the reference"], rows)
 
 
-def rewards(trials: Sequence[Found]) -> str:
-    """Share of pairs that reward models rank like the oracle or the labels, mean and range over seeds."""
+def rewards(trials: Sequence[Row]) -> str:
+    """Return the share of pairs that reward models rank like the oracle or the labels, mean and range over seeds."""
     shares: dict[str, dict[str, list[float]]] = {}
     for trial in trials:
         for row in trial["accuracies"]:
@@ -314,8 +307,8 @@ def rewards(trials: Sequence[Found]) -> str:
     return table(["pairs", *models], rows)
 
 
-def training(trials: Sequence[Found]) -> str:
-    """Steps and tokens of each stage of the main variant, mean over seeds."""
+def training(trials: Sequence[Row]) -> str:
+    """Return steps and tokens of each stage of the main variant, mean over seeds."""
     keys = ("tokens", "sampled_tokens", "references_sampled")
     stages = list(dict.fromkeys(stage for trial in trials for stage in trial["training"]))
     rows = []

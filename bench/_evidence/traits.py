@@ -1,4 +1,4 @@
-"""What seeds differ by: with which of its other figures a seed's comparison with best of n goes."""
+"""Traits of seeds: which of a seed's other figures correlate with its comparisons with best of n."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,23 +19,28 @@ TRAITS: dict[str, tuple[str, str]] = {
     "R_P's accuracy on samples of M_P^RL": ("accuracy", "R_P"),
     "R_PIT's accuracy on samples of M_P^RL": ("accuracy", "R_PIT symmetric"),
 }
-"""What a seed's comparison with best of n may go with: the mean quality of a method, or what a reward model sees."""
+"""Candidates for a correlation: the mean quality of a method, or the accuracy of a reward model."""
 
 ENOUGH = 8
-"""Fewer seeds than this have no correlation that is worth saying."""
+"""Least number of seeds for a correlation."""
+
+SURE = 0.95
+"""Least share of perfect answers at temperature .2 of a policy that fails by chance; below it, it fails by habit."""
 
 
 def trait(trial: Mapping[str, Any], kind: str, name: str) -> float | None:
-    """One of a trial's `TRAITS`, where it was measured."""
+    """Return one of a trial's `TRAITS`, None where it was not measured."""
     if kind == "quality":
         return float(np.mean(trial["quality"][name])) if name in trial["quality"] else None
     sought = (name, "samples of M_P^RL")
-    found = [row["accuracy"] for row in trial["accuracies"] if (row["model"], row["aspect"]) == sought]
-    return float(found[0]) if found else None
+    accuracies = [row["accuracy"] for row in trial["accuracies"] if (row["model"], row["aspect"]) == sought]
+    return float(accuracies[0]) if accuracies else None
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, float] | None:
-    """Pearson's, with Fisher's 95 % interval; nothing for few pairs, or where one side is the same in all of them.
+    """Return Pearson's correlation with Fisher's 95 % interval.
+
+    None for fewer than `ENOUGH` pairs, or where one side has the same value in all of them.
 
     >>> {key: round(value, 3) for key, value in correlation([1, 2, 3, 4, 5, 6, 7, 8], [2, 1, 4, 3, 6, 5, 8, 7]).items()}
     {'value': 0.905, 'low': 0.552, 'high': 0.983, 'seeds': 8}
@@ -44,50 +49,50 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, float] | No
         return None
     value = float(np.corrcoef(x, y)[0, 1])
     half = 1.96 / math.sqrt(len(x) - 3)
-    with np.errstate(divide="ignore"):  # of a perfect correlation both ends are itself
+    with np.errstate(divide="ignore"):  # both ends of a perfect correlation are the correlation itself
         low, high = (float(np.tanh(np.arctanh(value) + side)) for side in (-half, half))
     return {"value": value, "low": low, "high": high, "seeds": len(x)}
 
 
 def over_draws(passes: int) -> tuple[str, str]:
-    """The comparisons with best of n at as many samples, as `summary.comparisons` names them."""
+    """Return the names of the comparisons with best of n at equal samples, as `summary.comparisons` has them."""
     return "one pass over best of 2 by R_P", f"{passes} passes over best of {passes + 1} by R_P"
 
 
-def goes_with(trials: Trials, said: Mapping[str, Any], passes: int, main: str) -> dict[str, Any]:
-    """Correlations over seeds of the comparisons with best of n with each of `TRAITS`."""
-    found: dict[str, Any] = {}
+def correlations(trials: Trials, compared: Mapping[str, Any], passes: int, main: str) -> dict[str, Any]:
+    """Return the correlation over seeds of each of `TRAITS` with each comparison with best of n."""
+    rows: dict[str, Any] = {}
     for text in over_draws(passes):
-        by_seed = said.get(text, {}).get("seeds", {})
+        by_seed = compared.get(text, {}).get("seeds", {})
         for what, (kind, name) in TRAITS.items():
-            had = {seed: trait(trials[seed, main], kind, name) for seed in by_seed}
-            pairs = [(value, by_seed[seed]["value"]) for seed, value in had.items() if value is not None]
+            measured = {seed: trait(trials[seed, main], kind, name) for seed in by_seed}
+            pairs = [(value, by_seed[seed]["value"]) for seed, value in measured.items() if value is not None]
             row = correlation(*zip(*pairs, strict=True)) if pairs else None
             if row is not None:
-                found.setdefault(what, {})[text] = row
-    return found
+                rows.setdefault(what, {})[text] = row
+    return rows
 
 
-SURE = 0.95
-"""A policy of whose coolest answers fewer are perfect is not unlucky in its draws: it is wrong by habit."""
+def split_by_habit(trials: Trials, compared: Mapping[str, Any], passes: int, main: str) -> dict[str, Any]:
+    """Return the comparisons with draws apart for seeds whose policy fails by habit and for all others.
 
-
-def by_habit(trials: Trials, said: Mapping[str, Any], passes: int, main: str) -> dict[str, Any]:
-    """Seeds whose y0 at temperature .2 is perfect on less than `SURE` of the prompts: what is said of those and others.
-
-    Nothing unless there are two seeds of either kind.
+    A policy fails by habit if fewer than `SURE` of its answers at temperature .2 are perfect. The result is empty
+    unless there are two seeds of either kind.
     """
-    cool = {
+    shares = {
         seed: float(np.mean(np.array(trial["quality"]["t0.2/y0"]) == 1))
         for (seed, variant), trial in sorted(trials.items())
         if variant == main and "t0.2/y0" in trial["quality"]
     }
-    sides = {"habit": [s for s, share in cool.items() if share < SURE], "none": [s for s in cool if cool[s] >= SURE]}
+    sides = {
+        "habit": [seed for seed, share in shares.items() if share < SURE],
+        "none": [seed for seed, share in shares.items() if share >= SURE],
+    }
     if min(map(len, sides.values())) < 2:
         return {}
     over = {
         text: {
-            side: across_seeds([said[text]["seeds"][seed]["value"] for seed in seeds])._asdict()
+            side: across_seeds([compared[text]["seeds"][seed]["value"] for seed in seeds])._asdict()
             for side, seeds in sides.items()
         }
         for text in (*over_draws(passes), f"{passes} passes over resampling")

@@ -1,4 +1,4 @@
-"""One trial of the evidence: a variant trained with the checkpoints that others have made, answers, oracle, tokens."""
+"""One trial of the evidence: a variant is trained, with checkpoints shared by a seed's variants, and measured."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from _evidence.variants import IMPROVER_STAGES, MAIN, VARIANTS, stages_for
+from _evidence.variants import MAIN, VARIANTS, stages_for
 from pit.config import ImproveConfig, RunConfig, digest
 from pit.data.atomic import write_file
 from pit.evaluate import sensitivity
@@ -25,12 +25,9 @@ from pit.stages.prepare import prepare
 
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
 
-CURVE_PROMPTS = 500
-"""Prompts on which checkpoints are compared."""
-
 
 def trained(folder: Path, config: RunConfig, variant: str, report: Callable[[str], None]) -> Run:
-    """The run of a variant with all stages that it needs; finished ones of its seed's other variants are linked."""
+    """Train all stages that a variant needs and return its run; stages of the seed's other variants are linked."""
     run = Run(folder, config)
     run.save_config()
     others = sorted(path for path in folder.parent.iterdir() if path.is_dir() and path != folder)
@@ -55,13 +52,13 @@ def trained(folder: Path, config: RunConfig, variant: str, report: Callable[[str
 
 
 def logged(run: Run, stage: str, metric: str) -> list[tuple[int, float]]:
-    """A metric of a finished stage: step and value, where it was measured."""
+    """Return step and value of a metric of a finished stage, where it was measured."""
     lines = (run.stage_folder(stage) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [(row["step"], row[metric]) for row in map(json.loads, lines) if metric in row]
 
 
 def training_costs(run: Run, variant: str) -> dict[str, dict[str, float]]:
-    """Of each stage: steps, tokens trained on, seconds; of RL also the tokens sampled and the references asked for."""
+    """Return steps, tokens trained on and seconds of each stage; of RL also tokens and references sampled."""
     costs = {}
     for name in stages_for(run.config, variant):
         record = json.loads((run.stage_folder(name) / "done.json").read_text(encoding="utf-8"))
@@ -78,9 +75,9 @@ def training_costs(run: Run, variant: str) -> dict[str, dict[str, float]]:
 
 @dataclass
 class Answered:
-    """Answers to the eval prompts by method, and the tokens sampled for each, rejected candidates and y0 included.
+    """Answers to the eval prompts by method, with the tokens sampled for each, rejected candidates and y0 included.
 
-    accepted: of methods with a stop rule, the share of the last pass's candidates that was accepted.
+    accepted: share of the last pass's candidates that a method with a stop rule accepted.
     """
 
     prompts: list[Tokens]
@@ -89,19 +86,19 @@ class Answered:
     accepted: dict[str, float] = field(default_factory=dict)
 
     def add(self, name: str, outputs: list[Tokens], sampled: int) -> None:
-        """One method's answers."""
+        """Add one method's answers."""
         self.outputs[name], self.sampled[name] = outputs, sampled
 
 
 def cost_of(outputs: Sequence[Tokens]) -> int:
-    """Tokens sampled for some answers, each with its end."""
+    """Return the tokens sampled for some answers, end tokens included."""
     return sum(len(y) + 1 for y in outputs)
 
 
 def iterate(
     answered: Answered, stem: str, models: Models, config: ImproveConfig, seed: int, firsts: list[Tokens], *, stop: bool
 ) -> None:
-    """Passes of an improver from given first answers, as methods `stem_k`."""
+    """Add the passes of an improver from given first answers, as methods `stem_k`."""
     requests = list(range(len(firsts)))
     paths = list(improve(models, answered.prompts, requests, config, seed=seed, answers=firsts, stop_rule=stop))
     spent = cost_of(firsts)
@@ -114,7 +111,7 @@ def iterate(
 
 
 def best_draws(answered: Answered, run: Run, models: Models, config: ImproveConfig, seed: int) -> list[list[Tokens]]:
-    """The best of n by R_P, for as many samples as passes take; returns all draws of the policy, y0 first."""
+    """Add the best of n by R_P, for as many samples as passes take, and return all draws of the policy, y0 first."""
     prompts, firsts = answered.prompts, answered.outputs["y0"]
     requests, count = list(range(len(prompts))), 1 + config.iterations
     draws = [firsts, *(models.respond(prompts, requests, config, seed + 7_919 * k) for k in range(1, count))]
@@ -127,7 +124,7 @@ def best_draws(answered: Answered, run: Run, models: Models, config: ImproveConf
 
 
 def resampled(answered: Answered, models: Models, config: ImproveConfig, draws: Sequence[list[Tokens]]) -> None:
-    """Further draws of the policy in the place of the improver's passes, accepted by the same gap."""
+    """Add further draws of the policy in place of the improver's passes, accepted by the same gap."""
     current, spent = draws[0], cost_of(draws[0])
     for k, draw in enumerate(draws[1:], start=1):
         gaps = models.gap.gap(answered.prompts, current, [draw], config.gap)[:, 0]
@@ -138,7 +135,7 @@ def resampled(answered: Answered, models: Models, config: ImproveConfig, draws: 
 
 
 def controls(answered: Answered, models: Models, config: ImproveConfig, seed: int) -> None:
-    """One plain pass on another prompt's answer and on none."""
+    """Add one plain pass on another prompt's answer and on an empty one."""
     firsts, once = answered.outputs["y0"], replace(config, iterations=1)
     none: list[Tokens] = [[] for _ in firsts]
     for name, references in (("other_reference", firsts[1:] + firsts[:1]), ("empty_reference", none)):
@@ -146,7 +143,7 @@ def controls(answered: Answered, models: Models, config: ImproveConfig, seed: in
 
 
 def sweep(answered: Answered, models: Models, fine_tuned: Models, config: ImproveConfig, seed: int) -> None:
-    """y0 and both improvers at other temperatures; at the config's own they are there already."""
+    """Add y0 and both improvers at other temperatures; at the config's own temperature they are there already."""
     prompts = answered.prompts
     for temperature in TEMPERATURES:
         stem, warm = f"t{temperature}", replace(config, temperature=temperature)
@@ -162,7 +159,10 @@ def sweep(answered: Answered, models: Models, fine_tuned: Models, config: Improv
 
 
 def answers_of(run: Run, variant: str, prompts: list[Tokens], *, main: bool) -> Answered:
-    """Every method of a variant: a policy alone has its best draws, the main one rivals, controls and temperatures."""
+    """Return the answers of a variant by method.
+
+    A policy alone has its best draws; the main variant has rivals, controls and other temperatures as well.
+    """
     config, packing, seed = run.config.improve, run.config.gap.packing, 31 + run.config.seed
     requests, answered = list(range(len(prompts))), Answered(prompts)
     improver = VARIANTS[variant].improver
@@ -187,30 +187,8 @@ def answers_of(run: Run, variant: str, prompts: list[Tokens], *, main: bool) -> 
     return answered
 
 
-def learning_curve(run: Run, variant: str, answered: Answered, worth: Gold) -> list[tuple[int, float]]:
-    """What one plain pass over y0 is worth at every checkpoint of the improver's RL: step over all stages, and mean.
-
-    Prompts, first answers and seed are the same for all checkpoints and variants, and none of them is trained on.
-    """
-    config, seed = replace(run.config.improve, iterations=1), 31 + run.config.seed
-    prompts, firsts = answered.prompts[:CURVE_PROMPTS], answered.outputs["y0"][:CURVE_PROMPTS]
-    models = Models.load(run, run.config.gap.packing, improver="sft-improver")
-    found, before = [], 0
-    for name in stages_for(run.config, variant):
-        if name not in IMPROVER_STAGES:
-            continue
-        graphdef, like = run.model(name)
-        with run.checkpoints(name, keep=getattr(run.config, STAGES[name].section).keep) as checkpoints:
-            for step in checkpoints.steps:
-                improver = graphdef, checkpoints.restore_params(like, step)
-                refined = replace(models, improver=improver).refine(prompts, firsts, range(len(prompts)), config, seed)
-                found.append((before + step, round(float(np.mean(worth(prompts, refined))), 4)))
-        before += getattr(run.config, STAGES[name].section).steps
-    return found
-
-
 def accuracies(run: Run, prompts: list[Tokens], worth: Gold) -> list[dict[str, Any]]:
-    """How often reward models rank as the oracle does: held-out pairs, faults, progress, both policies' samples."""
+    """Return how often reward models rank pairs like the oracle: held-out, faults, progress, both policies' samples."""
     pairs = sensitivity.held_out_pairs(run) | sensitivity.corrupted_pairs(run) | sensitivity.progress_pairs(run)
     for name, policy in (("samples of M_P", "sft-policy"), ("samples of M_P^RL", "rl-policy")):
         sampled = sensitivity.sampled_pairs(run, policy, worth, prompts, seed=47 + run.config.seed)
@@ -220,9 +198,9 @@ def accuracies(run: Run, prompts: list[Tokens], worth: Gold) -> list[dict[str, A
 
 
 def trial(folder: Path, family: str, variant: str, config: RunConfig, report: Callable[[str], None]) -> dict[str, Any]:
-    """Train and measure one variant of one seed; what is said of each prompt is kept, for paired comparisons.
+    """Train and measure one variant of one seed; return scores and lengths of every prompt, for paired comparisons.
 
-    The answers themselves, token by token, are left in the trial's folder: another question needs no other run.
+    The answers themselves, token by token, stay in the trial's folder, so that another question needs no other run.
     """
     run = trained(folder, config, variant, report)
     begin = time.perf_counter()
@@ -233,8 +211,7 @@ def trial(folder: Path, family: str, variant: str, config: RunConfig, report: Ca
     write_file(folder / "answers.json", (json.dumps(vars(answered)) + "\n").encode())
     firsts = answered.outputs["y0"]
     own_rewards = any(setting.startswith("gap.") for setting in VARIANTS[variant].settings)
-    curve = learning_curve(run, variant, answered, worth)
-    seen = accuracies(run, prompts, worth) if main or own_rewards else []
+    ranked = accuracies(run, prompts, worth) if main or own_rewards else []
     seconds = time.perf_counter() - begin
     report(f"{folder.parent.name}/{variant}: {len(answered.outputs)} sets of answers in {seconds:.0f} s")
     return {
@@ -247,12 +224,11 @@ def trial(folder: Path, family: str, variant: str, config: RunConfig, report: Ca
         "sampled_tokens": answered.sampled,
         "accepted": answered.accepted,
         "training": training_costs(run, variant),
-        "learning_curve": curve,
         "copy_rate": {
             name: copy_rate(answered.outputs[name], firsts)._asdict()
             for name in ("pit_plain_1", "sft_plain_1")
             if name in answered.outputs
         },
-        "accuracies": seen,
+        "accuracies": ranked,
         "answer_seconds": round(seconds, 1),
     }

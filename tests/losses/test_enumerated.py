@@ -22,7 +22,7 @@ ESTIMATORS, MODES = tiny.ESTIMATORS, tiny.MODES
 BETA, BONUS = 0.7, 0.3
 SCORES = np.random.default_rng(1).normal(size=27)
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
-DOCS = Path(__file__).parents[2] / "docs" / "rl.md"
+DOCS = Path(__file__).parents[2] / "docs" / "concepts" / "rl.md"
 
 
 class Figures(NamedTuple):
@@ -234,7 +234,7 @@ def test_without_the_score_term_k2_full_and_k3_see_no_further_than_the_next_toke
 
 
 def measured():
-    """Rows of the tables in docs/rl.md: relative error of the KL's expected gradient, and spread of one pair's."""
+    """Rows of the tables in docs/concepts/rl.md: relative error of the KL's expected gradient, and spread of one pair's."""
     case = case_of("one eos", 1.0)
     gradient = case.exact.gradient
 

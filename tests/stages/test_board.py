@@ -62,7 +62,7 @@ def test_signals_of_a_step_by_hand():
 def test_names_and_limits_are_those_that_the_documentation_explains():
     made = board(dataclasses.replace(NONE, every=1), gold=lambda xs, ys: np.array([float(len(y)) for y in ys]))
     names = {*made.signals(1, SEEN, {"objective/kl": 1.0}), *(watch.metric for watch in WATCHES)}
-    text = (Path(__file__).parents[2] / "docs" / "rl.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "concepts" / "rl.md").read_text()
     text = text[text.index("## The hacking board") :]
     table = re.findall(r"^\| `([a-z0-9_/]+)` \| (?:`([a-z_]+)` (\S+))? *\| (\w*) *\|", text, re.M)
     assert {metric for metric, *_ in table} == names

@@ -174,7 +174,7 @@ def test_metrics_have_the_names_that_the_documentation_explains(stage, rollouts)
     names = set(
         stage.metrics(rollouts, stage.measure(stage.initial, rollouts, stage.batches(rollouts), CONTROL), CONTROL)
     )
-    text = (Path(__file__).parents[2] / "docs" / "rl.md").read_text().split("\n## Metrics\n")[1]
+    text = (Path(__file__).parents[2] / "docs" / "concepts" / "rl.md").read_text().split("\n## Metrics\n")[1]
     assert names == set(re.findall(r"^\| `((?:objective|rewards|completions|rollout)/[a-z_]+)` \|", text, re.M))
 
 

@@ -2,7 +2,7 @@
 
 Source: Schulman, "Approximating KL divergence" (2020); Tang and Munos (arXiv 2506.09477) and Liu et al. (arXiv
 2510.01555) on the gradients of the estimators. Arrays are [G, N, C]: trees, samples of a tree, tokens of a sample;
-docs/rl.md compares the estimators.
+docs/concepts/rl.md compares the estimators.
 """
 
 from typing import NamedTuple, assert_never

@@ -110,7 +110,7 @@ def _alone(scorer: Any, call: DrawCall) -> None:
 
 
 def _draw(name: str, statement: str, test: Callable[[Any, DrawCall], None], tolerance: str) -> DrawInvariant:
-    source = "docs/rl.md: log-probs of the sampler and of the trainer agree at every temperature"
+    source = "docs/concepts/rl.md: log-probs of the sampler and of the trainer agree at every temperature"
     return DrawInvariant(name, statement, source, frozenset({Method.SAMPLES}), tolerance, test)
 
 

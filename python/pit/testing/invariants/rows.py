@@ -24,7 +24,7 @@ ROUNDED = "|a - b| <= rounding * max(1, |a|, |b|)"
 SAME = "bit for bit"
 """Tolerance that allows for no difference."""
 
-_SOURCE = "docs/trees.md: shared computation equals separate computation"
+_SOURCE = "docs/concepts/trees.md: shared computation equals separate computation"
 
 
 def require_close(name: str, actual: np.ndarray, expected: np.ndarray, rounding: float) -> None:

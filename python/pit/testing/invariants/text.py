@@ -126,7 +126,7 @@ TEXT_INVARIANTS: tuple[TextInvariant, ...] = (
         _centred_identity,
         needs={Method.CENTRED},
         tolerance="exactly 0",
-        source="docs/trees.md and pit_kernels.centred_gap",
+        source="docs/concepts/trees.md and pit_kernels.centred_gap",
     ),
     _text(
         "text_is_path",
