@@ -39,6 +39,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from pit.stages.context import Run
 
 from _measure import alternate, at_once, in_turn, merge_rows, origin, resident, spread
 from _packers import NumpyPacker, grain_rows, other_fills
@@ -51,7 +52,6 @@ from pit.data.readers import read_preferences
 from pit.data.store import Fold, Store, build
 from pit.data.template import gap, policy_sft, quality
 from pit.recipes import recipe
-from pit.stages.context import Run
 from pit.stages.prepare import prepare
 from pit.types import Batch, Topology
 

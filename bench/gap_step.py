@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pit.stages.context import Run
 
 from _measure import keep, origin, results_file, size_options, spread
 from pit.config import RunConfig, override
@@ -34,7 +35,6 @@ from pit.losses.total import Total
 from pit.model.heads import RewardModel
 from pit.model.params import Params, build, copy, merge
 from pit.recipes import recipe
-from pit.stages.context import Run
 from pit.stages.prepare import prepare
 from pit.train.update import Arrays, TrainState, Update, make_optimizer
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW, Segment, SegmentKind, Topology

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pit.stages.policy_gradient import policy_gradient
 
 from _measure import alternate, keep, origin, results_file, size_options, spread
 from pit.config import OptimizerConfig, RlConfig
@@ -23,7 +24,6 @@ from pit.data.template import rollout
 from pit.losses.total import Total
 from pit.model.decoder import Decoder
 from pit.model.params import Params, build, copy
-from pit.stages.policy_gradient import policy_gradient
 from pit.stages.rl import by_slot
 from pit.train.update import Arrays, Update, make_optimizer
 from rollout import LONGEST, MODELS

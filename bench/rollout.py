@@ -28,8 +28,8 @@ import numpy as np
 from _measure import alternate, keep, origin, results_file, size_options, spread
 from pit.config import ModelConfig, RolloutConfig
 from pit.model.decoder import Decoder
-from pit.model.pretrained import load_pretrained, save_pretrained
 from pit.model.params import build
+from pit.model.pretrained import load_pretrained, save_pretrained
 from pit.rollout.sample import sample
 from pit.rollout.strategy import Temperature
 

@@ -43,7 +43,8 @@ from _measure import commit
 from pit.config import digest
 from pit.data.atomic import write_file
 from pit.evaluate.collect import versions
-from pit.stages.context import STAGES
+from pit.run.stage import Stage
+from pit.stages.graph import GRAPH
 from pit_kernels.microbench.tables import write_place
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +65,7 @@ def seconds_per_step() -> dict[str, float]:
     stages = json.loads((RESULTS / "demo.json").read_text(encoding="utf-8"))["runs"][0]["stages"]
     known = {name: record["seconds"] / record["steps"] for name, record in stages.items()}
     slowest = max(known.values())
-    return {name: known.get(name, slowest) for name in STAGES}
+    return {job.name: known.get(job.name, slowest) for job in GRAPH if isinstance(job, Stage)}
 
 
 def plan(trials: Sequence[Trial], finished: Mapping[str, Results], *, small: bool) -> Table:
@@ -74,13 +75,13 @@ def plan(trials: Sequence[Trial], finished: Mapping[str, Results], *, small: boo
     table = Table("family", "seed", "variant", "trains", "hours", title="Evidence: trials")
     for family, seed, variant in trials:
         config = config_of(family, variant, seed, small=small)
-        new = {name: identity(config, name) for name in stages_for(config, variant)}
-        new = {name: key for name, key in new.items() if key not in counted}
+        new = {stage: identity(config, stage) for stage in stages_for(config, variant)}
+        new = {stage: key for stage, key in new.items() if key not in counted}
         counted |= set(new.values())
         if (seed, variant) in finished[family]:
             table.add_row(family, str(seed), variant, "finished", "0")
             continue
-        steps = {name: getattr(config, STAGES[name].section).steps for name in new}
+        steps = {stage.name: stage.settings(config).steps for stage in new}
         hours = sum(rates[name] * count for name, count in steps.items()) / 3600
         hours += ANSWER_HOURS[variant == MAIN[family]] * config.evaluate.prompts / 1000
         total += hours

@@ -7,13 +7,15 @@ from typing import Any
 
 from pit.config import RunConfig, WindowConfig, digest, override
 from pit.recipes import recipe
-from pit.stages.context import STAGES, needs_of, stages_of
+from pit.run.stage import Stage
+from pit.stages import reward, rl, rl_iterated, sft
+from pit.stages.graph import IMPROVERS, stages_of
 
 Trials = Mapping[tuple[int, str], Mapping[str, Any]]
 """Results by (seed, variant), of one family."""
 
-FAMILIES = {"describe": "demo", "relay": "relay"}
-"""Recipe of each family."""
+FAMILIES = ("describe", "relay")
+"""Families; the recipe of each has its name."""
 
 EXPLORE_SEEDS = (100, 101, 102)
 FINAL_SEEDS = {"describe": (*range(205, 210), *range(235, 275)), "relay": tuple(range(225, 235))}
@@ -39,7 +41,7 @@ class Variant:
     """
 
     what: str
-    improver: str | None
+    improver: Stage | None
     settings: tuple[str, ...] = ()
     of: str | None = None
 
@@ -47,40 +49,39 @@ class Variant:
 MAIN = {"describe": "staged", "relay": "first_only"}
 """Of each family the variant whose rivals at inference are measured too: the one that its recipe trains."""
 
-IMPROVER_STAGES = ("rl-first", "rl-second", "rl-third")
-
-_HALVES = ("references=policy", "rl_first.steps={first}", "rl_second.steps={half}")
-_MIXED = ("references=data", "rl_first.steps={n}", "rl_first.sources=1,1,2")
+_POLICY_ONLY = tuple(f"rl_improver_0.sources.{source}" for source in ("worse=0", "better=0", "policy=1"))
+_HALVES = ("references=policy", "rl_improver_0.steps={first}", "rl_improver_1.steps={half}")
+_MIXED = ("references=data", "rl_improver_0.steps={n}", "rl_improver_0.sources.policy=2")
 
 VARIANTS: dict[str, Variant] = {
-    "staged": Variant("RL,0 then RL,1 (the paper)", "rl-second", _HALVES),
-    "first_only": Variant("RL,0 alone", "rl-first", ("references=data", "rl_first.steps={n}")),
+    "staged": Variant("RL,0 then RL,1 (the paper)", rl_iterated.IMPROVER_1, _HALVES),
+    "first_only": Variant("RL,0 alone", rl.IMPROVER_0, ("references=data", "rl_improver_0.steps={n}")),
     "second_only": Variant(
         "RL,1 alone, from the fine-tuned improver",
-        "rl-first",
-        ("references=data", "rl_first.steps={n}", "rl_first.sources=0,0,1"),
+        rl.IMPROVER_0,
+        ("references=data", "rl_improver_0.steps={n}", *_POLICY_ONLY),
     ),
     "own": Variant(
         "RL,0, RL,1, RL,2 (own answers as references)",
-        "rl-third",
-        ("references=own", "rl_first.steps={rest}", "rl_second.steps={third}", "rl_third.steps={third}"),
+        rl_iterated.IMPROVER_2,
+        ("references=own", "rl_improver_0.steps={rest}", "rl_improver_1.steps={third}", "rl_improver_2.steps={third}"),
     ),
-    "uniform": Variant("all references from the start", "rl-first", _MIXED),
+    "uniform": Variant("all references from the start", rl.IMPROVER_0, _MIXED),
     "adaptive": Variant(
         "the same, drawn by learnability",
-        "rl-first",
-        (*_MIXED, "rl_first.curriculum.strategy=learnability", "rl_first.curriculum.examples={few}"),
+        rl.IMPROVER_0,
+        (*_MIXED, "rl_improver_0.curriculum.strategy=learnability", "rl_improver_0.curriculum.examples={few}"),
     ),
     "difference": Variant(
         "staged, rewarded by R_P's difference",
-        "rl-second",
-        (*_HALVES, "rl_first.gap=difference", "rl_second.gap=difference"),
+        rl_iterated.IMPROVER_1,
+        (*_HALVES, "rl_improver_0.gap=difference", "rl_improver_1.gap=difference"),
         of="staged",
     ),
     "one_pair": Variant(
         "staged, with a gap model of its own that learned (w,l) > (l,w) alone",
-        "rl-second",
-        (*_HALVES, "gap.ordered_pairs=one"),
+        rl_iterated.IMPROVER_1,
+        (*_HALVES, "reward_gap.ordered_pairs=one"),
         of="staged",
     ),
     "more_rlhf": Variant("no improver: its steps go to the policy", None, ("rl_policy.steps={policy}",)),
@@ -88,25 +89,20 @@ VARIANTS: dict[str, Variant] = {
 
 
 def base_config(family: str, seed: int, *, small: bool) -> RunConfig:
-    """The config that a family's variants change; `small` runs all code and shows nothing.
-
-    RL of an improver keeps all its checkpoints: steps to a target are counted by them.
-    """
-    full = recipe(FAMILIES[family])
-    kept = [f"{STAGES[name].section}.keep=100" for name in IMPROVER_STAGES]
+    """Return the config that a family's variants change; `small` runs all code and shows nothing."""
+    full = recipe(family)
     if not small:
-        return override(full, [f"seed={seed}", "evaluate.gate=warn", *kept])
-    gap = ["rl_first.gap=symmetric", "rl_second.gap=symmetric", "rl_third.gap=symmetric"]
-    steps = [f"{section}.steps=3" for section in ("rl_first", "rl_second", "rl_third")]
-    tiny = override(recipe("tiny"), [f"seed={seed}", f"data.task={family}", *kept, *gap, *steps])
+        return override(full, [f"seed={seed}", "evaluate.gate=warn"])
+    settings = [f"{stage.section}.{setting}" for stage in IMPROVERS for setting in ("gap=symmetric", "steps=3")]
+    tiny = override(recipe("tiny"), [f"seed={seed}", f"data.task={family}", *settings])
     windows = WindowConfig(full.windows.input, full.windows.reference, full.windows.output)
     return dataclasses.replace(tiny, windows=windows)
 
 
 def config_of(family: str, variant: str, seed: int, *, small: bool = False) -> RunConfig:
-    """The config of one variant: as many RL steps of the improver as the family's recipe has, however spent."""
+    """Return the config of one variant: as many RL steps of the improver as the family's recipe has, however spent."""
     base = base_config(family, seed, small=small)
-    steps = sum(getattr(base, STAGES[name].section).steps for name in stages_of(base) if name in IMPROVER_STAGES)
+    steps = sum(stage.settings(base).steps for stage in IMPROVERS if stage.included(base))
     words = {
         "n": steps,
         "first": steps - steps // 2,
@@ -114,34 +110,33 @@ def config_of(family: str, variant: str, seed: int, *, small: bool = False) -> R
         "rest": steps - 2 * (steps // 3),
         "third": steps // 3,
         "policy": base.rl_policy.steps + steps,
-        "few": steps * base.rl_first.prompts // 4,
+        "few": steps * base.rl_improver_0.prompts // 4,
     }
     return override(base, [setting.format(**words) for setting in VARIANTS[variant].settings])
 
 
-def stages_for(config: RunConfig, variant: str) -> tuple[str, ...]:
-    """Stages that a variant needs, in order: its improver's and all that those need, the policy and both rewards."""
-    wanted = ["sft-policy", "sft-improver", "reward-quality", "reward-gap", "rl-policy"]
+def stages_for(config: RunConfig, variant: str) -> tuple[Stage, ...]:
+    """Return the stages of a variant in order: its improver's with all that they need, the policy and both rewards."""
+    wanted: list[Stage] = [sft.POLICY, sft.IMPROVER, reward.QUALITY, reward.GAP, rl.POLICY]
     improver = VARIANTS[variant].improver
     wanted += [improver] if improver else []
-    needed: set[str] = set()
+    needed: set[Stage] = set()
     while wanted:
-        name = wanted.pop()
-        if name not in needed:
-            needed.add(name)
-            wanted += needs_of(name, config)
-    return tuple(name for name in STAGES if name in needed)
+        stage = wanted.pop()
+        if stage not in needed:
+            needed.add(stage)
+            wanted += [job for job in stage.needs(config) if isinstance(job, Stage)]
+    return tuple(stage for stage in stages_of(config) if stage in needed)
 
 
-def identity(config: RunConfig, stage: str) -> str:
-    """Equal for stages of two variants that are the same training, so that it is done once."""
-    spec = STAGES[stage]
-    needs = [identity(config, need) for need in needs_of(stage, config)]
+def identity(config: RunConfig, stage: Stage) -> str:
+    """Return a digest that is equal for stages of two variants that are the same training, so that it is done once."""
+    needs = {role: identity(config, need) for role, need in stage.inputs(config).items()}
     return digest(
-        stage,
+        stage.name,
         config.seed,
-        getattr(config, spec.section),
-        getattr(config, spec.model),
+        stage.settings(config),
+        stage.trains.config(config),
         config.data,
         config.windows,
         needs,
