@@ -5,6 +5,8 @@ import contextlib
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interpreter
 from jax.experimental.pallas import tpu as pltpu
 
+from pit_kernels.dispatch import Route
+
 INTERPRET = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan", out_of_bounds_reads="raise")
 
 
@@ -15,3 +17,15 @@ def no_races():
     interpreter.races = None
     yield
     assert interpreter.races is None or not interpreter.races.races_found, "a race between copies; see the output"
+
+
+@contextlib.contextmanager
+def tpu_kernels_everywhere(monkeypatch):
+    """Runs the backends that "auto" takes on a TPU on any platform, their kernels interpreted."""
+
+    def run(route, direction, settings, *arrays):
+        return getattr(route.on("tpu"), direction)(settings, *arrays)
+
+    with monkeypatch.context() as patch, pltpu.force_tpu_interpret_mode(INTERPRET), no_races():
+        patch.setattr(Route, "_run", run)
+        yield

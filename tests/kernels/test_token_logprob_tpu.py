@@ -176,7 +176,7 @@ def test_two_cores_share_the_vocabulary(vocabulary, dtype):
     options = pallas_tpu.Options(Tiles(128, 128, 128, 128, 128, 128), 2, 2**24, interpret)
     arrays = hidden, weight, target, valid, bias
     with no_races():
-        actual = jax.jit(functools.partial(pallas_tpu.forward, settings, options))(*arrays)
+        actual = jax.jit(functools.partial(pallas_tpu.run_forward, settings, options))(*arrays)
     expected = xla.forward(settings, *arrays)
     for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a[valid], b[valid], rtol=1e-4, atol=1e-4)
@@ -184,8 +184,8 @@ def test_two_cores_share_the_vocabulary(vocabulary, dtype):
     cotangents = (jnp.where(valid, jnp.asarray(rng.normal(size=300), jnp.float32), 0) for _ in range(3))
     gradients = RowGradients(lse, jnp.ones_like(lse), *cotangents)
     with no_races():
-        actual = jax.jit(functools.partial(pallas_tpu.backward, settings, options, dtype))(*arrays, gradients)
-    expected = xla.backward(settings, dtype, *arrays, gradients)
+        actual = jax.jit(functools.partial(pallas_tpu.run_backward, settings, options))(*arrays, gradients)
+    expected = xla.backward(settings, *arrays, gradients)
     for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), rtol=1e-2, atol=1e-2)
 

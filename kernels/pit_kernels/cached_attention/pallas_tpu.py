@@ -16,8 +16,9 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import device
-from pit_kernels.cached_attention.passes import Partial, held_entries, lowest
+from pit_kernels.cached_attention.passes import Partial, attend, held_entries, lowest
 from pit_kernels.cached_attention.settings import Settings
+from pit_kernels.dispatch import Backend
 
 LANES, SUBLANES = 128, 8
 
@@ -43,16 +44,13 @@ def block_keys(capacity: int) -> int | None:
     return next((keys for keys in KEYS if capacity % keys == 0), None)
 
 
-def unsupported_reason(capacities: tuple[int, int], dtype: Any) -> str | None:
-    """Why the kernel cannot serve a call, or None.
-
-    Args:
-      capacities: entries of the prefix caches and of the suffix caches.
-      dtype: of all inputs.
-    """
-    if dtype not in (jnp.bfloat16, jnp.float32):
-        return f"its inputs are {jnp.dtype(dtype).name}, and it computes in bfloat16 and float32"
-    for name, capacity in zip(("prefix", "suffix"), capacities, strict=True):
+def refuses(settings: Settings, q: Array, prefix_k: Array, *arrays: Array) -> str | None:
+    """Return why the kernel cannot serve a call, or None; arguments as of `passes.attend`."""
+    suffix_k = arrays[2]
+    if q.dtype not in (jnp.bfloat16, jnp.float32):
+        return f"its inputs are {jnp.dtype(q.dtype).name}, and it computes in bfloat16 and float32"
+    for name, cache in (("prefix", prefix_k), ("suffix", suffix_k)):
+        capacity = cache.shape[2]
         if capacity == 0 or block_keys(capacity) is None:
             return f"{name} caches have {capacity} entries, and it takes 1 to {KEYS[0]}, or a multiple of {KEYS[-1]}"
     return None
@@ -226,3 +224,6 @@ def _dot(a: Array, b: Array, contracted: int) -> Array:
     precision = lax.Precision.HIGHEST if b.dtype == jnp.float32 else lax.Precision.DEFAULT
     numbers = (((2,), (contracted,)), ((0,), (0,)))
     return lax.dot_general(a, b, numbers, precision=precision, preferred_element_type=jnp.float32)
+
+
+BACKEND = Backend("pallas_tpu", ("tpu",), refuses, functools.partial(attend, over), interpreted=True)

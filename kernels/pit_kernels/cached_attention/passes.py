@@ -63,6 +63,8 @@ def lowest(x: Array) -> float:
 
 
 def attend(
+    over: Pass,
+    settings: Settings,
     q: Float[Array, "S N H"],
     prefix_k: Float[Array, "P K C0 H"],
     prefix_v: Float[Array, "P K C0 H"],
@@ -72,11 +74,8 @@ def attend(
     suffix_length: Int32[Array, " S"],
     prefix_id: Int32[Array, " S"],
     suffix_start: Int32[Array, " S"],
-    *,
-    over: Pass,
-    settings: Settings,
 ) -> Float[Array, "S N H"]:
-    """Attention output by a backend's pass; the contract is that of `api.cached_attention`."""
+    """Return the attention output by the pass of a backend; the contract is that of `api.cached_attention`."""
     slots, heads, width = q.shape
     kv_heads = suffix_k.shape[1]
     q_SKRH = q.reshape(slots, kv_heads, heads // kv_heads, width)

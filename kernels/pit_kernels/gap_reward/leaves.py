@@ -5,6 +5,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
+from pit_kernels.dispatch import Interpret
+from pit_kernels.gap_reward.tiles import Tiles
+from pit_kernels.partition import WHOLE, Partition
+
 ABSENT = -1
 """Token of a leaf that is not there: it scores 0."""
 
@@ -13,10 +17,20 @@ OUTSIDE = -2
 
 
 class Settings(NamedTuple):
-    """Static settings: `eps` is added to the mean square, `offset_norm` makes the gain 1 + norm_scale."""
+    """Static settings of a call.
+
+    eps: term added to the mean square.
+    offset_norm: whether the gain is 1 + norm_scale.
+    tiles: block sizes of the TPU kernels; None for those of the committed table.
+    interpret: False, or the parameters of the interpreter.
+    partition: mesh axes that split rows and trees, restricted to the mesh in context.
+    """
 
     eps: float
     offset_norm: bool
+    tiles: Tiles | None = None
+    interpret: Interpret = False
+    partition: Partition = WHOLE
 
 
 def tokens(shape: tuple[int, ...], leaf: Int32[Array, "G L 2"]) -> Int32[Array, " N"]:

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
 from pit_kernels import numerics
+from pit_kernels.dispatch import OTHERS, Backend, serves_all
 from pit_kernels.gap_reward.leaves import ABSENT, Settings, gain, scatter, tokens
 
 
@@ -78,3 +79,6 @@ def backward(
     d_head_D = jnp.sum(d_scaled_N1 * leaves.row, axis=0)
     d_hidden = scatter(hidden.shape, leaves.token, d_row_ND.astype(hidden.dtype))
     return d_hidden, d_head_D * weight_D, d_head_D * gain_D, jnp.sum(d_score_N)
+
+
+BACKEND = Backend("xla", (OTHERS,), serves_all, forward, backward)

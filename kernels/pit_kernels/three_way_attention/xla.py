@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
 from pit_kernels import numerics
+from pit_kernels.dispatch import OTHERS, Backend, serves_all
 from pit_kernels.three_way_attention.settings import Settings
 from pit_kernels.three_way_attention.visible_blocks import alive
 
@@ -44,11 +45,11 @@ def block_size(tokens: int) -> int:
 
 
 def forward(
+    settings: Settings,
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     visible_until: Int32[Array, "B T"],
-    settings: Settings,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
     """Output and log-sum-exp (natural log, -inf in padding)."""
     q, k, v = _without_padding(visible_until, q, k, v)
@@ -64,6 +65,7 @@ def forward(
 
 
 def backward(
+    settings: Settings,
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
@@ -71,7 +73,6 @@ def backward(
     lse: Float[Array, "B N T"],
     delta: Float[Array, "B N T"],
     d_out: Float[Array, "B T N H"],
-    settings: Settings,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Gradients of q, k and v; `lse` and `delta` are 0 in padding."""
     q, k, v, d_out = _without_padding(visible_until, q, k, v, d_out)
@@ -219,3 +220,6 @@ def _backward_block(
 
     d_q, d_k, d_v = lax.fori_loop(0, count, visit, (jnp.zeros(q.shape, accumulator), *d_kv))
     return (d_k, d_v), d_q.astype(q.dtype)
+
+
+BACKEND = Backend("xla", (OTHERS,), serves_all, forward, backward)

@@ -6,6 +6,10 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pit_kernels.dispatch import Interpret
+from pit_kernels.partition import WHOLE, Partition
+from pit_kernels.token_logprob.tiles import Tiles
+
 Layout = Literal["vd", "dv"]
 """Layout of the output table: "vd" is [V, D] (a tied embedding table as it is stored), "dv" is [D, V]."""
 
@@ -16,16 +20,34 @@ _ABSENT = -1e4
 
 
 class Settings(NamedTuple):
-    """Static settings: logits z = soft_cap(h.w + b) / temperature."""
+    """Static settings: logits z = soft_cap(h.w + b) / temperature.
+
+    layout, temperature, logit_soft_cap: as in `api.token_logprob`.
+    tiles: block sizes of the TPU kernels; None for those of the committed table.
+    interpret: False, or the parameters of the interpreter.
+    partition: mesh axes that split rows and vocabulary, restricted to the mesh in context.
+    """
 
     layout: Layout
     temperature: float
     logit_soft_cap: float | None
+    tiles: Tiles | None = None
+    interpret: Interpret = False
+    partition: Partition = WHOLE
 
     @property
     def vocabulary_axis(self) -> int:
         """Axis of the table that is the vocabulary."""
         return 0 if self.layout == "vd" else 1
+
+    @property
+    def table_letters(self) -> str:
+        """Letters of the table's axes, for `partition.split`."""
+        return "c." if self.layout == "vd" else ".c"
+
+    def table_gradient_dtype(self, weight: Array, lse: Array) -> jnp.dtype:
+        """Return the dtype of a shard's part of the table's gradient: parts that are added up are in float32."""
+        return lse.dtype if self.partition.rows else weight.dtype
 
 
 class Partials(NamedTuple):

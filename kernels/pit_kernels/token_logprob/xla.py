@@ -3,7 +3,7 @@
 The gradient of the table accumulates over the chunks in float32 whatever the dtype of the table.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
 from pit_kernels import numerics
+from pit_kernels.dispatch import OTHERS, Backend, serves_all
 from pit_kernels.token_logprob.settings import LOWEST, Partials, RowGradients, Settings, floor_shift
 
 LOGITS_AT_ONCE = 2**24
@@ -56,7 +57,6 @@ def forward(
 
 def backward(
     settings: Settings,
-    table_dtype: Any,
     hidden: Float[Array, "M D"],
     weight: Float[Array, "V D"] | Float[Array, "D V"],
     target: Int32[Array, " M"],
@@ -74,7 +74,11 @@ def backward(
     accumulator = gradients.lse.dtype
     start = (jnp.zeros(weight.shape, accumulator), None if bias is None else jnp.zeros(bias.shape, accumulator))
     (d_weight, d_bias), d_hidden = lax.scan(chunk, start, rows)
-    return _join(d_hidden, target.shape[0]), d_weight.astype(table_dtype), d_bias
+    return (
+        _join(d_hidden, target.shape[0]),
+        d_weight.astype(settings.table_gradient_dtype(weight, gradients.lse)),
+        d_bias,
+    )
 
 
 def _split(x: Array, chunks: int) -> Array:
@@ -147,3 +151,6 @@ def _backward_chunk(
     d_weight = d_weight + jnp.einsum(to_weight, d_low_MV, rows.hidden, preferred_element_type=d_weight.dtype)
     d_hidden = jnp.einsum(to_hidden, d_low_MV, weight, preferred_element_type=d_weight.dtype)
     return (d_weight, d_bias), d_hidden
+
+
+BACKEND = Backend("xla", (OTHERS,), serves_all, forward, backward)

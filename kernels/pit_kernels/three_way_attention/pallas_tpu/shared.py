@@ -107,9 +107,9 @@ class Kernel(NamedTuple):
         return jnp.tanh(products * (self.scale / self.logit_soft_cap)) * (self.logit_soft_cap * LOG2_E)
 
 
-def make(shape: Shape, settings: Settings) -> Kernel:
-    """The part of the settings that shapes a kernel's body."""
-    return Kernel(shape, settings.tiles, settings.scale, settings.logit_soft_cap, bool(settings.interpret))
+def make(shape: Shape, tiles: Tiles, settings: Settings) -> Kernel:
+    """Return the part of a call that shapes the bodies of its kernels."""
+    return Kernel(shape, tiles, settings.scale, settings.logit_soft_cap, bool(settings.interpret))
 
 
 def lists(visible_until: Array, kernel: Kernel, first_key: Array | None = None) -> tuple[Array, Array]:
