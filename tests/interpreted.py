@@ -8,7 +8,7 @@ from jax.experimental.pallas import tpu as pltpu
 from pit_kernels.dispatch import Route
 
 QUICK = {"xla_backend_optimization_level": 0}
-"""Compiler options of the tests' programs: most of their time is compiling, and rounding may differ."""
+"""Compiler options of the tests' programs: most of their time is compiling. Only an outermost jit takes them."""
 
 INTERPRET = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan", out_of_bounds_reads="raise")
 

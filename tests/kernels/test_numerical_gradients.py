@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from interpreted import QUICK
 from jax.test_util import check_grads
 
 from pit_kernels import leaf_scores, three_way_attention, token_logprob
@@ -60,7 +59,7 @@ def test_gradients_are_those_of_differences(operation):
     with jax.enable_x64(True):
         function, shapes = OPERATIONS[operation]({"implementation": "xla"})
         check_grads(
-            jax.jit(function, compiler_options=QUICK),
+            jax.jit(function),
             draw(shapes, jnp.float64),
             order=1,
             modes=["rev"],
@@ -73,7 +72,7 @@ def test_gradients_are_those_of_differences(operation):
 def test_interpreted_gradients_are_those_of_differences(operation):
     function, shapes = OPERATIONS[operation]({"implementation": "pallas_tpu", "interpret": True})
     check_grads(
-        jax.jit(function, compiler_options=QUICK),
+        jax.jit(function),
         draw(shapes, jnp.float32),
         order=1,
         modes=["rev"],

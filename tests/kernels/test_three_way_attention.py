@@ -95,7 +95,7 @@ def check_interpreted(backend, shape, data, *soft_caps):
 
 
 @pytest.mark.parametrize("backend", TPU)
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_interpreted_trees_match_the_dense_formula(backend, data):
     check_interpreted(backend, TPU_SHAPE, data, None)
@@ -131,7 +131,7 @@ def test_any_int32_follows_the_formula(data):
 
 
 @pytest.mark.parametrize("backend", TPU[1::2])
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(data=st.data())
 def test_interpreted_any_int32_follows_the_formula(backend, data):
     check_any_int32(data, backend)
@@ -153,9 +153,15 @@ NAMED_ROWS = {
 }
 
 
-# Plain XLA has such rows in conformance.
-@pytest.mark.parametrize("backend", TPU)
-@pytest.mark.parametrize("name", NAMED_ROWS)
+# Plain XLA has such rows in conformance; of the TPU variants each row takes two of four, and the others are slow.
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        pytest.param(name, backend, marks=() if (i + j) % 2 == 0 else pytest.mark.slow)
+        for i, name in enumerate(NAMED_ROWS)
+        for j, backend in enumerate(TPU)
+    ],
+)
 def test_named_rows(name, backend):
     row = write_segments(300, NAMED_ROWS[name])
     arrays = draw_arrays(shape_of(backend), 1)
@@ -203,7 +209,7 @@ def test_nan_in_padding_reaches_nothing(data):
 
 
 @pytest.mark.parametrize("backend", TPU)
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(data=st.data())
 def test_interpreted_nan_in_padding_reaches_nothing(backend, data):
     check_nan_in_padding(data, backend)

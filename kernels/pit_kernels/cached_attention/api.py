@@ -36,7 +36,7 @@ def cached_attention(
     implementation: str = "auto",
     interpret: dispatch.Interpret = False,
 ) -> Float[Array, "S N H"]:
-    """Softmax attention of each slot's query over the held part of its prefix and of its suffix.
+    """Return the softmax attention of each slot's query over the held part of its prefix and of its suffix.
 
     Slot s sees the first prefix_length[prefix_id[s]] entries of its prefix and suffix_length[s] entries of its suffix,
     the new token's own key included if the caller has written it. Either may be empty (length <= 0; a length beyond

@@ -19,7 +19,7 @@ def over(
     length: Int32[Array, " G"],
     settings: Settings,
 ) -> Partial:
-    """Attention of M queries a head over the held keys of the group's cache."""
+    """Return the attention of M queries per head over the held keys of the group's cache."""
     accumulator, held = numerics.accumulator(q), held_entries(start, length, k.shape[2])
     logits = jnp.einsum("gkmh,gkch->gkmc", q, k, preferred_element_type=accumulator) * settings.scale
     if settings.logit_soft_cap is not None:

@@ -232,7 +232,7 @@ def cached_formula(
     logit_soft_cap: float | None = None,
     slots_per_prefix: int | None = None,
 ) -> Any:
-    """Return cached attention by the dense formula: one masked softmax over each slot's two caches side by side."""
+    """Return the cached attention by the dense formula: one masked softmax over each slot's two caches side by side."""
     group, (prefixes, _, most_prefix, width), most = q.shape[1] // prefix_k.shape[1], prefix_k.shape, suffix_k.shape[2]
     k, v = (jnp.concatenate(x, 2) for x in ((prefix_k[prefix_id], suffix_k), (prefix_v[prefix_id], suffix_v)))
     k, v = jnp.repeat(k, group, axis=1), jnp.repeat(v, group, axis=1)

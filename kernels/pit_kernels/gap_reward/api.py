@@ -31,7 +31,7 @@ def leaf_scores(
     partition: Partition | None = None,
     tiles: Tiles | None = None,
 ) -> Float[Array, "G L"]:
-    """Final RMSNorm and scalar head, on the leaf rows only.
+    """Return the final RMSNorm and scalar head, on the leaf rows only.
 
     score = sum_d head_weight_d * gain_d * h_d / sqrt(mean(h^2) + eps) + head_bias, in float32 (float64 stays). An
     absent leaf (an index of -1) scores 0 and sends no gradient anywhere. No other token is read, so a NaN elsewhere
@@ -88,7 +88,7 @@ def leaf_scores(
 def centred_gap(
     r_yr: Float[Array, "*shape"], r_yy: Float[Array, "*shape"], r_rr: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """Gap of y over its reference with the offset removed: r(y, ref) - (r(y, y) + r(ref, ref)) / 2.
+    """Return the gap of y over its reference with the offset removed: r(y, ref) - (r(y, y) + r(ref, ref)) / 2.
 
     Exactly 0 where the three scores are equal, so at y = ref. Arguments: scores, candidate first, reference second.
 
@@ -101,7 +101,7 @@ def centred_gap(
 
 
 def symmetric_gap(r_yr: Float[Array, "*shape"], r_ry: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Gap of y over its reference as half the difference of the two orders: (r(y, ref) - r(ref, y)) / 2.
+    """Return the gap of y over its reference as half the difference of the two orders: (r(y, ref) - r(ref, y)) / 2.
 
     Swapping y and ref flips its sign exactly.
 

@@ -21,7 +21,7 @@ SLOTS = 2
 
 
 def _column(row_1N: Array) -> Array:
-    """[N, lanes]: what a lane vector says of a leaf, in every lane of the leaf's sublane."""
+    """Return a lane vector as columns [N, lanes]: the value of a leaf in every lane of the leaf's sublane."""
     return jnp.transpose(jnp.broadcast_to(row_1N, (LANES, row_1N.shape[1])))
 
 
@@ -45,7 +45,7 @@ class Rows:
         self.step, self.steps = pl.program_id(1), pl.num_programs(1)
 
     def _groups(self, step: Any, leaves: int) -> Any:
-        """Groups of a block that hold a leaf."""
+        """Return the groups of a block that hold a leaf."""
         first = (pl.program_id(0) * self.steps + step) * self.block
         return (jnp.clip(leaves - first, 0, self.block) + self.group - 1) >> (self.group.bit_length() - 1)
 
@@ -69,7 +69,7 @@ class Rows:
         lax.fori_loop(0, self._groups(step, leaves), ask, None)
 
     def fetch(self, here_ref: Any, next_ref: Any, leaves: int) -> None:
-        """Waits for the rows of this step, and asks for those of the next.
+        """Wait for the rows of this step, and ask for those of the next.
 
         Args:
           here_ref: tokens of this step, as scalars.
@@ -98,7 +98,7 @@ class Rows:
         lax.fori_loop(0, self._groups(self.step, leaves), wait, None)
 
     def read(self, group: Any, lanes: Any) -> Float[Array, "n lanes"]:
-        """Rows of a group of leaves, a register wide; zeros where there is no leaf, whatever was fetched."""
+        """Return the rows of a group of leaves, a register wide; zeros where there is no leaf, whatever was fetched."""
         here = pl.ds(pl.multiple_of(group * self.group, self.group), self.group)
         packed = pl.ds(pl.multiple_of(group * self.group * self.pack, self.group), self.group * self.pack)
         bits = pltpu.bitcast(self.buffer_ref[self.slot, packed, lanes], jnp.int32)
@@ -107,7 +107,7 @@ class Rows:
         return pltpu.bitcast(bits & self.mask_ref[here], jnp.float32)
 
     def measure(self, head_ref: Any, square_ref: Any, along_ref: Any) -> tuple[Array, Array]:
-        """Mean of h^2 and sum of h.head of each leaf, as lane vectors."""
+        """Return the mean of h^2 and sum of h.head of each leaf, as lane vectors."""
         width = self.buffer_ref.shape[2]
 
         def add(group: Any, carry: None) -> None:

@@ -1,4 +1,4 @@
-"""What every backend is told of the operation and its leaves, and what they share around the leaf rows."""
+"""The settings and the leaves of the operation, and the work around the leaf rows that backends share."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Settings(NamedTuple):
 
 
 def tokens(shape: tuple[int, ...], leaf: Int32[Array, "G L 2"]) -> Int32[Array, " N"]:
-    """Index of each leaf into the flattened tokens of `shape` [B T D], or ABSENT or OUTSIDE."""
+    """Return the index of each leaf into the flattened tokens of `shape` [B T D], or ABSENT or OUTSIDE."""
     row_N, index_N = leaf[..., 0].reshape(-1), leaf[..., 1].reshape(-1)
     inside_N = (row_N < shape[0]) & (index_N < shape[1])
     token_N = jnp.where(inside_N, row_N * shape[1] + index_N, OUTSIDE)
@@ -42,12 +42,12 @@ def tokens(shape: tuple[int, ...], leaf: Int32[Array, "G L 2"]) -> Int32[Array, 
 
 
 def gain(settings: Settings, norm_scale: Float[Array, " D"], dtype: jnp.dtype) -> Float[Array, " D"]:
-    """What the norm multiplies by, in `dtype`."""
+    """Return the factor of the norm, in `dtype`."""
     return norm_scale.astype(dtype) + (1 if settings.offset_norm else 0)
 
 
 def scatter(shape: tuple[int, ...], token: Int32[Array, " N"], d_row: Float[Array, "N D"]) -> Float[Array, "B T D"]:
-    """Gradients of the tokens, of the shape and dtype of the hidden states, from those of the leaf rows."""
+    """Return the gradients of the tokens, of the shape and dtype of the hidden states, from those of the leaf rows."""
     beyond = shape[0] * shape[1]
     d_hidden = jnp.zeros((beyond, shape[2]), d_row.dtype)
     # Two leaves may be one token: their gradients add up. What is no token goes beyond the last one and is dropped.

@@ -28,7 +28,7 @@ from pit_kernels.gap_reward.tiles import Tiles, default_tiles
 
 
 class Options(NamedTuple):
-    """What the kernels are compiled with.
+    """Static options of the kernels.
 
     tiles: sizes of blocks.
     cores: cores that share the leaves.
@@ -111,7 +111,7 @@ BACKEND = Backend("pallas_tpu", ("tpu",), refuses, forward, backward, interprete
 
 
 class _Plan(NamedTuple):
-    """How leaves are cut: `steps` blocks of `block` leaves a core. A leaf vector is [blocks, 1, block]."""
+    """A cut of leaves: `steps` blocks of `block` leaves per core. A leaf vector is [blocks, 1, block]."""
 
     cores: int
     steps: int
@@ -119,16 +119,16 @@ class _Plan(NamedTuple):
     block: int
 
     def rows(self, x: Array, fill: int) -> Array:
-        """A vector of all leaves in blocks; `fill` beyond the last leaf."""
+        """Return a vector of all leaves in blocks; `fill` beyond the last leaf."""
         blocks = self.cores * self.steps
         return jnp.pad(x, (0, blocks * self.block - self.leaves), constant_values=fill).reshape(blocks, 1, self.block)
 
     def lanes(self) -> pl.BlockSpec:
-        """A block of a leaf vector, on lanes."""
+        """Return a block of a leaf vector, on lanes."""
         return pl.BlockSpec((None, 1, self.block), lambda core, step: (core * self.steps + step, 0, 0))
 
     def scalars(self, ahead: int) -> pl.BlockSpec:
-        """The block of a leaf vector that is so many steps ahead, as scalars."""
+        """Return the block of a leaf vector that is so many steps ahead, as scalars."""
 
         def index(core: Any, step: Any) -> tuple[Any, int, int]:
             return core * self.steps + jnp.minimum(step + ahead, self.steps - 1), 0, 0
@@ -200,7 +200,7 @@ def _forward(
     head_weight: Float[Array, " D"],
     head_bias: Float[Array, ""] | None,
 ) -> tuple[Float[Array, "G L"]]:
-    """Scores of the leaves; the contract is that of `api.leaf_scores`."""
+    """Return the scores of the leaves with given options."""
     cut, width, dtype = _cut(options, leaf), hidden.shape[2], jnp.dtype(jnp.float32)
     token = cut.rows(tokens(hidden.shape, leaf), ABSENT)
     head_1D = (gain(settings, norm_scale, dtype) * head_weight.astype(dtype))[None]
@@ -232,7 +232,7 @@ def _backward(
     head_weight: Float[Array, " D"],
     d_score: Float[Array, "G L"],
 ) -> tuple[Float[Array, "B T D"], Float[Array, " D"], Float[Array, " D"], Float[Array, ""]]:
-    """Gradients of hidden states, in their dtype, and of norm, head and bias, in float32."""
+    """Return the gradients with given options."""
     cut, width, dtype = _cut(options, leaf), hidden.shape[2], jnp.dtype(jnp.float32)
     token_N = tokens(hidden.shape, leaf)
     d_score_N = jnp.where(token_N != ABSENT, d_score.reshape(-1), 0)

@@ -48,7 +48,7 @@ def forward(
     head_weight: Float[Array, " D"],
     head_bias: Float[Array, ""] | None,
 ) -> tuple[Float[Array, "G L"]]:
-    """Scores of the leaves; the contract is that of `api.leaf_scores`."""
+    """Return the scores of the leaves; the contract is that of `api.leaf_scores`."""
     leaves = _read(settings, hidden, leaf)
     dtype = leaves.row.dtype
     head_D = gain(settings, norm_scale, dtype) * head_weight.astype(dtype)
@@ -66,7 +66,7 @@ def backward(
     head_weight: Float[Array, " D"],
     d_score: Float[Array, "G L"],
 ) -> tuple[Float[Array, "B T D"], Float[Array, " D"], Float[Array, " D"], Float[Array, ""]]:
-    """Gradients of hidden states, in their dtype, and of norm, head and bias, in float32 (float64 stays)."""
+    """Return the gradients of hidden states, in their dtype, and of norm, head and bias, in float32 (float64 stays)."""
     leaves = _read(settings, hidden, leaf)
     dtype, width = leaves.row.dtype, hidden.shape[2]
     gain_D, weight_D = gain(settings, norm_scale, dtype), head_weight.astype(dtype)

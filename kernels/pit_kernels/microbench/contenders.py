@@ -1,4 +1,4 @@
-"""What is measured against what: our operations, the published kernels that people would use instead, and their own.
+"""The contenders: our operations, the published kernels that people would use instead, and the user's functions.
 
 A peer gets its natural layout and the best tiles of a small sweep. What it cannot do itself (trees, grouped heads) is
 done for it as its users would: separate paths with segment ids, repeated key/value heads.
@@ -69,7 +69,7 @@ ATTENTION_SWEEP = tuple({"q": q, "kv": kv} for q, kv in ((512, 512), (512, 1024)
 
 
 def contenders(operation: str) -> dict[str, Contender]:
-    """The known contenders of an operation by name, ours first.
+    """Return the known contenders of an operation by name, ours first.
 
     Raises:
       ValueError: if the operation has none.
@@ -81,7 +81,7 @@ def contenders(operation: str) -> dict[str, Contender]:
 
 
 def load_contender(operation: str, text: str) -> Contender:
-    """A user's own contender, "module:function": a function with the signature of our operation.
+    """Return a user's own contender, "module:function": a function with the signature of our operation.
 
     Raises:
       ValueError: if there is no such function.
@@ -145,19 +145,19 @@ def _attention() -> list[Contender]:
 
 
 def _peer(name: str, make: Callable[[Tiles | None, bool], Callable[..., Any]], **options: Any) -> Contender:
-    """A published attention kernel: packed sequences and grouped heads, but no trees."""
+    """Return a published attention kernel: packed sequences and grouped heads, but no trees."""
     serves = frozenset({"grouped"})
     return Contender(name, "three_way_attention", serves, make, "BNTH", ATTENTION_SWEEP, plain_rows=True, **options)
 
 
 def _our_attention(q: Any, k: Any, v: Any, visible_until: Any, **options: Any) -> Any:
-    """With the heads before the tokens, as the TPU kernel reads them: a model's projections write either order."""
+    """Call the operation with the heads before the tokens, as the TPU kernel reads them."""
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     return three_way_attention(q, k, v, visible_until, **options).swapaxes(1, 2)
 
 
 def segment_ids(visible_until: Int32[Array, "B T"]) -> Int32[Array, "B T"]:
-    """Ids of packed sequences: the end of a sequence is a number of its own, and padding's is 0."""
+    """Return the ids of packed sequences: the end of a sequence is a number of its own, and padding's is 0."""
     return visible_until
 
 
@@ -200,7 +200,7 @@ def _flash(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
 
 
 def _fitting(block: int, tokens: int) -> int:
-    """The largest divisor of the row in lanes that is at most `block`: peers' tiles must divide their rows."""
+    """Return the largest divisor of the row in lanes that is at most `block`: peers' tiles must divide their rows."""
     return next(size for size in range(min(block, tokens), 0, -128) if tokens % size == 0)
 
 
@@ -326,7 +326,7 @@ class Judged:
 
 
 def judged(contender: Contender) -> Judged:
-    """Runs the cases of its operation on a CPU, TPU kernels in the interpreter."""
+    """Run the cases of its operation on a CPU, TPU kernels in the interpreter."""
     function = contender.make(None, True)
     if contender.operation == "three_way_attention" and contender.axes == "BNTH":
         function = _as_rows_of_tokens(function)

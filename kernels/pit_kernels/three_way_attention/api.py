@@ -65,7 +65,7 @@ def three_way_attention(
     tiles: Tiles | None = None,
     return_lse: bool = False,
 ) -> Float[Array, "B T N H"] | tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
-    """Softmax attention in which query t sees key s exactly when s <= t < visible_until[s] and t is alive.
+    """Return the softmax attention in which query t sees key s exactly when s <= t < visible_until[s] and t is alive.
 
     A token t is alive when visible_until[t] > t; any other token is padding. Padding gets output exactly 0, log-sum-exp
     -inf and gradients exactly 0, and a NaN in its q, k, v or incoming gradients reaches nothing. A living token always

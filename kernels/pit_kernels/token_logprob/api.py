@@ -19,7 +19,7 @@ _NAME = "token_logprob"
 
 
 class TokenLogprob(NamedTuple):
-    """What a row's distribution says, in nats at the temperature; exactly 0 in invalid rows.
+    """Statistics of a row's distribution, in nats at the temperature; exactly 0 in invalid rows.
 
     logp: log-probability of the target.
     lse: log-sum-exp of the logits, after cap and temperature.
@@ -46,7 +46,8 @@ def token_logprob(
     partition: Partition | None = None,
     tiles: Tiles | None = None,
 ) -> TokenLogprob:
-    """Log-softmax of soft_cap(hidden . weight + bias) / temperature at the targets, with its log-sum-exp and entropy.
+    """Return the log-softmax of soft_cap(hidden . weight + bias) / temperature at the targets, with its log-sum-exp and
+    entropy.
 
     Products accumulate in float32 and everything after them is float32, whatever the dtype (float64 stays). The logits
     never live at once; the gradients recompute them. Differentiable (reverse mode) in hidden, weight and bias

@@ -31,7 +31,7 @@ def logprob(
     settings: Settings,
     route: Route,
 ) -> tuple[Float[Array, " M"], Float[Array, " M"], Float[Array, " M"]]:
-    """Log-probability, log-sum-exp and entropy; the contract is that of `api.token_logprob`."""
+    """Return the log-probability, log-sum-exp and entropy; the contract is that of `api.token_logprob`."""
     # Selection before any product, as in attention: a NaN of an invalid row reaches nothing, forward or backward.
     hidden = jnp.where(valid[:, None], hidden, 0)
     target = jnp.where(valid, target, 0)
@@ -88,7 +88,9 @@ _logprob.defvjp(_logprob_fwd, _logprob_bwd, symbolic_zeros=True)
 
 
 def _here(target: Array, weight: Array, settings: Settings) -> tuple[Array, Array]:
-    """The targets as indices into this shard's part of the vocabulary, -1 elsewhere; which are in the vocabulary."""
+    """Return the targets as indices into this shard's part of the vocabulary, -1 elsewhere; which are in the
+    vocabulary.
+    """
     columns, size = settings.partition.columns, weight.shape[settings.vocabulary_axis]
     first, shards = jnp.int32(0), 1
     if columns:

@@ -27,7 +27,7 @@ def _dot(a: Array, b: Array, contract: tuple[int, int]) -> Array:
 def _logits(
     table_VD: Array, hidden_DM: Array, bias_ref: Any, column_VM: Array, settings: Settings, cut: Plan
 ) -> tuple[Array, Array | None]:
-    """Logits over the temperature, -inf beyond the vocabulary, and the slope of the cap where there is one."""
+    """Return logits over the temperature, -inf beyond the vocabulary, and the slope of the cap where there is one."""
     z_VM, slope_VM = _dot(table_VD, hidden_DM, (1, 0)), None
     if bias_ref is not None:
         z_VM = z_VM + bias_ref[...]
@@ -42,12 +42,12 @@ def _logits(
 
 
 def _column(tile: Array, cut: Plan) -> Array:
-    """Index in the vocabulary of each element of a tile of logits."""
+    """Return the index in the vocabulary of each element of a tile of logits."""
     return lax.broadcasted_iota(jnp.int32, (cut.vocab_tile, cut.row_tile), 0) + tile * cut.vocab_tile
 
 
 def _each_row_tile(live: Array, cut: Plan, body: Any) -> None:
-    """Runs `body` on the slice of each tile of rows that holds a live one."""
+    """Run `body` on the slice of each tile of rows that holds a live one."""
 
     def step(i: Array, _: None) -> None:
         body(pl.ds(pl.multiple_of(i * cut.row_tile, cut.row_tile), cut.row_tile))
@@ -56,7 +56,7 @@ def _each_row_tile(live: Array, cut: Plan, body: Any) -> None:
 
 
 def _fill_bias(bias_ref: Any, filled_ref: Any, cut: Plan) -> None:
-    """Writes a tile of the bias, repeated over the rows, once for all tiles of rows."""
+    """Write a tile of the bias, repeated over the rows, once for all tiles of rows."""
     filled_ref[...] = jnp.transpose(jnp.broadcast_to(bias_ref[...], (cut.row_tile, cut.vocab_tile)))
 
 

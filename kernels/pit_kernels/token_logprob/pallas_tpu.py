@@ -37,7 +37,7 @@ from pit_kernels.token_logprob.tiles import Tiles, default
 
 @dataclass(frozen=True)
 class Options:
-    """What the kernels are compiled with.
+    """Static options of the kernels.
 
     tiles: blocks and tiles.
     cores: cores that share the vocabulary.
@@ -128,7 +128,7 @@ class _Gathered(NamedTuple):
     live: Int32[Array, ""]
 
     def to_slots(self, x: Array, fill: Any) -> Array:
-        """[M, ...] to [P, ...], `fill` where no valid row is."""
+        """Turn [M, ...] to [P, ...], with `fill` where there is no valid row."""
         here = jnp.arange(self.order.shape[0], dtype=jnp.int32) < self.live
         return jnp.where(here.reshape(-1, *(1,) * (x.ndim - 1)), x[self.order], jnp.asarray(fill, x.dtype))
 
@@ -140,13 +140,13 @@ def _gather(valid: Bool[Array, " M"], slots: int) -> _Gathered:
 
 
 def forward_plan(options: Options, shape: tuple[int, int, int]) -> Plan:
-    """Blocks of the forward kernel for M rows, width D and V columns."""
+    """Return the blocks of the forward kernel for M rows, width D and V columns."""
     sizes = options.tiles.rows, options.tiles.row_tile, options.tiles.vocab_tile
     return plan(shape, sizes, options.cores)
 
 
 def backward_plan(options: Options, shape: tuple[int, int, int]) -> Plan:
-    """Blocks of the backward kernel for M rows, width D and V columns."""
+    """Return the blocks of the backward kernel for M rows, width D and V columns."""
     sizes = options.tiles.grad_rows, options.tiles.grad_row_tile, options.tiles.grad_vocab_tile
     return plan(shape, sizes, options.cores)
 
@@ -160,7 +160,7 @@ def run_forward(
     valid: Bool[Array, " M"],
     bias: Float[Array, " V"] | None,
 ) -> Partials:
-    """What this part of the vocabulary says of each row; arguments as in `autodiff.logprob`."""
+    """Return the statistics of each row over this part of the vocabulary; arguments as in `autodiff.logprob`."""
     cut = forward_plan(options, _shape(settings, hidden, weight))
     blocks, width = Blocks(settings, cut, bias is not None), cut.width
     gathered = _gather(valid, cut.padded_rows)
@@ -205,13 +205,13 @@ def _compiler_params(options: Options) -> pltpu.CompilerParams:
 
 
 def _shape(settings: Settings, hidden: Array, weight: Array) -> tuple[int, int, int]:
-    """M, D and V."""
+    """Return M, D and V."""
     rows, width = hidden.shape
     return rows, width, weight.shape[settings.vocabulary_axis]
 
 
 def _cost(cut: Plan, products: int, bytes_accessed: int) -> pl.CostEstimate:
-    """Cost of a sweep with so many products of rows, columns and width, as if every row were valid."""
+    """Return the cost of a sweep with so many products of rows, columns and width, as if every row were valid."""
     logits = cut.padded_rows * cut.vocabulary
     return pl.CostEstimate(
         flops=2 * products * logits * cut.width, transcendentals=logits, bytes_accessed=bytes_accessed
@@ -219,7 +219,7 @@ def _cost(cut: Plan, products: int, bytes_accessed: int) -> pl.CostEstimate:
 
 
 def _extent(gathered: _Gathered, cut: Plan) -> Int32[Array, "2"]:
-    """Live slots, and the last block that holds one."""
+    """Return the live slots, and the last block that holds one."""
     return jnp.stack([gathered.live, jnp.maximum((gathered.live - 1) // cut.rows, 0)])
 
 
@@ -241,7 +241,7 @@ def run_backward(
     bias: Float[Array, " V"] | None,
     gradients: RowGradients,
 ) -> tuple[Array, Array, Array | None]:
-    """Gradients of hidden states and bias, in float32, and of the table, in `table_dtype`, of this part of it."""
+    """Return the gradients of hidden states and bias, in float32, and of this part of the table."""
     cut = backward_plan(options, _shape(settings, hidden, weight))
     blocks, width, vocabulary = Blocks(settings, cut, bias is not None), cut.width, cut.vocabulary
     gathered = _gather(valid, cut.padded_rows)

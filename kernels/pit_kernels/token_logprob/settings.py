@@ -1,4 +1,4 @@
-"""What every backend of the operation is told, and what it hands back: one set of types for all of them."""
+"""The types that every backend of the operation takes and returns."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -51,7 +51,7 @@ class Settings(NamedTuple):
 
 
 class Partials(NamedTuple):
-    """What a part of the vocabulary says of each row; parts merge into the whole (see `merged`).
+    """Statistics of each row over a part of the vocabulary; parts merge into the whole (see `merged`).
 
     peak: largest logit, or LOWEST where the part holds no finite one.
     total: sum of exp(z - peak).
@@ -65,7 +65,7 @@ class Partials(NamedTuple):
     weighted: Float[Array, "*n M"]
 
     def merged(self, largest: Callable[[Any], Any], added: Callable[[Any], Any]) -> "Partials":
-        """The parts as one; `largest` and `added` reduce an array over the parts."""
+        """Return the parts as one; `largest` and `added` reduce an array over the parts."""
         peak = largest(self.peak)
         moved = floor_shift(self.peak - peak)
         shrink = jnp.exp(moved)
@@ -74,7 +74,7 @@ class Partials(NamedTuple):
 
 
 class RowGradients(NamedTuple):
-    """What the backward pass needs of each row beside the hidden state: statistics and incoming gradients.
+    """Inputs of the backward pass per row besides the hidden state: statistics and incoming gradients.
 
     lse, entropy: results of the forward pass, over the whole vocabulary.
     d_logp, d_lse: incoming gradients; 0 in invalid rows.
@@ -89,7 +89,7 @@ class RowGradients(NamedTuple):
 
 
 def floor_shift(shift: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A shifted logit, no lower than where exp is 0.
+    """Return a shifted logit, no lower than where exp is 0.
 
     A forbidden token (bias -inf) has p = 0 and a shift of -inf; with a finite one their product is 0, not NaN. This is
     a comparison and not a maximum, so that a NaN stays one.

@@ -30,7 +30,7 @@ _TableGradients = tuple[Array, Array | None]
 
 
 def chunk_count(rows: int, vocabulary: int) -> int:
-    """Chunks that keep a chunk's logits within LOGITS_AT_ONCE: a power of two, so that round row counts fit."""
+    """Return the number of chunks that keep their logits within LOGITS_AT_ONCE: a power of two, for even chunks."""
     chunks = 1
     while rows * vocabulary > chunks * LOGITS_AT_ONCE and chunks < rows:
         chunks *= 2
@@ -45,7 +45,7 @@ def forward(
     valid: Bool[Array, " M"],
     bias: Float[Array, " V"] | None,
 ) -> Partials:
-    """What this part of the vocabulary says of each row; arguments as in `autodiff.logprob`."""
+    """Return the statistics of each row over this part of the vocabulary; arguments as in `autodiff.logprob`."""
     chunks = chunk_count(hidden.shape[0], weight.shape[settings.vocabulary_axis])
 
     def chunk(rows: _Rows) -> Partials:
@@ -64,7 +64,7 @@ def backward(
     bias: Float[Array, " V"] | None,
     gradients: RowGradients,
 ) -> tuple[Array, Array, Array | None]:
-    """Gradients of hidden states and bias, in float32, and of the table, in `table_dtype`, of this part of it."""
+    """Return the gradients of hidden states and bias, in float32, and of this part of the table."""
     chunks = chunk_count(hidden.shape[0], weight.shape[settings.vocabulary_axis])
     rows = jax.tree.map(lambda x: _split(x, chunks), _Rows(jnp.where(valid[:, None], hidden, 0), target, gradients))
 
@@ -82,7 +82,7 @@ def backward(
 
 
 def _split(x: Array, chunks: int) -> Array:
-    """[M, ...] to [n, M/n, ...], filled with zeros (invalid rows).
+    """Turn [M, ...] to [n, M/n, ...], filled with zeros (invalid rows).
 
     Chunk i takes rows i, i + n, i + 2n, ...: where rows are sharded, every chunk then has rows of every shard, and none
     is moved.
@@ -93,14 +93,14 @@ def _split(x: Array, chunks: int) -> Array:
 
 
 def _join(x: Array, rows: int) -> Array:
-    """Inverse of `_split`."""
+    """Undo `_split`."""
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:rows]
 
 
 def _scaled_logits(
     hidden: Float[Array, "M D"], weight: Array, bias: Array | None, settings: Settings
 ) -> tuple[Float[Array, "M V"], Float[Array, "M V"] | None]:
-    """Logits over the temperature, and d (capped logit) / d (raw logit) where there is a cap."""
+    """Return the logits over the temperature, and d (capped logit) / d (raw logit) where there is a cap."""
     accumulator = numerics.accumulator(hidden)
     equation = "md,vd->mv" if settings.layout == "vd" else "md,dv->mv"
     logits_MV = jnp.einsum(equation, hidden, weight, preferred_element_type=accumulator)
@@ -129,7 +129,7 @@ def _forward_chunk(rows: _Rows, weight: Array, bias: Array | None, settings: Set
 def _backward_chunk(
     rows: _Rows, weight: Array, bias: Array | None, carry: _TableGradients, settings: Settings
 ) -> tuple[_TableGradients, Float[Array, "M D"]]:
-    """Adds a chunk's share to the gradients of the table and the bias, and returns that of its hidden states."""
+    """Add a chunk's share to the gradients of the table and the bias, and return that of its hidden states."""
     assert rows.gradients is not None
     lse_M, entropy_M, d_logp_M, d_lse_M, d_entropy_M = rows.gradients
     d_weight, d_bias = carry

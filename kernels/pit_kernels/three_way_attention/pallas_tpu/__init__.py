@@ -37,7 +37,7 @@ def forward(
     v: Float[Array, "B T K H"],
     visible_until: Int32[Array, "B T"],
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
-    """Return output and log-sum-exp (natural log, -inf in padding)."""
+    """Return the output and log-sum-exp (natural log, -inf in padding)."""
     kernel = _kernel(settings, q, k)
     q_in, k_in, v_in, until = _heads(kernel, q), _heads(kernel, k), _heads(kernel, v), _tokens(kernel, visible_until)
     if kernel.stretch:
@@ -93,12 +93,12 @@ def _rows(settings: Settings, q: Array, k: Array) -> vmem.Rows:
 
 
 def _tokens(kernel: Kernel, visible_until: Array) -> Array:
-    """A token that is added has visible_until 0: padding, by the formula."""
+    """Pad `visible_until` with 0: an added token is padding, by the formula."""
     return jnp.pad(visible_until, ((0, 0), (0, kernel.shape.tokens - visible_until.shape[1])))
 
 
 def _heads(kernel: Kernel, x: Array) -> Array:
-    """[B, T, N, H] to [B, N, T, H], filled up with zeros, which change no product."""
+    """Turn [B, T, N, H] to [B, N, T, H], padded with zeros, which change no product."""
     ends = kernel.shape.tokens - x.shape[1], kernel.shape.width - x.shape[3]
     if any(ends):
         x = jnp.pad(x, ((0, 0), (0, ends[0]), (0, 0), (0, ends[1])))
@@ -106,11 +106,11 @@ def _heads(kernel: Kernel, x: Array) -> Array:
 
 
 def _statistics(kernel: Kernel, x: Array) -> Array:
-    """[B, N, T] to blocks of queries."""
+    """Turn [B, N, T] to blocks of queries."""
     ends = kernel.shape.tokens - x.shape[2]
     return jnp.pad(x, ((0, 0), (0, 0), (0, ends))).reshape(calls.statistics_shape(kernel))
 
 
 def _without(x: Array, shape: tuple[int, ...]) -> Array:
-    """[B, N, T, H] to the caller's [B, T, N, H]."""
+    """Turn [B, N, T, H] to the caller's [B, T, N, H]."""
     return x.swapaxes(1, 2)[:, : shape[1], :, : shape[3]]
