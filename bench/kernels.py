@@ -2,7 +2,8 @@
 
     python bench/kernels.py                                          # all that is not up to date; may be interrupted
     python bench/kernels.py --again --problem packed-4096            # some rows anew
-    python bench/kernels.py --results bench/results/kernels-py312.json --table "kernels-py312 table" --no-plot
+    python bench/kernels.py --results bench/results/kernels-py312.json --readme kernels/DESIGN.md
+                             --table "kernels-py312 table" --no-plot
 
 It needs nothing of `pit`: with kernels/ on PYTHONPATH it runs wherever jax, libtpu, jaxtyping and rich are installed.
 A row is up to date when it was measured with the same versions and no commit has touched what it depends on since. No

@@ -5,6 +5,11 @@ import contextlib
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interpreter
 from jax.experimental.pallas import tpu as pltpu
 
+from pit_kernels.dispatch import Route
+
+QUICK = {"xla_backend_optimization_level": 0}
+"""Compiler options of the tests' programs: most of their time is compiling. Only an outermost jit takes them."""
+
 INTERPRET = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan", out_of_bounds_reads="raise")
 
 
@@ -15,3 +20,15 @@ def no_races():
     interpreter.races = None
     yield
     assert interpreter.races is None or not interpreter.races.races_found, "a race between copies; see the output"
+
+
+@contextlib.contextmanager
+def tpu_kernels_everywhere(monkeypatch):
+    """Runs the backends that "auto" takes on a TPU on any platform, their kernels interpreted."""
+
+    def run(route, direction, settings, *arrays):
+        return getattr(route.on("tpu"), direction)(settings, *arrays)
+
+    with monkeypatch.context() as patch, pltpu.force_tpu_interpret_mode(INTERPRET), no_races():
+        patch.setattr(Route, "_run", run)
+        yield

@@ -1,4 +1,4 @@
-"""Which kind of TPU a program is traced for: of the mesh in context, else of this machine."""
+"""The kind of TPU that a program is traced for: that of the mesh in context, else of this machine."""
 
 import jax
 
@@ -20,7 +20,7 @@ _NAMES = {
 
 
 def kind() -> str:
-    """One of `KINDS`. A program compiled for a TPU that is not attached says which by its mesh (`jax.set_mesh`)."""
+    """Return one of `KINDS`: that of the mesh in context (`jax.set_mesh`), else that of this machine."""
     abstract = jax.sharding.get_abstract_mesh().abstract_device
     if abstract is not None:
         return _NAMES.get(abstract.device_kind, DEFAULT)
@@ -30,7 +30,7 @@ def kind() -> str:
 
 
 def device_kind(kind: str) -> str:
-    """The name that JAX gives a device of one of `KINDS`."""
+    """Return the name that JAX gives a device of one of `KINDS`."""
     return next(name for name, short in _NAMES.items() if short == kind)
 
 
@@ -40,10 +40,10 @@ _CORES = {"v4": 2, "v5e": 1, "v5p": 2, "v6e": 1}
 
 
 def vmem_bytes() -> int:
-    """VMEM that a kernel may take on each core of `kind`: all but what the compiler keeps for itself."""
+    """Return VMEM that a kernel may take on each core of `kind`: all but what the compiler keeps for itself."""
     return _VMEM_MIB[kind()] * 15 // 16 * 2**20
 
 
 def cores() -> int:
-    """Cores of a device of `kind`: they run a kernel's parallel grid steps side by side."""
+    """Return the cores of a device of `kind`: they run a kernel's parallel grid steps side by side."""
     return _CORES[kind()]

@@ -1,134 +1,184 @@
-"""The one chooser of a backend: which implementations an operation has, and why a named one cannot serve.
+"""Backends as values, and the one choice among the backends that an operation lists.
 
-Operations ask `choose`; nothing else in the package decides what runs, and nothing decides by catching an exception.
+A backend's file exports `BACKEND`; an operation lists its backends, best first. What "auto" runs, what is refused and
+both directions of the derivative follow from that list; nothing decides by catching an exception.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 from jax import lax
 from jax.custom_batching import sequential_vmap
 from jax.experimental.pallas import tpu as pltpu
 
-Implementation = Literal["auto", "pallas_tpu", "triton_gpu", "xla"]
-"""What a caller may ask for; "auto" is the best backend that exists for the platform that is lowered for."""
-
-Operation = Literal["three_way_attention", "cached_attention", "token_logprob", "gap_reward"]
-"""The operations of this package; each is a folder of that name."""
-
-Backend = Literal["pallas_tpu", "triton_gpu", "xla"]
-"""What `choose` resolves to: a file of that name in the operation's folder."""
-
-_AVAILABLE: dict[Operation, tuple[Backend, ...]] = {
-    "three_way_attention": ("pallas_tpu", "xla"),
-    "cached_attention": ("pallas_tpu", "xla"),
-    "token_logprob": ("pallas_tpu", "xla"),
-    "gap_reward": ("pallas_tpu", "xla"),
-}
-
 Interpret = bool | pltpu.InterpretParams
 """Whether, and with what parameters, Pallas' TPU interpreter runs a kernel on any platform."""
+
+OTHERS = "default"
+"""Platform of a backend that serves every platform for which the list has no other backend."""
 
 Result = TypeVar("Result")
 
 
-class Route(NamedTuple):
-    """Where which backend runs, decided by the platform that a program is lowered for."""
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of an operation.
 
-    tpu: Backend
+    All its functions take the operation's static settings and then arrays. `backward` is None for an operation without
+    a derivative of its own.
+
+    name: name that callers pass as `implementation`.
+    platforms: platforms that "auto" lowers to it: "tpu", "cuda", "rocm", "cpu", or OTHERS.
+    refuses: from the arguments of `forward`, of which it reads shapes and dtypes, to the reason why this backend cannot
+      serve them; None where it can.
+    forward: results of one shard.
+    backward: gradients of one shard.
+    interpreted: whether `interpret` runs it on any platform.
+    """
+
+    name: str
+    platforms: tuple[str, ...]
+    refuses: Callable[..., str | None] = field(repr=False)
+    forward: Callable[..., Any] = field(repr=False)
+    backward: Callable[..., Any] | None = field(default=None, repr=False)
+    interpreted: bool = False
+
+
+@dataclass(frozen=True)
+class Route:
+    """The backends of a call, by the platform that its program is lowered for.
+
+    default: backend of every platform that has none of its own.
+    platforms: pairs of a platform and its backend.
+    """
+
     default: Backend
+    platforms: tuple[tuple[str, Backend], ...] = ()
+
+    def on(self, platform: str) -> Backend:
+        """Return the backend of a platform.
+
+        Example:
+          >>> xla = Backend("xla", (OTHERS,), refuses=serves_all, forward=abs)
+          >>> Route(xla).on("tpu").name
+          'xla'
+        """
+        return dict(self.platforms).get(platform, self.default)
+
+    def forward(self, settings: Any, *arrays: Any) -> Any:
+        """Return the results of the backend of the platform that the program is lowered for."""
+        return self._run("forward", settings, *arrays)
+
+    def backward(self, settings: Any, *arrays: Any) -> Any:
+        """Return the gradients of the backend of the platform that the program is lowered for."""
+        return self._run("backward", settings, *arrays)
+
+    def _run(self, direction: Literal["forward", "backward"], settings: Any, *arrays: Any) -> Any:
+        """Trace the direction of every backend of the route; only that of the program's platform is compiled."""
+        default = functools.partial(getattr(self.default, direction), settings)
+        if not self.platforms:
+            return default(*arrays)
+        branches = {name: functools.partial(getattr(of, direction), settings) for name, of in self.platforms}
+        return lax.platform_dependent(*arrays, default=default, **branches)
 
 
 class UnsupportedImplementationError(ValueError):
     """A named backend cannot serve an operation; the message says why and what to ask for instead."""
 
 
-def unsupported_reason(operation: Operation, implementation: Implementation) -> str | None:
-    """Says why `implementation` cannot serve `operation`, or None when it can.
-
-    Args:
-      operation: name of the operation.
-      implementation: "auto" or the name of a backend.
-
-    Raises:
-      ValueError: if either name is not one this package knows.
-
-    Example:
-      >>> unsupported_reason("token_logprob", "xla") is None
-      True
-      >>> print(unsupported_reason("token_logprob", "triton_gpu"))
-      token_logprob has no triton_gpu backend; available: pallas_tpu, xla
-    """
-    if operation not in _AVAILABLE:
-        raise ValueError(f"operation is {operation!r}; it must be one of {', '.join(get_args(Operation))}")
-    if implementation not in get_args(Implementation):
-        raise ValueError(
-            f"implementation is {implementation!r}; it must be one of {', '.join(get_args(Implementation))}"
-        )
-    available = _AVAILABLE[operation]
-    if implementation == "auto" or implementation in available:
-        return None
-    return f"{operation} has no {implementation} backend; available: {', '.join(available)}"
+def serves_all(settings: Any, *arrays: Any) -> None:
+    """Refuse nothing: the `refuses` of a backend that serves every call."""
 
 
 def choose(
-    operation: Operation,
-    implementation: Implementation,
-    *,
-    refusals: Mapping[Backend, str | None] | None = None,
-    interpret: Interpret = False,
+    operation: str, backends: Sequence[Backend], implementation: str, settings: Any, *arrays: Any, interpret: Interpret
 ) -> Route:
-    """Resolves an implementation to the backends that will run.
+    """Return the backends that will run a call.
 
-    "auto" is the TPU kernel where a program is lowered for a TPU and plain XLA elsewhere, and where the TPU kernel
-    does not serve the arguments. With `interpret` it is the TPU kernel everywhere.
+    "auto" takes, for each platform, the first backend of the list that is for the platform and does not refuse the
+    call. With `interpret` it takes the first that has an interpreter, on every platform.
 
     Args:
       operation: name of the operation.
+      backends: backends of the operation, best first.
       implementation: "auto" or the name of a backend.
-      refusals: why a backend cannot serve these arguments; None where it can.
-      interpret: whether the caller asks for the interpreter, which runs TPU kernels on any platform.
+      settings: static settings of the call.
+      arrays: arguments of the backends' `forward`.
+      interpret: whether the caller asks for the interpreter.
 
     Raises:
-      UnsupportedImplementationError: if a backend is named that cannot serve the operation or the arguments.
-      ValueError: if a name is unknown.
+      UnsupportedImplementationError: if the named backend is missing or cannot serve the call, or if none can.
 
     Example:
-      >>> choose("three_way_attention", "auto")
-      Route(tpu='pallas_tpu', default='xla')
+      >>> xla = Backend("xla", (OTHERS,), refuses=serves_all, forward=abs)
+      >>> tpu = Backend("pallas_tpu", ("tpu",), refuses=serves_all, forward=abs)
+      >>> route = choose("gap_reward", (tpu, xla), "auto", None, interpret=False)
+      >>> route.on("tpu").name, route.on("cuda").name
+      ('pallas_tpu', 'xla')
     """
-    reason = unsupported_reason(operation, implementation)
-    if interpret and reason is None:
-        if implementation not in ("auto", "pallas_tpu"):
-            reason = f"interpret is for TPU kernels, and implementation is {implementation!r}"
-        implementation = "pallas_tpu"
-        reason = reason or unsupported_reason(operation, implementation)
-    refusals = refusals or {}
-    if reason is None and implementation != "auto":
-        refused = refusals.get(implementation)
-        reason = refused and f"{operation}: {implementation} cannot serve this call: {refused}"
+    reason = missing_reason(operation, backends, implementation)
     if reason is not None:
-        raise UnsupportedImplementationError(f'{reason}. Ask for implementation="auto" to take what there is')
-    if implementation != "auto":
-        return Route(implementation, implementation)
-    serves_tpu = "pallas_tpu" in _AVAILABLE[operation] and refusals.get("pallas_tpu") is None
-    return Route("pallas_tpu" if serves_tpu else "xla", "xla")
+        raise _unsupported(reason)
+    if interpret:
+        implementation = _with_interpreter(operation, backends, implementation)
+    refusals = {backend.name: backend.refuses(settings, *arrays) for backend in backends}
+    if implementation == "auto":
+        return _automatic(operation, backends, refusals)
+    reason = refusals[implementation]
+    if reason is not None:
+        raise _unsupported(f"{operation}: {implementation} cannot serve this call: {reason}")
+    return Route(next(backend for backend in backends if backend.name == implementation))
+
+
+def _with_interpreter(operation: str, backends: Sequence[Backend], implementation: str) -> str:
+    """Return the name of the backend that the interpreter runs."""
+    names = [backend.name for backend in backends if backend.interpreted]
+    if implementation == "auto" and names:
+        return names[0]
+    if implementation not in names:
+        raise _unsupported(
+            f"{operation}: interpret is for TPU kernels, and implementation is {implementation!r}; backends with an "
+            f"interpreter: {', '.join(names) or 'none'}"
+        )
+    return implementation
+
+
+def _automatic(operation: str, backends: Sequence[Backend], refusals: Mapping[str, str | None]) -> Route:
+    """Return for each platform the first backend that is for it and does not refuse."""
+    chosen: dict[str, Backend] = {}
+    for backend in backends:
+        if refusals[backend.name] is None:
+            for platform in backend.platforms:
+                chosen.setdefault(platform, backend)
+    default = chosen.pop(OTHERS, None)
+    if default is None:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items() if reason is not None)
+        raise UnsupportedImplementationError(
+            f"{operation}: no backend serves this call on every platform ({reasons}); name one as implementation"
+        )
+    return Route(default, tuple((platform, backend) for platform, backend in chosen.items()))
+
+
+def missing_reason(operation: str, backends: Sequence[Backend], implementation: str) -> str | None:
+    """Return why an operation has no backend of that name, or None where it has one or the name is "auto"."""
+    names = [backend.name for backend in backends]
+    if implementation in ("auto", *names):
+        return None
+    return f"{operation} has no {implementation} backend; available: {', '.join(names)}"
+
+
+def _unsupported(reason: str) -> UnsupportedImplementationError:
+    return UnsupportedImplementationError(f'{reason}. Ask for implementation="auto" to take what there is')
 
 
 def interpreter(interpret: Interpret) -> Interpret:
-    """What `pallas_call` is told: True is the TPU interpreter, not Pallas' generic one, which has no DMAs."""
+    """Return the argument for `pallas_call`: True becomes the TPU interpreter, as Pallas' generic one has no DMAs."""
     return pltpu.InterpretParams() if interpret is True else interpret
 
 
-def run(route: Route, backends: Mapping[Backend, Callable[..., Result]], *arrays: Any) -> Result:
-    """Calls the backend of the platform that the program is lowered for; others are traced but not compiled."""
-    if route.tpu == route.default:
-        return backends[route.default](*arrays)
-    result: Result = lax.platform_dependent(*arrays, tpu=backends[route.tpu], default=backends[route.default])
-    return result
-
-
 def one_by_one(function: Callable[..., Result]) -> Callable[..., Result]:
-    """`function`, which `jax.vmap` runs in a loop: Mosaic refuses a batch of an array that a kernel fetches from."""
+    """Return `function` with a `jax.vmap` that loops: Mosaic refuses a batch of an array that a kernel fetches from."""
     looped: Callable[..., Result] = sequential_vmap(function)
     return looped

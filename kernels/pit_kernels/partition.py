@@ -1,4 +1,4 @@
-"""How an operation's arrays lie on a mesh, said by the caller: inside `jax.jit`, XLA cannot split a kernel by itself.
+"""The layout of an operation's arrays on a mesh, given by the caller: XLA cannot split a kernel inside `jax.jit`.
 
 An operation calls its backends through `split`, which wraps them in `jax.shard_map` over the mesh in context
 (`jax.set_mesh`). Without a mesh, or inside another shard_map, nothing is wrapped.
@@ -26,7 +26,7 @@ class Partition:
     columns: tuple[str, ...] = ()
 
     def here(self, rows: Sequence[int], columns: Sequence[int] = ()) -> "Partition":
-        """What of the partition the mesh in context can do.
+        """Return the part of the partition that the mesh in context can do.
 
         An axis is kept where the mesh has it, nobody has split it already, and, with those before it, it divides all
         the sizes. Along an axis that is not kept, every device does the same work.
@@ -52,7 +52,7 @@ class Partition:
         return Partition(*kept)
 
     def spec(self, letters: str) -> P:
-        """Partition spec with one entry a letter: "r" rows, "c" columns, "." whole.
+        """Return the partition spec with one entry per letter: "r" rows, "c" columns, "." whole.
 
         Example:
           >>> Partition(("data", "fsdp"), ("tensor",)).spec("r.c.") == P(("data", "fsdp"), None, "tensor", None)
@@ -61,7 +61,7 @@ class Partition:
         return P(*({"r": self.rows, "c": self.columns, ".": None}[letter] or None for letter in letters))
 
     def shards(self, letter: str) -> int:
-        """Devices of the mesh in context over which a dimension of that letter is split."""
+        """Return the devices of the mesh in context over which a dimension of that letter is split."""
         shape = jax.sharding.get_abstract_mesh().shape
         return math.prod(shape[axis] for axis in {"r": self.rows, "c": self.columns, ".": ()}[letter])
 
@@ -73,7 +73,7 @@ WHOLE = Partition()
 def split(
     function: Callable[..., tuple[Any, ...]], partition: Partition, ins: Sequence[str], outs: Sequence[str]
 ) -> Callable[..., tuple[Any, ...]]:
-    """`function` on the local part of its arguments.
+    """Return `function` applied to the local part of its arguments.
 
     Args:
       function: from arrays, or None, to a tuple of arrays.
@@ -97,5 +97,5 @@ def split(
 
 
 def _free(mesh: AbstractMesh) -> set[str]:
-    """Axes that no shard_map around has taken."""
+    """Return the axes that no shard_map around has taken."""
     return {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}

@@ -16,7 +16,7 @@ def _table(operation: str) -> Table:
 
 
 def load(operation: str, kind: str, shape_class: str) -> dict[str, int] | None:
-    """Sizes for an operation on a kind of TPU; None where its table has none for the class.
+    """Return the sizes for an operation on a kind of TPU; None where its table has none for the class.
 
     Example:
       >>> load("token_logprob", "v5e", "no such class") is None

@@ -23,7 +23,7 @@ class HeadShape(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How context trees fill rows.
+    """A rule by which context trees fill rows.
 
     name: short name, part of the workload's.
     batch: rows B.
@@ -104,7 +104,7 @@ WORKLOADS = tuple(
 
 
 def forest(workload: Workload, seed: int) -> list[list[list[int]]]:
-    """Lengths of the segments of every tree of every row; the same seed gives the same trees.
+    """Return the lengths of the segments of every tree of every row; the same seed gives the same trees.
 
     Trees are drawn and packed one after another until one does not fit; the rest of the row is padding. A tree
     that no row could hold is drawn again.
@@ -132,7 +132,7 @@ def forest(workload: Workload, seed: int) -> list[list[list[int]]]:
 
 
 def visible_until(workload: Workload, seed: int) -> Int32[np.ndarray, "B T"]:
-    """The vector `visible_until` of the workload's rows, the trees of `forest` one after another.
+    """Return the vector `visible_until` of the workload's rows, with the trees of `forest` one after another.
 
     Example:
       >>> rows = visible_until(WORKLOADS[0], seed=0)
@@ -151,7 +151,7 @@ def visible_until(workload: Workload, seed: int) -> Int32[np.ndarray, "B T"]:
 
 
 def path_lengths(workload: Workload, seed: int) -> list[int]:
-    """Tokens of every path from a root to a leaf: the sequences that a kernel without trees computes instead.
+    """Return the tokens of every path from root to leaf: the sequences that a kernel without trees computes.
 
     Example:
       >>> path_lengths(WORKLOADS[0], seed=0)[:2]
@@ -172,7 +172,7 @@ def path_lengths(workload: Workload, seed: int) -> list[int]:
 
 
 def pack_sequences(lengths: Sequence[int], row_length: int) -> Int32[np.ndarray, "B T"]:
-    """`visible_until` of separate sequences packed into as few rows as the longest-first, first-fit rule needs.
+    """Return `visible_until` of separate sequences packed into as few rows as the longest-first, first-fit rule needs.
 
     Raises:
       ValueError: if a sequence is longer than a row.
@@ -202,7 +202,7 @@ def pack_sequences(lengths: Sequence[int], row_length: int) -> Int32[np.ndarray,
 
 
 def gap_workload(triples: Sequence[tuple[int, int, int]], row_length: int, shape: HeadShape) -> Workload:
-    """A workload of the four orders of given preferences, packed as trees.
+    """Return a workload of the four orders of given preferences, packed as trees.
 
     Args:
       triples: tokens of prompt, better and worse answer of each preference.
@@ -229,7 +229,7 @@ def gap_workload(triples: Sequence[tuple[int, int, int]], row_length: int, shape
 
 
 def _packed_trees(layout: Layout) -> list[list[list[int]]]:
-    """The given trees, longest first, each in the first row that has room."""
+    """Return the given trees, longest first, each in the first row that has room."""
     trees = [[lengths[column] for column in layout.columns] for lengths in layout.trees or ()]
     rows: list[list[list[int]]] = []
     room: list[int] = []
@@ -245,7 +245,7 @@ def _packed_trees(layout: Layout) -> list[list[list[int]]]:
 
 
 def _draw_lengths(layout: Layout, rng: np.random.Generator) -> list[int]:
-    """Tokens of each segment of one tree."""
+    """Return the tokens of each segment of one tree."""
     columns = list(layout.medians)
     if layout.spread > 0:
         drawn = rng.lognormal(np.log(layout.medians), layout.spread)
@@ -254,12 +254,12 @@ def _draw_lengths(layout: Layout, rng: np.random.Generator) -> list[int]:
 
 
 def _taken(layout: Layout, length: int) -> int:
-    """Tokens of the row that a segment takes: its length, or whole slots."""
+    """Return the tokens of the row that a segment takes: its length, or whole slots."""
     return length if layout.slot is None else -(-length // layout.slot) * layout.slot
 
 
 def _tree(layout: Layout, lengths: list[int]) -> Int32[np.ndarray, " T"]:
-    """`visible_until` of one tree that starts at 0."""
+    """Return `visible_until` of one tree that starts at 0."""
     starts = np.cumsum([0] + [_taken(layout, length) for length in lengths])
     ends = [int(start) + length for start, length in zip(starts, lengths, strict=False)]
     # Depth-first order: every child comes after its parent, so walking backwards an end is final when it is passed up.

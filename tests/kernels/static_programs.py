@@ -4,6 +4,7 @@ libtpu hears that it is to dump only when it is loaded: `test_microbench_static`
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -126,8 +127,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("target", GENERATIONS)
-@pytest.mark.parametrize("name", CASES)
+# Each case on another generation; all cases on all of them are slow.
+FAST = set(zip(CASES, itertools.cycle(GENERATIONS), strict=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        pytest.param(*case, marks=() if case in FAST else pytest.mark.slow)
+        for case in itertools.product(CASES, GENERATIONS)
+    ],
+)
 def test_passes_and_bytes_are_those_counted_by_hand(name, target):
     function, passes, blocks = CASES[name]
     static = analyse(function, (LIST, ROWS), target)
@@ -208,7 +218,10 @@ SEEN = {
 }
 
 
-@pytest.mark.parametrize(("name", "target"), SEEN)
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [pytest.param(*case, marks=() if case == ("jax_splash", "v5e") else pytest.mark.slow) for case in SEEN],
+)
 def test_the_hot_tile_of_published_kernels_is_as_long_as_others_saw_it(name, target):
     contender = contenders("three_way_attention")[name]
     function = contender.make({"q": 512, "kv": 512}, False)

@@ -1,35 +1,30 @@
-"""The rule itself, and that the judge passes our operations and catches a kernel that is a little wrong."""
+"""The conformance suite: every listed backend passes it, and it catches a kernel that is a little wrong."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pit_kernels import leaf_scores, three_way_attention, token_logprob
-from pit_kernels.conformance import CASES, attention_cases, errors, judge
+from pit_kernels import UnsupportedImplementationError, three_way_attention
+from pit_kernels.conformance import OPERATIONS, attention_cases, errors, judge, judge_backend
+from pit_kernels.operations import BACKENDS
 
-EVERYTHING = frozenset({"trees", "grouped", "soft_cap", "temperature", "ragged", "entropy"})
+EVERYTHING = OPERATIONS["three_way_attention"].serves
+LISTED = [(operation, backend) for operation, backends in BACKENDS.items() for backend in backends]
 
 
 def attention(*arguments, **options):
     return three_way_attention(*arguments, implementation="xla", **options)
 
 
-def logprob(*arguments, **options):
-    return tuple(token_logprob(*arguments, implementation="xla", **options))
-
-
-def scores(hidden, scale, weight, bias, leaf):
-    return leaf_scores(hidden, leaf, scale, weight, bias, eps=1e-5, implementation="xla")
-
-
-OURS = {"three_way_attention": attention, "token_logprob": logprob, "gap_reward": scores}
-
-
-@pytest.mark.parametrize("operation", CASES)
-def test_our_operations_pass_every_case(operation):
-    verdict = judge(OURS[operation], CASES[operation](), EVERYTHING)
+@pytest.mark.parametrize(("operation", "backend"), LISTED, ids=lambda x: getattr(x, "name", x))
+def test_every_backend_of_the_lists_conforms(operation, backend):
+    verdict = judge_backend(operation, backend)
     assert verdict.failure is None, str(verdict.failure)
-    assert verdict.passed + len(verdict.skipped) == len(CASES[operation]())
+    assert verdict.passed > 0
+
+
+def test_every_operation_is_judged():
+    assert set(OPERATIONS) == set(BACKENDS)
 
 
 def test_a_mask_that_is_wrong_by_one_token_is_caught_and_named():
@@ -65,6 +60,18 @@ def test_the_rule_bounds_by_the_naive_formula_with_a_floor():
         errors(truth, truth, truth.astype(np.float32), factor=2)
 
 
-def test_who_serves_no_case_has_not_passed():
-    verdict = judge(logprob, CASES["token_logprob"](), frozenset({"sums"}))
+def test_a_backend_that_refuses_a_case_is_not_given_it_and_must_serve_one():
+    def only_float32(q, *arguments, **options):
+        if q.dtype != jnp.float32:
+            raise UnsupportedImplementationError("float32 only")
+        return attention(q, *arguments, **options)
+
+    first, *_, last = attention_cases()
+    verdict = judge(only_float32, [first, last], EVERYTHING)
+    assert (verdict.failure, verdict.passed, verdict.skipped) == (None, 1, (last.name,))
+    assert str(judge(only_float32, [last], EVERYTHING).failure).startswith("all cases: it serves none of them")
+
+
+def test_a_contender_that_serves_no_case_has_not_passed():
+    verdict = judge(attention, OPERATIONS["token_logprob"].cases(), frozenset({"sums"}))
     assert str(verdict.failure) == "all cases: it serves none of them; it claims sums"

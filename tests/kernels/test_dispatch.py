@@ -1,49 +1,84 @@
-"""The chooser: it knows the names, says why not, and never guesses."""
+"""The choice of a backend follows from an operation's list: platforms, refusals, the interpreter."""
 
-import inspect
-from typing import get_args
-
+import jax
+import jax.numpy as jnp
 import pytest
 
-from pit_kernels import UnsupportedImplementationError, dispatch, unsupported_reason
-
-OPERATIONS = get_args(dispatch.Operation)
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_operation_has_xla_and_auto_takes_it(operation):
-    assert unsupported_reason(operation, "xla") is None
-    assert unsupported_reason(operation, "auto") is None
-    assert dispatch.choose(operation, "auto").default == dispatch.choose(operation, "xla").default == "xla"
+from pit_kernels import UnsupportedImplementationError, unsupported_reason
+from pit_kernels.dispatch import OTHERS, Backend, Route, choose
+from pit_kernels.operations import BACKENDS
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_backend_that_is_not_there_says_so(operation):
-    implementation = "triton_gpu"
-    reason = f"{operation} has no triton_gpu backend; available: "
-    assert unsupported_reason(operation, implementation).startswith(reason)
-    with pytest.raises(UnsupportedImplementationError, match=reason):
-        dispatch.choose(operation, implementation)
+def backend(name, platforms, times=1.0, refusal=None, **options):
+    def forward(settings, x):
+        return x * times * settings
+
+    return Backend(name, platforms, lambda settings, *arrays: refusal, forward, **options)
 
 
-@pytest.mark.parametrize("operation", [name for name in OPERATIONS if "pallas_tpu" in dispatch._AVAILABLE[name]])
-def test_auto_takes_the_tpu_kernel_where_it_serves(operation):
-    assert dispatch.choose(operation, "auto") == dispatch.Route(tpu="pallas_tpu", default="xla")
-    refused = dispatch.choose(operation, "auto", refusals={"pallas_tpu": "too long"})
-    assert refused == dispatch.Route(tpu="xla", default="xla")
-    with pytest.raises(UnsupportedImplementationError, match="pallas_tpu cannot serve this call: too long"):
-        dispatch.choose(operation, "pallas_tpu", refusals={"pallas_tpu": "too long"})
-    with pytest.raises(UnsupportedImplementationError, match="interpret is for TPU kernels"):
-        dispatch.choose(operation, "xla", interpret=True)
-    assert dispatch.choose(operation, "auto", interpret=True).default == "pallas_tpu"
+TPU = backend("pallas_tpu", ("tpu",), 2.0, interpreted=True)
+XLA = backend("xla", (OTHERS,), 3.0)
 
 
-def test_unknown_names_are_refused():
-    # The undecorated function: under the suite's run-time checks the checker would answer first.
-    raw = inspect.unwrap(unsupported_reason)
-    with pytest.raises(
-        ValueError, match="implementation is 'cuda'; it must be one of auto, pallas_tpu, triton_gpu, xla"
-    ):
-        raw("gap_reward", "cuda")
-    with pytest.raises(ValueError, match="operation is 'softmax'; it must be one of three_way_attention"):
-        raw("softmax", "xla")
+def chosen(backends, implementation="auto", interpret=False):
+    return choose("op", backends, implementation, 1.0, interpret=interpret)
+
+
+@pytest.mark.parametrize("operation", BACKENDS)
+def test_every_operation_has_backends_of_different_names_and_one_for_every_platform(operation):
+    names = [backend.name for backend in BACKENDS[operation]]
+    assert len(set(names)) == len(names)
+    assert [backend.name for backend in BACKENDS[operation] if OTHERS in backend.platforms] == ["xla"]
+    assert unsupported_reason(operation, "auto") is unsupported_reason(operation, "xla") is None
+
+
+@pytest.mark.parametrize("operation", BACKENDS)
+def test_an_absent_backend_is_refused_with_those_that_exist(operation):
+    reason = unsupported_reason(operation, "triton_gpu")
+    assert reason == f"{operation} has no triton_gpu backend; available: pallas_tpu, xla"
+    with pytest.raises(UnsupportedImplementationError, match=f'{reason}. Ask for implementation="auto"'):
+        choose(operation, BACKENDS[operation], "triton_gpu", None, interpret=False)
+
+
+def test_an_unknown_operation_is_refused():
+    with pytest.raises(ValueError, match=r"operation is 'softmax'; it must be one of three_way_attention, cached"):
+        unsupported_reason("softmax", "xla")
+
+
+def test_auto_takes_for_each_platform_the_first_backend_that_serves_it():
+    gpu, slower = backend("triton_gpu", ("cuda",)), backend("slower", ("cuda", "tpu"))
+    assert chosen((TPU, XLA)) == Route(XLA, (("tpu", TPU),))
+    route = chosen((TPU, gpu, slower, XLA))
+    assert [route.on(platform) for platform in ("tpu", "cuda", "cpu")] == [TPU, gpu, XLA]
+    refusing = backend("triton_gpu", ("cuda",), refusal="too long")
+    assert chosen((TPU, refusing, slower, XLA)).on("cuda") == slower
+    assert chosen((refusing, XLA)) == Route(XLA)
+
+
+def test_a_named_backend_runs_everywhere_or_says_why_not():
+    assert chosen((TPU, XLA), "pallas_tpu") == Route(TPU)
+    refusing = backend("pallas_tpu", ("tpu",), refusal="too long")
+    with pytest.raises(UnsupportedImplementationError, match=r"op: pallas_tpu cannot serve this call: too long. Ask"):
+        chosen((refusing, XLA), "pallas_tpu")
+
+
+def test_a_platform_without_a_backend_is_an_error_with_the_reasons():
+    with pytest.raises(UnsupportedImplementationError, match=r"no backend serves .* \(xla: float64\)"):
+        chosen((TPU, backend("xla", (OTHERS,), refusal="float64")))
+
+
+def test_the_interpreter_runs_what_has_one():
+    assert chosen((XLA, TPU), interpret=True) == Route(TPU)
+    with pytest.raises(UnsupportedImplementationError, match=r"interpret is for TPU kernels, .* 'xla'; .*: pallas_tpu"):
+        chosen((TPU, XLA), "xla", interpret=True)
+    with pytest.raises(UnsupportedImplementationError, match="interpreter: none"):
+        chosen((XLA,), interpret=True)
+
+
+def test_a_route_lowers_to_the_backend_of_the_platform():
+    route = chosen((TPU, XLA))
+    program = jax.jit(lambda x: route.forward(5.0, x))
+    assert program(jnp.float32(1)) == 15
+    (tpu,) = (program.trace(jnp.float32(1)).lower(lowering_platforms=(name,)).as_text() for name in ("tpu",))
+    assert "2.000000e+00" in tpu
+    assert "3.000000e+00" not in tpu

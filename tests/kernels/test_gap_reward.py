@@ -11,7 +11,7 @@ import pytest
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interpreted import INTERPRET, no_races
+from interpreted import INTERPRET, QUICK, no_races
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
@@ -49,9 +49,11 @@ def draw_arrays(seed, which="xla"):
 
 @functools.cache
 def compiled(offset_norm, which="xla"):
-    function = jax.jit(functools.partial(leaf_scores, eps=1e-5, offset_norm=offset_norm, **BACKENDS[which]))
+    function = functools.partial(leaf_scores, eps=1e-5, offset_norm=offset_norm, **BACKENDS[which])
     if which == "xla":
-        return function
+        # Some tests differentiate it, and a jit inside another takes no compiler options.
+        return jax.jit(function)
+    function = jax.jit(function, compiler_options=QUICK)
 
     def raced(*arrays):
         with no_races():
@@ -139,7 +141,8 @@ def compiled_gradient(which):
     """Scores, and gradients of all four arrays."""
     options = BACKENDS[which]
 
-    @jax.jit
+    # That of XLA has the same bits as its scores alone, which `compiled` gives.
+    @functools.partial(jax.jit, compiler_options=None if which == "xla" else QUICK)
     def function(hidden, leaf, scale, weight, bias, d_score):
         def scores(hidden, *shared):
             return leaf_scores(hidden, leaf, *shared, eps=1e-5, **options)
@@ -232,8 +235,8 @@ def test_vmap_is_one_call_after_another(which):
         return jax.value_and_grad(total, (0, 1))(hidden, scale)
 
     arrays = both_hidden, leaf, both_scale
-    together = jax.jit(jax.vmap(functools.partial(gradients, BACKENDS[which])))(*arrays)
-    one = jax.jit(functools.partial(gradients, BACKENDS["xla"]))
+    together = jax.jit(jax.vmap(functools.partial(gradients, BACKENDS[which])), compiler_options=QUICK)(*arrays)
+    one = jax.jit(functools.partial(gradients, BACKENDS["xla"]), compiler_options=QUICK)
     alone = [one(*each) for each in zip(*arrays, strict=True)]
     jax.tree.map(lambda x, *y: np.testing.assert_allclose(x, np.stack(y), rtol=1e-4, atol=1e-4), together, *alone)
 
@@ -308,7 +311,7 @@ def test_other_sizes_of_blocks_change_nothing():
         def total(h):
             return leaf_scores(h, jnp.asarray(leaf), *shared, eps=1e-5, **options).sum()
 
-        return jax.jit(jax.grad(total))(hidden)
+        return jax.jit(jax.grad(total), compiler_options=QUICK)(hidden)
 
     actual = gradient(tiles=Tiles(block=256, group=32, tokens=16), implementation="pallas_tpu", interpret=True)
     np.testing.assert_allclose(actual, gradient(implementation="xla"), rtol=1e-4, atol=1e-4)

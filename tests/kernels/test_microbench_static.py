@@ -23,10 +23,11 @@ ROWS = jax.ShapeDtypeStruct((2048, 256), jnp.float32)
 
 
 @pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
-def test_programs_are_counted_right():
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_programs_are_counted_right(which):
     # What this process was told by pytest-xdist, and told libtpu, is not for the other.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "LIBTPU_"))}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(PROGRAMS)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, str(PROGRAMS)]
     found = subprocess.run(
         command, cwd=PROGRAMS.parents[2], env=environment, capture_output=True, text=True, check=False
     )

@@ -292,7 +292,7 @@ def test_the_command_refuses_what_it_does_not_know():
         (["--workload", "nothing"], "--workload is 'nothing'; for three_way_attention it must be one of tile-512-full"),
         (
             ["--peers", "nobody"],
-            "--peers names 'nobody'; it must be of jax_flash, jax_splash, tokamax, xla, pallas",
+            "--peers names 'nobody'; it must be one of jax_flash, jax_splash, tokamax, xla, pallas",
         ),
         (
             ["--class", "r1"],

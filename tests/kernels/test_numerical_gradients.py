@@ -58,10 +58,25 @@ def draw(shapes, dtype):
 def test_gradients_are_those_of_differences(operation):
     with jax.enable_x64(True):
         function, shapes = OPERATIONS[operation]({"implementation": "xla"})
-        check_grads(jax.jit(function), draw(shapes, jnp.float64), order=1, modes=["rev"], rtol=1e-6, atol=1e-6)
+        check_grads(
+            jax.jit(function),
+            draw(shapes, jnp.float64),
+            order=1,
+            modes=["rev"],
+            rtol=1e-6,
+            atol=1e-6,
+        )
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_interpreted_gradients_are_those_of_differences(operation):
     function, shapes = OPERATIONS[operation]({"implementation": "pallas_tpu", "interpret": True})
-    check_grads(jax.jit(function), draw(shapes, jnp.float32), order=1, modes=["rev"], rtol=1e-2, atol=1e-2, eps=1e-2)
+    check_grads(
+        jax.jit(function),
+        draw(shapes, jnp.float32),
+        order=1,
+        modes=["rev"],
+        rtol=1e-2,
+        atol=1e-2,
+        eps=1e-2,
+    )

@@ -4,19 +4,17 @@ This is the attention of every decode step: N samples of one (x, reference) keep
 """
 
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import checks, dispatch
-from pit_kernels.cached_attention import pallas_tpu, xla
-from pit_kernels.cached_attention.passes import Pass, attend
+from pit_kernels.cached_attention.backends import BACKENDS
 from pit_kernels.cached_attention.settings import Settings
 from pit_kernels.partition import WHOLE, Partition, split
 
-_NAME: Literal["cached_attention"] = "cached_attention"
+_NAME = "cached_attention"
 
 
 # Nine arrays and five settings: two caches with what is held of them, and who reads which.
@@ -35,10 +33,10 @@ def cached_attention(
     logit_soft_cap: float | None = None,
     slots_per_prefix: int | None = None,
     partition: Partition | None = None,
-    implementation: dispatch.Implementation = "auto",
+    implementation: str = "auto",
     interpret: dispatch.Interpret = False,
 ) -> Float[Array, "S N H"]:
-    """Softmax attention of each slot's query over the held part of its prefix and of its suffix.
+    """Return the softmax attention of each slot's query over the held part of its prefix and of its suffix.
 
     Slot s sees the first prefix_length[prefix_id[s]] entries of its prefix and suffix_length[s] entries of its suffix,
     the new token's own key included if the caller has written it. Either may be empty (length <= 0; a length beyond
@@ -104,40 +102,25 @@ def cached_attention(
     if not isinstance(members, int) or members < 1:
         raise ValueError(f"{_NAME}: slots_per_prefix is {members!r}; it must be an int of at least 1, or None")
 
-    refusal = pallas_tpu.unsupported_reason((prefix_capacity, suffix_k.shape[2]), q.dtype)
-    route = dispatch.choose(_NAME, implementation, refusals={"pallas_tpu": refusal}, interpret=interpret)
     settings = Settings(
         scale=float(scale),
         logit_soft_cap=None if logit_soft_cap is None else float(logit_soft_cap),
         slots_per_prefix=min(members, slots),
-        route=route,
         partition=Partition(columns=(partition or WHOLE).columns).here([], [heads, kv_heads]),
         interpret=dispatch.interpreter(interpret),
     )
-    out: Array = _attend(
-        q,
-        prefix_k,
-        prefix_v,
-        prefix_length,
-        suffix_k,
-        suffix_v,
-        suffix_length,
-        prefix_id,
-        suffix_start,
-        settings=settings,
-    )
+    caches = prefix_k, prefix_v, prefix_length, suffix_k, suffix_v, suffix_length
+    arrays = q, *caches, prefix_id, suffix_start
+    route = dispatch.choose(_NAME, BACKENDS, implementation, settings, *arrays, interpret=interpret)
+    out: Array = _attend(*arrays, settings=settings, route=route)
     return out
 
 
-@functools.partial(jax.jit, static_argnames="settings")
-def _attend(*arrays: Array, settings: Settings) -> Array:
+@functools.partial(jax.jit, static_argnames=("settings", "route"))
+def _attend(*arrays: Array, settings: Settings, route: dispatch.Route) -> Array:
     def run(*local: Array) -> tuple[Array, ...]:
-        backends = {name: functools.partial(attend, over=each, settings=settings) for name, each in _PASSES.items()}
-        return (dispatch.run(settings.route, backends, *local),)
+        return (route.forward(settings, *local),)
 
     ins = (".c.", ".c..", ".c..", ".", ".c..", ".c..", ".", ".", ".")
     out: Array = split(run, settings.partition, ins, (".c.",))(*arrays)[0]
     return out
-
-
-_PASSES: dict[dispatch.Backend, Pass] = {"pallas_tpu": pallas_tpu.over, "xla": xla.over}

@@ -20,7 +20,7 @@ class Groups(NamedTuple):
 
 
 def group_slots(prefix_id: Int32[Array, " S"], prefixes: int, rows: int) -> Groups:
-    """Gives the slots of each prefix its rows, in the order of the slots; an id outside of 0..P-1 is no prefix.
+    """Give the slots of each prefix its rows, in the order of the slots; an id outside 0..P-1 is no prefix.
 
     Example:
       >>> groups = group_slots(jnp.array([1, -1, 1, 0], jnp.int32), 2, 2)
@@ -41,7 +41,7 @@ def group_slots(prefix_id: Int32[Array, " S"], prefixes: int, rows: int) -> Grou
 
 
 def grouped(q: Float[Array, "S K R H"], groups: Groups) -> Float[Array, "P K MR H"]:
-    """Queries by prefix and head: M slots of R rows each; zeros in rows that no slot has."""
+    """Return the queries by prefix and head: M slots of R rows each; zeros in rows that no slot has."""
     prefixes, members = groups.slot.shape
     _, kv_heads, group, width = q.shape
     q_PMKRH = jnp.take(q, groups.slot, axis=0, mode="fill", fill_value=0)
@@ -49,7 +49,7 @@ def grouped(q: Float[Array, "S K R H"], groups: Groups) -> Float[Array, "P K MR 
 
 
 def ungrouped(x: Float[Array, "P K MR *h"], groups: Groups, empty: float = 0.0) -> Float[Array, "S K R *h"]:
-    """What each slot's rows found; `empty` for a slot without a prefix."""
+    """Return the results of each slot's rows; `empty` for a slot without a prefix."""
     prefixes, members = groups.slot.shape
     _, kv_heads, rows, *rest = x.shape
     by_member = x.reshape(prefixes, kv_heads, members, rows // members, *rest).swapaxes(1, 2)

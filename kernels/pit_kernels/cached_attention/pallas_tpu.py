@@ -16,8 +16,9 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import device
-from pit_kernels.cached_attention.passes import Partial, held_entries, lowest
+from pit_kernels.cached_attention.passes import Partial, attend, held_entries, lowest
 from pit_kernels.cached_attention.settings import Settings
+from pit_kernels.dispatch import Backend
 
 LANES, SUBLANES = 128, 8
 
@@ -32,7 +33,7 @@ _LOWEST = -1e30
 
 
 def block_keys(capacity: int) -> int | None:
-    """Keys of a block of a cache, or None where it cannot be cut.
+    """Return the keys of a block of a cache, or None where it cannot be cut.
 
     Example:
       >>> block_keys(511), block_keys(1024), block_keys(640), block_keys(700)
@@ -43,23 +44,20 @@ def block_keys(capacity: int) -> int | None:
     return next((keys for keys in KEYS if capacity % keys == 0), None)
 
 
-def unsupported_reason(capacities: tuple[int, int], dtype: Any) -> str | None:
-    """Why the kernel cannot serve a call, or None.
-
-    Args:
-      capacities: entries of the prefix caches and of the suffix caches.
-      dtype: of all inputs.
-    """
-    if dtype not in (jnp.bfloat16, jnp.float32):
-        return f"its inputs are {jnp.dtype(dtype).name}, and it computes in bfloat16 and float32"
-    for name, capacity in zip(("prefix", "suffix"), capacities, strict=True):
+def refuses(settings: Settings, q: Array, prefix_k: Array, *arrays: Array) -> str | None:
+    """Return why the kernel cannot serve a call, or None; arguments as of `passes.attend`."""
+    suffix_k = arrays[2]
+    if q.dtype not in (jnp.bfloat16, jnp.float32):
+        return f"its inputs are {jnp.dtype(q.dtype).name}, and it computes in bfloat16 and float32"
+    for name, cache in (("prefix", prefix_k), ("suffix", suffix_k)):
+        capacity = cache.shape[2]
         if capacity == 0 or block_keys(capacity) is None:
             return f"{name} caches have {capacity} entries, and it takes 1 to {KEYS[0]}, or a multiple of {KEYS[-1]}"
     return None
 
 
 class _Pass(NamedTuple):
-    """What a pass is compiled with.
+    """Static settings of a pass.
 
     groups, heads: of a grid step; keys: of a block; capacity: entries of a cache.
     """
@@ -80,7 +78,7 @@ def over(
     length: Int32[Array, " G"],
     settings: Settings,
 ) -> Partial:
-    """Normalised attention of each group's queries over its held entries."""
+    """Return the normalised attention of each group's queries over its held entries."""
     count, kv_heads, queries, width = q.shape
     capacity = k.shape[2]
     rows = -(-queries // SUBLANES) * SUBLANES
@@ -140,12 +138,13 @@ def over(
 
 
 def out_bytes(count: int, kv_heads: int, rows: int, width: int) -> int:
-    """Bytes of the results of a pass."""
+    """Return the bytes of the results of a pass."""
     return count * kv_heads * rows * (width + 1) * 4
 
 
 def _step(count: int, kv_heads: int, nbytes: int) -> tuple[int, int]:
-    """Groups and heads of a grid step: as many heads as fit, then groups by powers of two; each divides its number.
+    """Return the groups and heads of a grid step: as many heads as fit, then groups by powers of two; each divides its
+    number.
 
     Args:
       count: groups.
@@ -163,7 +162,7 @@ def _step(count: int, kv_heads: int, nbytes: int) -> tuple[int, int]:
 def _held_blocks(
     start: Int32[Array, " G"], length: Int32[Array, " G"], one: _Pass
 ) -> tuple[Int32[Array, "n b"], Int32[Array, " n"]]:
-    """For each grid row of groups the blocks in which any of them holds an entry, these first, and their number."""
+    """List for each grid row of groups the blocks that hold an entry of any group first, and count them."""
     held, blocks = held_entries(start, length, one.capacity), one.capacity // one.keys
     needed = jnp.any(held.reshape(-1, one.groups, blocks, one.keys), axis=(1, 3))
     listed = jnp.argsort(~needed, axis=1, stable=True).astype(jnp.int32)
@@ -222,7 +221,10 @@ def _kernel(
 
 
 def _dot(a: Array, b: Array, contracted: int) -> Array:
-    """Products of the last dimension of `a` with one of `b`, head by head, in float32."""
+    """Return the products of the last dimension of `a` with one of `b`, head by head, in float32."""
     precision = lax.Precision.HIGHEST if b.dtype == jnp.float32 else lax.Precision.DEFAULT
     numbers = (((2,), (contracted,)), ((0,), (0,)))
     return lax.dot_general(a, b, numbers, precision=precision, preferred_element_type=jnp.float32)
+
+
+BACKEND = Backend("pallas_tpu", ("tpu",), refuses, functools.partial(attend, over), interpreted=True)

@@ -26,7 +26,7 @@ class Partial(NamedTuple):
     total: Float[Array, "*b"] | None
 
     def share_of_total(self, share: Float[Array, "*b"]) -> Float[Array, "*b"]:
-        """What it adds to the merged total when its sums are multiplied by `share`."""
+        """Return the term that it adds to the merged total when its sums are multiplied by `share`."""
         return share if self.total is None else self.total * share
 
 
@@ -43,11 +43,11 @@ class Pass(Protocol):
         length: Int32[Array, " G"],
         settings: Settings,
     ) -> Partial:
-        """The partial sums, in float32 (float64 stays)."""
+        """Return the partial sums, in float32 (float64 stays)."""
 
 
 def held_entries(start: Int32[Array, " G"], length: Int32[Array, " G"], capacity: int) -> Bool[Array, "G C"]:
-    """Which entries of each cache are held: `length` of them from `start` on, around the end.
+    """Return the mask of the entries that each cache holds: `length` of them from `start` on, around the end.
 
     Example:
       >>> held_entries(jnp.array([3], jnp.int32), jnp.array([2], jnp.int32), 4).tolist()
@@ -58,11 +58,13 @@ def held_entries(start: Int32[Array, " G"], length: Int32[Array, " G"], capacity
 
 
 def lowest(x: Array) -> float:
-    """A finite least peak: an empty cache then gives exp(-inf - finite) = 0 and never inf - inf."""
+    """Return a finite least peak: an empty cache then gives exp(-inf - finite) = 0 and never inf - inf."""
     return float(np.finfo(numerics.accumulator(x)).min)
 
 
 def attend(
+    over: Pass,
+    settings: Settings,
     q: Float[Array, "S N H"],
     prefix_k: Float[Array, "P K C0 H"],
     prefix_v: Float[Array, "P K C0 H"],
@@ -72,11 +74,8 @@ def attend(
     suffix_length: Int32[Array, " S"],
     prefix_id: Int32[Array, " S"],
     suffix_start: Int32[Array, " S"],
-    *,
-    over: Pass,
-    settings: Settings,
 ) -> Float[Array, "S N H"]:
-    """Attention output by a backend's pass; the contract is that of `api.cached_attention`."""
+    """Return the attention output by the pass of a backend; the contract is that of `api.cached_attention`."""
     slots, heads, width = q.shape
     kv_heads = suffix_k.shape[1]
     q_SKRH = q.reshape(slots, kv_heads, heads // kv_heads, width)

@@ -18,7 +18,7 @@ def cached_attention(
     scale: float | None = None,
     logit_soft_cap: float | None = None,
 ) -> Float64[np.ndarray, "S N H"]:
-    """Output by the definition; arguments as in `api.cached_attention`."""
+    """Return the output by the definition; arguments as in `api.cached_attention`."""
     slots, heads, width = q.shape
     prefixes, kv_heads, prefix_capacity, _ = prefix_k.shape
     group, suffix_capacity = heads // kv_heads, suffix_k.shape[2]

@@ -1,11 +1,14 @@
 """A pass of decode-time attention in plain XLA."""
 
+import functools
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import numerics
-from pit_kernels.cached_attention.passes import Partial, held_entries, lowest
+from pit_kernels.cached_attention.passes import Partial, attend, held_entries, lowest
 from pit_kernels.cached_attention.settings import Settings
+from pit_kernels.dispatch import OTHERS, Backend, serves_all
 
 
 def over(
@@ -16,7 +19,7 @@ def over(
     length: Int32[Array, " G"],
     settings: Settings,
 ) -> Partial:
-    """Attention of M queries a head over the held keys of the group's cache."""
+    """Return the attention of M queries per head over the held keys of the group's cache."""
     accumulator, held = numerics.accumulator(q), held_entries(start, length, k.shape[2])
     logits = jnp.einsum("gkmh,gkch->gkmc", q, k, preferred_element_type=accumulator) * settings.scale
     if settings.logit_soft_cap is not None:
@@ -26,3 +29,6 @@ def over(
     p = jnp.exp(logits - peak[..., None])
     weighted = jnp.einsum("gkmc,gkch->gkmh", p.astype(v.dtype), v, preferred_element_type=accumulator)
     return Partial(weighted, peak, jnp.sum(p, axis=-1))
+
+
+BACKEND = Backend("xla", (OTHERS,), serves_all, functools.partial(attend, over))

@@ -1,8 +1,8 @@
-"""The deterministic cases of each operation, from small and easy to what finds mistakes."""
+"""The deterministic cases of each operation, from small and easy ones to those that reveal mistakes."""
 
-from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,9 +16,9 @@ TOKENS = 512
 
 
 def attention_cases(head_dim: int = 128) -> list[Case]:
-    """Cases of `f(q, k, v, visible_until, *, logit_soft_cap=None)`, which gives the output [B, T, N, H].
+    """Return the cases of `f(q, k, v, visible_until, *, logit_soft_cap=None)`, whose result is the output [B, T, N, H].
 
-    What they may need: "trees" beyond packed sequences, "grouped" heads, "soft_cap", "odd_lengths" of rows.
+    They may need "trees" beyond packed sequences, "grouped" heads and "soft_cap".
     """
     cases = []
     for name, segments in named_rows(TOKENS).items():
@@ -71,7 +71,7 @@ def _attention(
     rng = np.random.default_rng(len(name))
     batch, tokens = rows.shape
     q, d_out = rng.normal(size=(2, batch, tokens, heads[0], head_dim))
-    # So that a query's d_out . v is about 1, which the floor of the rule is made for.
+    # The floor of the rule assumes that a query's d_out . v is about 1.
     d_out = d_out * head_dim**-0.5
     k, v = rng.normal(size=(2, batch, tokens, heads[1], head_dim))
     alive = rows > np.arange(tokens)
@@ -86,10 +86,10 @@ def _attention_formula(*arguments: Any, **options: Any) -> Any:
 
 
 def token_logprob_cases() -> list[Case]:
-    """Cases of `f(hidden, weight, target, *, temperature=1.0, logit_soft_cap=None)` for a [V, D] table.
+    """Return the cases of `f(hidden, weight, target, *, temperature=1.0, logit_soft_cap=None)` for a [V, D] table.
 
-    Gives (logp, lse, entropy) to those that serve "entropy", logp alone to those that serve "logp", and the summed
-    loss -sum(logp) to those that serve "sum". What they may need besides: "temperature", "soft_cap", "ragged" sizes.
+    Cases that need "entropy" have the results (logp, lse, entropy), those that need "logp" have logp alone, and those
+    that need "sum" the loss -sum(logp). Further needs are "temperature", "soft_cap" and "ragged" sizes.
     """
     cases = []
     for name, (rows, width, vocabulary), options, dtype in (
@@ -123,7 +123,7 @@ def _logprob(
     needs: frozenset[str],
     results: int,
 ) -> Case:
-    """A case with so many results a row; with none it is the loss of all rows."""
+    """Return a case with that many results per row; with none the result is the loss of all rows."""
     rows, width, vocabulary = sizes
     rng = np.random.default_rng(rows + width + vocabulary)
     hidden, weight = rng.normal(size=(rows, width)), rng.normal(size=(vocabulary, width)) * width**-0.5
@@ -155,7 +155,7 @@ def _logp_formula(*arguments: Any, **options: Any) -> Any:
 
 
 def gap_reward_cases() -> list[Case]:
-    """Cases of `f(hidden, norm_scale, head_weight, head_bias, leaf)`, which gives scores [G, L]."""
+    """Return the cases of `f(hidden, norm_scale, head_weight, head_bias, leaf)`, whose result is the scores [G, L]."""
     cases = []
     for name, dtype in (("float32", jnp.float32), ("bfloat16", jnp.bfloat16)):
         rng = np.random.default_rng(7)
@@ -170,7 +170,7 @@ def gap_reward_cases() -> list[Case]:
 
 
 def _leaf_formula(hidden: Any, scale: Any, weight: Any, bias: Any, leaf: Any) -> Any:
-    """The definition of `leaf_scores`: norm and head on every token, then one lookup a leaf."""
+    """Return `leaf_scores` by the definition: norm and head on every token, then one lookup per leaf."""
     normed = hidden * (1 / jnp.sqrt(jnp.mean(hidden**2, axis=-1, keepdims=True) + 1e-5)).astype(hidden.dtype)
     score_BT = jnp.einsum("btd,d->bt", normed, scale * weight) + bias
     present = leaf[..., 0] >= 0
@@ -178,9 +178,69 @@ def _leaf_formula(hidden: Any, scale: Any, weight: Any, bias: Any, leaf: Any) ->
     return jnp.where(present, score_BT[row, index], 0)
 
 
-CASES: dict[str, Callable[[], list[Case]]] = {
-    "three_way_attention": attention_cases,
-    "token_logprob": token_logprob_cases,
-    "gap_reward": gap_reward_cases,
-}
-"""The cases of each operation that can be measured."""
+def cached_attention_cases() -> list[Case]:
+    """Return the cases of cached attention, whose result is the output [S, N, H] and has no gradient.
+
+    The arguments are q, prefix_k, prefix_v, suffix_k, suffix_v, prefix_length, suffix_length, prefix_id and
+    suffix_start. The keywords are `logit_soft_cap` and `slots_per_prefix`. The cases may need "grouped" heads and
+    "soft_cap".
+    """
+    plain, grouped = (2, 2, 64), (4, 2, 64)
+    return [
+        _cached("caches that fill no block, float32", (9, 5), plain, jnp.float32, {}),
+        _cached("grouped heads, soft cap, bfloat16", (128, 128), grouped, jnp.bfloat16, {"logit_soft_cap": 2.0}),
+        _cached("caches of several blocks, float32", (640, 384), grouped, jnp.float32, {"slots_per_prefix": 3}),
+    ]
+
+
+def _cached(
+    name: str, capacities: tuple[int, int], heads: tuple[int, int, int], dtype: Any, options: dict[str, Any]
+) -> Case:
+    """Return a case with six slots on three prefixes: full, partial and empty caches, wrapped suffixes, no prefix."""
+    slots, prefixes, (count, kv_heads, width) = 6, 3, heads
+    rng = np.random.default_rng(len(name))
+    of_prefixes, of_slots = ((n, kv_heads, c, width) for n, c in zip((prefixes, slots), capacities, strict=True))
+    shapes = (slots, count, width), of_prefixes, of_prefixes, of_slots, of_slots
+    floats = tuple(rng.normal(size=shape) for shape in shapes)
+    most_prefix, most = capacities
+    numbers = (
+        (most_prefix, most_prefix // 2 + 1, 0),
+        (1, most, 0, most // 2, most - 1, 0),
+        (0, 1, 0, 2, -1, 2),
+        (0, most - 1, 3, most + 1, most // 2, 0),
+    )
+    others = tuple(np.array(x, np.int32) for x in numbers)
+    needs = {"grouped"} if count != kv_heads else set()
+    needs |= {"soft_cap"} if "logit_soft_cap" in options else set()
+    cotangents = (np.ones((slots, count, width)),)
+    return Case(
+        name, frozenset(needs), floats, others, options, cotangents, dtype, cached_formula, ("out",), gradients=False
+    )
+
+
+def cached_formula(
+    q: Any,
+    prefix_k: Any,
+    prefix_v: Any,
+    suffix_k: Any,
+    suffix_v: Any,
+    prefix_length: Any,
+    suffix_length: Any,
+    prefix_id: Any,
+    suffix_start: Any,
+    *,
+    logit_soft_cap: float | None = None,
+    slots_per_prefix: int | None = None,
+) -> Any:
+    """Return the cached attention by the dense formula: one masked softmax over each slot's two caches side by side."""
+    group, (prefixes, _, most_prefix, width), most = q.shape[1] // prefix_k.shape[1], prefix_k.shape, suffix_k.shape[2]
+    k, v = (jnp.concatenate(x, 2) for x in ((prefix_k[prefix_id], suffix_k), (prefix_v[prefix_id], suffix_v)))
+    k, v = jnp.repeat(k, group, axis=1), jnp.repeat(v, group, axis=1)
+    prefix_length = jnp.where((prefix_id >= 0) & (prefix_id < prefixes), prefix_length[prefix_id], 0)
+    first, second = (jnp.arange(n, dtype=jnp.int32)[None] for n in (most_prefix, most))
+    held = [first < prefix_length[:, None], (second - suffix_start[:, None]) % most < suffix_length[:, None]]
+    logits = jnp.einsum("snh,snch->snc", q, k) * width**-0.5
+    if logit_soft_cap is not None:
+        logits = logit_soft_cap * jnp.tanh(logits / logit_soft_cap)
+    p = jax.nn.softmax(jnp.where(jnp.concatenate(held, 1)[:, None], logits, -jnp.inf), axis=-1)
+    return jnp.where((prefix_length + suffix_length > 0)[:, None, None], jnp.einsum("snc,snch->snh", p, v), 0)

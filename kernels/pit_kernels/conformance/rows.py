@@ -10,7 +10,7 @@ LENGTHS = (1, 1, 2, 3, 17, 60, 127, 128, 129)
 
 
 def write_segments(tokens: int, segments: Sequence[tuple[int, int, bool]]) -> Int32[np.ndarray, " T"]:
-    """`visible_until` of segments (depth, length, is_padding) written one after another, cut off at T tokens.
+    """Return `visible_until` of segments (depth, length, is_padding) written one after another, cut off at T tokens.
 
     A segment's subtree ends where the next segment of the same or a smaller depth starts. Padding belongs to no tree
     and ends none: it may stand inside one, as in the classic layout of fixed slots.
@@ -39,7 +39,7 @@ def write_segments(tokens: int, segments: Sequence[tuple[int, int, bool]]) -> In
 
 
 def named_rows(tokens: int) -> dict[str, list[tuple[int, int, bool]]]:
-    """Rows that each find a kind of mistake, as segments for `write_segments`."""
+    """Return the rows that each find a kind of mistake, as segments for `write_segments`."""
     return {
         "one tree fills the row": [(0, tokens, False)],
         "all padding": [(0, tokens, True)],
@@ -64,7 +64,7 @@ def named_rows(tokens: int) -> dict[str, list[tuple[int, int, bool]]]:
 
 
 def is_packed(row: Int32[np.ndarray, " T"]) -> bool:
-    """Whether a row's trees are single segments with padding at the end only: what segment ids can say."""
+    """Return whether a row's trees are single segments with padding at the end only: what segment ids can say."""
     alive = row > np.arange(row.size)
     count = int(alive.sum())
     if not alive[:count].all():

@@ -31,7 +31,7 @@ class Errors:
 
 
 def errors(actual: Any, naive: Any, truth: Any, *, factor: int | float) -> Errors:
-    """Measures a result by the rule.
+    """Measure a result by the rule.
 
     The bound has a floor, 16 float32 units of the largest magnitude, for results that the naive formula gets exactly:
     a query that sees only itself has dp - sum_s p dp = 0, which a blockwise backward forms as the difference of two
@@ -60,7 +60,7 @@ def errors(actual: Any, naive: Any, truth: Any, *, factor: int | float) -> Error
 
 
 def assert_within_rule(actual: Any, naive: Any, truth: Any, *, factor: int | float, name: str) -> None:
-    """Asserts that a result keeps to the rule; arguments as of `errors`, and the name that the message calls it by."""
+    """Assert that a result keeps to the rule; arguments as of `errors`, and the name that the message calls it by."""
     found = errors(actual, naive, truth, factor=factor)
     assert found.within, (
         f"{name}: error {found.error:.3g} against float64, naive formula {found.naive:.3g}, bound {found.bound:.3g}"

@@ -5,17 +5,16 @@ compared with 0. The centred and the symmetric gap have none (Wang et al., ICLR 
 differences only).
 """
 
-from typing import Literal
-
 from jaxtyping import Array, Float, Int32
 
-from pit_kernels import checks, device, dispatch
-from pit_kernels.gap_reward import autodiff, pallas_tpu
+from pit_kernels import checks, dispatch
+from pit_kernels.gap_reward import autodiff
+from pit_kernels.gap_reward.backends import BACKENDS
 from pit_kernels.gap_reward.leaves import Settings
-from pit_kernels.gap_reward.tiles import Tiles, default_tiles
+from pit_kernels.gap_reward.tiles import Tiles
 from pit_kernels.partition import WHOLE, Partition
 
-_NAME: Literal["gap_reward"] = "gap_reward"
+_NAME = "gap_reward"
 
 
 def leaf_scores(
@@ -27,12 +26,12 @@ def leaf_scores(
     *,
     eps: float,
     offset_norm: bool = False,
-    implementation: dispatch.Implementation = "auto",
+    implementation: str = "auto",
     interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
     tiles: Tiles | None = None,
 ) -> Float[Array, "G L"]:
-    """Final RMSNorm and scalar head, on the leaf rows only.
+    """Return the final RMSNorm and scalar head, on the leaf rows only.
 
     score = sum_d head_weight_d * gain_d * h_d / sqrt(mean(h^2) + eps) + head_bias, in float32 (float64 stays). An
     absent leaf (an index of -1) scores 0 and sends no gradient anywhere. No other token is read, so a NaN elsewhere
@@ -73,21 +72,23 @@ def leaf_scores(
     if head_bias is not None:
         checks.require_shape(_NAME, "head_bias", head_bias, "", ())
     checks.require_positive(_NAME, "eps", eps)
-    split = (partition or WHOLE).here([hidden.shape[0], leaf.shape[0]])
-    tiles = default_tiles(hidden.shape[2], hidden.dtype) if tiles is None else tiles
-    options = pallas_tpu.Options(tiles, device.cores(), device.vmem_bytes(), dispatch.interpreter(interpret))
-    # "auto" takes the kernel wherever it serves: by static cost it is ahead (kernels/README.md).
-    refusal = pallas_tpu.refusal(options, hidden.shape, leaf.shape[0] * leaf.shape[1], hidden.dtype)
-    route = dispatch.choose(_NAME, implementation, refusals={"pallas_tpu": refusal}, interpret=interpret)
-    call = autodiff.Call(Settings(float(eps), offset_norm), route, split, options)
-    scores: Array = autodiff.leaf_scores(hidden, leaf, norm_scale, head_weight, head_bias, call)
+    settings = Settings(
+        eps=float(eps),
+        offset_norm=offset_norm,
+        tiles=tiles,
+        interpret=dispatch.interpreter(interpret),
+        partition=(partition or WHOLE).here([hidden.shape[0], leaf.shape[0]]),
+    )
+    arrays = hidden, leaf, norm_scale, head_weight, head_bias
+    route = dispatch.choose(_NAME, BACKENDS, implementation, settings, *arrays, interpret=interpret)
+    scores: Array = autodiff.leaf_scores(*arrays, settings, route)
     return scores
 
 
 def centred_gap(
     r_yr: Float[Array, "*shape"], r_yy: Float[Array, "*shape"], r_rr: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """Gap of y over its reference with the offset removed: r(y, ref) - (r(y, y) + r(ref, ref)) / 2.
+    """Return the gap of y over its reference with the offset removed: r(y, ref) - (r(y, y) + r(ref, ref)) / 2.
 
     Exactly 0 where the three scores are equal, so at y = ref. Arguments: scores, candidate first, reference second.
 
@@ -100,7 +101,7 @@ def centred_gap(
 
 
 def symmetric_gap(r_yr: Float[Array, "*shape"], r_ry: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Gap of y over its reference as half the difference of the two orders: (r(y, ref) - r(ref, y)) / 2.
+    """Return the gap of y over its reference as half the difference of the two orders: (r(y, ref) - r(ref, y)) / 2.
 
     Swapping y and ref flips its sign exactly.
 

@@ -14,7 +14,7 @@ def leaf_scores(
     eps: float,
     offset_norm: bool,
 ) -> Float64[np.ndarray, "G L"]:
-    """Scores by the definition; arguments as in `api.leaf_scores`."""
+    """Return the scores by the definition; arguments as in `api.leaf_scores`."""
     hidden = hidden.astype(np.float64)
     normed = hidden / np.sqrt(np.mean(hidden**2, axis=-1, keepdims=True) + eps)
     gain = norm_scale.astype(np.float64) + (1.0 if offset_norm else 0.0)

@@ -27,7 +27,7 @@ _GROUP = 16
 
 
 class Steps(NamedTuple):
-    """What each grid step of each core does, [cores * steps].
+    """The work of each grid step of each core, [cores * steps].
 
     block: its block of tokens.
     window: its window of leaves.
@@ -41,7 +41,7 @@ class Steps(NamedTuple):
 
 
 def steps(token_N: Int32[Array, " N"], blocks: int, tokens: int, window: int, cores: int) -> Steps:
-    """Cuts sorted leaves into grid steps; every block of so many tokens has one at least."""
+    """Cut sorted leaves into grid steps; every block of so many tokens has one at least."""
     share = -(-blocks // cores)
     edge = jnp.arange(blocks + 1, dtype=jnp.int32) * tokens
     before = jnp.sum(token_N[None, :] < edge[:, None], axis=1, dtype=jnp.int32)
@@ -68,7 +68,7 @@ def steps(token_N: Int32[Array, " N"], blocks: int, tokens: int, window: int, co
 
 
 def vmem_bytes(width: int, itemsize: int, tokens: int, window: int) -> int:
-    """VMEM that the kernel takes: a block of tokens and a window of leaves, each twice."""
+    """Return VMEM that the kernel takes: a block of tokens and a window of leaves, each twice."""
     return 2 * (tokens + window) * width * itemsize
 
 
@@ -83,7 +83,7 @@ def scatter(
     vmem: int,
     interpret: Interpret,
 ) -> Float[Array, "B T D"]:
-    """Gradients of the tokens, of the shape of the hidden states, from those of the leaf rows.
+    """Return the gradients of the tokens, of the shape of the hidden states, from those of the leaf rows.
 
     Args:
       shape: of the hidden states.

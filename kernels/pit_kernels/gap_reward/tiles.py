@@ -43,7 +43,7 @@ class Tiles:
 
 
 def shape_class(width: int, dtype: np.dtype) -> str:
-    """Row of the table of tiles that a width and a dtype belong to.
+    """Return the row of the table of tiles that a width and a dtype belong to.
 
     Example:
       >>> shape_class(2304, np.dtype(np.float32))
@@ -53,5 +53,5 @@ def shape_class(width: int, dtype: np.dtype) -> str:
 
 
 def default_tiles(width: int, dtype: np.dtype) -> Tiles:
-    """Tiles for the kind of TPU that the program is traced for: the table's, or the class's own defaults."""
+    """Return the tiles for the kind of TPU that the program is traced for, from the table or the class's defaults."""
     return Tiles(**(table.load(_NAME, device.kind(), shape_class(width, dtype)) or {}))

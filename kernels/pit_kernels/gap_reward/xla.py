@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
 from pit_kernels import numerics
+from pit_kernels.dispatch import OTHERS, Backend, serves_all
 from pit_kernels.gap_reward.leaves import ABSENT, Settings, gain, scatter, tokens
 
 
@@ -47,7 +48,7 @@ def forward(
     head_weight: Float[Array, " D"],
     head_bias: Float[Array, ""] | None,
 ) -> tuple[Float[Array, "G L"]]:
-    """Scores of the leaves; the contract is that of `api.leaf_scores`."""
+    """Return the scores of the leaves; the contract is that of `api.leaf_scores`."""
     leaves = _read(settings, hidden, leaf)
     dtype = leaves.row.dtype
     head_D = gain(settings, norm_scale, dtype) * head_weight.astype(dtype)
@@ -65,7 +66,7 @@ def backward(
     head_weight: Float[Array, " D"],
     d_score: Float[Array, "G L"],
 ) -> tuple[Float[Array, "B T D"], Float[Array, " D"], Float[Array, " D"], Float[Array, ""]]:
-    """Gradients of hidden states, in their dtype, and of norm, head and bias, in float32 (float64 stays)."""
+    """Return the gradients of hidden states, in their dtype, and of norm, head and bias, in float32 (float64 stays)."""
     leaves = _read(settings, hidden, leaf)
     dtype, width = leaves.row.dtype, hidden.shape[2]
     gain_D, weight_D = gain(settings, norm_scale, dtype), head_weight.astype(dtype)
@@ -78,3 +79,6 @@ def backward(
     d_head_D = jnp.sum(d_scaled_N1 * leaves.row, axis=0)
     d_hidden = scatter(hidden.shape, leaves.token, d_row_ND.astype(hidden.dtype))
     return d_hidden, d_head_D * weight_D, d_head_D * gain_D, jnp.sum(d_score_N)
+
+
+BACKEND = Backend("xla", (OTHERS,), serves_all, forward, backward)

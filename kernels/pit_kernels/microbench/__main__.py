@@ -13,7 +13,7 @@ from pit_kernels.microbench.static import BLIND_SPOTS, Static, analyse
 
 
 def load_builder(text: str) -> Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]:
-    """The function that `path/to/file.py:name` or `package.module:name` names.
+    """Return the function that `path/to/file.py:name` or `package.module:name` names.
 
     Raises:
       ValueError: if there is none.
@@ -38,7 +38,7 @@ def load_builder(text: str) -> Callable[[], tuple[Callable[..., Any], tuple[Any,
 
 
 def lines(static: Static) -> list[str]:
-    """The cost as plain text, one kernel a line."""
+    """Return the cost as plain text, one kernel per line."""
     out = [f"{'kernel':48} {'calls':>7} {'cycles':>12} {'HBM MB':>9} {'hot':>6} {'passes':>8} {'MXU':>5} {'VALU':>5}"]
     for kernel in static.kernels:
         cycles = "unknown" if kernel.cycles is None else f"{kernel.cycles:,}"
@@ -63,7 +63,7 @@ def lines(static: Static) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the module."""
+    """Run the module's command line."""
     parser = argparse.ArgumentParser(prog="python -m pit_kernels.microbench", description=__doc__)
     parser.add_argument(
         "builder", help="file.py:name or package.module:name; a function that gives (function, arguments)"

@@ -51,7 +51,7 @@ class Bundle:
 
 
 def parse_bundles(text: str) -> list[Bundle]:
-    """The bundles of a dump, in order of their addresses.
+    """Return the bundles of a dump, in order of their addresses.
 
     Raises:
       DumpError: if the addresses do not count up from 0, or an operation is not one.
@@ -74,7 +74,9 @@ def parse_bundles(text: str) -> list[Bundle]:
 
 
 def _without_comments(text: str) -> str:
-    """The text without its comments, which nest; a few stay that say what a division is asked for or a load reads."""
+    """Return the text without its comments, which nest; a few stay that say what a division is asked for or a load
+    reads.
+    """
     pieces, depth, begin = [], 0, 0
     for edge in _COMMENT_EDGE.finditer(text):
         opens = edge.group() == "/*"
@@ -104,7 +106,7 @@ def _operation(text: str) -> Operation:
 
 @dataclass(frozen=True)
 class SlotUse:
-    """How many units of each kind every bundle keeps busy.
+    """The number of units of each kind that every bundle keeps busy.
 
     names: the kinds: MXU, XLU, VALU, VPOP, EUP, VLOAD, VLOAD:FILL, VSTORE, VSTORE:SPILL, SALU.
     capacity: how many units of the kind a bundle has.
@@ -117,7 +119,7 @@ class SlotUse:
 
 
 def parse_slot_use(text: str, bundles: int) -> SlotUse:
-    """The table of a utilization dump for a kernel of so many bundles.
+    """Return the table of a utilization dump for a kernel of so many bundles.
 
     Raises:
       DumpError: if the table is not one, or has fewer rows than bundles.
@@ -147,7 +149,7 @@ class KernelDump:
 
 
 def find_kernels(folder: Path) -> dict[str, KernelDump]:
-    """The kernels dumped in a folder by one compilation."""
+    """Return the kernels dumped in a folder by one compilation."""
     uses = {match.groups(): path for path in folder.iterdir() if (match := _USE.match(path.name))}
     found = {}
     for path in sorted(folder.iterdir()):

@@ -45,14 +45,14 @@ class Compilation:
 
 
 def unavailable_reason() -> str | None:
-    """Why this machine cannot compile for TPUs, or None when it can."""
+    """Return why this machine cannot compile for TPUs, or None when it can."""
     if importlib.util.find_spec("libtpu") is None:
         return 'libtpu is not installed: pip install "jax[tpu]"'
     return None
 
 
 def prepare() -> Path:
-    """Tells libtpu to dump, which it hears only before it first compiles; gives the folder of the dumps.
+    """Tell libtpu to dump, which works only before its first compilation, and return the folder of the dumps.
 
     Raises:
       NoCompilerError: if libtpu is not installed.
@@ -86,7 +86,7 @@ def prepare() -> Path:
 def compiled_for(
     function: Callable[..., Any], arguments: Sequence[Any], target: str, keep: Path | None = None
 ) -> Iterator[Compilation]:
-    """Compiles `jax.jit(function)(*arguments)` for one TPU core's chip; the dumps live as long as the context.
+    """Compile `jax.jit(function)(*arguments)` for one TPU core's chip; the dumps live as long as the context.
 
     Args:
       function: traced with a mesh of one device of the target in context.
@@ -134,7 +134,7 @@ def _empty(folder: Path) -> None:
 
 @contextmanager
 def no_persistent_cache() -> Iterator[None]:
-    """Compiles afresh: a program for a TPU that is not there can be written to JAX's persistent cache, but not read."""
+    """Compile afresh: a program for a TPU that is not there can be written to JAX's persistent cache, but not read."""
     found = bool(jax.config.values["jax_enable_compilation_cache"])
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # JAX asks once whether there is a cache, and remembers.

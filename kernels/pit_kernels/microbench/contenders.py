@@ -1,4 +1,4 @@
-"""What is measured against what: our operations, the published kernels that people would use instead, and their own.
+"""The contenders: our operations, the published kernels that people would use instead, and the user's functions.
 
 A peer gets its natural layout and the best tiles of a small sweep. What it cannot do itself (trees, grouped heads) is
 done for it as its users would: separate paths with segment ids, repeated key/value heads.
@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from pit_kernels import leaf_scores, three_way_attention, token_logprob
-from pit_kernels.dispatch import unsupported_reason
+from pit_kernels import three_way_attention
+from pit_kernels.conformance import OPERATIONS, judge
+from pit_kernels.dispatch import OTHERS, Backend
 from pit_kernels.gap_reward import tiles as gap_tiles
+from pit_kernels.operations import BACKENDS
 from pit_kernels.three_way_attention import tiles as attention_tiles
 from pit_kernels.token_logprob import tiles as logprob_tiles
 
@@ -42,6 +44,7 @@ class Contender:
     absent: why it cannot run here, or None.
     needs_interpreter: whether it has no switch of its own for running on a CPU.
     plain_rows: whether visible_until may be None, for rows of one causal sequence each.
+    ours: whether it is one of this package's backends, whose figures are held to a baseline.
     """
 
     name: str
@@ -53,11 +56,7 @@ class Contender:
     absent: str | None = None
     needs_interpreter: bool = False
     plain_rows: bool = False
-
-    @property
-    def ours(self) -> bool:
-        """Whether it is one of this package's backends, whose figures are held to a baseline."""
-        return self.name in ("pallas_tpu", "pallas_tpu_btnh", "xla", "auto")
+    ours: bool = False
 
     @property
     def packs_trees(self) -> bool:
@@ -70,7 +69,7 @@ ATTENTION_SWEEP = tuple({"q": q, "kv": kv} for q, kv in ((512, 512), (512, 1024)
 
 
 def contenders(operation: str) -> dict[str, Contender]:
-    """The known contenders of an operation by name, ours first.
+    """Return the known contenders of an operation by name, ours first.
 
     Raises:
       ValueError: if the operation has none.
@@ -82,7 +81,7 @@ def contenders(operation: str) -> dict[str, Contender]:
 
 
 def load_contender(operation: str, text: str) -> Contender:
-    """A user's own contender, "module:function": a function with the signature of our operation.
+    """Return a user's own contender, "module:function": a function with the signature of our operation.
 
     Raises:
       ValueError: if there is no such function.
@@ -108,32 +107,33 @@ _TILES: dict[str, Callable[..., Any]] = {
 }
 
 
-def _ours(operation: str, serves: frozenset[str], call: Callable[..., Any], axes: Axes = "BTNH") -> list[Contender]:
-    """The backends of this package that the operation has for TPUs, the Pallas one first."""
-    found = []
-    for backend in ("pallas_tpu", "xla"):
-        reason = unsupported_reason(operation, backend)  # type: ignore[arg-type]
+def _ours(operation: str, call: Callable[..., Any], axes: Axes = "BTNH") -> list[Contender]:
+    """Return the backends of an operation that run on a TPU, in the order of its list."""
+    serves = OPERATIONS[operation].serves
+    ours = []
+    for backend in BACKENDS[operation]:
+        if not {"tpu", OTHERS} & set(backend.platforms):
+            continue
 
-        def make(tiles: Tiles | None, interpret: bool, backend: str = backend) -> Callable[..., Any]:
-            options: dict[str, Any] = {"implementation": backend}
-            if interpret and backend == "pallas_tpu":
+        def make(tiles: Tiles | None, interpret: bool, backend: Backend = backend) -> Callable[..., Any]:
+            options: dict[str, Any] = {"implementation": backend.name}
+            if interpret and backend.interpreted:
                 options["interpret"] = True
             if tiles is not None:
                 options["tiles"] = _TILES[operation](**tiles)
             return functools.partial(call, **options)
 
-        found.append(Contender(backend, operation, serves, make, axes, absent=reason))
-    return found
+        ours.append(Contender(backend.name, operation, serves, make, axes, ours=True))
+    return ours
 
 
 # --- attention ---
 
 
 def _attention() -> list[Contender]:
-    trees = frozenset({"trees", "grouped", "soft_cap"})
-    ours = _ours("three_way_attention", trees, _our_attention, "BNTH")
+    ours = _ours("three_way_attention", _our_attention, "BNTH")
     # What a caller pays whose projections write the tokens before the heads and cannot write them otherwise.
-    as_called = replace(_ours("three_way_attention", trees, three_way_attention, "BTNH")[0], name="pallas_tpu_btnh")
+    as_called = replace(_ours("three_way_attention", three_way_attention)[0], name="pallas_tpu_btnh")
     tokamax = _missing("tokamax", "tokamax")
     return [
         *ours,
@@ -145,19 +145,19 @@ def _attention() -> list[Contender]:
 
 
 def _peer(name: str, make: Callable[[Tiles | None, bool], Callable[..., Any]], **options: Any) -> Contender:
-    """A published attention kernel: packed sequences and grouped heads, but no trees."""
+    """Return a published attention kernel: packed sequences and grouped heads, but no trees."""
     serves = frozenset({"grouped"})
     return Contender(name, "three_way_attention", serves, make, "BNTH", ATTENTION_SWEEP, plain_rows=True, **options)
 
 
 def _our_attention(q: Any, k: Any, v: Any, visible_until: Any, **options: Any) -> Any:
-    """With the heads before the tokens, as the TPU kernel reads them: a model's projections write either order."""
+    """Call the operation with the heads before the tokens, as the TPU kernel reads them."""
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     return three_way_attention(q, k, v, visible_until, **options).swapaxes(1, 2)
 
 
 def segment_ids(visible_until: Int32[Array, "B T"]) -> Int32[Array, "B T"]:
-    """Ids of packed sequences: the end of a sequence is a number of its own, and padding's is 0."""
+    """Return the ids of packed sequences: the end of a sequence is a number of its own, and padding's is 0."""
     return visible_until
 
 
@@ -200,7 +200,7 @@ def _flash(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
 
 
 def _fitting(block: int, tokens: int) -> int:
-    """The largest divisor of the row in lanes that is at most `block`: peers' tiles must divide their rows."""
+    """Return the largest divisor of the row in lanes that is at most `block`: peers' tiles must divide their rows."""
     return next(size for size in range(min(block, tokens), 0, -128) if tokens % size == 0)
 
 
@@ -264,10 +264,9 @@ def _tokamax_splash(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
 
 
 def _logprob() -> list[Contender]:
-    serves = frozenset({"entropy", "temperature", "soft_cap", "ragged"})
     tokamax = _missing("tokamax", "tokamax")
     return [
-        *_ours("token_logprob", serves, _our_logprob),
+        *_ours("token_logprob", OPERATIONS["token_logprob"].call),
         Contender(
             "tokamax",
             "token_logprob",
@@ -278,10 +277,6 @@ def _logprob() -> list[Contender]:
             needs_interpreter=True,
         ),
     ]
-
-
-def _our_logprob(hidden: Any, weight: Any, target: Any, **options: Any) -> Any:
-    return tuple(token_logprob(hidden, weight, target, **options))
 
 
 LOSS_SWEEP = tuple({"b": b, "h": h, "v": v} for b, h, v in ((1024, 512, 512), (1024, 256, 1024), (2048, 256, 1024)))
@@ -318,11 +313,7 @@ def _tokamax_loss(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
 
 
 def _gap() -> list[Contender]:
-    return _ours("gap_reward", frozenset(), _our_scores)
-
-
-def _our_scores(hidden: Any, scale: Any, weight: Any, bias: Any, leaf: Any, **options: Any) -> Any:
-    return leaf_scores(hidden, leaf, scale, weight, bias, eps=1e-5, **options)
+    return _ours("gap_reward", OPERATIONS["gap_reward"].call)
 
 
 @dataclass(frozen=True)
@@ -335,13 +326,11 @@ class Judged:
 
 
 def judged(contender: Contender) -> Judged:
-    """Runs the cases of its operation on a CPU, TPU kernels in the interpreter."""
-    from pit_kernels.conformance import CASES, judge
-
+    """Run the cases of its operation on a CPU, TPU kernels in the interpreter."""
     function = contender.make(None, True)
     if contender.operation == "three_way_attention" and contender.axes == "BNTH":
         function = _as_rows_of_tokens(function)
-    verdict = judge(function, CASES[contender.operation](), contender.serves)
+    verdict = judge(function, OPERATIONS[contender.operation].cases(), contender.serves)
     return Judged(contender, None if verdict.failure is None else str(verdict.failure), verdict.skipped)
 
 

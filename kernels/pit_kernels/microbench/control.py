@@ -1,4 +1,4 @@
-"""What steers a program: the scalar operands of its Pallas calls and the trip counts of its loops, from real inputs.
+"""The values that steer a program: scalar operands of its Pallas calls and trip counts of its loops, from real inputs.
 
 A traced program is evaluated lazily on the host: only what a scalar operand or a loop's condition depends on is
 computed, so the attention itself never runs. What follows from the output of a Pallas call is not known and says so.
@@ -59,7 +59,7 @@ class Control:
 
 
 def control(closed: Any, arguments: Sequence[Any]) -> Control:
-    """Evaluates what steers a program.
+    """Evaluate the values that steer a program.
 
     Args:
       closed: its closed jaxpr.
@@ -82,7 +82,7 @@ def control(closed: Any, arguments: Sequence[Any]) -> Control:
 
 @contextmanager
 def _deep_recursion() -> Iterator[None]:
-    """A loop's carry that is asked for at the end is a chain as long as the loop."""
+    """Allow deep recursion: a loop's carry that is read at the end is a chain as long as the loop."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, 100_000))
     try:
@@ -121,7 +121,7 @@ def _argument(value: Any) -> _Lazy:
 
 
 def _inner(equation: Any) -> tuple[Any, list[Any]] | None:
-    """The jaxpr that a call runs on its own operands, and its constants; None for what is no call."""
+    """Return the jaxpr that a call runs on its operands, and its constants; None if it is not a call."""
     if equation.primitive.name in ("pallas_call", "while", "scan", "cond"):
         return None
     found = []
@@ -139,7 +139,7 @@ def _inner(equation: Any) -> tuple[Any, list[Any]] | None:
 
 
 def _tpu_branch(equation: Any) -> int | None:
-    """The branch that a program lowered for TPUs takes, where the platform decides."""
+    """Return the branch that a program lowered for TPUs takes, where the platform decides."""
     platforms = equation.params.get("branches_platforms")
     if platforms is None:
         return None
@@ -150,7 +150,7 @@ def _tpu_branch(equation: Any) -> int | None:
 
 
 def _steers(jaxpr: Any) -> bool:
-    """Whether a Pallas call or a loop stands anywhere in it."""
+    """Return whether a jaxpr holds a Pallas call or a loop."""
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("pallas_call", "while", "scan"):
             return True
@@ -163,7 +163,7 @@ def _steers(jaxpr: Any) -> bool:
 
 
 def _outline(jaxpr: Any, path: Path, calls: dict[Path, Call], loops: dict[Path, Loop]) -> Iterator[Loop]:
-    """The tree of loops, and an entry for every call and every loop, in program order."""
+    """Return the tree of loops, and an entry for every call and every loop, in program order."""
     for number, equation in enumerate(jaxpr.eqns):
         here = (*path, number)
         name = equation.primitive.name
@@ -198,7 +198,7 @@ class _Evaluation:
             visit()
 
     def run(self, jaxpr: Any, consts: Sequence[_Lazy], arguments: Sequence[_Lazy], path: Path) -> list[_Lazy]:
-        """The outputs of a jaxpr."""
+        """Return the outputs of a jaxpr."""
         values: dict[Any, _Lazy] = {}
         values.update(zip(jaxpr.constvars, consts, strict=True))
         values.update(zip(jaxpr.invars, arguments, strict=True))
@@ -308,7 +308,7 @@ class _Evaluation:
 
 
 def _may_steer(aval: Any) -> bool:
-    """Whether a kernel might read an operand that is not prefetched into scalar memory: blocks may lie there too."""
+    """Return whether a kernel might read an operand that is not prefetched into scalar memory."""
     return bool(np.issubdtype(aval.dtype, np.integer)) and aval.size <= MOST_STEERING
 
 
@@ -317,7 +317,7 @@ def _not_known(what: str) -> Any:
 
 
 def _applied(equation: Any, operands: list[_Lazy]) -> list[_Lazy]:
-    """The results of an ordinary primitive, computed together when one of them is asked for."""
+    """Return the results of an ordinary primitive, computed together when one of them is asked for."""
 
     def apply() -> list[Any]:
         values = [operand.get() for operand in operands]
@@ -329,7 +329,7 @@ def _applied(equation: Any, operands: list[_Lazy]) -> list[_Lazy]:
 
 
 def _sorted(equation: Any, operands: list[_Lazy]) -> list[_Lazy]:
-    """A sort's results: what is carried along may be unknown, the order follows from the keys alone."""
+    """Return a sort's results: what is carried along may be unknown, the order follows from the keys alone."""
     keys, axis = equation.params["num_keys"], equation.params["dimension"]
 
     def order() -> Any:

@@ -1,4 +1,4 @@
-"""What is published of each generation of TPU, per chip; every time that this package estimates rests on this table.
+"""Published figures of each generation of TPU, per chip; every estimated time of this package rests on this table.
 
 Peak and bandwidth are those of Google's pages on the system architecture of v4, v5e, v5p and v6e
 (cloud.google.com/tpu/docs). The clock follows from the peak: FLOP/s over two FLOP for each cell of the matrix units.

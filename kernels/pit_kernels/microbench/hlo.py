@@ -20,7 +20,7 @@ class Instruction:
     rest: str
 
     def called(self, key: str) -> str | None:
-        """Name of the computation that it calls as `key`."""
+        """Return the name of the computation that it calls as `key`."""
         match = re.search(rf"\b{key}=%([^\s,}}]+)", self.rest)
         return match.group(1) if match else None
 
@@ -42,7 +42,9 @@ class Module:
     def walk(
         self, computation: str | None = None, loops: tuple[str, ...] = ()
     ) -> Iterator[tuple[Instruction, tuple[str, ...]]]:
-        """Every instruction that the program itself runs, with the names of the loops and conditionals around it."""
+        """Return every instruction that the program itself runs, with the names of the loops and conditionals around
+        it.
+        """
         for instruction in self.computations[computation or self.entry]:
             yield instruction, loops
             if instruction.opcode == "while":
@@ -62,7 +64,7 @@ class Module:
 
 
 def parse_module(text: str) -> Module:
-    """Reads the text of a module, as `Compiled.as_text()` gives it.
+    """Parse the text of a module, as `Compiled.as_text()` returns it.
 
     Raises:
       ValueError: if it has no entry computation.
@@ -86,7 +88,7 @@ def parse_module(text: str) -> Module:
 
 
 def _joined(text: str) -> Iterator[str]:
-    """Lines, where one that goes on (attributes hold JSON with line breaks) is put together again."""
+    """Join lines that continue: attributes hold JSON with line breaks."""
     held = ""
     for line in text.splitlines():
         starts = line.startswith(("  %", "  ROOT %", "%", "ENTRY ", "}", "HloModule"))
@@ -116,7 +118,7 @@ def _take_shape(text: str) -> tuple[str, str]:
 
 
 def _take_parenthesis(text: str) -> tuple[str, str]:
-    """What stands before the parenthesis that closes, and what follows it."""
+    """Return the text before the closing parenthesis, and the text after it."""
     depth = 1
     for position, letter in enumerate(text):
         depth += {"(": 1, ")": -1}.get(letter, 0)

@@ -1,4 +1,4 @@
-"""How long attention kernels take for one tile of 512 queries x 512 keys at a head width of 128.
+"""The time of attention kernels for one tile of 512 queries x 512 keys at a head width of 128.
 
 A hot piece may hold a part of a tile, one or several. How many is told from what any kernel must do for a tile, in
 units that the compiler counts: forward the passes of the matrix units for its two products, backward the exponentials,
@@ -25,7 +25,7 @@ SLACK = 0.04
 
 @dataclass(frozen=True)
 class HotTile:
-    """What a tile costs.
+    """The cost of a tile.
 
     bundles: cycles a tile, of all kernels of the direction together.
     tiles: tiles that one pass of each kernel's hot piece makes.
@@ -36,7 +36,7 @@ class HotTile:
 
 
 def hot_tile(kernels: list[Kernel], direction: str, target: str) -> HotTile | None:
-    """Cycles of a tile, from kernels in program order; the first is the forward one.
+    """Return the cycles of a tile, from kernels in program order; the first is the forward one.
 
     Args:
       kernels: those of a program, the ones of XLA too.
@@ -57,7 +57,7 @@ def hot_tile(kernels: list[Kernel], direction: str, target: str) -> HotTile | No
 
 
 def tiles_of(hot: Hot | None, direction: str, target: str) -> float | None:
-    """Tiles in a hot piece; None where its work is no whole number of quarters."""
+    """Return the tiles in a hot piece; None where its work is no whole number of quarters."""
     if hot is None:
         return None
     if direction == "forward":

@@ -10,7 +10,7 @@ from pit_kernels.microbench.worker import named_contender
 
 
 def main() -> None:
-    """Reads operation and contender from standard input, writes the first failure or null."""
+    """Read operation and contender from standard input, and write the first failure or null."""
     request = json.load(sys.stdin)
     contender = named_contender(request["operation"], request["contender"])
     if contender.needs_interpreter:

@@ -1,4 +1,4 @@
-"""Where the elements of an array lie in a TPU's memory: XLA's tiled layouts, as its HLO text prints them."""
+"""The places of an array's elements in a TPU's memory: XLA's tiled layouts, as its HLO text prints them."""
 
 import re
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Layout:
 
 
 def parse_layout(text: str) -> Layout:
-    """Reads a shape as HLO prints it.
+    """Read a shape as HLO prints it.
 
     Raises:
       ValueError: if it is not one array's shape.
@@ -76,7 +76,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def words(array: Shaped[np.ndarray, "..."], layout: Layout) -> Int32[np.ndarray, " words"]:
-    """The 32-bit words that hold an array of 8, 16 or 32-bit elements in a layout; padding is 0.
+    """Return the 32-bit words that hold an array of 8, 16 or 32-bit elements in a layout; padding is 0.
 
     Raises:
       ValueError: if the array has another shape than the layout.
@@ -96,7 +96,7 @@ def words(array: Shaped[np.ndarray, "..."], layout: Layout) -> Int32[np.ndarray,
 
 
 def _tiled(array: Shaped[np.ndarray, "..."], tile: tuple[int, ...]) -> Shaped[np.ndarray, "..."]:
-    """Splits the last dimensions into tiles: [.., n, m] becomes [.., n/a, m/b, a, b]."""
+    """Split the last dimensions into tiles: [.., n, m] becomes [.., n/a, m/b, a, b]."""
     rank = len(tile)
     array = array.reshape((1,) * max(rank - array.ndim, 0) + array.shape)
     outer, inner = array.shape[: array.ndim - rank], array.shape[array.ndim - rank :]

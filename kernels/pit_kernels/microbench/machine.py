@@ -64,7 +64,7 @@ UNKNOWN = _Unknown()
 
 @dataclass(frozen=True)
 class Run:
-    """What one call of a kernel does.
+    """The effects of one call of a kernel.
 
     executed: times each bundle is executed.
     granules: by kind of DMA, such as "hbm_to_vmem", how many granules of memory all of them move.
@@ -88,7 +88,7 @@ def run(
     granule_bytes: int,
     core: int = 0,
 ) -> Run:
-    """Executes a kernel once on one core.
+    """Execute a kernel once on one core.
 
     Args:
       bundles: its code.
@@ -226,7 +226,8 @@ class _Program:
         return [f"{self._name(operation.result)} = {expression}"]
 
     def _phis(self, address: int) -> list[str]:
-        """The values that a loop carries: from before it where control enters, from its end where control comes back.
+        """Return the values that a loop carries: from before it where control enters, from its end where control comes
+        back.
 
         The names are those of values and not of registers: a register may still be in use while a load into it is
         on its way.
@@ -405,7 +406,7 @@ class _Memory(dict[Any, Any]):
                 self.update(enumerate(operands[index].tolist(), base))
 
     def put(self, place: Any, base: int | None, value: Any) -> None:
-        """A store. One to a place that is not known leaves nothing known of the allocation that it is in.
+        """Store a value. A store to an unknown place makes everything in its allocation unknown.
 
         Where that is not known either, only spilled registers stay: their slots are read and written by name alone.
         """
@@ -424,7 +425,7 @@ class _Memory(dict[Any, Any]):
         return int(self.operands[index][0]) if index in self.operands else UNKNOWN
 
     def copy(self, source: Any, destination: Any, granules: Any) -> None:  # type: ignore[override]
-        """A DMA into scalar memory. Its pointers count granules; on v5e and v6e those of operands count sixteen."""
+        """Run a DMA into scalar memory. Its pointers count granules; on v5e and v6e those of operands count sixteen."""
         if source is UNKNOWN or destination is UNKNOWN or granules is UNKNOWN:
             return
         for base, index in self.sources.items():
@@ -485,7 +486,7 @@ def _comparison(code: str, values: list[str], unsigned: list[str]) -> str:
 
 
 def _memory(operands: str) -> tuple[str | None, str]:
-    """The address within scalar memory and what follows it; None for other memories."""
+    """Return the address within scalar memory and what follows it; None for other memories."""
     match = re.match(r"\[smem:\[(.*?)\]\]\s*(.*)$", operands) or re.match(r"\[([^\[\]:]*)\]\s*(.*)$", operands)
     return (None, "") if match is None else (match.group(1), match.group(2))
 
@@ -503,7 +504,7 @@ def _target(operation: Operation) -> int:
 
 
 def _ordered(operations: Sequence[Operation]) -> list[Operation]:
-    """Operations of a bundle but its phis, each after those whose results it reads; loads precede stores."""
+    """Return the operations of a bundle but its phis, each after those whose results it reads; loads precede stores."""
     left = [operation for operation in operations if operation.opcode not in _PHIS]
     left.sort(key=lambda operation: operation.opcode == "sst")
     defined = {operation.result for operation in left if operation.result}
@@ -523,7 +524,7 @@ def _ordered(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def _chosen(bodies: list[list[str]], low: int, high: int, indent: str) -> list[str]:
-    """A choice among blocks by halves: kernels have hundreds."""
+    """Return a choice among blocks by halves: kernels have hundreds."""
     if high - low == 1:
         return [indent + line for line in bodies[low]]
     middle = (low + high) // 2

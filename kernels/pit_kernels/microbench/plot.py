@@ -13,7 +13,7 @@ _OURS, _OTHERS = "#1f6f8b", "#b9c1c7"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Bars of each contender's figure, with how many times ours it is; a line of panels a problem.
+    """Draw a bar for each contender's figure, with its ratio to ours; one line of panels per problem.
 
     Rows of `tile` problems show bundles a 512 x 512 tile, the others estimated microseconds a tree.
 

@@ -80,7 +80,7 @@ class Problem:
 
 
 def path_parents(workload: Workload) -> list[int]:
-    """Parents of the segments that are not roots: one that comes twice makes a tree of a path."""
+    """Return the parents of the segments that are not roots: one that comes twice makes a tree of a path."""
     return [parent for parent in workload.layout.parents if parent >= 0]
 
 
@@ -98,7 +98,7 @@ class Job:
 
 
 def problems(operation: str) -> dict[str, Problem]:
-    """The problems of an operation by name.
+    """Return the problems of an operation by name.
 
     Raises:
       ValueError: if it has none.
@@ -118,7 +118,7 @@ def problems(operation: str) -> dict[str, Problem]:
 
 
 def class_problem(operation: str, name: str) -> Problem:
-    """What the tiles of a class of shapes are judged on.
+    """Return the problem on which the tiles of a class of shapes are judged.
 
     Args:
       operation: which operation.
@@ -147,7 +147,7 @@ def class_problem(operation: str, name: str) -> Problem:
 
 
 def _tile_problems() -> list[Problem]:
-    """Two rows for the length of the hot 512 x 512 tile; both have one row in two heads of width 128."""
+    """Return two problems for the length of the hot 512 x 512 tile; both have one row in two heads of width 128."""
     shape = TILE_HEADS[1:]
     full, partial, padded = (Workload(layout.name, layout, *shape) for layout in TILE_LAYOUTS)
     return [
@@ -165,7 +165,7 @@ def _tile_problems() -> list[Problem]:
 
 
 def _row_problems() -> list[Problem]:
-    """The packed rows of the shape that most is measured with, and one of them in the other shapes."""
+    """Return the packed rows of the shape that most is measured with, and one of them in the other shapes."""
     whats = {
         "classic-1536": "16 rows of three slots of 512, filled 200 + 100 + 100",
         "packed-2048": "8 rows of packed gap trees, lengths as in HH-RLHF",
@@ -187,7 +187,7 @@ def _row_problems() -> list[Problem]:
 
 
 def program(problem: Problem, contender: Contender, job: Job) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The function to call and its arguments: arrays where they steer, shapes elsewhere."""
+    """Return the function to call and its arguments: arrays where they steer, shapes elsewhere."""
     function = contender.make(job.tiles, False)
     if problem.operation == _ATTENTION:
         return _attention(problem, contender, job, function)
@@ -197,7 +197,7 @@ def program(problem: Problem, contender: Contender, job: Job) -> tuple[Callable[
 
 
 def rows(problem: Problem, contender: Contender, job: Job) -> np.ndarray:
-    """`visible_until` of the rows that a contender is given: trees, or what stands for them."""
+    """Return `visible_until` of the rows that a contender is given: trees, or what stands for them."""
     if problem.workload is None:
         raise ValueError(f"{problem.name} has no rows: it is no problem of attention")
     if contender.packs_trees or not problem.has_trees:

@@ -1,4 +1,4 @@
-"""What the committed figures are of, and how they are brought up to date: row by row, and again where it was left."""
+"""The plan of the committed figures, and their refresh: row by row, resumed where it stopped."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ class Step:
     contender: str
 
     def names(self) -> list[str]:
-        """Names of its rows in a results file."""
+        """Return the names of its rows in a results file."""
         first, last = f"{self.operation}/{self.problem}", f"{self.contender}/{self.target}"
         return [f"{first}/{direction}/{last}" for direction in DIRECTIONS]
 
@@ -62,7 +62,7 @@ def steps(
     targets: Sequence[str] = (),
     contenders: Sequence[str] = (),
 ) -> list[Step]:
-    """The steps of a plan, contender by contender; of those named where any are named.
+    """Return the steps of a plan, contender by contender; of those named where any are named.
 
     Raises:
       ValueError: if nothing is left.
@@ -86,7 +86,7 @@ def steps(
 
 
 def stale(found: Sequence[Step], path: Path) -> list[Step]:
-    """The steps whose rows are not in a results file, or were measured of other sources or with other versions."""
+    """Return the steps whose rows a results file lacks or has from other sources or versions."""
     here = functools.cache(origin)
     measured = suite.origins(path)
 
@@ -114,7 +114,7 @@ class Refresh:
         self._verdicts: dict[tuple[str, str], str | None] = {}
 
     def run(self, step: Step) -> list[Row]:
-        """The rows of a step, which are in the results file when this returns."""
+        """Return the rows of a step, which are in the results file when this returns."""
         failure = self._failure(step.operation, step.contender)
         if failure is not None:
             self.tell(f"left out: {step.contender}: {failure}")

@@ -127,14 +127,14 @@ class Static:
 
     @property
     def notes(self) -> list[str]:
-        """What is not known of any kernel."""
+        """Everything that is not known of a kernel."""
         return [f"{kernel.name}: {note}" for kernel in self.kernels for note in kernel.notes]
 
 
 def analyse(
     function: Callable[..., Any], arguments: Sequence[Any], target: str, *, keep_dumps: Path | None = None
 ) -> Static:
-    """Compiles a program for a TPU that is not attached and counts what one call costs.
+    """Compile a program for a TPU that is not attached and count the cost of one call.
 
     Args:
       function: what to call; it is jitted unless it already is.
@@ -189,7 +189,7 @@ def _static(compilation: Compilation, steering: Control) -> Static:
 
 
 def _product(counts: Sequence[float | None]) -> int | None:
-    """Executions of what stands in loops of so many trips."""
+    """Return the executions of code in loops with so many trips."""
     total = 1.0
     for count in counts:
         if count is None:
@@ -205,7 +205,7 @@ def _read(dump: KernelDump) -> tuple[list[Bundle], SlotUse | None]:
 
 
 def _same_code(folder: Path) -> dict[str, str]:
-    """Instructions that share another's code, by the compiler's map of duplicates."""
+    """Return the instructions that share another's code, by the compiler's map of duplicates."""
     same = {}
     for path in folder.glob("*-deduplication-map.txt"):
         key = ""
@@ -218,7 +218,7 @@ def _same_code(folder: Path) -> dict[str, str]:
 
 
 def _trips(module: Module, steering: Control) -> dict[str, float | None]:
-    """Trips of each loop of the module for one entry, averaged over its entries; None where they are not known."""
+    """Return the mean trips of each loop of the module per entry; None where they are not known."""
     nested: dict[tuple[str, ...], list[str]] = defaultdict(list)
     by_xla: dict[str, float | None] = {}
     for instruction, loops in module.walk():
@@ -244,7 +244,9 @@ def _trips(module: Module, steering: Control) -> dict[str, float | None]:
 
 
 def _pallas_calls(module: Module, steering: Control) -> dict[str, Call]:
-    """The traced Pallas call of each custom call; those of one name on operands of one shape are in program order."""
+    """Return the traced Pallas call of each custom call; those of one name on operands of one shape are in program
+    order.
+    """
     compiled: dict[Any, list[str]] = defaultdict(list)
     for instruction, _ in module.walk():
         if _is_kernel(instruction):
@@ -268,7 +270,9 @@ def _is_kernel(instruction: Instruction) -> bool:
 def _operands(
     call: Call, instruction: Instruction, module: Module, kernel: Kernel
 ) -> list[tuple[dict[int, Any], int | None]]:
-    """The known operands of each execution, as words of memory, executions with the same operands taken together."""
+    """Return the known operands of each execution, as words of memory, executions with the same operands taken
+    together.
+    """
     groups: dict[str, tuple[dict[int, Any], int]] = {}
     for visit in call.visits:
         placed = {}
@@ -288,7 +292,7 @@ def _cost(
     visits: Sequence[tuple[dict[int, Any], int | None]],
     generation: Generation,
 ) -> Kernel:
-    """Fills in what all executions of a kernel cost."""
+    """Fill in the cost of all executions of a kernel."""
     total = np.zeros(len(bundles), np.int64)
     blocks: dict[tuple[int, int], int] = defaultdict(int)
     moved: dict[str, int] = defaultdict(int)
@@ -343,7 +347,7 @@ def _hot(blocks: dict[tuple[int, int], int], use: SlotUse) -> Hot | None:
 def _program(
     compilation: Compilation, module: Module, trips: dict[str, float | None], generation: Generation
 ) -> Kernel:
-    """The program that calls the kernels: its own bundles, and the copies it starts between memories."""
+    """Return the program that calls the kernels: its own bundles, and the copies it starts between memories."""
     bundles = parse_bundles(compilation.kernels["TLP"].bundles.read_text())
     kernel = Kernel("(program)", "program", 1, len(bundles))
     order = list(dict.fromkeys(i.name for i, _ in module.walk() if i.opcode == "while"))
@@ -369,7 +373,7 @@ def _program(
 
 
 def _loops(bundles: Sequence[Bundle], delay: int) -> list[tuple[int, int]]:
-    """First bundle and end of every loop, in the order they begin, outer ones first."""
+    """Return the first bundle and end of every loop, in the order they begin, outer ones first."""
     found = []
     for number, bundle in enumerate(bundles):
         for operation in bundle.operations:

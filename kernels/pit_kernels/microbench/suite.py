@@ -80,7 +80,7 @@ def run_suite(
     swept: Sequence[Row] = (),
     tell: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
-    """Measures contenders on problems of one operation.
+    """Measure contenders on problems of one operation.
 
     Args:
       operation: which operation.
@@ -131,7 +131,7 @@ def _measured(
     before: Mapping[str, Job],
     ask: Callable[[Sequence[Job]], list[dict[str, Any]]],
 ) -> None:
-    """Adds the best row of each problem and direction: first over row lengths, then over tiles at the best of them."""
+    """Add the best row of each problem and direction: first over row lengths, then over tiles at the best of them."""
     tried: dict[tuple[str, Direction], Tried] = {(p.name, direction): [] for p in found for direction in DIRECTIONS}
 
     def attempt(jobs: Sequence[Job]) -> None:
@@ -187,7 +187,7 @@ def _longest(problem: Problem) -> int:
 
 
 def _least(tried: Sequence[tuple[Job, dict[str, Any]]]) -> tuple[Job, dict[str, Any]] | None:
-    """The complete answer that takes the least time, or the shortest tile where one is told.
+    """Return the complete answer that takes the least time, or the shortest tile where one is told.
 
     Failing that, nothing: an unknown figure is no figure. Nor is one that an incomplete answer may be below, as what
     could be counted of that takes less: the best of a contender is then not known.
@@ -208,7 +208,7 @@ def ask_worker(
     lengths: Mapping[str, Any] | None = None,
     keep_dumps: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Has a process of its own compile and count the jobs.
+    """Have a separate process compile and count the jobs.
 
     Raises:
       RuntimeError: if the process dies; the message ends with what it said last.
@@ -229,7 +229,7 @@ def ask_worker(
 
 
 def judged_apart(operation: str, name: str) -> str | None:
-    """The first failure of a contender in conformance, judged in a process of its own; None where it has none."""
+    """Return the first failure of a contender in conformance, judged in a separate process, or None."""
     answer = _process("pit_kernels.microbench.judge", json.dumps({"operation": operation, "contender": name}))
     failure: str | None = json.loads(answer.splitlines()[-1])["failure"]
     return failure
@@ -248,7 +248,7 @@ def _process(module: str, text: str) -> str:
 
 
 def sources(operation: str, contender: Contender) -> tuple[str, ...]:
-    """The files and folders of this package that a contender's figures depend on.
+    """Return the files and folders of this package that a contender's figures depend on.
 
     Example:
       >>> from pit_kernels.microbench.contenders import contenders
@@ -259,7 +259,7 @@ def sources(operation: str, contender: Contender) -> tuple[str, ...]:
 
 
 def origin(operation: str, name: str) -> dict[str, Any]:
-    """What a contender's figures carry: versions, and the last commit that touched their sources, or "unknown"."""
+    """Return the origin of figures: versions, and the last commit that touched their sources, or "unknown"."""
     versions = {}
     for package in ("jax", "jaxlib", "libtpu", "tokamax", "numpy"):
         try:
@@ -277,7 +277,7 @@ def _git(*words: str) -> str:
 
 
 def save(rows: Sequence[Row], path: Path) -> None:
-    """Writes rows into a results file, in place of those of the same name; other rows stay."""
+    """Write rows into a results file, in place of those of the same name; other rows stay."""
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     source = functools.cache(origin)
     for row in rows:
@@ -288,7 +288,7 @@ def save(rows: Sequence[Row], path: Path) -> None:
 
 
 def _short(kernels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The kernels that matter: those of a hundredth of all cycles and more."""
+    """Return the kernels that matter: those of a hundredth of all cycles and more."""
     total = sum(kernel["cycles"] or 0 for kernel in kernels)
     return [
         {key: kernel[key] for key in ("name", "calls", "cycles", "hbm_bytes", "hot")}
@@ -298,7 +298,7 @@ def _short(kernels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def load(path: Path) -> list[Row]:
-    """The rows of a results file.
+    """Return the rows of a results file.
 
     Raises:
       ValueError: if it is none.
@@ -312,13 +312,15 @@ def load(path: Path) -> list[Row]:
 
 
 def origins(path: Path) -> dict[str, dict[str, Any]]:
-    """Versions and commit that each row of a results file carries, by the row's name; none where there is no file."""
+    """Return the versions and commit that each row of a results file carries, by the row's name; none where there is no
+    file.
+    """
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {key: {name: row[name] for name in ("versions", "commit") if name in row} for key, row in found.items()}
 
 
 def regressions(rows: Sequence[Row], baseline: Sequence[Row]) -> list[str]:
-    """One line for each figure of ours that lies more than TOLERANCE above its baseline."""
+    """Return one line for each figure of ours that lies more than TOLERANCE above its baseline."""
     before = {row.key: row for row in baseline}
     worse = []
     for row in rows:

@@ -15,7 +15,7 @@ ORDER = (OURS, "tokamax", "jax_splash", "jax_flash", "xla")
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Tables of kernels/README.md: microseconds a tree of every operation, and bundles of the hot tiles."""
+    """Return the tables of kernels/README.md: microseconds per tree of every operation, bundles of the hot tiles."""
     parts = []
     tiles = [row for row in rows if row.figures.get("tile")]
     if tiles:
@@ -31,30 +31,30 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def us_a_tree(row: Row) -> float:
-    """Estimated microseconds, shared among the trees of the work."""
+    """Return the estimated microseconds per tree of the work."""
     return float(row.figures["us"]) / row.units
 
 
 def bundles_a_tile(row: Row) -> float:
-    """Cycles of a hot 512 x 512 tile."""
+    """Return the cycles of a hot 512 x 512 tile."""
     return float(row.figures["tile"]["bundles"])
 
 
 def bundles_in_first_blocks(row: Row) -> float:
-    """Cycles of a hot tile with the first tiles of the sweep, or with the only ones."""
+    """Return the cycles of a hot tile with the first tiles of the sweep, or with the only ones."""
     first = next((tried for tried in row.figures.get("sweep", []) if tried.get("tile")), row.figures)
     return float(first["tile"]["bundles"])
 
 
 def ratio(rows: Sequence[Row], figure: Callable[[Row], float]) -> float | None:
-    """Our figure over the least of the others; None where one of the two is not there."""
+    """Return our figure over the least of the others; None where one of the two is not there."""
     ours = [figure(row) for row in rows if row.contender == OURS]
     others = [figure(row) for row in rows if not row.contender.startswith(OURS)]
     return ours[0] / min(others) if ours and others else None
 
 
 def groups(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Rows by problem, direction and target, in the order that tables show."""
+    """Return the rows by problem, direction and target, in the order that tables show."""
     found: dict[tuple[str, str, str], list[Row]] = {}
     for row in sorted(rows, key=_place):
         found.setdefault((row.problem, row.direction, row.target), []).append(row)
@@ -62,7 +62,7 @@ def groups(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
-    """Names of the contenders in the order that tables show."""
+    """Return the names of the contenders in the order that tables show."""
     names = {row.contender for row in rows}
     return [name for name in ORDER if name in names] + sorted(names - set(ORDER))
 
@@ -87,7 +87,7 @@ def _table(title: str, rows: Sequence[Row], figure: Callable[[Row], float], form
 
 
 def hot_of(row: Row) -> dict[str, Any] | None:
-    """The hot piece that most cycles of a row go to."""
+    """Return the hot piece that most cycles of a row go to."""
     found = [kernel["hot"] for kernel in row.figures.get("kernels", []) if kernel["hot"]]
     return max(found, key=lambda hot: hot["bundles"] * hot["passes"], default=None)
 
@@ -97,7 +97,7 @@ TABLE = "kernels table"
 
 
 def write_table(path: Path, rows: Sequence[Row], name: str = TABLE) -> None:
-    """Puts the tables of some rows into their place in a file.
+    """Put the tables of some rows into their place in a file.
 
     Raises:
       ValueError: if the file has no such place.
@@ -106,7 +106,7 @@ def write_table(path: Path, rows: Sequence[Row], name: str = TABLE) -> None:
 
 
 def write_place(path: Path, name: str, text: str) -> None:
-    """Puts a text between the two lines of a file that mark the place of a name.
+    """Put a text between the two lines of a file that mark the place of a name.
 
     Raises:
       ValueError: if the file has not both lines.

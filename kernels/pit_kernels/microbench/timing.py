@@ -34,7 +34,7 @@ def time_suite(
     rounds: int = ROUNDS,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
-    """Times contenders on problems of one operation on the attached device; arguments as of `suite.run_suite`."""
+    """Time contenders on problems of one operation on the attached device; arguments as of `suite.run_suite`."""
     outcome = Outcome()
     ready = []
     for name in names:
@@ -55,7 +55,7 @@ def time_suite(
 
 
 def time_problem(outcome: Outcome, contenders: Sequence[Contender], problem: Problem, rounds: int = ROUNDS) -> None:
-    """Adds a row for each contender and direction of a problem; a contender that cannot be compiled is named."""
+    """Add a row for each contender and direction of a problem; a contender that cannot be compiled is named."""
     for direction in DIRECTIONS:
         calls: dict[str, Callable[[], Any]] = {}
         for contender in contenders:
@@ -98,7 +98,7 @@ def time_problem(outcome: Outcome, contenders: Sequence[Contender], problem: Pro
 
 
 def compiled(function: Callable[..., Any], arguments: Sequence[Any]) -> Callable[[], Any]:
-    """A call of the compiled program on arrays that are on the device."""
+    """Return a call of the compiled program on arrays that are on the device."""
     rng = np.random.default_rng(0)
 
     def filled(x: Any) -> Any:
@@ -114,7 +114,7 @@ def compiled(function: Callable[..., Any], arguments: Sequence[Any]) -> Callable
 
 
 def measure(calls: Mapping[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, np.ndarray], str]:
-    """Seconds of every round of each call, and which clock: "device" or "wall".
+    """Return the seconds of every round of each call, and which clock: "device" or "wall".
 
     The calls take turns, so that what slows the machine slows them all; two rounds before are not counted.
     """
@@ -141,7 +141,7 @@ def measure(calls: Mapping[str, Callable[[], Any]], rounds: int) -> tuple[dict[s
 
 
 def device_seconds(folder: Path) -> list[float]:
-    """How long each program ran on the first device of a profile, in order; none where no device wrote one."""
+    """Return the duration of each program on the first device of a profile, in order; empty without a profile."""
     for path in sorted(folder.rglob("*.xplane.pb")):
         for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
             if not plane.name.startswith("/device:TPU:0"):
@@ -154,7 +154,7 @@ def device_seconds(folder: Path) -> list[float]:
 
 
 def roofline_s(problem: Problem, direction: str) -> float | None:
-    """Seconds that the visible pairs' products alone would take at peak; None for what is no attention, or no TPU."""
+    """Return the seconds of the visible pairs' products at peak; None off TPUs or if it is not attention."""
     if problem.workload is None or jax.default_backend() != "tpu":
         return None
     generation = GENERATIONS[device.kind()]
@@ -162,7 +162,7 @@ def roofline_s(problem: Problem, direction: str) -> float | None:
 
 
 def attention_flops(problem: Problem, direction: str) -> float:
-    """FLOP of the products that the mask asks for: two for the output, five more for the gradients."""
+    """Return FLOP of the products that the mask asks for: two for the output, five more for the gradients."""
     workload = problem.workload
     if workload is None:
         raise ValueError(f"{problem.name} is no problem of attention")

@@ -70,12 +70,12 @@ class Tuned:
 
 
 def tiles_file(operation: str) -> Path:
-    """Where the best tiles of an operation are kept, by kind of device and class of shapes."""
+    """Return the file with the best tiles of an operation, by kind of device and class of shapes."""
     return Path(__file__).parents[1] / operation / "tiles.json"
 
 
 def shape_classes(operation: str, target: str = "v5e") -> dict[str, tuple[str, ...]]:
-    """The classes of shapes that an operation is tuned for, each with the problems that it is judged on.
+    """Return the classes of shapes that an operation is tuned for, each with the problems that it is judged on.
 
     The small VMEM of v4 cuts rows of 4,096 tokens of some shapes into stretches: it is judged on rows of 2,048.
 
@@ -102,7 +102,7 @@ def _wide(widths: Sequence[int]) -> list[str]:
 
 
 def present(operation: str, target: str, shape_class: str) -> AnyTiles:
-    """The tiles that a class has on a kind of TPU, by the table or by the operation's own rule.
+    """Return the tiles that a class has on a kind of TPU, by the table or by the operation's own rule.
 
     Raises:
       ValueError: if it has none.
@@ -125,7 +125,7 @@ def present(operation: str, target: str, shape_class: str) -> AnyTiles:
 
 
 def candidates(operation: str, start: AnyTiles) -> list[AnyTiles]:
-    """The tiles to start with, and those that differ in one size."""
+    """Return the tiles to start with, and those that differ in one size."""
     found = [start]
     for name, steps in STEPS[operation].items():
         for step in steps:
@@ -138,7 +138,7 @@ def candidates(operation: str, start: AnyTiles) -> list[AnyTiles]:
 
 
 def static_clock(operation: str, target: str, names: Sequence[str]) -> Clock:
-    """Estimates forward and backward of problems, added up, with the real compiler."""
+    """Estimate forward and backward of problems, added up, with the real compiler."""
 
     def us(tiles: AnyTiles) -> float:
         jobs = [Job(name, "both", asdict(tiles)) for name in names]
@@ -152,7 +152,7 @@ def static_clock(operation: str, target: str, names: Sequence[str]) -> Clock:
 
 
 def timed_clock(operation: str, names: Sequence[str], rounds: int = 20) -> Clock:
-    """Times forward and backward of problems on the attached device, medians added up."""
+    """Time forward and backward of problems on the attached device, medians added up."""
     contender = named_contender(operation, "pallas_tpu")
 
     def us(tiles: AnyTiles) -> float:
@@ -167,7 +167,7 @@ def timed_clock(operation: str, names: Sequence[str], rounds: int = 20) -> Clock
 
 
 def tune(choices: Sequence[AnyTiles], clock: Clock, tell: Callable[[str], None] = lambda line: None) -> Tuned:
-    """Tries every candidate and names the best.
+    """Try every candidate and return the best.
 
     Args:
       choices: tile dataclasses of the operation, the present one first; it stays unless another saves `WORTH_IT`.
@@ -198,14 +198,14 @@ def tune(choices: Sequence[AnyTiles], clock: Clock, tell: Callable[[str], None] 
 
 
 def keep(target: str, shape_class: str, best: AnyTiles, path: Path) -> None:
-    """Writes the best tiles into a table, in place of those kept before for the same device and shapes."""
+    """Write the best tiles into a table, in place of those kept before for the same device and shapes."""
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     found.setdefault(target, {})[shape_class] = asdict(best)
     path.write_text(_text(found), encoding="utf-8")
 
 
 def _text(table: Mapping[str, Any]) -> str:
-    """The table as JSON, a line a class of shapes."""
+    """Return the table as JSON, one line per class of shapes."""
     kinds = []
     for target, classes in sorted(table.items()):
         lines = ",\n".join(f'    "{name}": {json.dumps(sizes)}' for name, sizes in sorted(classes.items()))

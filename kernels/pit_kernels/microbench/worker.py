@@ -17,7 +17,7 @@ from pit_kernels.workloads import HEAD_SHAPES, gap_workload
 
 
 def summary(static: Static, problem: Problem, job: Job) -> dict[str, Any]:
-    """The figures of a static cost, as JSON; "tile" is there for problems whose hot tile is told."""
+    """Return the figures of a static cost, as JSON; "tile" is there for problems whose hot tile is told."""
     tile = hot_tile(static.kernels, job.direction, static.target) if problem.tells_tile else None
     return {
         "cycles": static.cycles,
@@ -37,7 +37,7 @@ def summary(static: Static, problem: Problem, job: Job) -> dict[str, Any]:
 
 
 def named_problem(operation: str, name: str, lengths: dict[str, Any] | None) -> Problem:
-    """A problem by its name; "lengths" is made of the given lengths, "class:..." is of a class of widths."""
+    """Return a problem by its name; "lengths" is made of the given lengths, "class:..." is of a class of widths."""
     if name == "lengths" and lengths is not None:
         shape = next(shape for shape in HEAD_SHAPES if shape.model == lengths["model"])
         triples = [(a, b, c) for a, b, c in lengths["triples"]]
@@ -49,12 +49,12 @@ def named_problem(operation: str, name: str, lengths: dict[str, Any] | None) -> 
 
 
 def named_contender(operation: str, name: str) -> Contender:
-    """A contender by its name, or a user's function."""
+    """Return a contender by its name, or a user's function."""
     return load_contender(operation, name) if ":" in name else contenders(operation)[name]
 
 
 def main() -> None:
-    """Reads one request from standard input and writes one line a job."""
+    """Read one request from standard input and write one line per job."""
     request = json.load(sys.stdin)
     contender = named_contender(request["operation"], request["contender"])
     for number, fields in enumerate(request["jobs"]):

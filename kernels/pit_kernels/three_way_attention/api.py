@@ -9,11 +9,12 @@ from jaxtyping import Array, Float, Int32
 
 from pit_kernels import checks, dispatch
 from pit_kernels.partition import WHOLE, Partition
-from pit_kernels.three_way_attention import autodiff, pallas_tpu
+from pit_kernels.three_way_attention import autodiff
+from pit_kernels.three_way_attention.backends import BACKENDS
 from pit_kernels.three_way_attention.settings import Settings
-from pit_kernels.three_way_attention.tiles import Tiles, default_tiles
+from pit_kernels.three_way_attention.tiles import Tiles
 
-_NAME: Literal["three_way_attention"] = "three_way_attention"
+_NAME = "three_way_attention"
 
 
 @overload
@@ -25,7 +26,7 @@ def three_way_attention(
     *,
     scale: float | None = None,
     logit_soft_cap: float | None = None,
-    implementation: dispatch.Implementation = "auto",
+    implementation: str = "auto",
     interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
     tiles: Tiles | None = None,
@@ -42,7 +43,7 @@ def three_way_attention(
     *,
     scale: float | None = None,
     logit_soft_cap: float | None = None,
-    implementation: dispatch.Implementation = "auto",
+    implementation: str = "auto",
     interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
     tiles: Tiles | None = None,
@@ -58,13 +59,13 @@ def three_way_attention(
     *,
     scale: float | None = None,
     logit_soft_cap: float | None = None,
-    implementation: dispatch.Implementation = "auto",
+    implementation: str = "auto",
     interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
     tiles: Tiles | None = None,
     return_lse: bool = False,
 ) -> Float[Array, "B T N H"] | tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
-    """Softmax attention in which query t sees key s exactly when s <= t < visible_until[s] and t is alive.
+    """Return the softmax attention in which query t sees key s exactly when s <= t < visible_until[s] and t is alive.
 
     A token t is alive when visible_until[t] > t; any other token is padding. Padding gets output exactly 0, log-sum-exp
     -inf and gradients exactly 0, and a NaN in its q, k, v or incoming gradients reaches nothing. A living token always
@@ -119,17 +120,14 @@ def three_way_attention(
     if logit_soft_cap is not None:
         checks.require_positive(_NAME, "logit_soft_cap", logit_soft_cap)
 
-    if tiles is None:
-        tiles = default_tiles(pallas_tpu.padded_tokens(tokens), heads // kv_heads, width, q.dtype.itemsize)
-    refusal = pallas_tpu.unsupported_reason(tokens, heads // kv_heads, width, q.dtype, tiles)
-    route = dispatch.choose(_NAME, implementation, refusals={"pallas_tpu": refusal}, interpret=interpret)
     settings = Settings(
         scale=float(scale),
         logit_soft_cap=None if logit_soft_cap is None else float(logit_soft_cap),
-        route=route,
         tiles=tiles,
         interpret=dispatch.interpreter(interpret),
         partition=(partition or WHOLE).here([batch], [heads, kv_heads]),
     )
-    out, lse = autodiff.attend(q, k, v, visible_until, settings)
+    arrays = q, k, v, visible_until
+    route = dispatch.choose(_NAME, BACKENDS, implementation, settings, *arrays, interpret=interpret)
+    out, lse = autodiff.attend(*arrays, settings, route)
     return (out, lse.swapaxes(1, 2)) if return_lse else out

@@ -1,4 +1,4 @@
-"""The derivative rule of three-way attention, one for all backends, and where the mesh splits the work."""
+"""The derivative rule of three-way attention, one for all backends, and the split of the work over the mesh."""
 
 import functools
 from typing import Any
@@ -7,62 +7,56 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from pit_kernels import dispatch, numerics, partition
-from pit_kernels.three_way_attention import pallas_tpu, xla
+from pit_kernels import numerics, partition
+from pit_kernels.dispatch import Route
 from pit_kernels.three_way_attention.settings import Settings
 from pit_kernels.three_way_attention.visible_blocks import alive
 
 _Residuals = tuple[Array, Array, Array, Array, Array, Array]
 
 
-@functools.partial(jax.jit, static_argnames="settings")
+@functools.partial(jax.jit, static_argnames=("settings", "route"))
 def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     visible_until: Int32[Array, "B T"],
     settings: Settings,
+    route: Route,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
-    """Attention output and its log-sum-exp; the contract is that of `api.three_way_attention`."""
-    return _attend(q, k, v, visible_until, settings)
+    """Return the attention output and its log-sum-exp; the contract is that of `api.three_way_attention`."""
+    return _attend(q, k, v, visible_until, settings, route)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attend(q: Array, k: Array, v: Array, visible_until: Array, settings: Settings) -> tuple[Array, Array]:
-    backends: dict[dispatch.Backend, Any] = {
-        "xla": functools.partial(xla.forward, settings=settings),
-        "pallas_tpu": functools.partial(pallas_tpu.forward, settings=settings),
-    }
-    run = functools.partial(dispatch.run, settings.route, backends)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _attend(
+    q: Array, k: Array, v: Array, visible_until: Array, settings: Settings, route: Route
+) -> tuple[Array, Array]:
+    run = functools.partial(route.forward, settings)
     ins, outs = ("r.c.", "r.c.", "r.c.", "r."), ("r.c.", "rc.")
     out, lse = partition.split(run, settings.partition, ins, outs)(q, k, v, visible_until)
     return out, lse
 
 
 def _attend_fwd(
-    q: Array, k: Array, v: Array, visible_until: Array, settings: Settings
+    q: Array, k: Array, v: Array, visible_until: Array, settings: Settings, route: Route
 ) -> tuple[tuple[Array, Array], _Residuals]:
-    out, lse = _attend(q, k, v, visible_until, settings)
+    out, lse = _attend(q, k, v, visible_until, settings, route)
     return (out, lse), (q, k, v, visible_until, out, lse)
 
 
 def _attend_bwd(
-    settings: Settings, residuals: _Residuals, cotangents: tuple[Array, Array]
+    settings: Settings, route: Route, residuals: _Residuals, cotangents: tuple[Array, Array]
 ) -> tuple[Array, Array, Array, None]:
-    backends: dict[dispatch.Backend, Any] = {
-        "xla": functools.partial(xla.backward, settings=settings),
-        "pallas_tpu": functools.partial(pallas_tpu.backward, settings=settings),
-    }
-
     def run(*arrays: Array) -> Any:
         q, k, v, visible_until, out, lse, d_out, d_lse = arrays
         alive_B1T = alive(visible_until)[:, None, :]
         accumulator = numerics.accumulator(q)
-        # d logit = p (dp - sum_s p dp + d lse), and sum_s p dp = out . d out: one number a query.
+        # d logit = p (dp - sum_s p dp + d lse), and sum_s p dp = out . d out: one number per query.
         product_BTN = jnp.sum(out.astype(accumulator) * d_out.astype(accumulator), axis=-1)
         delta = jnp.where(alive_B1T, product_BTN.swapaxes(1, 2) - d_lse, 0)
         lse = jnp.where(alive_B1T, lse, 0)
-        return dispatch.run(settings.route, backends, q, k, v, visible_until, lse, delta, d_out)
+        return route.backward(settings, q, k, v, visible_until, lse, delta, d_out)
 
     ins = ("r.c.", "r.c.", "r.c.", "r.", "r.c.", "rc.", "r.c.", "rc.")
     d_q, d_k, d_v = partition.split(run, settings.partition, ins, ("r.c.",) * 3)(*residuals, *cotangents)

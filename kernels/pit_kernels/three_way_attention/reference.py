@@ -17,7 +17,7 @@ def three_way_attention(
     scale: float | None = None,
     logit_soft_cap: float | None = None,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
-    """Output and log-sum-exp by the definition; arguments as in `api.three_way_attention`."""
+    """Return the output and log-sum-exp by the definition; arguments as in `api.three_way_attention`."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     index_T = jnp.arange(q.shape[1], dtype=jnp.int32)
     alive_BT = visible_until > index_T[None, :]

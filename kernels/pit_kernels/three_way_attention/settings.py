@@ -1,8 +1,8 @@
-"""What is fixed when an attention program is traced."""
+"""Static settings of three-way attention, the same for every backend."""
 
 from typing import NamedTuple
 
-from pit_kernels.dispatch import Interpret, Route
+from pit_kernels.dispatch import Interpret
 from pit_kernels.partition import Partition
 from pit_kernels.three_way_attention.tiles import Tiles
 
@@ -11,15 +11,13 @@ class Settings(NamedTuple):
     """Static settings: logits = soft_cap(scale * q.k) with soft_cap(z) = c tanh(z / c), z where c is None.
 
     scale, logit_soft_cap: see above.
-    route: the backends.
-    tiles: block sizes of the TPU kernels.
-    interpret: False, or the interpreter's parameters.
+    tiles: block sizes of the TPU kernels; None for those of the committed table.
+    interpret: False, or the parameters of the interpreter.
     partition: mesh axes that split rows and heads.
     """
 
     scale: float
     logit_soft_cap: float | None
-    route: Route
-    tiles: Tiles
+    tiles: Tiles | None
     interpret: Interpret
     partition: Partition

@@ -51,7 +51,7 @@ class Tiles:
 
 
 def shape_class(group: int, width: int, itemsize: int) -> str:
-    """Name under which the table of tiles keeps a shape: query heads per key/value head, head width, bytes a number.
+    """Return the name of a shape in the table of tiles: heads per key/value head, width, bytes per number.
 
     Example:
       >>> shape_class(4, 128, 2)
@@ -61,7 +61,7 @@ def shape_class(group: int, width: int, itemsize: int) -> str:
 
 
 def default_tiles(tokens: int, group: int, width: int, itemsize: int) -> Tiles:
-    """Tiles for a shape: the table's entry for the kind of TPU, else blocks of about 512 rows.
+    """Return the tiles for a shape: the table's entry for the kind of TPU, else blocks of about 512 rows.
 
     Args:
       tokens: length of a row, a multiple of 128; blocks of queries divide it.

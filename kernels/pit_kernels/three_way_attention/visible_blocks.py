@@ -1,4 +1,4 @@
-"""Which blocks of keys a block of queries must visit: found on the device from block extremes of `visible_until`.
+"""The blocks of keys that a block of queries must visit, from block extremes of `visible_until` on the device.
 
 Keys come in blocks of `KEYS` tokens, queries in blocks of a multiple of that. Where a whole row is at hand, the blocks
 on a query block's own diagonal are always visited and are in no list.
@@ -34,12 +34,12 @@ class VisibleBlocks(NamedTuple):
 
 
 def alive(visible_until: Int32[Array, "B T"]) -> Bool[Array, "B T"]:
-    """Which tokens are no padding."""
+    """Return the mask of the tokens that are not padding."""
     return visible_until > jnp.arange(visible_until.shape[1], dtype=jnp.int32)[None, :]
 
 
 def visible_blocks(visible_until: Int32[Array, "B T"], queries: int) -> VisibleBlocks:
-    """The lists for blocks of `queries` queries.
+    """Return the lists for blocks of `queries` queries.
 
     A block of keys is seen when its largest `visible_until` lies past the first living query; it is full when its
     smallest one lies past the last query and every query is alive.
@@ -57,7 +57,7 @@ def visible_blocks(visible_until: Int32[Array, "B T"], queries: int) -> VisibleB
 def visible_blocks_of_stretch(
     visible_until: Int32[Array, "B T"], queries: int, first_key: Int32[Array, ""], keys: int
 ) -> VisibleBlocks:
-    """The lists of blocks of keys of one stretch of the row; those on the diagonal are listed too, as not full.
+    """Return the lists of blocks of keys of one stretch of the row; those on the diagonal are listed too, as not full.
 
     Blocks are numbered from the stretch's first.
 
@@ -81,7 +81,7 @@ def _lists(
     before: Bool[Array, "n m"],
     listed: Bool[Array, "n m"],
 ) -> VisibleBlocks:
-    """Lists over the blocks that are `listed`; only those that lie `before` the queries can be full."""
+    """Return the lists over the blocks that are `listed`; only those that lie `before` the queries can be full."""
     batch, tokens = visible_until.shape
     n, m = before.shape
     queries = tokens // n

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
 from pit_kernels import numerics
+from pit_kernels.dispatch import OTHERS, Backend, serves_all
 from pit_kernels.three_way_attention.settings import Settings
 from pit_kernels.three_way_attention.visible_blocks import alive
 
@@ -39,18 +40,18 @@ class _Tiles(NamedTuple):
 
 
 def block_size(tokens: int) -> int:
-    """Tokens of a block for rows of `tokens` tokens."""
+    """Return the tokens of a block for rows of `tokens` tokens."""
     return max(tokens, 1) if tokens <= SINGLE_BLOCK_LIMIT else BLOCK
 
 
 def forward(
+    settings: Settings,
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     visible_until: Int32[Array, "B T"],
-    settings: Settings,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
-    """Output and log-sum-exp (natural log, -inf in padding)."""
+    """Return the output and log-sum-exp (natural log, -inf in padding)."""
     q, k, v = _without_padding(visible_until, q, k, v)
     tiles = _tile(q, k, v, visible_until)
 
@@ -64,6 +65,7 @@ def forward(
 
 
 def backward(
+    settings: Settings,
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
@@ -71,9 +73,8 @@ def backward(
     lse: Float[Array, "B N T"],
     delta: Float[Array, "B N T"],
     d_out: Float[Array, "B T N H"],
-    settings: Settings,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
-    """Gradients of q, k and v; `lse` and `delta` are 0 in padding."""
+    """Return the gradients of q, k and v; `lse` and `delta` are 0 in padding."""
     q, k, v, d_out = _without_padding(visible_until, q, k, v, d_out)
     tiles = _tile(q, k, v, visible_until)
     block, kv_heads = tiles.visible_until.shape[2], k.shape[2]
@@ -91,13 +92,13 @@ def backward(
 
 
 def _without_padding(visible_until: Int32[Array, "B T"], *arrays: Float[Array, "B T _ H"]) -> tuple[Array, ...]:
-    """The arrays with zeros in padding, by selection, before anything is multiplied: 0 * NaN is NaN."""
+    """Return the arrays with zeros in padding, by selection, before anything is multiplied: 0 * NaN is NaN."""
     alive_BT = alive(visible_until)
     return tuple(jnp.where(alive_BT[:, :, None, None], x, 0) for x in arrays)
 
 
 def _tile_heads(x: Float[Array, "B T N H"], kv_heads: int, block: int) -> Float[Array, "n B K R Q H"]:
-    """Pads the row to whole blocks and brings the block axis to the front."""
+    """Pad the row to whole blocks and bring the block axis to the front."""
     batch, tokens, heads, width = x.shape
     blocks = -(-tokens // block)
     x = jnp.pad(x, ((0, 0), (0, blocks * block - tokens), (0, 0), (0, 0)))
@@ -106,7 +107,7 @@ def _tile_heads(x: Float[Array, "B T N H"], kv_heads: int, block: int) -> Float[
 
 
 def _untile(x: Float[Array, "n B K R Q H"], tokens: int) -> Float[Array, "B T N H"]:
-    """Inverse of `_tile_heads`."""
+    """Undo `_tile_heads`."""
     blocks, batch, kv_heads, group, block, width = x.shape
     x = x.transpose(1, 0, 4, 2, 3, 5).reshape(batch, blocks * block, kv_heads * group, width)
     return x[:, :tokens]
@@ -127,7 +128,7 @@ def _tile(q: Array, k: Array, v: Array, visible_until: Array) -> _Tiles:
 
 
 def _visible_blocks(tiles: _Tiles, i: Int32[Array, ""]) -> tuple[Int32[Array, " n"], Int32[Array, ""]]:
-    """Blocks of keys that block i of queries visits, in order, and how many they are.
+    """Return the blocks of keys that block i of queries visits, in order, and how many they are.
 
     Block j < i is visited when one of its keys, in any row of the batch, is visible past the first query of block i.
     """
@@ -141,7 +142,7 @@ def _visible_blocks(tiles: _Tiles, i: Int32[Array, ""]) -> tuple[Int32[Array, " 
 def _logits(
     tiles: _Tiles, i: Int32[Array, ""], j: Int32[Array, ""], settings: Settings
 ) -> tuple[Float[Array, "B K R Q S"], Bool[Array, "B 1 1 Q S"]]:
-    """Capped logits of block i of queries against block j of keys, and which of them are seen."""
+    """Return the capped logits of block i of queries against block j of keys, and which of them are seen."""
     q_BKRQH, k_BKSH = tiles.q[i], tiles.k[j]
     logits = jnp.einsum("bkrqh,bksh->bkrqs", q_BKRQH, k_BKSH, preferred_element_type=numerics.accumulator(q_BKRQH))
     logits = logits * settings.scale
@@ -197,7 +198,7 @@ def _backward_block(
     i: Int32[Array, ""],
     settings: Settings,
 ) -> tuple[tuple[Float[Array, "n B K Q H"], Float[Array, "n B K Q H"]], Float[Array, "B K R Q H"]]:
-    """Adds block i's share to the gradients of keys and values, and returns the gradient of its queries."""
+    """Add block i's share to the gradients of keys and values, and return the gradient of its queries."""
     order_n, count = _visible_blocks(tiles, i)
     accumulator = numerics.accumulator(tiles.q)
     q = tiles.q[i]
@@ -219,3 +220,6 @@ def _backward_block(
 
     d_q, d_k, d_v = lax.fori_loop(0, count, visit, (jnp.zeros(q.shape, accumulator), *d_kv))
     return (d_k, d_v), d_q.astype(q.dtype)
+
+
+BACKEND = Backend("xla", (OTHERS,), serves_all, forward, backward)

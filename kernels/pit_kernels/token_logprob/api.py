@@ -3,23 +3,23 @@
 Every loss and every KL of the project reads its log-probabilities here.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from pit_kernels import checks, device, dispatch
+from pit_kernels import checks, dispatch
 from pit_kernels.partition import WHOLE, Partition
-from pit_kernels.token_logprob import autodiff, pallas_tpu
-from pit_kernels.token_logprob.plan import backward_vmem, forward_vmem
+from pit_kernels.token_logprob import autodiff
+from pit_kernels.token_logprob.backends import BACKENDS
 from pit_kernels.token_logprob.settings import Layout, Settings
-from pit_kernels.token_logprob.tiles import Tiles, default
+from pit_kernels.token_logprob.tiles import Tiles
 
-_NAME: Literal["token_logprob"] = "token_logprob"
+_NAME = "token_logprob"
 
 
 class TokenLogprob(NamedTuple):
-    """What a row's distribution says, in nats at the temperature; exactly 0 in invalid rows.
+    """Statistics of a row's distribution, in nats at the temperature; exactly 0 in invalid rows.
 
     logp: log-probability of the target.
     lse: log-sum-exp of the logits, after cap and temperature.
@@ -41,12 +41,13 @@ def token_logprob(
     temperature: float = 1.0,
     logit_soft_cap: float | None = None,
     bias: Float[Array, " V"] | None = None,
-    implementation: dispatch.Implementation = "auto",
+    implementation: str = "auto",
     interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
     tiles: Tiles | None = None,
 ) -> TokenLogprob:
-    """Log-softmax of soft_cap(hidden . weight + bias) / temperature at the targets, with its log-sum-exp and entropy.
+    """Return the log-softmax of soft_cap(hidden . weight + bias) / temperature at the targets, with its log-sum-exp and
+    entropy.
 
     Products accumulate in float32 and everything after them is float32, whatever the dtype (float64 stays). The logits
     never live at once; the gradients recompute them. Differentiable (reverse mode) in hidden, weight and bias
@@ -102,34 +103,14 @@ def token_logprob(
     if valid.dtype != jnp.bool_:
         raise ValueError(f"{_NAME}: valid has dtype {valid.dtype}; it must be bool: compare it, as in weight > 0")
 
-    split = (partition or WHOLE).here([rows], [vocabulary])
-    shape = rows // split.shards("r"), width, vocabulary // split.shards("c")
-    options, refusal = _options(shape, hidden.dtype, tiles, interpret)
-    route = dispatch.choose(_NAME, implementation, refusals={"pallas_tpu": refusal}, interpret=interpret)
-    soft_cap = None if logit_soft_cap is None else float(logit_soft_cap)
-    call = autodiff.Call(Settings(layout, float(temperature), soft_cap), route, split, options)
-    return TokenLogprob(*autodiff.logprob(hidden, weight, target, valid, bias, call))
-
-
-def _options(
-    shape: tuple[int, int, int], dtype: jnp.dtype, tiles: Tiles | None, interpret: dispatch.Interpret
-) -> tuple[pallas_tpu.Options | None, str | None]:
-    """What the TPU kernels are compiled with for a shard of M rows, width D and V columns, or why they cannot serve."""
-    if dtype not in (jnp.bfloat16, jnp.float32):
-        return None, f"the arrays are {dtype}, and it takes bfloat16 and float32"
-    if 0 in shape:
-        return None, f"there is nothing to compute in {shape[0]} rows of width {shape[1]} and {shape[2]} columns"
-    sizes = default(shape[1], dtype) if tiles is None else tiles
-    if sizes is None:
-        return None, f"the table of tiles has none for a width of {shape[1]} in {dtype} on {device.kind()}; give tiles"
-    options = pallas_tpu.Options(sizes, device.cores(), device.vmem_bytes(), dispatch.interpreter(interpret))
-    needed = max(
-        forward_vmem(pallas_tpu.forward_plan(options, shape), dtype.itemsize),
-        backward_vmem(pallas_tpu.backward_plan(options, shape), dtype.itemsize),
+    settings = Settings(
+        layout=layout,
+        temperature=float(temperature),
+        logit_soft_cap=None if logit_soft_cap is None else float(logit_soft_cap),
+        tiles=tiles,
+        interpret=dispatch.interpreter(interpret),
+        partition=(partition or WHOLE).here([rows], [vocabulary]),
     )
-    if needed > options.vmem:
-        return None, (
-            f"{sizes} take about {needed / 2**20:.0f} MiB of VMEM at a width of {shape[1]}, and {device.kind()} lends "
-            f"{options.vmem / 2**20:.0f}; give smaller tiles"
-        )
-    return options, None
+    arrays = hidden, weight, target, valid, bias
+    route = dispatch.choose(_NAME, BACKENDS, implementation, settings, *arrays, interpret=interpret)
+    return TokenLogprob(*autodiff.logprob(*arrays, settings, route))

@@ -1,4 +1,4 @@
-"""Which block of each array a step of the TPU kernels' grid sees: what lies in VMEM, and when it is fetched."""
+"""The block of each array that a step of the TPU kernels' grid sees: what lies in VMEM, and when it is fetched."""
 
 from typing import Any, NamedTuple
 
@@ -26,20 +26,20 @@ class Blocks(NamedTuple):
         return self._as_stored(self.cut.vocab_tile, self.cut.width)
 
     def forward_in(self) -> list[pl.BlockSpec | None]:
-        """Target, hidden states, table, bias."""
+        """Return the target, hidden states, table, bias."""
         return [self._rows(1), self._hidden(), pl.BlockSpec(self.table_shape, self._table), self._bias()]
 
     def forward_out(self) -> pl.BlockSpec:
-        """The four partial results of each row, by core."""
+        """Return the four partial results of each row, by core."""
         return pl.BlockSpec((None, 4, self.cut.rows), lambda core, block, step, extent: (core, 0, block))
 
     def backward_in(self, facts: int) -> list[pl.BlockSpec | None]:
-        """Target, `facts` numbers known per row, hidden states, table, bias."""
+        """Return the target, `facts` numbers known per row, hidden states, table, bias."""
         target, *rest = self.forward_in()
         return [target, self._rows(facts), *rest]
 
     def backward_out(self, narrow: bool) -> list[pl.BlockSpec | None]:
-        """Gradients: hidden states, running one of the table, table where it is not the running one, bias."""
+        """Return the gradients: hidden states, running table, table where it is not the running one, bias."""
         return [
             _ANYWHERE,
             _ANYWHERE if self.cut.blocks > 1 or not narrow else None,

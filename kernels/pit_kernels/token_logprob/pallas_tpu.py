@@ -1,14 +1,9 @@
-"""Log-probabilities of chosen tokens on a TPU: the logits live in VMEM only, a tile at a time.
+"""Log-probabilities of chosen tokens on a TPU: the logits live in VMEM only, one tile at a time.
 
 Forward: a block of rows stays in VMEM while the vocabulary passes by once, in an online log-sum-exp. Backward: one
 sweep yields both gradients. That of the block of rows stays in VMEM in float32; that of the table lies in HBM in
 float32, and a tile of it is fetched, added to and put back while its neighbours are computed. The logits are recomputed
-once.
-
-Everything is transposed: a tile of logits is [V, M], rows of the batch on lanes. What is known per row is then a lane
-vector, a maximum over the vocabulary is a maximum of registers, and no tile of logits is ever transposed.
-
-Valid rows are gathered to the front first, so that the others cost nothing, wherever they are.
+once. Valid rows are gathered to the front first, so that the others cost nothing, wherever they are.
 """
 
 import functools
@@ -17,22 +12,32 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float, Int32
 
-from pit_kernels.dispatch import Interpret
+from pit_kernels import device
+from pit_kernels.dispatch import Backend, Interpret, one_by_one
 from pit_kernels.token_logprob.blocks import Blocks
-from pit_kernels.token_logprob.plan import LANES, SUBLANES, Plan, backward_traffic, forward_traffic, plan
-from pit_kernels.token_logprob.ring import SLOTS, Ring
-from pit_kernels.token_logprob.settings import LOWEST, Partials, RowGradients, Settings, floor_shift
-from pit_kernels.token_logprob.tiles import Tiles
+from pit_kernels.token_logprob.kernels_tpu import backward_kernel, forward_kernel
+from pit_kernels.token_logprob.plan import (
+    LANES,
+    SUBLANES,
+    Plan,
+    backward_traffic,
+    backward_vmem,
+    forward_traffic,
+    forward_vmem,
+    plan,
+)
+from pit_kernels.token_logprob.ring import SLOTS
+from pit_kernels.token_logprob.settings import Partials, RowGradients, Settings
+from pit_kernels.token_logprob.tiles import Tiles, default
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the kernels are compiled with.
+    """Static options of the kernels.
 
     tiles: blocks and tiles.
     cores: cores that share the vocabulary.
@@ -46,116 +51,68 @@ class Options:
     interpret: Interpret
 
 
-def _dot(a: Array, b: Array, contract: tuple[int, int]) -> Array:
-    # The matrix unit multiplies bfloat16; float32 is what its caller asked for, so it is made of several passes.
-    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
-    numbers = (((contract[0],), (contract[1],)), ((), ()))
-    return lax.dot_general(a, b, numbers, precision=precision, preferred_element_type=jnp.float32)
+def refuses(
+    settings: Settings, hidden: Array, weight: Array, target: Array, valid: Array, bias: Array | None
+) -> str | None:
+    """Return why the kernels cannot serve a call, or None; the arrays are those of all shards together."""
+    rows, width, vocabulary = _shape(settings, hidden, weight)
+    split, dtype = settings.partition, hidden.dtype
+    shape = rows // split.shards("r"), width, vocabulary // split.shards("c")
+    if dtype not in (jnp.bfloat16, jnp.float32):
+        return f"the arrays are {dtype}, and it takes bfloat16 and float32"
+    if 0 in shape:
+        return f"there is nothing to compute in {shape[0]} rows of width {shape[1]} and {shape[2]} columns"
+    if settings.tiles is None and default(width, dtype) is None:
+        return f"the table of tiles has none for a width of {width} in {dtype} on {device.kind()}; give tiles"
+    options = options_of(settings, width, dtype)
+    needed = max(
+        forward_vmem(forward_plan(options, shape), dtype.itemsize),
+        backward_vmem(backward_plan(options, shape), dtype.itemsize),
+    )
+    if needed > options.vmem:
+        return (
+            f"{options.tiles} take about {needed / 2**20:.0f} MiB of VMEM at a width of {width}, and {device.kind()} "
+            f"lends {options.vmem / 2**20:.0f}; give smaller tiles"
+        )
+    return None
 
 
-def _logits(
-    table_VD: Array, hidden_DM: Array, bias_ref: Any, column_VM: Array, settings: Settings, cut: Plan
-) -> tuple[Array, Array | None]:
-    """Logits over the temperature, -inf beyond the vocabulary, and the slope of the cap where there is one."""
-    z_VM, slope_VM = _dot(table_VD, hidden_DM, (1, 0)), None
-    if bias_ref is not None:
-        z_VM = z_VM + bias_ref[...]
-    if settings.logit_soft_cap is not None:
-        tanh_VM = jnp.tanh(z_VM * (1 / settings.logit_soft_cap))
-        z_VM, slope_VM = settings.logit_soft_cap * tanh_VM, 1 - tanh_VM * tanh_VM
-    if settings.temperature != 1:
-        z_VM = z_VM * (1 / settings.temperature)
-    if cut.padded_vocabulary != cut.vocabulary:
-        z_VM = jnp.where(column_VM < cut.vocabulary, z_VM, -jnp.inf)
-    return z_VM, slope_VM
+def options_of(settings: Settings, width: int, dtype: jnp.dtype) -> Options:
+    """Return the options for the kind of TPU that the program is traced for; `refuses` has checked the tiles."""
+    tiles = settings.tiles or default(width, dtype)
+    assert tiles is not None
+    return Options(tiles, device.cores(), device.vmem_bytes(), settings.interpret)
 
 
-def _column(tile: Array, cut: Plan) -> Array:
-    """Index in the vocabulary of each element of a tile of logits."""
-    return lax.broadcasted_iota(jnp.int32, (cut.vocab_tile, cut.row_tile), 0) + tile * cut.vocab_tile
-
-
-def _each_row_tile(live: Array, cut: Plan, body: Any) -> None:
-    """Runs `body` on the slice of each tile of rows that holds a live one."""
-
-    def step(i: Array, _: None) -> None:
-        body(pl.ds(pl.multiple_of(i * cut.row_tile, cut.row_tile), cut.row_tile))
-
-    lax.fori_loop(0, pl.cdiv(live, cut.row_tile), step, None)
-
-
-def _fill_bias(bias_ref: Any, filled_ref: Any, cut: Plan) -> None:
-    """Writes a tile of the bias, repeated over the rows, once for all tiles of rows."""
-    filled_ref[...] = jnp.transpose(jnp.broadcast_to(bias_ref[...], (cut.row_tile, cut.vocab_tile)))
-
-
-def _forward_kernel(
-    extent_ref: Any,
-    target_ref: Any,
-    hidden_ref: Any,
-    table_ref: Any,
-    bias_ref: Any,
-    out_ref: Any,
-    peak_ref: Any,
-    total_ref: Any,
-    chosen_ref: Any,
-    weighted_ref: Any,
-    filled_ref: Any,
-    turned_ref: Any,
-    *,
+def forward(
     settings: Settings,
-    cut: Plan,
-) -> None:
-    core, block, step = (pl.program_id(axis) for axis in range(3))
-    tile = core * cut.tiles + step
-    live = jnp.clip(extent_ref[0] - block * cut.rows, 0, cut.rows)
-    table_VD_ref = table_ref if settings.layout == "vd" else turned_ref
-    by_sublane = (cut.vocab_tile // SUBLANES, SUBLANES, cut.row_tile)
+    hidden: Float[Array, "M D"],
+    weight: Float[Array, "V D"] | Float[Array, "D V"],
+    target: Int32[Array, " M"],
+    valid: Bool[Array, " M"],
+    bias: Float[Array, " V"] | None,
+) -> Partials:
+    """Return the statistics of each row over this part of the vocabulary; arguments as in `autodiff.logprob`."""
+    options = options_of(settings, hidden.shape[1], hidden.dtype)
+    return run_forward(settings, options, hidden, weight, target, valid, bias)
 
-    @pl.when(step == 0)
-    def _start() -> None:
-        # A running value for each sublane: a tile is reduced register by register, and across sublanes once at the end.
-        peak_ref[...] = jnp.full(peak_ref.shape, LOWEST, jnp.float32)
-        for ref in (total_ref, chosen_ref, weighted_ref):
-            ref[...] = jnp.zeros(ref.shape, jnp.float32)
 
-    def add_rows(here: Any) -> None:
-        column_VM = _column(tile, cut)
-        z_VM, _ = _logits(table_VD_ref[...], hidden_ref[:, here], filled_ref, column_VM, settings, cut)
-        chosen = jnp.where(column_VM == target_ref[:, here], z_VM, 0).reshape(by_sublane)
-        z = z_VM.reshape(by_sublane)
-        before, total = peak_ref[:, here], total_ref[:, here]
-        peak = jnp.maximum(before, jnp.max(z, axis=0))
-        shifted = z - peak[None]
-        if bias_ref is not None or cut.padded_vocabulary != cut.vocabulary:
-            # Only then may a logit be -inf; elsewhere this would be a fifth of the work that is not multiplication.
-            shifted = floor_shift(shifted)
-        p = jnp.exp(shifted)
-        moved = floor_shift(before - peak)
-        shrink = jnp.exp(moved)
-        peak_ref[:, here] = peak
-        total_ref[:, here] = shrink * total + jnp.sum(p, axis=0)
-        weighted_ref[:, here] = shrink * (weighted_ref[:, here] + total * moved) + jnp.sum(p * shifted, axis=0)
-        chosen_ref[:, here] = chosen_ref[:, here] + jnp.sum(chosen, axis=0)
+def backward(
+    settings: Settings,
+    hidden: Float[Array, "M D"],
+    weight: Float[Array, "V D"] | Float[Array, "D V"],
+    target: Int32[Array, " M"],
+    valid: Bool[Array, " M"],
+    bias: Float[Array, " V"] | None,
+    gradients: RowGradients,
+) -> tuple[Array, Array, Array | None]:
+    """Return the gradients of hidden states and bias, in float32, and of this part of the table."""
+    options = options_of(settings, hidden.shape[1], hidden.dtype)
+    run = one_by_one(functools.partial(run_backward, settings, options))
+    return run(hidden, weight, target, valid, bias, gradients)
 
-    @pl.when(live > 0)
-    def _add() -> None:
-        if bias_ref is not None:
-            _fill_bias(bias_ref, filled_ref, cut)
-        if turned_ref is not None:
-            turned_ref[...] = jnp.transpose(table_ref[...])
-        _each_row_tile(live, cut, add_rows)
 
-    @pl.when(step == cut.tiles - 1)
-    def _finish() -> None:
-        peak = jnp.max(peak_ref[...], axis=0, keepdims=True)
-        moved = floor_shift(peak_ref[...] - peak)
-        shrink = jnp.exp(moved)
-        out_ref[0:1, :] = peak
-        out_ref[1:2, :] = jnp.sum(total_ref[...] * shrink, axis=0, keepdims=True)
-        out_ref[2:3, :] = jnp.sum(chosen_ref[...], axis=0, keepdims=True)
-        weighted = shrink * (weighted_ref[...] + total_ref[...] * moved)
-        out_ref[3:4, :] = jnp.sum(weighted, axis=0, keepdims=True)
+BACKEND = Backend("pallas_tpu", ("tpu",), refuses, forward, backward, interpreted=True)
 
 
 class _Gathered(NamedTuple):
@@ -171,7 +128,7 @@ class _Gathered(NamedTuple):
     live: Int32[Array, ""]
 
     def to_slots(self, x: Array, fill: Any) -> Array:
-        """[M, ...] to [P, ...], `fill` where no valid row is."""
+        """Turn [M, ...] to [P, ...], with `fill` where there is no valid row."""
         here = jnp.arange(self.order.shape[0], dtype=jnp.int32) < self.live
         return jnp.where(here.reshape(-1, *(1,) * (x.ndim - 1)), x[self.order], jnp.asarray(fill, x.dtype))
 
@@ -183,18 +140,18 @@ def _gather(valid: Bool[Array, " M"], slots: int) -> _Gathered:
 
 
 def forward_plan(options: Options, shape: tuple[int, int, int]) -> Plan:
-    """Blocks of the forward kernel for M rows, width D and V columns."""
+    """Return the blocks of the forward kernel for M rows, width D and V columns."""
     sizes = options.tiles.rows, options.tiles.row_tile, options.tiles.vocab_tile
     return plan(shape, sizes, options.cores)
 
 
 def backward_plan(options: Options, shape: tuple[int, int, int]) -> Plan:
-    """Blocks of the backward kernel for M rows, width D and V columns."""
+    """Return the blocks of the backward kernel for M rows, width D and V columns."""
     sizes = options.tiles.grad_rows, options.tiles.grad_row_tile, options.tiles.grad_vocab_tile
     return plan(shape, sizes, options.cores)
 
 
-def forward(
+def run_forward(
     settings: Settings,
     options: Options,
     hidden: Float[Array, "M D"],
@@ -203,14 +160,14 @@ def forward(
     valid: Bool[Array, " M"],
     bias: Float[Array, " V"] | None,
 ) -> Partials:
-    """What this part of the vocabulary says of each row; arguments as in `autodiff.logprob`."""
+    """Return the statistics of each row over this part of the vocabulary; arguments as in `autodiff.logprob`."""
     cut = forward_plan(options, _shape(settings, hidden, weight))
     blocks, width = Blocks(settings, cut, bias is not None), cut.width
     gathered = _gather(valid, cut.padded_rows)
 
     state = pltpu.VMEM((SUBLANES, cut.rows), jnp.float32)
     out = pl.pallas_call(
-        functools.partial(_forward_kernel, settings=settings, cut=cut),
+        functools.partial(forward_kernel, settings=settings, cut=cut),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(cut.cores, cut.blocks, cut.tiles),
@@ -248,13 +205,13 @@ def _compiler_params(options: Options) -> pltpu.CompilerParams:
 
 
 def _shape(settings: Settings, hidden: Array, weight: Array) -> tuple[int, int, int]:
-    """M, D and V."""
+    """Return M, D and V."""
     rows, width = hidden.shape
     return rows, width, weight.shape[settings.vocabulary_axis]
 
 
 def _cost(cut: Plan, products: int, bytes_accessed: int) -> pl.CostEstimate:
-    """Cost of a sweep with so many products of rows, columns and width, as if every row were valid."""
+    """Return the cost of a sweep with so many products of rows, columns and width, as if every row were valid."""
     logits = cut.padded_rows * cut.vocabulary
     return pl.CostEstimate(
         flops=2 * products * logits * cut.width, transcendentals=logits, bytes_accessed=bytes_accessed
@@ -262,7 +219,7 @@ def _cost(cut: Plan, products: int, bytes_accessed: int) -> pl.CostEstimate:
 
 
 def _extent(gathered: _Gathered, cut: Plan) -> Int32[Array, "2"]:
-    """Live slots, and the last block that holds one."""
+    """Return the live slots, and the last block that holds one."""
     return jnp.stack([gathered.live, jnp.maximum((gathered.live - 1) // cut.rows, 0)])
 
 
@@ -274,111 +231,9 @@ _NO_ROW = 1e37
 """Log-sum-exp of a slot without a row: every probability is 0 then, whatever the bias."""
 
 
-def _backward_kernel(
-    extent_ref: Any,
-    target_ref: Any,
-    facts_ref: Any,
-    hidden_ref: Any,
-    table_ref: Any,
-    bias_ref: Any,
-    d_hidden_hbm_ref: Any,
-    running_ref: Any,
-    d_table_ref: Any,
-    d_bias_ref: Any,
-    d_hidden_ref: Any,
-    slot_ref: Any,
-    filled_ref: Any,
-    turned_ref: Any,
-    by_lane_ref: Any,
-    arrive: Any,
-    leave: Any,
-    done: Any,
-    *,
-    settings: Settings,
-    cut: Plan,
-) -> None:
-    core, block, step = (pl.program_id(axis) for axis in range(3))
-    last_block = extent_ref[1]
-    live = jnp.clip(extent_ref[0] - block * cut.rows, 0, cut.rows)
-    time, last = block * cut.tiles + step, (last_block + 1) * cut.tiles - 1
-    tile = core * cut.tiles + step
-    table_VD_ref, table_DV_ref = (table_ref, turned_ref) if settings.layout == "vd" else (turned_ref, table_ref)
-
-    def written(step: Any) -> Any:
-        # What the last block of rows adds goes straight into the result, where that is narrower than float32.
-        return (step >= 0) & (step < last_block * cut.tiles if d_table_ref is not None else step <= last)
-
-    ring = Ring(running_ref, slot_ref, arrive, leave, settings, cut, written)
-
-    def add_rows(here: Any) -> None:
-        column_VM = _column(tile, cut)
-        hidden_DM = hidden_ref[:, here]
-        z_VM, slope_VM = _logits(table_VD_ref[...], hidden_DM, filled_ref, column_VM, settings, cut)
-        lse, spread, d_logp = (facts_ref[i : i + 1, here] for i in range(3))
-        log_p_VM = z_VM - lse
-        p_VM = jnp.exp(log_p_VM)
-        # d logp = onehot - p; d lse = p; d entropy = -p (log p + entropy).
-        if facts_ref.shape[0] > 3:
-            entropy, d_entropy = (facts_ref[i : i + 1, here] for i in range(3, 5))
-            spread = spread - d_entropy * (floor_shift(log_p_VM) + entropy)
-        d_z_VM = p_VM * spread
-        d_z_VM = jnp.where(column_VM == target_ref[:, here], d_z_VM + d_logp, d_z_VM)
-        if slope_VM is not None:
-            d_z_VM = d_z_VM * slope_VM
-        if by_lane_ref is not None:
-            by_lane_ref[...] += sum(d_z_VM[:, i : i + LANES] for i in range(0, cut.row_tile, LANES))
-        d_low_VM = d_z_VM.astype(table_ref.dtype)
-        left, right = (d_low_VM, hidden_DM) if settings.layout == "vd" else (hidden_DM, d_low_VM)
-        slot = ring.slot(time)
-        slot[...] += _dot(left, right, (1, 1))
-        d_hidden_ref[:, here] += _dot(table_DV_ref[...], d_low_VM, (1, 0))
-
-    @pl.when(block <= last_block)
-    def _visit() -> None:
-        ring.begin(time, last)
-
-        @pl.when(step == 0)
-        def _start() -> None:
-            d_hidden_ref[...] = jnp.zeros(d_hidden_ref.shape, jnp.float32)
-
-        tail = cut.vocabulary % cut.vocab_tile
-        if tail:
-
-            @pl.when(tile >= cut.last_tile)
-            def _clean() -> None:
-                # What lies beyond the table is anything, NaN too, and 0 x NaN is no 0.
-                if settings.layout == "vd":
-                    table_ref[tail:, :] = jnp.zeros((cut.vocab_tile - tail, cut.width), table_ref.dtype)
-                else:
-                    table_ref[:, tail:] = jnp.zeros((cut.width, cut.vocab_tile - tail), table_ref.dtype)
-
-        turned_ref[...] = jnp.transpose(table_ref[...])
-        if bias_ref is not None:
-            _fill_bias(bias_ref, filled_ref, cut)
-            by_lane_ref[...] = jnp.zeros(by_lane_ref.shape, jnp.float32)
-        _each_row_tile(live, cut, add_rows)
-        if d_bias_ref is not None:
-            d_bias_ref[...] = jnp.sum(jnp.transpose(by_lane_ref[...]), axis=0, keepdims=True)
-        if d_table_ref is not None:
-
-            @pl.when((block == last_block) & (tile <= cut.last_tile))
-            def _result() -> None:
-                d_table_ref[...] = ring.slot(time)[...].astype(d_table_ref.dtype)
-
-        ring.end(time, last)
-
-        @pl.when(step == cut.tiles - 1)
-        def _finish() -> None:
-            rows = pl.ds(pl.multiple_of(block * cut.rows, cut.rows), cut.rows)
-            copy = pltpu.make_async_copy(d_hidden_ref, d_hidden_hbm_ref.at[core, :, rows], done)
-            copy.start()
-            copy.wait()
-
-
-def backward(
+def run_backward(
     settings: Settings,
     options: Options,
-    table_dtype: Any,
     hidden: Float[Array, "M D"],
     weight: Float[Array, "V D"] | Float[Array, "D V"],
     target: Int32[Array, " M"],
@@ -386,7 +241,7 @@ def backward(
     bias: Float[Array, " V"] | None,
     gradients: RowGradients,
 ) -> tuple[Array, Array, Array | None]:
-    """Gradients of hidden states and bias, in float32, and of the table, in `table_dtype`, of this part of it."""
+    """Return the gradients of hidden states and bias, in float32, and of this part of the table."""
     cut = backward_plan(options, _shape(settings, hidden, weight))
     blocks, width, vocabulary = Blocks(settings, cut, bias is not None), cut.width, cut.vocabulary
     gathered = _gather(valid, cut.padded_rows)
@@ -400,9 +255,10 @@ def backward(
         facts += [gathered.to_slots(gradients.entropy, 0), gathered.to_slots(gradients.d_entropy * per_temperature, 0)]
 
     padded_table = (cut.padded_vocabulary, width) if settings.layout == "vd" else (width, cut.padded_vocabulary)
+    table_dtype = settings.table_gradient_dtype(weight, gradients.lse)
     narrow = table_dtype != jnp.float32
     d_hidden, running, d_table, d_bias = pl.pallas_call(
-        functools.partial(_backward_kernel, settings=settings, cut=cut),
+        functools.partial(backward_kernel, settings=settings, cut=cut),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(cut.cores, cut.blocks, cut.tiles),

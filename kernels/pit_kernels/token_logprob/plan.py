@@ -1,4 +1,4 @@
-"""How the TPU kernels cut their work into blocks, and what that costs in bytes moved and in VMEM."""
+"""The cut of the TPU kernels' work into blocks, and its cost in bytes moved and in VMEM."""
 
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ class Plan(NamedTuple):
 
 
 def plan(shape: tuple[int, int, int], sizes: tuple[int, int, int], cores: int) -> Plan:
-    """Cuts M rows and V columns of `shape` (M, D, V) into blocks and tiles.
+    """Cut M rows and V columns of `shape` (M, D, V) into blocks and tiles.
 
     These are at most `sizes` (rows, row tile, vocabulary tile).
 
@@ -93,7 +93,7 @@ class Traffic(NamedTuple):
 
 
 def forward_traffic(cut: Plan, itemsize: int, has_bias: bool) -> Traffic:
-    """Bytes of the forward kernel: the table passes by once a block of rows."""
+    """Return the bytes of the forward kernel: the table passes by once per block of rows."""
     return Traffic(
         rows=cut.cores * (1 + 4) * 4 * cut.padded_rows,
         hidden=cut.cores * cut.padded_rows * cut.width * itemsize,
@@ -103,7 +103,7 @@ def forward_traffic(cut: Plan, itemsize: int, has_bias: bool) -> Traffic:
 
 
 def backward_traffic(cut: Plan, itemsize: int, narrow: bool, facts: int, has_bias: bool) -> Traffic:
-    """Bytes of the backward kernel.
+    """Return the bytes of the backward kernel.
 
     The running gradient is put back after each block of rows but the last and fetched before each but the first; the
     last one writes the result, which is the running gradient itself where it is not `narrow`er than float32.
@@ -128,26 +128,28 @@ def backward_traffic(cut: Plan, itemsize: int, narrow: bool, facts: int, has_bia
 
 
 def forward_vmem(cut: Plan, itemsize: int) -> int:
-    """Upper estimate of the VMEM of the forward kernel, bytes: its blocks and half a dozen tiles of logits."""
+    """Return an upper estimate of the forward kernel's VMEM, bytes: its blocks and half a dozen tiles of logits."""
     per_row = cut.width * itemsize + (4 + 2 + 2) * SUBLANES * 4
     table = cut.vocab_tile * cut.width * (3 * itemsize + _parts(itemsize, 14))
     return cut.rows * per_row + table + _tiles(cut, itemsize)
 
 
 def backward_vmem(cut: Plan, itemsize: int) -> int:
-    """Upper estimate of the VMEM of the backward kernel, bytes: as forward, and the gradients in float32."""
+    """Return an upper estimate of the backward kernel's VMEM, bytes: as forward, and the gradients in float32."""
     per_row = cut.width * (itemsize + 4) + (2 + 2) * SUBLANES * 4
     table = cut.vocab_tile * cut.width * (3 * itemsize + 4 * 4 + 2 * itemsize + _parts(itemsize, 11))
     return cut.rows * per_row + table + _tiles(cut, itemsize)
 
 
 def _tiles(cut: Plan, itemsize: int) -> int:
-    """Half a dozen tiles of logits, and a tile of rows in the parts that its product is made of, a pair at a time."""
+    """Return half a dozen tiles of logits, and a tile of rows in the parts that its product is made of, a pair at a
+    time.
+    """
     return 6 * cut.vocab_tile * cut.row_tile * 4 + cut.row_tile * cut.width * _parts(itemsize, 4)
 
 
 def _parts(itemsize: int, each: int) -> int:
-    """Bytes beside each element of a float32 operand: the bfloat16 parts that its product is made of.
+    """Return the extra bytes per element of a float32 operand: the bfloat16 parts of its product.
 
     As many as compilers were seen to need in the layout that needs more, where the table lies across.
     """

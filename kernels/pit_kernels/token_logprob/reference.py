@@ -18,7 +18,7 @@ def token_logprob(
     logit_soft_cap: float | None = None,
     bias: Float[Array, " V"] | None = None,
 ) -> tuple[Float[Array, " M"], Float[Array, " M"], Float[Array, " M"]]:
-    """Log-probability, log-sum-exp and entropy by the definition; arguments as in `api.token_logprob`."""
+    """Return the log-probability, log-sum-exp and entropy by the definition; arguments as in `api.token_logprob`."""
     valid = jnp.ones(target.shape, bool) if valid is None else valid
     hidden = jnp.where(valid[:, None], hidden, 0)
     logits_MV = hidden @ (weight.T if layout == "vd" else weight)

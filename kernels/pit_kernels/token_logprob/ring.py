@@ -32,7 +32,7 @@ class Ring:
         self.overlaps = cut.tiles >= SLOTS
 
     def slot(self, step: Any) -> Any:
-        """Where the tile of `step` is."""
+        """Return the place of the tile of `step`."""
         return self.slot_ref.at[lax.rem(step, SLOTS)]
 
     def _copy(self, step: Any, inward: bool) -> Any:
@@ -45,7 +45,7 @@ class Ring:
         return pltpu.make_async_copy(self.slot(step), hbm_ref, self.leave.at[which])
 
     def begin(self, step: Any, last: Any) -> None:
-        """Makes the tile of `step` ready; 0 in the first block of rows. `last` is the last step of all."""
+        """Make the tile of `step` ready; 0 in the first block of rows. `last` is the last step of all."""
         tiles = self.cut.tiles
 
         @pl.when(step < tiles)
@@ -77,7 +77,7 @@ class Ring:
                 copy.wait()
 
     def end(self, step: Any, last: Any) -> None:
-        """Sends the tile of `step` back."""
+        """Send the tile of `step` back."""
         if self.hbm_ref is None:
             return
 

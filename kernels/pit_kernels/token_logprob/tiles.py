@@ -49,7 +49,7 @@ class Tiles:
 
 
 def shape_class(width: int, dtype: np.dtype) -> str | None:
-    """Row of the table of tiles that a width and a dtype belong to; None where the width is above all classes.
+    """Return the row of the table of tiles that a width and a dtype belong to; None for a width above all classes.
 
     Example:
       >>> shape_class(2304, np.dtype(np.float32))
@@ -60,7 +60,7 @@ def shape_class(width: int, dtype: np.dtype) -> str | None:
 
 
 def default(width: int, dtype: np.dtype) -> Tiles | None:
-    """Tiles for the kind of TPU that the program is traced for; None where the table has none."""
+    """Return the tiles for the kind of TPU that the program is traced for; None where the table has none."""
     name = shape_class(width, dtype)
     sizes = None if name is None else tiles.load(_NAME, device.kind(), name)
     return None if sizes is None else Tiles(**sizes)

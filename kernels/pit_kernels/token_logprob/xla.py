@@ -3,7 +3,7 @@
 The gradient of the table accumulates over the chunks in float32 whatever the dtype of the table.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
 from pit_kernels import numerics
+from pit_kernels.dispatch import OTHERS, Backend, serves_all
 from pit_kernels.token_logprob.settings import LOWEST, Partials, RowGradients, Settings, floor_shift
 
 LOGITS_AT_ONCE = 2**24
@@ -29,7 +30,7 @@ _TableGradients = tuple[Array, Array | None]
 
 
 def chunk_count(rows: int, vocabulary: int) -> int:
-    """Chunks that keep a chunk's logits within LOGITS_AT_ONCE: a power of two, so that round row counts fit."""
+    """Return the number of chunks that keep their logits within LOGITS_AT_ONCE: a power of two, for even chunks."""
     chunks = 1
     while rows * vocabulary > chunks * LOGITS_AT_ONCE and chunks < rows:
         chunks *= 2
@@ -44,7 +45,7 @@ def forward(
     valid: Bool[Array, " M"],
     bias: Float[Array, " V"] | None,
 ) -> Partials:
-    """What this part of the vocabulary says of each row; arguments as in `autodiff.logprob`."""
+    """Return the statistics of each row over this part of the vocabulary; arguments as in `autodiff.logprob`."""
     chunks = chunk_count(hidden.shape[0], weight.shape[settings.vocabulary_axis])
 
     def chunk(rows: _Rows) -> Partials:
@@ -56,7 +57,6 @@ def forward(
 
 def backward(
     settings: Settings,
-    table_dtype: Any,
     hidden: Float[Array, "M D"],
     weight: Float[Array, "V D"] | Float[Array, "D V"],
     target: Int32[Array, " M"],
@@ -64,7 +64,7 @@ def backward(
     bias: Float[Array, " V"] | None,
     gradients: RowGradients,
 ) -> tuple[Array, Array, Array | None]:
-    """Gradients of hidden states and bias, in float32, and of the table, in `table_dtype`, of this part of it."""
+    """Return the gradients of hidden states and bias, in float32, and of this part of the table."""
     chunks = chunk_count(hidden.shape[0], weight.shape[settings.vocabulary_axis])
     rows = jax.tree.map(lambda x: _split(x, chunks), _Rows(jnp.where(valid[:, None], hidden, 0), target, gradients))
 
@@ -74,11 +74,15 @@ def backward(
     accumulator = gradients.lse.dtype
     start = (jnp.zeros(weight.shape, accumulator), None if bias is None else jnp.zeros(bias.shape, accumulator))
     (d_weight, d_bias), d_hidden = lax.scan(chunk, start, rows)
-    return _join(d_hidden, target.shape[0]), d_weight.astype(table_dtype), d_bias
+    return (
+        _join(d_hidden, target.shape[0]),
+        d_weight.astype(settings.table_gradient_dtype(weight, gradients.lse)),
+        d_bias,
+    )
 
 
 def _split(x: Array, chunks: int) -> Array:
-    """[M, ...] to [n, M/n, ...], filled with zeros (invalid rows).
+    """Turn [M, ...] to [n, M/n, ...], filled with zeros (invalid rows).
 
     Chunk i takes rows i, i + n, i + 2n, ...: where rows are sharded, every chunk then has rows of every shard, and none
     is moved.
@@ -89,14 +93,14 @@ def _split(x: Array, chunks: int) -> Array:
 
 
 def _join(x: Array, rows: int) -> Array:
-    """Inverse of `_split`."""
+    """Undo `_split`."""
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:rows]
 
 
 def _scaled_logits(
     hidden: Float[Array, "M D"], weight: Array, bias: Array | None, settings: Settings
 ) -> tuple[Float[Array, "M V"], Float[Array, "M V"] | None]:
-    """Logits over the temperature, and d (capped logit) / d (raw logit) where there is a cap."""
+    """Return the logits over the temperature, and d (capped logit) / d (raw logit) where there is a cap."""
     accumulator = numerics.accumulator(hidden)
     equation = "md,vd->mv" if settings.layout == "vd" else "md,dv->mv"
     logits_MV = jnp.einsum(equation, hidden, weight, preferred_element_type=accumulator)
@@ -125,7 +129,7 @@ def _forward_chunk(rows: _Rows, weight: Array, bias: Array | None, settings: Set
 def _backward_chunk(
     rows: _Rows, weight: Array, bias: Array | None, carry: _TableGradients, settings: Settings
 ) -> tuple[_TableGradients, Float[Array, "M D"]]:
-    """Adds a chunk's share to the gradients of the table and the bias, and returns that of its hidden states."""
+    """Add a chunk's share to the gradients of the table and the bias, and return that of its hidden states."""
     assert rows.gradients is not None
     lse_M, entropy_M, d_logp_M, d_lse_M, d_entropy_M = rows.gradients
     d_weight, d_bias = carry
@@ -147,3 +151,6 @@ def _backward_chunk(
     d_weight = d_weight + jnp.einsum(to_weight, d_low_MV, rows.hidden, preferred_element_type=d_weight.dtype)
     d_hidden = jnp.einsum(to_hidden, d_low_MV, weight, preferred_element_type=d_weight.dtype)
     return (d_weight, d_bias), d_hidden
+
+
+BACKEND = Backend("xla", (OTHERS,), serves_all, forward, backward)

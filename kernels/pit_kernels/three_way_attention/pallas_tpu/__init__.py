@@ -5,49 +5,40 @@ and backward, whatever the mask; longer rows are cut into stretches of keys. The
 (Dao, arXiv 2307.08691).
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import device
+from pit_kernels.dispatch import Backend
 from pit_kernels.three_way_attention.pallas_tpu import calls, stretches, vmem
 from pit_kernels.three_way_attention.pallas_tpu.shared import Kernel, Shape, lists, make
 from pit_kernels.three_way_attention.settings import Settings
-from pit_kernels.three_way_attention.tiles import Tiles
-
-padded_tokens = vmem.padded_tokens
+from pit_kernels.three_way_attention.tiles import default_tiles
 
 
-def unsupported_reason(tokens: int, group: int, width: int, dtype: Any, tiles: Tiles) -> str | None:
-    """Why these kernels cannot serve a call, or None.
-
-    Args:
-      tokens: length of a row.
-      group: query heads per key/value head.
-      width: width of a head.
-      dtype: of q, k and v.
-      tiles: block sizes.
-    """
-    if dtype not in (jnp.bfloat16, jnp.float32):
-        return f"its inputs are {jnp.dtype(dtype).name}, and it computes in bfloat16 and float32"
-    if vmem.stretches(tokens, _rows(group, width, dtype, tiles)) is None:
+def refuses(settings: Settings, q: Array, k: Array, v: Array, visible_until: Array) -> str | None:
+    """Return why these kernels cannot serve a call, or None."""
+    if q.dtype not in (jnp.bfloat16, jnp.float32):
+        return f"its inputs are {jnp.dtype(q.dtype).name}, and it computes in bfloat16 and float32"
+    rows, tokens, width = _rows(settings, q, k), q.shape[1], q.shape[3]
+    if vmem.stretches(tokens, rows) is None:
         return (
-            f"{group} heads of {width} a key and rows of {tokens} tokens: {tiles.queries} keys and their lists take "
-            f"more than a {device.kind()} lends, {device.vmem_bytes() // 2**20} MiB of VMEM and 1 MiB of SMEM"
+            f"{rows.group} heads of {width} on one key and rows of {tokens} tokens: {rows.tiles.queries} keys and "
+            f"their lists take more than a {device.kind()} lends, {device.vmem_bytes() // 2**20} MiB of VMEM and 1 MiB "
+            "of SMEM"
         )
     return None
 
 
 def forward(
+    settings: Settings,
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     visible_until: Int32[Array, "B T"],
-    settings: Settings,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
-    """Output and log-sum-exp (natural log, -inf in padding)."""
-    kernel = _kernel(q, k, settings)
+    """Return the output and log-sum-exp (natural log, -inf in padding)."""
+    kernel = _kernel(settings, q, k)
     q_in, k_in, v_in, until = _heads(kernel, q), _heads(kernel, k), _heads(kernel, v), _tokens(kernel, visible_until)
     if kernel.stretch:
         out, lse = stretches.forward(q_in, k_in, v_in, until, kernel, settings.interpret)
@@ -57,6 +48,7 @@ def forward(
 
 
 def backward(
+    settings: Settings,
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
@@ -64,44 +56,49 @@ def backward(
     lse: Float[Array, "B N T"],
     delta: Float[Array, "B N T"],
     d_out: Float[Array, "B T N H"],
-    settings: Settings,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
-    """Gradients of q, k and v; `lse` and `delta` are 0 in padding."""
-    kernel = _kernel(q, k, settings)
+    """Return the gradients of q, k and v; `lse` and `delta` are 0 in padding."""
+    kernel = _kernel(settings, q, k)
     until = _tokens(kernel, visible_until)
     q_in, k_in, v_in, d_out = _heads(kernel, q), _heads(kernel, k), _heads(kernel, v), _heads(kernel, d_out)
     lse, delta = _statistics(kernel, lse), _statistics(kernel, delta)
     if kernel.stretch:
-        found = stretches.backward(q_in, k_in, v_in, until, lse, delta, d_out, kernel, settings.interpret)
+        gradients = stretches.backward(q_in, k_in, v_in, until, lse, delta, d_out, kernel, settings.interpret)
     else:
         listed = lists(until, kernel)
-        found = calls.backward(q_in, k_in, v_in, until, lse, delta, d_out, listed, kernel, settings.interpret)
-    d_q, d_k, d_v = found
+        gradients = calls.backward(q_in, k_in, v_in, until, lse, delta, d_out, listed, kernel, settings.interpret)
+    d_q, d_k, d_v = gradients
     return _without(d_q, q.shape), _without(d_k, k.shape), _without(d_v, v.shape)
 
 
-def _kernel(q: Array, k: Array, settings: Settings) -> Kernel:
-    """The call inside: whole blocks of tokens, stretches of keys that fit, a width that registers hold."""
-    (batch, tokens, heads, width), kv_heads = q.shape, k.shape[2]
-    rows = _rows(heads // kv_heads, width, q.dtype, settings.tiles)
-    cut = vmem.stretches(tokens, rows)
-    if cut is None:
-        raise ValueError(unsupported_reason(tokens, rows.group, width, q.dtype, settings.tiles))
+BACKEND = Backend("pallas_tpu", ("tpu",), refuses, forward, backward, interpreted=True)
+
+
+def _kernel(settings: Settings, q: Array, k: Array) -> Kernel:
+    """Return the call as the kernels see it: whole blocks of tokens, stretches of keys that fit, a padded width."""
+    rows = _rows(settings, q, k)
+    cut = vmem.stretches(q.shape[1], rows)
+    assert cut is not None, "refuses has the reason"
     number, keys = cut
-    return make(Shape(batch, kv_heads, rows.group, number * keys, keys, rows.width, q.dtype), settings)
+    shape = Shape(q.shape[0], k.shape[2], rows.group, number * keys, keys, rows.width, q.dtype)
+    return make(shape, rows.tiles, settings)
 
 
-def _rows(group: int, width: int, dtype: Any, tiles: Tiles) -> vmem.Rows:
-    return vmem.Rows(group, vmem.padded_width(width), jnp.dtype(dtype).itemsize, tiles)
+def _rows(settings: Settings, q: Array, k: Array) -> vmem.Rows:
+    """Return the sizes that VMEM depends on, with the caller's tiles or those of the committed table."""
+    tokens, width, itemsize = q.shape[1], q.shape[3], jnp.dtype(q.dtype).itemsize
+    group = q.shape[2] // k.shape[2]
+    tiles = settings.tiles or default_tiles(vmem.padded_tokens(tokens), group, width, itemsize)
+    return vmem.Rows(group, vmem.padded_width(width), itemsize, tiles)
 
 
 def _tokens(kernel: Kernel, visible_until: Array) -> Array:
-    """A token that is added has visible_until 0: padding, by the formula."""
+    """Pad `visible_until` with 0: an added token is padding, by the formula."""
     return jnp.pad(visible_until, ((0, 0), (0, kernel.shape.tokens - visible_until.shape[1])))
 
 
 def _heads(kernel: Kernel, x: Array) -> Array:
-    """[B, T, N, H] to [B, N, T, H], filled up with zeros, which change no product."""
+    """Turn [B, T, N, H] to [B, N, T, H], padded with zeros, which change no product."""
     ends = kernel.shape.tokens - x.shape[1], kernel.shape.width - x.shape[3]
     if any(ends):
         x = jnp.pad(x, ((0, 0), (0, ends[0]), (0, 0), (0, ends[1])))
@@ -109,11 +106,11 @@ def _heads(kernel: Kernel, x: Array) -> Array:
 
 
 def _statistics(kernel: Kernel, x: Array) -> Array:
-    """[B, N, T] to blocks of queries."""
+    """Turn [B, N, T] to blocks of queries."""
     ends = kernel.shape.tokens - x.shape[2]
     return jnp.pad(x, ((0, 0), (0, 0), (0, ends))).reshape(calls.statistics_shape(kernel))
 
 
 def _without(x: Array, shape: tuple[int, ...]) -> Array:
-    """[B, N, T, H] to the caller's [B, T, N, H]."""
+    """Turn [B, N, T, H] to the caller's [B, T, N, H]."""
     return x.swapaxes(1, 2)[:, : shape[1], :, : shape[3]]

@@ -46,7 +46,7 @@ class _Refs(NamedTuple):
 
 
 def kernel(*refs: Any, kernel: Kernel) -> None:
-    """Body of a grid step (row b, key/value head, block of queries i)."""
+    """Return the body of a grid step (row b, key/value head, block of queries i)."""
     r = _Refs(*refs)
     head, i = pl.program_id(1), pl.program_id(2)
     key_blocks = kernel.shape.key_blocks
@@ -82,7 +82,7 @@ def kernel(*refs: Any, kernel: Kernel) -> None:
 
 
 def _begin_row(r: _Refs, kernel: Kernel) -> None:
-    """Zero sums, and the row's keys transposed, those of padding 0."""
+    """Zero the sums, and transpose the row's keys; those of padding become 0."""
     r.sum_k[...] = jnp.zeros(r.sum_k.shape, jnp.float32)
     r.sum_v[...] = jnp.zeros(r.sum_v.shape, jnp.float32)
 
@@ -107,7 +107,7 @@ def _end_row(r: _Refs, kernel: Kernel) -> None:
 
 
 def _long(r: _Refs, kernel: Kernel, i: Array) -> None:
-    """Whole blocks first, masked ones next, an own diagonal last."""
+    """Visit whole blocks first, then masked ones, and the diagonal last."""
     r.turned_d_q[...] = jnp.zeros(r.turned_d_q.shape, jnp.float32)
 
     for first, trips, tiles, masked in shared.loops(r.count, kernel, i):
@@ -128,7 +128,7 @@ def _long(r: _Refs, kernel: Kernel, i: Array) -> None:
 
 
 def _tile(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], *, masked: bool, own: bool) -> Array:
-    """Adds a tile's gradients of keys and values to the sums; returns that of the queries, [H, rows], unscaled."""
+    """Add a tile's gradients of keys and values to the sums; return that of the queries, [H, rows], unscaled."""
     last = kernel.shape.key_blocks - 1
     blocks = listed + [i * kernel.own + d for d in range(kernel.own)] if own else listed
     real = [jnp.minimum(block, last) for block in blocks]
@@ -167,7 +167,7 @@ def _tile(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], *, masked: bo
 
 
 def _seen(r: _Refs, kernel: Kernel, i: Array, blocks: list[Array], own: bool) -> Array:
-    """Whether a token of the block of queries sees a key, [keys, queries]: one mask for the heads of the group."""
+    """Return whether a token of the block of queries sees a key, [keys, queries]: one mask for all heads."""
     query = _queries(r, kernel, i)
     parts = []
     for place, block in enumerate(blocks):
@@ -180,7 +180,7 @@ def _seen(r: _Refs, kernel: Kernel, i: Array, blocks: list[Array], own: bool) ->
 
 
 def _queries(r: _Refs, kernel: Kernel, i: Array) -> Array:
-    """Index of each token of the block of queries, [1, queries]; that of a dead one is past everything."""
+    """Return the index of each token of the block of queries, [1, queries]; that of a dead one is past everything."""
     if kernel.stretch:
         # What a dead query sees is multiplied by its zeros.
         lane = lax.broadcasted_iota(jnp.int32, (1, kernel.tiles.queries), 1)
@@ -193,7 +193,7 @@ def _queries(r: _Refs, kernel: Kernel, i: Array) -> Array:
 
 
 def _row(ref: Any) -> Array:
-    """[1, 1, R, 1, 1, Q] to [1, R Q]."""
+    """Turn [1, 1, R, 1, 1, Q] to [1, R Q]."""
     return jnp.concatenate([ref[0, 0, head, 0] for head in range(ref.shape[2])], axis=1)
 
 
@@ -203,7 +203,7 @@ def _write_d_q(r: _Refs, kernel: Kernel, turned: Array) -> None:
 
 
 def scratch(kernel: Kernel) -> list[Any]:
-    """Scratch buffers, in the order of the kernel's last arguments."""
+    """Return the scratch buffers, in the order of the kernel's last arguments."""
     keys, width = kernel.shape.keys, kernel.shape.width
     return [
         pltpu.VMEM((kernel.shape.key_blocks, width, KEYS), kernel.shape.dtype),

@@ -34,7 +34,7 @@ def forward(
     kernel: Kernel,
     interpret: Interpret,
 ) -> tuple[Float[Array, "B N T H"], Float[Array, "B K R n 1 Q"]]:
-    """Output, float32 where the keys are a stretch, and log-sum-exp; `visible_until` is that of the keys."""
+    """Return the output, float32 where the keys are a stretch, and log-sum-exp; `visible_until` is that of the keys."""
     specs = _Specs(kernel)
     call = pl.pallas_call(
         functools.partial(_forward.kernel, kernel=kernel),
@@ -64,7 +64,7 @@ def backward(
     kernel: Kernel,
     interpret: Interpret,
 ) -> tuple[Float[Array, "B N T H"], Float[Array, "B K S H"], Float[Array, "B K S H"]]:
-    """Gradients of q, float32 where the keys are a stretch, and of k and v."""
+    """Return the gradients of q, float32 where the keys are a stretch, and of k and v."""
     specs = _Specs(kernel)
     call = pl.pallas_call(
         functools.partial(_backward.kernel, kernel=kernel),
@@ -86,7 +86,7 @@ def backward(
 
 
 def _partial(kernel: Kernel) -> Any:
-    """Dtype of what is still to be added up over stretches, or of the result."""
+    """Return the dtype of what is still to be added up over stretches, or of the result."""
     return jnp.float32 if kernel.stretch else kernel.shape.dtype
 
 
@@ -130,7 +130,7 @@ class _Specs:
         return Struct(statistics_shape(self._kernel), jnp.float32)
 
     def cost(self, products: int) -> pl.CostEstimate:
-        """For XLA's scheduler: what a plain causal mask costs; what a call sees is known only on the device."""
+        """Return the cost of a plain causal mask, for XLA's scheduler: visible pairs are known only on the device."""
         s = self._kernel.shape
         pairs = s.batch * s.kv_heads * s.group * s.tokens * s.keys // 2
         item = jnp.dtype(s.dtype).itemsize
@@ -144,7 +144,7 @@ class _Specs:
 
 
 def statistics_shape(kernel: Kernel) -> tuple[int, ...]:
-    """[B, K, R, n, 1, Q]: what is known per query, blocks of queries on an axis of their own."""
+    """Return [B, K, R, n, 1, Q]: what is known per query, blocks of queries on an axis of their own."""
     s, queries = kernel.shape, kernel.tiles.queries
     return (s.batch, s.kv_heads, s.group, s.tokens // queries, 1, queries)
 

@@ -43,7 +43,7 @@ class _Refs(NamedTuple):
 
 
 def kernel(*refs: Any, kernel: Kernel) -> None:
-    """Body of a grid step (row b, key/value head, block of queries i)."""
+    """Return the body of a grid step (row b, key/value head, block of queries i)."""
     r = _Refs(*refs)
     head, i = pl.program_id(1), pl.program_id(2)
 
@@ -71,7 +71,9 @@ def kernel(*refs: Any, kernel: Kernel) -> None:
 
 
 def _counts(kernel: Kernel) -> list[int]:
-    """Numbers of listed blocks that get a body: a tile's width is a power of two, others leave matrix units idle."""
+    """Return the numbers of listed blocks that get a body: a tile's width is a power of two, others leave matrix units
+    idle.
+    """
     widths = (2**power for power in range(kernel.short.bit_length() + kernel.own.bit_length() + 1))
     counts = {kernel.short, *(w - kernel.own for w in widths if 0 <= w - kernel.own <= kernel.short)}
     # Of a stretch at least one block is listed, or the block of queries is skipped.
@@ -79,7 +81,7 @@ def _counts(kernel: Kernel) -> list[int]:
 
 
 def _long(r: _Refs, kernel: Kernel, i: Array) -> None:
-    """More keys than one tile: an online softmax, whole blocks first, masked ones next, an own diagonal last."""
+    """Take more keys than one tile in an online softmax: whole blocks, then masked ones, the diagonal last."""
     r.peak[...] = jnp.full(r.peak.shape, UNSEEN, jnp.float32)
     r.total[...] = jnp.zeros(r.total.shape, jnp.float32)
     r.acc[...] = jnp.zeros(r.acc.shape, jnp.float32)
@@ -107,7 +109,7 @@ def _long(r: _Refs, kernel: Kernel, i: Array) -> None:
 def _tile(
     r: _Refs, kernel: Kernel, i: Array, listed: list[Array], state: _Running | None, *, masked: bool, own: bool
 ) -> _Running:
-    """One step of the softmax over the listed blocks of keys and, with `own`, those on the diagonal."""
+    """Take one step of the softmax over the listed blocks of keys and, with `own`, those on the diagonal."""
     last = kernel.shape.key_blocks - 1
     blocks = listed + [i * kernel.own + d for d in range(kernel.own)] if own else listed
     # The block that nothing sees has no keys; any will do, because its `visible_until` is 0.
@@ -140,7 +142,7 @@ def _tile(
 
 
 def _seen(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], own: bool) -> list[Array]:
-    """Whether a token of the block of queries sees a key, [queries, 128] for each block of keys."""
+    """Return whether a token of the block of queries sees a key, [queries, 128] for each block of keys."""
     queries, last = kernel.tiles.queries, kernel.shape.key_blocks - 1
     query = shared.first_query(r.count, kernel, i) + lax.broadcasted_iota(jnp.int32, (queries, KEYS), 0)
     lane = lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
@@ -156,7 +158,7 @@ def _seen(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], own: bool) ->
 
 
 def _finish(r: _Refs, kernel: Kernel, i: Array, state: _Running) -> None:
-    """Divide, and write the output and the log-sum-exp; where the whole row is at hand, of the living queries."""
+    """Divide, and write the output and the log-sum-exp; of living queries only, where the whole row is at hand."""
     queries, group, width = kernel.tiles.queries, kernel.shape.group, kernel.shape.width
     first = i * queries
     total = jnp.broadcast_to(jnp.sum(state.total, axis=1, keepdims=True), (kernel.rows, KEYS))
@@ -175,7 +177,7 @@ def _finish(r: _Refs, kernel: Kernel, i: Array, state: _Running) -> None:
 
 
 def _inverse(x: Array, dtype: Any) -> Array:
-    """1 / x to the precision of `dtype`: for bfloat16 one Newton step after the hardware's estimate."""
+    """Return 1 / x to the precision of `dtype`: for bfloat16 one Newton step after the hardware's estimate."""
     if dtype != jnp.bfloat16:
         return 1 / x
     estimate = pl.reciprocal(x, approx=True)
@@ -184,13 +186,13 @@ def _inverse(x: Array, dtype: Any) -> Array:
 
 
 def _row(columns: Array) -> Array:
-    """[128, 128] with equal columns to a row."""
+    """Turn [128, 128] with equal columns to a row."""
     diagonal = lax.broadcasted_iota(jnp.int32, (KEYS, KEYS), 0) == lax.broadcasted_iota(jnp.int32, (KEYS, KEYS), 1)
     return jnp.sum(jnp.where(diagonal, columns, 0.0), axis=0, keepdims=True)
 
 
 def scratch(kernel: Kernel) -> list[Any]:
-    """Scratch buffers, in the order of the kernel's last arguments."""
+    """Return the scratch buffers, in the order of the kernel's last arguments."""
     return [
         pltpu.VMEM((kernel.rows, KEYS), jnp.float32),
         pltpu.VMEM((kernel.rows, KEYS), jnp.float32),

@@ -1,4 +1,4 @@
-"""What the forward and the backward kernel share: the shape of a call, masks, and gathered blocks of keys."""
+"""The parts that the forward and the backward kernel share: the shape of a call, masks, gathered blocks of keys."""
 
 import functools
 import math
@@ -50,7 +50,7 @@ class Shape(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """What both kernels are specialised for.
+    """Everything that both kernels are specialised for.
 
     With a stretch of keys, indices of queries and keys count from the stretch's first key, the blocks on the diagonal
     are listed like others, and padding has been cleared from all arguments: it may add to nothing, but what comes out
@@ -94,26 +94,26 @@ class Kernel(NamedTuple):
         return lax.Precision.HIGHEST if self.shape.dtype == jnp.float32 else lax.Precision.DEFAULT
 
     def dot(self, a: Array, b: Array, dimensions: Any) -> Array:
-        """Product accumulated in float32."""
+        """Return the product accumulated in float32."""
         if self.on_cpu:
             # XLA's CPU backend has no product of bfloat16 into float32 for every shape; this one is the same.
             a, b = a.astype(jnp.float32), b.astype(jnp.float32)
         return lax.dot_general(a, b, dimensions, precision=self.precision, preferred_element_type=jnp.float32)
 
     def cap(self, products: Array) -> Array:
-        """Logits in units of log 2 from raw products."""
+        """Return the logits in units of log 2 from raw products."""
         if self.logit_soft_cap is None:
             return products * (self.scale * LOG2_E)
         return jnp.tanh(products * (self.scale / self.logit_soft_cap)) * (self.logit_soft_cap * LOG2_E)
 
 
-def make(shape: Shape, settings: Settings) -> Kernel:
-    """The part of the settings that shapes a kernel's body."""
-    return Kernel(shape, settings.tiles, settings.scale, settings.logit_soft_cap, bool(settings.interpret))
+def make(shape: Shape, tiles: Tiles, settings: Settings) -> Kernel:
+    """Return the part of a call that shapes the bodies of its kernels."""
+    return Kernel(shape, tiles, settings.scale, settings.logit_soft_cap, bool(settings.interpret))
 
 
 def lists(visible_until: Array, kernel: Kernel, first_key: Array | None = None) -> tuple[Array, Array]:
-    """For each block of queries: its list of blocks of keys, and what to do with it.
+    """Return for each block of queries: its list of blocks of keys, and what to do with it.
 
     Args:
       visible_until: of the row.
@@ -144,13 +144,13 @@ def lists(visible_until: Array, kernel: Kernel, first_key: Array | None = None) 
 
 
 def first_query(count_ref: Any, kernel: Kernel, i: Array) -> Array:
-    """Index of the first query of a block, counted as keys are."""
+    """Return the index of the first query of a block, counted as keys are."""
     first: Array = count_ref[0, 4, i] if kernel.stretch else i * kernel.tiles.queries
     return first
 
 
 def loops(count: Any, kernel: Kernel, i: Array) -> Iterator[tuple[Array, Array, int, bool]]:
-    """The loops over a list: its first place, trips, tiles a trip, and whether tiles are masked.
+    """Return the loops over a list: its first place, trips, tiles per trip, and whether tiles are masked.
 
     What a list has past its end is the block that nothing sees, so the last masked trip needs no body of its own.
     """
@@ -163,7 +163,7 @@ def loops(count: Any, kernel: Kernel, i: Array) -> Iterator[tuple[Array, Array, 
 
 
 def straight(seen: Array, counts: Sequence[int], body: Callable[[int], None]) -> None:
-    """Calls `body(count)` with the smallest of the ascending counts that is at least `seen`, if there is one."""
+    """Call `body(count)` with the smallest of the ascending counts that is at least `seen`, if there is one."""
     below = -1
     for count in counts:
         pl.when((seen > below) & (seen <= count))(functools.partial(body, count))
@@ -171,7 +171,7 @@ def straight(seen: Array, counts: Sequence[int], body: Callable[[int], None]) ->
 
 
 def each_block(count: int, body: Callable[[Array], None]) -> None:
-    """Calls `body(j)` for each of `count` blocks; several a trip, because one alone waits for its own transposes."""
+    """Call `body(j)` for each of `count` blocks; several per trip, because one alone waits for its own transposes."""
     together = next(n for n in (4, 3, 2, 1) if count % n == 0)
 
     def trip(t: Array, _: None) -> None:
@@ -182,34 +182,34 @@ def each_block(count: int, body: Callable[[Array], None]) -> None:
 
 
 def stack(x: Array) -> Array:
-    """[R, Q, H] to rows [R Q, H]."""
+    """Turn [R, Q, H] to rows [R Q, H]."""
     return x.reshape(-1, x.shape[-1])
 
 
 def across(x: Array, columns: int) -> Array:
-    """[n, 128] with equal columns to [n, columns]; fewer than 128 are cut off."""
+    """Turn [n, 128] with equal columns to [n, columns]; if fewer than 128, the rest is cut off."""
     return x[:, :columns] if columns < KEYS else jnp.concatenate([x] * (columns // KEYS), axis=1)
 
 
 def gather(ref: Any, starts: list[Array]) -> Array:
-    """Blocks of 128 rows of a [1, 1, T, H] reference, one below the other."""
+    """Return the blocks of 128 rows of a [1, 1, T, H] reference, one below the other."""
     parts = [ref[0, 0, pl.ds(pl.multiple_of(start, KEYS), KEYS), :] for start in starts]
     return jnp.concatenate(parts, axis=0)
 
 
 def packing(dtype: Any) -> int:
-    """Numbers of a dtype in 32 bits."""
+    """Return the numbers of a dtype in 32 bits."""
     return 4 // int(jnp.dtype(dtype).itemsize)
 
 
 def bits_scratch(kernel: Kernel) -> Any:
-    """Where `fill_bits` writes; nothing for a stretch, whose padding was cleared before."""
+    """Return the scratch of `fill_bits`; none for a stretch, whose padding was cleared before."""
     rows = kernel.shape.tokens // packing(kernel.shape.dtype)
     return None if kernel.stretch else pltpu.VMEM((rows, KEYS), jnp.int32)
 
 
 def fill_bits(until_ref: Any, bits_ref: Any, kernel: Kernel) -> None:
-    """Writes which tokens are alive as bit masks, [T / packing, 128]: all ones where a token is, zeros where not.
+    """Write which tokens are alive as bit masks, [T / packing, 128]: all ones where a token is, zeros where not.
 
     Args:
       until_ref: `visible_until` of the row, in blocks [1, m, 1, 128].
@@ -229,7 +229,7 @@ def fill_bits(until_ref: Any, bits_ref: Any, kernel: Kernel) -> None:
 
 
 def alive_only(x: Array, bits_ref: Any, starts: list[Array], length: int) -> Array:
-    """The rows of living tokens, and zeros for the others, whatever they hold.
+    """Return the rows of living tokens, and zeros for the others, whatever they hold.
 
     Weights of padding are 0, but 0 times a NaN is NaN. A bitwise "and" costs what a copy costs.
 
@@ -247,12 +247,12 @@ def alive_only(x: Array, bits_ref: Any, starts: list[Array], length: int) -> Arr
 
 
 def _column(row: Array) -> Array:
-    """[1, 128] to [128, 128] with equal columns."""
+    """Turn [1, 128] to [128, 128] with equal columns."""
     return jnp.broadcast_to(row, (KEYS, KEYS)).T
 
 
 def fill_columns(until_ref: Any, column_ref: Any, key_blocks: int) -> None:
-    """Writes `visible_until` of a row as [T + 128, 128] with equal columns, from its blocks [1, m, 1, 128].
+    """Write `visible_until` of a row as [T + 128, 128] with equal columns, from its blocks [1, m, 1, 128].
 
     Block m of the columns is the block that nothing sees.
     """
@@ -265,7 +265,7 @@ def fill_columns(until_ref: Any, column_ref: Any, key_blocks: int) -> None:
 
 
 def zero() -> Array:
-    """A constant index for index maps: Python's 0 would be weakly typed."""
+    """Return a constant index for index maps: Python's 0 would be weakly typed."""
     index: Array = jnp.int32(0)
     return index
 

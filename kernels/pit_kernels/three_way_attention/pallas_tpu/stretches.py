@@ -24,7 +24,7 @@ def forward(
     kernel: Kernel,
     interpret: Interpret,
 ) -> tuple[Float[Array, "B N T H"], Float[Array, "B K R n 1 Q"]]:
-    """Output and log-sum-exp (natural log, -inf in padding)."""
+    """Return the output and log-sum-exp (natural log, -inf in padding)."""
     living = alive(visible_until)
     q, k, v = _cleared(living, q, k, v)
 
@@ -57,7 +57,7 @@ def backward(
     kernel: Kernel,
     interpret: Interpret,
 ) -> tuple[Float[Array, "B N T H"], Float[Array, "B K T H"], Float[Array, "B K T H"]]:
-    """Gradients of q, k and v; `lse` and `delta` are 0 in padding."""
+    """Return the gradients of q, k and v; `lse` and `delta` are 0 in padding."""
     q, k, v, d_out = _cleared(alive(visible_until), q, k, v, d_out)
 
     def step(d_q: Array, stretch: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
@@ -72,7 +72,7 @@ def backward(
 
 
 def _stretches(kernel: Kernel, k: Array, v: Array, visible_until: Array) -> tuple[Array, ...]:
-    """First key, keys, values and `visible_until` of each stretch, the latter counted from its first key."""
+    """Return the first key, keys, values and `visible_until` of each stretch, the latter counted from its first key."""
     shape = kernel.shape
     number = shape.tokens // shape.keys
     first = jnp.arange(number, dtype=jnp.int32) * shape.keys
@@ -83,5 +83,5 @@ def _stretches(kernel: Kernel, k: Array, v: Array, visible_until: Array) -> tupl
 
 
 def _cleared(living: Array, *arrays: Array) -> tuple[Any, ...]:
-    """The arrays [B, N, T, H] with zeros in padding, whatever it holds."""
+    """Return the arrays [B, N, T, H] with zeros in padding, whatever it holds."""
     return tuple(jnp.where(living[:, None, :, None], x, 0) for x in arrays)

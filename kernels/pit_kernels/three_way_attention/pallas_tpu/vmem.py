@@ -1,4 +1,4 @@
-"""How many keys of a row fit into VMEM at once, and their lists into SMEM."""
+"""The number of keys of a row that fit into VMEM at once, and of their lists into SMEM."""
 
 from typing import NamedTuple
 
@@ -15,17 +15,17 @@ _LISTS = 2**20 * 3 // 4
 
 
 def padded_tokens(tokens: int, queries: int = KEYS) -> int:
-    """Tokens of a row inside: whole blocks of `queries`, a multiple of 128."""
+    """Return the tokens of a row inside: whole blocks of `queries`, a multiple of 128."""
     return max(-(-tokens // queries), 1) * queries
 
 
 def padded_width(width: int) -> int:
-    """Width of a head inside: 64, or whole registers of 128 lanes."""
+    """Return the width of a head inside: 64, or whole registers of 128 lanes."""
     return 64 if width <= 64 else -(-width // KEYS) * KEYS
 
 
 class Rows(NamedTuple):
-    """What VMEM depends on.
+    """Sizes that VMEM depends on.
 
     group: query heads per key/value head.
     width: of a head inside.
@@ -40,7 +40,7 @@ class Rows(NamedTuple):
 
 
 def backward_bytes(rows: Rows, keys: int, *, windows: int, stretch: bool) -> int:
-    """VMEM of the backward kernel, which needs more than the forward one.
+    """Return VMEM of the backward kernel, which needs more than the forward one.
 
     Args:
       rows: the call.
@@ -59,7 +59,7 @@ def backward_bytes(rows: Rows, keys: int, *, windows: int, stretch: bool) -> int
 
 
 def stretches(tokens: int, rows: Rows) -> tuple[int, int] | None:
-    """Cuts the keys of a row into the fewest equal stretches that fit; None where not even a block of queries fits.
+    """Cut the keys of a row into the fewest equal stretches that fit; None where not even a block of queries fits.
 
     Args:
       tokens: length of a row.
