@@ -307,6 +307,10 @@ def rewards(trials: Sequence[Row]) -> str:
     return table(["pairs", *models], rows)
 
 
+STAGES = {"rl-first": "rl-improver-0", "rl-second": "rl-improver-1", "rl-third": "rl-improver-2"}
+"""Names of today for the stages of archived trials."""
+
+
 def training(trials: Sequence[Row]) -> str:
     """Return steps and tokens of each stage of the main variant, mean over seeds."""
     keys = ("tokens", "sampled_tokens", "references_sampled")
@@ -315,5 +319,5 @@ def training(trials: Sequence[Row]) -> str:
     for stage in stages:
         costs = [trial["training"][stage] for trial in trials]
         means = [sum(cost.get(key, 0) for cost in costs) / len(costs) for key in keys]
-        rows.append([stage, str(costs[0]["steps"]), *(f"{mean:,.0f}" for mean in means)])
+        rows.append([STAGES.get(stage, stage), str(costs[0]["steps"]), *(f"{mean:,.0f}" for mean in means)])
     return table(["stage", "steps", "tokens trained on", "tokens sampled", "references sampled"], rows)
