@@ -39,7 +39,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from pit.stages.context import Run
 
 from _measure import alternate, at_once, in_turn, merge_rows, origin, resident, spread
 from _packers import NumpyPacker, grain_rows, other_fills
@@ -47,11 +46,13 @@ from _samplers import SAMPLERS, Work, installed
 from pit.config import PackingConfig, override
 from pit.data import _core
 from pit.data.loader import Loader
-from pit.data.packing import Layout, core_topology, empty_batch, materialise, token_columns
+from pit.data.packing import Layout, core_topology, empty_batch, materialise
 from pit.data.readers import read_preferences
 from pit.data.store import Fold, Store, build
 from pit.data.template import gap, policy_sft, quality
+from pit.data.tokens import Tokens
 from pit.recipes import recipe
+from pit.run.folder import Run
 from pit.stages.prepare import prepare
 from pit.types import Batch, Topology
 
@@ -95,7 +96,8 @@ class Settings:
     def columns(self) -> list[list[tuple[np.ndarray, np.ndarray]]]:
         """Return random tokens of these lengths, in memory."""
         rng = np.random.default_rng(self.seed)
-        return token_columns([[rng.integers(4, 4096, n, np.int32) for n in column] for column in self.lengths.T])
+        columns = (Tokens.of([rng.integers(4, 4096, n, np.int32) for n in column]) for column in self.lengths.T)
+        return [[(column.values, column.offsets)] for column in columns]
 
 
 def planner(lengths: np.ndarray, topology: Topology, layout: Layout, seed: int) -> _core.Planner:
@@ -280,8 +282,8 @@ def threads(settings: Settings) -> dict[str, Any]:
     """
     topology, groups = quality(), 64
     lengths = np.random.default_rng(settings.seed).integers(10, 300, (20_000, 3), np.int32)
-    columns = token_columns([[range(n) for n in column] for column in lengths.T])
-    table = _core.TokenTable([column * 2 for column in columns])
+    columns = (Tokens.of([range(n) for n in column]) for column in lengths.T)
+    table = _core.TokenTable([[(column.values, column.offsets)] * 2 for column in columns])
     sizes = {"row_length": LAYOUT.row_length, "rows_per_group": LAYOUT.rows, "trees_per_group": LAYOUT.trees}
     plan = _core.plan_trees(table.lengths(), core_topology(topology), **sizes)
     out, source = (empty_batch(groups, topology, LAYOUT) for _ in range(2))

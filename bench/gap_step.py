@@ -24,17 +24,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pit.stages.context import Run
 
 from _measure import keep, origin, results_file, size_options, spread
 from pit.config import RunConfig, override
-from pit.data.packing import Layout, pack_lists
+from pit.data.packing import Layout, pack
 from pit.data.template import gap
 from pit.losses.gap import five_pairs
 from pit.losses.total import Total
 from pit.model.heads import RewardModel
 from pit.model.params import Params, build, copy, merge
 from pit.recipes import recipe
+from pit.run.folder import Run
 from pit.stages.prepare import prepare
 from pit.train.update import Arrays, TrainState, Update, make_optimizer
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW, Segment, SegmentKind, Topology
@@ -87,7 +87,7 @@ def orders(pairs: list[Pair]) -> tuple[list[list[list[int]]], np.ndarray]:
 
 def packed(name: str, columns: list[list[list[int]]], topology: Topology, layout: Layout, rows: int) -> Contender:
     """Return trees in as few full rows as they need (one group of exactly that many rows)."""
-    (batch,) = pack_lists(columns, topology, Layout(layout.closings, layout.pad, layout.row_length, rows, layout.trees))
+    (batch,) = pack(columns, topology, Layout(layout.closings, layout.pad, layout.row_length, rows, layout.trees))
     used = int(np.max(np.nonzero((batch.visible_until > 0).any(axis=1))[0])) + 1
     arrays = {f: getattr(batch, f)[:used] for f in ("token", "position", "visible_until")}
     live = int((batch.visible_until > np.arange(layout.row_length, dtype=np.int32)).sum())
@@ -130,7 +130,7 @@ def make_update(config: RunConfig, vocab_size: int) -> tuple[Update, Params]:
         ordered = flat if flat.shape[1] == 4 else flat[:, 0][batch["order"]]
         return five_pairs(ordered, jnp.ones(ordered.shape[0], bool)), {}
 
-    return Update(loss, make_optimizer(config.gap.optimizer, 1000)), params
+    return Update(loss, make_optimizer(config.reward_gap.optimizer, 1000)), params
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def published(data: str, count: int) -> Work:
         fold = run.fold("reward")
         rows = (([int(t) for t in part] for part in fold.row(i)) for i in range(count))
         pairs = [(x, better, worse) for x, better, worse in rows]
-        layout = run.layout(run.config.gap.packing)
+        layout = run.layout(run.config.reward_gap.packing)
         return Work("HH pairs", pairs, fold.lengths(), layout, run.tokenizer.vocab_size)
 
 
@@ -169,7 +169,7 @@ def invented(count: int, config: RunConfig, seed: int) -> Work:
     lengths = np.rint(np.array(MEAN_LENGTHS) * rng.uniform(0.5, 1.5, (count, 3))).astype(np.int32)
     columns = [[rng.integers(4, vocabulary, n).tolist() for n in column] for column in lengths.T]
     pairs = list(zip(*columns, strict=True))
-    layout = Layout((1, 2, 3), 0, config.gap.packing.row_length, 0, 0)
+    layout = Layout((1, 2, 3), 0, config.reward_gap.packing.row_length, 0, 0)
     return Work("pairs of random tokens", pairs, lengths, layout, vocabulary)
 
 

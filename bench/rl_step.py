@@ -15,16 +15,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pit.stages.policy_gradient import policy_gradient
 
 from _measure import alternate, keep, origin, results_file, size_options, spread
 from pit.config import OptimizerConfig, RlConfig
-from pit.data.packing import Layout, pack_lists
+from pit.data.packing import Layout, pack
 from pit.data.template import rollout
 from pit.losses.total import Total
 from pit.model.decoder import Decoder
 from pit.model.params import Params, build, copy
-from pit.stages.rl import by_slot
+from pit.rl.records import by_slot
+from pit.rl.rloo import policy_gradient
 from pit.train.update import Arrays, Update, make_optimizer
 from rollout import LONGEST, MODELS
 
@@ -40,7 +40,7 @@ def arrays_of(columns: list[list[list[int]]], lengths: np.ndarray, advantage: np
     topology = rollout(lengths.shape[1], with_reference=True)
     live = sum(len(x) + 1 for column in columns[:2] for x in column) + int(lengths.sum())
     layout = Layout((1, 2, 3), 0, ROW, -(-live // ROW) + 2, 2 * len(columns[0]) + 2)
-    (batch,) = pack_lists(columns, topology, layout)
+    (batch,) = pack(columns, topology, layout)
     used = int(np.max(np.nonzero((batch.visible_until > 0).any(axis=1))[0])) + 1
     fields = ("token", "position", "visible_until", "previous", "loss_weight")
     arrays = {name: jnp.asarray(getattr(batch, name)[:used]) for name in fields} | {"leaf": jnp.asarray(batch.leaf)}

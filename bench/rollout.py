@@ -28,6 +28,7 @@ import numpy as np
 from _measure import alternate, keep, origin, results_file, size_options, spread
 from pit.config import ModelConfig, RolloutConfig
 from pit.model.decoder import Decoder
+from pit.model.model import Model
 from pit.model.params import build
 from pit.model.pretrained import load_pretrained, save_pretrained
 from pit.rollout.sample import sample
@@ -88,12 +89,11 @@ Sampler = Callable[[int], Count]
 def ours(folder: Path, work: Work) -> Sampler:
     """Return the rollout engine."""
     config, vocabulary, params = load_pretrained(folder)
-    graphdef = build(Decoder, config, vocabulary, 0)[0]
+    model = Model(build(Decoder, config, vocabulary, 0)[0], params)
 
     def draw(seed: int) -> Count:
         drawn = sample(
-            graphdef,
-            params,
+            model,
             work.prefixes,
             range(len(work.prefixes)),
             n=work.samples,

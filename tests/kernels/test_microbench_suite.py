@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pit_kernels
-from pit.bench import BenchError, bench, read_lengths, show
+from pit.cli.bench import BenchError, bench, read_lengths, show
 from pit_kernels.gap_reward.tiles import Tiles as GapTiles
 from pit_kernels.microbench import Hot, Kernel, scenario, suite, tune, unavailable_reason
 from pit_kernels.microbench.contenders import Contender, contenders, load_contender

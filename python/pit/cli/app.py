@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO, get_args
 import click
 from rich.console import Console
 
-from pit.bench import bench
+from pit.cli.bench import bench
 from pit.cli.data import data
 from pit.cli.options import (
     FILE,
