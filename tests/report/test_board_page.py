@@ -7,7 +7,7 @@ from pit.config import BoardConfig, Limit, to_dict
 from pit.report import page
 from pit.report.board import PLOTS, boards
 from pit.report.metrics import Curve
-from pit.stages.board import WATCHES
+from pit.rl.board import WATCHES
 
 CURVES = {
     "loss": Curve((1, 2), (1.0, 0.5)),

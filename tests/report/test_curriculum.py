@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pit.config import ConfigError, override
+from pit.config import ConfigError, FieldError, override
 from pit.data.curriculum import CurriculumError, Draws, History, Visit, read_history
 from pit.recipes.demo import demo, tiny
 from pit.report.curriculum import curriculum_png, curriculum_table, periods, visit_counts
@@ -66,19 +66,19 @@ def test_a_resumed_history_drops_the_steps_that_are_drawn_again(tmp_path):
         read_history(tmp_path / "nothing")
 
 
-ADAPTIVE = ["rl_first.gap=centred", "rl_first.steps=60"]
+ADAPTIVE = ["rl_improver_0.gap=centred", "rl_improver_0.steps=60"]
 
 
 @pytest.fixture(scope="module")
 def uniform():
     """The skill of a simulated learner after uniform draws."""
-    return skill(look_ahead(override(demo(), ADAPTIVE), "rl-first", 300).title)
+    return skill(look_ahead(override(demo(), ADAPTIVE), "rl-improver-0", 300).title)
 
 
 @pytest.mark.parametrize("strategy", ["learnability", "gap_band"])
 def test_a_simulated_learner_is_taken_to_what_it_can_learn(strategy, uniform):
     """Both strategies leave the learner with more skill than uniform draws do, from the same seed and steps."""
-    look = look_ahead(override(demo(), [*ADAPTIVE, f"rl_first.curriculum.strategy={strategy}"]), "rl-first", 300)
+    look = look_ahead(override(demo(), [*ADAPTIVE, f"rl_improver_0.curriculum.strategy={strategy}"]), "rl-improver-0", 300)
     assert skill(look.title) > uniform
     assert len(look.visits) == 60
 
@@ -88,20 +88,18 @@ def skill(title):
 
 
 def test_the_plot_is_a_png(tmp_path):
-    look = look_ahead(override(demo(), ADAPTIVE), "rl-first", 50)
+    look = look_ahead(override(demo(), ADAPTIVE), "rl-improver-0", 50)
     path = curriculum_png(look.title, look.visits, look.difficulty, tmp_path / "c.png")
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_too_few_visits_and_unknown_stages_are_refused():
-    config = override(demo(), [*ADAPTIVE, "rl_first.curriculum.strategy=gap_band"])
-    message = (
-        r"^rl_first\.curriculum\.strategy = 'gap_band': 60 steps of 32 prompts visit each of 1,000 examples 1\.9 "
-        r"times, and it learns from visits: at least 2 are needed; raise steps or prompts, lower rl_first\.curriculum"
-    )
-    with pytest.raises(ConfigError, match=message):
-        look_ahead(config, "rl-first", 1000)
-    with pytest.raises(ConfigError, match=r"^--stage = 'sft-policy': must be one of rl-policy, rl-first, rl-second"):
+    config = override(demo(), [*ADAPTIVE, "rl_improver_0.curriculum.strategy=gap_band"])
+    with pytest.raises(FieldError) as caught:
+        look_ahead(config, "rl-improver-0", 1000)
+    assert caught.value.path == "rl_improver_0.curriculum.strategy"
+    assert "60 steps of 32 prompts visit each of 1,000 examples 1.9 times" in caught.value.rule
+    with pytest.raises(ConfigError, match=r"^--stage = 'sft-policy': must be one of rl-policy, rl-improver-0, rl-improver-1"):
         look_ahead(tiny(), "sft-policy", 10)
 
 

@@ -6,12 +6,13 @@ Training code may use everything here, but not the quality of an answer, which i
 import random
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pit.data.synthetic import describe, relay
 from pit.types import Preference
 
 
+@runtime_checkable
 class Family(Protocol):
     """A kind of instruction, with noisy writers and answers with known faults; modules implement it.
 
