@@ -1,4 +1,4 @@
-"""What every test runs under: two CPU devices, strict promotion, run-time shape checks, a Hypothesis profile."""
+"""Settings of every test: two CPU devices, strict promotion, run-time shape checks, a Hypothesis profile."""
 
 import atexit
 import os
@@ -13,8 +13,8 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# Much of the tests' time is compiling, and many processes compile the same: what one has compiled, the others of this
-# run of the tests read. Workers and the commands that tests start inherit the folder.
+# Much of the tests' time is compilation, and many processes compile the same programs: they share a cache for this run
+# of the tests. Workers and the commands that tests start inherit the folder.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="pit-programs-of-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
@@ -41,5 +41,5 @@ settings.load_profile("pit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with whole runs first, as they take longest: workers that share the files then end at about one time."""
+    """Sort files with whole runs first, because they take longest: the workers then end at about the same time."""
     items.sort(key=lambda item: item.path.parent != Path(__file__).parent)

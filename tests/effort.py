@@ -1,4 +1,4 @@
-"""How many examples a property gets: 100, or those of a costly one, times what `make properties` asks for."""
+"""Number of examples per property: 100, or fewer for a costly one, times the factor of `make properties`."""
 
 import os
 
@@ -6,5 +6,5 @@ TIMES = int(os.environ.get("PIT_EXAMPLES_TIMES", "1"))
 
 
 def examples(number):
-    """Examples of a property whose every one takes a second: `number`, or so many times as many."""
+    """The number of examples of a costly property, times the factor of `make properties`."""
     return number * TIMES

@@ -7,18 +7,27 @@ Dimension letters (used in array annotations throughout the project):
 ======  =============================================================================
 letter  meaning
 ======  =============================================================================
+A       token of the store of prefilled rows
 B       row of a batch (a flat row of T tokens into which many trees are packed); also R
-T       token of a flat row
-S       slot of a sampler, or of a key/value cache
+C       token of one sampled output, or entry of a key/value cache
 D       model width
+E       id that ends a sample
 F       feed-forward width
-N       query heads
-K       key/value heads
+G       tree (one context tree), or prefix of a sampler
 H       head width
-V       vocabulary
-G       tree (one context tree)
+K       key/value head
 L       leaf of a tree
-C       token of one sampled output
+M       row of a matrix: a token of a batch, rows joined
+N       query head; in reinforcement learning, sample of a tree
+P       prefix that a sampler holds, position of a table, or tree of a plan
+Q       sample of a sampler (all prefixes together), or piece of a plan
+R       row of a batch
+S       slot of a sampler, or of a key/value cache
+T       token of a flat row
+V       entry of the vocabulary
+X       shard of the rows
+n       entry of a vector: draw, example, pair or row
+m, r    entry of another vector
 ======  =============================================================================
 """
 
@@ -128,18 +137,18 @@ class Topology:
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows, the only thing a model is ever given (R rows of T tokens, G trees with L leaves).
+    """Packed rows, the only input of a model (R rows of T tokens, G trees with L leaves).
 
     Query q of a row sees key k exactly when ``k <= q < visible_until[k]`` and ``visible_until[q] > q``.
 
     token: the tokens.
-    position: index of each token on its own root-to-leaf path (what rotary embeddings see).
+    position: index of each token on its root-to-leaf path, for rotary embeddings.
     visible_until: flat index at which the subtree of the token's segment ends; <= own index for padding.
     previous: flat index of the token before it on its path (its own index where there is none).
     loss_weight: weight of the token as a target, predicted from `previous`.
     leaf: (row, index) of the last token of each leaf segment, row of the batch; (-1, -1) where absent.
-    example_id: row of the store each tree was made from, -1 where the slot is empty.
-    source: where its reference came from (see `Source`).
+    example_id: row of the store of each tree, -1 where the slot is empty.
+    source: source of its reference (see `Source`).
     """
 
     token: Int32[np.ndarray, "R T"]
