@@ -3,17 +3,21 @@
 JAX and Hypothesis are imported only when a check needs them.
 """
 
-import importlib
+import importlib.util
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pit.testing.errors import CheckError, InvariantError
+from pit.types import Preference
+
+if TYPE_CHECKING:
+    from pit.testing.report import Report
 
 # A constant and not the docstring, where \b would need a control character.
 _HELP = """Check the reward model MODEL: what holds for any weights, and what it has learned.
@@ -80,6 +84,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--html", "as_html", type=_NEW_FILE, help="Write the report to an HTML file.")
 def check(model: str, replay: Path | None, stage: str, **options: Any) -> None:
     """Run the command; its help is `_HELP`."""
+    _require_hypothesis()
     scorer = _open_scorer(model, stage)
     if replay is not None:
         _replay(scorer, replay)
@@ -101,16 +106,20 @@ def check(model: str, replay: Path | None, stage: str, **options: Any) -> None:
 
 def _open_scorer(model: str, stage: str) -> Any:
     if _MODULE_NAME.fullmatch(model):
-        return _import("pit.testing.adapters").import_scorer(model)
+        from pit.testing.adapters import import_scorer
+
+        return import_scorer(model)
     if not (Path(model) / "config.json").is_file():
         raise CheckError(
             f"{model}: does not hold a model (config.json is missing); give the folder of a run, the folder of a "
             "transformers sequence classifier, or MODULE:NAME of a scorer in Python"
         )
-    return _import("pit.testing.models").open_folder(model, stage)
+    from pit.testing.models import open_folder
+
+    return open_folder(model, stage)
 
 
-def _print_failures(report: Any) -> None:
+def _print_failures(report: "Report") -> None:
     """Print every violation, and every figure below its floor, with its counterexample."""
     for result in report.results:
         if result.below_floor:
@@ -124,11 +133,12 @@ def _print_failures(report: Any) -> None:
             click.echo(f"check it again: {result.replay}")
 
 
-def _run(scorer: Any, model: str, options: dict[str, Any]) -> Any:
-    run = _import("pit.testing.run")
-    invariants = run.select(options["names"])
+def _run(scorer: Any, model: str, options: dict[str, Any]) -> "Report":
+    from pit.testing.run import Request, run_check, select
+
+    invariants = select(options["names"])
     rows, where = _rows(model, options)
-    request = run.Request(model, where, options["examples"], options["seed"], options["failures"])
+    request = Request(model, where, options["examples"], options["seed"], options["failures"])
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("start", total=None)
@@ -136,10 +146,10 @@ def _run(scorer: Any, model: str, options: dict[str, Any]) -> Any:
         def show(text: str) -> None:
             progress.update(task, description=text)
 
-        return run.run_check(scorer, rows, request, invariants=invariants, progress=show)
+        return run_check(scorer, rows, request, invariants=invariants, progress=show)
 
 
-def _rows(model: str, options: dict[str, Any]) -> tuple[Any, str]:
+def _rows(model: str, options: dict[str, Any]) -> tuple[list[Preference], str]:
     """Return the preferences and their name in reports."""
     data, policy, limit = options["data"], options["samples_of"], options["rows"]
     is_run = (Path(model) / "store").is_dir()
@@ -148,26 +158,34 @@ def _rows(model: str, options: dict[str, Any]) -> tuple[Any, str]:
             raise CheckError(f"--samples-of {policy}: cannot be combined with --data {data}; give one of them")
         if not is_run:
             raise CheckError(f"--samples-of {policy}: {model} is not the folder of a run; give --data instead")
-        rows, source = _import("pit.testing.models").rows_of_samples(Path(model), policy, limit, options["seed"])
+        from pit.testing.models import rows_of_samples
+
+        rows, source = rows_of_samples(Path(model), policy, limit, options["seed"])
         return rows, f"samples of {policy}, ranked by the {source}"
     if data is not None:
-        return _import("pit.testing.data").read_rows(data, limit), str(data)
+        from pit.testing.data import read_rows
+
+        return read_rows(data, limit), str(data)
     if is_run:
-        return _import("pit.testing.models").rows_of_run(Path(model), limit), "the run's eval fold"
+        from pit.testing.models import rows_of_run
+
+        return rows_of_run(Path(model), limit), "the run's eval fold"
     return [], "no --data"
 
 
 def _replay(scorer: Any, path: Path) -> None:
     """Check a saved example; exit with status 1 if it still fails."""
-    search, run = _import("pit.testing.search"), _import("pit.testing.run")
-    name, example = search.load_example(path)
-    (invariant,) = run.select([name])
+    from pit.testing.run import select
+    from pit.testing.search import format_example, load_example
+
+    name, example = load_example(path)
+    (invariant,) = select([name])
     if not invariant.applicable(scorer):
         raise CheckError(
             f"--replay {path}: is an example of {name}, which needs {invariant.missing(scorer)}; give the MODEL "
             "that it was saved for"
         )
-    click.echo(search.format_example(example))
+    click.echo(format_example(example))
     try:
         invariant.check(scorer, example)
     except InvariantError as violation:
@@ -176,10 +194,7 @@ def _replay(scorer: Any, path: Path) -> None:
     click.echo(f"{name}: held")
 
 
-def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != "hypothesis":
-            raise
-        raise CheckError("hypothesis: is not installed, and checks need it; pip install 'pit-jax[testing]'") from error
+def _require_hypothesis() -> None:
+    """Raise unless Hypothesis is installed; the modules below import it."""
+    if importlib.util.find_spec("hypothesis") is None:
+        raise CheckError("hypothesis: is not installed, and checks need it; pip install 'pit-jax[testing]'")
