@@ -79,10 +79,10 @@ def tiny() -> RunConfig:
         reward_quality=RewardConfig(**supervised, evaluate_trees=16),
         reward_gap=GapConfig(**supervised, evaluate_trees=16),
         reward_judge=RewardConfig(**supervised, evaluate_trees=16),
-        rl_policy=PolicyRlConfig(steps=60),
-        rl_improver_0=ImproverRlConfig(steps=60),
+        rl_policy=PolicyRlConfig(**rl),
+        rl_improver_0=ImproverRlConfig(**rl),
         refresh=RefreshConfig(**supervised, pairs=8),
-        rl_improver_1=RewrittenRlConfig(steps=60),
+        rl_improver_1=RewrittenRlConfig(**rl),
         rl_improver_2=RewrittenRlConfig(**rl, passes=Passes(1, 2)),
         improve=ImproveConfig(iterations=2, batch=8),
         evaluate=EvaluateConfig(
