@@ -35,14 +35,14 @@ def demo() -> RunConfig:
         data=DataConfig(synthetic_rows=36_000),
         sft_policy=dataclasses.replace(config.sft_policy, steps=260),
         sft_improver=dataclasses.replace(config.sft_improver, steps=260),
-        reward_quality=dataclasses.replace(config.reward_quality, steps=360),
-        reward_gap=dataclasses.replace(config.reward_gap, steps=320),
+        reward_quality=dataclasses.replace(config.reward_quality, steps=400),
+        reward_gap=dataclasses.replace(config.reward_gap, steps=350),
         reward_judge=dataclasses.replace(config.reward_judge, steps=100),
         rl_policy=dataclasses.replace(config.rl_policy, steps=60),
         rl_improver_0=dataclasses.replace(config.rl_improver_0, steps=60),
         rl_improver_1=dataclasses.replace(config.rl_improver_1, steps=60),
         rl_improver_2=dataclasses.replace(config.rl_improver_2, steps=60),
-        evaluate=dataclasses.replace(config.evaluate, prompts=400, sensitivity_prompts=128),
+        evaluate=dataclasses.replace(config.evaluate, prompts=400, sensitivity_prompts=128, sensitivity_floor=0.65),
     )
 
 
