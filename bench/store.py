@@ -1,18 +1,16 @@
-"""Benchmark of the token store: writing, warm opening and verifying a store of a million synthetic rows.
+"""Benchmark of the token store: writing, warm opening and verifying a store of synthetic rows.
 
-Run: `python bench/store.py`. The store is built once, then opened repeatedly in the same process: `open_s` covers the
-manifest, the maps, the offsets and the lengths of all folds. Verification is measured in the C++ core alone (`verify`:
-tokens and checksums) and as in `pit data check --full` (`full`: also the digests of the files). 20,000 different rows
-are repeated, because generating a million would take longer than writing them.
+    python bench/store.py [--full]
+
+The store is built once, then opened repeatedly in the same process: `open_s` covers the manifest, the maps, the offsets
+and the lengths of all folds. Verification is measured in the C++ core alone (`verify`: tokens and checksums) and as in
+`pit data check --full` (`full`: also the digests of the files). With `--full` there are a million rows: 20,000
+different ones are repeated, because generating a million would take longer than writing them.
 """
 
 import argparse
-import itertools
-import json
 import os
-import platform
 import resource
-import statistics
 import time
 import zlib
 from collections.abc import Callable
@@ -20,22 +18,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from _measure import commit
+import numpy as np
+
+import _synthetic
+from _measure import keep, origin, results_file, size_options, spread
 from pit.data.store import Store, build
-from pit.data.synthetic import generate
-from pit.data.template import Template
-from pit.data.tokenizer import Tokenizer
-from pit.evaluate.collect import versions
 from pit.types import FOLDS
 
-ROUNDS = 9
 DIFFERENT_ROWS = 20_000
-
-
-def spread(measure: Callable[[], float]) -> dict[str, float]:
-    """Return the median and the extremes of `ROUNDS` measurements."""
-    values = [measure() for _ in range(ROUNDS)]
-    return {"median": statistics.median(values), "least": min(values), "most": max(values), "rounds": ROUNDS}
 
 
 def open_seconds(folder: Path) -> float:
@@ -71,15 +61,18 @@ def zlib_rate(store: Store, size: int) -> float:
     return size / (time.perf_counter() - begin) / 1e9
 
 
-def measure(rows: int, workers: int, folder: Path) -> dict[str, Any]:
-    """Return the figures of a store of `rows` rows."""
-    texts = (text for row in generate(4_000, 1) for text in (row.prompt[0].content, row.better, row.worse))
-    template = Template(Tokenizer.train_bpe(texts, 1_024), (512, 512, 512))
-    preferences = itertools.islice(itertools.cycle(list(generate(DIFFERENT_ROWS, 0))), rows)
+def measure(rows: int, workers: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """Return the figures of a store of so many rows."""
+    template = _synthetic.template()
+    preferences = _synthetic.preferences(rows, DIFFERENT_ROWS)
     begin = time.perf_counter()
     store = build(preferences, folder, template, workers=workers)
     write_s = time.perf_counter() - begin
     size = sum(path.stat().st_size for path in folder.glob("*.arrow"))
+
+    def repeated(call: Callable[[], float]) -> dict[str, float]:
+        return spread(np.array([call() for _ in range(rounds)]))
+
     return {
         "rows": rows,
         "tokens": store.manifest["tokens"],
@@ -89,27 +82,29 @@ def measure(rows: int, workers: int, folder: Path) -> dict[str, Any]:
         "write_s": write_s,
         "write_rows_per_s": rows / write_s,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "open_s": spread(lambda: open_seconds(folder)),
-        "verify_gb_per_s": spread(lambda: verify_rate(store, size)),
-        "full_gb_per_s": spread(lambda: full_rate(store, size)),
-        "zlib_crc32_gb_per_s": spread(lambda: zlib_rate(store, size)),
+        "open_s": repeated(lambda: open_seconds(folder)),
+        "verify_gb_per_s": repeated(lambda: verify_rate(store, size)),
+        "full_gb_per_s": repeated(lambda: full_rate(store, size)),
+        "zlib_crc32_gb_per_s": repeated(lambda: zlib_rate(store, size)),
     }
 
 
 def main() -> None:
-    """Measure, print, and write bench/results/store.json."""
+    """Measure and report the figures of one store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "store.json")
-    arguments = parser.parse_args()
-    origin = {"commit": commit(), "command": "python bench/store.py"}
+    parser.add_argument("--rows", type=int, help="rows of the store [5,000; with --full 1,000,000]")
+    parser.add_argument("--rounds", type=int, help="timed calls of each kind [3; with --full 9]")
+    parser.add_argument("--workers", type=int, help="processes that write [1; with --full one per core]")
+    size_options(parser, "store")
+    options = parser.parse_args()
+    rows = options.rows or (1_000_000 if options.full else 5_000)
+    rounds = options.rounds or (9 if options.full else 3)
+    workers = options.workers or ((os.cpu_count() or 1) if options.full else 1)
     with TemporaryDirectory() as folder:
-        figures = measure(arguments.rows, arguments.workers, Path(folder) / "store")
-    device = f"{platform.machine()}, {os.cpu_count()} cores"
-    result = {**origin, "device": device, "versions": versions(), **figures}
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2))
+        figures = measure(rows, workers, rounds, Path(folder) / "store") | origin(0, rounds)
+    rates = f"{figures['write_rows_per_s']:,.0f} rows written per second, opened in {figures['open_s']['median']:.3f} s"
+    summary = f"{rows:,} rows: {rates}, verified at {figures['verify_gb_per_s']['median']:.2f} GB/s"
+    keep(results_file(options, "store"), figures, summary)
 
 
 if __name__ == "__main__":

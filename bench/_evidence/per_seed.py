@@ -76,7 +76,7 @@ def to_csv(by_family: Mapping[str, Figures]) -> str:
     family,seed,variant,y0,one pass over y0
     relay,7,own,.5,12.3
     """
-    rows = [(family, *key, row) for family, found in by_family.items() for key, row in sorted(found.items())]
+    rows = [(family, *key, row) for family, figures in by_family.items() for key, row in sorted(figures.items())]
     columns = list(dict.fromkeys(name for *_, row in rows for name in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -97,21 +97,21 @@ def read_csv(path: Path) -> dict[str, dict[tuple[int, str], dict[str, float]]]:
         head = next(reader, [])
         if tuple(head[:3]) != KEYS:
             raise ValueError(f"{path}: the first columns are {head[:3]}, they must be {list(KEYS)}; restore the file")
-        found: dict[str, dict[tuple[int, str], dict[str, float]]] = {}
+        by_family: dict[str, dict[tuple[int, str], dict[str, float]]] = {}
         for family, seed, variant, *cells in reader:
             row = {name: float(cell) for name, cell in zip(head[3:], cells, strict=True) if cell}
-            found.setdefault(family, {})[int(seed), variant] = row
-    return found
+            by_family.setdefault(family, {})[int(seed), variant] = row
+    return by_family
 
 
-def values(found: Figures, variant: str, name: str) -> list[float]:
+def values(by_trial: Figures, variant: str, name: str) -> list[float]:
     """Return one figure of a variant, a value per seed that has it, seeds ascending."""
-    return [row[name] for (_, of), row in sorted(found.items()) if of == variant and name in row]
+    return [row[name] for (_, of), row in sorted(by_trial.items()) if of == variant and name in row]
 
 
-def table(found: Figures, variant: str, names: Sequence[str]) -> np.ndarray:
+def table(by_trial: Figures, variant: str, names: Sequence[str]) -> np.ndarray:
     """Return several figures of a variant: a row per seed that has all of them, a column per name."""
-    rows = [row for (_, of), row in sorted(found.items()) if of == variant and all(name in row for name in names)]
+    rows = [row for (_, of), row in sorted(by_trial.items()) if of == variant and all(name in row for name in names)]
     return np.array([[row[name] for name in names] for row in rows])
 
 

@@ -1,4 +1,4 @@
-"""What the evidence compares: families, and variants of a run that share all checkpoints they can."""
+"""Families and variants that the evidence compares; variants of a run share all checkpoints they can."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,25 +19,27 @@ FAMILIES = ("describe", "relay")
 
 EXPLORE_SEEDS = (100, 101, 102)
 FINAL_SEEDS = {"describe": (*range(205, 210), *range(235, 275)), "relay": tuple(range(225, 235))}
-"""A seed names data, prompts, initialisation and sampling: what was explored on is not what is reported of. Describe
-ran on 200 to 204 with KL coefficients of .4 and .1; those of now were settled on before 205 to 209 ran. Seeds 235 on
-were added in order, with nothing else changed, for the variants that those five left open, until the standard errors
-of the best of 2, the best of 6 and more RLHF were at most 1.5 points, read off the standard errors alone: 274 was the
-last.
-Of relay seeds 200 to 202, 210 and 220 to 223 have been looked at, and its recipe was changed for what they showed; that
-of seeds 225 to 234 is what was settled on before any of them ran."""
+"""Seeds that are reported; a seed names data, prompts, initialisation and sampling, and none of them was explored on.
+
+describe: seeds 200 to 204 ran with KL coefficients of .4 and .1; the present ones were fixed before 205 to 209 ran.
+Seeds from 235 were added in order, with nothing else changed, for the variants that those five left open, until the
+standard errors of the best of 2, the best of 6 and more RLHF were at most 1.5 points. Only standard errors were read
+for that, and 274 was the last.
+relay: seeds 200 to 202, 210 and 220 to 223 were looked at, and the recipe was changed for what they showed. The present
+recipe was fixed before any of seeds 225 to 234 ran."""
 
 
 @dataclass(frozen=True)
 class Variant:
     """One way to spend the improver's training.
 
-    what: in words, for the table.
+    what: description in words, for the table.
     improver: stage whose model improves; None where only the policy is measured.
-    settings: changes of the family's config; {n} stands for all RL steps of the improver, {first} and {half},
-        {rest} and twice {third} for its parts, {policy} for the policy's own steps and those together, {few} for so
-        many examples that each is seen four times.
-    of: the variant of which it changes one thing, held against it beside the family's main one; None for no other.
+    settings: changes of the family's config. {n} stands for all RL steps of the improver, which {first} and {half}, or
+        {rest} and twice {third}, divide; {policy} for the policy's steps plus {n}; {few} for the number of examples
+        that makes training use each of them four times.
+    of: variant that this one changes in one point; it is compared with that one too, not only with the family's main
+        variant. None for no other.
     """
 
     what: str
@@ -47,7 +49,7 @@ class Variant:
 
 
 MAIN = {"describe": "staged", "relay": "first_only"}
-"""Of each family the variant whose rivals at inference are measured too: the one that its recipe trains."""
+"""Main variant of each family: the one that its recipe trains, whose rivals at inference are measured too."""
 
 _POLICY_ONLY = tuple(f"rl_improver_0.sources.{source}" for source in ("worse=0", "better=0", "policy=1"))
 _HALVES = ("references=policy", "rl_improver_0.steps={first}", "rl_improver_1.steps={half}")
@@ -130,7 +132,7 @@ def stages_for(config: RunConfig, variant: str) -> tuple[Stage, ...]:
 
 
 def identity(config: RunConfig, stage: Stage) -> str:
-    """Return a digest that is equal for stages of two variants that are the same training, so that it is done once."""
+    """Return a digest that two variants of a stage share exactly when they train the same; it is then trained once."""
     needs = {role: identity(config, need) for role, need in stage.inputs(config).items()}
     return digest(
         stage.name,
@@ -144,8 +146,8 @@ def identity(config: RunConfig, stage: Stage) -> str:
 
 
 def planned(seeds: Mapping[str, Sequence[int]], variants: Sequence[str]) -> Iterator[tuple[str, int, str]]:
-    """Every (family, seed, variant), the main one of a seed first: the others take over its checkpoints."""
-    for family, own in seeds.items():
-        for seed in own:
+    """Yield every (family, seed, variant), the main one of a seed first: the others take over its checkpoints."""
+    for family, chosen in seeds.items():
+        for seed in chosen:
             for variant in sorted(variants, key=[MAIN[family], *VARIANTS].index):
                 yield family, seed, variant

@@ -1,0 +1,1 @@
+"""The rows of figures of `data_core.py`, by topic, and the packers and samplers that they are compared with."""
