@@ -11,7 +11,7 @@ import path_twins as twins
 import pytest
 
 from pit.config import OptimizerConfig
-from pit.data.packing import Layout, pack_lists
+from pit.data.packing import Layout, pack
 from pit.data.template import gap, improver_sft
 from pit.losses.total import Total
 from pit.stages.reward import gap_loss
@@ -46,7 +46,7 @@ def toy_loss(value):
 
 
 def packed(columns, topology=None):
-    (batch,) = pack_lists(columns, topology or improver_sft(), ROWS)
+    (batch,) = pack(columns, topology or improver_sft(), ROWS)
     return twins.arrays_of(batch), batch.example_id
 
 
