@@ -9,7 +9,7 @@ import numpy as np
 import path_twins as twins
 import pytest
 
-from pit.data.packing import pack
+from pit.data.packing import pack_lists
 from pit.data.template import improver_sft
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
@@ -24,7 +24,7 @@ def gradient(**changes):
     """Loss and gradient of one batch, with the same weights whatever the changes."""
     graphdef, _ = build(Decoder, dataclasses.replace(twins.GEMMA, **changes), twins.VOCAB, 0)
     _, params = twins.random_decoder(twins.GEMMA)
-    (batch,) = pack(COLUMNS, improver_sft(), twins.SPLIT)
+    (batch,) = pack_lists(COLUMNS, improver_sft(), twins.SPLIT)
 
     def loss(params, arrays):
         return nll(graphdef)(params, arrays)[0].sum
