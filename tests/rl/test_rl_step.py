@@ -31,7 +31,7 @@ from pit.seeds import Seed
 from pit.stages import rl, sft
 from pit.stages.prepare import prepare
 from pit.stages.reinforced import make_step
-from pit.train.guard import Diverged
+from pit.train.guard import DivergedError
 from pit.train.log import PROGRESS_VARIABLE
 from pit.train.update import Update
 from pit.types import Source
@@ -278,7 +278,7 @@ def test_steps_that_are_not_finite_are_refused_and_end_the_stage(run, monkeypatc
     )
     run = Run(run.folder, dataclasses.replace(run.config, rl_improver_0=section))
     message = r"^rl-improver-0: loss or gradient of step 3 is not finite, the last of 3 in a row"
-    with pytest.raises(Diverged, match=message):
+    with pytest.raises(DivergedError, match=message):
         STAGE.work(run, Services())
     folder = run.stage_folder(STAGE.name)
     assert not (folder / "done.json").exists()

@@ -1,6 +1,5 @@
 """The steps of training as TPU programs: compiled for chips that are not there, and run by Pallas' interpreter."""
 
-import contextlib
 import dataclasses
 import re
 
@@ -10,8 +9,7 @@ import numpy as np
 import optax
 import path_twins as twins
 import pytest
-from interpreted import INTERPRET, no_races
-from jax.experimental.pallas import tpu as pltpu
+from interpreted import tpu_kernels_everywhere
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from tpu_programs import compiled, mesh, model_on, needs_libtpu
@@ -26,7 +24,6 @@ from pit.model.params import build, copy
 from pit.rl.rloo import policy_gradient
 from pit.stages.reward import gap_loss
 from pit.train.update import Update
-from pit_kernels import dispatch
 
 MODEL = ModelConfig(width=256, layers=1, heads=8, kv_heads=4, head_dim=64, mlp=512, compute_dtype="bfloat16")
 VOCABULARY, ROWS_OF_BATCH, TOKENS, TREES, SAMPLES, CAPACITY = 1024, 8, 1024, 16, 4, 64
@@ -97,14 +94,6 @@ def test_steps_compile_with_the_kernels_and_gather_no_activations(kind, step):
         assert not {tokens, tokens // data, TOKENS} & set(sizes), f"an all-gather makes {sizes}"
 
 
-@contextlib.contextmanager
-def forced(monkeypatch):
-    """TPU kernels everywhere, interpreted."""
-    with monkeypatch.context() as patch, pltpu.force_tpu_interpret_mode(INTERPRET), no_races():
-        patch.setattr(dispatch, "run", lambda route, backends, *arrays: backends[route.tpu](*arrays))
-        yield
-
-
 ONE_LAYER = dataclasses.replace(twins.LLAMA, layers=1)
 LAYOUT = dataclasses.replace(twins.SPLIT, rows=8, trees=4)
 
@@ -142,7 +131,7 @@ def test_interpreted_steps_are_those_of_xla(case, monkeypatch):
         return jax.device_get((state.params, metrics))
 
     expected = step()
-    with forced(monkeypatch):
+    with tpu_kernels_everywhere(monkeypatch):
         actual = step()
     moved = [
         np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (expected[0], jax.device_get(params))), strict=True)
