@@ -30,7 +30,7 @@ def test_help_says_what_a_command_does_and_keeps_the_lines_of_its_examples(words
     assert len(what) >= 10
     after = shown.partition("Example")[2]
     if after:
-        assert after.split("\n")[1].startswith("    "), "an example stands in a line of its own"
+        assert after.split("\n")[1].startswith("  "), "an example stands in a line of its own"
 
 
 def test_help_teaches_the_tools_and_then_the_jobs_in_the_order_of_a_run() -> None:
