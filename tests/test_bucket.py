@@ -60,8 +60,9 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 WEIGHTS_HASH = """
 import hashlib, pathlib, sys
-from pit.stages.context import Run
-_, params = Run.open(pathlib.Path(sys.argv[1])).trained("sft-policy")
+from pit.run.folder import Run
+from pit.stages import sft
+params = sft.POLICY.load(Run.open(pathlib.Path(sys.argv[1]))).params
 print(hashlib.sha256(b"".join(bytes(memoryview(params[name]).cast("B")) for name in sorted(params))).hexdigest())
 """
 
@@ -78,14 +79,14 @@ def test_a_run_goes_on_after_its_machine_is_lost(
     bucket: gcs.Bucket, environment: dict[str, str], tmp_path: Path
 ) -> None:
     here, lost, found = tmp_path / "here", tmp_path / "lost", tmp_path / "found"
-    for words in (["data", "prepare", "tiny", "--out", here, *SETTINGS], ["sft", "policy", "--run", here]):
+    for words in (["data", "prepare", "tiny", "--out", here, *SETTINGS], ["sft-policy", "--run", here]):
         done = pit(environment, *words)
         assert done.returncode == 0, done.stderr[-3000:]
 
     prepare = ["data", "prepare", "tiny", "--checkpoints", ROOT, *SETTINGS, "--out"]
     assert pit(environment, *prepare, lost).returncode == 0
     process = subprocess.Popen(
-        [sys.executable, "-m", "pit", "sft", "policy", "--run", str(lost)],
+        [sys.executable, "-m", "pit", "sft-policy", "--run", str(lost)],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -101,7 +102,7 @@ def test_a_run_goes_on_after_its_machine_is_lost(
     shutil.rmtree(lost)
 
     assert pit(environment, *prepare, found).returncode == 0
-    resumed = pit(environment, "sft", "policy", "--run", found)
+    resumed = pit(environment, "sft-policy", "--run", found)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert saved_steps(bucket, "sft-policy") == [9, 12]
     assert weights_hash(environment, found) == weights_hash(environment, here)
@@ -133,7 +134,7 @@ def test_a_bucket_that_cannot_be_used_is_one_clear_line(
     run = tmp_path / "run"
     result = pit(environment, "data", "prepare", "tiny", "--out", run, "--checkpoints", root)
     if result.returncode == 0:
-        result = pit(environment, "sft", "policy", "--run", run)
+        result = pit(environment, "sft-policy", "--run", run)
     assert result.returncode == 1
     assert result.stderr.startswith(f"pit: error: {message}"), result.stderr
     assert len(result.stderr.splitlines()) == 1

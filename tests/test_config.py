@@ -1,58 +1,59 @@
-"""A config survives JSON, takes edits by name, and refuses what cannot work with words that say what to do."""
+"""A config survives JSON and YAML, takes edits by path, and refuses what cannot work with the path that was set."""
 
 import dataclasses
 import json
 import math
 import re
+import types
+import typing
 
 import pytest
-from hypothesis import example, given
+import yaml
+from effort import examples
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pit.config import (
     BoardConfig,
     ConfigError,
+    CurriculumConfig,
     DataConfig,
     EvaluateConfig,
+    FieldError,
+    FoldFractions,
+    GapConfig,
     ImproveConfig,
+    ImproverRlConfig,
+    ImproverSftConfig,
     KlConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
     PackingConfig,
+    Passes,
+    PolicyRlConfig,
     RefreshConfig,
-    RlConfig,
+    RewardConfig,
+    RewrittenRlConfig,
     RunConfig,
+    SftConfig,
+    SourceWeights,
     TokenizerConfig,
-    TrainConfig,
     WindowConfig,
     digest,
     from_dict,
     gemma_like,
     override,
+    read_config,
     to_dict,
+    to_yaml,
 )
+from pit.config.rules import Range
+from pit.recipes import RECIPES
 from pit.recipes.demo import demo, tiny
 
-# The default rows are too short for the default windows of the paper.
-DEFAULT_PATH = 3 * 512
-LONG = PackingConfig(row_length=DEFAULT_PATH)
-
-
-def valid(**changes):
-    train, rl = TrainConfig(packing=LONG), RlConfig(packing=LONG)
-    values = {
-        "sft_policy": train,
-        "sft_improver": train,
-        "quality": train,
-        "gap": train,
-        "judge": train,
-        "rl_policy": rl,
-        "rl_first": dataclasses.replace(rl, sources=(1, 1, 0)),
-        "rl_second": dataclasses.replace(rl, sources=(0, 0, 1)),
-    }
-    return RunConfig(**(values | changes))
-
+LONGEST_PATH = 3 * 512
+"""Tokens of the longest path under the default windows."""
 
 positive = st.integers(1, 500)
 models = st.builds(
@@ -70,37 +71,45 @@ models = st.builds(
     compute_dtype=st.sampled_from(["float32", "bfloat16"]),
     matched_heads=st.integers(0, 1),
 )
-packings = st.builds(PackingConfig, row_length=st.integers(DEFAULT_PATH, 9999), rows=positive, microbatches=positive)
-optimizers = st.builds(OptimizerConfig, learning_rate=st.floats(1e-9, 1), end_fraction=st.floats(0, 1))
-trains = st.builds(
-    TrainConfig,
-    steps=st.none() | positive,
-    packing=packings,
-    optimizer=optimizers,
-    init=st.sampled_from(["random", "policy"]),
-)
-gap_trains = st.builds(dataclasses.replace, trains, ordered_pairs=st.sampled_from(["five", "one"]))
+supervised = {
+    "steps": st.none() | positive,
+    "packing": st.builds(
+        PackingConfig, row_length=st.integers(LONGEST_PATH, 9999), rows=positive, microbatches=positive
+    ),
+    "optimizer": st.builds(OptimizerConfig, learning_rate=st.floats(1e-9, 1), end_fraction=st.floats(0, 1)),
+}
 configs = st.builds(
-    valid,
+    RunConfig,
     name=st.text(max_size=9),
     seed=st.integers(0, 2**40),
-    data=st.builds(DataConfig, path=st.none() | st.text(max_size=9), strict=st.booleans()),
+    data=st.builds(
+        DataConfig,
+        path=st.none() | st.text(max_size=9),
+        task=st.sampled_from([None, "describe", "relay"]),
+        strict=st.booleans(),
+    ),
     policy=models,
     reward_model=models | models.map(gemma_like),
-    sft_policy=trains.map(lambda config: dataclasses.replace(config, init="random")),
-    sft_improver=trains,
-    gap=gap_trains,
-    rl_first=st.builds(
-        RlConfig,
-        packing=packings,
-        gap=st.sampled_from(["raw", "centred", "symmetric"]),
-        sources=st.tuples(positive, st.integers(0, 9), st.integers(0, 9)),
+    sft_policy=st.builds(SftConfig, **supervised),
+    sft_improver=st.builds(ImproverSftConfig, **supervised, init=st.sampled_from(["random", "policy"])),
+    reward_gap=st.builds(
+        GapConfig,
+        **supervised,
+        init=st.sampled_from(["random", "policy", "quality"]),
+        ordered_pairs=st.sampled_from(["five", "one"]),
+    ),
+    rl_improver_0=st.builds(
+        ImproverRlConfig,
+        gap=st.sampled_from(["raw", "centred", "symmetric", "difference"]),
+        sources=st.builds(SourceWeights, worse=positive, better=st.integers(0, 9), policy=st.integers(0, 9)),
         beta=st.floats(0, 9),
     ),
+    rl_improver_2=st.builds(RewrittenRlConfig, passes=st.builds(Passes, least=st.just(0), most=st.integers(0, 9))),
     improve=st.builds(ImproveConfig, threshold=st.floats(-9, 9)),
 )
 
 
+@settings(max_examples=examples(25))
 @given(config=configs)
 @example(config=dataclasses.replace(demo(), data=DataConfig(path="none")))
 def test_a_config_survives_json(config):
@@ -109,27 +118,33 @@ def test_a_config_survives_json(config):
     assert digest(again) == digest(config)
 
 
+@settings(max_examples=examples(25))
 @given(one=configs, two=configs)
 def test_digests_are_equal_exactly_where_configs_are(one, two):
     assert (digest(one) == digest(two)) == (one == two)
 
 
+def leaves(values, where=""):
+    """Path and value of every field of a nested config."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{where}{name}.")
+        else:
+            yield f"{where}{name}", value
+
+
+def as_text(value):
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@settings(max_examples=examples(25))
 @given(config=configs)
 def test_every_value_can_be_set_from_the_command_line(config):
     """Each leaf of the config, written out as text, is read back as the same value."""
-
-    def settings_of(values, where):
-        for name, value in values.items():
-            if isinstance(value, dict):
-                yield from settings_of(value, f"{where}{name}.")
-            else:
-                text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-                yield f"{where}{name}={'none' if value is None else text.lower() if isinstance(value, bool) else text}"
-
-    assert override(config, list(settings_of(to_dict(config), ""))) == config
+    assert override(config, [f"{path}={as_text(value)}" for path, value in leaves(to_dict(config))]) == config
 
 
-@pytest.mark.parametrize("recipe", [demo, tiny])
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 def test_recipes_are_valid_and_survive_json(recipe):
     assert from_dict(RunConfig, json.loads(json.dumps(to_dict(recipe())))) == recipe()
 
@@ -151,296 +166,397 @@ OVERRIDES = [
     ("seed=3", lambda c: c.seed, 3),
     ("seed=1_000", lambda c: c.seed, 1000),
     ("name=a=b", lambda c: c.name, "a=b"),
+    ("name=none", lambda c: c.name, "none"),
     ("data.path=none", lambda c: c.data.path, None),
     ("data.path=/x", lambda c: c.data.path, "/x"),
     ("data.strict=true", lambda c: c.data.strict, True),
     ("sft_policy.steps=7", lambda c: c.sft_policy.steps, 7),
     ("sft_policy.steps=none", lambda c: c.sft_policy.steps, None),
     ("sft_policy.optimizer.learning_rate=1e-4", lambda c: c.sft_policy.optimizer.learning_rate, 1e-4),
-    ("rl_first.sources=2,1,0", lambda c: c.rl_first.sources, (2, 1, 0)),
-    ("rl_first.gap=symmetric", lambda c: c.rl_first.gap, "symmetric"),
-    ("rl_first.gap=difference", lambda c: c.rl_first.gap, "difference"),
-    ("rl_first.kl.estimator=full", lambda c: c.rl_first.kl, KlConfig(estimator="full")),
-    ("rl_first.kl.target=2.5", lambda c: c.rl_first.kl.target, 2.5),
+    ("rl_improver_0.sources.worse=2", lambda c: c.rl_improver_0.sources, SourceWeights(worse=2, better=1)),
+    ("rl_improver_1.passes.most=2", lambda c: c.rl_improver_1.passes, Passes(0, 2)),
+    ("rl_improver_0.gap=symmetric", lambda c: c.rl_improver_0.gap, "symmetric"),
+    ("rl_improver_0.gap=difference", lambda c: c.rl_improver_0.gap, "difference"),
+    ("rl_improver_0.kl.estimator=full", lambda c: c.rl_improver_0.kl, KlConfig(estimator="full")),
+    ("rl_improver_0.kl.target=2.5", lambda c: c.rl_improver_0.kl.target, 2.5),
     ("policy.final_soft_cap=30", lambda c: c.policy.final_soft_cap, 30.0),
 ]
 
 
 @pytest.mark.parametrize(("setting", "read", "expected"), OVERRIDES)
 def test_settings(setting, read, expected):
-    config = valid()
+    config = RunConfig()
     value = read(override(config, [setting]))
     assert value == expected
     assert type(value) is type(expected)
-    assert config == valid()
+    assert config == RunConfig()
 
 
 def test_later_settings_win():
-    assert override(valid(), ["seed=1", "seed=2"]).seed == 2
+    assert override(RunConfig(), ["seed=1", "seed=2"]).seed == 2
 
 
-def refused(make, message):
-    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+def test_fold_shares_are_set_together():
+    folds = {"sft": 0.5, "reward": 0.2, "rl": 0.1, "judge": 0.1, "eval": 0.1}
+    config = override(RunConfig(), [f"data.folds.{name}={share}" for name, share in folds.items()])
+    assert config.data.folds == FoldFractions(**folds)
+
+
+def refused(make, path, value, rule):
+    """Require that `make` refuses a value, in the words of a rule, under the path."""
+    with pytest.raises(FieldError) as caught:
         make()
+    error = caught.value
+    shown = f"{error.section}.{error.path}" if error.section else error.path
+    assert shown == path
+    assert error.value == value or (math.isnan(value) and math.isnan(error.value))
+    assert rule in error.rule
+    assert "{path}" not in str(error)
+    assert str(error).startswith(f"{path} = {value!r}: ")
 
 
-SETTING_ERRORS = [
-    ("seed", "--set seed: must have the form section.field=value; write it so"),
-    ("=3", "--set =3: must have the form section.field=value; write it so"),
+SENTENCES = [
+    (["seed"], "--set seed: must have the form section.field=value, for example --set seed=3"),
+    (["=3"], "--set =3: must have the form section.field=value, for example --set seed=3"),
     (
-        "sft_policy.optimzer.b1=0",
-        "--set sft_policy.optimzer.b1=0: 'optimzer' is no config section; known: steps, packing, optimizer, "
-        "evaluate_every, evaluate_trees, checkpoint_every, keep, init, ordered_pairs",
+        ["mesh.fdsp.x=0"],
+        "--set mesh.fdsp.x=0: 'fdsp' is not a config section; known: data, fsdp, tensor",
     ),
-    ("sede=3", "sede: no such config field; did you mean seed?"),
-    ("rl_first.bta=3", "rl_first.bta: no such config field; did you mean rl_first.beta?"),
-    ("mesh.zzz=3", "mesh.zzz: no such config field; known: data, fsdp, tensor"),
-    ("sft_policy=3", "sft_policy = '3': is a section; set one of its fields, sft_policy.FIELD=VALUE"),
-    ("seed=three", "seed = 'three': must be of type int; give such a value"),
-    ("seed=1.5", "seed = '1.5': must be of type int; give such a value"),
-    ("seed=", "seed = '': must be of type int; give such a value"),
-    ("seed=--3", "seed = '--3': must be of type int; give such a value"),
-    ("seed=²", "seed = '²': must be of type int; give such a value"),
-    ("seed=3_", "seed = '3_': must be of type int; give such a value"),
-    ("rl_first.beta=much", "rl_first.beta = 'much': must be of type float; give such a value"),
-    ("data.strict=yes", "data.strict = 'yes': must be of type bool; give such a value"),
+    (["sede=3"], "sede: is not a config field; did you mean seed?"),
+    (["rl_improver_0.bta=3"], "rl_improver_0.bta: is not a config field; did you mean rl_improver_0.beta?"),
+    (["mesh.zzz=3"], "mesh.zzz: is not a config field; known: data, fsdp, tensor"),
     (
-        "rl_first.gap=centered",
-        "rl_first.gap = 'centered': must be one of raw, centred, symmetric, difference; choose one",
+        ["rl_improver_0.beta=-1"],
+        "rl_improver_0.beta = -1.0: must be >= 0; set rl_improver_0.beta to a value in that range, for example its "
+        "default, 0.4",
     ),
-    ("gap.ordered_pairs=two", "gap.ordered_pairs = 'two': must be one of five, one; choose one"),
-    ("rl_first.sources=1,1", "rl_first.sources = '1,1': needs 3 values; separate them by commas"),
-    ("rl_first.sources=1,1,x", "rl_first.sources = 'x': must be of type int; give such a value"),
+    (
+        ["reward_quality.packing.row_length=1023"],
+        "reward_quality.packing.row_length = 1023: must hold the longest path of 1024 tokens that windows allow; set "
+        "it to 1024 or more, or lower the windows",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("setting", "message"), SETTING_ERRORS)
-def test_settings_that_are_refused(setting, message):
-    refused(lambda: override(valid(), [setting]), message)
+@pytest.mark.parametrize(("given_settings", "sentence"), SENTENCES)
+def test_sentences_of_refused_settings(given_settings, sentence):
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
+        override(RunConfig(), given_settings)
 
 
-def message_of(setting, default):
-    """What the setting is refused with, or the default where it is accepted; other errors pass through."""
-    try:
-        override(valid(), [setting])
-    except ConfigError as error:
-        return str(error)
-    return default
+WRONG_TEXTS = [
+    ("sft_policy=3", "is a section"),
+    ("rl_improver_0.sources=1,1,0", "is a section"),
+    ("seed=three", "must be of type int"),
+    ("seed=1.5", "must be of type int"),
+    ("seed=", "must be of type int"),
+    ("seed=--3", "must be of type int"),
+    ("seed=²", "must be of type int"),
+    ("seed=3_", "must be of type int"),
+    ("rl_improver_0.sources.worse=x", "must be of type int"),
+    ("rl_improver_0.beta=much", "must be of type float"),
+    ("data.strict=yes", "must be of type bool"),
+    ("rl_improver_0.gap=centered", "must be one of raw, centred, symmetric, difference"),
+    ("reward_gap.ordered_pairs=two", "must be one of five, one"),
+    # Choices and fields that only other stages have.
+    ("sft_improver.init=quality", "must be one of random, policy"),
+    ("reward_quality.init=quality", "must be one of random, policy"),
+]
 
 
+@pytest.mark.parametrize(("setting", "rule"), WRONG_TEXTS)
+def test_texts_of_a_wrong_type(setting, rule):
+    path, _, text = setting.partition("=")
+    refused(lambda: override(RunConfig(), [setting]), path, text, rule)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "sft_policy.init",
+        "reward_quality.ordered_pairs",
+        "refresh.ordered_pairs",
+        "refresh.init",
+        "rl_policy.sources.worse",
+        "rl_policy.gap",
+        "rl_policy.curriculum.strategy",
+        "rl_improver_0.passes.most",
+    ],
+)
+def test_a_section_has_no_field_that_means_nothing_there(path):
+    with pytest.raises(ConfigError, match=r"is not a config (field|section)"):
+        override(RunConfig(), [f"{path}=1"])
+
+
+@settings(max_examples=examples(15))
 @given(text=st.text(max_size=6))
 def test_any_text_is_a_value_or_a_config_error(text):
-    for name in (
+    for path in (
         "seed",
-        "rl_first.beta",
+        "rl_improver_0.beta",
         "data.strict",
         "data.path",
         "sft_policy.steps",
-        "rl_first.sources",
-        "sft_policy.init",
+        "rl_improver_0.sources.policy",
+        "sft_improver.init",
     ):
-        assert name.split(".")[-1] in message_of(f"{name}={text}", default=name)
+        refused_path = None
+        try:
+            override(RunConfig(), [f"{path}={text}"])
+        except FieldError as error:
+            refused_path = error.path
+        assert refused_path in (None, path)
 
 
 PLAIN_ERRORS = [
-    ({"seed": None}, "seed = None: must be of type int; give such a value"),
-    ({"seed": True}, "seed = True: must be of type int; give such a value"),
-    ({"seed": 1.0}, "seed = 1.0: must be of type int; give such a value"),
-    ({"data": {"strict": []}}, "data.strict = []: must be of type bool; give such a value"),
-    ({"data": {"strict": 1}}, "data.strict = 1: must be of type bool; give such a value"),
-    ({"rl_first": {"sources": 1}}, "rl_first.sources = 1: needs 3 values; separate them by commas"),
+    ({"seed": None}, "seed", None, "must be of type int"),
+    ({"seed": True}, "seed", True, "must be of type int"),
+    ({"seed": 1.0}, "seed", 1.0, "must be of type int"),
+    ({"data": {"strict": []}}, "data.strict", [], "must be of type bool"),
+    ({"data": {"strict": 1}}, "data.strict", 1, "must be of type bool"),
+    ({"data": None}, "data", None, "is a section"),
+    ({"rl_improver_0": {"sources": [1, 1, 0]}}, "rl_improver_0.sources", [1, 1, 0], "is a section"),
 ]
 
 
-@pytest.mark.parametrize(("values", "message"), PLAIN_ERRORS)
-def test_plain_values_of_a_wrong_type(values, message):
-    refused(lambda: from_dict(RunConfig, values), message)
+@pytest.mark.parametrize(("values", "path", "value", "rule"), PLAIN_ERRORS)
+def test_plain_values_of_a_wrong_type(values, path, value, rule):
+    refused(lambda: from_dict(RunConfig, values), path, value, rule)
 
 
 RANGES = [
-    (lambda: DataConfig(synthetic_rows=99), "data.synthetic_rows = 99", "must be >= 100"),
-    (lambda: ModelConfig(layers=0), "model.layers = 0", "must be >= 1"),
-    (lambda: OptimizerConfig(end_fraction=1.1), "optimizer.end_fraction = 1.1", "must be in [0, 1]"),
-    (lambda: PackingConfig(rows=0), "packing.rows = 0", "must be >= 1"),
-    (lambda: TrainConfig(steps=0), "steps = 0", "must be >= 1"),
-    (lambda: TrainConfig(keep=0), "keep = 0", "must be >= 1"),
-    (lambda: RlConfig(beta=-0.1), "rl.beta = -0.1", "must be >= 0"),
-    (lambda: RlConfig(temperature=0.0), "rl.temperature = 0.0", "must be > 0"),
-    (lambda: ImproveConfig(iterations=0), "improve.iterations = 0", "must be >= 1"),
-    (lambda: EvaluateConfig(prompts=1), "evaluate.prompts = 1", "must be >= 2"),
-    (lambda: MeshConfig(fsdp=0), "mesh.fsdp = 0", "must be >= 1"),
-    (lambda: OptimizerConfig(learning_rate=0.0), "optimizer.learning_rate = 0.0", "must be > 0"),
-    (lambda: OptimizerConfig(learning_rate=math.nan), "optimizer.learning_rate = nan", "must be > 0 and finite"),
-    (lambda: OptimizerConfig(warmup_steps=-1), "optimizer.warmup_steps = -1", "must be >= 0"),
-    (lambda: ImproveConfig(temperature=-1.0), "improve.temperature = -1.0", "must be >= 0"),
-    (lambda: BoardConfig(smoothing=1.0), "board.smoothing = 1.0", "must be in [0, 1)"),
-    (lambda: RefreshConfig(data_share=1.5), "refresh.data_share = 1.5", "must be in [0, 1]"),
-    (lambda: EvaluateConfig(sensitivity_floor=1.1), "evaluate.sensitivity_floor = 1.1", "must be in [0, 1]"),
-    (lambda: OptimizerConfig(learning_rate=math.inf), "optimizer.learning_rate = inf", "must be > 0 and finite"),
-    (lambda: OptimizerConfig(clip_norm=-1.0), "optimizer.clip_norm = -1.0", "must be > 0"),
-    (lambda: OptimizerConfig(b1=1.0), "optimizer.b1 = 1.0", "must be in [0, 1)"),
-    (lambda: ModelConfig(norm_eps=0.0), "model.norm_eps = 0.0", "must be > 0"),
-    (lambda: ModelConfig(final_soft_cap=0.0), "model.final_soft_cap = 0.0", "must be > 0"),
-    (lambda: WindowConfig(input=2), "windows.input = 2", "must be >= 3"),
-    (lambda: RlConfig(keep=0), "rl.keep = 0", "must be >= 1"),
-    (lambda: RlConfig(temperature=math.inf), "rl.temperature = inf", "must be > 0 and finite"),
-    (lambda: TrainConfig(checkpoint_every=-1), "checkpoint_every = -1", "must be >= 0"),
-    (lambda: EvaluateConfig(resamples=0), "evaluate.resamples = 0", "must be >= 1"),
-    (lambda: ImproveConfig(threshold=math.nan), "improve.threshold = nan", "must be finite"),
+    (lambda: DataConfig(synthetic_rows=99), "DataConfig.synthetic_rows", 99, "must be >= 100"),
+    (lambda: ModelConfig(layers=0), "ModelConfig.layers", 0, "must be >= 1"),
+    (lambda: ModelConfig(norm_eps=0.0), "ModelConfig.norm_eps", 0.0, "must be > 0"),
+    (lambda: ModelConfig(final_soft_cap=0.0), "ModelConfig.final_soft_cap", 0.0, "must be > 0"),
+    (lambda: OptimizerConfig(end_fraction=1.1), "OptimizerConfig.end_fraction", 1.1, "must be in [0, 1]"),
+    (lambda: OptimizerConfig(b1=1.0), "OptimizerConfig.b1", 1.0, "must be in [0, 1)"),
+    (lambda: OptimizerConfig(learning_rate=0.0), "OptimizerConfig.learning_rate", 0.0, "must be > 0"),
+    (lambda: OptimizerConfig(learning_rate=math.nan), "OptimizerConfig.learning_rate", math.nan, "must be > 0 and f"),
+    (lambda: OptimizerConfig(learning_rate=math.inf), "OptimizerConfig.learning_rate", math.inf, "must be > 0 and f"),
+    (lambda: OptimizerConfig(warmup_steps=-1), "OptimizerConfig.warmup_steps", -1, "must be >= 0"),
+    (lambda: CurriculumConfig(band_width=0.0), "CurriculumConfig.band_width", 0.0, "must be in (0, 1]"),
+    (lambda: PolicyRlConfig(samples=1), "PolicyRlConfig.samples", 1, "must be >= 2"),
+    (lambda: SourceWeights(better=-1), "SourceWeights.better", -1, "must be >= 0"),
+    (lambda: FoldFractions(rl=0.0), "FoldFractions.rl", 0.0, "must be > 0"),
+    (lambda: BoardConfig(smoothing=1.0), "BoardConfig.smoothing", 1.0, "must be in [0, 1)"),
+    (lambda: ImproveConfig(threshold=math.nan), "ImproveConfig.threshold", math.nan, "must be finite"),
 ]
 
 
-@pytest.mark.parametrize(("make", "given", "rule"), RANGES)
-def test_values_out_of_range(make, given, rule):
-    refused(make, f"{given}: {rule}; choose such a value")
+@pytest.mark.parametrize(("make", "path", "value", "rule"), RANGES)
+def test_a_section_alone_names_its_class(make, path, value, rule):
+    refused(make, path, value, rule)
 
 
-WHOLE_ERRORS = [
-    (
-        lambda: valid(quality=TrainConfig(packing=LONG, ordered_pairs="one")),
-        "quality.ordered_pairs = 'one': only R_PIT ranks the orders of a pair; set gap.ordered_pairs",
-    ),
-    (
-        lambda: RefreshConfig(ordered_pairs="one"),
-        "refresh.ordered_pairs = 'one': a refreshed R_PIT keeps the loss of the one that it refreshes; set "
-        "gap.ordered_pairs",
-    ),
-    (
-        lambda: valid(rl_first=RlConfig(packing=LONG, sources=(0, 0, 1), passes=(0, 1))),
-        "rl_first.passes = (0, 1): the improver before it is the fine-tuned one, which no RL has seen; use 0,0; "
-        "rl_second and rl_third can have passes",
-    ),
-    (
-        lambda: valid(references="own", rl_third=RlConfig(packing=LONG)),
-        "rl_third.sources = (0, 0, 0): an improver needs references; give a weight",
-    ),
-    (
-        lambda: valid(references="own"),
-        f"rl_third.packing.row_length = 512: must hold the longest path of {DEFAULT_PATH} tokens that windows allow; "
-        "raise row_length or lower the windows",
-    ),
-    (
-        lambda: valid(references="data", refresh=RefreshConfig(prompts=1, packing=LONG)),
-        "refresh.prompts = 1: no stage comes after RL,0 that would use the refreshed reward models; use 0, or "
-        "references=policy or own",
-    ),
-    (
-        lambda: valid(refresh=RefreshConfig(prompts=1)),
-        f"refresh.packing.row_length = 512: must hold the longest path of {DEFAULT_PATH} tokens that windows allow; "
-        "raise row_length or lower the windows",
-    ),
-    (
-        lambda: DataConfig(fold_fractions=(0.5, 0.5, 0.0, 0.0, 0.0)),
-        "data.fold_fractions = (0.5, 0.5, 0.0, 0.0, 0.0): must "
-        "be five positive shares that sum to 1; set sft,reward,rl,judge,eval",
-    ),
-    (
-        lambda: DataConfig(fold_fractions=(0.2, 0.2, 0.2, 0.2, 0.3)),
-        "data.fold_fractions = (0.2, 0.2, 0.2, 0.2, 0.3): must "
-        "be five positive shares that sum to 1; set sft,reward,rl,judge,eval",
-    ),
-    (
-        lambda: TokenizerConfig(vocab_size=263),
-        "tokenizer.vocab_size = 263: must hold 256 bytes and the role tokens; use at least 264",
-    ),
-    (
-        lambda: WindowConfig(reference=9),
-        "windows.reference = 9: must equal windows.output = 512: an output becomes the "
-        "next reference; set both to the same value",
-    ),
-    (lambda: ModelConfig(heads=3, kv_heads=2), "model.kv_heads = 2: must divide model.heads = 3; choose a divisor"),
-    (lambda: ModelConfig(head_dim=7), "model.head_dim = 7: must be even (rotary pairs); add or take one"),
-    (lambda: ModelConfig(matched_heads=3), "model.matched_heads = 3: must be at most kv_heads = 2; lower it"),
-    (
-        lambda: ModelConfig(rotary_fraction=1.5),
-        "model.rotary_fraction = 1.5: must be in [0, 1] and rotate an even part of "
-        "head_dim = 32; choose such a fraction",
-    ),
-    (lambda: RlConfig(samples=1), "rl.samples = 1: leave-one-out needs at least 2; raise it"),
-    (lambda: RlConfig(sources=(1, -1, 0)), "rl.sources = (1, -1, 0): weights must be >= 0; fix the weights"),
-    (
-        lambda: KlConfig(estimator="k2", target=1.0),
-        "kl.target = 1.0: needs an estimate of the KL, and the expectation of k2 is another one; use k1, k3 or full, "
-        "or none",
-    ),
-    (
-        lambda: RlConfig(beta=0.0, kl=KlConfig(target=1.0)),
-        "rl.beta = 0.0: must be > 0 with kl.target, as the coefficient is adapted by factors; raise it, or set "
-        "kl.target to none",
-    ),
-]
+def ranged_fields(section, where=""):
+    """Path, type and range of every field of a config that has a range."""
+    hints = typing.get_type_hints(section, include_extras=True)
+    for field in dataclasses.fields(section):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from ranged_fields(hint, f"{where}{field.name}.")
+        for rule in getattr(hint, "__metadata__", ()):
+            yield f"{where}{field.name}", number_type(hint.__origin__), rule
 
 
-@pytest.mark.parametrize(("make", "message"), WHOLE_ERRORS)
-def test_values_that_cannot_work(make, message):
-    refused(make, message)
+def number_type(hint):
+    """The type of numbers that a hint allows, beside None."""
+    return next(t for t in typing.get_args(hint) if t is not type(None)) if isinstance(hint, types.UnionType) else hint
+
+
+RANGED = list(ranged_fields(RunConfig))
+
+
+def bad_numbers(kind, rule):
+    """Numbers outside of a range."""
+    below = [rule.low if rule.open_low else rule.low - 1] if math.isfinite(rule.low) else []
+    above = [rule.high if rule.open_high else rule.high + 1] if math.isfinite(rule.high) else []
+    if kind is int:
+        return [int(value) for value in (*below, *above)]
+    return [*below, *above, math.nan, math.inf, -math.inf]
+
+
+def test_a_bad_number_is_refused_under_the_path_that_was_set():
+    """Every field of every section, at each end of its range."""
+    assert len(RANGED) > 150
+    assert {path.split(".")[0] for path, _, _ in RANGED} > {"rl_improver_2", "refresh", "board", "mesh", "seed"}
+    for path, kind, rule in RANGED:
+        assert isinstance(rule, Range)
+        for number in bad_numbers(kind, rule):
+            values = number
+            for name in reversed(path.split(".")):
+                values = {name: values}
+            refused(lambda values=values: from_dict(RunConfig, values), path, number, rule.rule(number))
+
+
+@settings(max_examples=examples(30))
+@given(ranged=st.sampled_from(RANGED), data=st.data())
+def test_a_bad_number_from_the_command_line_too(ranged, data):
+    path, kind, rule = ranged
+    number = data.draw(st.sampled_from(bad_numbers(kind, rule)))
+    refused(lambda: override(RunConfig(), [f"{path}={number}"]), path, kind(number), rule.rule(number))
 
 
 CONTRADICTIONS = [
-    (["seed=-1"], "seed = -1: must be >= 0; choose such a value"),
-    (["workers=0"], "workers = 0: must be >= 1; choose such a value"),
+    (["rl_improver_1.passes.least=3"], "rl_improver_1.passes.least", 3, "must be at most `most` = 0"),
+    (["rl_improver_2.packing.row_length=1535", "references=own"], "rl_improver_2.packing.row_length", 1535, "1536"),
+    (["refresh.prompts=1", "references=data"], "refresh.prompts", 1, "no later stage uses"),
     (
-        ["gap.packing.row_length=1535"],
-        "gap.packing.row_length = 1535: must hold the longest path of 1536 tokens that "
-        "windows allow; raise row_length or lower the windows",
+        ["refresh.prompts=1", "refresh.packing.row_length=512"],
+        "refresh.packing.row_length",
+        512,
+        "must hold the longest path of 1536 tokens",
+    ),
+    (["reward_gap.packing.row_length=1535"], "reward_gap.packing.row_length", 1535, "longest path of 1536 tokens"),
+    (["data.folds.eval=0.2"], "data.folds.sft", 0.28, "must sum to 1"),
+    (["tokenizer.vocab_size=263"], "tokenizer.vocab_size", 263, "must hold 256 bytes"),
+    (["windows.reference=9"], "windows.reference", 9, "must equal the output window, 512"),
+    (["policy.heads=3"], "policy.kv_heads", 2, "must divide heads = 3"),
+    (["reward_model.head_dim=7"], "reward_model.head_dim", 7, "must be even"),
+    (["policy.matched_heads=3"], "policy.matched_heads", 3, "must be at most kv_heads = 2"),
+    (["policy.rotary_fraction=1.5"], "policy.rotary_fraction", 1.5, "must be in [0, 1]"),
+    (["policy.learned_positions=9"], "policy.learned_positions", 9, "cover the longest path of 1536 tokens"),
+    (["rl_policy.kl.estimator=k2", "rl_policy.kl.target=1"], "rl_policy.kl.target", 1.0, "k2 is another quantity"),
+    (["rl_policy.beta=0", "rl_policy.kl.target=1"], "rl_policy.beta", 0.0, "must be > 0 with kl.target"),
+    (
+        ["rl_improver_0.sources.worse=0", "rl_improver_0.sources.better=0"],
+        "rl_improver_0.sources",
+        SourceWeights(),
+        "must have a positive weight",
+    ),
+    (["rl_improver_0.reference_temperature=0"], "rl_improver_0.reference_temperature", 0.0, "none are drawn"),
+    (
+        ["rl_improver_1.sources.policy=0", "rl_improver_1.sources.worse=1", "rl_improver_1.passes.most=2"],
+        "rl_improver_1.passes",
+        Passes(0, 2),
+        "none are drawn",
     ),
     (
-        ["quality.packing.row_length=1023"],
-        "quality.packing.row_length = 1023: must hold the longest path of 1024 tokens "
-        "that windows allow; raise row_length or lower the windows",
-    ),
-    (["rl_first.sources=0,0,0"], "rl_first.sources = (0, 0, 0): an improver needs references; give a weight"),
-    (["rl_policy.sources=0,1,0"], "rl_policy.sources = (0, 1, 0): the policy sees no reference; use 0,0,0"),
-    (
-        ["rl_first.curriculum.strategy=staged"],
-        "curriculum.sources_after = (0, 0, 0): must have a positive weight with strategy staged, and be 0,0,0 with "
-        "others (here staged); set both together",
+        ["rl_improver_0.curriculum.strategy=staged"],
+        "rl_improver_0.curriculum.strategy",
+        "staged",
+        "needs a positive weight in sources_after",
     ),
     (
-        ["rl_first.curriculum.strategy=learnability", "rl_first.gap=raw"],
-        "rl.gap = 'raw': has no zero if raw, and curriculum.strategy = learnability asks which samples beat their "
-        "reference; use centred, symmetric or difference",
-    ),
-    (
-        ["rl_first.curriculum.prefetch=1", "rl_first.curriculum.strategy=gap_band", "rl_first.gap=centred"],
-        "curriculum.prefetch = 1: must be at most curriculum.lag - 1 = 0, as what a step draws waits for feedback; "
-        "lower it or raise the lag",
-    ),
-    (
-        ["rl_first.curriculum.difficulty=edit"],
-        "curriculum.difficulty = 'edit': changes nothing with strategy uniform; use learnability or gap_band, or none",
+        ["rl_improver_0.curriculum.strategy=learnability"],
+        "rl_improver_0.gap",
+        "raw",
+        "must not be raw with strategy learnability",
     ),
     (
         [
-            "rl_first.gap=centred",
-            "rl_first.curriculum.strategy=gap_band",
-            "rl_first.curriculum.difficulty=column",
+            "rl_improver_0.curriculum.prefetch=1",
+            "rl_improver_0.curriculum.strategy=gap_band",
+            "rl_improver_0.gap=centred",
         ],
-        "rl_first.curriculum.difficulty = 'column': needs data.difficulty_column; name the column of the data that "
-        "holds it",
+        "rl_improver_0.curriculum.prefetch",
+        1,
+        "must be at most lag - 1 = 0",
     ),
     (
-        ["rl_first.curriculum.band=0.5,1.5"],
-        "curriculum.band = (0.5, 1.5): must be ranks in [0, 1]; choose such ranks",
+        ["rl_improver_0.curriculum.difficulty=edit"],
+        "rl_improver_0.curriculum.difficulty",
+        "edit",
+        "has no effect with strategy uniform",
     ),
     (
-        ["rl_policy.curriculum.strategy=learnability", "rl_policy.gap=centred"],
-        "rl_policy.curriculum.strategy = 'learnability': the policy has no reference, so neither gaps nor sources to "
-        "choose by; use uniform",
+        [
+            "rl_improver_0.gap=centred",
+            "rl_improver_0.curriculum.strategy=gap_band",
+            "rl_improver_0.curriculum.difficulty=column",
+        ],
+        "rl_improver_0.curriculum.difficulty",
+        "column",
+        "needs data.difficulty_column",
     ),
-    (
-        ["checkpoints=s3://bucket/x"],
-        "checkpoints = 's3://bucket/x': must be an absolute path or gs://bucket/folder; write it so, or leave it out "
-        "to keep checkpoints in the run's folder",
-    ),
-    (["mesh.tensor=3"], "mesh.tensor = 3: must divide the policy's heads = 2 and kv_heads = 2; lower it"),
+    (["improve.gap=raw"], "improve.gap", "raw", "a raw gap has no zero"),
+    (["checkpoints=s3://bucket/x"], "checkpoints", "s3://bucket/x", "must be an absolute path or gs://"),
+    (["mesh.tensor=3"], "mesh.tensor", 3, "must divide the policy's heads = 2 and kv_heads = 2"),
 ]
 
 
-@pytest.mark.parametrize(("settings", "message"), CONTRADICTIONS)
-def test_values_that_contradict_each_other(settings, message):
-    refused(lambda: override(valid(), settings), message)
+@pytest.mark.parametrize(("given_settings", "path", "value", "rule"), CONTRADICTIONS)
+def test_values_that_contradict_each_other(given_settings, path, value, rule):
+    refused(lambda: override(RunConfig(), given_settings), path, value, rule)
 
 
 def test_a_row_that_just_holds_the_longest_path_is_taken():
-    assert override(valid(), ["quality.packing.row_length=1024"]).quality.packing.row_length == 1024
+    assert override(RunConfig(), ["reward_quality.packing.row_length=1024"]).reward_quality.packing.row_length == 1024
+    # A stage that the run leaves out need not fit.
+    assert override(RunConfig(), ["rl_improver_2.packing.row_length=512"]).references == "policy"
+
+
+def test_settings_of_a_default_recipe_are_checked_against_it_alone():
+    assert EvaluateConfig() == RunConfig().evaluate
+    assert (MeshConfig(), RefreshConfig(), RewardConfig()) == (
+        RunConfig().mesh,
+        RunConfig().refresh,
+        RunConfig().reward_quality,
+    )
+    assert (TokenizerConfig(), WindowConfig()) == (RunConfig().tokenizer, RunConfig().windows)
+
+
+# Files of a config.
+
+
+@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(config=configs)
+@example(config=dataclasses.replace(tiny(), name="\N{GRINNING FACE}", data=DataConfig(path="none", task=None)))
+@example(config=dataclasses.replace(tiny(), name="null\r\n\x85\t'"))
+def test_files_give_the_config_that_was_written(config, tmp_path):
+    """As YAML, as the JSON of RUN/config.json and as JSON that another program wrote; over any other config."""
+    texts = to_yaml(config), json.dumps(to_dict(config), indent=2), json.dumps(to_dict(config), indent="\t")
+    for number, text in enumerate(texts):
+        path = tmp_path / f"config-{number}"
+        path.write_bytes(text.encode())
+        assert read_config(path, demo()) == config
+
+
+@pytest.mark.parametrize(
+    "text", ["seed: 3\nrl_policy: {kl: {target: 1e-2}}\n", '{"seed": 3, "rl_policy": {"kl": {"target": 0.01}}}']
+)
+def test_a_partial_file_changes_what_it_names_and_nothing_else(text, tmp_path):
+    path = tmp_path / "mine"
+    path.write_text(text)
+    assert read_config(path, tiny()) == override(tiny(), ["seed=3", "rl_policy.kl.target=0.01"])
+
+
+def test_an_empty_section_of_a_file_changes_nothing(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("rl_policy: {}\n")
+    assert read_config(path, tiny()) == tiny()
+
+
+BAD_FILES = {
+    "unknown field": ("rl_policy:\n  bta: 3\n", "rl_policy.bta: is not a config field; did you mean rl_policy.beta?"),
+    "a number as field": ("7: 3\n", "7: is not a config field"),
+    "bad value": ("rl_policy: {beta: -1}", "rl_policy.beta = -1.0: must be >= 0; set rl_policy.beta"),
+    "no value": ("data:\n", "data = None: is a section"),
+    "contradiction": ("windows: {reference: 9}", "windows.reference = 9: must equal the output window"),
+    "not YAML": ("a: [1\n", "is neither YAML nor JSON ("),
+    "not UTF-8": (b"name: \xff\n", "is neither YAML nor JSON ("),
+    "a list": ("- seed\n", "must be a mapping of config fields"),
+    "nothing": ("", "must be a mapping of config fields"),
+    "YAML field twice": ("rl_policy:\n  beta: 1\n  beta: 2\n", "beta: is given twice"),
+    "JSON field twice": ('{"seed": 1, "seed": 1}', "seed: is given twice"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_files_that_are_refused(case, tmp_path):
+    content, message = BAD_FILES[case]
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError) as caught:
+        read_config(path, tiny())
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read \(No such file or directory\); give --config"):
+        read_config(tmp_path / "absent.yaml", tiny())
+
+
+def test_yaml_keeps_the_order_of_the_fields():
+    assert list(yaml.safe_load(to_yaml(tiny()))) == [field.name for field in dataclasses.fields(RunConfig)]

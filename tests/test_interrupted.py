@@ -17,40 +17,49 @@ from pathlib import Path
 import pytest
 from test_run import environment, metrics, pit, require_equal, without_stage
 
+from pit.run.stage import Stage
+from pit.stages import reward, rl_iterated
+from pit.stages.graph import GRAPH
+
+LAST = rl_iterated.IMPROVER_2.name
+
 SETTINGS = [
     "sft_policy.steps=23",
     "sft_improver.steps=23",
     "sft_policy.checkpoint_every=4",
     "sft_improver.checkpoint_every=4",
-    "quality.steps=9",
-    "quality.checkpoint_every=2",
-    "gap.steps=9",
-    "gap.checkpoint_every=2",
-    "judge.steps=4",
+    "reward_quality.steps=9",
+    "reward_quality.checkpoint_every=2",
+    "reward_gap.steps=9",
+    "reward_gap.checkpoint_every=2",
+    "reward_judge.steps=4",
     "rl_policy.steps=6",
     "rl_policy.kl.target=0.02",
     "rl_policy.running_scale=true",
-    "rl_first.steps=8",
-    "rl_first.checkpoint_every=3",
-    "rl_first.gap=centred",
-    "rl_first.curriculum.strategy=learnability",
-    "rl_first.curriculum.examples=8",
-    "rl_first.curriculum.difficulty=edit",
-    "rl_first.curriculum.lag=3",
-    "rl_first.curriculum.prefetch=2",
-    "rl_first.kl.target=0.01",
-    "rl_first.running_scale=true",
-    "rl_second.steps=8",
-    "rl_second.gap=symmetric",
-    "rl_second.sources=1,1,0",
-    "rl_second.curriculum.strategy=staged",
-    "rl_second.curriculum.sources_after=0,0,1",
-    "rl_second.curriculum.handover_step=2",
-    "rl_second.curriculum.handover_steps=4",
-    "rl_second.reference_temperature=0.5",
+    "rl_improver_0.steps=8",
+    "rl_improver_0.checkpoint_every=3",
+    "rl_improver_0.gap=centred",
+    "rl_improver_0.curriculum.strategy=learnability",
+    "rl_improver_0.curriculum.examples=8",
+    "rl_improver_0.curriculum.difficulty=edit",
+    "rl_improver_0.curriculum.lag=3",
+    "rl_improver_0.curriculum.prefetch=2",
+    "rl_improver_0.kl.target=0.01",
+    "rl_improver_0.running_scale=true",
+    "rl_improver_1.steps=8",
+    "rl_improver_1.gap=symmetric",
+    "rl_improver_1.sources.worse=1",
+    "rl_improver_1.sources.better=1",
+    "rl_improver_1.sources.policy=0",
+    "rl_improver_1.curriculum.strategy=staged",
+    "rl_improver_1.curriculum.sources_after.policy=1",
+    "rl_improver_1.curriculum.handover_step=2",
+    "rl_improver_1.curriculum.handover_steps=4",
+    "rl_improver_1.reference_temperature=0.5",
     "references=own",
-    "rl_third.steps=5",
-    "rl_third.passes=0,2",
+    "rl_improver_2.steps=5",
+    "rl_improver_2.passes.least=0",
+    "rl_improver_2.passes.most=2",
     "refresh.prompts=12",
     "refresh.steps=9",
     "board.every=2",
@@ -61,18 +70,7 @@ LONG_S = 3000.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * LONG_S)]
 
-STAGES = (
-    "sft-policy",
-    "sft-improver",
-    "reward-quality",
-    "reward-gap",
-    "rl-policy",
-    "rl-first",
-    "refresh-quality",
-    "refresh-gap",
-    "rl-second",
-    "rl-third",
-)
+STAGES = tuple(job.name for job in GRAPH if isinstance(job, Stage) and job is not reward.JUDGE)
 
 KILLS = 3
 """Of each stage; the one after them runs to its end."""
@@ -109,7 +107,7 @@ def killed(command: list[str], log: Path, number: signal.Signals, dice: random.R
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_is_killed_again_and_again_ends_in_the_same_bits(stage: str, whole: Path, tmp_path: Path) -> None:
     copy, dice = without_stage(whole, stage, tmp_path), random.Random(f"7 {stage}")
-    command = [sys.executable, "-m", "pit", *stage.split("-", 1), "--run", str(copy)]
+    command = [sys.executable, "-m", "pit", stage, "--run", str(copy)]
     folder, statuses = copy / "stages" / stage, []
     for attempt in range(KILLS):
         number = signal.SIGKILL if attempt % 2 == 0 else signal.SIGTERM
@@ -123,7 +121,7 @@ def test_a_stage_that_is_killed_again_and_again_ends_in_the_same_bits(stage: str
 
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_results(whole: Path, tmp_path: Path) -> None:
     """With its stages left behind at work: `kill -9` of `pit run` reaches no other process."""
-    folder, dice, missing = tmp_path / "run", random.Random(11), ("refresh", "rl-second", "rl-third")
+    folder, dice, missing = tmp_path / "run", random.Random(11), ("refresh", rl_iterated.IMPROVER_1.name, LAST)
     ignored = ("refresh-*", *missing, "results.json", "report.html", "tensorboard", "data")
     shutil.copytree(whole, folder, ignore=shutil.ignore_patterns(*ignored))
     command = [sys.executable, "-m", "pit", "run", "tiny", "--out", str(folder), *settings()]
@@ -143,31 +141,31 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_results(whole: Pa
     assert one == two
 
 
-def test_a_limit_that_stops_saves_says_how_to_go_on_and_changes_nothing(whole: Path, tmp_path: Path) -> None:
-    copy = without_stage(whole, "rl-third", tmp_path)
+def test_a_limit_that_stops_saves_says_how_to_resume_and_changes_nothing(whole: Path, tmp_path: Path) -> None:
+    copy = without_stage(whole, LAST, tmp_path)
     stop = ("--set", "board.truncated.limit=-1", "--set", "board.truncated.action=stop")
     told = []
     for _ in range(2):
-        stopped = pit("rl", "third", "--run", copy, *stop, check=False)
+        stopped = pit(LAST, "--run", copy, *stop, check=False)
         assert stopped.returncode == 1
         told.append(" ".join(stopped.stderr.split()))
-        assert len(metrics(copy, "rl-third")) == 1
-    go_on = f"pit rl third --run {copy} --set board.truncated.action=warn"
+        assert len(metrics(copy, LAST)) == 1
+    resume = f"pit {LAST} --run {copy} --set board.truncated.action=warn"
     # The second time it stops before a step.
     for text in told:
-        assert "rl-third: completions/clipped_ratio = " in text
+        assert f"{LAST}: completions/clipped_ratio = " in text
         assert " at step 1: answers do not end (board.truncated.limit = -1.0); the checkpoint of that step" in text
-        assert text.endswith(f"go on regardless with: {go_on}")
-    assert not (copy / "stages" / "rl-third" / "done.json").exists()
-    resumed = pit(*go_on.split()[1:], "--set", "board.truncated.limit=-1")
+        assert text.endswith(f"resume regardless with: {resume}")
+    assert not (copy / "stages" / LAST / "done.json").exists()
+    resumed = pit(*resume.split()[1:], "--set", "board.truncated.limit=-1")
     assert resumed.stdout.count("board.truncated.limit") == 0
     # The board itself remembers other limits; all else is as it was.
-    assert metrics(copy, "rl-third") == metrics(whole, "rl-third")
+    assert metrics(copy, LAST) == metrics(whole, LAST)
 
 
 def test_what_is_trained_cannot_be_changed_under_way(whole: Path) -> None:
-    refused = pit("rl", "third", "--run", whole, "--set", "rl_third.steps=9", check=False)
+    refused = pit(LAST, "--run", whole, "--set", "rl_improver_2.steps=9", check=False)
     assert refused.returncode == 1
-    assert "--set: rl_third of a run cannot be changed, only workers, board, evaluate" in " ".join(
+    assert "--set: rl_improver_2 of a run cannot be changed, only workers, board, evaluate" in " ".join(
         refused.stderr.split()
     )

@@ -15,32 +15,35 @@ import orbax.checkpoint as ocp
 import pytest
 
 from pit.cli import main
+from pit.config import override, read_config
+from pit.recipes.demo import tiny
+from pit.stages import reward, rl, rl_iterated, sft
 
 SETTINGS = [
     "sft_policy.steps=60",
     "sft_improver.steps=60",
-    "quality.steps=20",
-    "gap.steps=60",
-    "judge.steps=20",
+    "reward_quality.steps=20",
+    "reward_gap.steps=60",
+    "reward_judge.steps=20",
     "sft_policy.checkpoint_every=10",
     "sft_improver.checkpoint_every=10",
-    "gap.checkpoint_every=10",
+    "reward_gap.checkpoint_every=10",
     "rl_policy.steps=3",
-    "rl_first.steps=6",
-    "rl_first.checkpoint_every=1",
-    "rl_first.gap=centred",
-    "rl_first.curriculum.strategy=learnability",
-    "rl_first.curriculum.examples=8",
-    "rl_first.curriculum.difficulty=edit",
-    "rl_first.curriculum.lag=2",
-    "rl_first.curriculum.prefetch=1",
-    "rl_first.kl.estimator=k3",
-    "rl_first.kl.place=loss",
-    "rl_first.kl.target=0.01",
-    "rl_first.running_scale=true",
-    "rl_second.steps=3",
-    "rl_second.gap=difference",
-    "rl_second.kl.estimator=full",
+    "rl_improver_0.steps=6",
+    "rl_improver_0.checkpoint_every=1",
+    "rl_improver_0.gap=centred",
+    "rl_improver_0.curriculum.strategy=learnability",
+    "rl_improver_0.curriculum.examples=8",
+    "rl_improver_0.curriculum.difficulty=edit",
+    "rl_improver_0.curriculum.lag=2",
+    "rl_improver_0.curriculum.prefetch=1",
+    "rl_improver_0.kl.estimator=k3",
+    "rl_improver_0.kl.place=loss",
+    "rl_improver_0.kl.target=0.01",
+    "rl_improver_0.running_scale=true",
+    "rl_improver_1.steps=3",
+    "rl_improver_1.gap=difference",
+    "rl_improver_1.kl.estimator=full",
 ]
 """Enough steps, often enough saved, that a stage can be killed in its middle.
 
@@ -117,52 +120,42 @@ def test_report_is_drawn_again_with_its_plot(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_finished_stages_are_skipped(run: Path) -> None:
-    before = (run / "stages" / "rl-second" / "done.json").read_bytes()
-    settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    result = pit("run", "tiny", "--out", run, *settings)
-    assert result.stdout.count("finished before, skipped") == 8
-    assert (run / "stages" / "rl-second" / "done.json").read_bytes() == before
-
-
-STAGES = {"sft-policy": ["sft", "policy"], "reward-gap": ["reward", "gap"], "rl-first": ["rl", "first"]}
-
-
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [sft.POLICY.name, reward.GAP.name, rl.IMPROVER_0.name])
 def test_killed_and_resumed_equals_uninterrupted(stage: str, run: Path, tmp_path: Path) -> None:
     copy = without_stage(run, stage, tmp_path)
-    command = [sys.executable, "-m", "pit", *STAGES[stage], "--run", str(copy)]
+    command = [sys.executable, "-m", "pit", stage, "--run", str(copy)]
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     saved = wait_for_checkpoint(process, copy / "stages" / stage / "checkpoints")
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (copy / "stages" / stage / "done.json").exists()
-    pit(*STAGES[stage], "--run", copy)
+    pit(stage, "--run", copy)
     assert latest(copy, stage) > saved
     require_equal(copy, run, stage)
 
 
-def test_interrupt_saves_and_says_how_to_go_on(run: Path, tmp_path: Path) -> None:
-    copy = without_stage(run, "sft-policy", tmp_path)
-    command = [sys.executable, "-m", "pit", "sft", "policy", "--run", str(copy)]
+def test_interrupt_saves_and_says_how_to_resume(run: Path, tmp_path: Path) -> None:
+    stage = sft.POLICY.name
+    copy = without_stage(run, stage, tmp_path)
+    command = [sys.executable, "-m", "pit", stage, "--run", str(copy)]
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for_checkpoint(process, copy / "stages" / "sft-policy" / "checkpoints")
+    wait_for_checkpoint(process, copy / "stages" / stage / "checkpoints")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert f"go on with:  pit sft policy --run {copy}" in errors
-    assert not (copy / "stages" / "sft-policy" / "done.json").exists()
-    assert latest(copy, "sft-policy") > 0
-    pit("sft", "policy", "--run", copy)
-    require_equal(copy, run, "sft-policy")
+    assert f"resume with:  pit {stage} --run {copy}" in errors
+    assert not (copy / "stages" / stage / "done.json").exists()
+    assert latest(copy, stage) > 0
+    pit(stage, "--run", copy)
+    require_equal(copy, run, stage)
 
 
 @pytest.mark.parametrize(
     "sender",
     ["terminal", *(pytest.param(name, marks=pytest.mark.slow) for name in ("kill -INT, started deaf", "kill -TERM"))],
 )
-def test_interrupted_run_stops_its_stages_and_says_how_to_go_on(sender: str, run: Path, tmp_path: Path) -> None:
-    copy = without_stage(run, "rl-first", tmp_path)
+def test_interrupted_run_stops_its_stages_and_says_how_to_resume(sender: str, run: Path, tmp_path: Path) -> None:
+    copy = without_stage(run, rl.IMPROVER_0.name, tmp_path)
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     command = [sys.executable, "-m", "pit", "run", "tiny", "--out", str(copy), *settings]
     # A shell without job control starts what it runs in the background with SIGINT ignored.
@@ -177,7 +170,7 @@ def test_interrupted_run_stops_its_stages_and_says_how_to_go_on(sender: str, run
         start_new_session=True,
     )
     signal.signal(signal.SIGINT, before)
-    wait_for_checkpoint(process, copy / "stages" / "rl-first" / "checkpoints")
+    wait_for_checkpoint(process, copy / "stages" / rl.IMPROVER_0.name / "checkpoints")
     if sender == "kill -TERM":
         process.terminate()
     else:
@@ -185,35 +178,35 @@ def test_interrupted_run_stops_its_stages_and_says_how_to_go_on(sender: str, run
         os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert f"go on with:  pit run tiny --out {copy}" in errors
-    assert not (copy / "stages" / "rl-first" / "done.json").exists()
-    assert latest(copy, "rl-first") > 0
+    assert f"resume with:  pit run tiny --out {copy}" in errors
+    assert not (copy / "stages" / rl.IMPROVER_0.name / "done.json").exists()
+    assert latest(copy, rl.IMPROVER_0.name) > 0
     result = pit(*command[3:])
     assert result.stdout.count("finished before, skipped") == 7
-    assert losses(copy, "rl-first") == losses(run, "rl-first")
+    assert losses(copy, rl.IMPROVER_0.name) == losses(run, rl.IMPROVER_0.name)
 
 
 def test_full_disk_is_one_clear_line_and_costs_nothing(run: Path, tmp_path: Path) -> None:
-    copy = without_stage(run, "sft-policy", tmp_path)
-    stage = copy / "stages" / "sft-policy"
+    copy = without_stage(run, sft.POLICY.name, tmp_path)
+    stage = copy / "stages" / sft.POLICY.name
     stage.mkdir()
     # A disk of 96 KiB, seen by this one process: the log fits, a checkpoint does not.
     small = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=96k tmpfs "$0" && exec "$@"']
     if subprocess.run([*small, stage, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this system lets no user mount a small disk")
-    command = [*small, stage, sys.executable, "-m", "pit", "sft", "policy", "--run", copy]
+    command = [*small, stage, sys.executable, "-m", "pit", sft.POLICY.name, "--run", copy]
     result = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, env=environment(), timeout=120, check=False
     )
     assert result.returncode == 1, result.stderr[-3000:]
     # Threads of the checkpoint writer may complain before that line, none after it.
     assert result.stderr.rstrip().splitlines()[-1].startswith("pit: error: the disk is full")
-    pit("sft", "policy", "--run", copy)
-    assert losses(copy, "sft-policy") == losses(run, "sft-policy")
+    pit(sft.POLICY.name, "--run", copy)
+    assert losses(copy, sft.POLICY.name) == losses(run, sft.POLICY.name)
 
 
 def test_what_a_stage_drew_is_shown_and_drawn(run: Path, tmp_path: Path) -> None:
-    result = pit("data", "curriculum", "--run", run, "--stage", "rl-first", "--plot", tmp_path / "drawn.png")
+    result = pit("data", "curriculum", "--run", run, "--stage", rl.IMPROVER_0.name, "--plot", tmp_path / "drawn.png")
     assert "24 draws of 8 examples: 3.0 visits each" in result.stdout
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
 
@@ -318,18 +311,25 @@ def test_bad_input_is_one_clear_line(
     empty.mkdir()
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     cases = {
-        ("run", "nothing"): "recipe 'nothing': there is none of that name; choose one of demo, tiny, relay, hh, paper",
+        ("run", "nothing"): "recipe 'nothing': must be one of demo, tiny, relay, hh, paper",
+        ("run", "--config", tmp_path / "absent.yaml"): "absent.yaml: cannot be read",
         ("run", "hh"): "data.path = None: recipe hh needs preferences; give them with --data FOLDER",
         ("run", "hh", "--data", tmp_path / "absent"): "there is no such file or folder",
         ("run", "hh", "--data", empty, "--out", tmp_path / "a"): "empty",
         ("run", "tiny", "--set", "sft_policy.step=3"): (
-            "sft_policy.step: no such config field; did you mean sft_policy.steps?"
+            "sft_policy.step: is not a config field; did you mean sft_policy.steps?"
         ),
-        ("run", "tiny", "--set", "rl_first.samples=1"): "rl.samples = 1: leave-one-out needs at least 2; raise it",
-        ("run", "tiny", "--set", "gap.packing.row_length=32"): "must hold the longest path of 80 tokens",
-        ("run", "tiny", "--out", run): (
-            "is the folder of a run with other sft_policy, sft_improver, quality, gap, judge"
-        ),
+        ("run", "tiny", "--set", "rl_improver_0.samples=1"): "rl_improver_0.samples = 1: must be >= 2",
+        ("run", "tiny", "--set", "reward_gap.packing.row_length=32"): "must hold the longest path of 80 tokens",
+        (
+            "run",
+            "tiny",
+            "--set",
+            "rl_policy.algorithm=ppo",
+            "--out",
+            tmp_path / "b",
+        ): "rl_policy.algorithm = 'ppo': must",
+        ("run", "tiny", "--out", run): "is the folder of a run with other sft_policy, sft_improver, reward_quality",
         (
             "run",
             "tiny",
@@ -340,9 +340,11 @@ def test_bad_input_is_one_clear_line(
             "policy.width=32",
         ): "is the folder of a run with other policy",
         ("run", "tiny", "--out", "gs://bucket/x"): "--out = 'gs://bucket/x': must be a path of this machine",
-        ("sft", "policy", "--run", "gs://bucket/x"): "--run = 'gs://bucket/x': must be a path of this machine",
-        ("sft", "policy", "--run", empty): "holds no run (no config.json)",
+        (sft.POLICY.name, "--run", "gs://bucket/x"): "--run = 'gs://bucket/x': must be a path of this machine",
+        (sft.POLICY.name, "--run", empty): "holds no run (no config.json)",
         ("report", "--run", empty): "no results at",
+        (rl_iterated.IMPROVER_2.name, "--run", run): "stage rl-improver-2: is not part of this run; start a run with",
+        (rl.POLICY.name, "--run", run, "--set", "seed=3"): "--set: seed of a run cannot be changed",
     }
     for words, message in cases.items():
         with pytest.raises(SystemExit) as ended:
@@ -356,28 +358,34 @@ def test_bad_input_is_one_clear_line(
 
 
 def test_checkpoint_of_another_architecture_is_refused(run: Path, tmp_path: Path) -> None:
+    stage = reward.QUALITY.name
     copy = without_stage(run, "nothing", tmp_path)
     config = json.loads((copy / "config.json").read_text())
     config["reward_model"]["mlp"] = 48
     (copy / "config.json").write_text(json.dumps(config))
-    result = pit("reward", "quality", "--run", copy, check=False)
+    result = pit(stage, "--run", copy, check=False)
     assert result.returncode == 1
     assert "mlp.down has shape [32, 16] there, but the config asks for [48, 16]" in " ".join(result.stderr.split())
 
 
-def test_tokenizer_of_another_run_is_refused(run: Path, tmp_path: Path) -> None:
-    copy = without_stage(run, "sft-policy", tmp_path)
+def test_tokenizer_of_another_run_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = without_stage(run, sft.POLICY.name, tmp_path)
     tokenizer = json.loads((copy / "tokenizer.json").read_text())
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-1]
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
-    result = pit("sft", "policy", "--run", copy, check=False)
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert "tokenizer" in result.stderr
+    with pytest.raises(SystemExit) as ended:
+        main([sft.POLICY.name, "--run", str(copy)])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("pit: error: ")
+    assert "tokenizer" in said
 
 
-def test_help_teaches() -> None:
-    text = pit("--help").stdout
-    assert "pit run demo --out runs/demo" in text
-    for command in (["run"], ["data", "check"], ["sft", "policy"], ["rl", "second"], ["improve"], ["evaluate"]):
-        assert "Usage: pit" in pit(*command, "--help").stdout
+def test_the_config_of_a_run_is_a_file_that_starts_the_same_run(run: Path) -> None:
+    """It skips every stage, so nothing is trained again."""
+    done = run / "stages" / rl_iterated.IMPROVER_1.name / "done.json"
+    before = done.read_bytes()
+    assert read_config(run / "config.json", tiny()) == override(tiny(), SETTINGS)
+    result = pit("run", "--config", run / "config.json", "--out", run)
+    assert result.stdout.count("finished before, skipped") == len(list((run / "stages").iterdir()))
+    assert done.read_bytes() == before

@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +12,20 @@ from hypothesis import strategies as st
 from pit.config import EvaluateConfig, override
 from pit.data.synthetic import generate_prompts
 from pit.data.synthetic.describe import clean_answer, oracle, progress
+from pit.data.tokens import Tokens
 from pit.evaluate import gates, sensitivity
-from pit.evaluate.gates import Blind, failed, floor_of, require_seeing
+from pit.evaluate.gates import GATE, BlindRewardError, failed, floor_of, require_seeing
 from pit.evaluate.gold import best_gold, gold_of
 from pit.evaluate.schema import SensitivityRow
 from pit.evaluate.sensitivity import HELD_OUT, PROGRESS, corrupted_pairs, held_out_pairs, progress_pairs
+from pit.model.decoder import Decoder
+from pit.model.model import Model
 from pit.recipes.demo import tiny
-from pit.rollout.score import Scorer
-from pit.stages.context import Run
+from pit.rollout.sample import Sampler, Samples
+from pit.rollout.score import ModelScorer
+from pit.run.folder import Run
+from pit.run.stage import Stage
+from pit.seeds import Seed
 from pit.stages.prepare import prepare
 from pit.train.log import PROGRESS_VARIABLE
 
@@ -53,14 +59,15 @@ def test_each_aspect_has_its_floor_and_the_centred_gap_none():
 
 
 def test_gates_warn_by_default_and_stop_if_asked():
-    assert require_seeing(ROWS, FLOORS, "pit reward check --run x") == LINES
-    with pytest.raises(Blind) as caught:
-        require_seeing(ROWS, dataclasses.replace(FLOORS, gate="stop"), "pit reward check --run x")
-    assert str(caught.value) == (
-        f"before RL reward models must rank pairs right at least as often as the floors say: {LINES[0]}; {LINES[1]}; "
-        "train the reward models longer (quality.steps, gap.steps), or go on regardless: the same command with --set "
-        "evaluate.gate=warn (the gates alone: pit reward check --run x)"
-    )
+    command = GATE.command(Run(Path("runs/x"), tiny()))
+    assert command == "pit gate --run runs/x"
+    assert require_seeing(ROWS, FLOORS, command) == LINES
+    with pytest.raises(BlindRewardError) as caught:
+        require_seeing(ROWS, dataclasses.replace(FLOORS, gate="stop"), command)
+    said = str(caught.value)
+    assert f"{LINES[0]}; {LINES[1]}; " in said
+    for word in ("reward_quality.steps", "reward_gap.steps", "--set evaluate.gate=warn", command):
+        assert word in said
     assert require_seeing(ROWS[:1], dataclasses.replace(FLOORS, gate="stop"), "") == []
 
 
@@ -88,7 +95,7 @@ def run(tmp_path_factory):
     return made
 
 
-class Blindly(Scorer):
+class Blindly(ModelScorer):
     """A model that counts right values, and no more: it stands for both kinds."""
 
     def __init__(self, run):
@@ -98,17 +105,17 @@ class Blindly(Scorer):
         template = self._run.template
         return oracle.aspects(template.decode_prompt(x)[0].content, template.decode_answer(y))["correct"]
 
-    def quality(self, inputs, outputs):
+    def quality(self, inputs, outputs, packed=None):
         return np.array([[self._right(x, y) for y in ys] for x, *ys in zip(inputs, *outputs, strict=True)], np.float32)
 
-    def gap(self, inputs, references, outputs, form):
+    def gap(self, inputs, references, outputs, form, packed=None):
         scores = self.quality(inputs, [references, *outputs])
         return scores[:, 1:] - scores[:, :1]
 
 
 def test_gates_ask_about_held_out_pairs_single_faults_and_progress(run, monkeypatch):
-    monkeypatch.setattr(run, "trained", lambda name: (run, name))
-    monkeypatch.setattr(sensitivity, "Scorer", lambda run, name, layout: Blindly(run))
+    monkeypatch.setattr(Stage, "load", lambda stage, run: stage.name)
+    monkeypatch.setattr(sensitivity, "ModelScorer", lambda name, layout: Blindly(run))
     rows = {(each.model, each.aspect): each for each in gates.gate_rows(run)}
     assert {model for model, _ in rows} == {"R_P", "R_PIT symmetric", "R_PIT centred"}
     steps = [aspect for model, aspect in rows if model == "R_P" and aspect.startswith(PROGRESS)]
@@ -120,7 +127,6 @@ def test_gates_ask_about_held_out_pairs_single_faults_and_progress(run, monkeypa
     assert rows["R_P", HELD_OUT].n == len(held_out_pairs(run)[HELD_OUT].inputs) == 8
     assert rows["R_P", steps[0]].n == 8
     other = Run(run.folder, dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, path="x")))
-    monkeypatch.setattr(other, "trained", lambda name: (run, name))
     assert {each.aspect for each in gates.gate_rows(other)} == {HELD_OUT}
 
 
@@ -147,27 +153,23 @@ def test_the_gates_of_the_relay_ask_for_its_own_faults_and_ladder(tmp_path, monk
 
 def test_samples_are_ordered_by_the_gold_and_ties_are_left_out(run, monkeypatch):
     """The gold is the sum of an answer's tokens; three of every four prompts' samples are made alike."""
-    sampled = {}
 
-    def sample(graphdef, params, inputs, requests, *, n, capacity, **more):
-        assert (graphdef, params, n, capacity, more["eos_ids"]) == (
-            "graph of rl-policy",
-            "weights",
-            2,
-            27,
-            (closing_y,),
-        )
-        assert [x[-1] for x in inputs] == [closing_x] * len(inputs)
-        for g in requests:
-            sampled[g] = ([g + 1], [g + 1] if g % 4 else [2 * g + 9])
-        return SimpleNamespace(answer=lambda g, k: sampled[g][k])
+    class Spoken(Sampler):
+        def samples(self, model, ids, inputs, references=None, *, n, strategy, seed):
+            assert (model, references, n, self.capacity, seed) == (policy, None, 2, 27, Seed((0,)).number)
+            answers = [([g + 1], [g + 1] if g % 4 else [2 * g + 9]) for g in ids]
+            token = np.array(answers, np.int32)
+            length, nothing = np.ones(token.shape[:2], np.int32), np.zeros(token.shape, np.float32)
+            return Samples(token, length, np.zeros(token.shape[:2], bool), nothing, nothing, 1.0)
 
-    closing_x, _, closing_y = run.template.closings
-    monkeypatch.setattr(run, "trained", lambda name: (f"graph of {name}", "weights"))
-    monkeypatch.setattr(sensitivity, "sample", sample)
-    prompts = [[g] for g in range(8)]
+    policy = Model.build(Decoder, run.config.policy, run.tokenizer.vocab_size, 0)
+    monkeypatch.setattr(run, "sampler", lambda rollout: Spoken(run.template.closings, run.config.windows.output - 1))
     pairs = sensitivity.sampled_pairs(
-        run, "rl-policy", lambda xs, ys: np.array([sum(y) for y in ys], float), prompts, seed=0
+        run,
+        policy,
+        lambda xs, ys: np.array([sum(y) for y in Tokens.of(ys).rows()], float),
+        [[g] for g in range(8)],
+        seed=Seed((0,)),
     )
     assert pairs == ([[0], [4]], [[9], [17]], [[1], [5]])
 

@@ -13,15 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pit.config import MeshConfig, RolloutConfig
-from pit.data.packing import Layout, pack_lists
+from pit.data.packing import Layout, pack
 from pit.data.template import rollout
 from pit.losses.rl import sample_sum
+from pit.model.model import Model
 from pit.model.params import copy, merge
-from pit.model.sharding import make_mesh, shard_params
+from pit.model.sharding import make_mesh
+from pit.rl.readings import places, predictions
+from pit.rl.records import by_slot
 from pit.rollout.sample import DEFAULT, sample
 from pit.rollout.strategy import Greedy, Temperature
-from pit.stages.policy_gradient import sampled_logprobs
-from pit.stages.rl import by_slot
 
 CONFIGS = {"llama": twins.LLAMA, "gemma": twins.GEMMA, "learned": twins.LEARNED}
 TREES, N, CAPACITY = 3, 2, 6
@@ -40,7 +41,7 @@ def draw_samples(
     config, prefixes, request_ids, seed, strategy, eos_ids=(EOS,), n=N, capacity=CAPACITY, rollout=DEFAULT
 ):
     return sample(
-        *twins.random_decoder(config),
+        Model(*twins.random_decoder(config)),
         prefixes,
         request_ids,
         n=n,
@@ -57,7 +58,8 @@ def trainer(config, temperature):
     graphdef, params = twins.random_decoder(config)
 
     def logprobs(params, batch):
-        return sampled_logprobs(merge(graphdef, params), batch, CAPACITY, temperature)
+        where = places(batch, CAPACITY)
+        return where.of(predictions(merge(graphdef, params), batch, temperature).logp), where.sampled
 
     return params, twins.jit(logprobs)
 
@@ -68,8 +70,7 @@ def trainer(config, temperature):
 def test_logprobs_of_the_sampler_and_the_trainer_agree(name, temperature, inputs, references, seed):
     prefixes = [[*x, twins.CLOSINGS[0], *ref, twins.CLOSINGS[1]] for x, ref in zip(inputs, references, strict=True)]
     drawn = draw_samples(CONFIGS[name], prefixes, range(TREES), seed, Temperature(temperature))
-    outputs = [[drawn.answer(g, i) for g in range(TREES)] for i in range(N)]
-    (batch,) = pack_lists([inputs, references, *outputs], TOPOLOGY, ROOMY)
+    (batch,) = pack([inputs, references, *drawn.answers()], TOPOLOGY, ROOMY)
     arrays = twins.arrays_of(batch)
     arrays |= {key: by_slot(getattr(drawn, key), batch) for key in ("length", "finished")}
     params, logprobs = trainer(CONFIGS[name], temperature)
@@ -148,13 +149,12 @@ RAGGED = [[5, 9, 1], [7, 1], [4, 4, 6, 1], [8, 1], [9, 9, 9, 8, 1]]
     ("split", "prefixes"), [("data", RAGGED), ("fsdp", RAGGED), ("tensor", RAGGED), ("data", RAGGED[:1])]
 )
 def test_shards_of_a_mesh_draw_the_same_samples(split, prefixes):
-    graphdef, params = twins.random_decoder(ONE_LAYER)
+    model = Model(*twins.random_decoder(ONE_LAYER))
     mesh = make_mesh(MeshConfig(**{split: 2}))
 
-    def drawn(params):
+    def drawn(model):
         return sample(
-            graphdef,
-            params,
+            model,
             prefixes,
             range(len(prefixes)),
             n=3,
@@ -165,7 +165,7 @@ def test_shards_of_a_mesh_draw_the_same_samples(split, prefixes):
             config=RolloutConfig(slots=4),
         )
 
-    assert_same_samples(drawn(shard_params(params, mesh)), drawn(params))
+    assert_same_samples(drawn(model.sharded(mesh)), drawn(model))
 
 
 def test_slots_refill_so_that_ragged_samples_waste_little():
@@ -224,7 +224,7 @@ def test_lengths_decide_when_several_ids_end_a_sample_and_padding_is_one(prefixe
             assert tokens[length:] == [0] * (CAPACITY - length)
             assert np.all(drawn.logp[g, i, :length] < 0)
             assert np.all(drawn.logp[g, i, length:] == 0)
-            assert drawn.answer(g, i) == (sampled[:-1] if drawn.finished[g, i] else sampled)
+            assert drawn.answers()[i][g].tolist() == (sampled[:-1] if drawn.finished[g, i] else sampled)
 
 
 @cache

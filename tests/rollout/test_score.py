@@ -8,8 +8,9 @@ import path_twins as twins
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pit.model.model import Model
 from pit.model.params import merge
-from pit.rollout.score import Likelihood, Scorer
+from pit.rollout.score import LikelihoodScorer, ModelScorer
 
 N = 2
 FORMS = ("raw", "centred", "symmetric")
@@ -20,7 +21,7 @@ contents = st.lists(twins.CONTENT, max_size=twins.LONGEST)
 
 @cache
 def scorer():
-    return Scorer(*twins.random_reward_model(twins.GEMMA), twins.SPLIT)
+    return ModelScorer(Model(*twins.random_reward_model(twins.GEMMA)), twins.SPLIT)
 
 
 @cache
@@ -63,7 +64,7 @@ def test_gaps_by_their_definitions(question):
 
 @cache
 def likelihood():
-    return Likelihood(*twins.random_decoder(twins.GEMMA), twins.SPLIT)
+    return LikelihoodScorer(Model(*twins.random_decoder(twins.GEMMA)), twins.SPLIT)
 
 
 @cache

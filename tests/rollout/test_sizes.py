@@ -8,12 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit.config import RolloutConfig
+from pit.model.model import Model
 from pit.model.params import merge
+from pit.plan import rollout_sizes
 from pit.recipes import recipe
 from pit.rollout import engine, prefill
 from pit.rollout.sample import sample
 from pit.rollout.sizes import few, sizes_of
 from pit.rollout.strategy import Temperature
+from pit.stages.rl_iterated import IMPROVER_1
 
 
 @given(st.integers(1, 10**6))
@@ -65,7 +68,7 @@ def test_batches_of_about_the_same_size_run_the_same_programs():
     def programs(count, longest):
         prefixes = [[4 + i % 9] * (1 + i % longest) for i in range(count)]
         sample(
-            *twins.random_decoder(twins.LLAMA),
+            Model(*twins.random_decoder(twins.LLAMA)),
             prefixes,
             range(count),
             n=2,
@@ -84,11 +87,8 @@ def test_batches_of_about_the_same_size_run_the_same_programs():
 
 @pytest.mark.parametrize("name", ["tiny", "demo", "hh", "paper"])
 def test_a_plan_names_the_bytes_of_rollouts_before_the_first_step(name):
-    from pit.plan import rollout_sizes
-    from pit.stages.context import STAGES
-
     config = recipe(name)
-    held = rollout_sizes(config, STAGES["rl-second"], config.rl_second)
+    held = rollout_sizes(config, IMPROVER_1)
     assert held.prefix_tokens >= config.windows.input + config.windows.reference
     assert held.output_tokens == config.windows.output - 1
     assert np.all([nbytes > 0 for nbytes in held.nbytes(config.policy, config.tokenizer.vocab_size).values()])

@@ -6,8 +6,8 @@ import pytest
 
 from pit.data.store import write
 from pit.recipes import recipe
+from pit.run.folder import Run
 from pit.stages import prepare as stage
-from pit.stages.context import Run
 from pit.stages.prepare import prepare
 
 

@@ -3,37 +3,35 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit.config import ConfigError, RefreshConfig
+from pit.config import ConfigError, FieldError, RefreshConfig, override
 from pit.data.errors import DataError
 from pit.data.packing import Layout
 from pit.data.store import Fold
 from pit.data.synthetic.describe import clean_answer
 from pit.data.template import quality
-from pit.evaluate.gold import labeller_of
+from pit.data.tokens import Tokens
+from pit.evaluate.gold import labeller_of, services
 from pit.recipes.demo import tiny
-from pit.stages.context import STAGES, Run, last_reward, needs_of, reward_of, stages_of
+from pit.rollout.sample import Sampler
+from pit.run.folder import Run
+from pit.run.stage import Services, Stage
+from pit.seeds import Seed
+from pit.stages import refresh, reward, rl, rl_iterated, supervised
 from pit.stages.prepare import prepare
-from pit.stages.references import Sampling
-from pit.stages.refresh import Mix, Pair, has_pairs, labelled, make_pairs, read_pairs, run_refresh
+from pit.stages.refresh import Mix, Pair, has_pairs, labelled, make_pairs, read_pairs
 from pit.train.log import PROGRESS_VARIABLE
 
 LAYOUT = Layout(closings=(1, 2, 3), pad=0, row_length=16, rows=4, trees=8)
 
 
-class FreshRun(Run):
-    """A run whose finished stages are fresh weights."""
-
-    def trained(self, name):
-        return self.model(name)
-
-
 class Rows(Fold):
-    """Ten rows of data, each told by its first token."""
+    """Ten rows of data, each with a first token that no other has."""
 
     def __init__(self):
         pass
@@ -53,13 +51,19 @@ def longer(inputs, first, second):
     return np.array([np.sign(len(a) - len(b)) for a, b in zip(first, second, strict=True)], np.int64)
 
 
+def larger(inputs, first, second):
+    """Prefers the answer with the larger sum of tokens: lengths of samples are often equal."""
+    sums = ([sum(answer.tolist()) for answer in answers] for answers in (first, second))
+    return np.array([np.sign(a - b) for a, b in zip(*sums, strict=True)], np.int64)
+
+
 def mix(**changes):
     config = dataclasses.replace(RefreshConfig(pairs=4, data_share=0.5), **changes)
-    return Mix(Rows(), NEW, quality(), LAYOUT, config, shards=1, seed=3)
+    return Mix(Rows(), NEW, quality(), LAYOUT, config, shards=1, seed=Seed((3,)))
 
 
 def prompts(batches):
-    """First tokens of the trees of a step: the prompts, by which data and new pairs are told apart."""
+    """First tokens of the trees of a step: the prompts, at least 200 in new pairs."""
     return sorted(int(t) for batch in batches for t in batch.token[(batch.position == 0) & (batch.token > 99)])
 
 
@@ -83,13 +87,22 @@ def test_every_row_comes_once_an_epoch_and_shares_are_kept():
 
 
 @given(skipped=st.integers(0, 20))
-def test_a_restored_mix_goes_on_as_if_it_had_not_been_stopped(skipped):
+def test_a_restored_mix_resumes_as_if_it_had_not_been_stopped(skipped):
     whole, cut = mix(), mix()
     for _ in range(skipped):
         next(whole)
     cut.restore(json.loads(json.dumps(whole.state())))
     for _ in range(3):
         assert prompts(next(whole)) == prompts(next(cut))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fresh():
+    """Finished stages are fresh weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "load", Stage.fresh)
+        patch.setenv(PROGRESS_VARIABLE, "json")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +113,14 @@ def run(tmp_path_factory):
         data=dataclasses.replace(config.data, synthetic_rows=150),
         refresh=dataclasses.replace(config.refresh, prompts=12, steps=4, pairs=8),
     )
-    made = FreshRun(tmp_path_factory.mktemp("run"), config)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(PROGRESS_VARIABLE, "json")
-        prepare(made)
-        make_pairs(made, longer)
-        yield made
+    made = Run(tmp_path_factory.mktemp("run"), config)
+    prepare(made)
+    make_pairs(made, larger)
+    return made
+
+
+def with_settings(run, *settings):
+    return Run(run.folder, override(run.config, settings))
 
 
 def test_pairs_are_samples_labelled_once(run, capsys):
@@ -113,44 +128,73 @@ def test_pairs_are_samples_labelled_once(run, capsys):
     assert 0 < len(pairs) <= 24
     asked = {tuple(run.fold("rl").row(i)[0].tolist()) for i in range(12)}
     assert {tuple(pair.prompt) for pair in pairs} <= asked
-    assert all(len(pair.better) > len(pair.worse) for pair in pairs)
+    assert all(sum(pair.better) > sum(pair.worse) for pair in pairs)
     before = (run.folder / "refresh" / "pairs.jsonl").read_bytes()
-    assert make_pairs(run, lambda xs, a, b: -longer(xs, a, b)) is None
+    assert make_pairs(run, lambda xs, a, b: -larger(xs, a, b)) is None
+    assert refresh.PAIRS.done(run)
+    refresh.PAIRS.work(run, services())
+    assert "up to date" in capsys.readouterr().out
     assert (run.folder / "refresh" / "pairs.jsonl").read_bytes() == before
 
 
 def test_pairs_of_other_settings_do_not_count(run):
-    other = FreshRun(
-        run.folder, dataclasses.replace(run.config, refresh=dataclasses.replace(run.config.refresh, temperature=0.5))
-    )
+    other = with_settings(run, "refresh.temperature=0.5")
     assert has_pairs(run)
     assert not has_pairs(other)
     with pytest.raises(DataError) as caught:
-        run_refresh(other, "refresh-gap")
+        refresh.GAP.work(other, Services())
     assert str(caught.value) == (
         f"{run.folder}/refresh/pairs.jsonl: holds no pairs of this config and data; run "
-        f"`pit refresh pairs --run {run.folder}` first"
+        f"`pit refresh-pairs --run {run.folder}` first"
     )
 
 
 def test_a_labeller_without_an_opinion_is_an_error(run, monkeypatch):
-    monkeypatch.setattr(Sampling, "answers", lambda self, model, asked, temperature, seed: [[5]] * len(asked.ids))
-    other = FreshRun(
-        run.folder, dataclasses.replace(run.config, refresh=dataclasses.replace(run.config.refresh, prompts=3))
-    )
-    with pytest.raises(DataError, match=r"^refresh\.prompts = 3: the labeller told no two answers apart, so nothing"):
+    monkeypatch.setattr(Sampler, "answers", lambda self, model, ids, *_, **__: Tokens.of([[5]] * len(ids)))
+    other = with_settings(run, "refresh.prompts=3")
+    with pytest.raises(DataError, match=r"^refresh\.prompts = 3: the labeller called all pairs of answers ties"):
         make_pairs(other, lambda xs, a, b: np.zeros(len(xs), np.int64))
 
 
+def test_pairs_need_a_labeller(run):
+    with pytest.raises(ConfigError, match=r"^refresh-pairs: needs a labeller"):
+        refresh.PAIRS.work(run, Services())
+
+
+class _StopError(Exception):
+    """Ends a stage before it trains."""
+
+
+@pytest.mark.parametrize(("pairs", "expected"), [("five", 4 * 0.31326169 + 0.12692801), ("one", 0.12692801)])
+@pytest.mark.parametrize("stage", [reward.GAP, refresh.GAP], ids=lambda stage: stage.name)
+def test_the_gap_model_keeps_the_pairs_that_its_config_names_when_it_is_refreshed(
+    run, stage, pairs, expected, monkeypatch
+):
+    losses = []
+
+    def task(session, loss, batches):
+        losses.append(loss)
+        raise _StopError
+
+    monkeypatch.setattr(supervised, "SupervisedTask", task)
+    # r(w,l) = 2, r(w,w) = r(l,l) = 1, r(l,w) = 0: four differences of 1 and one of 2.
+    monkeypatch.setattr(reward, "_scores", lambda *_: (jnp.array([[1.0, 0.0, 2.0, 1.0]]), jnp.array([True])))
+    monkeypatch.setattr(refresh, "has_pairs", lambda run: True)
+    with pytest.raises(_StopError):
+        stage.work(with_settings(run, f"reward_gap.ordered_pairs={pairs}"), Services())
+    (loss,) = losses
+    assert float(loss({}, {})[0].sum) == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["refresh-quality", "refresh-gap"])
-def test_a_refreshed_model_starts_from_the_one_it_refreshes_and_is_trained(run, name):
-    run_refresh(run, name)
-    record = json.loads((run.stage_folder(name) / "done.json").read_text())
-    assert (record["steps"], record["hash"]) == (4, run.stage_hash(name))
-    with run.checkpoints(name, keep=2) as checkpoints:
-        after = checkpoints.restore_params(run.model(name)[1])
-    before = run.trained(name.replace("refresh", "reward"))[1]
+@pytest.mark.parametrize("stage", [refresh.QUALITY, refresh.GAP], ids=lambda stage: stage.name)
+def test_a_refreshed_model_starts_from_the_one_it_refreshes_and_is_trained(run, stage):
+    stage.work(run, Services())
+    record = json.loads((run.stage_folder(stage.name) / "done.json").read_text())
+    assert (record["steps"], record["hash"]) == (4, stage.hash(run))
+    before = stage.inputs(run.config)["start"].fresh(run).params
+    with run.checkpoints(stage.name, keep=2) as checkpoints:
+        after = checkpoints.restore_params(before)
     # Four steps of at most 2e-3: near the model that it refreshes, and moved.
     moved = max(float(np.abs(np.asarray(after[k]) - np.asarray(before[k])).max()) for k in before)
     assert 0 < moved < 0.02
@@ -165,34 +209,20 @@ def test_the_oracle_labels_by_quality(run):
 
 
 def test_without_an_oracle_there_is_no_labeller(run):
-    other = Run(run.folder, dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, path="x")))
-    with pytest.raises(ConfigError) as caught:
-        labeller_of(other)
-    assert str(caught.value) == (
-        "refresh.prompts = 12: samples must be labelled, and only a synthetic task has an oracle; set it to 0, or "
-        "call pit.stages.refresh.make_pairs with a labeller of your own"
-    )
+    with pytest.raises(FieldError) as caught:
+        labeller_of(with_settings(run, "data.path=x"))
+    assert (caught.value.path, caught.value.value) == ("refresh.prompts", 12)
+    assert "only a synthetic task has an oracle" in caught.value.rule
 
 
 def test_rewards_from_rl_1_on_are_the_refreshed_ones(run):
-    plain = tiny()
-    assert set(STAGES) - set(stages_of(plain)) == {"refresh-quality", "refresh-gap", "rl-third"}
-    assert set(STAGES) - set(stages_of(run.config)) == {"rl-third"}
-    rewards = {name: (reward_of(name, plain), reward_of(name, run.config)) for name in STAGES if name[:3] == "rl-"}
-    assert rewards == {
-        "rl-policy": ("reward-quality", "reward-quality"),
-        "rl-first": ("reward-gap", "reward-gap"),
-        "rl-second": ("reward-gap", "refresh-gap"),
-        "rl-third": ("reward-gap", "refresh-gap"),
-    }
-    assert (last_reward("quality", plain), last_reward("quality", run.config)) == ("reward-quality", "refresh-quality")
-    assert "refresh-gap" in needs_of("rl-second", run.config)
-    assert needs_of("refresh-gap", run.config) == ("reward-gap", "rl-first", "rl-policy")
-
-
-def test_a_refreshed_model_has_no_other_start():
-    with pytest.raises(ConfigError) as caught:
-        RefreshConfig(init="policy")
-    assert str(caught.value) == (
-        "refresh.init = 'policy': a refreshed model starts from the one that it refreshes; leave it as it is"
-    )
+    whole = with_settings(run, "references=own").config
+    stages = (rl.POLICY, rl.IMPROVER_0, rl_iterated.IMPROVER_1, rl_iterated.IMPROVER_2)
+    plain = override(whole, ["refresh.prompts=0"])
+    assert [stage.inputs(plain)["reward"] for stage in stages] == [reward.QUALITY, reward.GAP, reward.GAP, reward.GAP]
+    assert [stage.inputs(whole)["reward"] for stage in stages] == [reward.QUALITY, reward.GAP, refresh.GAP, refresh.GAP]
+    assert (refresh.last_quality(plain), refresh.last_quality(whole)) == (reward.QUALITY, refresh.QUALITY)
+    assert refresh.GAP in rl_iterated.IMPROVER_1.needs(whole)
+    assert set(refresh.GAP.needs(whole)) == {reward.GAP, rl.POLICY, rl.IMPROVER_0, refresh.PAIRS}
+    assert refresh.GAP.inputs(whole)["start"] == reward.GAP
+    assert refresh.QUALITY.inputs(whole)["start"] == reward.QUALITY

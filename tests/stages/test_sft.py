@@ -1,42 +1,80 @@
-"""Where fine-tuning starts."""
+"""Models that training begins with: fresh, or those that `init` names, in buffers of their own."""
 
+import dataclasses
+
+import jax.numpy as jnp
 import numpy as np
+import path_twins as twins
 import pytest
-from path_twins import LLAMA, random_decoder
 
-from pit.config import ConfigError, override
+from pit.config import override
+from pit.model.decoder import Decoder
+from pit.model.heads import RewardModel
+from pit.model.model import Model
 from pit.recipes import recipe
-from pit.stages import sft
-from pit.stages.context import Run, needs_of
+from pit.run.folder import Run
+from pit.run.stage import Stage
+from pit.stages import reward, rl, sft
+from pit.stages.supervised import initial_model
+
+SMALL = dataclasses.replace(twins.LLAMA, layers=1)
+REWARDS = [reward.QUALITY, reward.GAP, reward.JUDGE]
+FRESH = Model.build(Decoder, SMALL, twins.VOCAB, 1), Model.build(RewardModel, SMALL, twins.VOCAB, 2)
 
 
-@pytest.mark.parametrize("init", ["random", "policy"])
-def test_the_improver_starts_where_the_config_says_and_the_policy_at_random(monkeypatch, tmp_path, init):
-    run = Run(tmp_path, override(recipe("tiny"), [f"sft_improver.init={init}"]))
-    _, policy = trained = random_decoder(LLAMA)
-    started = {}
-    monkeypatch.setattr(Run, "trained", lambda self, name: {"sft-policy": trained}[name])
-    monkeypatch.setattr(sft, "fit", lambda run, task, *, initial, profile_steps: started.update({task.stage: initial}))
-    sft.run_sft(run, sft.POLICY)
-    sft.run_sft(run, sft.IMPROVER)
-    assert started["sft-policy"] is None
-    assert needs_of("sft-policy", run.config) == ()
-    if init == "random":
-        assert started["sft-improver"] is None
-        assert needs_of("sft-improver", run.config) == ()
-        return
-    assert needs_of("sft-improver", run.config) == ("sft-policy",)
-    assert started["sft-improver"].keys() == policy.keys()
-    for name, value in started["sft-improver"].items():
-        np.testing.assert_array_equal(value, policy[name])
-        assert value is not policy[name], "training consumes what it starts from"
+@pytest.fixture
+def begins(monkeypatch, tmp_path):
+    """The model that a stage begins with under settings, and the model that it loads, if any."""
+
+    def fresh(stage, run):
+        return FRESH[stage.trains.module is RewardModel]
+
+    def load(stage, run):
+        model = fresh(stage, run)
+        return model.with_params({name: value + jnp.float32(1) for name, value in model.params.items()})
+
+    monkeypatch.setattr(Stage, "fresh", fresh)
+    monkeypatch.setattr(Stage, "load", load)
+    return lambda stage, *settings: initial_model(stage, Run(tmp_path, override(recipe("tiny"), settings))).params
 
 
-def test_fine_tuning_starts_from_no_reward_model():
-    with pytest.raises(ConfigError, match=r"^sft_improver\.init = 'quality': must be 'random' or 'policy' here"):
-        override(recipe("tiny"), ["sft_improver.init=quality"])
+def moved(params, fresh):
+    """Names of the parameters that are not those of the fresh model."""
+    return {name for name, value in fresh.params.items() if np.any(params[name] != value)}
 
 
-def test_the_policy_is_the_first_model_and_starts_from_no_other():
-    with pytest.raises(ConfigError, match=r"^sft_policy\.init = 'policy': must be 'random' here"):
-        override(recipe("tiny"), ["sft_policy.init=policy"])
+@pytest.mark.parametrize("stage", [sft.POLICY, sft.IMPROVER, *REWARDS], ids=lambda s: s.name)
+def test_without_another_start_weights_are_fresh(begins, stage):
+    assert moved(begins(stage), FRESH[stage in REWARDS]) == set()
+    assert stage.inputs(recipe("tiny")) == {}
+
+
+def test_the_improver_starts_from_the_policy_where_the_config_says_so(begins):
+    settings = ["sft_improver.init=policy"]
+    assert moved(begins(sft.IMPROVER, *settings), FRESH[0]) == set(FRESH[0].params)
+    assert sft.IMPROVER.inputs(override(recipe("tiny"), settings)) == {"start": sft.POLICY}
+
+
+@pytest.mark.parametrize("stage", REWARDS, ids=lambda s: s.name)
+def test_a_reward_model_that_starts_from_the_policy_keeps_a_fresh_head(begins, stage):
+    settings = [f"{stage.section}.init=policy"]
+    params = begins(stage, *settings)
+    assert params.keys() == FRESH[1].params.keys()
+    assert moved(params, FRESH[1]) == {f"decoder.{name}" for name in FRESH[0].params} != set(params)
+    assert stage.inputs(override(recipe("tiny"), settings)) == {"start": sft.POLICY}
+
+
+def test_the_gap_model_starts_from_r_p_whole(begins):
+    assert moved(begins(reward.GAP, "reward_gap.init=quality"), FRESH[1]) == set(FRESH[1].params)
+    assert reward.GAP.inputs(override(recipe("tiny"), ["reward_gap.init=quality"])) == {"start": reward.QUALITY}
+
+
+def test_a_stage_that_is_start_and_anchor_is_loaded_once_and_training_consumes_a_copy(begins, monkeypatch, tmp_path):
+    loads, load = [], Stage.load
+    monkeypatch.setattr(Stage, "load", lambda stage, run: loads.append(stage) or load(stage, run))
+    models = rl.IMPROVER_0.models(Run(tmp_path, recipe("tiny")))
+    assert loads == [sft.IMPROVER, reward.GAP]
+    assert models.keys() == {"start", "anchor", "reward"}
+    for name, value in models["start"].params.items():
+        np.testing.assert_array_equal(value, models["anchor"].params[name])
+        assert value is not models["anchor"].params[name]

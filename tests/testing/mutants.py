@@ -128,13 +128,15 @@ def noisy():
 def swapped_roles():
     real = scoring.Scorer.gap
     return mock.patch.object(
-        scoring.Scorer, "gap", lambda self, xs, refs, ys, form: real(self, xs, ys[0], [refs], form)
+        scoring.Scorer, "gap", lambda self, xs, refs, ys, form, packed=None: real(self, xs, ys[0], [refs], form)
     )
 
 
 def raw_for_centred():
     real = scoring.Scorer.gap
-    return mock.patch.object(scoring.Scorer, "gap", lambda self, xs, refs, ys, form: real(self, xs, refs, ys, "raw"))
+    return mock.patch.object(
+        scoring.Scorer, "gap", lambda self, xs, refs, ys, form, packed=None: real(self, xs, refs, ys, "raw")
+    )
 
 
 def cold_trainer():
@@ -158,8 +160,8 @@ def lengths_by_padding():
 def prefix_too_long():
     real = decoder.Decoder.decode
 
-    def longer(self, token, prefixes, suffixes, reading):
-        return real(self, token, prefixes, suffixes, reading._replace(prefix_length=reading.prefix_length + 1))
+    def longer(self, token, prefixes, suffixes, step):
+        return real(self, token, prefixes, suffixes, step._replace(prefix_length=step.prefix_length + 1))
 
     return mock.patch.object(decoder.Decoder, "decode", longer)
 

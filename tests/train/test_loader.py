@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pit.config import PackingConfig
 from pit.data import _core
 from pit.data.loader import Loader, count_steps
-from pit.data.packing import Layout, pack_lists
+from pit.data.packing import Layout, pack
 from pit.data.store import build
 from pit.data.synthetic import generate
 from pit.data.template import Template, gap, improver_sft
@@ -113,7 +113,7 @@ def test_the_batches_are_those_of_the_rows(fold):
     packing = PackingConfig(row_length=ROW, rows=4, microbatches=2, trees=6)
     for batch in next(loader(fold, packing)):
         for e in batch.example_id[batch.example_id >= 0].tolist():
-            one = pack_lists([[row.tolist()] for row in fold.row(e)], improver_sft(), layout_of(packing))[0]
+            one = pack([[row.tolist()] for row in fold.row(e)], improver_sft(), layout_of(packing))[0]
             live = one.token[0][one.visible_until[0] > np.arange(ROW)].tolist()
             rows = [row.tolist() for row in batch.token]
             assert any(live == row[i : i + len(live)] for row in rows for i in range(ROW))

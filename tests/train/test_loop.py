@@ -14,7 +14,7 @@ from pit.errors import PitError
 from pit.losses.total import Total
 from pit.train.checkpoint import Checkpoints
 from pit.train.log import PROGRESS_VARIABLE, StageLog
-from pit.train.loop import Interrupted, run_steps
+from pit.train.loop import Interrupted, Schedule, run_steps
 from pit.train.update import Update, make_optimizer
 
 STEPS = 6
@@ -32,40 +32,52 @@ def _json_progress(monkeypatch):
     monkeypatch.setenv(PROGRESS_VARIABLE, "json")
 
 
+class Counter:
+    """Work whose feed is a counter that is saved, and which may be a reason to stop or send a signal."""
+
+    def __init__(self, restored, *, interrupt_at, number, halt_at):
+        self.feed = 0 if restored is None else restored.loader["feed"]
+        assert restored is None or restored.controllers["steps"] == self.feed
+        self._interrupt_at, self._number, self._halt_at = interrupt_at, number, halt_at
+
+    def step(self, state):
+        rng = np.random.default_rng(self.feed)
+        self.feed += 1
+        if self.feed == self._interrupt_at:
+            os.kill(os.getpid(), self._number)
+        return UPDATE(state, [{"x": jnp.asarray(rng.normal(size=3).astype(np.float32))}])
+
+    def evaluate(self, state):
+        return {"norm": float(jnp.sum(state.params["w"]))}
+
+    def loader_state(self):
+        return {"feed": self.feed}
+
+    def controller_state(self):
+        return {"steps": self.feed}
+
+    def halt(self):
+        return PitError(f"{self.feed} is enough") if self.feed == self._halt_at else None
+
+
 def train(
     folder, *, interrupt_at=None, number=signal.SIGTERM, checkpoint_every=0, evaluate_every=0, halt_at=None, every=1
 ):
-    """Run or resume; the feed is a counter whose state is saved, and which may be a reason to stop."""
+    """Run, or resume from the newest checkpoint."""
     state = UPDATE.start({"w": jnp.ones(3)})
     with Checkpoints(folder / "checkpoints", keep=9) as checkpoints:
         restored = checkpoints.restore(state, "ab")
-        feed = 0 if restored is None else restored.loader["feed"]
-        assert restored is None or restored.controllers["steps"] == feed
+        work = Counter(restored, interrupt_at=interrupt_at, number=number, halt_at=halt_at)
         pending = [] if restored is None else restored.controllers["log"]
         state = state if restored is None else restored.state
-
-        def step(state):
-            nonlocal feed
-            rng = np.random.default_rng(feed)
-            feed += 1
-            if feed == interrupt_at:
-                os.kill(os.getpid(), number)
-            return UPDATE(state, [{"x": jnp.asarray(rng.normal(size=3).astype(np.float32))}])
-
         with StageLog(folder, "demo", resumed_step=int(state.step), every=every, pending=pending) as log:
             return run_steps(
                 state,
-                steps=STEPS,
-                step=step,
+                work,
+                Schedule(STEPS, checkpoint_every, evaluate_every),
                 log=log,
                 checkpoints=checkpoints,
-                checkpoint_every=checkpoint_every,
-                loader_state=lambda: {"feed": feed},
-                controllers=lambda: {"steps": feed},
-                meta={"hash": "ab"},
-                evaluate=lambda s: {"norm": float(jnp.sum(s.params["w"]))},
-                evaluate_every=evaluate_every,
-                halt=lambda: PitError(f"{feed} is enough") if feed == halt_at else None,
+                meta=lambda: {"hash": "ab", "fed": work.feed},
             )
 
 
@@ -90,6 +102,10 @@ def test_checkpoints_and_evaluations_come_when_they_are_due(tmp_path):
     train(tmp_path, checkpoint_every=4, evaluate_every=3)
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == [4, 6]
     assert [line["step"] for line in lines(tmp_path) if "eval/norm" in line] == [3, 6]
+    with Checkpoints(tmp_path / "checkpoints", keep=9) as checkpoints:
+        restored = checkpoints.restore(UPDATE.start({"w": jnp.ones(3)}), "ab")
+    # The values beside the weights are those of the step that was saved.
+    assert restored.meta["fed"] == 6
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):

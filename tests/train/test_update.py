@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit.config import MeshConfig, OptimizerConfig
-from pit.data.packing import pack_lists
+from pit.data.packing import pack
 from pit.data.template import gap
 from pit.losses.total import Total
 from pit.model.params import copy
@@ -65,11 +65,11 @@ def assert_same_step(one, two, columns):
 
 @given(columns=twins.forests(TOPOLOGY), data=st.data())
 def test_microbatches_of_the_same_trees_make_the_same_step(columns, data):
-    whole = [twins.arrays_of(batch) for batch in pack_lists(columns, TOPOLOGY, WHOLE)]
+    whole = [twins.arrays_of(batch) for batch in pack(columns, TOPOLOGY, WHOLE)]
     trees = range(len(columns[0]))
     owner = [data.draw(st.integers(0, 2)) for _ in trees]
     parts = [[[c[g] for g in trees if owner[g] == part] for c in columns] for part in sorted(set(owner))]
-    cut = [twins.arrays_of(batch) for part in parts for batch in pack_lists(part, TOPOLOGY, WHOLE)]
+    cut = [twins.arrays_of(batch) for part in parts for batch in pack(part, TOPOLOGY, WHOLE)]
     assert len(whole) == 1
     assert_same_step(stepped(cut, parameters()), stepped(whole, parameters()), columns)
 
@@ -88,9 +88,9 @@ def test_split_parameters_make_the_step_of_whole_ones(axis):
 
 def check_shards(axis, columns, layout, shards):
     mesh = make_mesh(MESHES[axis])
-    (batch,) = pack_lists(columns, TOPOLOGY, layout, shards=shards)
+    (batch,) = pack(columns, TOPOLOGY, layout, shards=shards)
     split = [to_device(batch, row_sharding(mesh))]
-    (single,) = pack_lists(columns, TOPOLOGY, WHOLE)
+    (single,) = pack(columns, TOPOLOGY, WHOLE)
     sharded, alone = stepped(split, shard_params(parameters(), mesh)), stepped([twins.arrays_of(single)], parameters())
     assert_same_step(sharded, alone, columns)
 

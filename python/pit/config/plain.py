@@ -8,6 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -28,7 +29,7 @@ def to_dict(config: object) -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(cast(Any, config)))))
 
 
-def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+def from_dict(cls: type[T], values: Mapping[Any, Any], where: str = "") -> T:
     """Return a config made from nested plain values.
 
     Args:
@@ -40,7 +41,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         ConfigError: a field is unknown; the message names the nearest known one.
         FieldError: a value breaks a rule; its path is the one that `--set` takes.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     names = [f.name for f in dataclasses.fields(cast(Any, cls))]
     arguments: dict[str, Any] = {}
     for key, value in values.items():
@@ -54,6 +55,11 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     except FieldError as error:
         # A whole run's errors carry their path; a section learns here where it stands.
         raise (error.inside(where) if error.section else error) from None
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
@@ -129,9 +135,11 @@ def read_config(path: Path, base: RunConfig) -> RunConfig:
         FieldError: a value breaks a rule.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config a YAML or JSON file") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: is neither YAML nor JSON ({reason}); `pit config RECIPE` prints one") from error
@@ -143,7 +151,32 @@ def read_config(path: Path, base: RunConfig) -> RunConfig:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def _parsed(text: str) -> Any:
+    """Return the values of a JSON or YAML text; a doubled field is refused, because the last would silently win."""
+    try:
+        # Not as YAML: PyYAML reads neither JSON's pairs of surrogates nor its tabs.
+        return json.loads(text, object_pairs_hook=_mapping)
+    except json.JSONDecodeError:
+        return yaml.load(text, Loader=_Loader)
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML without doubled keys."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        _mapping([(key.value, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)])
+        return cast(dict[Any, Any], super().construct_mapping(node, deep))
+
+
+def _mapping(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ConfigError(f"{next(name for name in names if names.count(name) > 1)}: is given twice; keep one of them")
+    return values
+
+
+def _merged(base: Mapping[str, Any], values: Mapping[Any, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in values.items():
         below = base.get(name)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import typing
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pit.errors import PitError
@@ -91,16 +92,25 @@ class Section:
     """
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self), include_extras=True)
-        for field in dataclasses.fields(self):
+        for field, rule in _ranges(type(self)):
             value: Any = getattr(self, field.name)
-            for rule in getattr(hints[field.name], "__metadata__", ()):
-                self._require(value is None or rule.holds(value), field.name, rule.rule, _remedy(field))
+            self._require(value is None or rule.holds(value), field.name, rule.rule, _remedy(field))
 
     def _require(self, ok: bool, field: str, rule: Any, remedy: str) -> None:
         if not ok:
             value = getattr(self, field)
             raise FieldError(field, value, rule(value) if callable(rule) else rule, remedy, type(self).__name__)
+
+
+@cache
+def _ranges(section: type[Section]) -> "tuple[tuple[dataclasses.Field[Any], Range], ...]":
+    """Return the ranges in the annotations of a section's fields, in their order."""
+    hints = typing.get_type_hints(section, include_extras=True)
+    return tuple(
+        (field, rule)
+        for field in dataclasses.fields(section)
+        for rule in getattr(hints[field.name], "__metadata__", ())
+    )
 
 
 def _remedy(field: "dataclasses.Field[Any]") -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int32, Int64
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens(Sequence[Int32[np.ndarray, " length"]]):
+class Tokens(Sequence[Int32[np.ndarray, " _"]]):
     """n sequences of token ids; sequence i is `values[offsets[i] : offsets[i + 1]]`.
 
     values: the tokens of all sequences, one after the other.
@@ -48,16 +48,16 @@ class Tokens(Sequence[Int32[np.ndarray, " length"]]):
         return len(self.offsets) - 1
 
     @overload
-    def __getitem__(self, index: int) -> Int32[np.ndarray, " length"]: ...
+    def __getitem__(self, index: int) -> Int32[np.ndarray, " _"]: ...
     @overload
     def __getitem__(self, index: slice) -> "Tokens": ...
-    def __getitem__(self, index: int | slice) -> "Int32[np.ndarray, ' length'] | Tokens":
+    def __getitem__(self, index: int | slice) -> "Int32[np.ndarray, ' _'] | Tokens":
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
         index = range(len(self))[index]
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
-    def __iter__(self) -> Iterator[Int32[np.ndarray, " length"]]:
+    def __iter__(self) -> Iterator[Int32[np.ndarray, " _"]]:
         for begin, end in zip(self.offsets[:-1], self.offsets[1:], strict=True):
             yield self.values[begin:end]
 

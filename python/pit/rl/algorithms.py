@@ -1,13 +1,21 @@
 """The algorithms that `algorithm` of an RL stage's config can name."""
 
+from collections.abc import Callable
+
+from flax import nnx
+
 from pit.config import FieldError, RlConfig
+from pit.model.decoder import Decoder
 from pit.rl.algorithm import Algorithm
 from pit.rl.rloo import Rloo
+
+MakeAlgorithm = Callable[[nnx.GraphDef[Decoder], RlConfig, int], Algorithm]
+"""Makes the algorithm of a policy, for a section and samples of at most so many tokens."""
 
 ALGORITHMS: tuple[type[Algorithm], ...] = (Rloo,)
 
 
-def algorithm_of(config: RlConfig, section: str) -> type[Algorithm]:
+def algorithm_of(config: RlConfig, section: str) -> MakeAlgorithm:
     """Return the algorithm that a section names.
 
     Raises:

@@ -192,7 +192,7 @@ class Stage(Job):
     def models(self, run: Run) -> dict[Role, Model[Any]]:
         """Return the models of the inputs by role, each stage loaded once; "start" has buffers of its own."""
         inputs = self.inputs(run.config)
-        loaded = {stage.name: stage.load(run) for stage in inputs.values()}
+        loaded = {name: stage.load(run) for name, stage in {stage.name: stage for stage in inputs.values()}.items()}
         shared = [stage.name for stage in inputs.values()]
         models: dict[Role, Model[Any]] = {}
         for role, stage in inputs.items():

@@ -1,4 +1,4 @@
-"""The hacking board: what crosses a limit and when, what it says, and that it goes on with the same bits."""
+"""The hacking board: what crosses a limit and when, what it says, and that it resumes with the same bits."""
 
 import dataclasses
 import json
@@ -8,28 +8,51 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pit.config import BoardConfig, ConfigError, Limit
-from pit.stages.board import WATCHES, Board, BoardState, Seen, deep_signals, gold_signals
+from pit.config import BoardConfig, FieldError, Limit
+from pit.data.tokens import Tokens
+from pit.rl.board import WATCHES, Board, BoardState, deep_signals, gold_signals
+from pit.rl.records import Prompts, Rollout
+from pit.rollout.sample import Samples
 
 NONE = BoardConfig(**{watch.limit: Limit() for watch in WATCHES})
 
-SEEN = Seen(
-    inputs=[[1], [2]],
-    references=[[5, 6, 7, 8], [9]],
-    # By sample, then by tree: of the first tree a copy and one token changed, of the second a copy and another answer.
-    outputs=[[[5, 6, 7, 8], [9]], [[5, 6, 7, 1], [2, 2]]],
-    scores=np.array([[1, 2], [4, 3]], np.float32),
-    length=np.array([[5, 5], [2, 3]], np.int32),
-)
+END = 3
+
+
+def rollout(with_references=True):
+    """Two samples of two trees: of the first tree a copy and one token changed, of the second a copy and another."""
+    answers = [[[5, 6, 7, 8, END], [5, 6, 7, 1]], [[9, END], [2, 2, END]]]
+    token, length = np.zeros((2, 2, 5), np.int32), np.zeros((2, 2), np.int32)
+    for g, n in np.ndindex(2, 2):
+        length[g, n] = len(answers[g][n])
+        token[g, n, : length[g, n]] = answers[g][n]
+    logp = np.zeros(token.shape, np.float32)
+    finished = np.array([[True, False], [True, True]])
+    references = Tokens.of([[5, 6, 7, 8], [9]]) if with_references else None
+    prompts = Prompts(np.arange(2), Tokens.of([[1], [2]]), references)
+    return Rollout(prompts, Samples(token, length, finished, logp, logp, 1.0))
+
+
+SCORES = np.array([[1, 2], [4, 3]], np.float32)
 
 
 def board(config, state=None, gold=None):
-    return Board(config, "rl-first", "pit rl first --run runs/x", gold, state)
+    return Board(config, "rl-improver-0", "pit rl-improver-0 --run runs/x", gold, state)
+
+
+def length_of(inputs, answers):
+    """Gold that counts tokens."""
+    return np.array([float(len(answer)) for answer in answers])
+
+
+def worthless(inputs, answers):
+    """Gold that finds no answer good."""
+    return np.zeros(len(answers))
 
 
 def test_signals_of_a_step_by_hand():
-    made = board(dataclasses.replace(NONE, every=2), gold=lambda xs, ys: np.array([float(len(y)) for y in ys]))
-    first = made.signals(1, SEEN, {"objective/kl": 1.0})
+    made = board(dataclasses.replace(NONE, every=2), gold=length_of)
+    first = made.signals(1, rollout(), SCORES, {"objective/kl": 1.0})
     assert set(first) == {
         *(f"board/reward_p{q}" for q in ("05", "25", "50", "75", "95")),
         "board/length_reward_within",
@@ -38,10 +61,10 @@ def test_signals_of_a_step_by_hand():
     }
     assert first["board/reward_p50"] == 2.5
     assert first["board/kl_speed_nats"] == 0.0
-    # Deviations of length 0, 0, -.5, .5 and of reward -.5, .5, .5, -.5.
-    assert first["board/length_reward_within"] == pytest.approx(-0.5 / np.sqrt(0.5 * 1.0))
+    # Deviations of length .5, -.5, -.5, .5 and of reward -.5, .5, .5, -.5.
+    assert first["board/length_reward_within"] == pytest.approx(-1.0)
     assert first["board/length_reward_across"] == pytest.approx(-1.0)
-    second = made.signals(2, SEEN, {"objective/kl": 3.0})
+    second = made.signals(2, rollout(), SCORES, {"objective/kl": 3.0})
     assert second["board/kl_speed_nats"] == pytest.approx(0.1 * 2.0)
     # Similarities 1, 1, 3/4, 0.
     assert second["board/similarity"] == pytest.approx(2.75 / 4)
@@ -55,14 +78,15 @@ def test_signals_of_a_step_by_hand():
     assert second["board/gold_agreement"] == 0.0
     assert set(second) - set(first) == {
         "board/" + name
-        for name in (*deep_signals(NONE, SEEN), *gold_signals(lambda xs, ys: np.zeros(len(ys)), SEEN), "gold_agreement")
+        for name in (*deep_signals(NONE, rollout()), *gold_signals(worthless, rollout(), SCORES), "gold_agreement")
     }
 
 
 def test_names_and_limits_are_those_that_the_documentation_explains():
-    made = board(dataclasses.replace(NONE, every=1), gold=lambda xs, ys: np.array([float(len(y)) for y in ys]))
-    names = {*made.signals(1, SEEN, {"objective/kl": 1.0}), *(watch.metric for watch in WATCHES)}
-    text = (Path(__file__).parents[2] / "docs" / "concepts" / "rl.md").read_text()
+    made = board(dataclasses.replace(NONE, every=1), gold=length_of)
+    names = {*made.signals(1, rollout(), SCORES, {"objective/kl": 1.0}), *(watch.metric for watch in WATCHES)}
+    (page,) = (Path(__file__).parents[2] / "docs").rglob("rl.md")
+    text = page.read_text()
     text = text[text.index("## The hacking board") :]
     table = re.findall(r"^\| `([a-z0-9_/]+)` \| (?:`([a-z_]+)` (\S+))? *\| (\w*) *\|", text, re.M)
     assert {metric for metric, *_ in table} == names
@@ -75,8 +99,9 @@ def test_names_and_limits_are_those_that_the_documentation_explains():
 
 
 def test_the_policy_has_no_reference_to_copy():
-    assert set(deep_signals(NONE, SEEN._replace(references=None))) == {"repeated_ngrams", "distinct_ngrams"}
-    assert set(gold_signals(lambda xs, ys: np.zeros(len(ys)), SEEN._replace(references=None))) == {"gold"}
+    samples = rollout(with_references=False)
+    assert set(deep_signals(NONE, samples)) == {"repeated_ngrams", "distinct_ngrams"}
+    assert set(gold_signals(worthless, samples, SCORES)) == {"gold"}
 
 
 def test_a_crossing_is_told_once_and_again_after_a_return():
@@ -88,36 +113,32 @@ def test_a_crossing_is_told_once_and_again_after_a_return():
 
     assert said(1, copy=0.5, length=0.9, entropy=2.0) == []
     assert said(2, copy=0.6, length=-0.95, entropy=1.0) == [
-        "rl-first: rollout/copy_rate = 0.6 at step 2: the improver hands its reference back "
+        "rl-improver-0: rollout/copy_rate = 0.6 at step 2: the improver hands its reference back "
         "(board.copy_rate.limit = 0.5)",
-        "rl-first: board/length_reward_within = -0.95 at step 2: among siblings the reward is little but length "
+        "rl-improver-0: board/length_reward_within = -0.95 at step 2: among siblings the reward is little but length "
         "(board.length_within.limit = 0.9)",
-        "rl-first: objective/entropy = 1 at step 2: the policy gives nearly always the same answers "
+        "rl-improver-0: objective/entropy = 1 at step 2: the policy gives nearly always the same answers "
         "(board.entropy_nats.limit = 2.0)",
     ]
     # Those that were not measured stay where they were.
     assert said(3, copy=0.7) == []
     assert said(4, copy=0.1, length=0.95) == []
-    assert [line.split(" = ")[0] for line in said(5, copy=0.9)] == ["rl-first: rollout/copy_rate"]
+    assert [line.split(" = ")[0] for line in said(5, copy=0.9)] == ["rl-improver-0: rollout/copy_rate"]
     assert made.stopped() is None
 
 
-def test_a_stop_says_what_it_means_and_how_to_go_on_and_survives_a_restart():
+def test_a_stop_says_what_it_means_and_how_to_resume_and_survives_a_restart():
     config = dataclasses.replace(NONE, logp_gap_max_nats=Limit(0.5, "stop"))
     made = board(config)
     made.judge(6, {"rollout/logp_gap_nats_max": 0.4})
     assert made.stopped() is None
     made.judge(7, {"rollout/logp_gap_nats_max": 0.75})
-    expected = (
-        "rl-first: rollout/logp_gap_nats_max = 0.75 at step 7: sampler and trainer disagree about the log-probs of the "
-        "same tokens, so the gradient is not that of the policy that was sampled: look at compute_dtype, at the cache, "
-        "at what differs between decode and the packed rows (board.logp_gap_max_nats.limit = 0.5); the checkpoint of "
-        "that step is saved: look at the board in the metrics and at the samples, and go on regardless with:  "
-        "pit rl first --run runs/x --set board.logp_gap_max_nats.action=warn"
-    )
-    assert str(made.stopped()) == expected
+    told = str(made.stopped())
+    assert told.startswith("rl-improver-0: rollout/logp_gap_nats_max = 0.75 at step 7: sampler and trainer disagree")
+    assert "(board.logp_gap_max_nats.limit = 0.5); the checkpoint of that step is saved" in told
+    assert told.endswith("with:  pit rl-improver-0 --run runs/x --set board.logp_gap_max_nats.action=warn")
     saved = json.loads(json.dumps(made.state()))
-    assert str(board(config, saved).stopped()) == expected
+    assert str(board(config, saved).stopped()) == told
     assert board(dataclasses.replace(config, logp_gap_max_nats=Limit(0.5, "warn")), saved).stopped() is None
     assert board(dataclasses.replace(config, logp_gap_max_nats=Limit(0.8, "stop")), saved).stopped() is None
 
@@ -125,9 +146,9 @@ def test_a_stop_says_what_it_means_and_how_to_go_on_and_survives_a_restart():
 def test_what_is_not_a_number_crosses_nothing_and_does_not_stay():
     made = board(dataclasses.replace(NONE, copy_rate=Limit(0.5, "stop")))
     assert made.judge(1, {"rollout/copy_rate": float("nan")}) == []
-    made.signals(1, SEEN, {"objective/kl": 1.0})
-    assert made.signals(2, SEEN, {"objective/kl": float("nan")})["board/kl_speed_nats"] == 0.0
-    assert made.signals(3, SEEN, {"objective/kl": 2.0})["board/kl_speed_nats"] == pytest.approx(0.1)
+    made.signals(1, rollout(), SCORES, {"objective/kl": 1.0})
+    assert made.signals(2, rollout(), SCORES, {"objective/kl": float("nan")})["board/kl_speed_nats"] == 0.0
+    assert made.signals(3, rollout(), SCORES, {"objective/kl": 2.0})["board/kl_speed_nats"] == pytest.approx(0.1)
     assert made.stopped() is None
 
 
@@ -137,6 +158,7 @@ def test_defaults_never_stop_and_limits_are_checked():
     assert {watch.limit for watch in WATCHES} == {
         field.name for field in dataclasses.fields(BoardConfig) if field.type is Limit
     }
-    with pytest.raises(ConfigError, match=r"^board\.limit\.limit = nan: must be finite; choose such a value$"):
+    with pytest.raises(FieldError) as caught:
         Limit(float("nan"))
+    assert (caught.value.path, caught.value.rule) == ("limit", "must be finite")
     assert BoardState() == BoardState(**board(NONE).state())

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from pit.stages.claim import Busy, claim
+from pit.run.session import BusyError, claim
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pit.stages.claim import claim
+from pit.run.session import claim
 with claim(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -30,7 +30,7 @@ def holder(tmp_path):
 
 
 def test_another_process_is_refused_and_says_what_to_do(holder, tmp_path):
-    with pytest.raises(Busy) as caught, claim(tmp_path, wait_s=0.2):
+    with pytest.raises(BusyError) as caught, claim(tmp_path, wait_s=0.2):
         pass
     assert str(caught.value) == (
         f"{tmp_path}: another process has worked on this stage for 0.2 s; wait for it to end or stop it, then run the "

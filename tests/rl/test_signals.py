@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pit.evaluate import stats
-from pit.stages import signals
+from pit.rl import signals
 
 ANSWER = st.lists(st.integers(0, 3), max_size=9)
 

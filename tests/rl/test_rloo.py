@@ -10,14 +10,18 @@ import numpy as np
 import path_twins as twins
 import pytest
 
-from pit.config import KlConfig, RlConfig
-from pit.data.packing import Layout, pack_lists
+from pit.config import FieldError, KlConfig, MeshConfig, PolicyRlConfig
+from pit.data.packing import Layout, pack
 from pit.data.template import rollout
 from pit.losses.kl import token_kl
 from pit.losses.rl import leave_one_out
 from pit.model.decoder import Decoder
 from pit.model.params import build, copy, merge
-from pit.stages.policy_gradient import Reader, carry, charges_kl, policy_gradient
+from pit.model.sharding import make_mesh, row_sharding
+from pit.rl.algorithms import ALGORITHMS, algorithm_of
+from pit.rl.readings import PolicyAndAnchor, full_kl, places, predictions
+from pit.rl.records import Trees, by_slot
+from pit.rl.rloo import charges_kl, policy_gradient
 
 MODES = [(estimator, place) for place in ("reward", "loss") for estimator in ("k1", "k2", "k3", "full")]
 FAST = ("full", "loss")
@@ -33,7 +37,7 @@ def modes():
 
 def config_of(mode, temperature, samples=2, entropy=0.0):
     estimator, place = mode
-    return RlConfig(
+    return PolicyRlConfig(
         samples=samples, temperature=temperature, entropy=entropy, kl=KlConfig(estimator=estimator, place=place)
     )
 
@@ -55,14 +59,6 @@ def rows_of(paths, rows, length):
     return {name: jnp.asarray(values) for name, values in twins.rows_of(paths, rows, length).items()}
 
 
-def of_slots(values, batch):
-    """Rows of `values` by tree slot, 0 where one is empty."""
-    present = batch.example_id >= 0
-    result = np.zeros((len(batch.example_id), *values.shape[1:]), values.dtype)
-    result[present] = values[batch.example_id[present]]
-    return jnp.asarray(result)
-
-
 class Drawn:
     """Samples of some trees, `tokens[g][n]` with their EOS if they have one; the rest as a stage knows it."""
 
@@ -74,19 +70,25 @@ class Drawn:
         self.columns = [inputs, references, *map(list, zip(*contents, strict=True))]
         self.heads = [(*x, 1, *ref, 2) for x, ref in zip(inputs, references, strict=True)]
 
+    def trees(self, layout, samples):
+        """Packed batches with lengths and ends of the samples."""
+        packed = pack(self.columns, rollout(samples, with_reference=True), layout)
+        arrays = []
+        for batch in packed:
+            slots = {name: jnp.asarray(by_slot(getattr(self, name), batch)) for name in ("length", "finished")}
+            arrays.append({**twins.arrays_of(batch), **slots})
+        return Trees(packed, arrays, row_sharding(make_mesh(MeshConfig())))
+
     def batches(self, layout, vocabulary, config, advantage, coefficient):
-        """Packed batches with all that the loss reads, the anchor's part through the compiled reader."""
-        graphdef, _, anchor = models(vocabulary)
-        reader = read_with(vocabulary, config, self.capacity)
-        topology = rollout(config.samples, with_reference=True)
+        """Packed batches with all that the loss reads, the anchor's part through the compiled readings."""
+        trees = self.trees(layout, config.samples)
+        _, policy, _ = models(vocabulary)
+        readings = read_with(vocabulary, config, self.capacity).read(policy, trees, len(self.tokens))
+        slots = {"advantage": advantage, **({"kl_coefficient": coefficient} if charges_kl(config) else {})}
         result = []
-        for batch in pack_lists(self.columns, topology, layout):
-            arrays = twins.arrays_of(batch)
-            arrays |= {name: of_slots(getattr(self, name), batch) for name in ("length", "finished")}
-            extra = carry(graphdef, config, anchor, reader.read(anchor, arrays))
-            slots = {"advantage": advantage, **({"kl_coefficient": coefficient} if charges_kl(config) else {})}
-            arrays |= {**extra, **{name: of_slots(values, batch) for name, values in slots.items()}}
-            result.append(arrays)
+        for batch, arrays, anchored in zip(trees.batches, trees.arrays, readings.anchored, strict=True):
+            of_slots = {name: jnp.asarray(by_slot(values, batch)) for name, values in slots.items()}
+            result.append({**arrays, **(anchored if charges_kl(config) else {}), **of_slots})
         return result
 
     def paths(self):
@@ -96,7 +98,8 @@ class Drawn:
 
 @cache
 def read_with(vocabulary, config, capacity):
-    return Reader(models(vocabulary)[0], config, capacity)
+    graphdef, _, anchor = models(vocabulary)
+    return PolicyAndAnchor(graphdef, config, anchor, capacity)
 
 
 @cache
@@ -346,13 +349,36 @@ def test_equal_weights_have_a_kl_of_exactly_0_and_nearly_0_from_another_program(
     # k1 and k3 read the same programs.
     config = config_of(("full" if estimator == "full" else "k1", "loss"), TEMPERATURE, samples=N, entropy=BONUS)
     graphdef, policy, _ = models(twins.VOCAB)
-    (arrays,) = an_example().batches(SPLIT, twins.VOCAB, config, *signals(2))
-    reader = read_with(twins.VOCAB, config, LONG)
-    own, other = reader.read(policy, arrays), reader.read(copy(policy), arrays)
-    elsewhere = twins.jit(lambda params: Reader(graphdef, config, LONG).read(params, arrays))(policy)
-    for anchor, bound in ((other, 0.0), (elsewhere, 1e-5)):
+    trees = an_example().trees(SPLIT, N)
+    (arrays,) = trees.arrays
+    readings = PolicyAndAnchor(graphdef, config, policy, LONG).read(copy(policy), trees, 2)
+
+    def elsewhere(params, states):
+        """The KL to another program's reading, a reading of the same weights."""
+        model, where = merge(graphdef, params), places(arrays, LONG)
+        rows = predictions(model, arrays, TEMPERATURE)
         if estimator == "full":
-            kl = reader.full_kl(policy, own, copy(policy), anchor, arrays)
-        else:
-            kl = token_kl(estimator, own.logp - anchor.logp)
-        assert np.abs(np.sum(np.asarray(kl), axis=-1)).max() <= bound
+            anchor = states["anchor_hidden"], states["anchor_table"]
+            return where.of(full_kl(model, rows.hidden, anchor, rows.valid, TEMPERATURE))
+        kl = token_kl(estimator, where.of(rows.logp) - states["anchor_logp"])
+        return jnp.where(where.sampled, kl, jnp.float32(0))
+
+    same = (
+        readings.vocabulary_kl
+        if estimator == "full"
+        else token_kl(estimator, jnp.asarray(readings.logp - readings.anchor_logp))
+    )
+    assert np.all(np.asarray(same) == 0)
+    assert np.any(readings.logp != 0)
+    other = np.asarray(twins.jit(elsewhere)(policy, readings.anchored[0]))
+    assert np.abs(np.sum(other, axis=-1)).max() <= 1e-5
+
+
+def test_an_unknown_algorithm_is_refused_under_its_path():
+    config = PolicyRlConfig(algorithm="ppo")
+    with pytest.raises(FieldError) as caught:
+        algorithm_of(config, "rl_policy")
+    assert (caught.value.path, caught.value.value) == ("rl_policy.algorithm", "ppo")
+    for algorithm in ALGORITHMS:
+        assert algorithm.name in caught.value.rule
+        assert algorithm_of(PolicyRlConfig(algorithm=algorithm.name), "rl_policy") is algorithm
