@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from store_cases import TEMPLATE, TOKENIZER, rows_of_task
 
-from pit.cli import data_check
+from pit.cli.data import data_check
 from pit.data.check import check, check_store, draw_tree, wilson_interval
 from pit.data.errors import DataError
 from pit.data.store import Store, StoreError, build

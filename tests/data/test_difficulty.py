@@ -9,13 +9,13 @@ import pyarrow.parquet
 import pytest
 from store_cases import TEMPLATE, small_shards
 
-from pit.config import CurriculumConfig, RlConfig
+from pit.config import CurriculumConfig, ImproverRlConfig, SourceWeights
 from pit.data.curriculum import answer_similarity, ranks, tree_length
 from pit.data.errors import DataError
 from pit.data.readers import read_preferences
 from pit.data.store import Store, StoreError, build
 from pit.data.synthetic import generate
-from pit.stages.curriculum import difficulty_of
+from pit.rl.curriculum import difficulty_of
 from pit.types import FOLDS
 
 ROWS = [
@@ -98,7 +98,7 @@ def test_curricula_rank_by_the_configured_measure(store):
 
     def difficulty(kind, examples=None):
         curriculum = CurriculumConfig(strategy="gap_band", difficulty=kind, examples=examples)
-        config = RlConfig(sources=(1, 0, 0), gap="centred", curriculum=curriculum)
+        config = ImproverRlConfig(sources=SourceWeights(1), gap="centred", curriculum=curriculum)
         return difficulty_of(config, fold, lambda n: np.arange(n, dtype=np.float64))
 
     assert difficulty("none") is None

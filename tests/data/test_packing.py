@@ -12,7 +12,7 @@ from core_cases import GAP, PAIR
 
 from pit.data import _core, packing
 from pit.data.errors import DataError
-from pit.data.packing import Layout, core_topology, default_threads, empty_batch, materialise, token_columns
+from pit.data.packing import Layout, core_topology, default_threads, empty_batch, materialise, token_table
 from pit.types import Batch
 
 LAYOUT = Layout((3, 4, 5), 1, row_length=60, rows=2, trees=3)
@@ -23,7 +23,7 @@ def planned(examples=7, topology=GAP, layout=LAYOUT):
     """(plan, table) of some trees of 7 to 31 tokens."""
     rng = np.random.default_rng(4)
     columns = [[rng.integers(10, 99, rng.integers(0, 5)).tolist() for _ in range(examples)] for _ in range(3)]
-    table = _core.TokenTable(token_columns(columns))
+    table = token_table(columns)
     sizes = {"row_length": layout.row_length, "rows_per_group": layout.rows, "trees_per_group": layout.trees}
     return _core.plan_trees(table.lengths(), core_topology(topology), **sizes), table
 

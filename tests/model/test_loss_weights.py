@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit.data.packing import pack_lists
+from pit.data.packing import pack
 from pit.data.template import gap, improver_sft, policy_sft, quality, rollout
 from pit.types import Segment, SegmentKind, Topology
 
@@ -32,7 +32,7 @@ def test_weights_previous_and_positions_follow_the_paths(data):
     topology = data.draw(st.sampled_from([*twins.TOPOLOGIES, ROOT_WITH_LOSS]))
     columns = data.draw(twins.forests(topology))
     layout = data.draw(st.sampled_from([twins.WHOLE, twins.SPLIT]))
-    batches = pack_lists(columns, topology, layout)
+    batches = pack(columns, topology, layout)
     assert sum((weighted_paths(batch) for batch in batches), Counter()) == twins.loss_paths(topology, columns)
     for batch in batches:
         for row, index in twins.live(batch):
@@ -56,5 +56,5 @@ def test_weights_previous_and_positions_follow_the_paths(data):
     ids=lambda value: value.name if isinstance(value, Topology) else "",
 )
 def test_tokens_with_weight_come_in_the_expected_order(topology, columns, expected):
-    (batch,) = pack_lists(columns, topology, twins.WHOLE)
+    (batch,) = pack(columns, topology, twins.WHOLE)
     assert batch.token[batch.loss_weight > 0].tolist() == expected

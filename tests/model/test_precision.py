@@ -10,7 +10,7 @@ import numpy as np
 import path_twins as twins
 import pytest
 
-from pit.data.packing import pack_lists
+from pit.data.packing import pack
 from pit.data.template import improver_sft
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
@@ -29,7 +29,7 @@ def gradient(**changes):
     """
     graphdef = twins.graph(Decoder, dataclasses.replace(CONFIG, **changes))
     _, params = twins.random_decoder(CONFIG)
-    (batch,) = pack_lists(COLUMNS, improver_sft(), twins.SPLIT)
+    (batch,) = pack(COLUMNS, improver_sft(), twins.SPLIT)
 
     def loss(params, arrays):
         return nll(graphdef)(params, arrays)[0].sum

@@ -11,7 +11,7 @@ from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pit.data.packing import pack_lists
+from pit.data.packing import pack
 from pit.data.template import gap, improver_sft, policy_sft, quality
 from pit.model.heads import row_logprobs
 from pit.model.params import merge
@@ -58,7 +58,7 @@ def test_logprobs_and_scores_of_a_packed_forest_are_those_of_its_paths(name, dat
     score_of = {path: scores[row] for row, path in enumerate(tips)}
 
     paths_in_rows, scored_trees = set(), set()
-    for batch in pack_lists(columns, topology, layout):
+    for batch in pack(columns, topology, layout):
         logp, scores = jax.device_get(packed(params, twins.arrays_of(batch, twins.MOST_LEAVES)))
         expected = np.zeros(batch.token.shape, np.float32)
         for row, index in twins.live(batch):
@@ -155,7 +155,7 @@ def test_losses_and_gradients_of_a_packed_forest_are_those_of_its_paths(name, da
 
     value, weight = 0.0, 0.0
     grads = {name: np.zeros(value.shape, np.float32) for name, value in params.items()}
-    for batch in pack_lists(columns, topology, twins.SPLIT):
+    for batch in pack(columns, topology, twins.SPLIT):
         (batch_value, batch_weight), batch_grads = jax.device_get(packed(params, twins.arrays_of(batch)))
         value, weight = value + batch_value, weight + batch_weight
         grads = {name: grads[name] + batch_grads[name] for name in grads}
@@ -174,7 +174,7 @@ def test_padding_carries_nothing_whatever_it_holds(name):
     """Token, position and previous of padding change no bit of a loss or of its gradient."""
     model, topology, loss, _, separate = LOSSES[name]
     params, packed, _ = gradients(model, loss, separate)
-    (batch,) = pack_lists([[[4, 5]], [[6]], [[7, 8, 9]]], topology, twins.SPLIT)
+    (batch,) = pack([[[4, 5]], [[6]], [[7, 8, 9]]], topology, twins.SPLIT)
     arrays = twins.arrays_of(batch)
     dead = batch.visible_until <= np.arange(batch.token.shape[1], dtype=np.int32)
     assert dead.any()

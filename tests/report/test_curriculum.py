@@ -78,7 +78,9 @@ def uniform():
 @pytest.mark.parametrize("strategy", ["learnability", "gap_band"])
 def test_a_simulated_learner_is_taken_to_what_it_can_learn(strategy, uniform):
     """Both strategies leave the learner with more skill than uniform draws do, from the same seed and steps."""
-    look = look_ahead(override(demo(), [*ADAPTIVE, f"rl_improver_0.curriculum.strategy={strategy}"]), "rl-improver-0", 300)
+    look = look_ahead(
+        override(demo(), [*ADAPTIVE, f"rl_improver_0.curriculum.strategy={strategy}"]), "rl-improver-0", 300
+    )
     assert skill(look.title) > uniform
     assert len(look.visits) == 60
 
@@ -99,7 +101,9 @@ def test_too_few_visits_and_unknown_stages_are_refused():
         look_ahead(config, "rl-improver-0", 1000)
     assert caught.value.path == "rl_improver_0.curriculum.strategy"
     assert "60 steps of 32 prompts visit each of 1,000 examples 1.9 times" in caught.value.rule
-    with pytest.raises(ConfigError, match=r"^--stage = 'sft-policy': must be one of rl-policy, rl-improver-0, rl-improver-1"):
+    with pytest.raises(
+        ConfigError, match=r"^--stage = 'sft-policy': must be one of rl-policy, rl-improver-0, rl-improver-1"
+    ):
         look_ahead(tiny(), "sft-policy", 10)
 
 

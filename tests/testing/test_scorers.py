@@ -11,8 +11,8 @@ import path_twins as twins
 import pytest
 
 from pit.model.heads import RewardModel
-from pit.model.pretrained import save_pretrained
 from pit.model.params import build, merge
+from pit.model.pretrained import save_pretrained
 from pit.testing import adapters
 from pit.testing.errors import CheckError, DtypeError, NonFiniteError, ScorerCrashError, ShapeError
 from pit.testing.scorers import HALF_ROUNDING, ROUNDING, Item, Method, gaps, methods_of, prompt_text

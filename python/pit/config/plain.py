@@ -41,7 +41,7 @@ def from_dict(cls: type[T], values: Mapping[Any, Any], where: str = "") -> T:
         ConfigError: a field is unknown; the message names the nearest known one.
         FieldError: a value breaks a rule; its path is the one that `--set` takes.
     """
-    hints = _hints(cls)
+    hints = _hints(cast(Any, cls))
     names = [f.name for f in dataclasses.fields(cast(Any, cls))]
     arguments: dict[str, Any] = {}
     for key, value in values.items():

@@ -5,7 +5,7 @@ import math
 import typing
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from pit.errors import PitError
 
@@ -92,7 +92,7 @@ class Section:
     """
 
     def __post_init__(self) -> None:
-        for field, rule in _ranges(type(self)):
+        for field, rule in _ranges(cast(Any, type(self))):
             value: Any = getattr(self, field.name)
             self._require(value is None or rule.holds(value), field.name, rule.rule, _remedy(field))
 
