@@ -65,7 +65,7 @@ def test_a_batch_of_other_sizes_is_refused(groups, layout, name):
     plan, table = planned()
     other, right = empty_batch(groups, GAP, layout), empty_batch(2, GAP, LAYOUT)
     found, needed = (getattr(batch, name).shape for batch in (other, right))
-    message = f"out.{name} has shape {found}, this batch needs {needed}; take empty_batch of its sizes"
+    message = f"out.{name} has shape {found}, must have {needed}"
     with pytest.raises(DataError, match=re.escape(message)):
         materialise(plan, 0, 2, table, GAP, LAYOUT, out=other)
 
