@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int32, Int64
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens(Sequence[Int32[np.ndarray, " length"]]):
+class Tokens(Sequence[Int32[np.ndarray, " _"]]):
     """n sequences of token ids; sequence i is `values[offsets[i] : offsets[i + 1]]`.
 
     values: the tokens of all sequences, one after the other.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Bool, Float32, Int32, Int64
 
 from pit.config import RolloutConfig
 from pit.data.tokens import Sequences, Tokens, joined
@@ -22,6 +22,9 @@ from pit.rollout.engine import decode
 from pit.rollout.prefill import pack_prefixes, prefill
 from pit.rollout.sizes import few, sizes_of
 from pit.rollout.strategy import Strategy, strategy_at
+
+Ids = Iterable[int] | Int64[np.ndarray, " _"]
+"""Ids of requests, below 2^32."""
 
 DEFAULT = RolloutConfig()
 """Slots and prefill of a call that names none."""
@@ -55,7 +58,7 @@ class Samples(NamedTuple):
 def sample(
     model: Model[Decoder],
     prefixes: Sequences,
-    request_ids: Iterable[int],
+    request_ids: Ids,
     *,
     n: int,
     capacity: int,
@@ -136,7 +139,7 @@ class Sampler:
     def samples(
         self,
         model: Model[Decoder],
-        ids: Iterable[int],
+        ids: Ids,
         inputs: Sequences,
         references: Sequences | None = None,
         *,
@@ -174,7 +177,7 @@ class Sampler:
     def answers(
         self,
         model: Model[Decoder],
-        ids: Iterable[int],
+        ids: Ids,
         inputs: Sequences,
         references: Sequences | None = None,
         *,

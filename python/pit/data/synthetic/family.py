@@ -6,12 +6,13 @@ Everything here is open to training code. What an answer is worth is not: `pit.d
 import random
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pit.data.synthetic import describe, relay
 from pit.types import Preference
 
 
+@runtime_checkable
 class Family(Protocol):
     """A kind of instruction with noisy writers, and answers made with known faults. A module is one.
 
