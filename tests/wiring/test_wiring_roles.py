@@ -242,7 +242,7 @@ def test_rl_stages_draw_prompts_of_the_rl_fold_and_measure_on_the_eval_fold():
 
 
 def test_references_come_from_the_sources_that_the_config_weighs():
-    """Of the data: the worse answer, or the better one; of the policy: what the writer was asked for in the same step."""
+    """Of the data the worse answer or the better one; of the policy what its writer answered in the same step."""
     for settings, source in (
         (("rl_improver_0.sources.better=0",), 2),
         (("rl_improver_0.sources.worse=0",), 1),

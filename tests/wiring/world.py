@@ -332,8 +332,8 @@ class World:
         return Evaluation
 
     @contextlib.contextmanager
-    def watched(self, where: str) -> Iterator["World"]:
-        """Watch all that happens in a block, under a name."""
+    def watched(self, where: str, *, reads: bool = False) -> Iterator["World"]:
+        """Watch all that happens in a block, under a name; with `reads`, policies and anchors are really read."""
         before, self.where = self.where, where
         fold = Run.fold
 
@@ -345,17 +345,19 @@ class World:
             self.numbers.append((self.where, "weights", seed))
             return _fresh(kind, shape, vocab_size, _prepared().mesh)
 
-        patches = [
+        patches: list[Any] = [
             mock.patch.dict("os.environ", {PROGRESS_VARIABLE: "json"}),
             mock.patch.object(sampling, "sample", self.sample),
             mock.patch.object(scoring.ModelScorer, "_scores", lambda scorer, *rest: self.scores(scorer, *rest)),
-            mock.patch.object(readings.PolicyAndAnchor, "read", lambda reader, *rest: self.read(reader, *rest)),
+            contextlib.nullcontext()
+            if reads
+            else mock.patch.object(readings.PolicyAndAnchor, "read", lambda reader, *rest: self.read(reader, *rest)),
             mock.patch.object(sessions, "Update", self.update()),
             mock.patch.object(sessions, "Guard", self.guard()),
             mock.patch.object(supervised, "Evaluation", self.evaluation()),
             mock.patch.object(Run, "checkpoints", lambda run, name, *, keep: Memory(self, name)),
             mock.patch.object(Run, "fold", folds),
-            mock.patch.object(Stage, "done", lambda stage, run: True),
+            mock.patch.object(Stage, "done", return_value=True),
             mock.patch.object(Model, "build", classmethod(built)),
             mock.patch.object(Model, "abstract", staticmethod(_shapes)),
         ]
