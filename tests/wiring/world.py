@@ -236,7 +236,7 @@ class World:
             for k in range(n):
                 dice = _dice(name, prefix, request, seed, k)
                 count = int(dice.integers(1, 7))
-                token[g, k, :count] = dice.integers(200, 480, count)
+                token[g, k, :count] = dice.integers(200, 440, count)
                 finished[g, k] = dice.random() < 0.7
                 if finished[g, k]:
                     token[g, k, count - 1] = eos_ids[0]
