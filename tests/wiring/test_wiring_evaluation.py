@@ -9,7 +9,7 @@ from pit.data.tokens import Tokens
 from pit.evaluate import measure
 from pit.evaluate.gold import best_gold, gold_of, labeller_of, oracle_of
 from pit.evaluate.measure import Answers, Judge
-from pit.evaluate.stats import Interval
+from pit.evaluate.stats import Interval, length_controlled_delta
 from pit.improve import Step, Trajectory
 from pit.rl.board import gold_signals
 from pit.rl.records import Prompts, Rollout
@@ -123,7 +123,7 @@ def trajectories(accepted):
 
 
 def by_hand():
-    improved, plain = trajectories([(True, False), (False, True), (False, False)]), trajectories([(True, True)] * 3)
+    improved, plain = trajectories([(True, False), (False, True), (False, True)]), trajectories([(True, True)] * 3)
     methods = {
         "sft_policy": [[1], [2, 2], [3]],
         "policy": [[10], [11], [12]],
@@ -169,21 +169,24 @@ def test_deltas_are_wins_of_the_named_over_the_other():
 
 
 def test_lengths_of_the_controlled_delta_are_those_of_the_same_answers():
-    """The improved answers are longer wherever they win: at equal length the lead is smaller, not larger."""
     answers, judge = by_hand()
-    deltas = measure.deltas(judge, answers, seed=0, resamples=10)
-    plain, controlled = (deltas[f"improved_over_policy/oracle{end}"] for end in ("", "/length_controlled"))
-    assert controlled.value < plain.value
+    delta = measure.deltas(judge, answers, seed=0, resamples=10)["improved_over_policy/oracle/length_controlled"]
+    scores = [judge.scores[name] for name in ("improved", "policy")]
+    one = np.ones(3)
+    expected, equal = (
+        length_controlled_delta(*scores, lengths, one, seed=0, resamples=10) for lengths in (np.array([2.0, 1, 1]), one)
+    )
+    assert delta == expected != equal
 
 
 def test_quality_is_that_of_the_answer_after_each_pass():
     answers, judge = by_hand()
     stopped, plain = (measure.quality_series(judge, answers, stop_rule=rule, seed=0) for rule in (True, False))
     assert [(p.iteration, p.mean) for p in stopped] == [(0, 2.0), (1, pytest.approx(8 / 3)), (2, 4.0)]
-    assert [p.accepted_share for p in stopped] == [None, pytest.approx(1 / 3), pytest.approx(1 / 3)]
+    assert [p.accepted_share for p in stopped] == [None, pytest.approx(1 / 3), pytest.approx(2 / 3)]
     assert [p.mean for p in plain] == [2.0, pytest.approx(5 / 3), 6.0]
     assert [p.accepted_share for p in plain] == [None, None, None]
-    assert [p.mean_tokens for p in stopped] == [1.0, pytest.approx(4 / 3), pytest.approx(6 / 3)]
+    assert [p.mean_tokens for p in stopped] == [1.0, pytest.approx(4 / 3), pytest.approx(8 / 3)]
     assert [p.mean_tokens for p in plain] == [1.0, 2.0, 3.0]
 
 

@@ -2,18 +2,20 @@
 
 import json
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
 from world import World, run_of, worked
 
 from pit.config import KlConfig
-from pit.data.curriculum import read_history
+from pit.data.curriculum import DrawLoader, read_history
 from pit.evaluate import gold
 from pit.losses.rl import adapted_beta
 from pit.rl.board import BoardStoppedError
 from pit.stages import refresh
 from pit.train.guard import Diverged
+from pit.types import Source
 
 RL = "rl-improver-0"
 LAST = 6
@@ -23,7 +25,7 @@ SETTINGS = (
     "rl_improver_0.curriculum.strategy=learnability",
     "rl_improver_0.curriculum.examples=8",
     "rl_improver_0.curriculum.lag=2",
-    "rl_improver_0.kl.target=0.4",
+    "rl_improver_0.kl.target=0.9",
     "rl_improver_0.running_scale=true",
     "rl_improver_0.evaluate_every=2",
     "board.every=2",
@@ -212,7 +214,7 @@ def test_refused_steps_in_a_row_are_counted_over_a_resume():
 
 def test_the_coefficient_follows_the_kl_of_its_own_step():
     whole, run = worked(RL, *SETTINGS)
-    kl = KlConfig(target=0.4)
+    kl = KlConfig(target=0.9)
     penalties = {line["step"]: line["objective/kl_penalty"] for line in lines(run, RL) if "loss" in line}
     beta = 0.8
     for step in range(1, LAST + 1):
@@ -238,18 +240,27 @@ def test_held_out_evaluation_repeats_its_own_prompts_and_numbers():
 
 
 def test_feedback_reaches_the_draws_that_it_is_about():
-    """The gap of each visit is the mean score of the samples of that prompt."""
-    world, run = worked(RL, *SETTINGS)
-    for visit in seen(run):
-        for g, example in enumerate(visit.draws.ids.tolist()):
+    """The scores that the curriculum learns from, and the gaps of the history, are of the samples of that prompt."""
+    sent, real = [], DrawLoader.update
+
+    def update(loader, draws, gaps):
+        sent.append(gaps)
+        real(loader, draws, gaps)
+
+    world, run = World(), run_of(*SETTINGS)
+    with mock.patch.object(DrawLoader, "update", update):
+        world.work(run, RL)
+    assert len(sent) == LAST
+    for visit, gaps in zip(seen(run), sent, strict=True):
+        ids = visit.draws.ids.tolist()
+        ask = next(ask for ask in world.asks if ask.n > 1 and ask.ids == ids)
+        for g, example in enumerate(ids):
             row = [part.tolist() for part in run.store.fold("rl").row(example)]
-            reference = row[1 if visit.draws.sources[g] == 2 else 2]
-            ask = next(
-                ask for ask in world.asks if ask.n > 1 and ask.ids == visit.draws.ids.tolist() and example in ask.ids
-            )
+            reference = row[1 if visit.draws.sources[g] == Source.BETTER else 2]
             assert ask.prefixes[g] == [*row[0], world.closings[0], *reference, world.closings[1]]
-            gaps = [symmetric(world, row[0], reference, tokens) for tokens in ask.tokens[g]]
-            assert visit.gap[g] == pytest.approx(np.mean(gaps), abs=1e-4)
+            expected = [symmetric(world, row[0], reference, tokens) for tokens in ask.tokens[g]]
+            np.testing.assert_allclose(gaps[g], expected, atol=1e-4)
+            assert visit.gap[g] == pytest.approx(np.mean(expected), abs=1e-4)
 
 
 def symmetric(world, x, reference, tokens):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from world import NUMBER, World, filled, named, path_of, run_of
+from world import NUMBER, World, filled, named, path_of, remembered, run_of
 
 from pit.data.curriculum import Draws
 from pit.model.model import Model
@@ -87,7 +87,12 @@ def weights(number):
 
 
 def stepped(*settings, reads=False):
-    """Return the world, the step, and what it collected."""
+    """Return the world, the run, the step, what it collected, and the controllers after it."""
+    return remembered(("step", settings, reads), lambda: step_of(*settings, reads=reads))
+
+
+def step_of(*settings, reads):
+    """Take the step of `stepped`."""
     run, world = run_of(*SETTINGS, *settings), Copying()
     world.score = score
     with world.watched("rl-improver-0", reads=reads):

@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -402,25 +402,35 @@ def _fresh(kind: Any, shape: Any, vocab_size: int, mesh: Any) -> Model[Any]:
     return Model(graphdef, filled(shapes, FRESH))
 
 
-_worked: dict[Any, tuple[World, Run]] = {}
+_made: dict[Any, Any] = {}
+
+
+def remembered(key: Any, make: Callable[[], Any]) -> Any:
+    """Return what was made before under that key; it is read by several tests, and changed by none."""
+    if key not in _made:
+        _made[key] = make()
+    return _made[key]
 
 
 def worked(name: str, *settings: str) -> tuple[World, Run]:
-    """Return a world in which one stage of a run was done; it is done once, and read by several tests."""
-    if (name, settings) not in _worked:
+    """Return a world in which one stage of a run was done."""
+
+    def make() -> tuple[World, Run]:
         world, run = World(), run_of(*settings)
         world.work(run, name)
-        _worked[name, settings] = world, run
-    return _worked[name, settings]
+        return world, run
+
+    made: tuple[World, Run] = remembered((name, settings), make)
+    return made
 
 
 @contextlib.contextmanager
 def forgotten() -> Iterator[None]:
-    """Do every stage again in this block, and forget it afterwards: the code is another one here."""
-    kept = dict(_worked)
-    _worked.clear()
+    """Make everything again in this block, and forget it afterwards: the code is another one here."""
+    kept = dict(_made)
+    _made.clear()
     try:
         yield
     finally:
-        _worked.clear()
-        _worked.update(kept)
+        _made.clear()
+        _made.update(kept)
