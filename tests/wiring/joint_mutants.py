@@ -635,12 +635,15 @@ RESUMED = (
     ),
     Mutant(
         "resume",
-        "controllers start anew",
+        "controllers start from nothing",
         STATES,
         rewritten(TASK, "begin", "Controllers.of(restored.controllers)", "self._control"),
     ),
     Mutant(
-        "resume", "the board starts anew", STATES, rewritten(TASK, "begin", 'restored.controllers["board"]', "None")
+        "resume",
+        "the board starts from nothing",
+        STATES,
+        rewritten(TASK, "begin", 'restored.controllers["board"]', "None"),
     ),
     Mutant(
         "resume",
@@ -656,11 +659,16 @@ RESUMED = (
     ),
     Mutant(
         "resume",
-        "the loader starts anew",
+        "the loader starts at the first step",
         LOADERS,
         rewritten(supervised.SupervisedTask, "begin", "if restored is not None:", "if False:"),
     ),
-    Mutant("resume", "the mix of pairs starts anew", LOADERS, rewritten(refresh.Mix, "restore", 'state["step"]', "0")),
+    Mutant(
+        "resume",
+        "the mix of pairs starts at the first step",
+        LOADERS,
+        rewritten(refresh.Mix, "restore", 'state["step"]', "0"),
+    ),
     Mutant(
         "resume",
         "tokens are counted from 0",

@@ -92,13 +92,13 @@ def by_hand(form, threshold):
     return result
 
 
-def told(trajectories):
+def rows_of(trajectories):
     return [(t.first[0], [(s.candidate[0], s.gap, s.accepted, s.answer[0]) for s in t.steps]) for t in trajectories]
 
 
 def test_a_candidate_replaces_the_answer_before_it_if_its_gap_exceeds_the_threshold():
     expected = by_hand("symmetric", 0.2)
-    assert told(paths(threshold=0.2)) == expected
+    assert rows_of(paths(threshold=0.2)) == expected
     # The cases that matter: better than y0 but worse than the answer; above 0 but not above the threshold; equal.
     assert [step[2] for step in expected[0][1]] == [True, False, True]
     assert [step[2] for step in expected[1][1]] == [False, False, False]
@@ -119,7 +119,7 @@ def test_the_threshold_is_that_of_the_config():
 
 def test_the_gap_has_the_form_that_the_config_says():
     for form in ("symmetric", "centred"):
-        assert told(paths(form, -0.3)) == by_hand(form, -0.3)
+        assert rows_of(paths(form, -0.3)) == by_hand(form, -0.3)
 
 
 def test_without_a_stop_rule_every_candidate_is_kept():

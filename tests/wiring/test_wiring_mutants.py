@@ -20,7 +20,7 @@ def test_of(name):
 test_of.__test__ = False
 
 
-@pytest.mark.parametrize("mutant", [pytest.param(each, id=f"{each.joint}: {each.what}") for each in MUTANTS])
+@pytest.mark.parametrize("mutant", [pytest.param(mutant, id=f"{mutant.joint}: {mutant.what}") for mutant in MUTANTS])
 def test_a_mutant_is_caught_by_its_test(mutant):
     # Any failure will do: where the code itself refuses what is wrong, the test is as red.
     with forgotten(), mutant.patch(), pytest.raises((Exception, pytest.fail.Exception)):
@@ -29,9 +29,9 @@ def test_a_mutant_is_caught_by_its_test(mutant):
 
 def test_there_are_enough_mutants_of_every_kind():
     assert len(MUTANTS) >= 42
-    assert len({(each.joint, each.what) for each in MUTANTS}) == len(MUTANTS)
+    assert len({(mutant.joint, mutant.what) for mutant in MUTANTS}) == len(MUTANTS)
 
 
 def test_the_documents_show_the_table():
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| `([a-z_.0-9]+)` \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert rows == [(each.joint, each.what, each.caught_by) for each in MUTANTS]
+    assert rows == [(mutant.joint, mutant.what, mutant.caught_by) for mutant in MUTANTS]

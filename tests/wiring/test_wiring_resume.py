@@ -10,11 +10,11 @@ from world import World, run_of, worked
 
 from pit.config import KlConfig
 from pit.data.curriculum import DrawLoader, read_history
+from pit.errors import PitError
 from pit.evaluate import gold
 from pit.losses.rl import adapted_beta
 from pit.rl.board import BoardStoppedError
 from pit.stages import refresh
-from pit.train.guard import Diverged
 from pit.types import Source
 
 RL = "rl-improver-0"
@@ -65,10 +65,10 @@ def record(run, name):
 
 
 def visits(run):
-    return [(visit.draws.step, visit.draws.ids.tolist(), visit.draws.sources.tolist()) for visit in seen(run)]
+    return [(visit.draws.step, visit.draws.ids.tolist(), visit.draws.sources.tolist()) for visit in history(run)]
 
 
-def seen(run):
+def history(run):
     return read_history(run.stage_folder(RL))
 
 
@@ -86,7 +86,7 @@ def test_draws_resume_at_the_step_of_the_checkpoint():
         assert [(ask.seed, ask.ids) for ask in samples] == [
             (ask.seed, ask.ids) for ask in [ask for ask in whole.asks if ask.n > 1][-len(samples) :]
         ]
-        assert [visit.gap.tolist() for visit in seen(again)] == [visit.gap.tolist() for visit in seen(run)]
+        assert [visit.gap.tolist() for visit in history(again)] == [visit.gap.tolist() for visit in history(run)]
 
 
 def test_controllers_and_board_resume_with_the_same_values():
@@ -204,10 +204,10 @@ def test_refused_steps_in_a_row_are_counted_over_a_resume():
     """Two before and one after it are three, which end the stage."""
     world, run = World(), run_of(*SETTINGS)
     world.refused = {2, 3, 4}
-    with pytest.raises(Diverged, match="step 4"):
+    with pytest.raises(PitError, match="step 4"):
         world.work(run, RL)
     assert max(world.saved[RL]) == 3
-    with pytest.raises(Diverged, match="step 4"):
+    with pytest.raises(PitError, match="step 4"):
         world.work(run, RL)
     assert max(world.saved[RL]) == 3
 
@@ -251,7 +251,7 @@ def test_feedback_reaches_the_draws_that_it_is_about():
     with mock.patch.object(DrawLoader, "update", update):
         world.work(run, RL)
     assert len(sent) == LAST
-    for visit, gaps in zip(seen(run), sent, strict=True):
+    for visit, gaps in zip(history(run), sent, strict=True):
         ids = visit.draws.ids.tolist()
         ask = next(ask for ask in world.asks if ask.n > 1 and ask.ids == ids)
         for g, example in enumerate(ids):

@@ -181,10 +181,10 @@ def test_rewards_and_advantages_are_those_worked_out_by_hand():
         advantage = leave_one_out(reward)
         advantage = advantage / advantage.std() if normalise else advantage
         trained = slots_of(step, scored, after)
-        found = {key: value["advantage"] for key, value in trained.items()}
+        trained_advantage = {key: value["advantage"] for key, value in trained.items()}
         for tree, row in zip(contents(scored), advantage, strict=True):
             for sample, value in zip(tree, row, strict=True):
-                assert found[sample] == pytest.approx(value, abs=1e-4)
+                assert trained_advantage[sample] == pytest.approx(value, abs=1e-4)
 
 
 def combined(before, scores):

@@ -402,14 +402,14 @@ def _fresh(kind: Any, shape: Any, vocab_size: int, mesh: Any) -> Model[Any]:
     return Model(graphdef, filled(shapes, FRESH))
 
 
-_made: dict[Any, Any] = {}
+_memory: dict[Any, Any] = {}
 
 
 def remembered(key: Any, make: Callable[[], Any]) -> Any:
     """Return what was made before under that key; it is read by several tests, and changed by none."""
-    if key not in _made:
-        _made[key] = make()
-    return _made[key]
+    if key not in _memory:
+        _memory[key] = make()
+    return _memory[key]
 
 
 def worked(name: str, *settings: str) -> tuple[World, Run]:
@@ -420,17 +420,17 @@ def worked(name: str, *settings: str) -> tuple[World, Run]:
         world.work(run, name)
         return world, run
 
-    made: tuple[World, Run] = remembered((name, settings), make)
-    return made
+    result: tuple[World, Run] = remembered((name, settings), make)
+    return result
 
 
 @contextlib.contextmanager
 def forgotten() -> Iterator[None]:
     """Make everything again in this block, and forget it afterwards: the code is another one here."""
-    kept = dict(_made)
-    _made.clear()
+    kept = dict(_memory)
+    _memory.clear()
     try:
         yield
     finally:
-        _made.clear()
-        _made.update(kept)
+        _memory.clear()
+        _memory.update(kept)
