@@ -1,7 +1,8 @@
 """A small world in which every joint can be watched: real stages, sessions and data; models that only bear a name.
 
 All weights of a model are one number, which says what trained it. Nothing is compiled: samples are drawn from a hash of
-their random numbers, scores come from `World.score`, and updates change nothing but the step.
+their random numbers, scores come from `World.score`, and updates change nothing but the step. It is a
+little over 400 lines because every patch of the real code has its place in one class.
 """
 
 import atexit
