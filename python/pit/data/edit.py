@@ -4,6 +4,7 @@ It is 1 - Levenshtein distance / length of the longer sequence: 1 for equal sequ
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -35,7 +36,7 @@ def edit_similarity(first: Tokens | Sequence[Items], second: Tokens | Sequence[I
         raise ValueError(f"{len(first)} sequences to compare with {len(second)}; give as many of each")
     if isinstance(first, Tokens) and isinstance(second, Tokens):
         return column_similarity(token_table([first, second]), 0, 1)
-    numbers: dict[int | str, int] = {}
+    numbers: dict[Any, int] = {}
     return column_similarity(_core.TokenTable([[_column(first, numbers)], [_column(second, numbers)]]), 0, 1)
 
 
@@ -50,7 +51,7 @@ def column_similarity(table: _core.TokenTable, a: int, b: int) -> Float64[np.nda
     return similarity
 
 
-def _column(sequences: Tokens | Sequence[Items], numbers: dict[int | str, int]) -> tuple[np.ndarray, np.ndarray]:
+def _column(sequences: Tokens | Sequence[Items], numbers: dict[Any, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return one column as values and offsets, items replaced by numbers in the order of their first appearance."""
     offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
     items = (numbers.setdefault(item, len(numbers)) for sequence in sequences for item in sequence)

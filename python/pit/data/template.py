@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Int32
+
 from pit.data.errors import DataError
 from pit.data.tokenizer import Tokenizer
 from pit.types import Message, Preference, RoleName, Segment, SegmentKind, Topology
@@ -79,7 +82,7 @@ class Template:
         encoded = iter(self.tokenizer.encode_batch(texts))
         return [self._encoded_preference(row, [next(encoded) for _ in range(len(row.prompt) + 2)]) for row in rows]
 
-    def decode_prompt(self, ids: Iterable[int]) -> tuple[Message, ...]:
+    def decode_prompt(self, ids: Iterable[int] | Int32[np.ndarray, " _"]) -> tuple[Message, ...]:
         """Return the messages of an input segment's content, without closing and padding tokens.
 
         Raises:
@@ -95,9 +98,9 @@ class Template:
                 raise DataError(f"an input must begin with one of the role tokens {self._opening}, got token {token}")
         return tuple(Message(role, self.tokenizer.decode(content)) for role, content in messages)
 
-    def decode_answer(self, ids: Iterable[int]) -> str:
+    def decode_answer(self, ids: Iterable[int] | Int32[np.ndarray, " _"]) -> str:
         """Return the text of a reference or output segment's content, without closing and padding tokens."""
-        return self.tokenizer.decode(ids)
+        return self.tokenizer.decode(map(int, ids))
 
     def _encoded_preference(self, row: Preference, texts: list[list[int]]) -> EncodedPreference:
         prompt, cut = self._join_prompt(row.prompt, texts[:-2])

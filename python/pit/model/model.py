@@ -47,11 +47,10 @@ class Model(Generic[M]):
     @classmethod
     def abstract(
         cls, kind: Callable[[ModelConfig, int, nnx.Rngs], M], config: ModelConfig, vocab_size: int, mesh: Mesh
-    ) -> "Model[Any]":
-        """Return the model with shapes and placements in the place of weights, as a restore needs them."""
+    ) -> tuple[nnx.GraphDef[Any], dict[str, jax.ShapeDtypeStruct]]:
+        """Return the graph definition, and shapes and placements of the weights, as a restore needs them."""
         graphdef, params = abstract(kind, config, vocab_size)
-        shapes: dict[str, Any] = place(params, mesh)
-        return cls(graphdef, shapes)
+        return graphdef, place(params, mesh)
 
     def merge(self) -> M:
         """Return the module; cheap, and meant to be called inside jitted functions."""

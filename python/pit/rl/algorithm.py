@@ -4,8 +4,9 @@ An algorithm is one file beside `rloo.py` and one line in `algorithms.py`; sampl
 the shaped reward are common to all.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from typing import ClassVar
 
 from flax import nnx
 
@@ -16,18 +17,19 @@ from pit.rl.records import Measures, Minibatch, Trees
 from pit.train.update import LossFunction
 
 
-@runtime_checkable
-class Algorithm(Protocol):
-    """A policy-gradient algorithm of one stage."""
+class Algorithm(ABC):
+    """A policy-gradient algorithm of one stage.
 
-    name: str
+    name: its name in configs. loss: the loss of a microbatch of a minibatch.
+    """
 
+    name: ClassVar[str]
+    loss: LossFunction
+
+    @abstractmethod
     def __init__(self, graphdef: nnx.GraphDef[Decoder], config: RlConfig, capacity: int) -> None:
         """Make the algorithm of a policy, for a section and samples of at most `capacity` tokens."""
 
-    @property
-    def loss(self) -> LossFunction:
-        """The loss of a microbatch of a minibatch."""
-
+    @abstractmethod
     def prepare(self, trees: Trees, measures: Measures, control: Controllers) -> Iterator[Minibatch]:
         """Yield the minibatches of a rollout, an optimizer step each."""

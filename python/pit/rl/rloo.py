@@ -17,6 +17,7 @@ from pit.losses.rl import expected_cost, leave_one_out, reinforce
 from pit.losses.total import Total
 from pit.model.decoder import Decoder
 from pit.model.params import Params, merge
+from pit.rl.algorithm import Algorithm
 from pit.rl.controllers import Controllers
 from pit.rl.readings import full_kl, places, predictions
 from pit.rl.records import Measures, Minibatch, Trees, by_slot
@@ -79,7 +80,7 @@ def advantages(reward: Float32[Array, "G N"], *, normalise: bool) -> tuple[Float
     return advantage * scale, scale
 
 
-class Rloo:
+class Rloo(Algorithm):
     """RLOO: every rollout is one minibatch.
 
     Args:

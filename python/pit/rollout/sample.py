@@ -23,6 +23,9 @@ from pit.rollout.prefill import pack_prefixes, prefill
 from pit.rollout.sizes import few, sizes_of
 from pit.rollout.strategy import Strategy, strategy_at
 
+Ids = Iterable[int] | Int64[np.ndarray, " _"]
+"""Ids of requests, below 2^32."""
+
 DEFAULT = RolloutConfig()
 """Slots and prefill of a call that names none."""
 

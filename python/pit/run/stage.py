@@ -185,9 +185,9 @@ class Stage(Job):
                 f"`{self.command(run)}` first"
             )
         shape, vocab_size = self.trains.config(run.config), run.tokenizer.vocab_size
-        model = Model.abstract(self.trains.module, shape, vocab_size, run.mesh)
+        graphdef, shapes = Model.abstract(self.trains.module, shape, vocab_size, run.mesh)
         with run.checkpoints(self.name, keep=1) as checkpoints:
-            return model.with_params(checkpoints.restore_params(model.params))
+            return Model(graphdef, checkpoints.restore_params(shapes))
 
     def models(self, run: Run) -> dict[Role, Model[Any]]:
         """Return the models of the inputs by role, each stage loaded once; "start" has buffers of its own."""

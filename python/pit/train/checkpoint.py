@@ -138,7 +138,7 @@ class Checkpoints:
         blobs = {name: np.asarray(value).tobytes() for name, value in (items.get(_BYTES) or {}).items()}
         return Restored(state, {**items["loader"], **blobs}, items["controllers"], meta)
 
-    def restore_params(self, like: Params, step: int | None = None) -> Params:
+    def restore_params(self, like: Mapping[str, Any], step: int | None = None) -> Params:
         """Return the weights of a checkpoint, the newest where no step is named.
 
         Raises:
@@ -157,7 +157,7 @@ class Checkpoints:
         params: Params = items["params"]
         return params
 
-    def _meta(self, step: int, like: Params) -> dict[str, Any]:
+    def _meta(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
         try:
             meta: dict[str, Any] = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
                 "meta"
@@ -206,7 +206,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def _shapes(params: Params) -> dict[str, list[int]]:
+def _shapes(params: Mapping[str, Any]) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in params.items()}
 
 

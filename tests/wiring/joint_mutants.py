@@ -1,0 +1,687 @@
+"""Wrong wirings of the method, each a small change of the real code, with the test that is to catch it.
+
+docs/studies/wiring-mutants.md shows this table. The file is longer than 400 lines because it is one list.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+from unittest import mock
+
+from pit import improve as improving
+from pit import pipeline
+from pit.evaluate import gold, measure, sensitivity
+from pit.rl import metrics, readings, records, references, rloo, shaping
+from pit.rl import reward as rewards
+from pit.rl import step as steps
+from pit.rollout import score as scoring
+from pit.run import session as sessions
+from pit.run import stage as stages
+from pit.stages import graph, refresh, reinforced, reward, rl, rl_iterated, sft, supervised
+
+
+class Mutant(NamedTuple):
+    """A wrong wiring: its joint, what is wrong, the test that is to catch it, and how to make it."""
+
+    joint: str
+    what: str
+    caught_by: str
+    patch: Callable[[], Any]
+
+
+def rewritten(owner: Any, name: str, old: str, new: str) -> Callable[[], Any]:
+    """Return a patch of a function or method, in whose source one piece of text is another.
+
+    Its code is exchanged in place, so that whoever has imported it, or holds it, has the wrong one.
+
+    Args:
+        owner: module or class.
+        name: name in it.
+        old: text that stands there once.
+        new: text in its place.
+    """
+
+    @contextlib.contextmanager
+    def patch() -> Iterator[None]:
+        function = inspect.unwrap(inspect.getattr_static(owner, name))
+        source, real = textwrap.dedent(inspect.getsource(function)), function.__code__
+        assert source.count(old) == 1, f"{name}: {old!r} stands {source.count(old)} times; adapt the mutant to the code"
+        scope: dict[str, Any] = {}
+        exec(source.replace(old, new), sys.modules[function.__module__].__dict__, scope)
+        function.__code__ = inspect.unwrap(scope[name]).__code__
+        try:
+            yield
+        finally:
+            function.__code__ = real
+
+    return patch
+
+
+def changed(stage: Any, **fields: Any) -> Callable[[], Any]:
+    """Return a patch of the fields of a stage; `inputs` are roles to replace, the others are as they are."""
+
+    @contextlib.contextmanager
+    def patch() -> Iterator[None]:
+        real = {name: getattr(stage, name) for name in fields}
+        values = dict(fields)
+        if "inputs" in values:
+            roles = values["inputs"]
+            values["inputs"] = lambda config: {**real["inputs"](config), **roles}
+        for name, value in values.items():
+            object.__setattr__(stage, name, value)
+        try:
+            yield
+        finally:
+            for name, value in real.items():
+                object.__setattr__(stage, name, value)
+
+    return patch
+
+
+def loaded(change: Callable[[Any], Any]) -> Callable[[], Any]:
+    """Return a patch of the loader of supervised stages, whose tree has other segments."""
+    real = supervised.Loader
+
+    def loader(fold: Any, topology: Any, *rest: Any, **options: Any) -> Any:
+        segments = tuple(map(change, topology.segments))
+        return real(fold, dataclasses.replace(topology, segments=segments), *rest, **options)
+
+    return lambda: mock.patch.object(supervised, "Loader", loader)
+
+
+def shaped(change: Callable[..., Any]) -> Callable[[], Any]:
+    """Return a patch of the shaped reward: a function of (its own, score, KL, finished, length, options)."""
+
+    @contextlib.contextmanager
+    def patch() -> Iterator[None]:
+        real = shaping.shaped_reward
+
+        def other(*columns: Any, **options: Any) -> Any:
+            return change(real, *columns, options)
+
+        shaping.shaped.clear_cache()
+        with mock.patch.object(shaping, "shaped_reward", other):
+            yield
+        shaping.shaped.clear_cache()
+
+    return patch
+
+
+def swapped_columns(segment: Any) -> Any:
+    return segment._replace(column={0: 0, 1: 2, 2: 1}[segment.column])
+
+
+def swapped_sides() -> Any:
+    real = scoring.symmetric_gap
+    return mock.patch.object(scoring, "symmetric_gap", lambda raw, other: real(other, raw))
+
+
+ROLES = "test_wiring_roles"
+IMPROVE = "test_wiring_improve"
+EVALUATION = "test_wiring_evaluation"
+SEEDS = "test_wiring_seeds"
+STEP = "test_wiring_step"
+RESUME = "test_wiring_resume"
+
+INPUTS = f"{ROLES}.test_every_stage_names_its_inputs_by_role"
+MODELS = f"{ROLES}.test_stages_use_the_models_of_their_roles"
+TREES = f"{ROLES}.test_supervised_stages_train_on_trees_of_their_fold"
+PROMPTS = f"{ROLES}.test_rl_stages_draw_prompts_of_the_rl_fold_and_measure_on_the_eval_fold"
+WAITS = f"{ROLES}.test_a_stage_waits_for_its_inputs_its_gate_and_its_gold"
+REPLACES = f"{IMPROVE}.test_a_candidate_replaces_the_answer_before_it_if_its_gap_exceeds_the_threshold"
+METHODS = f"{EVALUATION}.test_each_method_is_of_the_models_that_its_name_says"
+ACCURACIES = f"{EVALUATION}.test_accuracies_are_of_the_eval_fold_with_the_better_answer_first"
+OF_A_STAGE = f"{SEEDS}.test_steps_references_and_samples_of_a_stage_have_seeds_of_their_own"
+FORM = f"{STEP}.test_scores_have_the_form_that_the_config_says"
+BY_HAND = f"{STEP}.test_rewards_and_advantages_are_those_worked_out_by_hand"
+ROWS = f"{STEP}.test_log_probs_kl_and_loss_are_those_of_separate_rows"
+DRAWS = f"{RESUME}.test_draws_resume_at_the_step_of_the_checkpoint"
+STATES = f"{RESUME}.test_controllers_and_board_resume_with_the_same_values"
+LOADERS = f"{RESUME}.test_supervised_stages_resume_with_the_next_step_of_their_loader"
+
+TASK = reinforced.RlTask
+
+FOLDS = (
+    Mutant("fold", "RL,0 trains on the eval fold", PROMPTS, changed(rl.IMPROVER_0, fold="eval")),
+    Mutant("fold", "R_PIT trains on the rl fold", TREES, changed(reward.GAP, fold="rl")),
+    Mutant("fold", "the judge trains on the fold of R_P", TREES, changed(reward.JUDGE, fold="reward")),
+    Mutant(
+        "fold",
+        "held-out losses are of the training fold",
+        f"{ROLES}.test_held_out_measures_are_of_the_eval_fold_alone",
+        rewritten(supervised, "fold_batches", 'run.fold("eval")', "run.fold(stage.fold)"),
+    ),
+    Mutant("fold", "held-out prompts of RL are of the rl fold", PROMPTS, rewritten(TASK, "evaluate", '"eval"', '"rl"')),
+    Mutant(
+        "fold",
+        "results are measured on prompts of the rl fold",
+        f"{EVALUATION}.test_methods_answer_prompts_of_the_eval_fold",
+        rewritten(measure, "answer_all", 'run.fold("eval")', 'run.fold("rl")'),
+    ),
+    Mutant(
+        "fold",
+        "accuracies are measured on the fold of R_P",
+        ACCURACIES,
+        rewritten(measure, "model_accuracies", 'run.fold("eval")', 'run.fold("reward")'),
+    ),
+    Mutant(
+        "fold",
+        "the gate asks about pairs of the reward models' own fold",
+        f"{ROLES}.test_the_gate_asks_the_reward_models_of_the_data_about_the_eval_fold",
+        rewritten(sensitivity, "held_out_pairs", 'run.fold("eval")', 'run.fold("reward")'),
+    ),
+    Mutant(
+        "fold",
+        "reward models are refreshed on eval prompts",
+        f"{RESUME}.test_labels_put_the_better_answer_first",
+        rewritten(refresh, "make_pairs", 'run.fold("rl")', 'run.fold("eval")'),
+    ),
+)
+
+TREE = (
+    Mutant("tree", "fine-tuning learns the worse answer", TREES, loaded(swapped_columns)),
+    Mutant(
+        "tree",
+        "the improver learns its reference too",
+        f"{ROLES}.test_fine_tuning_learns_the_better_answer_alone",
+        loaded(lambda segment: segment._replace(loss=segment.parent >= 0)),
+    ),
+)
+
+ROLE = (
+    Mutant(
+        "role", "references of RL,1 are M_P's", INPUTS, changed(rl_iterated.IMPROVER_1, inputs={"writer": sft.POLICY})
+    ),
+    Mutant("role", "the improver's anchor is M_P", INPUTS, changed(rl.IMPROVER_0, inputs={"anchor": sft.POLICY})),
+    Mutant(
+        "role", "RL,1 starts from fine-tuning", INPUTS, changed(rl_iterated.IMPROVER_1, inputs={"start": sft.IMPROVER})
+    ),
+    Mutant(
+        "role",
+        "RL,2's references are rewritten by RL,0",
+        INPUTS,
+        changed(rl_iterated.IMPROVER_2, inputs={"rewriter": rl.IMPROVER_0}),
+    ),
+    Mutant("role", "the judge is maximised", INPUTS, changed(rl.POLICY, inputs={"reward": reward.JUDGE})),
+    Mutant(
+        "role",
+        "R_P and R_PIT are swapped",
+        INPUTS,
+        rewritten(rl, "improver_inputs", '== "difference"', '!= "difference"'),
+    ),
+    Mutant(
+        "role",
+        "anchor=init is ignored",
+        INPUTS,
+        rewritten(rl, "improver_inputs", 'settings.anchor == "sft"', "True"),
+    ),
+    Mutant(
+        "role",
+        "the step's anchor is the weights that it starts from",
+        MODELS,
+        rewritten(reinforced, "make_step", 'models["anchor"].params', 'models["start"].params'),
+    ),
+    Mutant(
+        "role",
+        "the step's writer is its rewriter",
+        MODELS,
+        rewritten(reinforced, "make_step", 'models.get("writer")', 'models.get("rewriter") or models.get("anchor")'),
+    ),
+    Mutant(
+        "role",
+        "refreshed reward models are not used",
+        f"{ROLES}.test_refreshed_models_are_the_last_ones_only_where_the_run_refreshes_them",
+        rewritten(refresh, "last_gap", "GAP if GAP.included(config) else reward.GAP", "reward.GAP"),
+    ),
+    Mutant(
+        "role",
+        "inference improves with RL,0's improver",
+        f"{IMPROVE}.test_the_models_of_an_improvement_are_the_last_of_the_run",
+        rewritten(graph, "improver_of", "[-1]", "[0]"),
+    ),
+    Mutant(
+        "role",
+        "a start is ignored",
+        f"{ROLES}.test_supervised_stages_start_from_the_weights_that_their_config_names",
+        rewritten(supervised, "initial_model", 'get("start")', 'get("anchor")'),
+    ),
+    Mutant(
+        "role",
+        "hashes ignore the inputs",
+        f"{ROLES}.test_a_hash_changes_exactly_where_an_input_does",
+        rewritten(stages.Stage, "hash", "self.inputs(config).items()", "()"),
+    ),
+    Mutant(
+        "order",
+        "the gate is skipped",
+        WAITS,
+        rewritten(pipeline, "needs_of", "gated = maximises and GATE.included(config)", "gated = False"),
+    ),
+    Mutant("order", "labelled pairs are not waited for", WAITS, changed(refresh.GAP, after=lambda config: ())),
+    Mutant("order", "the judge of the board is not waited for", WAITS, changed(rl.IMPROVER_0, after=lambda config: ())),
+)
+
+REFERENCE = (
+    Mutant(
+        "reference",
+        "sources are ignored",
+        f"{ROLES}.test_references_come_from_the_sources_that_the_config_weighs",
+        rewritten(references.References, "__call__", "sources == Source.WORSE", "sources > 0"),
+    ),
+    Mutant(
+        "reference",
+        "the last pass is left out",
+        f"{ROLES}.test_rewritten_references_went_through_the_improver_of_the_stage_before",
+        rewritten(references.References, "_rewritten", "int(count.max()) + 1", "int(count.max())"),
+    ),
+    Mutant(
+        "reference",
+        "the temperature of references is ignored",
+        f"{ROLES}.test_references_are_sampled_at_their_own_temperature",
+        rewritten(
+            references.References, "__init__", "config.temperature if given is None else given", "config.temperature"
+        ),
+    ),
+    Mutant(
+        "reference",
+        "samples are scored against another prompt's",
+        FORM,
+        rewritten(
+            steps.RlStep,
+            "collect",
+            "self.reward(prompts.inputs, prompts.references,",
+            "self.reward(prompts.inputs, prompts.references.take([1, 2, 3, 0]),",
+        ),
+    ),
+    Mutant(
+        "reference",
+        "copies are counted against another prompt's",
+        f"{STEP}.test_copies_are_counted_against_the_reference_of_the_same_prompt",
+        rewritten(metrics, "metrics", "column.equal(references)", "column.equal(references.take([1, 2, 3, 0]))"),
+    ),
+    Mutant(
+        "reference",
+        "a wrong reference is the right one",
+        METHODS,
+        rewritten(measure, "answer_all", "first.take([*requests[1:], *requests[:1]])", "first"),
+    ),
+    Mutant(
+        "reference",
+        "copies of a wrong reference are counted against the right one",
+        f"{EVALUATION}.test_copies_are_counted_against_the_reference_that_was_read",
+        rewritten(measure, "copy_rates", "references[1:] + references[:1]", "references"),
+    ),
+)
+
+SEED = (
+    Mutant(
+        "seed",
+        "references and samples share numbers",
+        OF_A_STAGE,
+        rewritten(steps.RlStep, "collect", 'seed.of("samples")', 'seed.of("references", "writer")'),
+    ),
+    Mutant(
+        "seed",
+        "every step has one seed",
+        OF_A_STAGE,
+        rewritten(steps.RlStep, "__call__", 'of("step", draws.step)', 'of("step")'),
+    ),
+    Mutant(
+        "seed",
+        "held-out samples are those of the first step",
+        OF_A_STAGE,
+        rewritten(TASK, "evaluate", 'of("held-out")', 'of("step", 0)'),
+    ),
+    Mutant(
+        "seed",
+        "passes over references share numbers",
+        OF_A_STAGE,
+        rewritten(references.References, "_rewritten", 'of("pass", number)', 'of("pass")'),
+    ),
+    Mutant(
+        "seed",
+        "two RL stages share numbers",
+        f"{SEEDS}.test_two_stages_share_no_seed",
+        rewritten(reinforced, "make_step", "run.seed.of(session.stage.name)", "run.seed"),
+    ),
+    Mutant(
+        "seed",
+        "the first pass has the numbers of y0",
+        f"{IMPROVE}.test_every_call_has_a_seed_of_its_own_and_batches_share_them",
+        rewritten(
+            improving.Models,
+            "refine",
+            'seed.of("pass", number)',
+            'seed.of(*(("y0",) if number == 1 else ("pass", number)))',
+        ),
+    ),
+    Mutant(
+        "seed",
+        "plain and accepting passes share numbers",
+        f"{SEEDS}.test_evaluation_and_improvement_use_no_number_twice",
+        rewritten(measure, "answer_all", 'seed.of("plain")', 'seed.of("accepted")'),
+    ),
+    Mutant(
+        "seed",
+        "both answers of a pair have the same numbers",
+        f"{SEEDS}.test_refreshing_samples_every_answer_with_numbers_of_its_own",
+        rewritten(refresh, "make_pairs", "seed.of(purpose)", 'seed.of("first")'),
+    ),
+    Mutant(
+        "seed",
+        "stages share the order of their data",
+        f"{SEEDS}.test_supervised_stages_share_no_seed",
+        rewritten(supervised, "order_seed", 'of(stage.name, "order")', 'of("order")'),
+    ),
+    Mutant(
+        "seed",
+        "stages share initial weights",
+        f"{SEEDS}.test_supervised_stages_share_no_seed",
+        rewritten(stages.Stage, "fresh", 'of(self.name, "weights")', 'of("weights")'),
+    ),
+)
+
+GAP = (
+    Mutant(
+        "form",
+        "RL's gap is raw whatever `gap` says",
+        FORM,
+        rewritten(rewards.Gap, "__call__", "outputs, self.form,", 'outputs, "raw",'),
+    ),
+    Mutant(
+        "form",
+        "improvement's gap is centred whatever `gap` says",
+        f"{IMPROVE}.test_the_gap_has_the_form_that_the_config_says",
+        rewritten(improving, "improve", "config.gap)", '"centred")'),
+    ),
+    Mutant(
+        "form",
+        "sides of the symmetric gap are swapped",
+        f"{IMPROVE}.test_gaps_of_several_outputs_are_worked_out_by_hand",
+        swapped_sides,
+    ),
+    Mutant(
+        "accept",
+        "the threshold is ignored",
+        f"{IMPROVE}.test_the_threshold_is_that_of_the_config",
+        rewritten(improving, "improve", "gaps > config.threshold", "gaps > 0"),
+    ),
+    Mutant(
+        "accept",
+        "a candidate is compared with y0",
+        REPLACES,
+        rewritten(improving, "improve", "scorer.gap(xs, current,", "scorer.gap(xs, first,"),
+    ),
+    Mutant(
+        "accept",
+        "candidate and answer are swapped",
+        REPLACES,
+        rewritten(improving, "improve", "gap(xs, current, [candidates]", "gap(xs, candidates, [current]"),
+    ),
+    Mutant(
+        "accept",
+        "the accepted flag is inverted",
+        REPLACES,
+        rewritten(improving, "improve", "gaps > config.threshold", "gaps <= config.threshold"),
+    ),
+    Mutant(
+        "accept",
+        "what was rejected is kept",
+        REPLACES,
+        rewritten(improving, "improve", "candidates.where(accepted, current)", "current.where(accepted, candidates)"),
+    ),
+    Mutant(
+        "accept",
+        "every pass refines y0",
+        f"{IMPROVE}.test_the_policy_answers_and_the_improver_refines_the_answer_that_was_kept",
+        rewritten(improving, "improve", "refine(xs, current,", "refine(xs, first,"),
+    ),
+    Mutant(
+        "accept",
+        "plain iteration obeys the stop rule",
+        f"{IMPROVE}.test_without_a_stop_rule_every_candidate_is_kept",
+        rewritten(improving, "improve", "if stop_rule else", "if True else"),
+    ),
+)
+
+RESULTS = (
+    Mutant(
+        "results",
+        "wins and losses are swapped",
+        f"{EVALUATION}.test_deltas_are_wins_of_the_named_over_the_other",
+        rewritten(measure, "deltas", "scores[pair[0]], scores[pair[1]]", "scores[pair[1]], scores[pair[0]]"),
+    ),
+    Mutant(
+        "results",
+        "lengths of both sides are those of one",
+        f"{EVALUATION}.test_lengths_of_the_controlled_delta_are_those_of_the_same_answers",
+        rewritten(measure, "deltas", 'lengths["improved"], lengths', 'lengths["policy"], lengths'),
+    ),
+    Mutant(
+        "results",
+        "acceptance is that of the first pass",
+        f"{EVALUATION}.test_quality_is_that_of_the_answer_after_each_pass",
+        rewritten(measure, "quality_series", "steps[k - 1]", "steps[0]"),
+    ),
+    Mutant(
+        "results",
+        "the length baseline says shorter is better",
+        ACCURACIES,
+        rewritten(
+            measure,
+            "model_accuracies",
+            "length_baseline_accuracy(better, worse)",
+            "length_baseline_accuracy(worse, better)",
+        ),
+    ),
+    Mutant(
+        "results",
+        "every judge gives a verdict",
+        f"{EVALUATION}.test_a_judge_gives_a_verdict_only_if_it_knows_more_than_length",
+        lambda: mock.patch.object(measure, "judge_verdict_allowed", return_value=True),
+    ),
+    Mutant(
+        "results",
+        "board.gold=judge is ignored",
+        f"{EVALUATION}.test_gold_is_of_the_oracle_or_of_the_judge_as_the_board_says",
+        rewritten(gold, "gold_of", '== "judge"', '== "none"'),
+    ),
+    Mutant(
+        "labels",
+        "the oracle's labels are inverted",
+        f"{EVALUATION}.test_labels_prefer_the_answer_of_more_worth",
+        rewritten(
+            gold,
+            "labeller_of",
+            "known(inputs, first) - known(inputs, second)",
+            "known(inputs, second) - known(inputs, first)",
+        ),
+    ),
+    Mutant(
+        "labels",
+        "a refreshed pair has the worse answer first",
+        f"{RESUME}.test_labels_put_the_better_answer_first",
+        rewritten(refresh, "labelled", "if label > 0", "if label < 0"),
+    ),
+    Mutant(
+        "labels",
+        "held-out pairs are trained on",
+        f"{RESUME}.test_held_out_pairs_are_not_trained_on",
+        rewritten(refresh, "mixed_batches", "if i % config.held_out_every]", "if True]"),
+    ),
+)
+
+ONE_STEP = (
+    Mutant(
+        "step",
+        "advantages without leave-one-out",
+        BY_HAND,
+        lambda: mock.patch.object(rloo, "leave_one_out", lambda values: values - values.mean()),
+    ),
+    Mutant(
+        "step",
+        "beta has the other sign",
+        BY_HAND,
+        shaped(lambda real, s, kl, done, length, options: real(s, -kl, done, length, **options)),
+    ),
+    Mutant(
+        "step",
+        "finished samples pay the penalty of cut ones",
+        BY_HAND,
+        shaped(lambda real, s, kl, done, length, options: real(s, kl, ~done, length, **options)),
+    ),
+    Mutant(
+        "step",
+        "policy and anchor are swapped in the KL",
+        BY_HAND,
+        rewritten(steps.RlStep, "measure", "logp, anchor_logp, kl, anchored =", "anchor_logp, logp, kl, anchored ="),
+    ),
+    Mutant(
+        "step",
+        "the running scale is not applied",
+        BY_HAND,
+        rewritten(steps.RlStep, "measure", "np.float32(control.scores.deviation)", "np.float32(1)"),
+    ),
+    Mutant(
+        "step",
+        "facts of samples stand in other slots",
+        f"{STEP}.test_every_slot_trains_on_the_facts_of_its_own_sample",
+        rewritten(steps.RlStep, "pack", "by_slot(values, batch)", "by_slot(values[::-1], batch)"),
+    ),
+    Mutant(
+        "step",
+        "advantages stand in other slots",
+        BY_HAND,
+        rewritten(rloo.Rloo, "prepare", "by_slot(value, batch)", "by_slot(value[::-1], batch)"),
+    ),
+    Mutant(
+        "step",
+        "trees stand in the order of their slots",
+        f"{STEP}.test_every_slot_trains_on_the_facts_of_its_own_sample",
+        rewritten(records, "by_slot", "values[batch.example_id[present]]", "values[: present.sum()]"),
+    ),
+    Mutant(
+        "step",
+        "the temperature is missing in log-probs",
+        ROWS,
+        rewritten(readings, "predictions", "temperature=temperature", "temperature=1.0"),
+    ),
+    Mutant(
+        "step",
+        "tokens of finished samples begin one place early",
+        ROWS,
+        rewritten(readings, "places", '- length + batch["finished"].astype(jnp.int32)', "- length"),
+    ),
+    Mutant(
+        "step",
+        "the anchor's log-probs are of another batch",
+        ROWS,
+        rewritten(rloo.Rloo, "prepare", "measures.anchored, strict=True", "measures.anchored[::-1], strict=True"),
+    ),
+    Mutant(
+        "step",
+        "a refused step teaches the controllers",
+        f"{RESUME}.test_a_refused_step_teaches_the_controllers_nothing",
+        rewritten(TASK, "step", "if not session.guard.settle():", "if session.guard.settle() or True:"),
+    ),
+    Mutant(
+        "step",
+        "the coefficient follows another metric",
+        f"{RESUME}.test_the_coefficient_follows_the_kl_of_its_own_step",
+        rewritten(TASK, "step", 'values["objective/kl_penalty"]', 'values["objective/entropy"]'),
+    ),
+    Mutant(
+        "step",
+        "feedback goes to other draws",
+        f"{RESUME}.test_feedback_reaches_the_draws_that_it_is_about",
+        rewritten(TASK, "step", "update(draws, scored.scores)", "update(draws, scored.scores[::-1])"),
+    ),
+    Mutant(
+        "step",
+        "held-out evaluation moves the running scale",
+        f"{RESUME}.test_held_out_evaluation_changes_nothing",
+        rewritten(
+            TASK,
+            "evaluate",
+            "return self.steps.collect(state.params, fold, draws, self._control, seed, adapt=False)[0].values",
+            "scored, self._control = self.steps.collect(state.params, fold, draws, self._control, seed)\n"
+            "    return scored.values",
+        ),
+    ),
+    Mutant(
+        "step",
+        "a limit that stops is ignored",
+        f"{RESUME}.test_a_signal_beyond_a_limit_that_stops_ends_the_stage_with_that_step_saved",
+        rewritten(TASK, "halt", "self._board.stopped()", "None"),
+    ),
+)
+
+RESUMED = (
+    Mutant(
+        "resume",
+        "draws resume one step late",
+        DRAWS,
+        rewritten(TASK, "begin", '["draws"], step)', '["draws"], step + 1)'),
+    ),
+    Mutant(
+        "resume",
+        "the history keeps the line of the next step",
+        DRAWS,
+        rewritten(TASK, "begin", "History(session.folder, step)", "History(session.folder, step + 1)"),
+    ),
+    Mutant(
+        "resume",
+        "controllers start from nothing",
+        STATES,
+        rewritten(TASK, "begin", "Controllers.of(restored.controllers)", "self._control"),
+    ),
+    Mutant(
+        "resume",
+        "the board starts from nothing",
+        STATES,
+        rewritten(TASK, "begin", 'restored.controllers["board"]', "None"),
+    ),
+    Mutant(
+        "resume",
+        "metrics of a step are written twice",
+        f"{RESUME}.test_metrics_after_the_resumed_step_are_written_once",
+        rewritten(sessions.Session, "train", "resumed_step=done,", "resumed_step=done + 1,"),
+    ),
+    Mutant(
+        "resume",
+        "the mean of a line forgets the steps before",
+        LOADERS,
+        rewritten(sessions.Session, "train", "pending=pending", "pending=[]"),
+    ),
+    Mutant(
+        "resume",
+        "the loader starts at the first step",
+        LOADERS,
+        rewritten(supervised.SupervisedTask, "begin", "if restored is not None:", "if False:"),
+    ),
+    Mutant(
+        "resume",
+        "the mix of pairs starts at the first step",
+        LOADERS,
+        rewritten(refresh.Mix, "restore", 'state["step"]', "0"),
+    ),
+    Mutant(
+        "resume",
+        "tokens are counted from 0",
+        f"{RESUME}.test_tokens_are_counted_over_the_whole_stage",
+        rewritten(sessions.Session, "train", 'restored.meta["tokens"]', "0"),
+    ),
+    Mutant(
+        "resume",
+        "refusals are counted from 0",
+        f"{RESUME}.test_refused_steps_in_a_row_are_counted_over_a_resume",
+        rewritten(sessions.Session, "train", 'restored.controllers["refused_in_a_row"]', "0"),
+    ),
+)
+
+MUTANTS = (*FOLDS, *TREE, *ROLE, *REFERENCE, *SEED, *GAP, *RESULTS, *ONE_STEP, *RESUMED)
+"""All of them."""
