@@ -234,7 +234,7 @@ def test_without_the_score_term_k2_full_and_k3_see_no_further_than_the_next_toke
 
 
 def measured():
-    """Rows of the tables in docs/concepts/rl.md: relative error of the KL's expected gradient, and spread of one pair's."""
+    """Rows of the tables in docs/concepts/rl.md: error of the KL's expected gradient, and spread of one pair's."""
     case = case_of("one eos", 1.0)
     gradient = case.exact.gradient
 

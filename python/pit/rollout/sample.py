@@ -8,7 +8,7 @@ rounding (below 1e-5), which changes a token only at a tie.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -23,15 +23,11 @@ from pit.rollout.prefill import pack_prefixes, prefill
 from pit.rollout.sizes import few, sizes_of
 from pit.rollout.strategy import Strategy, strategy_at
 
-Ids = Iterable[int] | Int64[np.ndarray, " _"]
+Ids: TypeAlias = Iterable[int] | Int64[np.ndarray, " _"]
 """Ids of requests, below 2^32."""
 
 DEFAULT = RolloutConfig()
 """Slots and prefill of a call that names none."""
-
-
-Ids = Iterable[int] | Int64[np.ndarray, " _"]
-"""Ids of requests, below 2^32."""
 
 
 class Samples(NamedTuple):
