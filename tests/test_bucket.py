@@ -15,6 +15,8 @@ import gcs
 import pytest
 import test_run
 
+from pit.cli import main
+
 ROOT = "gs://bucket/tiny"
 SETTINGS = ["--set", "sft_policy.steps=12", "--set", "sft_policy.checkpoint_every=3", "--set", "sft_policy.keep=2"]
 
@@ -62,29 +64,34 @@ WEIGHTS_HASH = """
 import hashlib, pathlib, sys
 from pit.run.folder import Run
 from pit.stages import sft
-params = sft.POLICY.load(Run.open(pathlib.Path(sys.argv[1]))).params
-print(hashlib.sha256(b"".join(bytes(memoryview(params[name]).cast("B")) for name in sorted(params))).hexdigest())
+for folder in sys.argv[1:]:
+    params = sft.POLICY.load(Run.open(pathlib.Path(folder))).params
+    print(hashlib.sha256(b"".join(bytes(memoryview(params[name]).cast("B")) for name in sorted(params))).hexdigest())
 """
 
 
-def weights_hash(environment: dict[str, str], folder: Path) -> str:
-    """Hash of the weights as the stages after this one read them."""
-    command = [sys.executable, "-c", WEIGHTS_HASH, str(folder)]
+def weights_hashes(environment: dict[str, str], *folders: Path) -> list[str]:
+    """Hash of the weights of each run as the stages after this one read them."""
+    command = [sys.executable, "-c", WEIGHTS_HASH, *map(str, folders)]
     return subprocess.run(
         command, stdout=subprocess.PIPE, text=True, env=environment, timeout=300, check=True
-    ).stdout.split()[-1]
+    ).stdout.split()
 
 
-def test_a_run_goes_on_after_its_machine_is_lost(
+def prepare(folder: Path, *words: str) -> None:
+    """Start a run folder in this process; the bucket is not asked yet."""
+    main(["data", "prepare", "tiny", "--out", str(folder), *words])
+
+
+def test_a_run_resumes_after_its_machine_is_lost(
     bucket: gcs.Bucket, environment: dict[str, str], tmp_path: Path
 ) -> None:
     here, lost, found = tmp_path / "here", tmp_path / "lost", tmp_path / "found"
-    for words in (["data", "prepare", "tiny", "--out", here, *SETTINGS], ["sft-policy", "--run", here]):
-        done = pit(environment, *words)
-        assert done.returncode == 0, done.stderr[-3000:]
+    prepare(here, *SETTINGS)
+    done = pit(environment, "sft-policy", "--run", here)
+    assert done.returncode == 0, done.stderr[-3000:]
 
-    prepare = ["data", "prepare", "tiny", "--checkpoints", ROOT, *SETTINGS, "--out"]
-    assert pit(environment, *prepare, lost).returncode == 0
+    prepare(lost, *SETTINGS, "--checkpoints", ROOT)
     process = subprocess.Popen(
         [sys.executable, "-m", "pit", "sft-policy", "--run", str(lost)],
         env=environment,
@@ -101,20 +108,22 @@ def test_a_run_goes_on_after_its_machine_is_lost(
     assert not (lost / "stages" / "sft-policy" / "checkpoints").exists()
     shutil.rmtree(lost)
 
-    assert pit(environment, *prepare, found).returncode == 0
+    prepare(found, *SETTINGS, "--checkpoints", ROOT)
     resumed = pit(environment, "sft-policy", "--run", found)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert saved_steps(bucket, "sft-policy") == [9, 12]
-    assert weights_hash(environment, found) == weights_hash(environment, here)
+    one, other = weights_hashes(environment, found, here)
+    assert one == other
     again, whole = losses(found), losses(here)
     assert again == whole[-len(again) :]
 
 
-def test_settings_of_another_root_are_refused(environment: dict[str, str], tmp_path: Path) -> None:
-    assert pit(environment, "data", "prepare", "tiny", "--out", tmp_path).returncode == 0
-    other = pit(environment, "data", "prepare", "tiny", "--out", tmp_path, "--checkpoints", ROOT)
-    assert other.returncode == 1
-    assert "is the folder of a run with other checkpoints" in " ".join(other.stderr.split())
+def test_settings_of_another_root_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        prepare(tmp_path, "--checkpoints", ROOT)
+    assert ended.value.code == 1
+    assert "is the folder of a run with other checkpoints" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
@@ -132,9 +141,8 @@ def test_a_bucket_that_cannot_be_used_is_one_clear_line(
         (tmp_path / f"{missing}.py").write_text("raise ImportError('it is not installed')\n")
         environment = {**environment, "PYTHONPATH": f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"}
     run = tmp_path / "run"
-    result = pit(environment, "data", "prepare", "tiny", "--out", run, "--checkpoints", root)
-    if result.returncode == 0:
-        result = pit(environment, "sft-policy", "--run", run)
+    prepare(run, "--checkpoints", root)
+    result = pit(environment, "sft-policy", "--run", run)
     assert result.returncode == 1
     assert result.stderr.startswith(f"pit: error: {message}"), result.stderr
     assert len(result.stderr.splitlines()) == 1

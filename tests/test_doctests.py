@@ -15,16 +15,16 @@ BENCH = Path(__file__).parents[1] / "bench"
 
 
 def documented() -> list[str]:
-    """Modules whose source holds an example."""
-    found = []
+    """Modules with an example."""
+    names = []
     for package in (pit, pit_kernels):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             source = getattr(module.module_finder.find_spec(module.name), "origin", "")
             if source.endswith(".py"):
                 with open(source, encoding="utf-8") as file:
                     if ">>> " in file.read():
-                        found.append(module.name)
-    return found
+                        names.append(module.name)
+    return names
 
 
 @pytest.mark.parametrize("name", documented())
@@ -36,8 +36,8 @@ def test_examples_in_docstrings(name: str) -> None:
 
 def measurements() -> list[str]:
     """Modules of bench/ with an example."""
-    found = [path.relative_to(BENCH) for path in BENCH.rglob("*.py") if ">>> " in path.read_text("utf-8")]
-    return sorted(".".join(path.with_suffix("").parts) for path in found)
+    paths = [path.relative_to(BENCH) for path in BENCH.rglob("*.py") if ">>> " in path.read_text("utf-8")]
+    return sorted(".".join(path.with_suffix("").parts) for path in paths)
 
 
 @pytest.mark.parametrize("name", measurements())
@@ -48,7 +48,12 @@ def test_examples_in_measurements(name: str, monkeypatch: pytest.MonkeyPatch) ->
     assert result.attempted > 0
 
 
-@pytest.mark.parametrize("page", sorted(p.name for p in DOCS.glob("*.md") if "    >>> " in p.read_text("utf-8")))
+def pages() -> list[str]:
+    """Pages of docs/ with an example."""
+    return sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if ">>> " in page.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("page", pages())
 def test_examples_in_pages(page: str) -> None:
     result = doctest.testfile(str(DOCS / page), module_relative=False)
     assert result.failed == 0

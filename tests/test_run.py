@@ -112,15 +112,17 @@ def test_smallest_run_leaves_results_and_a_report(run: Path) -> None:
     assert f"{headline['value']:+.1f}" in page.text.replace("\N{MINUS SIGN}", "-") or headline["value"] == 0
 
 
-def test_report_is_drawn_again_with_its_plot(run: Path, tmp_path: Path) -> None:
+def test_report_is_drawn_again_with_its_plot(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "report.html").read_bytes()
-    result = pit("report", "--run", run, "--plot", tmp_path / "quality.png")
-    assert result.stdout.splitlines() == [str(run / "report.html"), str(tmp_path / "quality.png")]
+    main(["report", "--run", str(run), "--plot", str(tmp_path / "quality.png")])
+    assert capsys.readouterr().out.splitlines() == [str(run / "report.html"), str(tmp_path / "quality.png")]
     assert (run / "report.html").read_bytes() == before
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("stage", [sft.POLICY.name, reward.GAP.name, rl.IMPROVER_0.name])
+@pytest.mark.parametrize(
+    "stage", [pytest.param(sft.POLICY.name, marks=pytest.mark.slow), reward.GAP.name, rl.IMPROVER_0.name]
+)
 def test_killed_and_resumed_equals_uninterrupted(stage: str, run: Path, tmp_path: Path) -> None:
     copy = without_stage(run, stage, tmp_path)
     command = [sys.executable, "-m", "pit", stage, "--run", str(copy)]
@@ -205,10 +207,11 @@ def test_full_disk_is_one_clear_line_and_costs_nothing(run: Path, tmp_path: Path
     assert losses(copy, sft.POLICY.name) == losses(run, sft.POLICY.name)
 
 
-def test_what_a_stage_drew_is_shown_and_drawn(run: Path, tmp_path: Path) -> None:
-    result = pit("data", "curriculum", "--run", run, "--stage", rl.IMPROVER_0.name, "--plot", tmp_path / "drawn.png")
-    assert "24 draws of 8 examples: 3.0 visits each" in result.stdout
-    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+def test_what_a_stage_drew_is_shown_and_drawn(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage, plot = rl.IMPROVER_0.name, tmp_path / "drawn.png"
+    main(["data", "curriculum", "--run", str(run), "--stage", stage, "--plot", str(plot)])
+    assert "24 draws of 8 examples: mean 3.0" in capsys.readouterr().out
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def without_stage(run: Path, stage: str, tmp_path: Path) -> Path:
@@ -286,7 +289,8 @@ def test_improve_reads_and_writes_lines(run: Path, tmp_path: Path) -> None:
     source, sink = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     prompt = "Describe this red small cheap old round lamp: price, colour and size. End fondly."
     source.write_text(json.dumps({"prompt": prompt}) + "\n")
-    pit("improve", "--run", run, "--input", source, "--output", sink, "--iterations", 2)
+    files = ["--run", str(run), "--input", str(source), "--output", str(sink)]
+    main(["improve", *files, "--iterations", "2"])
     (row,) = map(json.loads, sink.read_text().splitlines())
     assert row["prompt"] == [{"role": "user", "content": prompt}]
     assert len(row["answers"]) == 3
@@ -294,7 +298,7 @@ def test_improve_reads_and_writes_lines(run: Path, tmp_path: Path) -> None:
     for before, after, step in zip(row["answers"][:-1], row["answers"][1:], row["steps"], strict=True):
         assert after == (step["candidate"] if step["accepted"] else before)
         assert step["accepted"] == (step["gap"] > 0)
-    pit("improve", "--run", run, "--input", source, "--output", sink, "--iterations", 1, "--accept-by", "likelihood")
+    main(["improve", *files, "--iterations", "1", "--accept-by", "likelihood"])
     (other,) = map(json.loads, sink.read_text().splitlines())
     assert other["answers"][0] == row["answers"][0]
     assert other["steps"][0]["candidate"] == row["steps"][0]["candidate"]
@@ -311,7 +315,7 @@ def test_bad_input_is_one_clear_line(
     empty.mkdir()
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     cases = {
-        ("run", "nothing"): "recipe 'nothing': must be one of demo, tiny, relay, hh, paper",
+        ("run", "nothing"): "recipe 'nothing': must be one of demo, ",
         ("run", "--config", tmp_path / "absent.yaml"): "absent.yaml: cannot be read",
         ("run", "hh"): "data.path = None: recipe hh needs preferences; give them with --data FOLDER",
         ("run", "hh", "--data", tmp_path / "absent"): "there is no such file or folder",
@@ -342,7 +346,7 @@ def test_bad_input_is_one_clear_line(
         ("run", "tiny", "--out", "gs://bucket/x"): "--out = 'gs://bucket/x': must be a path of this machine",
         (sft.POLICY.name, "--run", "gs://bucket/x"): "--run = 'gs://bucket/x': must be a path of this machine",
         (sft.POLICY.name, "--run", empty): "holds no run (no config.json)",
-        ("report", "--run", empty): "no results at",
+        ("report", "--run", empty): "results.json",
         (rl_iterated.IMPROVER_2.name, "--run", run): "stage rl-improver-2: is not part of this run; start a run with",
         (rl.POLICY.name, "--run", run, "--set", "seed=3"): "--set: seed of a run cannot be changed",
     }
@@ -357,15 +361,18 @@ def test_bad_input_is_one_clear_line(
     assert not (tmp_path / "a").exists() or not any((tmp_path / "a").glob("store*"))
 
 
-def test_checkpoint_of_another_architecture_is_refused(run: Path, tmp_path: Path) -> None:
-    stage = reward.QUALITY.name
+def test_checkpoint_of_another_architecture_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = without_stage(run, "nothing", tmp_path)
     config = json.loads((copy / "config.json").read_text())
     config["reward_model"]["mlp"] = 48
     (copy / "config.json").write_text(json.dumps(config))
-    result = pit(stage, "--run", copy, check=False)
-    assert result.returncode == 1
-    assert "mlp.down has shape [32, 16] there, but the config asks for [48, 16]" in " ".join(result.stderr.split())
+    with pytest.raises(SystemExit) as ended:
+        main([reward.QUALITY.name, "--run", str(copy)])
+    assert ended.value.code == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "mlp.down has shape [32, 16] there, but the config asks for [48, 16]" in said
 
 
 def test_tokenizer_of_another_run_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
