@@ -214,8 +214,8 @@ def test_a_run_is_checked_on_its_eval_fold(project):
         )
 
     assert pit("data", "prepare", "tiny", "--out", "run").returncode == 0
-    for stage in (("reward", "gap"), ("reward", "quality"), ("sft", "policy")):
-        assert pit(*stage, "--run", "run").returncode == 0
+    for stage in ("reward-gap", "reward-quality", "sft-policy"):
+        assert pit(stage, "--run", "run").returncode == 0
     few = ["--examples", 3, "--rows", 10]
     for stage in ("reward-gap", "reward-quality"):
         result = run("run", "--stage", stage, *few)
