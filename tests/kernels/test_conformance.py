@@ -16,7 +16,31 @@ def attention(*arguments, **options):
     return three_way_attention(*arguments, implementation="xla", **options)
 
 
-@pytest.mark.parametrize(("operation", "backend"), LISTED, ids=lambda x: getattr(x, "name", x))
+TELLING = {
+    "three_way_attention": {
+        "wide: one root token and leaves of one token, float32",
+        "segments of 127, 128 and 129, float32",
+        "a tree starts after padding of more than a block, float32",
+    },
+    "cached_attention": {"caches that fill no block, float32"},
+    "token_logprob": {"float32, logp+lse+entropy"},
+    "gap_reward": {"float32"},
+}
+"""Cases of the fast tests: one program per operation and backend, and the rows that reveal most mistakes."""
+
+of_the_lists = pytest.mark.parametrize(("operation", "backend"), LISTED, ids=lambda x: getattr(x, "name", x))
+
+
+@of_the_lists
+def test_every_backend_of_the_lists_conforms_in_telling_cases(operation, backend):
+    cases = [case for case in OPERATIONS[operation].cases() if case.name in TELLING[operation]]
+    assert {case.name for case in cases} == TELLING[operation]
+    verdict = judge_backend(operation, backend, cases)
+    assert (verdict.failure, verdict.passed) == (None, len(cases)), str(verdict.failure)
+
+
+@pytest.mark.slow
+@of_the_lists
 def test_every_backend_of_the_lists_conforms(operation, backend):
     verdict = judge_backend(operation, backend)
     assert verdict.failure is None, str(verdict.failure)
@@ -24,7 +48,7 @@ def test_every_backend_of_the_lists_conforms(operation, backend):
 
 
 def test_every_operation_is_judged():
-    assert set(OPERATIONS) == set(BACKENDS)
+    assert set(OPERATIONS) == set(BACKENDS) == set(TELLING)
 
 
 def test_a_mask_that_is_wrong_by_one_token_is_caught_and_named():
