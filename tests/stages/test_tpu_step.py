@@ -1,6 +1,5 @@
-"""The steps of training as TPU programs: compiled for chips that are not there, and run by Pallas' interpreter."""
+"""The steps of training as TPU programs: compiled for chips that are not attached, and run by Pallas' interpreter."""
 
-import contextlib
 import dataclasses
 import re
 
@@ -10,23 +9,21 @@ import numpy as np
 import optax
 import path_twins as twins
 import pytest
-from interpreted import INTERPRET, no_races
-from jax.experimental.pallas import tpu as pltpu
+from interpreted import tpu_kernels_everywhere
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from tpu_programs import compiled, mesh, model_on, needs_libtpu
 
 from pit.config import ModelConfig, RlConfig
-from pit.data.packing import pack_lists
+from pit.data.packing import pack
 from pit.data.template import gap, rollout
 from pit.model.axes import ROWS
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
 from pit.model.params import build, copy
-from pit.stages.policy_gradient import policy_gradient
+from pit.rl.rloo import policy_gradient
 from pit.stages.reward import gap_loss
 from pit.train.update import Update
-from pit_kernels import dispatch
 
 MODEL = ModelConfig(width=256, layers=1, heads=8, kv_heads=4, head_dim=64, mlp=512, compute_dtype="bfloat16")
 VOCABULARY, ROWS_OF_BATCH, TOKENS, TREES, SAMPLES, CAPACITY = 1024, 8, 1024, 16, 4, 64
@@ -55,7 +52,7 @@ def rl_step():
 
 
 def compiled_text(kind, data, tensor, step):
-    """HLO of the gradient of one microbatch, as the training loop traces it."""
+    """Return the HLO of the gradient of one microbatch, as the training loop traces it."""
     loss, model, shapes = step()
     chips = mesh(kind, data=data, fsdp=1, tensor=tensor)
     graphdef, params = model_on(chips, model, MODEL, VOCABULARY)
@@ -97,26 +94,18 @@ def test_steps_compile_with_the_kernels_and_gather_no_activations(kind, step):
         assert not {tokens, tokens // data, TOKENS} & set(sizes), f"an all-gather makes {sizes}"
 
 
-@contextlib.contextmanager
-def forced(monkeypatch):
-    """TPU kernels everywhere, interpreted."""
-    with monkeypatch.context() as patch, pltpu.force_tpu_interpret_mode(INTERPRET), no_races():
-        patch.setattr(dispatch, "run", lambda route, backends, *arrays: backends[route.tpu](*arrays))
-        yield
-
-
 ONE_LAYER = dataclasses.replace(twins.LLAMA, layers=1)
 LAYOUT = dataclasses.replace(twins.SPLIT, rows=8, trees=4)
 
 
 def gap_case():
     graphdef, params = twins.random_reward_model(ONE_LAYER)
-    return gap_loss(graphdef), params, drawn(gap(), (3, 5, 4))
+    return gap_loss(graphdef), params, random_batch(gap(), (3, 5, 4))
 
 
 def rl_case():
     graphdef, params = build(Decoder, ONE_LAYER, twins.VOCAB, seed=0)
-    arrays = drawn(rollout(2, with_reference=True), (4, 3, 5, 2))
+    arrays = random_batch(rollout(2, with_reference=True), (4, 3, 5, 2))
     # Samples of 5 and 2 tokens, their closing token sampled too.
     arrays["length"] = jnp.broadcast_to(jnp.array([6, 3], jnp.int32), (LAYOUT.trees, 2))
     arrays["finished"] = jnp.ones((LAYOUT.trees, 2), bool)
@@ -124,11 +113,11 @@ def rl_case():
     return policy_gradient(graphdef, RlConfig(samples=2), 8), params, arrays
 
 
-def drawn(topology, lengths):
-    """A packed batch of three random trees whose columns have those many tokens."""
+def random_batch(topology, lengths):
+    """Return a packed batch of three random trees with `lengths` tokens in their columns."""
     rng = np.random.default_rng(0)
     columns = [[rng.integers(4, twins.VOCAB, n).tolist() for _ in range(3)] for n in lengths]
-    (batch,) = pack_lists(columns, topology, LAYOUT)
+    (batch,) = pack(columns, topology, LAYOUT)
     return twins.arrays_of(batch)
 
 
@@ -142,7 +131,7 @@ def test_interpreted_steps_are_those_of_xla(case, monkeypatch):
         return jax.device_get((state.params, metrics))
 
     expected = step()
-    with forced(monkeypatch):
+    with tpu_kernels_everywhere(monkeypatch):
         actual = step()
     moved = [
         np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (expected[0], jax.device_get(params))), strict=True)
