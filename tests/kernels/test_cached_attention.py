@@ -43,17 +43,29 @@ def naive(q, prefix_k, prefix_v, prefix_length, suffix_k, suffix_v, suffix_lengt
 lengths_of = lambda count, most: st.lists(st.integers(0, most), min_size=count, max_size=count)  # noqa: E731
 
 
+CALLS = {
+    "seed": st.integers(0, 2**32),
+    "prefix_length": lengths_of(PREFIXES, C0),
+    "suffix_length": lengths_of(SLOTS, C1),
+    "prefix_id": st.lists(st.integers(-1, PREFIXES), min_size=SLOTS, max_size=SLOTS),
+    "suffix_start": lengths_of(SLOTS, 2 * C1),
+}
+
+
 @settings(max_examples=examples(30))
-@given(
-    seed=st.integers(0, 2**32),
-    prefix_length=lengths_of(PREFIXES, C0),
-    suffix_length=lengths_of(SLOTS, C1),
-    prefix_id=st.lists(st.integers(-1, PREFIXES), min_size=SLOTS, max_size=SLOTS),
-    suffix_start=lengths_of(SLOTS, 2 * C1),
-    dtype=st.sampled_from((jnp.float32, jnp.bfloat16)),
-    soft_cap=st.sampled_from((None, 2.0)),
-)
-def test_matches_one_concatenated_cache(seed, prefix_length, suffix_length, prefix_id, suffix_start, dtype, soft_cap):
+@given(**CALLS, case=st.sampled_from(((jnp.float32, None), (jnp.bfloat16, 2.0))))
+def test_matches_one_concatenated_cache(case, **arguments):
+    check_against_one_cache(*case, **arguments)
+
+
+@pytest.mark.slow
+@settings(max_examples=examples(100))
+@given(**CALLS, dtype=st.sampled_from((jnp.float32, jnp.bfloat16)), soft_cap=st.sampled_from((None, 2.0)))
+def test_matches_one_concatenated_cache_in_every_dtype(dtype, soft_cap, **arguments):
+    check_against_one_cache(dtype, soft_cap, **arguments)
+
+
+def check_against_one_cache(dtype, soft_cap, seed, prefix_length, suffix_length, prefix_id, suffix_start):
     arrays = draw_arrays(seed, dtype)
     numbers = [np.array(x, np.int32) for x in (prefix_length, suffix_length, prefix_id, suffix_start)]
     arguments = (*arrays[:3], numbers[0], *arrays[3:], *numbers[1:])

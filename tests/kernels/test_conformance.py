@@ -6,6 +6,7 @@ import pytest
 
 from pit_kernels import UnsupportedImplementationError, three_way_attention
 from pit_kernels.conformance import OPERATIONS, attention_cases, errors, judge, judge_backend
+from pit_kernels.conformance.__main__ import main
 from pit_kernels.operations import BACKENDS
 
 EVERYTHING = OPERATIONS["three_way_attention"].serves
@@ -47,6 +48,13 @@ def test_every_backend_of_the_lists_conforms(operation, backend):
     assert verdict.passed > 0
 
 
+def test_the_command_names_the_backends_that_there_are():
+    with pytest.raises(SystemExit, match=r"^gap_reward has no sparse backend; available: pallas_tpu, xla$"):
+        main(["gap_reward", "sparse"])
+    with pytest.raises(SystemExit, match=r"^usage: .* operations: three_way_attention, cached_attention"):
+        main(["softmax", "xla"])
+
+
 def test_every_operation_is_judged():
     assert set(OPERATIONS) == set(BACKENDS) == set(TELLING)
 
@@ -68,10 +76,9 @@ def test_a_contender_that_raises_has_failed():
 
 
 def test_what_is_not_served_is_skipped_by_name():
-    verdict = judge(attention, attention_cases(), frozenset())
-    assert verdict.failure is None
-    assert "gap trees, bfloat16" in verdict.skipped
-    assert "packed sequences, bfloat16" not in verdict.skipped
+    names = ["packed sequences, bfloat16", "gap trees, bfloat16"]
+    verdict = judge(attention, [case for case in attention_cases() if case.name in names], frozenset())
+    assert (verdict.failure, verdict.passed, verdict.skipped) == (None, 1, ("gap trees, bfloat16",))
 
 
 def test_the_rule_bounds_by_the_naive_formula_with_a_floor():

@@ -86,6 +86,8 @@ def test_gradients_are_those_of_differences(operation):
         check_gradients(*OPERATIONS[operation]({"implementation": "xla"}), jnp.float64, step=1e-5, tolerance=1e-6)
 
 
+# The fast tests compare the gradients of these kernels with those of the formula.
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_interpreted_gradients_are_those_of_differences(operation):
     interpreted = OPERATIONS[operation]({"implementation": "pallas_tpu", "interpret": True})

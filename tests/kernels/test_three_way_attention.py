@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from pit_kernels.three_way_attention.tiles import Tiles
 # One block, a last block that must be filled, whole blocks; heads of plain, grouped and single key/value attention.
 SHAPES = ((2, 100, 2, 2, 8), (2, 300, 4, 2, 8), (1, 640, 2, 1, 8))
 SOFT_CAP = 5.0
-SOFT_CAPS = {SHAPES[0]: (SOFT_CAP,), SHAPES[1]: (None, SOFT_CAP), SHAPES[2]: (None,)}
+SOFT_CAPS = {SHAPES[0]: SOFT_CAP, SHAPES[1]: None, SHAPES[2]: None}
 # A group of four heads: conformance has one and two. All tests of a TPU variant share its program of this shape.
 TPU_SHAPE = (2, 300, 4, 1, 8)
 BACKENDS = {
@@ -32,6 +33,15 @@ BACKENDS = {
     "tpu, stretches": {"interpret": INTERPRET, "tiles": Tiles(queries=128, keys=256, unroll=2, short=1, resident=256)},
 }
 TPU = tuple(name for name in BACKENDS if name != "xla")
+# Conformance has blocks of many queries too.
+WIDE = "tpu, wide queries"
+
+
+def interpreted(*names):
+    """Parametrize a fast test by TPU variants; the one of wide queries is slow."""
+    return pytest.mark.parametrize(
+        "backend", [pytest.param(name, marks=pytest.mark.slow if name == WIDE else ()) for name in names]
+    )
 
 
 def draw_arrays(shape, seed, dtype=np.float32):
@@ -95,8 +105,7 @@ def check_against_float64(arrays, visible_until, soft_cap=None, backend="xla", p
 @given(data=st.data())
 def test_trees_match_the_dense_formula(shape, data):
     visible_until = data.draw(tree_rows(shape[0], shape[1]))
-    soft_cap = data.draw(st.sampled_from(SOFT_CAPS[shape]))
-    check_against_float64(draw_arrays(shape, data.draw(st.integers(0, 2**32))), visible_until, soft_cap)
+    check_against_float64(draw_arrays(shape, data.draw(st.integers(0, 2**32))), visible_until, SOFT_CAPS[shape])
 
 
 def check_interpreted(backend, shape, data, *soft_caps):
@@ -105,7 +114,7 @@ def check_interpreted(backend, shape, data, *soft_caps):
     check_against_float64(arrays, visible_until, data.draw(st.sampled_from(soft_caps)), backend, poison=True)
 
 
-@pytest.mark.parametrize("backend", TPU)
+@interpreted(*TPU)
 @settings(max_examples=3)
 @given(data=st.data())
 def test_interpreted_trees_match_the_dense_formula_whatever_is_in_padding(backend, data):
@@ -142,7 +151,7 @@ def test_any_int32_follows_the_formula(data):
     check_any_int32(data, "xla")
 
 
-@pytest.mark.parametrize("backend", [TPU[1], pytest.param(TPU[3], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["tpu, loops", pytest.param("tpu, stretches", marks=pytest.mark.slow)])
 @settings(max_examples=3)
 @given(data=st.data())
 def test_interpreted_any_int32_follows_the_formula(backend, data):
@@ -165,13 +174,13 @@ NAMED_ROWS = {
 }
 
 
-# Plain XLA has such rows in conformance; of the TPU variants each row takes one of four, and the others are slow.
+# Plain XLA has such rows in conformance; each row takes one fast TPU variant of three, and the others are slow.
 @pytest.mark.parametrize(
     ("name", "backend"),
     [
-        pytest.param(name, backend, marks=() if (i + j) % len(TPU) == 0 else pytest.mark.slow)
-        for i, name in enumerate(NAMED_ROWS)
-        for j, backend in enumerate(TPU)
+        pytest.param(name, backend, marks=() if fast == backend else pytest.mark.slow)
+        for name, fast in zip(NAMED_ROWS, itertools.cycle(name for name in TPU if name != WIDE), strict=False)
+        for backend in TPU
     ],
 )
 def test_named_rows(name, backend):
@@ -186,7 +195,7 @@ def test_a_list_may_end_within_a_trip():
         three_way_attention, return_lse=True, interpret=INTERPRET, tiles=Tiles(queries=128, keys=512, unroll=1, short=0)
     )
     program = jax.jit(functools.partial(results, backend), compiler_options=QUICK)
-    arrays = draw_arrays((1, 768, 2, 1, 64), 6)
+    arrays = draw_arrays((1, 768, 1, 1, 8), 6)
     for until in (768, 767):
         visible_until = np.full((1, 768), until, np.int32)
         dead = np.arange(768)[None] >= until

@@ -88,9 +88,16 @@ CASES = {
 }
 
 
-@settings(max_examples=examples(40))
+@settings(max_examples=examples(30))
+@given(**{name: CASES[name] for name in ("variant", "seed", "valid")})
+def test_matches_the_log_softmax(variant, seed, valid):
+    check_against_the_log_softmax("xla", variant, seed, valid, variant in (1, 2))
+
+
+@pytest.mark.slow
+@settings(max_examples=examples(100))
 @given(**CASES)
-def test_matches_the_log_softmax(variant, seed, valid, low):
+def test_matches_the_log_softmax_in_every_dtype(variant, seed, valid, low):
     check_against_the_log_softmax("xla", variant, seed, valid, low)
 
 
@@ -100,7 +107,7 @@ def test_chunks_match_the_log_softmax(variant, seed, valid):
     check_against_the_log_softmax("xla-chunks", variant, seed, valid, variant in (1, 2))
 
 
-@settings(max_examples=examples(6))
+@settings(max_examples=examples(4))
 @given(variant=st.sampled_from((0, 1)), seed=CASES["seed"], valid=CASES["valid"])
 def test_the_tpu_kernels_match_the_log_softmax(variant, seed, valid):
     # Two programs, one per dtype and layout of the table: each takes seconds to compile.
@@ -153,8 +160,8 @@ def test_nan_in_invalid_rows_reaches_nothing(seed, part):
     check_nan_in_invalid_rows("xla", seed, part)
 
 
-@settings(max_examples=examples(3))
-@given(seed=st.integers(0, 2**32), part=st.floats(0, 1))
+@settings(max_examples=examples(2))
+@given(seed=st.integers(0, 2**32), part=st.sampled_from((0.1, 0.7)))
 def test_nan_in_invalid_rows_reaches_nothing_of_the_tpu_kernels(seed, part):
     check_nan_in_invalid_rows("pallas_tpu", seed, part)
 

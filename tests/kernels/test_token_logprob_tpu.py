@@ -54,16 +54,11 @@ def kernels(program):
     return len(re.findall(r'custom_call_target="tpu_custom_call"', program.as_text()))
 
 
-# The others are the same code at other sizes.
-FAST = ("v5e", "smollm2-135m")
-PROGRAMS = [
-    pytest.param(kind, shape, marks=() if (kind, shape) == FAST else pytest.mark.slow)
-    for kind, shape in itertools.product(device.KINDS, SHAPES)
-]
-
-
+# The fast tests compile the same kernels over a mesh.
 @needs_libtpu
-@pytest.mark.parametrize(("kind", "shape"), PROGRAMS)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", device.KINDS)
 def test_compiles_and_is_what_auto_takes(kind, shape):
     program = gradient_program(kind, *SHAPES[shape])
     assert kernels(program) == 2 or kernels(program) == 3

@@ -73,15 +73,9 @@ KERNELS = {
 
 
 @needs_libtpu
-@pytest.mark.parametrize(
-    ("kind", "step"),
-    [
-        ("v5e", gap_step),
-        pytest.param("v5p", rl_step, marks=pytest.mark.slow),
-        pytest.param("v5p", gap_step, marks=pytest.mark.slow),
-        pytest.param("v5e", rl_step, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["v5e", "v5p"])
+@pytest.mark.parametrize("step", [gap_step, rl_step])
 def test_steps_compile_with_the_kernels_and_gather_no_activations(kind, step):
     data, tensor = 2, 2
     text = compiled_text(kind, data, tensor, step)
