@@ -101,7 +101,7 @@ def check_against_float64(arrays, visible_until, soft_cap=None, backend="xla", p
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@settings(max_examples=examples(30))
+@settings(max_examples=examples(15))
 @given(data=st.data())
 def test_trees_match_the_dense_formula(shape, data):
     visible_until = data.draw(tree_rows(shape[0], shape[1]))
