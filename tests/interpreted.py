@@ -1,4 +1,4 @@
-"""How the tests run TPU kernels on a CPU: every buffer starts as NaN, reads out of bounds raise, races are found."""
+"""TPU kernels on a CPU, as the tests run them: buffers start as NaN, reads out of bounds raise, races are detected."""
 
 import contextlib
 
@@ -8,15 +8,15 @@ from jax.experimental.pallas import tpu as pltpu
 from pit_kernels.dispatch import Route
 
 QUICK = {"xla_backend_optimization_level": 0}
-"""Compiler options of the tests' programs: most of their time is compiling. Only an outermost jit takes them."""
+"""Compiler options of the tests' programs, whose time is mostly compilation. Only an outermost jit takes them."""
 
 INTERPRET = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan", out_of_bounds_reads="raise")
 
 
 @contextlib.contextmanager
 def no_races():
-    """Asserts that no kernel interpreted inside touched memory that a copy was still reading or writing."""
-    # JAX prints a race and keeps it here; nothing public tells.
+    """Assert that no kernel interpreted inside touched memory that a copy was still reading or writing."""
+    # JAX prints a race and keeps it here; it has no public interface.
     interpreter.races = None
     yield
     assert interpreter.races is None or not interpreter.races.races_found, "a race between copies; see the output"
@@ -24,7 +24,7 @@ def no_races():
 
 @contextlib.contextmanager
 def tpu_kernels_everywhere(monkeypatch):
-    """Runs the backends that "auto" takes on a TPU on any platform, their kernels interpreted."""
+    """Run the backends that "auto" takes on a TPU on any platform, their kernels interpreted."""
 
     def run(route, direction, settings, *arrays):
         return getattr(route.on("tpu"), direction)(settings, *arrays)

@@ -1,4 +1,4 @@
-"""Compiles a function for a TPU that is not there; libtpu's compiler runs on any x86 Linux machine."""
+"""Compilation for a TPU that is not attached; libtpu's compiler runs on any x86 Linux machine."""
 
 import importlib.util
 import os
@@ -17,7 +17,7 @@ needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install 'jax[tpu]'"
 )
 
-# Read by libtpu when it is loaded: no metadata server is asked, and test workers may load it side by side.
+# Read by libtpu when it is loaded: it asks no metadata server, and several test workers may load it.
 os.environ.update(
     TPU_SKIP_MDS_QUERY="1",
     TPU_WORKER_HOSTNAMES="localhost",
@@ -27,7 +27,7 @@ os.environ.update(
 
 
 def mesh(kind, **axes):
-    """A mesh of the first devices of that kind of TPU, with axes of type Auto."""
+    """Return a mesh of the first devices of a kind of TPU, with axes of type Auto."""
     from jax.experimental import topologies
 
     topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[kind])
@@ -36,7 +36,7 @@ def mesh(kind, **axes):
 
 
 def model_on(mesh, model, config, vocabulary):
-    """Definition of a model, and the shapes of its weights as they lie on the mesh."""
+    """Return the definition of a model, and the shapes of its weights with their shardings."""
     graphdef, state = nnx.split(nnx.eval_shape(lambda: model(config, vocabulary, nnx.Rngs(0))), nnx.Param)
     leaves = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
     return graphdef, {
@@ -46,13 +46,13 @@ def model_on(mesh, model, config, vocabulary):
 
 
 def compiled(mesh, jitted, *arguments):
-    """The compiled program of a jitted function; the arguments are trees of shapes with shardings."""
+    """Return the compiled program of a jitted function; the arguments are trees of shapes with shardings."""
     with jax.set_mesh(mesh), no_persistent_cache():
         return jitted.trace(*arguments).lower(lowering_platforms=("tpu",)).compile()
 
 
 def compile_for(mesh, function, *shapes):
-    """The compiled program; a shape is a ShapeDtypeStruct, or (one, partition spec)."""
+    """Return the compiled program; a shape is a ShapeDtypeStruct, or a pair of one and a partition spec."""
 
     def placed(shape):
         shape, spec = shape if isinstance(shape, tuple) else (shape, jax.sharding.PartitionSpec())

@@ -6,7 +6,7 @@ KINDS = ("v4", "v5e", "v5p", "v6e")
 """Generations that the kernels are compiled and measured for."""
 
 DEFAULT = "v5e"
-"""Assumed where nothing says: its VMEM is no smaller than that of later generations, and its tiles suit them."""
+"""Assumed where neither says: its VMEM is no smaller than that of later generations, and its tiles suit them."""
 
 _NAMES = {
     "TPU v4": "v4",
@@ -40,7 +40,7 @@ _CORES = {"v4": 2, "v5e": 1, "v5p": 2, "v6e": 1}
 
 
 def vmem_bytes() -> int:
-    """Return VMEM that a kernel may take on each core of `kind`: all but what the compiler keeps for itself."""
+    """Return VMEM that a kernel may take on each core of `kind`: all but the compiler's own share."""
     return _VMEM_MIB[kind()] * 15 // 16 * 2**20
 
 

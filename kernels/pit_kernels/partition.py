@@ -26,10 +26,10 @@ class Partition:
     columns: tuple[str, ...] = ()
 
     def here(self, rows: Sequence[int], columns: Sequence[int] = ()) -> "Partition":
-        """Return the part of the partition that the mesh in context can do.
+        """Return the partition without the axes that the mesh in context cannot split.
 
-        An axis is kept where the mesh has it, nobody has split it already, and, with those before it, it divides all
-        the sizes. Along an axis that is not kept, every device does the same work.
+        An axis is kept if the mesh has it, no enclosing shard_map has split it, and it divides all the sizes together
+        with the kept axes before it. Along an axis that is not kept, every device does the same work.
 
         Args:
           rows: sizes of the dimensions that `rows` splits.
@@ -85,7 +85,7 @@ def split(
     free = _free(mesh)
     if math.prod(mesh.shape[axis] for axis in free) == 1:
         return function
-    # All axes that are XLA's to split, because it refuses a kernel where any is left to it.
+    # All axes that XLA could still split: it refuses a kernel if any is left to it.
     mapped: Callable[..., tuple[Any, ...]] = jax.shard_map(
         function,
         in_specs=tuple(map(partition.spec, ins)),

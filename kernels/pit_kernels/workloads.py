@@ -1,7 +1,7 @@
 """The real shapes, listed once: tests, benches and tuning of the kernels all read them here.
 
-Lengths of the packed rows are drawn around those of HH-RLHF (medians of 100 prompt and 50 answer tokens, long tails): a
-stand-in for the data that needs no download, the same on every machine.
+Lengths of the packed rows are random, distributed like those of HH-RLHF (medians of 100 prompt and 50 answer tokens,
+long tails): a stand-in for the data that needs no download, the same on every machine.
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ class Layout:
     batch: rows B.
     row_length: tokens T of a row.
     parents: parent of each segment of a tree in depth-first order, -1 for the root.
-    columns: which column gives each segment its length; segments of one column have one length, drawn once a tree.
+    columns: column that gives each segment its length; segments of one column have one length, drawn once per tree.
     medians: median length of each column, tokens.
     spread: standard deviation of the logarithm of a length; 0 fixes the lengths.
     slot: where given, every segment starts at a multiple of it and the rest of its slot is padding.
-    trees: where given, the lengths of each tree's columns, instead of drawn ones; `batch` rows hold them all.
+    trees: lengths of each tree's columns, in the place of random ones; `batch` rows hold them all. None to draw them.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Workload:
 
 
 WINDOW = 512
-"""Most tokens of a drawn segment: the window of the paper."""
+"""Most tokens of a random segment: the window of the paper."""
 
 HEAD_SHAPES = (
     HeadShape("smollm2-135m", 9, 3, 64),
@@ -248,8 +248,8 @@ def _draw_lengths(layout: Layout, rng: np.random.Generator) -> list[int]:
     """Return the tokens of each segment of one tree."""
     columns = list(layout.medians)
     if layout.spread > 0:
-        drawn = rng.lognormal(np.log(layout.medians), layout.spread)
-        columns = [int(length) for length in np.clip(drawn, 1, WINDOW)]
+        lengths = rng.lognormal(np.log(layout.medians), layout.spread)
+        columns = [int(length) for length in np.clip(lengths, 1, WINDOW)]
     return [columns[column] for column in layout.columns]
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from effort import examples
 from error_rule import assert_within_rule
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,16 +43,29 @@ def naive(q, prefix_k, prefix_v, prefix_length, suffix_k, suffix_v, suffix_lengt
 lengths_of = lambda count, most: st.lists(st.integers(0, most), min_size=count, max_size=count)  # noqa: E731
 
 
-@given(
-    seed=st.integers(0, 2**32),
-    prefix_length=lengths_of(PREFIXES, C0),
-    suffix_length=lengths_of(SLOTS, C1),
-    prefix_id=st.lists(st.integers(-1, PREFIXES), min_size=SLOTS, max_size=SLOTS),
-    suffix_start=lengths_of(SLOTS, 2 * C1),
-    dtype=st.sampled_from((jnp.float32, jnp.bfloat16)),
-    soft_cap=st.sampled_from((None, 2.0)),
-)
-def test_matches_one_concatenated_cache(seed, prefix_length, suffix_length, prefix_id, suffix_start, dtype, soft_cap):
+CALLS = {
+    "seed": st.integers(0, 2**32),
+    "prefix_length": lengths_of(PREFIXES, C0),
+    "suffix_length": lengths_of(SLOTS, C1),
+    "prefix_id": st.lists(st.integers(-1, PREFIXES), min_size=SLOTS, max_size=SLOTS),
+    "suffix_start": lengths_of(SLOTS, 2 * C1),
+}
+
+
+@settings(max_examples=examples(30))
+@given(**CALLS, case=st.sampled_from(((jnp.float32, None), (jnp.bfloat16, 2.0))))
+def test_matches_one_concatenated_cache(case, **arguments):
+    check_against_one_cache(*case, **arguments)
+
+
+@pytest.mark.slow
+@settings(max_examples=examples(100))
+@given(**CALLS, dtype=st.sampled_from((jnp.float32, jnp.bfloat16)), soft_cap=st.sampled_from((None, 2.0)))
+def test_matches_one_concatenated_cache_in_every_dtype(dtype, soft_cap, **arguments):
+    check_against_one_cache(dtype, soft_cap, **arguments)
+
+
+def check_against_one_cache(dtype, soft_cap, seed, prefix_length, suffix_length, prefix_id, suffix_start):
     arrays = draw_arrays(seed, dtype)
     numbers = [np.array(x, np.int32) for x in (prefix_length, suffix_length, prefix_id, suffix_start)]
     arguments = (*arrays[:3], numbers[0], *arrays[3:], *numbers[1:])
@@ -85,6 +99,7 @@ def test_a_slot_too_many_of_a_prefix_gets_nan_and_the_others_what_is_theirs():
 IDS = np.repeat(np.arange(PREFIXES, dtype=np.int32), SLOTS // PREFIXES)
 
 
+@settings(max_examples=examples(30))
 @given(
     prefix_length=lengths_of(PREFIXES, C0), suffix_length=lengths_of(SLOTS, C1), suffix_start=lengths_of(SLOTS, C1 - 1)
 )
@@ -184,11 +199,11 @@ def check_interpreted(data, dtype, soft_cap):
     truth = reference.cached_attention(*arguments, logit_soft_cap=soft_cap)
     bar = compiled(soft_cap, None)(*arguments)
     with no_races():
-        found = np.asarray(interpreted(soft_cap, slots)(*arguments))
-    assert_within_rule(found, bar, truth, factor=2, name="out")
+        actual = np.asarray(interpreted(soft_cap, slots)(*arguments))
+    assert_within_rule(actual, bar, truth, factor=2, name="out")
 
 
-@settings(max_examples=6)
+@settings(max_examples=examples(4))
 @given(data=st.data())
 def test_the_interpreted_kernel_matches_the_definition(data):
     # Without a cap: conformance and the slow test have one.

@@ -6,6 +6,7 @@ import pytest
 
 from pit_kernels import UnsupportedImplementationError, three_way_attention
 from pit_kernels.conformance import OPERATIONS, attention_cases, errors, judge, judge_backend
+from pit_kernels.conformance.__main__ import main
 from pit_kernels.operations import BACKENDS
 
 EVERYTHING = OPERATIONS["three_way_attention"].serves
@@ -16,15 +17,46 @@ def attention(*arguments, **options):
     return three_way_attention(*arguments, implementation="xla", **options)
 
 
-@pytest.mark.parametrize(("operation", "backend"), LISTED, ids=lambda x: getattr(x, "name", x))
+TELLING = {
+    "three_way_attention": {
+        "wide: one root token and leaves of one token, float32",
+        "segments of 127, 128 and 129, float32",
+        "a tree starts after padding of more than a block, float32",
+    },
+    "cached_attention": {"caches that fill no block, float32"},
+    "token_logprob": {"float32, logp+lse+entropy"},
+    "gap_reward": {"float32"},
+}
+"""Cases of the fast tests: one program per operation and backend, and the rows that reveal most mistakes."""
+
+of_the_lists = pytest.mark.parametrize(("operation", "backend"), LISTED, ids=lambda x: getattr(x, "name", x))
+
+
+@of_the_lists
+def test_every_backend_of_the_lists_conforms_in_telling_cases(operation, backend):
+    cases = [case for case in OPERATIONS[operation].cases() if case.name in TELLING[operation]]
+    assert {case.name for case in cases} == TELLING[operation]
+    verdict = judge_backend(operation, backend, cases)
+    assert (verdict.failure, verdict.passed) == (None, len(cases)), str(verdict.failure)
+
+
+@pytest.mark.slow
+@of_the_lists
 def test_every_backend_of_the_lists_conforms(operation, backend):
     verdict = judge_backend(operation, backend)
     assert verdict.failure is None, str(verdict.failure)
     assert verdict.passed > 0
 
 
+def test_the_command_names_the_backends_that_there_are():
+    with pytest.raises(SystemExit, match=r"^gap_reward has no sparse backend; available: pallas_tpu, xla$"):
+        main(["gap_reward", "sparse"])
+    with pytest.raises(SystemExit, match=r"^usage: .* operations: three_way_attention, cached_attention"):
+        main(["softmax", "xla"])
+
+
 def test_every_operation_is_judged():
-    assert set(OPERATIONS) == set(BACKENDS)
+    assert set(OPERATIONS) == set(BACKENDS) == set(TELLING)
 
 
 def test_a_mask_that_is_wrong_by_one_token_is_caught_and_named():
@@ -44,10 +76,9 @@ def test_a_contender_that_raises_has_failed():
 
 
 def test_what_is_not_served_is_skipped_by_name():
-    verdict = judge(attention, attention_cases(), frozenset())
-    assert verdict.failure is None
-    assert "gap trees, bfloat16" in verdict.skipped
-    assert "packed sequences, bfloat16" not in verdict.skipped
+    names = ["packed sequences, bfloat16", "gap trees, bfloat16"]
+    verdict = judge(attention, [case for case in attention_cases() if case.name in names], frozenset())
+    assert (verdict.failure, verdict.passed, verdict.skipped) == (None, 1, ("gap trees, bfloat16",))
 
 
 def test_the_rule_bounds_by_the_naive_formula_with_a_floor():

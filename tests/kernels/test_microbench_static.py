@@ -28,10 +28,10 @@ def test_programs_are_counted_right(which):
     # What this process was told by pytest-xdist, and told libtpu, is not for the other.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "LIBTPU_"))}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, str(PROGRAMS)]
-    found = subprocess.run(
+    done = subprocess.run(
         command, cwd=PROGRAMS.parents[2], env=environment, capture_output=True, text=True, check=False
     )
-    assert found.returncode == 0, found.stdout[-4000:] + found.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
 def test_compiling_afresh_neither_reads_nor_writes_the_persistent_cache(tmp_path):

@@ -1,4 +1,4 @@
-"""The suite around the counter: the command and its baseline, timing, tuning; peers beside the counts of others."""
+"""The suite around the counter: the command and its baseline, timing and tuning, and peers."""
 
 import json
 from dataclasses import dataclass
@@ -124,9 +124,9 @@ def test_a_committed_table_of_tiles_is_as_the_tuner_writes_it(operation):
 
 def test_a_sweep_changes_one_size_at_a_time_and_no_size_beyond_its_rule():
     start = AttentionTiles(queries=128, keys=512, unroll=1, masked=2, short=1)
-    found = tune.candidates("three_way_attention", start)
-    assert found[0] == start
-    assert [(t.queries, t.keys, t.unroll, t.masked, t.short) for t in found[1:]] == [
+    choices = tune.candidates("three_way_attention", start)
+    assert choices[0] == start
+    assert [(t.queries, t.keys, t.unroll, t.masked, t.short) for t in choices[1:]] == [
         (256, 512, 1, 2, 1),
         (128, 256, 1, 2, 1),
         (128, 1024, 1, 2, 1),
@@ -149,8 +149,8 @@ def test_a_class_is_judged_on_problems_of_its_own_shape(operation):
     for name, judged_on in tune.shape_classes(operation).items():
         start = tune.present(operation, "v5e", name)
         for problem in judged_on:
-            found = class_problem(operation, problem.removeprefix("class:"))
-            _, arguments = program(found, ours, Job(problem, "forward", vars(start)))
+            work = class_problem(operation, problem.removeprefix("class:"))
+            _, arguments = program(work, ours, Job(problem, "forward", vars(start)))
             q, width = arguments[0], arguments[0].shape[-1]
             if operation == "three_way_attention":
                 assert name == f"r{q.shape[1] // arguments[1].shape[1]}-h{width}-b{q.dtype.itemsize}"
@@ -180,7 +180,7 @@ def test_results_come_back_and_regressions_are_named(tmp_path):
     slower = [make_row(figures={"us": 10.4}), make_row(contender="jax_flash", ours=False, figures={"us": 99.0})]
     assert regressions(slower, load(path)) == ["three_way_attention/p/forward/xla/v5e: us is 10.4, +4.0% of 10"]
     path.write_text("[1]")
-    with pytest.raises(ValueError, match=r"is no results file of the kernel suite"):
+    with pytest.raises(ValueError, match=r"is not a results file of the kernel suite"):
         load(path)
 
 
@@ -189,7 +189,7 @@ def test_the_table_goes_between_its_markers(tmp_path):
     path.write_text("a\n<!-- kernels table: begin -->\nold\n<!-- kernels table: end -->\nb\n")
     write_table(path, [make_row()])
     text = path.read_text()
-    assert text.startswith("a\n<!-- kernels table: begin -->\nEstimated us a tree, three_way_attention:\n\n| problem |")
+    assert text.startswith("a\n<!-- kernels table: begin -->\nEstimated us per tree, three_way_attention:\n\n| prob")
     assert text.endswith("<!-- kernels table: end -->\nb\n")
     assert "old" not in text
     path.write_text("a")
@@ -201,9 +201,13 @@ def test_the_table_goes_between_its_markers(tmp_path):
 
 def test_tables_put_contenders_side_by_side_and_say_how_many_times_the_best_other_ours_is():
     ours = {"contender": "pallas_tpu"}
-    found = [make_row(), make_row(**ours, figures={"us": 4.0}), make_row(contender="jax_flash", figures={"us": 8.0})]
-    found += [make_row(target="v4", **ours), make_row(contender="pallas_tpu_btnh", figures={"us": 1.0})]
-    lines = markdown(found).splitlines()
+    table_rows = [
+        make_row(),
+        make_row(**ours, figures={"us": 4.0}),
+        make_row(contender="jax_flash", figures={"us": 8.0}),
+    ]
+    table_rows += [make_row(target="v4", **ours), make_row(contender="pallas_tpu_btnh", figures={"us": 1.0})]
+    lines = markdown(table_rows).splitlines()
     assert lines[2].split(" | ")[3:] == ["pallas_tpu", "jax_flash", "xla", "pallas_tpu_btnh", "ours / best other |"]
     assert lines[4:] == [
         "| p | forward | v4 | 5.00 |  |  |  |  |",
@@ -223,7 +227,7 @@ def kernel(bundles, opcode="custom-call", **use):
 
 
 def test_tiles_of_a_hot_piece_follow_from_the_work_of_matrix_units_and_exponentials():
-    # 1,024 passes of the matrix units a tile on v5e and 512 on v6e; 256 registers of exponentials backward, which take
+    # 1,024 passes of the matrix units per tile on v5e and 512 on v6e; 256 registers of exponentials backward, with
     # two operations each on v4.
     assert hot_tile([kernel(2354, MXU=1536), kernel(4010, MXU=3840, EUP=768)], "both", "v4") == HotTile(2673.3, (1.5,))
     three = kernel(3375, MXU=3072)
@@ -275,8 +279,8 @@ def test_tables_and_plot_of_rows(tmp_path, capsys):
     show(Outcome(rows, [("tokamax", "tokamax is not installed: pip install tokamax")]), timed=False)
     printed = capsys.readouterr().out
     assert "left out: tokamax: tokamax is not installed: pip install tokamax" in printed
-    assert "not seen: waits for DMAs" in printed
-    assert "not known of jax_flash: f: 2 DMAs" in printed
+    assert "not counted: waits for DMAs" in printed
+    assert "not known about jax_flash: f: 2 DMAs" in printed
     draw(rows, tmp_path / "kernels.png")
     assert (tmp_path / "kernels.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -312,10 +316,10 @@ def test_the_command_counts_keeps_and_checks(tmp_path):
     result = click.testing.CliRunner().invoke(bench, [*words, "--json", str(out)])
     assert result.exception is None, result.output
     assert {row.direction for row in load(out)} == {"forward", "both"}
-    found = json.loads(out.read_text())
-    for row in found.values():
+    table = json.loads(out.read_text())
+    for row in table.values():
         row["figures"]["cycles"] //= 2
-    out.write_text(json.dumps(found))
+    out.write_text(json.dumps(table))
     result = click.testing.CliRunner().invoke(bench, [*words, "--check", str(out)])
     assert isinstance(result.exception, BenchError)
     assert "gap_reward/gemma-2-2b/forward/xla/v5e: cycles is" in str(result.exception)
@@ -378,8 +382,8 @@ def test_the_plan_names_problems_and_contenders_that_there_are():
     for entry in PLAN:
         assert set(entry.problems) <= set(problems(entry.operation))
         assert set(entry.contenders) <= set(contenders(entry.operation))
-    found = steps(PLAN)
-    assert len(set(found)) == len(found)
+    planned = steps(PLAN)
+    assert len(set(planned)) == len(planned)
     assert steps(PLAN, targets=["v4"], contenders=["tokamax"], problems=["packed-2048"]) == [
         Step("three_way_attention", "packed-2048", "v4", "tokamax")
     ]
@@ -399,7 +403,7 @@ def test_a_figure_depends_on_files_that_there_are_and_on_no_other_operation():
                 assert set(suite.sources(operation, peer)) < set(ours) - {operation}
 
 
-def test_the_scenario_goes_on_where_it_was_left(tmp_path, monkeypatch):
+def test_the_scenario_resumes_where_it_stopped(tmp_path, monkeypatch):
     asked = answered(monkeypatch, lambda job: 1.0)
     judged = []
     monkeypatch.setattr(suite, "judged_apart", lambda *names: judged.append(names))
@@ -407,16 +411,16 @@ def test_the_scenario_goes_on_where_it_was_left(tmp_path, monkeypatch):
     for module in (suite, scenario):
         monkeypatch.setattr(module, "origin", lambda operation, name: dict(clean))
     path = tmp_path / "kernels.json"
-    found = steps([Entry("gap_reward", ("gemma-2-2b",), ("v5e", "v6e"), ("xla",))])
-    assert stale(found, path) == found
+    planned = steps([Entry("gap_reward", ("gemma-2-2b",), ("v5e", "v6e"), ("xla",))])
+    assert stale(planned, path) == planned
     refresh = Refresh(path)
-    assert {row.direction for row in refresh.run(found[0])} == {"forward", "both"}
-    assert stale(found, path) == found[1:]
-    refresh.run(found[1])
-    assert stale(found, path) == []
+    assert {row.direction for row in refresh.run(planned[0])} == {"forward", "both"}
+    assert stale(planned, path) == planned[1:]
+    refresh.run(planned[1])
+    assert stale(planned, path) == []
     assert (len(asked), judged) == (4, [("gap_reward", "xla")])
     clean["commit"] = "abc with changes"
-    assert stale(found, path) == found
+    assert stale(planned, path) == planned
 
 
 def test_the_scenario_says_what_it_leaves_out(tmp_path, monkeypatch):

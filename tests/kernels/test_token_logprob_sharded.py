@@ -76,14 +76,14 @@ def mesh_of(data, tensor):
 CASES = [("vd", 1, 2), ("dv", 1, 2), ("vd", 2, 1)] if jax.device_count() < 4 else [("vd", 2, 2)]
 
 
-def long(backend, layout):
-    """Interpreting a kernel on several devices takes half a minute; one layout of the table is enough each time."""
-    return [pytest.mark.slow] if (backend, layout) == ("pallas_tpu", "dv") else []
+def marks(backend, case):
+    """Interpreting a kernel on several devices takes half a minute: the fast tests merge shards of one table."""
+    return [pytest.mark.slow] if backend == "pallas_tpu" and case != ("vd", 1, 2) else []
 
 
 @pytest.mark.parametrize(
     ("layout", "data", "tensor", "backend"),
-    [pytest.param(*case, name, marks=long(name, case[0])) for case in CASES for name in BACKENDS],
+    [pytest.param(*case, name, marks=marks(name, case)) for case in CASES for name in BACKENDS],
 )
 def test_shards_equal_the_whole(layout, data, tensor, backend):
     whole = run(mesh_of(1, 1), layout, jnp.float32, implementation="xla")
@@ -93,7 +93,8 @@ def test_shards_equal_the_whole(layout, data, tensor, backend):
 
 
 @pytest.mark.skipif(jax.device_count() >= 4, reason="the tests run with four devices already")
-@pytest.mark.parametrize("backend", ["xla", pytest.param("pallas_tpu", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_shards_equal_the_whole_on_four_devices(backend):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", __file__]

@@ -1,4 +1,4 @@
-"""The decode loop as a TPU program of a mesh: compiled for chips that are not there."""
+"""The decode loop as a TPU program of a mesh, compiled for chips that are not attached."""
 
 import re
 
@@ -19,11 +19,11 @@ from pit.rollout.strategy import Temperature
 MODEL = ModelConfig(width=256, layers=1, heads=8, kv_heads=4, head_dim=64, mlp=512, compute_dtype="bfloat16")
 VOCABULARY, DATA, TENSOR = 1024, 2, 2
 WITHIN_A_SHARD = ("replica_groups=[2,2]<=[4]", "replica_groups={{0,1},{2,3}}", "source_target_pairs=")
-"""How devices 0 and 1, and 2 and 3, talk to each other: the two of a shard, over tensor."""
+"""Groups of collectives between devices 0 and 1, and 2 and 3: the two of a shard, over tensor."""
 
 
 def program(kind):
-    """HLO of the decode loop on a mesh data x tensor."""
+    """Return the HLO of the decode loop on a mesh data x tensor."""
     chips = mesh(kind, data=DATA, fsdp=1, tensor=TENSOR)
     graphdef, params = model_on(chips, Decoder, MODEL, VOCABULARY)
     sizes = sizes_of([300] * 8, n=16, capacity=128, config=RolloutConfig(slots=64), shards=DATA)
@@ -36,8 +36,8 @@ def program(kind):
     def split(tree):
         return jax.tree.map(lambda x: shape(x.shape, x.dtype), tree)
 
-    of_requests = (DATA, sizes.requests)
-    lengths = shape(of_requests, jnp.int32)
+    requests = (DATA, sizes.requests)
+    lengths = shape(requests, jnp.int32)
     prefixes = prefill.Prefixes(split(stored), split(last), lengths, lengths)
 
     def decode(params, prefixes, request_id, key):
@@ -45,7 +45,7 @@ def program(kind):
             graphdef, params, prefixes, request_id, key, sizes=sizes, strategy=Temperature(1.0), eos_ids=(3,)
         )
 
-    arrays = (params, prefixes, shape(of_requests, jnp.uint32), shape((2,), jnp.uint32, P()))
+    arrays = (params, prefixes, shape(requests, jnp.uint32), shape((2,), jnp.uint32, P()))
     return compiled(chips, jax.jit(decode), *arrays).as_text()
 
 

@@ -1,4 +1,4 @@
-"""The steps of training as TPU programs: compiled for chips that are not there, and run by Pallas' interpreter."""
+"""The steps of training as TPU programs: compiled for chips that are not attached, and run by Pallas' interpreter."""
 
 import dataclasses
 import re
@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from tpu_programs import compiled, mesh, model_on, needs_libtpu
 
-from pit.config import ModelConfig, PolicyRlConfig
+from pit.config import ModelConfig, RlConfig
 from pit.data.packing import pack
 from pit.data.template import gap, rollout
 from pit.model.axes import ROWS
@@ -27,7 +27,7 @@ from pit.train.update import Update
 
 MODEL = ModelConfig(width=256, layers=1, heads=8, kv_heads=4, head_dim=64, mlp=512, compute_dtype="bfloat16")
 VOCABULARY, ROWS_OF_BATCH, TOKENS, TREES, SAMPLES, CAPACITY = 1024, 8, 1024, 16, 4, 64
-RL = PolicyRlConfig(samples=SAMPLES)
+RL = RlConfig(samples=SAMPLES)
 
 
 def shapes_of_tokens():
@@ -52,7 +52,7 @@ def rl_step():
 
 
 def compiled_text(kind, data, tensor, step):
-    """HLO of the gradient of one microbatch, as the training loop traces it."""
+    """Return the HLO of the gradient of one microbatch, as the training loop traces it."""
     loss, model, shapes = step()
     chips = mesh(kind, data=data, fsdp=1, tensor=tensor)
     graphdef, params = model_on(chips, model, MODEL, VOCABULARY)
@@ -73,15 +73,9 @@ KERNELS = {
 
 
 @needs_libtpu
-@pytest.mark.parametrize(
-    ("kind", "step"),
-    [
-        ("v5e", gap_step),
-        pytest.param("v5p", rl_step, marks=pytest.mark.slow),
-        pytest.param("v5p", gap_step, marks=pytest.mark.slow),
-        pytest.param("v5e", rl_step, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["v5e", "v5p"])
+@pytest.mark.parametrize("step", [gap_step, rl_step])
 def test_steps_compile_with_the_kernels_and_gather_no_activations(kind, step):
     data, tensor = 2, 2
     text = compiled_text(kind, data, tensor, step)
@@ -100,21 +94,21 @@ LAYOUT = dataclasses.replace(twins.SPLIT, rows=8, trees=4)
 
 def gap_case():
     graphdef, params = twins.random_reward_model(ONE_LAYER)
-    return gap_loss(graphdef), params, drawn(gap(), (3, 5, 4))
+    return gap_loss(graphdef), params, random_batch(gap(), (3, 5, 4))
 
 
 def rl_case():
     graphdef, params = build(Decoder, ONE_LAYER, twins.VOCAB, seed=0)
-    arrays = drawn(rollout(2, with_reference=True), (4, 3, 5, 2))
+    arrays = random_batch(rollout(2, with_reference=True), (4, 3, 5, 2))
     # Samples of 5 and 2 tokens, their closing token sampled too.
     arrays["length"] = jnp.broadcast_to(jnp.array([6, 3], jnp.int32), (LAYOUT.trees, 2))
     arrays["finished"] = jnp.ones((LAYOUT.trees, 2), bool)
     arrays["advantage"] = jnp.asarray(np.random.default_rng(1).normal(size=(LAYOUT.trees, 2)), jnp.float32)
-    return policy_gradient(graphdef, PolicyRlConfig(samples=2), 8), params, arrays
+    return policy_gradient(graphdef, RlConfig(samples=2), 8), params, arrays
 
 
-def drawn(topology, lengths):
-    """A packed batch of three random trees whose columns have those many tokens."""
+def random_batch(topology, lengths):
+    """Return a packed batch of three random trees with `lengths` tokens in their columns."""
     rng = np.random.default_rng(0)
     columns = [[rng.integers(4, twins.VOCAB, n).tolist() for _ in range(3)] for n in lengths]
     (batch,) = pack(columns, topology, LAYOUT)

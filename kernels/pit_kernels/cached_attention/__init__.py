@@ -1,1 +1,1 @@
-"""Decode-time attention over a shared prefix and an own suffix."""
+"""Decode-time attention over a shared prefix and each slot's own suffix."""

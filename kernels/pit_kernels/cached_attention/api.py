@@ -1,4 +1,4 @@
-"""Attention of one new token a slot over a prefix that many slots share and over the slot's own suffix.
+"""Attention of one new token per slot over a prefix that many slots share and over the slot's own suffix.
 
 This is the attention of every decode step: N samples of one (x, reference) keep one copy of its keys and values.
 """
@@ -17,7 +17,7 @@ from pit_kernels.partition import WHOLE, Partition, split
 _NAME = "cached_attention"
 
 
-# Nine arrays and five settings: two caches with what is held of them, and who reads which.
+# Nine arrays and five settings: two caches, their held parts, and the prefix of each slot.
 def cached_attention(
     q: Float[Array, "S N H"],
     prefix_k: Float[Array, "P K C0 H"],
@@ -39,11 +39,11 @@ def cached_attention(
     """Return the softmax attention of each slot's query over the held part of its prefix and of its suffix.
 
     Slot s sees the first prefix_length[prefix_id[s]] entries of its prefix and suffix_length[s] entries of its suffix,
-    the new token's own key included if the caller has written it. Either may be empty (length <= 0; a length beyond
-    the cache counts as all of it); a slot that sees nothing gets exactly 0. What is not held reaches nothing as long as
-    it is finite: begin with caches of zeros (clearing values at every step would double its cost). The queries of all
-    slots of a prefix pass over one copy of its keys. Products accumulate in float32 and the two passes are
-    merged in float32 (float64 stays).
+    the new token's own key included if the caller has written it. Either may be empty (length <= 0; a length beyond the
+    cache counts as all of it); a slot that sees nothing gets exactly 0. Entries that are not held have no effect as
+    long as they are finite: start with caches of zeros (clearing values at every step would double its cost). The
+    queries of all slots of a prefix pass over one copy of its keys. Products accumulate in float32 and the two passes
+    are merged in float32 (float64 stays).
 
     Args:
       q: queries of S slots, N heads of width H.
@@ -54,11 +54,11 @@ def cached_attention(
       suffix_v: values of the slots' own tokens.
       suffix_length: tokens held of each suffix.
       prefix_id: prefix of each slot; a slot whose id is not in 0..P-1 has none.
-      suffix_start: entry that each suffix begins with; it goes on at entry 0 after the last one, so that all slots may
-        write their next key at the same place, whenever each of them began. Entry 0 when None.
+      suffix_start: first entry of each suffix, 0 when None. A suffix continues at entry 0 after the last one, so all
+        slots can write their next key at the same place, whenever they began.
       scale: factor of the logits, H**-0.5 when None.
       logit_soft_cap: c of the cap c tanh(z / c) on the scaled logits; no cap when None.
-      slots_per_prefix: promise that no more slots than this share a prefix, wherever they stand; it keeps the work on
+      slots_per_prefix: promise that no more slots than this share a prefix, wherever they are; it keeps the work on
         prefixes small. A slot too many gets NaN. S when None, which is always right.
       partition: axes of the mesh in context (`jax.set_mesh`) that split the heads N and K; rows are not split.
       implementation: backend; see `pit_kernels.dispatch`.

@@ -1,4 +1,4 @@
-"""Queries side by side with those of the same prefix: which row of its prefix each slot takes, and back again."""
+"""The grouping of slots by prefix: it puts the queries of one prefix next to each other, and their results back."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class Groups(NamedTuple):
 
     slot: slot of each row, S where the row is empty.
     row: row of each slot, P M where it has none.
-    refused: slots that have a prefix but found no row of it left.
+    refused: slots whose prefix has no row left.
     """
 
     slot: Int32[Array, "P M"]
@@ -20,7 +20,7 @@ class Groups(NamedTuple):
 
 
 def group_slots(prefix_id: Int32[Array, " S"], prefixes: int, rows: int) -> Groups:
-    """Give the slots of each prefix its rows, in the order of the slots; an id outside 0..P-1 is no prefix.
+    """Assign each slot a row of its prefix, in the order of the slots; an id outside 0..P-1 means no prefix.
 
     Example:
       >>> groups = group_slots(jnp.array([1, -1, 1, 0], jnp.int32), 2, 2)
@@ -35,8 +35,8 @@ def group_slots(prefix_id: Int32[Array, " S"], prefixes: int, rows: int) -> Grou
     fits = has_prefix & (rank < rows)
     row = jnp.where(fits, prefix_id * rows + rank, prefixes * rows)
     # By comparison, not by scattering: the table is small, and a scatter takes a pass of its own.
-    mine = row[None, :] == jnp.arange(prefixes * rows, dtype=jnp.int32)[:, None]
-    slot = jnp.min(jnp.where(mine, number[None, :], slots), axis=1, initial=slots)
+    matches = row[None, :] == jnp.arange(prefixes * rows, dtype=jnp.int32)[:, None]
+    slot = jnp.min(jnp.where(matches, number[None, :], slots), axis=1, initial=slots)
     return Groups(slot.reshape(prefixes, rows), row, has_prefix & ~fits)
 
 
@@ -54,5 +54,5 @@ def ungrouped(x: Float[Array, "P K MR *h"], groups: Groups, empty: float = 0.0) 
     _, kv_heads, rows, *rest = x.shape
     by_member = x.reshape(prefixes, kv_heads, members, rows // members, *rest).swapaxes(1, 2)
     flat = by_member.reshape(prefixes * members, kv_heads, rows // members, *rest)
-    found: Array = jnp.take(flat, groups.row, axis=0, mode="fill", fill_value=empty)
-    return found
+    results: Array = jnp.take(flat, groups.row, axis=0, mode="fill", fill_value=empty)
+    return results

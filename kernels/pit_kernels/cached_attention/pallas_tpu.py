@@ -1,7 +1,7 @@
 """A pass of decode-time attention on a TPU, in Pallas: only blocks of keys that some slot holds cross HBM.
 
-A grid step takes one block of keys of a few groups, all heads of them where they fit, in an online softmax; which
-blocks anybody holds is listed first, and the others are neither fetched nor computed.
+A grid step takes one block of keys of a few groups, with all their heads if they fit, in an online softmax. Blocks that
+some slot holds are listed first; the others are neither fetched nor computed.
 """
 
 import functools
@@ -23,13 +23,13 @@ from pit_kernels.dispatch import Backend
 LANES, SUBLANES = 128, 8
 
 KEYS = (512, 384, 256, 128)
-"""Keys of a block, the most that divide the cache; a cache of no more than the first is one block."""
+"""Candidate sizes of a block of keys, largest first; a cache of at most the first size is one block."""
 
 _SHARE = 0.5
-"""Part of VMEM for the blocks of keys and values, two of each."""
+"""Fraction of VMEM for the blocks of keys and values, two of each."""
 
 _LOWEST = -1e30
-"""A finite peak to begin with: exp(-inf - it) is 0, where -inf - -inf would be NaN."""
+"""Initial peak, finite: exp(-inf - peak) is then 0, while -inf - -inf would be NaN."""
 
 
 def block_keys(capacity: int) -> int | None:
@@ -96,30 +96,33 @@ def over(
         # Past the last listed block the index stays, and nothing is fetched.
         return i, h, listed_ref[i, jnp.minimum(j, jnp.maximum(number_ref[i] - 1, 0))], 0
 
-    def own(i: Any, h: Any, j: Any, *_: Any) -> Any:
+    def query_block(i: Any, h: Any, j: Any, *_: Any) -> Any:
         return i, h, 0, 0
 
-    of_rows = groups, heads, rows
+    block_rows = groups, heads, rows
     out, lse = pl.pallas_call(
         functools.partial(_kernel, one=one),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=4,
             grid=grid,
             in_specs=[
-                pl.BlockSpec((*of_rows, width), own),
+                pl.BlockSpec((*block_rows, width), query_block),
                 pl.BlockSpec((groups, heads, keys, width), block),
                 pl.BlockSpec((groups, heads, keys, width), block),
             ],
-            out_specs=[pl.BlockSpec((*of_rows, width), own), pl.BlockSpec((1, 1, 1, math.prod(of_rows)), own)],
+            out_specs=[
+                pl.BlockSpec((*block_rows, width), query_block),
+                pl.BlockSpec((1, 1, 1, math.prod(block_rows)), query_block),
+            ],
             scratch_shapes=[
-                pltpu.VMEM((*of_rows, LANES), jnp.float32),
-                pltpu.VMEM((*of_rows, LANES), jnp.float32),
-                pltpu.VMEM((*of_rows, width), jnp.float32),
+                pltpu.VMEM((*block_rows, LANES), jnp.float32),
+                pltpu.VMEM((*block_rows, LANES), jnp.float32),
+                pltpu.VMEM((*block_rows, width), jnp.float32),
             ],
         ),
         out_shape=[
             jax.ShapeDtypeStruct((count, kv_heads, rows, width), jnp.float32),
-            jax.ShapeDtypeStruct((*grid[:2], 1, math.prod(of_rows)), jnp.float32),
+            jax.ShapeDtypeStruct((*grid[:2], 1, math.prod(block_rows)), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=device.vmem_bytes()
@@ -132,7 +135,7 @@ def over(
         name="cached_attention",
         interpret=settings.interpret,
     )(listed, number, start, length, q, k, v)
-    lse = lse.reshape(*grid[:2], *of_rows).swapaxes(1, 2).reshape(count, kv_heads, rows)
+    lse = lse.reshape(*grid[:2], *block_rows).swapaxes(1, 2).reshape(count, kv_heads, rows)
     out, lse = out[:, :, :queries], lse[:, :, :queries]
     return Partial(out, jnp.maximum(lse, lowest(q)), None)
 
@@ -143,8 +146,9 @@ def out_bytes(count: int, kv_heads: int, rows: int, width: int) -> int:
 
 
 def _step(count: int, kv_heads: int, nbytes: int) -> tuple[int, int]:
-    """Return the groups and heads of a grid step: as many heads as fit, then groups by powers of two; each divides its
-    number.
+    """Return the groups and heads of a grid step: as many heads as fit, then groups by powers of two.
+
+    The groups divide `count` and the heads divide `kv_heads`.
 
     Args:
       count: groups.
@@ -162,7 +166,7 @@ def _step(count: int, kv_heads: int, nbytes: int) -> tuple[int, int]:
 def _held_blocks(
     start: Int32[Array, " G"], length: Int32[Array, " G"], one: _Pass
 ) -> tuple[Int32[Array, "n b"], Int32[Array, " n"]]:
-    """List for each grid row of groups the blocks that hold an entry of any group first, and count them."""
+    """Return the blocks of each grid row of groups, with blocks that hold an entry first, and the number of these."""
     held, blocks = held_entries(start, length, one.capacity), one.capacity // one.keys
     needed = jnp.any(held.reshape(-1, one.groups, blocks, one.keys), axis=(1, 3))
     listed = jnp.argsort(~needed, axis=1, stable=True).astype(jnp.int32)
@@ -215,7 +219,7 @@ def _kernel(
     def _() -> None:
         total = total_ref[...][:, :, :, :1]
         out_ref[...] = sum_ref[...] / jnp.where(total > 0, total, 1)
-        # One number a row, rows on lanes: a column would take a register of 128 lanes for each eight of them.
+        # One number per row, rows on lanes: a column would take a register of 128 lanes for each eight of them.
         lse = (peak_ref[...] + jnp.log(total_ref[...])).reshape(-1, LANES)
         lse_ref[...] = lse.T[:1].reshape(lse_ref.shape)
 

@@ -1,7 +1,7 @@
 """Decode-time attention as two passes of one kind, over the shared prefixes and over the slots' own suffixes, merged.
 
 The split is that of Hydragen (Juravsky et al., arXiv 2402.05099): slots that share a prefix read it in one batched
-product. A backend is a pass; everything around it is here.
+product. A backend is a pass; this module has everything else.
 """
 
 from typing import NamedTuple, Protocol, runtime_checkable

@@ -4,7 +4,7 @@ A backend that an operation lists is judged here without another line of code.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,7 @@ OPERATIONS: Mapping[str, Operation] = {
 """Every operation of the package."""
 
 
-def judge_backend(name: str, backend: Backend) -> Verdict:
+def judge_backend(name: str, backend: Backend, cases: Sequence[Case] | None = None) -> Verdict:
     """Return the verdict of an operation's cases on a backend; cases that it refuses are skipped and named.
 
     Kernels with an interpreter run in it, so that any machine can judge them.
@@ -66,6 +66,7 @@ def judge_backend(name: str, backend: Backend) -> Verdict:
     Args:
       name: name of the operation.
       backend: one of its backends.
+      cases: cases to run; all of the operation when None.
 
     Raises:
       ValueError: if the operation does not exist or does not list the backend.
@@ -73,11 +74,11 @@ def judge_backend(name: str, backend: Backend) -> Verdict:
     if name not in OPERATIONS:
         raise ValueError(f"operation is {name!r}; it must be one of {', '.join(OPERATIONS)}")
     if backend not in BACKENDS[name]:
-        listed = ", ".join(each.name for each in BACKENDS[name])
-        raise ValueError(f"backend is {backend.name!r}; it must be in the list of {name}: {listed}")
+        listed = ", ".join(known.name for known in BACKENDS[name])
+        raise ValueError(f"backend is {backend.name!r}; it must be a backend of {name}: {listed}")
     operation = OPERATIONS[name]
     options: dict[str, Any] = {"implementation": backend.name}
     if backend.interpreted:
         options["interpret"] = True
-    cases = [case for case in operation.cases() if case.needs <= operation.serves]
-    return judge(functools.partial(operation.call, **options), cases, operation.serves)
+    met = [case for case in (operation.cases() if cases is None else cases) if case.needs <= operation.serves]
+    return judge(functools.partial(operation.call, **options), met, operation.serves)

@@ -1,4 +1,4 @@
-"""Rows of context trees to judge attention on: `visible_until` of segments written one after another."""
+"""Rows of context trees to judge attention on, as `visible_until` of segments written one after another."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ import numpy as np
 from jaxtyping import Int32
 
 LENGTHS = (1, 1, 2, 3, 17, 60, 127, 128, 129)
-"""Lengths of segments that find mistakes: one token, and about a block."""
+"""Lengths of segments that reveal mistakes: one token, and about a block."""
 
 
 def write_segments(tokens: int, segments: Sequence[tuple[int, int, bool]]) -> Int32[np.ndarray, " T"]:
     """Return `visible_until` of segments (depth, length, is_padding) written one after another, cut off at T tokens.
 
     A segment's subtree ends where the next segment of the same or a smaller depth starts. Padding belongs to no tree
-    and ends none: it may stand inside one, as in the classic layout of fixed slots.
+    and ends none: it may lie inside one, as in the classic layout of fixed slots.
 
     Example:
       >>> write_segments(6, [(0, 2, False), (1, 1, False), (1, 2, False), (0, 1, True)]).tolist()
@@ -39,7 +39,7 @@ def write_segments(tokens: int, segments: Sequence[tuple[int, int, bool]]) -> In
 
 
 def named_rows(tokens: int) -> dict[str, list[tuple[int, int, bool]]]:
-    """Return the rows that each find a kind of mistake, as segments for `write_segments`."""
+    """Return rows, each for one kind of mistake, as segments for `write_segments`."""
     return {
         "one tree fills the row": [(0, tokens, False)],
         "all padding": [(0, tokens, True)],
@@ -64,7 +64,7 @@ def named_rows(tokens: int) -> dict[str, list[tuple[int, int, bool]]]:
 
 
 def is_packed(row: Int32[np.ndarray, " T"]) -> bool:
-    """Return whether a row's trees are single segments with padding at the end only: what segment ids can say."""
+    """Return whether segment ids can express a row: its trees are single segments, with padding at the end only."""
     alive = row > np.arange(row.size)
     count = int(alive.sum())
     if not alive[:count].all():

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 OUTPUT_FACTOR = 2.0
-"""How many times the naive formula's error an output may have."""
+"""Bound on the error of an output, in errors of the naive formula."""
 
 GRADIENT_FACTOR = 3.0
-"""How many times the naive formula's error a gradient may have."""
+"""Bound on the error of a gradient, in errors of the naive formula."""
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Largest absolute errors against float64: of the result, of the naive formula, and the bound on the former."""
+    """Largest absolute errors of a result and of the naive formula against float64, and the bound on the first."""
 
     error: float
     naive: float
@@ -52,7 +52,7 @@ def errors(actual: Any, naive: Any, truth: Any, *, factor: int | float) -> Error
             f"the truth has dtype {truth.dtype}; it must be float64: compute it under jax.enable_x64(True)"
         )
     if not np.isfinite(truth).all():
-        raise ValueError("the truth has values that are not finite; leave out what is not defined")
+        raise ValueError("the truth has values that are not finite; leave out results that are not defined")
     floor = 16 * float(np.finfo(np.float32).eps) * max(1.0, float(np.abs(truth).max(initial=0.0)))
     naive_error = float(np.abs(np.asarray(naive, np.float64) - truth).max(initial=0.0))
     error = float(np.abs(np.asarray(actual, np.float64) - truth).max(initial=0.0))
@@ -60,8 +60,9 @@ def errors(actual: Any, naive: Any, truth: Any, *, factor: int | float) -> Error
 
 
 def assert_within_rule(actual: Any, naive: Any, truth: Any, *, factor: int | float, name: str) -> None:
-    """Assert that a result keeps to the rule; arguments as of `errors`, and the name that the message calls it by."""
-    found = errors(actual, naive, truth, factor=factor)
-    assert found.within, (
-        f"{name}: error {found.error:.3g} against float64, naive formula {found.naive:.3g}, bound {found.bound:.3g}"
+    """Assert that a result keeps to the rule; arguments as of `errors`, and its name for the message."""
+    measured = errors(actual, naive, truth, factor=factor)
+    assert measured.within, (
+        f"{name} has error {measured.error:.3g} against float64; the rule allows {measured.bound:.3g} "
+        f"(naive formula: {measured.naive:.3g})"
     )

@@ -49,7 +49,7 @@ def leaf_scores(
       implementation: backend; see `pit_kernels.dispatch`.
       interpret: runs the TPU kernels on any platform, slowly, in Pallas' interpreter.
       partition: axes of the mesh in context that split the rows of `hidden` and, with them, the trees of `leaf`; the
-        leaves of a tree then lie in rows of its own shard, and one that does not scores NaN.
+        leaves of a tree must lie in rows of its shard, or they score NaN.
       tiles: sizes of the TPU kernels' blocks; those of the committed table when None.
 
     Raises:

@@ -84,7 +84,7 @@ _leaf_scores.defvjp(_fwd, _bwd)
 
 
 def _local_leaf(settings: Settings, hidden: Array, leaf: Array) -> Array:
-    """Return the leaves with rows that count from the first of this shard; those of other shards are past its last."""
+    """Return the leaves with rows that count from the first of this shard; other shards' point past its last."""
     if not settings.partition.rows:
         return leaf
     rows = hidden.shape[0]

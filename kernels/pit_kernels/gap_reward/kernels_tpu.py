@@ -1,6 +1,6 @@
 """Bodies of the TPU kernels of the leaf scores: they fetch the leaf rows themselves and use them as they arrive.
 
-What is known per leaf is a lane vector, [1, N]; where rows need it, a transpose turns it to one value per sublane.
+Values per leaf are lane vectors, [1, N]; where rows need them, a transpose gives one value per sublane.
 """
 
 from typing import Any
@@ -60,7 +60,7 @@ class Rows:
             group_ref = self._arriving(group, slot)
             # Written out, so that where a row goes within its group costs no arithmetic.
             for i in range(self.group):
-                # A leaf that is nowhere reads the first token: all leaves of a group copy, so that one wait suffices.
+                # An absent leaf reads the first token: all leaves of a group copy, so that one wait suffices.
                 token = jnp.maximum(token_ref[0, group * self.group + i], 0)
                 rows = pl.ds(pl.multiple_of(token & -pack, pack), pack)
                 place = group_ref.at[pl.ds(i * pack, pack)]
@@ -74,7 +74,7 @@ class Rows:
         Args:
           here_ref: tokens of this step, as scalars.
           next_ref: tokens of the next.
-          leaves: leaves of all steps; what pads the last of them is not fetched.
+          leaves: leaves of all steps; the padding of the last step is not fetched.
         """
 
         @pl.when(self.step == 0)
@@ -98,7 +98,7 @@ class Rows:
         lax.fori_loop(0, self._groups(self.step, leaves), wait, None)
 
     def read(self, group: Any, lanes: Any) -> Float[Array, "n lanes"]:
-        """Return the rows of a group of leaves, a register wide; zeros where there is no leaf, whatever was fetched."""
+        """Return the rows of a group of leaves, a register wide; zeros for absent leaves."""
         here = pl.ds(pl.multiple_of(group * self.group, self.group), self.group)
         packed = pl.ds(pl.multiple_of(group * self.group * self.pack, self.group), self.group * self.pack)
         bits = pltpu.bitcast(self.buffer_ref[self.slot, packed, lanes], jnp.int32)

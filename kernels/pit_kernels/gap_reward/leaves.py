@@ -50,5 +50,5 @@ def scatter(shape: tuple[int, ...], token: Int32[Array, " N"], d_row: Float[Arra
     """Return the gradients of the tokens, of the shape and dtype of the hidden states, from those of the leaf rows."""
     beyond = shape[0] * shape[1]
     d_hidden = jnp.zeros((beyond, shape[2]), d_row.dtype)
-    # Two leaves may be one token: their gradients add up. What is no token goes beyond the last one and is dropped.
+    # Leaves of one token add up. An absent leaf gets an index past the last token and is dropped.
     return d_hidden.at[jnp.where(token < 0, beyond, token)].add(d_row, mode="drop").reshape(shape)

@@ -1,10 +1,10 @@
 """Scores of leaves on a TPU: one kernel fetches the leaf rows itself, and norms and scores them as they arrive.
 
-A grid step is a block of leaves. While it computes, the rows of the next block are on their way. The smallest thing
-that can be copied is a 32-bit sublane, so that of bfloat16 a leaf's row comes with its neighbour, the other half of the
-same words; shift and mask take the right half, and make the row of no leaf zeros, before anything is multiplied.
+A grid step is a block of leaves. While it computes, the rows of the next block are on their way. The smallest unit that
+can be copied is a 32-bit sublane, so a row of bfloat16 arrives with its neighbour in the other half of the same words.
+A shift and a mask select the right half, and zero the rows of absent leaves, before anything is multiplied.
 
-What is known per leaf is a lane vector, [1, N]; where rows need it, a transpose turns it to one value a sublane.
+Values per leaf are lane vectors, [1, N]; where rows need them, a transpose gives one value per sublane.
 """
 
 import functools
@@ -60,9 +60,9 @@ def refuses(
         return f"hidden has width {shape[2]}, and it takes multiples of {LANES}"
     tile = 32 // dtype.itemsize
     if shape[1] % tile:
-        # The rows of a batch would not lie one behind the other, and to flatten them would copy all of them.
+        # The rows of a batch would not be contiguous, and flattening them would copy all of them.
         return f"hidden has rows of {shape[1]} tokens, and in {dtype} it takes multiples of {tile}"
-    # Arriving rows, outgoing gradients twice, and a little per lane and width; or what the scatter takes.
+    # Arriving rows, outgoing gradients twice, and a little per lane and width; or the scatter's blocks.
     options = _options(settings, hidden)
     block, tiles = options.tiles.block, options.tiles
     rows = shape[2] * (SLOTS * block * 4 + 2 * block * dtype.itemsize + 2 * tiles.group * 4)
@@ -70,7 +70,7 @@ def refuses(
     if needed > options.vmem:
         return (
             f"hidden has width {shape[2]}, for which it takes about {needed / 2**20:.0f} MiB of VMEM, more than the "
-            f"{options.vmem / 2**20:.0f} that there are"
+            f"{options.vmem / 2**20:.0f} available"
         )
     return None
 
@@ -128,7 +128,7 @@ class _Plan(NamedTuple):
         return pl.BlockSpec((None, 1, self.block), lambda core, step: (core * self.steps + step, 0, 0))
 
     def scalars(self, ahead: int) -> pl.BlockSpec:
-        """Return the block of a leaf vector that is so many steps ahead, as scalars."""
+        """Return the block of a leaf vector `ahead` steps later, as scalars."""
 
         def index(core: Any, step: Any) -> tuple[Any, int, int]:
             return core * self.steps + jnp.minimum(step + ahead, self.steps - 1), 0, 0
@@ -236,7 +236,7 @@ def _backward(
     cut, width, dtype = _cut(options, leaf), hidden.shape[2], jnp.dtype(jnp.float32)
     token_N = tokens(hidden.shape, leaf)
     d_score_N = jnp.where(token_N != ABSENT, d_score.reshape(-1), 0)
-    # The order in which the scatter reads rows; what is no token comes last and keeps its name.
+    # The order in which the scatter reads rows; absent and outside leaves come last and keep their index.
     order_N, token_N, d_score_N = lax.sort((jnp.where(token_N < 0, NOWHERE, token_N), token_N, d_score_N), num_keys=1)
     gain_D, weight_D = gain(settings, norm_scale, dtype), head_weight.astype(dtype)
     token = cut.rows(token_N, ABSENT)

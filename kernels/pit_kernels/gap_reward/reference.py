@@ -1,4 +1,4 @@
-"""The obvious leaf scores in NumPy float64: norm and head on every token, then one lookup a leaf."""
+"""The obvious leaf scores in NumPy float64: norm and head on every token, then one lookup per leaf."""
 
 import numpy as np
 from jaxtyping import Float, Float64, Int32

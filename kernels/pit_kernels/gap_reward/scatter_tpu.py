@@ -1,6 +1,6 @@
 """Gradients of leaf rows to their tokens on a TPU: every block of tokens is written once, zeros and rows together.
 
-Leaves come sorted by token, so that those of a block of tokens lie one behind the other. A grid step is a block of
+Leaves come sorted by token, so the leaves of a block of tokens are contiguous. A grid step is a block of
 tokens with one window of leaves; a block with leaves in several windows takes several steps and stays in VMEM.
 """
 
@@ -20,7 +20,7 @@ from pit_kernels.dispatch import Interpret
 LANES = 128
 
 NOWHERE = 2**31 - 1
-"""A sorted leaf that is no token: it comes last and adds nothing."""
+"""Token of an absent leaf among sorted leaves: it comes last and adds nothing."""
 
 _GROUP = 16
 """Tokens that are read and written back where a row is added: a tile of bfloat16."""
@@ -41,11 +41,11 @@ class Steps(NamedTuple):
 
 
 def steps(token_N: Int32[Array, " N"], blocks: int, tokens: int, window: int, cores: int) -> Steps:
-    """Cut sorted leaves into grid steps; every block of so many tokens has one at least."""
+    """Return the grid steps of sorted leaves; every block of `tokens` tokens has at least one."""
     share = -(-blocks // cores)
     edge = jnp.arange(blocks + 1, dtype=jnp.int32) * tokens
     before = jnp.sum(token_N[None, :] < edge[:, None], axis=1, dtype=jnp.int32)
-    # Cores have equal shares; what is missing in the last is a block of no leaves.
+    # Cores have equal shares; the last is filled up with blocks of no leaves.
     low, high = (jnp.pad(x, (0, cores * share - blocks)).reshape(cores, share) for x in (before[:-1], before[1:]))
     first = low // window
     number = jnp.where(high > low, (high - 1) // window - first + 1, 1)
@@ -57,8 +57,8 @@ def steps(token_N: Int32[Array, " N"], blocks: int, tokens: int, window: int, co
 
     def of_block(x: Array) -> Array:
         # By comparison, not by gathering: the table is small, and a gather takes a pass of its own.
-        mine = block[:, :, None] == jnp.arange(share, dtype=jnp.int32)[None, None, :]
-        return jnp.sum(jnp.where(mine, x[:, None, :], 0), axis=2, dtype=jnp.int32)
+        matches = block[:, :, None] == jnp.arange(share, dtype=jnp.int32)[None, None, :]
+        return jnp.sum(jnp.where(matches, x[:, None, :], 0), axis=2, dtype=jnp.int32)
 
     at = jnp.minimum(of_block(first) + step[None] - of_block(end - number), token_N.size // window - 1)
     low = jnp.maximum(of_block(low), at * window)
@@ -87,7 +87,7 @@ def scatter(
 
     Args:
       shape: of the hidden states.
-      token: index of each leaf into the flattened tokens, ascending; NOWHERE for what is none. Equal ones add up.
+      token: index of each leaf into the flattened tokens, ascending; NOWHERE for an absent leaf. Equal ones add up.
       d_row: gradients of the leaf rows.
       tokens: tokens of a block.
       window: leaves of a window; divides their number.

@@ -24,16 +24,16 @@ def load_builder(text: str) -> Callable[[], tuple[Callable[..., Any], tuple[Any,
     if where.endswith(".py"):
         spec = importlib.util.spec_from_file_location(Path(where).stem, where)
         if spec is None or spec.loader is None or not Path(where).is_file():
-            raise ValueError(f"{where!r} is no file of Python; give the path of one")
+            raise ValueError(f"{where!r} is not a Python file; give the path of an existing .py file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
     else:
         module = importlib.import_module(where)
-    found = getattr(module, name, None)
-    if not callable(found):
+    value = getattr(module, name, None)
+    if not callable(value):
         raise ValueError(f"{where} has no function {name!r}")
-    builder: Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]] = found
+    builder: Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]] = value
     return builder
 
 

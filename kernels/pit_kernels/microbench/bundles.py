@@ -1,7 +1,7 @@
 """Reads the TPU compiler's dumps of one kernel: its VLIW bundles after register allocation and their slot use.
 
-A dump is what libtpu writes with --xla_jf_dump_llo_text: `...-packed-bundles-post-ra.txt` has one line a bundle, stalls
-included, `...-pre-delay_hlo-static-per-bundle-utilization.txt` the units that each of them keeps busy.
+A dump is what libtpu writes with --xla_jf_dump_llo_text: `...-packed-bundles-post-ra.txt` has one line per bundle,
+stalls included, `...-pre-delay_hlo-static-per-bundle-utilization.txt` the units that every bundle keeps busy.
 """
 
 import re
@@ -19,7 +19,7 @@ _OPERATION = re.compile(r"^(?:%(\w+) = )?([a-z][a-z0-9_.\-]*)\s*(.*)$", re.DOTAL
 
 
 class DumpError(ValueError):
-    """A dump does not say what this package knows how to read; the message names the file's part and the text."""
+    """A dump that this package cannot read; the message names the part of the file and its text."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,7 @@ def parse_bundles(text: str) -> list[Bundle]:
 
 
 def _without_comments(text: str) -> str:
-    """Return the text without its comments, which nest; a few stay that say what a division is asked for or a load
-    reads.
-    """
+    """Return the text without its comments, which nest; those of divisions and loads stay, as they name operands."""
     pieces, depth, begin = [], 0, 0
     for edge in _COMMENT_EDGE.finditer(text):
         opens = edge.group() == "/*"
@@ -94,7 +92,7 @@ def _without_comments(text: str) -> str:
 def _operation(text: str) -> Operation:
     match = _OPERATION.match(text)
     if match is None:
-        raise DumpError(f"{text!r} is no operation of a bundle")
+        raise DumpError(f"{text!r} is not an operation of a bundle")
     result, opcode, rest = match.groups()
     predicate = _PREDICATE.search(rest)
     if predicate is None:
@@ -110,7 +108,7 @@ class SlotUse:
 
     names: the kinds: MXU, XLU, VALU, VPOP, EUP, VLOAD, VLOAD:FILL, VSTORE, VSTORE:SPILL, SALU.
     capacity: how many units of the kind a bundle has.
-    used: one row a bundle.
+    used: one row per bundle.
     """
 
     names: tuple[str, ...]
@@ -119,19 +117,19 @@ class SlotUse:
 
 
 def parse_slot_use(text: str, bundles: int) -> SlotUse:
-    """Return the table of a utilization dump for a kernel of so many bundles.
+    """Return the table of a utilization dump for a kernel of `bundles` bundles.
 
     Raises:
       DumpError: if the table is not one, or has fewer rows than bundles.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) < 4 or not lines[0].startswith("== CAPAC"):
-        raise DumpError("the dump is no table of slot utilization: it must start with its capacities")
+        raise DumpError("the dump is not a table of slot utilization: it must start with its capacities")
     names = tuple(name.strip() for name in lines[1].split(","))
     used = np.array([line.split() for line in lines[4:]], np.int64).reshape(-1, len(names))
     if len(used) < bundles:
         raise DumpError(f"the table of slot utilization has {len(used)} rows for {bundles} bundles")
-    # A row after the last bundle stands for the end of the kernel.
+    # The row after the last bundle is the end of the kernel.
     return SlotUse(names, tuple(int(capacity) for capacity in lines[2].split()), used[:bundles])
 
 
@@ -151,9 +149,9 @@ class KernelDump:
 def find_kernels(folder: Path) -> dict[str, KernelDump]:
     """Return the kernels dumped in a folder by one compilation."""
     uses = {match.groups(): path for path in folder.iterdir() if (match := _USE.match(path.name))}
-    found = {}
+    kernels = {}
     for path in sorted(folder.iterdir()):
         match = _DUMP.match(path.name)
         if match and "schedule-analysis" not in match.group(2):
-            found[match.group(2)] = KernelDump(match.group(2), path, uses.get(match.groups()))
-    return found
+            kernels[match.group(2)] = KernelDump(match.group(2), path, uses.get(match.groups()))
+    return kernels

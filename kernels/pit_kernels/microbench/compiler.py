@@ -1,4 +1,4 @@
-"""Compiles a program for a TPU that is not attached and keeps what the compiler says about it."""
+"""Compiles a program for a TPU that is not attached and keeps the compiler's account of it."""
 
 import atexit
 import importlib.util
@@ -24,7 +24,7 @@ _FLAGS = "--xla_jf_dump_llo_text=true --xla_jf_emit_annotations=true"
 
 
 class NoCompilerError(RuntimeError):
-    """The TPU compiler cannot be asked; the message says why and what to do."""
+    """The TPU compiler is not available; the message gives the reason and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Compilation:
     jaxpr: the closed jaxpr that was compiled.
     hlo: text of its scheduled HLO.
     kernels: dumps of its kernels by the name of the instruction; "TLP" is the program itself.
-    memory: XLA's own account of its memory.
+    memory: XLA's account of its memory.
     """
 
     target: str
@@ -95,7 +95,7 @@ def compiled_for(
       keep: folder that the dumps are moved to in the end; they are deleted when None.
 
     Raises:
-      NoCompilerError: if libtpu is not installed, or compiled something in this process before it was told to dump.
+      NoCompilerError: if libtpu is not installed, or compiled something in this process before `prepare`.
       ValueError: if the target is not known.
     """
     if target not in GENERATIONS:
@@ -107,14 +107,14 @@ def compiled_for(
     sharding = NamedSharding(mesh, PartitionSpec())
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tuple(arguments))
     jitted = function if hasattr(function, "trace") else jax.jit(function)
-    # A program found in the persistent cache would not be compiled, and nothing dumped.
+    # A program from the persistent cache would not be compiled, and nothing would be dumped.
     with jax.set_mesh(mesh), no_persistent_cache():
         traced = jitted.trace(*shapes)
         compiled = traced.lower(lowering_platforms=("tpu",)).compile()
     kernels = find_kernels(folder)
     if "TLP" not in kernels:
         raise NoCompilerError(
-            "libtpu dumped nothing: it was loaded in this process before it was told to. Call "
+            "libtpu dumped nothing: it was loaded in this process before its dumps were switched on. Call "
             "pit_kernels.microbench.prepare() before anything else compiles for a TPU, or use a new process"
         )
     try:
@@ -134,12 +134,12 @@ def _empty(folder: Path) -> None:
 
 @contextmanager
 def no_persistent_cache() -> Iterator[None]:
-    """Compile afresh: a program for a TPU that is not there can be written to JAX's persistent cache, but not read."""
-    found = bool(jax.config.values["jax_enable_compilation_cache"])
+    """Compile without JAX's persistent cache, which can store a program for an absent TPU but not read it."""
+    enabled = bool(jax.config.values["jax_enable_compilation_cache"])
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # JAX asks once whether there is a cache, and remembers.
     try:
         yield
     finally:
-        jax.config.update("jax_enable_compilation_cache", found)
+        jax.config.update("jax_enable_compilation_cache", enabled)
         compilation_cache.reset_cache()

@@ -1,7 +1,7 @@
 """The contenders: our operations, the published kernels that people would use instead, and the user's functions.
 
-A peer gets its natural layout and the best tiles of a small sweep. What it cannot do itself (trees, grouped heads) is
-done for it as its users would: separate paths with segment ids, repeated key/value heads.
+A peer gets its natural layout and the best tiles of a small sweep. Trees and grouped heads
+that it cannot compute are replaced as its users would do it: separate paths with segment ids, repeated key/value heads.
 """
 
 import functools
@@ -34,16 +34,16 @@ Tiles = Mapping[str, int]
 class Contender:
     """Something that computes one operation.
 
-    name: as it is asked for and printed.
-    operation: which operation.
-    serves: which cases of `pit_kernels.conformance` it claims to serve.
+    name: name in options and tables.
+    operation: name of the operation.
+    serves: needs of cases of `pit_kernels.conformance` it claims to serve.
     make: gives the function for tiles (None for its own choice); the flag asks for the interpreter. For attention the
-      function takes q, k, v in `axes`, then visible_until; for the others what the cases of conformance say.
+      function takes q, k, v in `axes`, then visible_until; for the others the arguments of the cases of conformance.
     axes: layout of an attention contender.
     sweep: tiles to try.
-    absent: why it cannot run here, or None.
-    needs_interpreter: whether it has no switch of its own for running on a CPU.
-    plain_rows: whether visible_until may be None, for rows of one causal sequence each.
+    absent: reason why it cannot run here, or None.
+    needs_interpreter: whether it runs on a CPU only in Pallas' interpreter.
+    plain_rows: whether visible_until may be None, for rows of one causal sequence.
     ours: whether it is one of this package's backends, whose figures are held to a baseline.
     """
 
@@ -60,7 +60,7 @@ class Contender:
 
     @property
     def packs_trees(self) -> bool:
-        """Whether it computes trees, and not separate paths."""
+        """Whether it computes trees as they are."""
         return "trees" in self.serves
 
 
@@ -87,11 +87,11 @@ def load_contender(operation: str, text: str) -> Contender:
       ValueError: if there is no such function.
     """
     where, _, name = text.partition(":")
-    found = getattr(importlib.import_module(where), name, None) if where and name else None
-    if not callable(found):
+    function = getattr(importlib.import_module(where), name, None) if where and name else None
+    if not callable(function):
         raise ValueError(f"contender is {text!r}; it must name a function, as package.module:function")
-    claimed = getattr(found, "serves", ("trees", "grouped", "soft_cap", "temperature", "ragged", "entropy"))
-    return Contender(text, operation, frozenset(claimed), lambda tiles, interpret: found)
+    claimed = getattr(function, "serves", ("trees", "grouped", "soft_cap", "temperature", "ragged", "entropy"))
+    return Contender(text, operation, frozenset(claimed), lambda tiles, interpret: function)
 
 
 def _missing(module: str, what: str) -> str | None:
@@ -132,7 +132,7 @@ def _ours(operation: str, call: Callable[..., Any], axes: Axes = "BTNH") -> list
 
 def _attention() -> list[Contender]:
     ours = _ours("three_way_attention", _our_attention, "BNTH")
-    # What a caller pays whose projections write the tokens before the heads and cannot write them otherwise.
+    # The cost for a caller whose projections can only write the tokens before the heads.
     as_called = replace(_ours("three_way_attention", three_way_attention)[0], name="pallas_tpu_btnh")
     tokamax = _missing("tokamax", "tokamax")
     return [
@@ -157,7 +157,7 @@ def _our_attention(q: Any, k: Any, v: Any, visible_until: Any, **options: Any) -
 
 
 def segment_ids(visible_until: Int32[Array, "B T"]) -> Int32[Array, "B T"]:
-    """Return the ids of packed sequences: the end of a sequence is a number of its own, and padding's is 0."""
+    """Return the ids of packed sequences: the id of a sequence is its end, and padding's is 0."""
     return visible_until
 
 

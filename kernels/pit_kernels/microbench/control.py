@@ -1,7 +1,8 @@
 """The values that steer a program: scalar operands of its Pallas calls and trip counts of its loops, from real inputs.
 
 A traced program is evaluated lazily on the host: only what a scalar operand or a loop's condition depends on is
-computed, so the attention itself never runs. What follows from the output of a Pallas call is not known and says so.
+computed, so the attention itself never runs. A value that follows from the output of a Pallas call is marked as not
+known.
 """
 
 import functools
@@ -124,15 +125,15 @@ def _inner(equation: Any) -> tuple[Any, list[Any]] | None:
     """Return the jaxpr that a call runs on its operands, and its constants; None if it is not a call."""
     if equation.primitive.name in ("pallas_call", "while", "scan", "cond"):
         return None
-    found = []
+    jaxprs = []
     for value in equation.params.values():
         if isinstance(value, jcore.ClosedJaxpr):
-            found.append((value.jaxpr, list(value.consts)))
+            jaxprs.append((value.jaxpr, list(value.consts)))
         elif isinstance(value, jcore.Jaxpr):
-            found.append((value, []))
+            jaxprs.append((value, []))
     fitting = [
         (jaxpr, consts)
-        for jaxpr, consts in found
+        for jaxpr, consts in jaxprs
         if len(jaxpr.invars) == len(equation.invars) and len(jaxpr.outvars) == len(equation.outvars)
     ]
     return fitting[0] if fitting else None
@@ -186,7 +187,7 @@ def _outline(jaxpr: Any, path: Path, calls: dict[Path, Call], loops: dict[Path, 
 
 
 class _Evaluation:
-    """Lazy evaluation of a program; calls and loops are visited in order, whatever else is never asked for."""
+    """Lazy evaluation of a program; calls and loops are visited in order, everything else only when needed."""
 
     def __init__(self, calls: dict[Path, Call], loops: dict[Path, Loop]) -> None:
         self.calls = calls

@@ -16,7 +16,7 @@ class Generation:
     matrix_cells: multiply-accumulate cells of all matrix units of a core.
     peak_flops: bfloat16 FLOP/s.
     hbm_bytes_per_s: bandwidth of its memory.
-    granule_bytes: what a DMA's size counts in.
+    granule_bytes: unit of a DMA's size.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Generation:
 
     @property
     def clock_hz(self) -> float:
-        """Cycles a second of a core."""
+        """Cycles per second of a core."""
         return self.peak_flops / (2 * self.matrix_cells * self.cores)
 
 

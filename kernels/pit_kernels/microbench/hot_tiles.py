@@ -1,8 +1,9 @@
 """The time of attention kernels for one tile of 512 queries x 512 keys at a head width of 128.
 
-A hot piece may hold a part of a tile, one or several. How many is told from what any kernel must do for a tile, in
-units that the compiler counts: forward the passes of the matrix units for its two products, backward the exponentials,
-one a pair of query and key (backward products may be arranged so that they fill the matrix units better or worse).
+A hot piece may hold a part of a tile, one or several. The number follows from the work that any kernel must do for a
+tile, in units that the compiler counts: forward the passes of the matrix units for two products, backward the
+exponentials, one per pair of query and key (backward products may be arranged so that they fill the matrix units better
+or worse).
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ SLACK = 0.04
 class HotTile:
     """The cost of a tile.
 
-    bundles: cycles a tile, of all kernels of the direction together.
+    bundles: cycles per tile, of all kernels of the direction together.
     tiles: tiles that one pass of each kernel's hot piece makes.
     """
 
@@ -39,7 +40,7 @@ def hot_tile(kernels: list[Kernel], direction: str, target: str) -> HotTile | No
     """Return the cycles of a tile, from kernels in program order; the first is the forward one.
 
     Args:
-      kernels: those of a program, the ones of XLA too.
+      kernels: kernels of a program, XLA's included.
       direction: "forward", or "both" for the backward kernels alone.
       target: generation of TPU.
 
@@ -48,8 +49,8 @@ def hot_tile(kernels: list[Kernel], direction: str, target: str) -> HotTile | No
     """
     pallas = [kernel for kernel in kernels if kernel.opcode == "custom-call" and _share(kernel.hot, "MXU")]
     chosen = pallas[:1] if direction == "forward" else pallas[1:]
-    found = [] if direction == "forward" and len(pallas) != 1 else [tiles_of(k.hot, direction, target) for k in chosen]
-    known = [tiles for tiles in found if tiles is not None]
+    counts = [] if direction == "forward" and len(pallas) != 1 else [tiles_of(k.hot, direction, target) for k in chosen]
+    known = [tiles for tiles in counts if tiles is not None]
     if not known or len(known) < len(chosen):
         return None
     bundles = sum(k.hot.bundles / tiles for k, tiles in zip(chosen, known, strict=True) if k.hot is not None)
@@ -57,7 +58,7 @@ def hot_tile(kernels: list[Kernel], direction: str, target: str) -> HotTile | No
 
 
 def tiles_of(hot: Hot | None, direction: str, target: str) -> float | None:
-    """Return the tiles in a hot piece; None where its work is no whole number of quarters."""
+    """Return the tiles in a hot piece; None where its work is not a whole number of quarters."""
     if hot is None:
         return None
     if direction == "forward":

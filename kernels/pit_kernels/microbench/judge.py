@@ -15,10 +15,10 @@ def main() -> None:
     contender = named_contender(request["operation"], request["contender"])
     if contender.needs_interpreter:
         with pltpu.force_tpu_interpret_mode():
-            found = judged(contender)
+            verdict = judged(contender)
     else:
-        found = judged(contender)
-    print(json.dumps({"failure": found.failure, "skipped": list(found.skipped)}))
+        verdict = judged(contender)
+    print(json.dumps({"failure": verdict.failure, "skipped": list(verdict.skipped)}))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class Layout:
             return _BITS[self.dtype]
         digits = re.match(r"(?:bf|f|s|u)(\d+)", self.dtype)
         if digits is None:
-            raise ValueError(f"{self.dtype!r} is no element type of HLO")
+            raise ValueError(f"{self.dtype!r} is not an element type of HLO")
         return int(digits.group(1))
 
     @property
@@ -51,7 +51,7 @@ def parse_layout(text: str) -> Layout:
     """Read a shape as HLO prints it.
 
     Raises:
-      ValueError: if it is not one array's shape.
+      ValueError: if it is not the shape of one array.
 
     Example:
       >>> parse_layout("s8[1,8,8]{2,1,0:T(8,128)(4,1)S(1)}")
@@ -61,7 +61,7 @@ def parse_layout(text: str) -> Layout:
     """
     match = _SHAPE.match(text)
     if match is None:
-        raise ValueError(f"{text!r} is no shape of HLO; it must look like f32[8,128]{{1,0:T(8,128)}}")
+        raise ValueError(f"{text!r} is not a shape of HLO; it must look like f32[8,128]{{1,0:T(8,128)}}")
     dtype, sizes, order, rest = match.groups()
     shape = _numbers(sizes)
     minor_to_major = _numbers(order) if order else tuple(reversed(range(len(shape))))
@@ -79,7 +79,7 @@ def words(array: Shaped[np.ndarray, "..."], layout: Layout) -> Int32[np.ndarray,
     """Return the 32-bit words that hold an array of 8, 16 or 32-bit elements in a layout; padding is 0.
 
     Raises:
-      ValueError: if the array has another shape than the layout.
+      ValueError: if the shapes of array and layout differ.
 
     Example:
       >>> [word] = words(np.array([1, 2, 3, 4], np.int8), parse_layout("s8[4]{0}"))

@@ -1,8 +1,8 @@
 """Runs the scalar half of a compiled TPU kernel: how often each bundle is executed, and which DMAs it issues.
 
-A TPU core takes one VLIW bundle a cycle, and its scalar unit alone decides which comes next. So the scalar operations
-are executed exactly, from the scalar operands that the kernel is called with, and vectors are left out. What depends on
-data that is not known (a value popped from a vector, a load from an unknown operand) is `UNKNOWN`; it may flow through
+A TPU core takes one VLIW bundle per cycle, and its scalar unit alone decides which comes next. So the scalar operations
+are executed exactly, from the scalar operands that the kernel is called with, and vectors are left out. A value that
+depends on unknown data (popped from a vector, loaded from an unknown operand) is `UNKNOWN`; it may flow through
 addresses and stores, and a branch on it is an error, never a guess.
 """
 
@@ -69,8 +69,7 @@ class Run:
     executed: times each bundle is executed.
     granules: by kind of DMA, such as "hbm_to_vmem", how many granules of memory all of them move.
     transfers: by kind, how many DMAs are issued.
-    guessed: DMAs that stand under a condition that is not known and were counted as issued, or whose size is not known
-      and was counted as 0.
+    guessed: DMAs under an unknown condition, counted as issued, and DMAs of unknown size, counted as 0.
     blocks: (first bundle, bundle after the last, times executed) of the straight pieces of code.
     """
 
@@ -94,8 +93,8 @@ def run(
       bundles: its code.
       operands: known operands by their index in the call, as the words of memory they lie in.
       target: generation of TPU, a key of BRANCH_DELAY.
-      granule_bytes: bytes that a DMA's size counts in.
-      core: which core of its chip asks.
+      granule_bytes: unit of a DMA's size, bytes.
+      core: index of the core on its chip.
 
     Raises:
       UnknownControlError: if a branch depends on data that is not known.
@@ -113,7 +112,7 @@ class _Block:
 
 
 class _Program:
-    """Python source made of the scalar operations, block by block, and what it needs to run."""
+    """Python source of the scalar operations, block by block, and the names that it needs."""
 
     def __init__(self, bundles: Sequence[Bundle], delay: int, granule_bytes: int) -> None:
         self.bundles = bundles

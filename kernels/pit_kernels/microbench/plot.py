@@ -1,4 +1,4 @@
-"""The suite's figures as a picture: a panel a problem and direction, contenders side by side, ours in colour."""
+"""The suite's figures as a picture: a panel per problem and direction, contenders side by side, ours in colour."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ _OURS, _OTHERS = "#1f6f8b", "#b9c1c7"
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Draw a bar for each contender's figure, with its ratio to ours; one line of panels per problem.
 
-    Rows of `tile` problems show bundles a 512 x 512 tile, the others estimated microseconds a tree.
+    Rows of `tile` problems show bundles per 512 x 512 tile, the others estimated microseconds per tree.
 
     Raises:
       ValueError: if there are no rows.
@@ -35,13 +35,13 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     for line, (operation, problem) in enumerate(lines):
         for column, (target, _, direction) in enumerate(places):
             axis = grid[line][column]
-            found = [row for row in panels.get((problem, direction, target), []) if row.operation == operation]
-            if not found:
+            panel = [row for row in panels.get((problem, direction, target), []) if row.operation == operation]
+            if not panel:
                 axis.set_axis_off()
                 continue
-            _panel(axis, found, columns([row for row in rows if row.problem == problem and row.operation == operation]))
+            _panel(axis, panel, columns([row for row in rows if row.problem == problem and row.operation == operation]))
             what = {"forward": "forward", "both": "forward + backward"}.get(direction, direction)
-            if found[0].figures.get("tile") and direction == "both":
+            if panel[0].figures.get("tile") and direction == "both":
                 what = "backward"
             name = problem if operation == "three_way_attention" else operation
             axis.set_title(f"{name} · {target} · {what}", fontsize=9, loc="left", fontweight="bold")
@@ -53,12 +53,12 @@ def _line(row: Row) -> tuple[Any, ...]:
     return not row.figures.get("tile"), row.operation != "three_way_attention", row.operation, row.problem
 
 
-def _panel(axis: Any, found: Sequence[Row], names: Sequence[str]) -> None:
+def _panel(axis: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-    tile = bool(found[0].figures.get("tile"))
+    tile = bool(rows[0].figures.get("tile"))
     figure = bundles_a_tile if tile else us_a_tree
-    values = {row.contender: figure(row) for row in found}
+    values = {row.contender: figure(row) for row in rows}
     shown = [name for name in names if name in values]
     places = [names.index(name) for name in shown]
     colours = [_OURS if name.startswith(OURS) else _OTHERS for name in shown]
@@ -74,8 +74,8 @@ def _panel(axis: Any, found: Sequence[Row], names: Sequence[str]) -> None:
     # A contender without a figure here keeps its place, so that panels of a line can be compared.
     axis.set_ylim(max(len(names), 2) - 0.4, -0.6)
     axis.set_yticks(range(len(names)), [name if name in values else "" for name in names])
-    trees = found[0].units > 1
-    axis.set_xlabel("bundles a tile" if tile else f"estimated us {'a tree' if trees else 'a call'}", fontsize=8)
+    trees = rows[0].units > 1
+    axis.set_xlabel("bundles per tile" if tile else f"estimated us per {'tree' if trees else 'call'}", fontsize=8)
     axis.tick_params(labelsize=8.5)
     axis.tick_params(axis="y", length=0)
     axis.xaxis.set_major_locator(MaxNLocator(3))

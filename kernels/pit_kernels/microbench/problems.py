@@ -42,13 +42,13 @@ _ATTENTION = "three_way_attention"
 class Problem:
     """One piece of work.
 
-    name: as it is asked for and printed.
-    operation: which operation.
+    name: name in options and tables.
+    operation: name of the operation.
     what: one line for the table.
-    workload: of attention.
-    sizes: of the other operations, by letter.
+    workload: rows of attention.
+    sizes: sizes of the other operations, by letter.
     tells_tile: whether it is for the length of the hot 512 x 512 tile; the best tiles are those that make it shortest.
-    dtype: of the arrays.
+    dtype: dtype of the arrays.
     without_trees: rows that contenders without trees get instead; None for the separate paths, packed.
     others: workloads of the same heads and row length, whose rows come after those of `workload`.
     """
@@ -65,10 +65,10 @@ class Problem:
 
     @property
     def units(self) -> int:
-        """Trees in the work, what a cost is shared among."""
+        """Trees in the work; costs are divided by it."""
         if self.workload is None:
             return 1
-        return sum(len(row) for each in (self.workload, *self.others) for row in forest(each, SEED))
+        return sum(len(row) for workload in (self.workload, *self.others) for row in forest(workload, SEED))
 
     @property
     def has_trees(self) -> bool:
@@ -80,7 +80,7 @@ class Problem:
 
 
 def path_parents(workload: Workload) -> list[int]:
-    """Return the parents of the segments that are not roots: one that comes twice makes a tree of a path."""
+    """Return the parents of the segments that are not roots: a parent of two segments makes a tree of a path."""
     return [parent for parent in workload.layout.parents if parent >= 0]
 
 
@@ -121,7 +121,7 @@ def class_problem(operation: str, name: str) -> Problem:
     """Return the problem on which the tiles of a class of shapes are judged.
 
     Args:
-      operation: which operation.
+      operation: name of the operation.
       name: the class, such as "bfloat16-2304"; of attention with layouts, as "r4-h128-b2/packed-4096+rollout-4096": a
         row of each in one group of heads, because tiles know no more and a program takes a minute to compile and count.
 
@@ -173,14 +173,14 @@ def _row_problems() -> list[Problem]:
         "rollout-4096": "4 rows of trees with 16 samples each",
         "causal-4096": "4 rows of one plain causal sequence",
     }
-    found = {workload.name: workload for workload in WORKLOADS}
-    here = [Problem(name, _ATTENTION, what, found[f"{MODEL}/{name}"]) for name, what in whats.items()]
+    workloads = {workload.name: workload for workload in WORKLOADS}
+    here = [Problem(name, _ATTENTION, what, workloads[f"{MODEL}/{name}"]) for name, what in whats.items()]
     for shape in HEAD_SHAPES:
         if shape.model == MODEL:
             continue
         heads = f"{shape.heads} heads on {shape.kv_heads} of width {shape.head_dim}"
         here += [
-            Problem(f"{name}-{shape.model}", _ATTENTION, f"{whats[name]}; {heads}", found[f"{shape.model}/{name}"])
+            Problem(f"{name}-{shape.model}", _ATTENTION, f"{whats[name]}; {heads}", workloads[f"{shape.model}/{name}"])
             for name in ("packed-2048", "packed-4096", "rollout-4096")
         ]
     return here
@@ -197,12 +197,14 @@ def program(problem: Problem, contender: Contender, job: Job) -> tuple[Callable[
 
 
 def rows(problem: Problem, contender: Contender, job: Job) -> np.ndarray:
-    """Return `visible_until` of the rows that a contender is given: trees, or what stands for them."""
+    """Return `visible_until` of the rows that a contender is given: trees, or the sequences in their place."""
     if problem.workload is None:
-        raise ValueError(f"{problem.name} has no rows: it is no problem of attention")
+        raise ValueError(f"{problem.name} has no rows: it is not an attention problem")
     if contender.packs_trees or not problem.has_trees:
         instead = None if contender.packs_trees else problem.without_trees
-        return np.concatenate([visible_until(each, SEED) for each in (instead or problem.workload, *problem.others)])
+        return np.concatenate(
+            [visible_until(workload, SEED) for workload in (instead or problem.workload, *problem.others)]
+        )
     return pack_sequences(path_lengths(problem.workload, SEED), job.row_length or PEER_ROWS[-1])
 
 
@@ -245,8 +247,8 @@ def _logprob(
     target = jax.ShapeDtypeStruct((sizes["M"],), jnp.int32)
 
     def total(hidden: Any, weight: Any, target: Any) -> Any:
-        found = function(hidden, weight, target)
-        return jnp.sum(found[0] if isinstance(found, tuple) else found)
+        result = function(hidden, weight, target)
+        return jnp.sum(result[0] if isinstance(result, tuple) else result)
 
     if job.direction == "forward":
         return total, (hidden, weight, target)

@@ -12,7 +12,7 @@ from pit_kernels.microbench.worker import named_contender
 
 @dataclass(frozen=True)
 class Entry:
-    """Problems of an operation, each measured of every contender on every target."""
+    """Problems of an operation, measured for every contender on every target."""
 
     operation: str
     problems: tuple[str, ...]
@@ -62,12 +62,12 @@ def steps(
     targets: Sequence[str] = (),
     contenders: Sequence[str] = (),
 ) -> list[Step]:
-    """Return the steps of a plan, contender by contender; of those named where any are named.
+    """Return the steps of a plan, contender by contender; only the named problems, targets and contenders where given.
 
     Raises:
       ValueError: if nothing is left.
     """
-    found = [
+    chosen = [
         Step(entry.operation, problem, target, contender)
         for entry in plan
         for contender in entry.contenders
@@ -77,15 +77,15 @@ def steps(
         and (not targets or target in targets)
         and (not contenders or contender in contenders)
     ]
-    if not found:
+    if not chosen:
         raise ValueError(
             f"the plan has nothing for problems {list(problems)}, targets {list(targets)} and contenders "
-            f"{list(contenders)}; name some that stand together in pit_kernels.microbench.scenario.PLAN"
+            f"{list(contenders)}; name a combination that is in pit_kernels.microbench.scenario.PLAN"
         )
-    return found
+    return chosen
 
 
-def stale(found: Sequence[Step], path: Path) -> list[Step]:
+def stale(planned: Sequence[Step], path: Path) -> list[Step]:
     """Return the steps whose rows a results file lacks or has from other sources or versions."""
     here = functools.cache(origin)
     measured = suite.origins(path)
@@ -94,15 +94,15 @@ def stale(found: Sequence[Step], path: Path) -> list[Step]:
         now = here(step.operation, step.contender)
         return now["commit"].endswith("with changes") or any(measured.get(key) != now for key in step.names())
 
-    return [step for step in found if is_stale(step)]
+    return [step for step in planned if is_stale(step)]
 
 
 @dataclass
 class Refresh:
-    """Measures steps and keeps each as soon as it is there; a contender is judged once, before its first figure.
+    """A run that keeps every row as soon as it is measured; a contender is judged once, before its first figure.
 
     path: the results file.
-    tell: hears why a figure is missing.
+    tell: called with the reason for a missing figure.
     judge: whether contenders must pass conformance here; False where it was judged elsewhere.
     """
 

@@ -1,7 +1,7 @@
 """Static cost of a compiled TPU program: cycles of every kernel with its real trip counts, and the bytes its DMAs move.
 
-Cycles are bundles times how often each is executed, found by running the scalar half of every kernel on the workload's
-own scalar operands (`machine`). What this cannot see is in `BLIND_SPOTS`.
+Cycles are bundles times how often each is executed, from running the scalar half of every kernel on the workload's
+scalar operands (`machine`). `BLIND_SPOTS` lists the costs that this leaves out.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ class Kernel:
     cycles: of all executions; None where the control flow or the number of executions is not known.
     hbm_bytes: moved between HBM and the core by all executions, by kind of DMA.
     fills, spills: vector registers reloaded and stored for want of registers, over all executions.
-    notes: what is not known, and why.
+    notes: figures that are not known, with the reason.
     """
 
     name: str
@@ -122,12 +122,12 @@ class Static:
     @property
     def hot(self) -> Hot | None:
         """The hot piece of the kernel that takes most cycles in one."""
-        found = [kernel.hot for kernel in self.kernels if kernel.hot is not None]
-        return max(found, key=lambda hot: hot.bundles * hot.passes, default=None)
+        pieces = [kernel.hot for kernel in self.kernels if kernel.hot is not None]
+        return max(pieces, key=lambda hot: hot.bundles * hot.passes, default=None)
 
     @property
     def notes(self) -> list[str]:
-        """Everything that is not known of a kernel."""
+        """Everything that is not known about the kernels."""
         return [f"{kernel.name}: {note}" for kernel in self.kernels for note in kernel.notes]
 
 
@@ -179,7 +179,7 @@ def _static(compilation: Compilation, steering: Control) -> Static:
         kernels.append(_cost(kernel, bundles, use, visits, generation))
     program = _program(compilation, module, trips, generation)
     if left:
-        program.notes.append(f"kernels that were compiled and are found nowhere in it: {', '.join(sorted(left))}")
+        program.notes.append(f"compiled kernels that the program does not call: {', '.join(sorted(left))}")
         program.cycles = None
     kernels.append(program)
     reserved = re.findall(
@@ -189,7 +189,7 @@ def _static(compilation: Compilation, steering: Control) -> Static:
 
 
 def _product(counts: Sequence[float | None]) -> int | None:
-    """Return the executions of code in loops with so many trips."""
+    """Return the executions of code in loops with these trips."""
     total = 1.0
     for count in counts:
         if count is None:
@@ -374,10 +374,10 @@ def _program(
 
 def _loops(bundles: Sequence[Bundle], delay: int) -> list[tuple[int, int]]:
     """Return the first bundle and end of every loop, in the order they begin, outer ones first."""
-    found = []
+    loops = []
     for number, bundle in enumerate(bundles):
         for operation in bundle.operations:
             match = re.search(r"bundleno = (\d+)", operation.operands) if operation.opcode == "sbr.rel" else None
             if match and int(match.group(1)) <= number:
-                found.append((int(match.group(1)), number + delay + 1))
-    return sorted(found, key=lambda loop: (loop[0], -loop[1]))
+                loops.append((int(match.group(1)), number + delay + 1))
+    return sorted(loops, key=lambda loop: (loop[0], -loop[1]))

@@ -1,4 +1,4 @@
-"""Runs the suite: who conforms, what each job costs, the best tiles of each peer; keeps it as JSON and checks it.
+"""Runs the suite: conformance, the cost of every job, the best tiles of every peer; keeps and checks rows as JSON.
 
 A figure is shown only of a contender that passed conformance; one that failed is named with the case.
 """
@@ -37,10 +37,10 @@ DIRECTIONS: tuple[Direction, ...] = ("forward", "both")
 
 @dataclass
 class Row:
-    """One line of the table: the best that a contender does on a problem.
+    """One line of the table: the best figures of a contender on a problem.
 
     figures: as `worker.summary` gives them.
-    job: tiles and row length that did it.
+    job: tiles and row length of the best.
     units: trees in the work.
     """
 
@@ -62,7 +62,7 @@ class Row:
 
 @dataclass
 class Outcome:
-    """All of a run: the rows, and what gave none, with the reason."""
+    """Result of a run: the rows, and the contenders without one, with the reason."""
 
     rows: list[Row] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
@@ -83,7 +83,7 @@ def run_suite(
     """Measure contenders on problems of one operation.
 
     Args:
-      operation: which operation.
+      operation: name of the operation.
       names: contenders, by name or "module:function".
       targets: generations of TPU.
       problem_names: problems, by name; "lengths" takes `lengths`.
@@ -91,10 +91,10 @@ def run_suite(
       keep_dumps: folder for the compiler's dumps.
       judge: whether contenders must pass conformance first.
       swept: rows of an earlier run; a peer's tiles and row length are taken from its row and not swept again.
-      tell: hears what is going on.
+      tell: called with a line about every step.
     """
     outcome = Outcome()
-    found = [named_problem(operation, name, dict(lengths) if lengths else None) for name in problem_names]
+    problems = [named_problem(operation, name, dict(lengths) if lengths else None) for name in problem_names]
     before = {row.key: Job(**row.job) for row in swept if not row.ours}
     for name in names:
         contender = named_contender(operation, name)
@@ -115,7 +115,7 @@ def run_suite(
             ) -> list[dict[str, Any]]:
                 return ask_worker(contender, target, jobs, lengths, keep_dumps) if jobs else []
 
-            _measured(outcome, contender, found, target, before, ask)
+            _measured(outcome, contender, problems, target, before, ask)
     return outcome
 
 
@@ -126,13 +126,13 @@ Tried = list[tuple[Job, dict[str, Any]]]
 def _measured(
     outcome: Outcome,
     contender: Contender,
-    found: Sequence[Problem],
+    problems: Sequence[Problem],
     target: str,
     before: Mapping[str, Job],
     ask: Callable[[Sequence[Job]], list[dict[str, Any]]],
 ) -> None:
     """Add the best row of each problem and direction: first over row lengths, then over tiles at the best of them."""
-    tried: dict[tuple[str, Direction], Tried] = {(p.name, direction): [] for p in found for direction in DIRECTIONS}
+    tried: dict[tuple[str, Direction], Tried] = {(p.name, direction): [] for p in problems for direction in DIRECTIONS}
 
     def attempt(jobs: Sequence[Job]) -> None:
         for job, answer in zip(jobs, ask(jobs), strict=True):
@@ -140,7 +140,7 @@ def _measured(
 
     first = contender.sweep[0] if contender.sweep else None
     jobs, settled = [], set()
-    for problem in found:
+    for problem in problems:
         apart = problem.has_trees and not contender.packs_trees
         sizes = [size for size in PEER_ROWS if size >= _longest(problem)] if apart else [None]
         for direction in DIRECTIONS:
@@ -157,7 +157,7 @@ def _measured(
         if best is not None and (name, direction) not in settled:
             more += [Job(name, direction, tiles, best[0].row_length) for tiles in contender.sweep[1:]]
     attempt(more)
-    for problem in found:
+    for problem in problems:
         for direction in DIRECTIONS:
             _add_best(outcome, contender, problem, direction, target, tried[problem.name, direction])
 
@@ -187,15 +187,15 @@ def _longest(problem: Problem) -> int:
 
 
 def _least(tried: Sequence[tuple[Job, dict[str, Any]]]) -> tuple[Job, dict[str, Any]] | None:
-    """Return the complete answer that takes the least time, or the shortest tile where one is told.
+    """Return the complete answer that takes the least time, or has the shortest tile where tiles are measured.
 
-    Failing that, nothing: an unknown figure is no figure. Nor is one that an incomplete answer may be below, as what
-    could be counted of that takes less: the best of a contender is then not known.
+    Return None without one, because an unknown figure is not shown. The same holds if the counted part of an incomplete
+    answer takes less: the best of a contender is then not known.
     """
     complete = [(job, answer) for job, answer in tried if answer.get("complete")]
-    told = [(job, answer) for job, answer in complete if "tile" in answer]
-    if told:
-        return min(told, key=lambda pair: float(pair[1]["tile"]["bundles"]))
+    tiled = [(job, answer) for job, answer in complete if "tile" in answer]
+    if tiled:
+        return min(tiled, key=lambda pair: float(pair[1]["tile"]["bundles"]))
     least = min(complete, key=lambda pair: float(pair[1]["us"]), default=None)
     counted = [answer["us"] for _, answer in tried if not answer.get("complete") and answer.get("us") is not None]
     return None if least is not None and any(us < least[1]["us"] for us in counted) else least
@@ -211,7 +211,7 @@ def ask_worker(
     """Have a separate process compile and count the jobs.
 
     Raises:
-      RuntimeError: if the process dies; the message ends with what it said last.
+      RuntimeError: if the process dies; the message ends with its last output.
     """
     request = {
         "operation": contender.operation,
@@ -277,18 +277,18 @@ def _git(*words: str) -> str:
 
 
 def save(rows: Sequence[Row], path: Path) -> None:
-    """Write rows into a results file, in place of those of the same name; other rows stay."""
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """Write rows into a results file, in the place of rows of the same name; other rows stay."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     source = functools.cache(origin)
     for row in rows:
         figures = {**row.figures, "kernels": _short(row.figures.get("kernels", []))}
-        found[row.key] = {**asdict(row), "figures": figures, **source(row.operation, row.contender)}
+        kept[row.key] = {**asdict(row), "figures": figures, **source(row.operation, row.contender)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n", encoding="utf-8")
 
 
 def _short(kernels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the kernels that matter: those of a hundredth of all cycles and more."""
+    """Return the kernels with at least a hundredth of all cycles."""
     total = sum(kernel["cycles"] or 0 for kernel in kernels)
     return [
         {key: kernel[key] for key in ("name", "calls", "cycles", "hbm_bytes", "hot")}
@@ -301,22 +301,22 @@ def load(path: Path) -> list[Row]:
     """Return the rows of a results file.
 
     Raises:
-      ValueError: if it is none.
+      ValueError: if it is not a results file.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(path.read_text(encoding="utf-8"))
         names = Row.__dataclass_fields__
-        return [Row(**{name: row[name] for name in names}) for row in found.values()]
+        return [Row(**{name: row[name] for name in names}) for row in kept.values()]
     except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is no results file of the kernel suite ({error}); write one with --json") from error
+        raise ValueError(
+            f"{path} is not a results file of the kernel suite ({error}); write one with --json"
+        ) from error
 
 
 def origins(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the versions and commit that each row of a results file carries, by the row's name; none where there is no
-    file.
-    """
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {key: {name: row[name] for name in ("versions", "commit") if name in row} for key, row in found.items()}
+    """Return the versions and commit of each row of a results file, by the row's name; none without a file."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {key: {name: row[name] for name in ("versions", "commit") if name in row} for key, row in kept.items()}
 
 
 def regressions(rows: Sequence[Row], baseline: Sequence[Row]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The suite's figures as tables of Markdown, a line a problem and a column a contender."""
+"""The suite's figures as tables of Markdown, a line per problem and a column per contender."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,10 +23,10 @@ def markdown(rows: Sequence[Row]) -> str:
         parts.append(_table(f"{title}, peers in blocks of 512 x 512", tiles, bundles_in_first_blocks, "{:,.0f}"))
         parts.append(_table(f"{title}, peers in their best blocks", tiles, bundles_a_tile, "{:,.0f}"))
     for operation in sorted({row.operation for row in rows}):
-        found = [row for row in rows if row.operation == operation and not row.figures.get("tile")]
-        unit = "a tree" if any(row.units > 1 for row in found) else "a call"
-        if found:
-            parts.append(_table(f"Estimated us {unit}, {operation}", found, us_a_tree, "{:,.2f}"))
+        timed = [row for row in rows if row.operation == operation and not row.figures.get("tile")]
+        unit = "per tree" if any(row.units > 1 for row in timed) else "per call"
+        if timed:
+            parts.append(_table(f"Estimated us {unit}, {operation}", timed, us_a_tree, "{:,.2f}"))
     return "\n\n".join(parts)
 
 
@@ -47,7 +47,7 @@ def bundles_in_first_blocks(row: Row) -> float:
 
 
 def ratio(rows: Sequence[Row], figure: Callable[[Row], float]) -> float | None:
-    """Return our figure over the least of the others; None where one of the two is not there."""
+    """Return our figure over the least of the others; None where one of the two is missing."""
     ours = [figure(row) for row in rows if row.contender == OURS]
     others = [figure(row) for row in rows if not row.contender.startswith(OURS)]
     return ours[0] / min(others) if ours and others else None
@@ -55,10 +55,10 @@ def ratio(rows: Sequence[Row], figure: Callable[[Row], float]) -> float | None:
 
 def groups(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
     """Return the rows by problem, direction and target, in the order that tables show."""
-    found: dict[tuple[str, str, str], list[Row]] = {}
+    by_key: dict[tuple[str, str, str], list[Row]] = {}
     for row in sorted(rows, key=_place):
-        found.setdefault((row.problem, row.direction, row.target), []).append(row)
-    return found
+        by_key.setdefault((row.problem, row.direction, row.target), []).append(row)
+    return by_key
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
@@ -78,18 +78,18 @@ def _table(title: str, rows: Sequence[Row], figure: Callable[[Row], float], form
     out = [f"{title}:", ""]
     out.append("| problem | direction | target | " + " | ".join(names) + " | ours / best other |")
     out.append("|---|---|---|" + "---:|" * (len(names) + 1))
-    for key, found in groups(rows).items():
-        by_name = {row.contender: row for row in found}
+    for key, group in groups(rows).items():
+        by_name = {row.contender: row for row in group}
         cells = [form.format(figure(by_name[name])) if name in by_name else "" for name in names]
-        share = ratio(found, figure)
+        share = ratio(group, figure)
         out.append("| " + " | ".join((*key, *cells, "" if share is None else f"{share:.2f}")) + " |")
     return "\n".join(out)
 
 
 def hot_of(row: Row) -> dict[str, Any] | None:
     """Return the hot piece that most cycles of a row go to."""
-    found = [kernel["hot"] for kernel in row.figures.get("kernels", []) if kernel["hot"]]
-    return max(found, key=lambda hot: hot["bundles"] * hot["passes"], default=None)
+    pieces = [kernel["hot"] for kernel in row.figures.get("kernels", []) if kernel["hot"]]
+    return max(pieces, key=lambda hot: hot["bundles"] * hot["passes"], default=None)
 
 
 TABLE = "kernels table"
@@ -109,7 +109,7 @@ def write_place(path: Path, name: str, text: str) -> None:
     """Put a text between the two lines of a file that mark the place of a name.
 
     Raises:
-      ValueError: if the file has not both lines.
+      ValueError: if the file lacks one of the lines.
     """
     first, last = (f"<!-- {name}: {edge} -->" for edge in ("begin", "end"))
     before = path.read_text(encoding="utf-8")

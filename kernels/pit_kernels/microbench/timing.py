@@ -1,4 +1,4 @@
-"""Times contenders on the attached device: compiled apart, warmed up, in turns; medians with their spread.
+"""Times contenders on the attached device: compiled separately, warmed up, in turns; medians with their spread.
 
 The device's own time is read from a profile where the device writes one; else it is the wall clock around a call whose
 outputs were waited for, and the row says which.
@@ -62,7 +62,7 @@ def time_problem(outcome: Outcome, contenders: Sequence[Contender], problem: Pro
             apart = problem.has_trees and not contender.packs_trees
             tiles = contender.sweep[0] if contender.sweep else None
             job = Job(problem.name, direction, tiles, PEER_ROWS[-1] if apart else None)
-            # What a compiler refuses is a result too, whatever it raises.
+            # A refusal of the compiler is a result too, whatever it raises.
             try:
                 calls[contender.name] = compiled(*program(problem, contender, job))
             except Exception as error:
@@ -116,7 +116,7 @@ def compiled(function: Callable[..., Any], arguments: Sequence[Any]) -> Callable
 def measure(calls: Mapping[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, np.ndarray], str]:
     """Return the seconds of every round of each call, and which clock: "device" or "wall".
 
-    The calls take turns, so that what slows the machine slows them all; two rounds before are not counted.
+    The calls take turns, so that what slows the machine slows them all; two earlier rounds are not counted.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(2):
@@ -162,17 +162,17 @@ def roofline_s(problem: Problem, direction: str) -> float | None:
 
 
 def attention_flops(problem: Problem, direction: str) -> float:
-    """Return FLOP of the products that the mask asks for: two for the output, five more for the gradients."""
+    """Return FLOP of the products of visible pairs: two for the output, five more for the gradients."""
     workload = problem.workload
     if workload is None:
-        raise ValueError(f"{problem.name} is no problem of attention")
+        raise ValueError(f"{problem.name} is not an attention problem")
     until = rows(problem, Contender("", problem.operation, frozenset({"trees"}), lambda *_: len), Job("", "forward"))
     index = np.arange(until.shape[1])
     alive = until > index[None]
     # Key s is seen by the living queries from s to its end.
     before = np.concatenate([np.zeros((len(until), 1), np.int64), np.cumsum(alive, axis=1)], axis=1)
     ends = np.minimum(until, until.shape[1])
-    seen = np.take_along_axis(before, np.maximum(ends, 0), axis=1) - before[:, :-1]
-    pairs = int(np.where(alive, seen, 0).sum())
+    visible = np.take_along_axis(before, np.maximum(ends, 0), axis=1) - before[:, :-1]
+    pairs = int(np.where(alive, visible, 0).sum())
     products = 2 if direction == "forward" else 7
     return 2.0 * products * pairs * workload.head_dim * workload.heads

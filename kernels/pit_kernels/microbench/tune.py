@@ -59,7 +59,7 @@ WORTH_IT = 0.005
 class Tuned:
     """The outcome of a sweep.
 
-    best: the tiles that take the least time, or the first, where those save too little.
+    best: the tiles that take the least time, or the first where the others save too little.
     us: estimate of every candidate in their order; None where it cannot be compiled or counted.
     why: the reason for each None.
     """
@@ -114,27 +114,27 @@ def present(operation: str, target: str, shape_class: str) -> AnyTiles:
             return attention_tiles.default_tiles(4096, group, width, itemsize)
         problem = class_problem(operation, shape_class)
         width, dtype = (problem.sizes or {})["D"], np.dtype(jnp.dtype(problem.dtype))
-        found = (
+        tiles = (
             logprob_tiles.default(width, dtype)
             if operation == "token_logprob"
             else gap_tiles.default_tiles(width, dtype)
         )
-    if found is None:
+    if tiles is None:
         raise ValueError(f"{operation} has no tiles for {shape_class} on {target}; write some to start from")
-    return found
+    return tiles
 
 
 def candidates(operation: str, start: AnyTiles) -> list[AnyTiles]:
     """Return the tiles to start with, and those that differ in one size."""
-    found = [start]
+    choices = [start]
     for name, steps in STEPS[operation].items():
         for step in steps:
-            # A size that its own rule refuses is no candidate.
+            # A size that the rule of the tiles refuses is not a candidate.
             try:
-                found.append(replace(start, **{name: step(getattr(start, name))}))
+                choices.append(replace(start, **{name: step(getattr(start, name))}))
             except ValueError:
                 continue
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(choices))
 
 
 def static_clock(operation: str, target: str, names: Sequence[str]) -> Clock:
@@ -171,8 +171,8 @@ def tune(choices: Sequence[AnyTiles], clock: Clock, tell: Callable[[str], None] 
 
     Args:
       choices: tile dataclasses of the operation, the present one first; it stays unless another saves `WORTH_IT`.
-      clock: microseconds of each.
-      tell: hears each candidate with its time.
+      clock: microseconds of a candidate.
+      tell: called with each candidate and its time.
 
     Raises:
       ValueError: if no candidate works; the message gives the first reason.
@@ -180,7 +180,7 @@ def tune(choices: Sequence[AnyTiles], clock: Clock, tell: Callable[[str], None] 
     us: list[float | None] = []
     why = []
     for tiles in choices:
-        # What a compiler refuses (no room in VMEM) is a candidate less.
+        # A candidate that the compiler refuses (no room in VMEM) is left out.
         try:
             us.append(clock(tiles))
             tell(f"{us[-1]:,.1f} us  {tiles}")
@@ -190,7 +190,7 @@ def tune(choices: Sequence[AnyTiles], clock: Clock, tell: Callable[[str], None] 
             tell(f"no figure  {why[-1]}")
     known = [(time, number) for number, time in enumerate(us) if time is not None]
     if not known:
-        raise ValueError(f"none of {len(choices)} candidates works: {why[0] if why else 'there is none'}")
+        raise ValueError(f"none of {len(choices)} candidates works: {why[0] if why else 'there is no candidate'}")
     least, best = min(known)
     present = us[0]
     stays = present is not None and least > present * (1 - WORTH_IT)
@@ -198,10 +198,10 @@ def tune(choices: Sequence[AnyTiles], clock: Clock, tell: Callable[[str], None] 
 
 
 def keep(target: str, shape_class: str, best: AnyTiles, path: Path) -> None:
-    """Write the best tiles into a table, in place of those kept before for the same device and shapes."""
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found.setdefault(target, {})[shape_class] = asdict(best)
-    path.write_text(_text(found), encoding="utf-8")
+    """Write the best tiles into a table, in the place of earlier ones for the same device and shapes."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept.setdefault(target, {})[shape_class] = asdict(best)
+    path.write_text(_text(kept), encoding="utf-8")
 
 
 def _text(table: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """One process that compiles and counts the jobs of one contender for one target; started by `suite`, speaks JSON.
 
-A process of its own keeps contenders apart: what one of them does to JAX's settings or caches reaches no other.
+A separate process isolates contenders: changes of JAX's settings or caches reach no other.
 """
 
 import json
@@ -17,7 +17,7 @@ from pit_kernels.workloads import HEAD_SHAPES, gap_workload
 
 
 def summary(static: Static, problem: Problem, job: Job) -> dict[str, Any]:
-    """Return the figures of a static cost, as JSON; "tile" is there for problems whose hot tile is told."""
+    """Return the figures of a static cost, as JSON; "tile" is there for problems that measure the hot tile."""
     tile = hot_tile(static.kernels, job.direction, static.target) if problem.tells_tile else None
     return {
         "cycles": static.cycles,
@@ -37,7 +37,7 @@ def summary(static: Static, problem: Problem, job: Job) -> dict[str, Any]:
 
 
 def named_problem(operation: str, name: str, lengths: dict[str, Any] | None) -> Problem:
-    """Return a problem by its name; "lengths" is made of the given lengths, "class:..." is of a class of widths."""
+    """Return a problem by its name; "lengths" has the given lengths, "class:..." the shapes of a class."""
     if name == "lengths" and lengths is not None:
         shape = next(shape for shape in HEAD_SHAPES if shape.model == lengths["model"])
         triples = [(a, b, c) for a, b, c in lengths["triples"]]
@@ -62,14 +62,14 @@ def main() -> None:
         problem = named_problem(request["operation"], job.problem, request.get("lengths"))
         keep = request.get("keep_dumps")
         folder = Path(keep) / f"{contender.name}-{request['target']}-{number}".replace(":", ".") if keep else None
-        # What a compiler refuses (no room in VMEM, tiles that do not fit) is the result of the job.
+        # A refusal of the compiler (no room in VMEM, tiles that do not fit) is the result of the job.
         try:
             function, arguments = program(problem, contender, job)
-            found = summary(analyse(function, arguments, request["target"], keep_dumps=folder), problem, job)
+            answer = summary(analyse(function, arguments, request["target"], keep_dumps=folder), problem, job)
         except Exception as error:
             message = str(error).strip().splitlines()
-            found = {"error": f"{type(error).__name__}: {message[0] if message else ''}"[:400]}
-        print(json.dumps(found), flush=True)
+            answer = {"error": f"{type(error).__name__}: {message[0] if message else ''}"[:400]}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

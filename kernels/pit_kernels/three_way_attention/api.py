@@ -1,4 +1,4 @@
-"""Attention over rows of packed context trees: one int32 vector says causality, packing, prefix sharing and padding.
+"""Attention over rows of packed context trees: one int32 vector gives causality, packing, prefix sharing and padding.
 
 This is the attention of every training and scoring pass of the project; the mask is described in kernels/README.md.
 """
@@ -86,11 +86,11 @@ def three_way_attention(
       interpret: whether, and with what parameters, Pallas' interpreter runs the TPU kernel, on any platform.
       partition: axes of the mesh in context (`jax.set_mesh`) that split the rows B, and the heads N and K.
       tiles: block sizes of the TPU kernel; the committed table's when None.
-      return_lse: whether to return the log-sum-exp beside the output.
+      return_lse: whether to return the log-sum-exp too.
 
     Returns:
-      The output in the dtype of q; with `return_lse` the pair of it and the natural log-sum-exp of each query's logits,
-      float32.
+      The output in the dtype of q; with `return_lse` a pair of the output and the natural log-sum-exp of each query's
+      logits, float32.
 
     Raises:
       ValueError: if shapes or dtypes do not fit.

@@ -1,4 +1,4 @@
-"""Block sizes of the TPU kernels: what may vary without changing a result beyond rounding."""
+"""Block sizes of the TPU kernels, which change results by rounding only."""
 
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ WIDEST = 6
 """Blocks of 128 keys of the widest tile without a loop."""
 
 ROWS = 512
-"""Query rows (tokens times the heads of a group) that a block is made of where nothing else is known to be better."""
+"""Query rows (tokens times the heads of a group) of a block where the table has no entry."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Tiles:
     keys: tokens of keys that one step of a loop takes, gathered from blocks of 128.
     unroll: steps over wholly visible keys that one trip of a loop makes, so that the products of one overlap the
       exponentials of the other.
-    masked: the same of steps over keys that are seen in part; a step that is left over has a trip of its own.
+    masked: the same number for steps over partly visible keys; a step that is left over takes a trip of its own.
     short: most blocks of 128 keys before the diagonal that are served without a loop; 0 always loops.
     resident: most tokens of keys that lie in VMEM at a time, whole blocks of queries; None for as many as fit. Longer
       rows are cut into stretches.
@@ -78,7 +78,7 @@ def default_tiles(tokens: int, group: int, width: int, itemsize: int) -> Tiles:
         small = v4 and (group > 1 or width > KEYS)
         queries = _power_of_two((ROWS // 2 if v4 and (group == 1 or width > KEYS) else ROWS) // group)
         widest = WIDEST // 2 if small else WIDEST
-        # Where heads share no mask, more of a masked tile is vector work, and more tiles a trip hide it.
+        # Where heads share no mask, more of a masked tile is vector work, and more tiles per trip hide it.
         keys, unroll, masked = (2 * KEYS, 1, 1) if small else (4 * KEYS, 3, 3 if group == 1 else 2)
         tiles = Tiles(queries, keys, unroll, masked, short=max(widest - queries // KEYS, 0))
     queries = tiles.queries

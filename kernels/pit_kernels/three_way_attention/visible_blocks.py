@@ -1,7 +1,7 @@
 """The blocks of keys that a block of queries must visit, from block extremes of `visible_until` on the device.
 
 Keys come in blocks of `KEYS` tokens, queries in blocks of a multiple of that. Where a whole row is at hand, the blocks
-on a query block's own diagonal are always visited and are in no list.
+on the diagonal of a block of queries are always visited and in no list.
 """
 
 from typing import NamedTuple
@@ -22,14 +22,14 @@ class VisibleBlocks(NamedTuple):
 
     block: the listed blocks of keys that a block of queries sees, full ones first, each part ascending;
       then m, the index of no block.
-    full: how many of them every query of the block sees whole (no mask is needed there).
-    seen: how many there are.
+    full: how many of them every query of the block sees whole, so that they need no mask.
+    number: how many blocks are listed.
     alive: whether the block of queries has a living token (1 or 0).
     """
 
     block: Int32[Array, "B n m"]
     full: Int32[Array, "B n"]
-    seen: Int32[Array, "B n"]
+    number: Int32[Array, "B n"]
     alive: Int32[Array, "B n"]
 
 

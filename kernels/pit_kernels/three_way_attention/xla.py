@@ -1,10 +1,10 @@
 """Three-way attention in plain XLA: blockwise with an online softmax, memory linear in T forward and backward.
 
 The algorithm is FlashAttention-2's (Dao, arXiv 2307.08691) with one addition: a block of queries visits only the blocks
-of keys that some tree of the batch lets it see, found on the device from block maxima of `visible_until`. The cost
-therefore follows what can be seen, not T squared.
+of keys that some tree of the batch lets it see, determined on the device from block maxima of `visible_until`. The cost
+therefore follows the visible pairs, not T squared.
 
-Letters beside the project's: R query heads per key/value head (N = K R), Q tokens of a block, n blocks of a row.
+Letters besides the project's: R query heads per key/value head (N = K R), Q tokens of a block, n blocks of a row.
 """
 
 from typing import NamedTuple
@@ -142,7 +142,7 @@ def _visible_blocks(tiles: _Tiles, i: Int32[Array, ""]) -> tuple[Int32[Array, " 
 def _logits(
     tiles: _Tiles, i: Int32[Array, ""], j: Int32[Array, ""], settings: Settings
 ) -> tuple[Float[Array, "B K R Q S"], Bool[Array, "B 1 1 Q S"]]:
-    """Return the capped logits of block i of queries against block j of keys, and which of them are seen."""
+    """Return the capped logits of block i of queries against block j of keys, and which of them are visible."""
     q_BKRQH, k_BKSH = tiles.q[i], tiles.k[j]
     logits = jnp.einsum("bkrqh,bksh->bkrqs", q_BKRQH, k_BKSH, preferred_element_type=numerics.accumulator(q_BKRQH))
     logits = logits * settings.scale
@@ -165,8 +165,8 @@ def _forward_block(
     def visit(c: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         acc, peak, total = carry
         j = order_n[c]
-        logits, seen = _logits(tiles, i, j, settings)
-        logits = jnp.where(seen, logits, -jnp.inf)
+        logits, visible = _logits(tiles, i, j, settings)
+        logits = jnp.where(visible, logits, -jnp.inf)
         # `peak` starts finite, so an unseen logit gives exp(-inf - finite) = 0 and never inf - inf.
         new_peak = jnp.maximum(peak, jnp.max(logits, axis=-1))
         p = jnp.exp(logits - new_peak[..., None])
@@ -206,8 +206,8 @@ def _backward_block(
     def visit(c: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         d_q, d_k, d_v = carry
         j = order_n[c]
-        logits, seen = _logits(tiles, i, j, settings)
-        p = jnp.exp(jnp.where(seen, logits, -jnp.inf) - lse)
+        logits, visible = _logits(tiles, i, j, settings)
+        p = jnp.exp(jnp.where(visible, logits, -jnp.inf) - lse)
         d_p = jnp.einsum("bkrqh,bksh->bkrqs", d_out, tiles.v[j], preferred_element_type=accumulator)
         d_logits = p * (d_p - delta)
         if settings.logit_soft_cap is not None:

@@ -1,8 +1,8 @@
 """The derivative of the operation, and how parts of the vocabulary merge: the same for every backend.
 
 One custom derivative is outermost. Inside it a backend sees its shard's rows and its shard's part of the vocabulary and
-says what that part holds; the parts merge here in log-sum-exp form, by collectives over the mesh axes that split the
-vocabulary.
+returns the statistics of that part; the parts merge here in log-sum-exp form, by collectives over the mesh axes that
+split the vocabulary.
 """
 
 import functools
@@ -88,9 +88,7 @@ _logprob.defvjp(_logprob_fwd, _logprob_bwd, symbolic_zeros=True)
 
 
 def _here(target: Array, weight: Array, settings: Settings) -> tuple[Array, Array]:
-    """Return the targets as indices into this shard's part of the vocabulary, -1 elsewhere; which are in the
-    vocabulary.
-    """
+    """Return the targets as indices into this shard's vocabulary, else -1, and which lie in the whole vocabulary."""
     columns, size = settings.partition.columns, weight.shape[settings.vocabulary_axis]
     first, shards = jnp.int32(0), 1
     if columns:

@@ -13,7 +13,7 @@ _ANYWHERE = pl.BlockSpec(memory_space=pl.ANY)
 
 class Blocks(NamedTuple):
     """Blocks over the grid (core, block of rows, step), whose index maps also see the extent: the number of live rows
-    and the last block of rows that holds one. Past that block all indices stand still, so that nothing moves.
+    and the last block of rows that holds one. Past that block no index changes, so nothing moves.
     """
 
     settings: Settings
@@ -22,7 +22,7 @@ class Blocks(NamedTuple):
 
     @property
     def table_shape(self) -> tuple[int, int]:
-        """A tile of the table."""
+        """Shape of a tile of the table."""
         return self._as_stored(self.cut.vocab_tile, self.cut.width)
 
     def forward_in(self) -> list[pl.BlockSpec | None]:
@@ -73,7 +73,7 @@ class Blocks(NamedTuple):
         return self._as_stored(jnp.minimum(self._step(*at), self.cut.last_tile), 0)
 
     def _d_table(self, core: Any, block: Any, step: Any, extent: Any) -> tuple[Any, Any]:
-        # Until the last block of rows it stands at the first tile, so that only final tiles leave.
+        # It stays at the first tile until the last block of rows, so only final tiles leave.
         return self._table(core, block, jnp.where(block < extent[1], 0, step), extent)
 
     def _d_bias(self, core: Any, block: Any, step: Any, extent: Any) -> tuple[Any, Any, Any]:

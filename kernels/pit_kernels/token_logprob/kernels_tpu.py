@@ -18,7 +18,7 @@ from pit_kernels.token_logprob.settings import LOWEST, Settings, floor_shift
 
 
 def _dot(a: Array, b: Array, contract: tuple[int, int]) -> Array:
-    # The matrix unit multiplies bfloat16; float32 is what its caller asked for, so it is made of several passes.
+    # The matrix unit multiplies bfloat16; a float32 product takes several passes.
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
     numbers = (((contract[0],), (contract[1],)), ((), ()))
     return lax.dot_general(a, b, numbers, precision=precision, preferred_element_type=jnp.float32)
@@ -162,7 +162,7 @@ def backward_kernel(
     table_VD_ref, table_DV_ref = (table_ref, turned_ref) if settings.layout == "vd" else (turned_ref, table_ref)
 
     def written(step: Any) -> Any:
-        # What the last block of rows adds goes straight into the result, where that is narrower than float32.
+        # The last block of rows adds straight into the result, where that is narrower than float32.
         return (step >= 0) & (step < last_block * cut.tiles if d_table_ref is not None else step <= last)
 
     ring = Ring(running_ref, slot_ref, arrive, leave, settings, cut, written)
@@ -203,7 +203,7 @@ def backward_kernel(
 
             @pl.when(tile >= cut.last_tile)
             def _clean() -> None:
-                # What lies beyond the table is anything, NaN too, and 0 x NaN is no 0.
+                # Values beyond the table are arbitrary, NaN included, and 0 x NaN is not 0.
                 if settings.layout == "vd":
                     table_ref[tail:, :] = jnp.zeros((cut.vocab_tile - tail, cut.width), table_ref.dtype)
                 else:

@@ -3,7 +3,7 @@
 Forward: a block of rows stays in VMEM while the vocabulary passes by once, in an online log-sum-exp. Backward: one
 sweep yields both gradients. That of the block of rows stays in VMEM in float32; that of the table lies in HBM in
 float32, and a tile of it is fetched, added to and put back while its neighbours are computed. The logits are recomputed
-once. Valid rows are gathered to the front first, so that the others cost nothing, wherever they are.
+once. Valid rows are first gathered to the front, so invalid rows cost nothing.
 """
 
 import functools
@@ -118,8 +118,8 @@ BACKEND = Backend("pallas_tpu", ("tpu",), refuses, forward, backward, interprete
 class _Gathered(NamedTuple):
     """Rows with the valid ones first.
 
-    slot: where each row went; any slot for an invalid one.
-    order: which row is in each slot.
+    slot: slot of each row; any slot for an invalid one.
+    order: row of each slot.
     live: slots that hold a valid row.
     """
 
@@ -211,7 +211,7 @@ def _shape(settings: Settings, hidden: Array, weight: Array) -> tuple[int, int, 
 
 
 def _cost(cut: Plan, products: int, bytes_accessed: int) -> pl.CostEstimate:
-    """Return the cost of a sweep with so many products of rows, columns and width, as if every row were valid."""
+    """Return the cost of a sweep with `products` products of rows, columns and width, as if every row were valid."""
     logits = cut.padded_rows * cut.vocabulary
     return pl.CostEstimate(
         flops=2 * products * logits * cut.width, transcendentals=logits, bytes_accessed=bytes_accessed
@@ -299,6 +299,6 @@ def run_backward(
     if not narrow:
         d_table = running[:vocabulary] if settings.layout == "vd" else running[:, :vocabulary]
     if bias is not None:
-        seen = jnp.arange(cut.blocks, dtype=jnp.int32) <= (gathered.live - 1) // cut.rows
-        d_bias = jnp.sum(jnp.where(seen[:, None], d_bias[:, 0, :vocabulary], 0), axis=0)
+        visited = jnp.arange(cut.blocks, dtype=jnp.int32) <= (gathered.live - 1) // cut.rows
+        d_bias = jnp.sum(jnp.where(visited[:, None], d_bias[:, 0, :vocabulary], 0), axis=0)
     return d_rows, d_table, d_bias

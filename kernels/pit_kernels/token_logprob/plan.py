@@ -67,9 +67,9 @@ def _up(size: int, unit: int) -> int:
 
 
 class Traffic(NamedTuple):
-    """Bytes that a kernel moves between HBM and VMEM, by what is moved; every row is taken to be valid.
+    """Bytes that a kernel moves between HBM and VMEM, by kind; every row counts as valid.
 
-    rows: what is known per row, and the results per row.
+    rows: arguments and results per row.
     hidden: hidden states.
     table: the output table.
     d_hidden: gradient of the hidden states, float32.
@@ -88,7 +88,7 @@ class Traffic(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Bytes of all kinds."""
         return sum(self)
 
 
@@ -128,7 +128,7 @@ def backward_traffic(cut: Plan, itemsize: int, narrow: bool, facts: int, has_bia
 
 
 def forward_vmem(cut: Plan, itemsize: int) -> int:
-    """Return an upper estimate of the forward kernel's VMEM, bytes: its blocks and half a dozen tiles of logits."""
+    """Return an upper estimate of the forward kernel's VMEM, bytes: its blocks and six tiles of logits."""
     per_row = cut.width * itemsize + (4 + 2 + 2) * SUBLANES * 4
     table = cut.vocab_tile * cut.width * (3 * itemsize + _parts(itemsize, 14))
     return cut.rows * per_row + table + _tiles(cut, itemsize)
@@ -142,15 +142,13 @@ def backward_vmem(cut: Plan, itemsize: int) -> int:
 
 
 def _tiles(cut: Plan, itemsize: int) -> int:
-    """Return half a dozen tiles of logits, and a tile of rows in the parts that its product is made of, a pair at a
-    time.
-    """
+    """Return the bytes of six tiles of logits, and of a tile of rows in the parts of its product, two at a time."""
     return 6 * cut.vocab_tile * cut.row_tile * 4 + cut.row_tile * cut.width * _parts(itemsize, 4)
 
 
-def _parts(itemsize: int, each: int) -> int:
+def _parts(itemsize: int, nbytes: int) -> int:
     """Return the extra bytes per element of a float32 operand: the bfloat16 parts of its product.
 
-    As many as compilers were seen to need in the layout that needs more, where the table lies across.
+    The compilers' largest need, measured in the layout [D, V], which needs more.
     """
-    return each if itemsize == 4 else 0
+    return nbytes if itemsize == 4 else 0

@@ -18,9 +18,9 @@ class Ring:
     """Tiles of the table's gradient on their way between HBM and VMEM.
 
     Step t adds to the tile in slot t mod 3. The tile of step t + 1 arrives meanwhile in the slot that the tile of step
-    t - 2 has left. With fewer than three tiles a tile would be asked for before it has left, so each step then waits.
+    t - 2 has left. With fewer than three tiles a tile would be fetched before it has left, so each step then waits.
 
-    written: from a step to whether its tile is put back.
+    written: whether the tile of a step is put back.
     """
 
     def __init__(

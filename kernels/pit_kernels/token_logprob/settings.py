@@ -78,7 +78,7 @@ class RowGradients(NamedTuple):
 
     lse, entropy: results of the forward pass, over the whole vocabulary.
     d_logp, d_lse: incoming gradients; 0 in invalid rows.
-    d_entropy: likewise; None where nothing reads the entropy, and then nothing of it is computed.
+    d_entropy: the same; None where nothing reads the entropy, and then nothing is computed for it.
     """
 
     lse: Float[Array, "*n M"]

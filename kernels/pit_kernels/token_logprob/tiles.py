@@ -1,4 +1,4 @@
-"""Sizes of the TPU kernels' blocks and tiles, and which are used where the caller gives none."""
+"""Sizes of the TPU kernels' blocks and tiles, and the defaults where the caller gives none."""
 
 from dataclasses import dataclass, fields
 

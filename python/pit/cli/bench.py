@@ -23,7 +23,7 @@ OPERATIONS = ("three_way_attention", "token_logprob", "gap_reward")
 _EXAMPLES = """
 Examples:
   pit bench kernels --target v5e --target v6e
-  pit bench kernels --lengths mine.txt --contender my_package.kernels:attention
+  pit bench kernels --lengths lengths.txt --contender my_package.kernels:attention
   pit bench kernels --json bench/results/kernels.json --readme kernels/README.md
   pit bench kernels --check bench/results/kernels.json
 """
@@ -38,7 +38,7 @@ class _WithExamples(click.Command):
 
 
 class BenchError(PitError):
-    """A measurement that cannot be made, or a figure that is worse than its baseline."""
+    """A measurement that is impossible, or a figure that is worse than its baseline."""
 
 
 @click.group("bench")
@@ -70,7 +70,7 @@ def bench() -> None:
 @click.option(
     "--check",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Results file; fail if a figure of ours is more than 3 % worse.",
+    help="Results file; fail if one of our figures is more than 3 % worse.",
 )
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="PNG file for a plot of the figures.")
 @click.option(
@@ -97,7 +97,7 @@ def kernels(
     """Compare cycles and bytes of our kernels with others, by the real TPU compiler and without a TPU.
 
     A contender that computes a wrong result is named and gets no figure. Peers run with the best tiles of a small
-    sweep; those that cannot compute trees get the separate paths, packed.
+    sweep; peers that cannot compute trees get the separate paths, packed.
     """
     from pit_kernels.microbench import suite
 
@@ -163,12 +163,12 @@ def _names(op: str, peers: str, users: Sequence[str]) -> list[str]:
     from pit_kernels.microbench.contenders import contenders
 
     known = contenders(op)
-    asked = [name.strip() for name in peers.split(",") if name.strip()]
-    for name in asked:
+    chosen = [name.strip() for name in peers.split(",") if name.strip()]
+    for name in chosen:
         if name not in known and name not in PEERS:
             raise BenchError(f"--peers names {name!r}; it must be one of {', '.join((*PEERS, 'pallas_tpu_btnh'))}")
     ours = [name for name in ("pallas_tpu",) if known[name].absent is None]
-    return [*ours, *(name for name in asked if name in known), *users]
+    return [*ours, *(name for name in chosen if name in known), *users]
 
 
 def read_lengths(path: Path) -> list[tuple[int, int, int]]:
@@ -210,7 +210,7 @@ def show(outcome: Any, timed: bool) -> None:
     """Print the tables, the contenders left out with the reason, and the blind spots of the figures."""
     from pit_kernels.microbench.static import BLIND_SPOTS
 
-    # Figures that are cut off say nothing: a narrow terminal wraps the lines instead.
+    # A narrow terminal wraps the lines: figures that are cut off would be useless.
     console = Console(width=max(Console().width, 150))
     groups: dict[tuple[str, str, str], list[Any]] = {}
     for row in outcome.rows:
@@ -226,12 +226,12 @@ def show(outcome: Any, timed: bool) -> None:
         console.print(table)
         for row in rows:
             for note in row.figures.get("notes", []):
-                console.print(f"not known of {row.contender}: {note}", highlight=False, markup=False)
+                console.print(f"not known about {row.contender}: {note}", highlight=False, markup=False)
     for name, why in outcome.left_out:
         console.print(f"left out: {name}: {why}", highlight=False, markup=False)
     if not timed:
         for spot in BLIND_SPOTS:
-            console.print(f"not seen: {spot}", highlight=False, markup=False)
+            console.print(f"not counted: {spot}", highlight=False, markup=False)
 
 
 def _cells(row: Any) -> list[str]:
@@ -284,12 +284,12 @@ def tune(op: str, targets: Sequence[str], classes: Sequence[str], timed: bool, t
         for name in classes:
             if name not in known:
                 raise BenchError(f"--class is {name!r}; for {op} it must be one of {', '.join(known)}")
-    asked = [(kind, name, problems) for kind in kinds for name, problems in tuner.shape_classes(op, kind).items()]
-    asked = [(kind, name, problems) for kind, name, problems in asked if not classes or name in classes]
+    sweeps = [(kind, name, problems) for kind in kinds for name, problems in tuner.shape_classes(op, kind).items()]
+    sweeps = [(kind, name, problems) for kind, name, problems in sweeps if not classes or name in classes]
     path = tuner.tiles_file(op) if table is None else table
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        for kind, name, problems in asked:
+        for kind, name, problems in sweeps:
             try:
                 choices = tuner.candidates(op, tuner.present(op, kind, name))
                 task = progress.add_task(f"{op} {kind} {name}", total=len(choices))

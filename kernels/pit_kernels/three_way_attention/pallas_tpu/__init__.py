@@ -1,4 +1,4 @@
-"""Three-way attention for TPUs, in Pallas: only blocks that can see something cost anything.
+"""Three-way attention for TPUs, in Pallas: blocks without a visible pair cost nothing.
 
 A row's keys and values lie in VMEM while its blocks of queries pass, so q, k, v and the output cross HBM once, forward
 and backward, whatever the mask; longer rows are cut into stretches of keys. The online softmax is FlashAttention's

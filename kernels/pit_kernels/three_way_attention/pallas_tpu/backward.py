@@ -1,8 +1,8 @@
 """Backward kernel: the five products of a tile in one pass, logits transposed.
 
-With keys down and query rows across, what belongs to a query (log-sum-exp, delta) is a row that broadcasts for nothing,
+With keys down and query rows across, the values per query (log-sum-exp, delta) are a row that broadcasts at no cost,
 the weights need no transpose for the gradients of keys and values, and that of the queries is built transposed, from
-keys that were transposed once a row. The gradients of a row's keys and values are kept in VMEM, in float32, until its
+keys that were transposed once per row. The gradients of a row's keys and values are kept in VMEM, in float32, until its
 last block of queries.
 """
 
@@ -61,20 +61,20 @@ def kernel(*refs: Any, kernel: Kernel) -> None:
     def _() -> None:
         _begin_row(r, kernel)
 
-    seen = r.count[0, 0, i]
+    number = r.count[0, 0, i]
 
-    @pl.when(seen == shared.DEAD)
+    @pl.when(number == shared.DEAD)
     def _() -> None:
         r.d_q[...] = jnp.zeros(r.d_q.shape, r.d_q.dtype)
 
     def straight(count: int) -> None:
         listed = [r.block[0, i, place] for place in range(count)]
-        _write_d_q(r, kernel, _tile(r, kernel, i, listed, masked=True, own=True))
+        _write_d_q(r, kernel, _tile(r, kernel, i, listed, masked=True, diagonal=True))
 
-    shared.straight(seen, range(1 if kernel.stretch else 0, kernel.short + 1), straight)
+    shared.straight(number, range(1 if kernel.stretch else 0, kernel.short + 1), straight)
 
-    if kernel.short < kernel.shape.key_blocks - kernel.own:
-        pl.when(seen > kernel.short)(functools.partial(_long, r, kernel, i))
+    if kernel.short < kernel.shape.key_blocks - kernel.diagonal:
+        pl.when(number > kernel.short)(functools.partial(_long, r, kernel, i))
 
     @pl.when(i == kernel.shape.tokens // kernel.tiles.queries - 1)
     def _() -> None:
@@ -117,20 +117,20 @@ def _long(r: _Refs, kernel: Kernel, i: Array) -> None:
             for tile in range(tiles):
                 at = first + (t * tiles + tile) * kernel.wide
                 listed = [r.block[0, i, at + place] for place in range(kernel.wide)]
-                total = total + _tile(r, kernel, i, listed, masked=masked, own=False)
+                total = total + _tile(r, kernel, i, listed, masked=masked, diagonal=False)
             r.turned_d_q[...] = total
 
         lax.fori_loop(0, trips, trip, None)
     turned = r.turned_d_q[...]
     if not kernel.stretch:
-        turned = turned + _tile(r, kernel, i, [], masked=True, own=True)
+        turned = turned + _tile(r, kernel, i, [], masked=True, diagonal=True)
     _write_d_q(r, kernel, turned)
 
 
-def _tile(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], *, masked: bool, own: bool) -> Array:
+def _tile(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], *, masked: bool, diagonal: bool) -> Array:
     """Add a tile's gradients of keys and values to the sums; return that of the queries, [H, rows], unscaled."""
     last = kernel.shape.key_blocks - 1
-    blocks = listed + [i * kernel.own + d for d in range(kernel.own)] if own else listed
+    blocks = listed + [i * kernel.diagonal + d for d in range(kernel.diagonal)] if diagonal else listed
     real = [jnp.minimum(block, last) for block in blocks]
     starts = [block * KEYS for block in real]
     k, v = shared.gather(r.k, starts), shared.gather(r.v, starts)
@@ -140,10 +140,10 @@ def _tile(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], *, masked: bo
     slope = None
     if kernel.logit_soft_cap is not None:
         slope = 1 - jnp.square(logits * (1 / (kernel.logit_soft_cap * shared.LOG2_E)))
-    seen = None
+    visible = None
     if masked:
-        seen = jnp.concatenate([_seen(r, kernel, i, blocks, own)] * kernel.shape.group, axis=1)
-        logits = jnp.where(seen, logits, UNSEEN)
+        visible = jnp.concatenate([_visible(r, kernel, i, blocks, diagonal)] * kernel.shape.group, axis=1)
+        logits = jnp.where(visible, logits, UNSEEN)
         if not kernel.stretch:
             starts_of_heads = [i * kernel.tiles.queries] * kernel.shape.group
             q, d_out = (shared.alive_only(x, r.bits, starts_of_heads, kernel.tiles.queries) for x in (q, d_out))
@@ -151,9 +151,9 @@ def _tile(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], *, masked: bo
     d_logits = weights * (d_weights - _row(r.delta))
     if slope is not None:
         d_logits = d_logits * slope
-    if seen is not None:
-        # By choice: a weight of 0 would make NaN of what padding holds.
-        d_logits = jnp.where(seen, d_logits, 0.0)
+    if visible is not None:
+        # By selection: a weight of 0 times a NaN in padding would be NaN.
+        d_logits = jnp.where(visible, d_logits, 0.0)
     d_logits = d_logits.astype(q.dtype)
     d_v = kernel.dot(weights.astype(q.dtype), d_out, shared.NN)
     d_k = kernel.dot(d_logits, q, shared.NN)
@@ -166,29 +166,29 @@ def _tile(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], *, masked: bo
     return kernel.dot(turned_k, d_logits, shared.NN)
 
 
-def _seen(r: _Refs, kernel: Kernel, i: Array, blocks: list[Array], own: bool) -> Array:
-    """Return whether a token of the block of queries sees a key, [keys, queries]: one mask for all heads."""
+def _visible(r: _Refs, kernel: Kernel, i: Array, blocks: list[Array], diagonal: bool) -> Array:
+    """Return whether each token of the block of queries sees each key, [keys, queries]: one mask for all heads."""
     query = _queries(r, kernel, i)
     parts = []
     for place, block in enumerate(blocks):
         until = r.column[pl.ds(pl.multiple_of(block * KEYS, KEYS), KEYS), :]
-        seen = shared.across(until, query.shape[1]) > query
-        if kernel.stretch or (own and place >= len(blocks) - kernel.own):
-            seen = seen & (block * KEYS + lax.broadcasted_iota(jnp.int32, seen.shape, 0) <= query)
-        parts.append(seen)
+        visible = shared.across(until, query.shape[1]) > query
+        if kernel.stretch or (diagonal and place >= len(blocks) - kernel.diagonal):
+            visible = visible & (block * KEYS + lax.broadcasted_iota(jnp.int32, visible.shape, 0) <= query)
+        parts.append(visible)
     return jnp.concatenate(parts, axis=0)
 
 
 def _queries(r: _Refs, kernel: Kernel, i: Array) -> Array:
-    """Return the index of each token of the block of queries, [1, queries]; that of a dead one is past everything."""
+    """Return the index of each token of the block of queries, [1, queries]; past all keys for a dead token."""
     if kernel.stretch:
-        # What a dead query sees is multiplied by its zeros.
+        # A dead query multiplies all that it sees by its zeros.
         lane = lax.broadcasted_iota(jnp.int32, (1, kernel.tiles.queries), 1)
         return shared.first_query(r.count, kernel, i) + lane
     parts = []
-    for d in range(kernel.own):
-        index = (i * kernel.own + d) * KEYS + lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
-        parts.append(jnp.where(r.until[0, i * kernel.own + d] > index, index, _NEVER))
+    for d in range(kernel.diagonal):
+        index = (i * kernel.diagonal + d) * KEYS + lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
+        parts.append(jnp.where(r.until[0, i * kernel.diagonal + d] > index, index, _NEVER))
     return jnp.concatenate(parts, axis=1)
 
 

@@ -86,7 +86,7 @@ def backward(
 
 
 def _partial(kernel: Kernel) -> Any:
-    """Return the dtype of what is still to be added up over stretches, or of the result."""
+    """Return the dtype of results: float32 where stretches still have to be added up."""
     return jnp.float32 if kernel.stretch else kernel.shape.dtype
 
 
@@ -105,7 +105,7 @@ class _Specs:
         rows = Rows(shape.group, shape.width, jnp.dtype(shape.dtype).itemsize, kernel.tiles)
         two = backward_bytes(rows, shape.keys, windows=2, stretch=kernel.stretch)
         # Two windows fetch the next row's keys while this one's are used; where VMEM is small, one must do. The count
-        # was seen to be 2 % short, and a fetch that is waited for is better than a call that is refused.
+        # can be 2 % short, and a fetch that is waited for is better than a call that is refused.
         windows = 2 if two <= device.vmem_bytes() * 15 // 16 else 1
         self.keys = Spec(
             (1, 1, shape.keys, shape.width),
@@ -144,7 +144,7 @@ class _Specs:
 
 
 def statistics_shape(kernel: Kernel) -> tuple[int, ...]:
-    """Return [B, K, R, n, 1, Q]: what is known per query, blocks of queries on an axis of their own."""
+    """Return [B, K, R, n, 1, Q], the shape of values per query with blocks of queries on a separate axis."""
     s, queries = kernel.shape, kernel.tiles.queries
     return (s.batch, s.kv_heads, s.group, s.tokens // queries, 1, queries)
 

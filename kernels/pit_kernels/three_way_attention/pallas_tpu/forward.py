@@ -53,29 +53,30 @@ def kernel(*refs: Any, kernel: Kernel) -> None:
         def _() -> None:
             shared.fill_bits(r.until, r.bits, kernel)
 
-    seen = r.count[0, 0, i]
+    number = r.count[0, 0, i]
 
-    @pl.when(seen == shared.DEAD)
+    @pl.when(number == shared.DEAD)
     def _() -> None:
         r.out[...] = jnp.zeros(r.out.shape, r.out.dtype)
         r.lse[...] = jnp.full(r.lse.shape, -jnp.inf, jnp.float32)
 
     def straight(count: int) -> None:
         listed = [r.block[0, i, place] for place in range(count)]
-        _finish(r, kernel, i, _tile(r, kernel, i, listed, None, masked=True, own=True))
+        _finish(r, kernel, i, _tile(r, kernel, i, listed, None, masked=True, diagonal=True))
 
-    shared.straight(seen, _counts(kernel), straight)
+    shared.straight(number, _counts(kernel), straight)
 
-    if kernel.short < kernel.shape.key_blocks - kernel.own:
-        pl.when(seen > kernel.short)(functools.partial(_long, r, kernel, i))
+    if kernel.short < kernel.shape.key_blocks - kernel.diagonal:
+        pl.when(number > kernel.short)(functools.partial(_long, r, kernel, i))
 
 
 def _counts(kernel: Kernel) -> list[int]:
-    """Return the numbers of listed blocks that get a body: a tile's width is a power of two, others leave matrix units
-    idle.
+    """Return the numbers of listed blocks that get a body.
+
+    The width of their tiles is a power of two: others leave matrix units idle.
     """
-    widths = (2**power for power in range(kernel.short.bit_length() + kernel.own.bit_length() + 1))
-    counts = {kernel.short, *(w - kernel.own for w in widths if 0 <= w - kernel.own <= kernel.short)}
+    widths = (2**power for power in range(kernel.short.bit_length() + kernel.diagonal.bit_length() + 1))
+    counts = {kernel.short, *(w - kernel.diagonal for w in widths if 0 <= w - kernel.diagonal <= kernel.short)}
     # Of a stretch at least one block is listed, or the block of queries is skipped.
     return sorted(counts - {0} if kernel.stretch else counts)
 
@@ -91,7 +92,7 @@ def _long(r: _Refs, kernel: Kernel, i: Array) -> None:
         for tile in range(tiles):
             at = first + tile * kernel.wide
             listed = [r.block[0, i, at + place] for place in range(kernel.wide)]
-            state = _tile(r, kernel, i, listed, state, masked=masked, own=False)
+            state = _tile(r, kernel, i, listed, state, masked=masked, diagonal=False)
         r.peak[...], r.total[...], r.acc[...] = state
 
     for first, trips, tiles, masked in shared.loops(r.count, kernel, i):
@@ -102,16 +103,16 @@ def _long(r: _Refs, kernel: Kernel, i: Array) -> None:
         lax.fori_loop(0, trips, body, None)
     state = _Running(r.peak[...], r.total[...], r.acc[...])
     if not kernel.stretch:
-        state = _tile(r, kernel, i, [], state, masked=True, own=True)
+        state = _tile(r, kernel, i, [], state, masked=True, diagonal=True)
     _finish(r, kernel, i, state)
 
 
 def _tile(
-    r: _Refs, kernel: Kernel, i: Array, listed: list[Array], state: _Running | None, *, masked: bool, own: bool
+    r: _Refs, kernel: Kernel, i: Array, listed: list[Array], state: _Running | None, *, masked: bool, diagonal: bool
 ) -> _Running:
-    """Take one step of the softmax over the listed blocks of keys and, with `own`, those on the diagonal."""
+    """Take one step of the softmax over the listed blocks of keys and, with `diagonal`, the blocks on the diagonal."""
     last = kernel.shape.key_blocks - 1
-    blocks = listed + [i * kernel.own + d for d in range(kernel.own)] if own else listed
+    blocks = listed + [i * kernel.diagonal + d for d in range(kernel.diagonal)] if diagonal else listed
     # The block that nothing sees has no keys; any will do, because its `visible_until` is 0.
     starts = [jnp.minimum(block, last) * KEYS for block in blocks]
     k, v = shared.gather(r.k, starts), shared.gather(r.v, starts)
@@ -121,13 +122,13 @@ def _tile(
         k = shared.alive_only(k, r.bits, starts, KEYS) if add else k
     logits = kernel.cap(kernel.dot(shared.stack(r.q[0]), k, shared.NT))
     if masked:
-        seen = _seen(r, kernel, i, listed, own)
+        visible = _visible(r, kernel, i, listed, diagonal)
         if add:
-            # One mask serves the heads of a group: making numbers of it and adding them is cheaper than choosing.
-            bias = jnp.concatenate([jnp.where(x, jnp.float32(0), jnp.float32(UNSEEN)) for x in seen], axis=1)
+            # One mask serves the heads of a group: converting it to numbers and adding them is cheaper than selecting.
+            bias = jnp.concatenate([jnp.where(x, jnp.float32(0), jnp.float32(UNSEEN)) for x in visible], axis=1)
             logits = logits + jnp.concatenate([bias] * kernel.shape.group, axis=0)
         else:
-            logits = jnp.where(jnp.concatenate([jnp.concatenate(seen, axis=1)] * kernel.shape.group), logits, UNSEEN)
+            logits = jnp.where(jnp.concatenate([jnp.concatenate(visible, axis=1)] * kernel.shape.group), logits, UNSEEN)
     peak = jnp.broadcast_to(jnp.max(logits, axis=1, keepdims=True), (kernel.rows, KEYS))
     if state is not None:
         peak = jnp.maximum(state.peak, peak)
@@ -141,20 +142,20 @@ def _tile(
     return _Running(peak, total, acc)
 
 
-def _seen(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], own: bool) -> list[Array]:
-    """Return whether a token of the block of queries sees a key, [queries, 128] for each block of keys."""
+def _visible(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], diagonal: bool) -> list[Array]:
+    """Return whether each token of the block of queries sees each key, [queries, 128] for each block of keys."""
     queries, last = kernel.tiles.queries, kernel.shape.key_blocks - 1
     query = shared.first_query(r.count, kernel, i) + lax.broadcasted_iota(jnp.int32, (queries, KEYS), 0)
     lane = lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
-    seen = []
+    visible = []
     for block in listed:
         until = jnp.where(block <= last, r.until[0, jnp.minimum(block, last)], 0)
         # A stretch lists its diagonal too.
-        seen.append((query < until) & (query >= block * KEYS + lane) if kernel.stretch else query < until)
-    for d in range(kernel.own if own else 0):
-        block = i * kernel.own + d
-        seen.append((query < r.until[0, block]) & (query >= block * KEYS + lane))
-    return seen
+        visible.append((query < until) & (query >= block * KEYS + lane) if kernel.stretch else query < until)
+    for d in range(kernel.diagonal if diagonal else 0):
+        block = i * kernel.diagonal + d
+        visible.append((query < r.until[0, block]) & (query >= block * KEYS + lane))
+    return visible
 
 
 def _finish(r: _Refs, kernel: Kernel, i: Array, state: _Running) -> None:
@@ -172,7 +173,7 @@ def _finish(r: _Refs, kernel: Kernel, i: Array, state: _Running) -> None:
             lse = (_row(state.peak[at]) + jnp.log2(_row(total[at]))) * (1 / shared.LOG2_E)
             if not kernel.stretch:
                 token = first + d * KEYS + lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
-                lse = jnp.where(r.until[0, i * kernel.own + d] > token, lse, -jnp.inf)
+                lse = jnp.where(r.until[0, i * kernel.diagonal + d] > token, lse, -jnp.inf)
             r.lse[0, 0, head, 0, :, d * KEYS : (d + 1) * KEYS] = lse
 
 
@@ -187,8 +188,8 @@ def _inverse(x: Array, dtype: Any) -> Array:
 
 def _row(columns: Array) -> Array:
     """Turn [128, 128] with equal columns to a row."""
-    diagonal = lax.broadcasted_iota(jnp.int32, (KEYS, KEYS), 0) == lax.broadcasted_iota(jnp.int32, (KEYS, KEYS), 1)
-    return jnp.sum(jnp.where(diagonal, columns, 0.0), axis=0, keepdims=True)
+    eye = lax.broadcasted_iota(jnp.int32, (KEYS, KEYS), 0) == lax.broadcasted_iota(jnp.int32, (KEYS, KEYS), 1)
+    return jnp.sum(jnp.where(eye, columns, 0.0), axis=0, keepdims=True)
 
 
 def scratch(kernel: Kernel) -> list[Any]:

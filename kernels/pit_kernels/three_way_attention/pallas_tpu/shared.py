@@ -19,7 +19,7 @@ from pit_kernels.three_way_attention.visible_blocks import KEYS, visible_blocks,
 
 LOG2_E = math.log2(math.e)
 UNSEEN = -0.7 * float(np.finfo(np.float32).max)
-"""Logit of a key that is not seen: finite, so that the difference of two is not NaN."""
+"""Logit of a key that is not visible: finite, so that the difference of two is not NaN."""
 
 DEAD = -1
 """Count of blocks where a block of queries is all padding."""
@@ -53,8 +53,8 @@ class Kernel(NamedTuple):
     """Everything that both kernels are specialised for.
 
     With a stretch of keys, indices of queries and keys count from the stretch's first key, the blocks on the diagonal
-    are listed like others, and padding has been cleared from all arguments: it may add to nothing, but what comes out
-    for padding's queries is meaningless.
+    are listed like others, and padding has been cleared from all arguments: it adds to nothing, but the results
+    of padding's queries are meaningless.
     """
 
     shape: Shape
@@ -79,18 +79,18 @@ class Kernel(NamedTuple):
         return self.tiles.keys // KEYS
 
     @property
-    def own(self) -> int:
+    def diagonal(self) -> int:
         """Blocks of 128 keys on the diagonal of a block of queries that are in no list."""
         return 0 if self.stretch else self.tiles.queries // KEYS
 
     @property
     def short(self) -> int:
         """Most listed blocks that are served without a loop."""
-        return min(self.tiles.short, self.shape.key_blocks - self.own)
+        return min(self.tiles.short, self.shape.key_blocks - self.diagonal)
 
     @property
     def precision(self) -> lax.Precision:
-        """Of products: float32 operands keep theirs."""
+        """Precision of products: float32 operands keep theirs."""
         return lax.Precision.HIGHEST if self.shape.dtype == jnp.float32 else lax.Precision.DEFAULT
 
     def dot(self, a: Array, b: Array, dimensions: Any) -> Array:
@@ -113,34 +113,34 @@ def make(shape: Shape, tiles: Tiles, settings: Settings) -> Kernel:
 
 
 def lists(visible_until: Array, kernel: Kernel, first_key: Array | None = None) -> tuple[Array, Array]:
-    """Return for each block of queries: its list of blocks of keys, and what to do with it.
+    """Return the list of blocks of keys of each block of queries, and the trips over it.
 
     Args:
-      visible_until: of the row.
+      visible_until: mask of the row.
       kernel: the call.
       first_key: index of the first key of a stretch.
 
     Returns:
       blocks: int32[B, n, m + wide], see `VisibleBlocks`; the last trip of a loop may read so far past the list.
-      counts: int32[B, 5, n]: how many blocks are listed (`DEAD` where no query is alive, or nothing of a stretch is
-        seen); trips of the loop over whole blocks, with `unroll` tiles each; trips of the loop over the rest, masked,
+      counts: int32[B, 5, n]: how many blocks are listed (`DEAD` where no query is alive or no key of a stretch is
+        visible); trips of the loop over whole blocks, with `unroll` tiles; trips of the loop over the rest, masked,
         with `masked` tiles each, and with one; the index of the block's first query.
     """
     queries, wide, tiles = kernel.tiles.queries, kernel.wide, kernel.tiles
     if first_key is None:
-        found = visible_blocks(visible_until, queries)
-        busy = found.alive == 1
+        visits = visible_blocks(visible_until, queries)
+        busy = visits.alive == 1
     else:
-        found = visible_blocks_of_stretch(visible_until, queries, first_key, kernel.shape.keys)
-        busy = (found.alive == 1) & (found.seen > 0)
-    whole = found.full // (wide * tiles.unroll)
-    rest = -(-(found.seen - whole * (wide * tiles.unroll)) // wide)
+        visits = visible_blocks_of_stretch(visible_until, queries, first_key, kernel.shape.keys)
+        busy = (visits.alive == 1) & (visits.number > 0)
+    whole = visits.full // (wide * tiles.unroll)
+    rest = -(-(visits.number - whole * (wide * tiles.unroll)) // wide)
     many = rest // tiles.masked if tiles.masked > 1 else jnp.zeros_like(rest)
-    seen = jnp.where(busy, found.seen, DEAD)
-    first = jnp.arange(seen.shape[1], dtype=jnp.int32) * queries - (0 if first_key is None else first_key)
-    blocks = jnp.pad(found.block, ((0, 0), (0, 0), (0, wide)), constant_values=kernel.shape.key_blocks)
-    trips = seen, whole, many, rest - many * tiles.masked
-    return blocks, jnp.stack([*trips, jnp.broadcast_to(first, seen.shape)], axis=1)
+    number = jnp.where(busy, visits.number, DEAD)
+    first = jnp.arange(number.shape[1], dtype=jnp.int32) * queries - (0 if first_key is None else first_key)
+    blocks = jnp.pad(visits.block, ((0, 0), (0, 0), (0, wide)), constant_values=kernel.shape.key_blocks)
+    trips = number, whole, many, rest - many * tiles.masked
+    return blocks, jnp.stack([*trips, jnp.broadcast_to(first, number.shape)], axis=1)
 
 
 def first_query(count_ref: Any, kernel: Kernel, i: Array) -> Array:
@@ -152,7 +152,7 @@ def first_query(count_ref: Any, kernel: Kernel, i: Array) -> Array:
 def loops(count: Any, kernel: Kernel, i: Array) -> Iterator[tuple[Array, Array, int, bool]]:
     """Return the loops over a list: its first place, trips, tiles per trip, and whether tiles are masked.
 
-    What a list has past its end is the block that nothing sees, so the last masked trip needs no body of its own.
+    Past its end a list holds the index of the block that nothing sees, so the last masked trip needs no extra body.
     """
     first = jnp.int32(0)
     for row, tiles, masked in ((1, kernel.tiles.unroll, False), (2, kernel.tiles.masked, True), (3, 1, True)):
@@ -162,11 +162,11 @@ def loops(count: Any, kernel: Kernel, i: Array) -> Iterator[tuple[Array, Array, 
             first = first + trips * (tiles * kernel.wide)
 
 
-def straight(seen: Array, counts: Sequence[int], body: Callable[[int], None]) -> None:
-    """Call `body(count)` with the smallest of the ascending counts that is at least `seen`, if there is one."""
+def straight(number: Array, counts: Sequence[int], body: Callable[[int], None]) -> None:
+    """Call `body(count)` with the smallest of the ascending counts that is at least `number`, if there is one."""
     below = -1
     for count in counts:
-        pl.when((seen > below) & (seen <= count))(functools.partial(body, count))
+        pl.when((number > below) & (number <= count))(functools.partial(body, count))
         below = count
 
 
@@ -209,11 +209,11 @@ def bits_scratch(kernel: Kernel) -> Any:
 
 
 def fill_bits(until_ref: Any, bits_ref: Any, kernel: Kernel) -> None:
-    """Write which tokens are alive as bit masks, [T / packing, 128]: all ones where a token is, zeros where not.
+    """Write bit masks of the living tokens, [T / packing, 128]: all ones for a living token, else zeros.
 
     Args:
       until_ref: `visible_until` of the row, in blocks [1, m, 1, 128].
-      bits_ref: where to write.
+      bits_ref: destination.
       kernel: the call.
     """
     packed = packing(kernel.shape.dtype)
@@ -229,13 +229,13 @@ def fill_bits(until_ref: Any, bits_ref: Any, kernel: Kernel) -> None:
 
 
 def alive_only(x: Array, bits_ref: Any, starts: list[Array], length: int) -> Array:
-    """Return the rows of living tokens, and zeros for the others, whatever they hold.
+    """Return the rows of living tokens, and zeros for the others.
 
     Weights of padding are 0, but 0 times a NaN is NaN. A bitwise "and" costs what a copy costs.
 
     Args:
       x: [rows, H], stretches of `length` tokens.
-      bits_ref: what `fill_bits` wrote.
+      bits_ref: masks of `fill_bits`.
       starts: first token of each stretch.
       length: tokens of a stretch, a multiple of 128.
     """

@@ -1,7 +1,7 @@
 """Rows whose keys do not fit into VMEM: stretches of keys one after another, merged by their log-sum-exp.
 
-Each stretch is one call in which every block of queries sees only the keys of that stretch; a loop of the program goes
-over them, so that one stretch's results are held beside the sum. Padding is cleared before and after the kernel.
+Each stretch is one call in which every block of queries sees only the keys of that stretch; the program
+loops over them, so only one stretch's results are held besides the sum. Padding is cleared before and after the kernel.
 """
 
 from typing import Any
@@ -31,8 +31,8 @@ def forward(
     def step(carry: tuple[Array, Array], stretch: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
         out, lse = carry
         first, k, v, until = stretch
-        found = lists(visible_until, kernel, first)
-        part, part_lse = calls.forward(q, k, v, until, found, kernel, interpret)
+        visits = lists(visible_until, kernel, first)
+        part, part_lse = calls.forward(q, k, v, until, visits, kernel, interpret)
         both = jnp.logaddexp(lse, part_lse)
         finite = jnp.where(jnp.isneginf(both), 0, both)
         old, new = (jnp.exp(x - finite).reshape(*q.shape[:-1], 1) for x in (lse, part_lse))
@@ -41,7 +41,7 @@ def forward(
     start = jnp.zeros(q.shape, jnp.float32), jnp.full(calls.statistics_shape(kernel), -jnp.inf, jnp.float32)
     (out, lse), _ = lax.scan(step, start, _stretches(kernel, k, v, visible_until))
     (out,) = _cleared(living, out)
-    # A dead query has met keys, as a query that is alive would.
+    # A dead query has met keys like a living one.
     lse = jnp.where(living.reshape(q.shape[0], 1, 1, *lse.shape[3:]), lse, -jnp.inf)
     return out.astype(q.dtype), lse
 
@@ -62,8 +62,8 @@ def backward(
 
     def step(d_q: Array, stretch: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
         first, k, v, until = stretch
-        found = lists(visible_until, kernel, first)
-        part, d_k, d_v = calls.backward(q, k, v, until, lse, delta, d_out, found, kernel, interpret)
+        visits = lists(visible_until, kernel, first)
+        part, d_k, d_v = calls.backward(q, k, v, until, lse, delta, d_out, visits, kernel, interpret)
         return d_q + part, (d_k, d_v)
 
     d_q, d_keys = lax.scan(step, jnp.zeros(q.shape, jnp.float32), _stretches(kernel, k, v, visible_until))
@@ -78,10 +78,10 @@ def _stretches(kernel: Kernel, k: Array, v: Array, visible_until: Array) -> tupl
     first = jnp.arange(number, dtype=jnp.int32) * shape.keys
     k, v = (jnp.moveaxis(x.reshape(shape.batch, shape.kv_heads, number, shape.keys, shape.width), 2, 0) for x in (k, v))
     until = visible_until.reshape(shape.batch, number, shape.keys).swapaxes(0, 1)
-    # What ends before the stretch is seen by nobody in it: 0, so that no int32 underflows.
+    # No query of the stretch sees a segment that ends before it: 0, so that no int32 underflows.
     return first, k, v, jnp.maximum(until, first[:, None, None]) - first[:, None, None]
 
 
 def _cleared(living: Array, *arrays: Array) -> tuple[Any, ...]:
-    """Return the arrays [B, N, T, H] with zeros in padding, whatever it holds."""
+    """Return the arrays [B, N, T, H] with zeros in padding."""
     return tuple(jnp.where(living[:, None, :, None], x, 0) for x in arrays)

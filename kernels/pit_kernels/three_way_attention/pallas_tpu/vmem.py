@@ -8,7 +8,7 @@ from pit_kernels.three_way_attention.visible_blocks import KEYS
 
 _STACK = {2: 8, 4: 36}
 """Bytes of VMEM that the backward kernel's intermediate values take for each logit of its largest tile, by the bytes of
-a number: what the compiler was seen to need. Products of float32 keep parts of their operands."""
+a number, as measured with the compiler. Products of float32 keep parts of their operands."""
 
 _LISTS = 2**20 * 3 // 4
 """Bytes of SMEM (1 MiB on every generation) that the lists of blocks may take."""
