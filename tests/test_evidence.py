@@ -33,24 +33,22 @@ archive, per_seed, pages = module("archive"), module("per_seed"), module("pages"
 def test_every_variant_has_the_recipes_steps_to_spend(variants, family, small):
     base = variants.base_config(family, 1, small=small)
     stages = {"describe": 2, "relay": 2 if small else 1}[family]
-    improver = sum((base.rl_first.steps, base.rl_second.steps)[:stages])
+    improver = sum((base.rl_improver_0.steps, base.rl_improver_1.steps)[:stages])
     for name in variants.VARIANTS:
         config = variants.config_of(family, name, 1, small=small)
-        stages = variants.stages_for(config, name)
-        own = [stage for stage in stages if stage in ("rl-first", "rl-second", "rl-third")]
-        spent = sum(getattr(config, stage.replace("-", "_")).steps for stage in own)
+        sections = {stage.name: stage.settings(config) for stage in variants.stages_for(config, name)}
+        spent = sum(section.steps for stage, section in sections.items() if stage.startswith("rl-improver-"))
         policy = config.rl_policy.steps - base.rl_policy.steps
         assert (spent, policy) == ((0, improver) if name == "more_rlhf" else (improver, 0))
         assert config.data.task == family
-        assert {getattr(config, s.replace("-", "_")).prompts for s in stages if s.startswith("rl-")} == {
-            base.rl_policy.prompts
-        }
+        prompts = {section.prompts for stage, section in sections.items() if stage.startswith("rl-")}
+        assert prompts == {base.rl_policy.prompts}
 
 
 def test_variants_share_what_is_the_same_and_seeds_share_nothing(variants):
     def ids(variant, seed):
         config = variants.config_of("describe", variant, seed)
-        return {name: variants.identity(config, name) for name in variants.stages_for(config, variant)}
+        return {stage.name: variants.identity(config, stage) for stage in variants.stages_for(config, variant)}
 
     staged, own, more = ids("staged", 1), ids("own", 1), ids("more_rlhf", 1)
     common = ["sft-policy", "sft-improver", "reward-quality", "reward-gap"]
@@ -59,13 +57,13 @@ def test_variants_share_what_is_the_same_and_seeds_share_nothing(variants):
     assert staged["rl-policy"] == own["rl-policy"] != more["rl-policy"]
     # A gap model that learned one pair of orders is another, and so is all RL against it.
     one = ids("one_pair", 1)
-    assert {name for name in one if one[name] != staged[name]} == {"reward-gap", "rl-first", "rl-second"}
-    assert staged["rl-first"] != own["rl-first"]
+    assert {name for name in one if one[name] != staged[name]} == {"reward-gap", "rl-improver-0", "rl-improver-1"}
+    assert staged["rl-improver-0"] != own["rl-improver-0"]
     assert not set(staged.values()) & set(ids("staged", 2).values())
     final = [seed for seeds in variants.FINAL_SEEDS.values() for seed in seeds]
     assert not set(variants.EXPLORE_SEEDS) & set(final)
     assert len(final) == len(set(final))
-    assert variants.FINAL_SEEDS.keys() == variants.FAMILIES.keys()
+    assert tuple(variants.FINAL_SEEDS) == variants.FAMILIES
     assert all(len(seeds) >= 5 for seeds in variants.FINAL_SEEDS.values())
 
 
@@ -202,7 +200,7 @@ def test_tables_of_markdown_hold_the_figures_of_a_summary(bench, summary, gates,
     assert lines["describe variants"][0].endswith("| .800 (.800) | 1.000 (1.000) | 1 |")
     assert lines["describe copies"] == ["| one plain pass | .250 (.250 to .250) | .500 (.500 to .500) |"]
     assert lines["describe rewards"] == ["| order | .750 (.750 to .750) |"]
-    assert lines["describe training"] == ["| rl-first | 7 | 1,000 | 9 | 2 |"]
+    assert lines["describe training"] == ["| rl-improver-0 | 7 | 1,000 | 9 | 2 |"]
     # A page has some of the places.
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- describe training: begin -->\nold\n<!-- describe training: end -->\nb\n")
@@ -345,7 +343,7 @@ def test_a_result_is_added_to_an_archive_but_replaces_none(archive, tmp_path):
 
 def test_committed_pages_are_made_of_the_committed_figures(per_seed, pages, variants):
     by_family = per_seed.read_csv(BENCH / "results" / "evidence.csv")
-    assert by_family.keys() == variants.FAMILIES.keys()
+    assert tuple(by_family) == variants.FAMILIES
     assert (BENCH / "results" / "evidence.csv").stat().st_size < 50_000
     text = "".join((BENCH.parent / page).read_text("utf-8") for page in ("README.md", "docs/studies/evidence.md"))
     for name, table in pages.tables(by_family).items():
