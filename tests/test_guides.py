@@ -14,7 +14,7 @@ from pit.stages.prepare import prepare
 from pit.stages.graph import stage_named
 
 config = override(tiny(), ["data.synthetic_rows=150", "reward_quality.steps=2", "rl_policy.algorithm=grouped",
-                           "rl_policy.steps=1", "rl_improver_0.gap=brief", "board.gold=none"])
+                           "rl_improver_0.gap=brief", "board.gold=none"])
 run = Run(Path(sys.argv[2]), config)
 run.save_config()
 prepare(run)
@@ -24,12 +24,14 @@ assert "reward-second-quality" in list(pit.plan.tables(config, run.folder)[0].co
 main(["reward-second-quality", "--run", str(run.folder)])
 assert stage_named("reward-second-quality").done(run)
 
-# The policy of the run: fresh weights in the place of a trained model, one step with the new algorithm.
-from pit.run.stage import Stage
+# One draw of advantages of the new algorithm, found by its name.
+import jax.numpy as jnp
+from pit.rl.algorithms import algorithm_of
 from pit.stages import rl
-Stage.load = Stage.fresh
-rl.POLICY.work(run, pit.run.stage.Services())
-assert rl.POLICY.done(run)
+policy = rl.POLICY.fresh(run)
+grouped = algorithm_of(config.rl_policy, "rl_policy")(policy.graphdef, config.rl_policy, 27)
+advantage, _ = grouped.targets(jnp.array([[0.0, 2.0], [1.0, 1.0]], jnp.float32), jnp.float32(0.1))
+assert advantage.tolist() == [[-1.0, 1.0], [0.0, 0.0]]
 
 import numpy as np
 from pit.data.tokens import Tokens

@@ -76,6 +76,7 @@ def join(parts):
     return draws, tokens, parts[0]["sums"]
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_nothing_also_at_a_restart(folder):
     whole = run_here(0, STEPS, folder)
     assert len({tuple(ids) for ids, _ in whole[0]}) == STEPS

@@ -1,6 +1,5 @@
 """Examples of the strategies are within bounds, reach boundaries, are valid, and shrink to a few tokens."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
-from pit.config import CurriculumConfig
+from pit.config import CurriculumConfig, from_dict, to_dict
 from pit.data.packing import Layout
 from pit.data.template import gap, quality
 from pit.testing import strategies
@@ -85,7 +84,7 @@ def test_real_preferences_are_used_as_seeds():
 @FEW
 def test_curricula_are_within_their_bounds(config):
     assert config.examples is None or 1 <= config.examples <= 64
-    assert config == CurriculumConfig(**dataclasses.asdict(config))
+    assert config == from_dict(CurriculumConfig, to_dict(config))
 
 
 @pytest.mark.parametrize("name", ["uniform", "staged", "learnability", "gap_band"])
