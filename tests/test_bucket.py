@@ -130,7 +130,12 @@ def test_settings_of_another_root_are_refused(tmp_path: Path, capsys: pytest.Cap
     ("root", "missing", "message"),
     [
         ("gs://no-such-bucket/x", "", "gs://no-such-bucket/x/sft-policy: cannot be reached ("),
-        (ROOT, "gcsfs", "gs://bucket/tiny/sft-policy: cannot be reached (ImportError"),
+        pytest.param(
+            ROOT,
+            "gcsfs",
+            "gs://bucket/tiny/sft-policy: cannot be reached (ImportError",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["no bucket", "no client"],
 )

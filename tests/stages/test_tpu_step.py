@@ -115,7 +115,7 @@ def random_batch(topology, lengths):
     return twins.arrays_of(batch)
 
 
-@pytest.mark.parametrize("case", [gap_case, rl_case])
+@pytest.mark.parametrize("case", [pytest.param(gap_case, marks=pytest.mark.slow), rl_case])
 def test_interpreted_steps_are_those_of_xla(case, monkeypatch):
     loss, params, arrays = case()
 
