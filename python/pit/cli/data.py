@@ -54,7 +54,7 @@ def data_check(path: Path, format_name: str, split: str, strict: bool, full: boo
         report = check_store(path, full)
     elif full:
         raise DataError(
-            f"{path}: --full verifies a token store, and this is none (no manifest.json beside .arrow files); name a "
+            f"{path}: --full verifies a token store, and this is none (no manifest.json with .arrow files); name a "
             "folder such as RUN/store, or leave --full out to check raw preferences"
         )
     else:

@@ -68,7 +68,7 @@ def load_pretrained(folder: str | Path) -> tuple[ModelConfig, int, Params]:
 
     Raises:
         ModelFileError: a file is missing or damaged, no family has the architecture, the decoder does not compute all
-            parts of it, or the tensors are not those that the config calls for.
+            parts of it, or the tensors differ from those of the config.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -194,7 +194,7 @@ def _common_fields(
 
 
 def _check_tensors(folder: Path, tensors: Mapping[str, Tensor], shape: _Shape) -> None:
-    """Raise if the tensors are not exactly those that the config calls for."""
+    """Raise if the tensors differ from those of the config."""
     kind = f"a {shape.architecture} of this config.json"
     weights = shape.weights
     for weight in weights:
@@ -223,7 +223,7 @@ def _check_tensors(folder: Path, tensors: Mapping[str, Tensor], shape: _Shape) -
 
 
 def _check_params(params: Params, shape: _Shape) -> None:
-    """Raise if the parameters are not exactly those that the config calls for."""
+    """Raise if the parameters differ from those of the config."""
     remedy = "pass the config and the parameters of one model"
     for weight in shape.weights:
         if weight.name not in params:

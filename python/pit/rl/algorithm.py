@@ -1,6 +1,6 @@
 """The interface of a policy-gradient algorithm: what it optimises, and which minibatches it takes of a rollout.
 
-An algorithm is one file beside `rloo.py` and one line in `algorithms.py`; sampling, scoring, the KL to the anchor and
+An algorithm is one file next to `rloo.py` and one line in `algorithms.py`; sampling, scoring, the KL to the anchor and
 the shaped reward are common to all.
 """
 

@@ -40,7 +40,7 @@ class BusyError(PitError):
 
 @runtime_checkable
 class Task(Work, Protocol):
-    """A stage's own half: what it optimises, and how its work goes on from a checkpoint."""
+    """A stage's own half: what it optimises, and how its work resumes from a checkpoint."""
 
     @property
     def loss(self) -> LossFunction:

@@ -116,9 +116,9 @@ def run_steps(
         state: where to begin; its buffers are consumed.
         work: what each step does.
         schedule: steps and intervals.
-        log: receives metrics and progress; its state is saved beside the controllers', as "log".
+        log: receives metrics and progress; its state is saved with the controllers', as "log".
         checkpoints: receive the state at the schedule's interval, at an interrupt, and at the end.
-        meta: returns JSON values that are saved beside the weights.
+        meta: returns JSON values that are saved with the weights.
 
     Raises:
         Interrupted: SIGINT or SIGTERM arrived; the state is saved.
