@@ -26,7 +26,7 @@ from pit.recipes.describe import describe
 def demo() -> RunConfig:
     """The first synthetic family in fewer steps and prompts than `describe`, with the same hidden oracle.
 
-    Needs: two CPU cores, 3 GiB of memory, no download, five to seven minutes. Command: `pit run demo --out runs/demo`.
+    Needs: two CPU cores, 3 GiB of memory, no download, six minutes. Command: `pit run demo --out runs/demo`.
     """
     config = describe()
     # Held-out samples of an RL stage have the sizes of its steps, so that they need no programs of their own.
