@@ -145,7 +145,7 @@ class PolicyAndAnchor:
                     kl.append(self._over_vocabulary(params, policy, anchor, self._table, arrays))
                     anchored.append({"anchor_hidden": anchor.hidden, "anchor_table": self._table})
                 else:
-                    kl.append(jnp.zeros_like(policy.logp))
                     anchored.append({"anchor_logp": anchor.logp})
-        logp_GNC, anchor_GNC, kl_GNC = (trees.unpacked(values, n) for values in (logp, anchor_logp, kl))
+        logp_GNC, anchor_GNC = (trees.unpacked(values, n) for values in (logp, anchor_logp))
+        kl_GNC = trees.unpacked(kl, n) if self._full else np.zeros_like(logp_GNC)
         return Readings(logp_GNC, anchor_GNC, kl_GNC, anchored)
