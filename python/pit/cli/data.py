@@ -16,7 +16,6 @@ from pit.cli.options import (
     data_option,
     make_config,
     open_run,
-    require_data,
     set_option,
 )
 from pit.data.errors import DataError
@@ -96,7 +95,7 @@ def data_prepare(
 ) -> None:
     """Start a run folder for RECIPE and tokenise its data; the stages can then be run one by one."""
     from pit.run.folder import Run
-    from pit.stages.prepare import prepare
+    from pit.stages.prepare import prepare, require_data
 
     config = make_config(recipe, data, checkpoints, settings, file)
     require_data(config)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pit.config import ConfigError, RunConfig, override, read_config
-from pit.data.errors import DataError
 
 if TYPE_CHECKING:
     from pit.run.folder import Run
@@ -100,17 +99,3 @@ def make_config(
     if checkpoints is not None:
         given.append(f"checkpoints={checkpoints if '://' in checkpoints else Path(checkpoints).absolute()}")
     return override(config, [*given, *settings])
-
-
-def require_data(config: RunConfig) -> None:
-    """Raise unless the config names preferences that exist, or a synthetic task.
-
-    Raises:
-        ConfigError: it names neither.
-        DataError: there is no such file or folder.
-    """
-    path = config.data.path
-    if path is None and config.data.task is None:
-        raise ConfigError(f"data.path = None: recipe {config.name} needs preferences; give them with --data FOLDER")
-    if path is not None and not Path(path).exists():
-        raise DataError(f"{path}: there is no such file or folder; give the preferences with --data FOLDER")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from pit.config import RunConfig, digest
+from pit.config import ConfigError, RunConfig, digest
 from pit.data.atomic import write_file
 from pit.data.errors import DataError
 from pit.data.folds import fold_of
@@ -20,6 +20,20 @@ from pit.train.log import make_reporter
 from pit.types import Preference
 
 
+def require_data(config: RunConfig) -> None:
+    """Raise unless the config names preferences that exist, or a synthetic task.
+
+    Raises:
+        ConfigError: it names neither.
+        DataError: there is no such file or folder.
+    """
+    path = config.data.path
+    if path is None and config.data.task is None:
+        raise ConfigError(f"data.path = None: recipe {config.name} needs preferences; give them with --data FOLDER")
+    if path is not None and not Path(path).exists():
+        raise DataError(f"{path}: there is no such file or folder; give the preferences with --data FOLDER")
+
+
 def prepare(run: Run) -> ReadReport | None:
     """Write RUN/tokenizer.json and RUN/store, unless they exist and are made from the same data and config.
 
@@ -27,9 +41,11 @@ def prepare(run: Run) -> ReadReport | None:
         Counts of the rows read and dropped, None if nothing had to be done.
 
     Raises:
-        DataError: there are no preferences, or they cannot be read.
+        ConfigError: the config names no preferences.
+        DataError: they do not exist or cannot be read.
     """
     config, folder = run.config, run.folder
+    require_data(config)
     source = _source(run)
     stamp, wanted = folder / "prepared.json", _fingerprint(config, source)
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8"))["fingerprint"] == wanted:
@@ -64,8 +80,7 @@ def _source(run: Run) -> Path:
     data = run.config.data
     if data.path is not None:
         return Path(data.path)
-    if data.task is None:
-        raise DataError("data.path = None: this recipe needs preferences; give them with --data FOLDER")
+    assert data.task is not None
     folder = run.folder / "data"
     if not folder.exists():
         write_synthetic(folder, data.synthetic_rows, run.config.seed, task=data.task)
