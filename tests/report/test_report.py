@@ -2,6 +2,7 @@
 
 import dataclasses
 import html.parser
+import itertools
 import json
 import re
 from pathlib import Path
@@ -13,11 +14,14 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pit import report
+from pit.cli import main
 from pit.evaluate.schema import Example, ExampleStep, Results, ResultsError
 from pit.evaluate.stats import Delta, accuracy_interval
 from pit.report import formatting, geometry, metrics, page, palette, plots, render, render_html
 from pit.report.metrics import StageMetrics
 from pit.report.plots import PlotError, quality_png, rl_png
+from pit.stages.graph import STAGES
 
 VOID = {"meta", "br"}
 
@@ -411,6 +415,23 @@ def test_the_plot_of_rl_has_every_stage_with_metrics_of_rl(
         assert (line.get_xdata()[0], line.get_xdata()[-1]) == (sum(lengths[:k]), sum(lengths[: k + 1]))
     assert (held_out.get_xdata(), held_out.get_ydata()) == ([2 * 118 + 10], [0.5])
     assert [line.get_xdata()[0] for line in between] == [118, 236, 354]
+
+
+def test_the_command_labels_all_stages_of_rl_and_no_label_covers_another(
+    curves: StageMetrics, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = [stage.name for stage in STAGES if stage.name.startswith("rl-")]
+    monkeypatch.setattr(report, "render", lambda folder: folder / "report.html")
+    monkeypatch.setattr(metrics, "read_metrics", lambda folder: dict.fromkeys(names, curves["rl-policy"]))
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "save_png", lambda figure, path: figures.append(figure) or path)
+    main(["report", "--run", str(tmp_path), "--rl-plot", str(tmp_path / "rl.png")])
+    figures[0].draw_without_rendering()
+    for panel in figures[0].axes:
+        labels = [text for text in panel.texts if text.get_text() != "not measured"]
+        assert [label.get_text() for label in labels] == ["policy", "improver-0", "improver-1", "improver-2"]
+        places = [label.get_window_extent() for label in labels]
+        assert all(one.x1 < next_one.x0 for one, next_one in itertools.pairwise(places))
 
 
 def test_the_plot_of_rl_is_a_png(curves: StageMetrics, tmp_path: Path) -> None:

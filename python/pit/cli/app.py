@@ -26,7 +26,6 @@ from pit.cli.options import (
     make_config,
     open_run,
     profile_option,
-    require_data,
     run_option,
     set_option,
 )
@@ -190,6 +189,7 @@ def run_command(
     from pit.pipeline import run_pipeline
     from pit.plan import tables
     from pit.run.folder import Run
+    from pit.stages.prepare import require_data
 
     console = Console()
     config = make_config(recipe, data, checkpoints, settings, file)
@@ -257,13 +257,14 @@ def report_command(folder: Path, plot: Path | None, rl_plot: Path | None) -> Non
     from pit.evaluate.schema import read_results
     from pit.report import plots
     from pit.report.metrics import read_metrics
-    from pit.stages.graph import GRAPH
+    from pit.stages.graph import STAGES
 
     click.echo(str(report.render(folder)))
     if plot is not None:
         click.echo(str(plots.quality_png(read_results(folder), plot)))
     if rl_plot is not None:
-        click.echo(str(plots.rl_png(read_metrics(folder), rl_plot, {job.name: job.title for job in GRAPH})))
+        labels = {stage.name: stage.name.removeprefix("rl-") for stage in STAGES}
+        click.echo(str(plots.rl_png(read_metrics(folder), rl_plot, labels)))
 
 
 @cli.command()
