@@ -87,7 +87,7 @@ def answer_all(run: Run) -> Answers:
         models, prompts, requests, once, seed=seed.of("wrong reference"), answers=foreign, stop_rule=False
     )
     wrong = answers_of(tracked(unrelated, 2 * len(requests), "another prompt's reference"), 1)
-    fine_tuned = Models.load(run, config.reward_gap.packing, policy=sft.POLICY)
+    fine_tuned = replace(models, policy=sft.POLICY.load(run))
     by_sft = fine_tuned.respond(prompts, requests, config.improve, seed.of("fine-tuned"))
     reporter.update(total, total, "scoring")
     reporter.close()
