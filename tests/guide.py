@@ -48,7 +48,7 @@ def _environment() -> dict[str, str]:
 
 
 def run_in(folder: Path, script: str, *arguments: object) -> str:
-    """What a script prints that imports the copy."""
+    """Return the output of a script that imports the copy."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_"))}
     path = os.pathsep.join([str(folder / "python"), str(folder / "kernels"), *sys.path])
     result = subprocess.run(

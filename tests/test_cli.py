@@ -1,4 +1,4 @@
-"""What `--help` shows, command by command, and `pit config`."""
+"""`--help` of every command, and `pit config`."""
 
 from collections.abc import Iterator
 from pathlib import Path

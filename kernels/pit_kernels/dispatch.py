@@ -14,7 +14,7 @@ from jax.custom_batching import sequential_vmap
 from jax.experimental.pallas import tpu as pltpu
 
 Interpret = bool | pltpu.InterpretParams
-"""Whether, and with what parameters, Pallas' TPU interpreter runs a kernel on any platform."""
+"""Interpretation by Pallas' TPU interpreter, on any platform: off, on, or on with parameters."""
 
 OTHERS = "default"
 """Platform of a backend that serves every platform for which the list has no other backend."""

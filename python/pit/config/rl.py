@@ -58,7 +58,7 @@ class DrawConfig(Section):
 
 @dataclass(frozen=True)
 class CurriculumConfig(DrawConfig):
-    """Which examples an RL stage of the improver draws, and when.
+    """Order in which an RL stage of the improver draws its examples.
 
     strategy: "uniform", every example once per epoch; "staged", the same with a hand-over of reference sources;
         "learnability", first the examples that are neither always won nor always lost; "gap_band", examples in a band
@@ -120,7 +120,7 @@ class CurriculumConfig(DrawConfig):
 
 @dataclass(frozen=True)
 class KlConfig(Section):
-    """How the KL to the anchor is estimated, charged and held; docs/concepts/rl.md lists the gradient of each choice.
+    """Estimate, place and control of the KL to the anchor; docs/concepts/rl.md lists the gradient of each choice.
 
     estimator: from the sampled token ("k1", "k2", "k3") or over the whole vocabulary ("full").
     place: charged in the "reward" of a sample, before leave-one-out, or in the "loss", token by token.

@@ -189,7 +189,7 @@ class OptimizerConfig(Section):
 
 @dataclass(frozen=True)
 class PackingConfig(Section):
-    """How trees become rows: `rows` rows of `row_length` tokens per shard and microbatch.
+    """Packing of trees: `rows` rows of `row_length` tokens per shard and microbatch.
 
     microbatches: number of microbatches per step (gradient accumulation).
     window: trees that the planner may look ahead to fill a row.
@@ -205,7 +205,7 @@ class PackingConfig(Section):
 
 @dataclass(frozen=True)
 class RolloutConfig(Section):
-    """How samples are decoded. It decides speed and memory, and no result beyond rounding.
+    """Batching of decoding. It decides speed and memory, and no result beyond rounding.
 
     slots: samples that decode at a time; a slot takes the next sample when its sample has ended.
     prefill_tokens: tokens of prefixes that are prefilled at a time.

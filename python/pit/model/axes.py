@@ -8,4 +8,4 @@ ROWS = P(("data", "fsdp"))
 """Rows of a batch, and its trees."""
 
 PARTITION = Partition(rows=("data", "fsdp"), columns=("tensor",))
-"""How kernels are split over the mesh in context: rows and trees, and heads or the vocabulary."""
+"""Split of kernels over the mesh in context: rows and trees, and heads or the vocabulary."""

@@ -33,7 +33,7 @@ def charges_kl(config: RlConfig) -> bool:
 def policy_gradient(graphdef: nnx.GraphDef[Decoder], config: RlConfig, capacity: int) -> LossFunction:
     """Return the loss of a step on packed samples: REINFORCE, the KL where it is charged here, the entropy bonus.
 
-    Beside rows and leaf table, a batch holds `length`, `finished`, `advantage` [G, N]; where `charges_kl` also
+    Besides its rows and leaf table, a batch holds `length`, `finished`, `advantage` [G, N]; where `charges_kl` also
     `kl_coefficient` [G] (score per nat, in the scale of the advantages) and, of the anchor, `anchor_logp` [G, N, C], or
     with the estimator "full" `anchor_hidden` [B, T, D] and `anchor_table` [V, D].
 
