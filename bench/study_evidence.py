@@ -43,8 +43,7 @@ from _measure import commit
 from pit.config import digest
 from pit.data.atomic import write_file
 from pit.evaluate.collect import versions
-from pit.run.stage import Stage
-from pit.stages.graph import GRAPH
+from pit.stages.graph import STAGES
 from pit_kernels.microbench.tables import write_place
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +64,7 @@ def seconds_per_step() -> dict[str, float]:
     stages = json.loads((RESULTS / "demo.json").read_text(encoding="utf-8"))["runs"][0]["stages"]
     known = {name: record["seconds"] / record["steps"] for name, record in stages.items()}
     slowest = max(known.values())
-    return {job.name: known.get(job.name, slowest) for job in GRAPH if isinstance(job, Stage)}
+    return {stage.name: known.get(stage.name, slowest) for stage in STAGES}
 
 
 def plan(trials: Sequence[Trial], finished: Mapping[str, Results], *, small: bool) -> Table:

@@ -17,9 +17,8 @@ from pathlib import Path
 import pytest
 from test_run import environment, metrics, pit, require_equal, without_stage
 
-from pit.run.stage import Stage
 from pit.stages import reward, rl_iterated
-from pit.stages.graph import GRAPH
+from pit.stages.graph import STAGES
 
 LAST = rl_iterated.IMPROVER_2.name
 
@@ -70,7 +69,7 @@ LONG_S = 3000.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * LONG_S)]
 
-STAGES = tuple(job.name for job in GRAPH if isinstance(job, Stage) and job is not reward.JUDGE)
+NAMES = tuple(stage.name for stage in STAGES if stage is not reward.JUDGE)
 
 KILLS = 3
 """Of each stage; the one after them runs to its end."""
@@ -104,7 +103,7 @@ def killed(command: list[str], log: Path, number: signal.Signals, dice: random.R
     return process.wait(timeout=LONG_S)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", NAMES)
 def test_a_stage_that_is_killed_again_and_again_ends_in_the_same_bits(stage: str, whole: Path, tmp_path: Path) -> None:
     copy, dice = without_stage(whole, stage, tmp_path), random.Random(f"7 {stage}")
     command = [sys.executable, "-m", "pit", stage, "--run", str(copy)]

@@ -81,8 +81,7 @@ def needs_of(config: RunConfig) -> dict[Job, tuple[Job, ...]]:
     """Return the jobs of a run in order, each with the jobs that must be finished before it; RL waits for the gate."""
     needs: dict[Job, tuple[Job, ...]] = {}
     for job in (*jobs_of(config), EVALUATE):
-        maximises = isinstance(job, Stage) and "reward" in job.inputs(config)
-        gated = maximises and GATE.included(config)
+        gated = isinstance(job, Stage) and job.maximises(config) and GATE.included(config)
         if gated and GATE not in needs:
             needs[GATE] = GATE.needs(config)
         needs[job] = (*job.needs(config), *((GATE,) if gated else ()))

@@ -54,7 +54,7 @@ def vocabulary(config: RunConfig) -> int:
 
 def rl_stages(config: RunConfig) -> list[Stage]:
     """Return the RL stages of a run: those that maximise a reward."""
-    return [stage for stage in stages_of(config) if "reward" in stage.inputs(config)]
+    return [stage for stage in stages_of(config) if stage.maximises(config)]
 
 
 def _stages(run: Run) -> Table:

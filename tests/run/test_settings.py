@@ -15,7 +15,7 @@ from pit.run.folder import Run
 from pit.run.session import Session
 from pit.run.stage import Services, Stage
 from pit.stages import refresh, reward, rl, rl_iterated, sft
-from pit.stages.graph import GRAPH, improver_of, jobs_of, stage_named, stages_of
+from pit.stages.graph import GRAPH, STAGES, improver_of, jobs_of, stage_named, stages_of
 from pit.stages.prepare import prepare
 from pit.stages.refresh import make_pairs
 from pit.train.log import PROGRESS_VARIABLE
@@ -30,7 +30,6 @@ PAPER = (
     rl.IMPROVER_0,
     rl_iterated.IMPROVER_1,
 )
-STAGES = tuple(job for job in GRAPH if isinstance(job, Stage))
 
 
 @pytest.fixture(scope="module")

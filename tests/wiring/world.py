@@ -35,13 +35,12 @@ from pit.run import session as sessions
 from pit.run.folder import Run
 from pit.run.stage import Stage
 from pit.stages import supervised
-from pit.stages.graph import GRAPH
+from pit.stages.graph import STAGES
 from pit.stages.prepare import prepare
 from pit.train.checkpoint import Checkpoints, Restored
 from pit.train.log import PROGRESS_VARIABLE
 from pit.train.update import REFUSED, TrainState
 
-STAGES = tuple(job for job in GRAPH if isinstance(job, Stage))
 NUMBER = {stage.name: float(i + 1) for i, stage in enumerate(STAGES)}
 NAME = {number: name for name, number in NUMBER.items()}
 FRESH = 99.0

@@ -54,7 +54,7 @@ class Task(Work, Protocol):
     def log_every(self) -> int:
         """Steps per logged line."""
 
-    def begin(self, session: "Session", step: int, restored: Restored | None) -> None:
+    def begin(self, step: int, restored: Restored | None) -> None:
         """Start at a step, from the state that a checkpoint holds, if there is one."""
 
     def close(self) -> None:
@@ -108,9 +108,9 @@ class Session:
             self.guard = Guard(update, self.folder, stage.name, limit=task.optimizer.refusals, in_a_row=refused)
             log = StageLog(self.folder, stage.name, resumed_step=done, every=task.log_every, pending=pending)
             with log as self.log:
-                task.begin(self, done, restored)
                 schedule = Schedule(steps, settings.checkpoint_every, settings.evaluate_every, self._profile_steps)
                 try:
+                    task.begin(done, restored)
                     run_steps(
                         state,
                         task,
@@ -121,11 +121,11 @@ class Session:
                     )
                 finally:
                     task.close()
-        self._finish(steps, facts)
+        self._finish(steps, stage_hash, facts)
 
-    def _finish(self, steps: int, facts: Mapping[str, Any]) -> None:
+    def _finish(self, steps: int, stage_hash: str, facts: Mapping[str, Any]) -> None:
         record = {
-            "hash": self.stage.hash(self.run),
+            "hash": stage_hash,
             "steps": steps,
             "tokens": self.tokens,
             "seconds": round(time.perf_counter() - self._begin_s, 3),

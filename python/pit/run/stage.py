@@ -137,6 +137,10 @@ class Stage(Job):
         """Return the stages of the inputs, and the other jobs that must be finished before."""
         return tuple(dict.fromkeys((*self.inputs(config).values(), *self.after(config))))
 
+    def maximises(self, config: RunConfig) -> bool:
+        """Return whether training maximises a reward model, as RL stages do."""
+        return "reward" in self.inputs(config)
+
     def settings(self, config: RunConfig) -> Any:
         """Return the stage's section of a config."""
         return getattr(config, self.section)

@@ -22,6 +22,9 @@ GRAPH: tuple[Job, ...] = (
     rl_iterated.IMPROVER_2,
 )
 
+STAGES = tuple(job for job in GRAPH if isinstance(job, Stage))
+"""The training stages of the graph, whether or not a run includes them."""
+
 IMPROVERS = (rl.IMPROVER_0, rl_iterated.IMPROVER_1, rl_iterated.IMPROVER_2)
 """The RL stages of the improver in order."""
 
@@ -33,12 +36,12 @@ def jobs_of(config: RunConfig) -> tuple[Job, ...]:
 
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:
     """Return the training stages that a run includes, in order."""
-    return tuple(job for job in jobs_of(config) if isinstance(job, Stage))
+    return tuple(stage for stage in STAGES if stage.included(config))
 
 
 def stage_named(name: str) -> Stage | None:
     """Return the stage of a name, as commands and folders have it; None if there is none."""
-    return next((job for job in GRAPH if isinstance(job, Stage) and job.name == name), None)
+    return next((stage for stage in STAGES if stage.name == name), None)
 
 
 def improver_of(config: RunConfig) -> Stage:

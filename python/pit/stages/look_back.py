@@ -11,7 +11,7 @@ from pit.rl.curriculum import examples_of, expected_visits, make_draws
 from pit.run.folder import Run
 from pit.run.stage import Stage
 from pit.seeds import Seed
-from pit.stages.graph import GRAPH
+from pit.stages.graph import STAGES
 
 
 class Look(NamedTuple):
@@ -78,7 +78,7 @@ def _strategy(config: RlConfig) -> tuple[str, str]:
 
 
 def _rl_stage(name: str) -> Stage:
-    stages = [job for job in GRAPH if isinstance(job, Stage) and "reward" in job.inputs(RunConfig())]
+    stages = [stage for stage in STAGES if stage.maximises(RunConfig())]
     if name not in (stage.name for stage in stages):
         names = ", ".join(stage.name for stage in stages)
         raise ConfigError(f"--stage = {name!r}: must be one of {names}; for example --stage {stages[0].name}")

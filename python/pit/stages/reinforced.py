@@ -160,14 +160,14 @@ class RlTask:
         self._open = ExitStack()
         self._control = Controllers(self._config.beta)
 
-    def begin(self, session: Session, step: int, restored: Restored | None) -> None:
+    def begin(self, step: int, restored: Restored | None) -> None:
         """Start at a step, from restored draws, controllers and board if there are any."""
-        run, stage = session.run, session.stage
+        session, stage = self._session, self._session.stage
         state = None
         if restored is not None:
             self._draws.restore(restored.loader["draws"], step)
             self._control, state = Controllers.of(restored.controllers), restored.controllers["board"]
-        self._board = Board(run.config.board, stage.name, stage.command(run), self._gold, state)
+        self._board = Board(session.run.config.board, stage.name, stage.command(session.run), self._gold, state)
         self._history = self._open.enter_context(History(session.folder, step))
         self._done = step
 

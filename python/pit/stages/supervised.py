@@ -146,7 +146,7 @@ class SupervisedTask:
         self._sharding = row_sharding(session.run.mesh)
         self._evaluation = Evaluation(loss)
 
-    def begin(self, session: Session, step: int, restored: Restored | None) -> None:
+    def begin(self, step: int, restored: Restored | None) -> None:
         """Start the loader, after a restored state if there is one."""
         if restored is not None:
             self._batches.loader.restore(restored.loader["state"])

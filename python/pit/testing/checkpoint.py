@@ -22,8 +22,8 @@ from pit.model.model import Model
 from pit.model.params import Params, merge
 from pit.rollout.score import ModelScorer
 from pit.run.folder import Run
-from pit.run.stage import REWARD_MODEL, Stage
-from pit.stages.graph import GRAPH, stage_named
+from pit.run.stage import REWARD_MODEL
+from pit.stages.graph import STAGES, stage_named
 from pit.stages.reward import gap_loss, quality_loss
 from pit.testing.errors import CheckError
 from pit.testing.rows import RowFormat, RowGradients
@@ -128,7 +128,7 @@ class CheckpointScorer(RowModelScorer):
         """
         named = stage_named(stage)
         if named is None or named.trains != REWARD_MODEL:
-            rewards = ", ".join(job.name for job in GRAPH if isinstance(job, Stage) and job.trains == REWARD_MODEL)
+            rewards = ", ".join(stage.name for stage in STAGES if stage.trains == REWARD_MODEL)
             raise CheckError(f"--stage {stage}: is not a reward model of {folder}; give one of {rewards}")
         run = Run.open(folder)
         model, kinds = named.load(run), {segment.kind for segment in named.topology(run.config).segments}

@@ -11,9 +11,9 @@ from typing import Any
 from pit.evaluate.gold import best_gold
 from pit.evaluate.sensitivity import sampled_pairs
 from pit.run.folder import Run
-from pit.run.stage import DECODER, Stage
+from pit.run.stage import DECODER
 from pit.seeds import Seed
-from pit.stages.graph import GRAPH, stage_named
+from pit.stages.graph import STAGES, stage_named
 from pit.testing.adapters import Difference, SequenceClassifier
 from pit.testing.checkpoint import CheckpointScorer
 from pit.testing.errors import CheckError
@@ -67,7 +67,7 @@ def rows_of_samples(folder: Path, policy: str, limit: int, seed: int) -> tuple[l
     """
     stage = stage_named(policy)
     if stage is None or stage.trains != DECODER:
-        policies = ", ".join(job.name for job in GRAPH if isinstance(job, Stage) and job.trains == DECODER)
+        policies = ", ".join(stage.name for stage in STAGES if stage.trains == DECODER)
         raise CheckError(f"--samples-of {policy}: is not a policy of {folder}; give one of {policies}")
     run = Run.open(folder)
     gold, name = best_gold(run)
