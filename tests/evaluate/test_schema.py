@@ -66,6 +66,7 @@ raw_results = st.fixed_dictionaries(
         "quality": named(listed(point).map(lambda ps: [{**p, "iteration": i} for i, p in enumerate(ps)])),
         "quality_measure": texts,
         "accuracies": st.builds(lambda some, length: {**some, "length": length}, named(accuracy), accuracy),
+        "perplexity": named(ordered("low", "value", "high", st.floats(1, 1e6), n=counts)),
         "sensitivity": listed(ordered("low", "accuracy", "high", shares, n=counts, model=texts, aspect=texts)),
         "stages": listed(
             st.fixed_dictionaries(

@@ -133,6 +133,32 @@ def test_a_judge_no_better_than_length_has_no_verdict() -> None:
     assert stats.judge_verdict_allowed(stats.accuracy_interval(700, 1000), length)
 
 
+def test_a_judge_must_beat_the_shorter_answer_too() -> None:
+    length = stats.accuracy_interval(400, 1000)
+    assert not stats.judge_verdict_allowed(stats.accuracy_interval(590, 1000), length)
+    assert stats.judge_verdict_allowed(stats.accuracy_interval(700, 1000), length)
+
+
+def test_perplexity_weighs_tokens_and_its_interval_covers_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        tokens = rng.integers(1, 40, size=200)
+        # A rate of log 5 nats per token, with noise that a text's tokens share.
+        nll = tokens * (np.log(5.0) + rng.normal(0.0, 0.3, size=200))
+        interval = stats.perplexity_interval(nll, tokens)
+        assert interval.value == pytest.approx(np.exp(nll.sum() / tokens.sum()))
+        covered += interval.low <= 5.0 <= interval.high
+    # 95 % of 400, give or take three standard errors.
+    assert 0.915 < covered / 400 < 0.985
+
+
+@pytest.mark.parametrize("tokens", [[3], [3, 0]])
+def test_perplexity_needs_two_texts_with_tokens(tokens: list[int]) -> None:
+    with pytest.raises(ValueError, match="two texts or more"):
+        stats.perplexity_interval(np.ones(len(tokens)), np.array(tokens))
+
+
 def test_length_control_with_equal_lengths_is_the_plain_delta() -> None:
     rng = np.random.default_rng(0)
     candidate, baseline = rng.normal(0.2, 1.0, size=400), rng.normal(size=400)

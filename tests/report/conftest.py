@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pit.evaluate.schema import Example, ExampleStep, QualityPoint, Results, SensitivityRow, StageCost, write_results
-from pit.evaluate.stats import CopyRate, Delta, accuracy_interval
+from pit.evaluate.stats import CopyRate, Delta, Interval, accuracy_interval
 
 STAGES = ("sft-policy", "sft-improver", "reward-quality", "reward-gap", "rl-policy", "rl-improver-0", "rl-improver-1")
 
@@ -66,6 +66,7 @@ def fake_results() -> Results:
             "judge": accuracy_interval(816, 1000),
             "length": accuracy_interval(587.5, 1000),
         },
+        perplexity={"pretrained": Interval(9.31, 9.02, 9.61, 400), "sft-policy": Interval(6.77, 6.51, 7.04, 400)},
         sensitivity=tuple(
             SensitivityRow(model, aspect, i.value, i.low, i.high, i.n)
             for model, row in chances.items()

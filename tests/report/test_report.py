@@ -119,6 +119,8 @@ def test_numbers_shown_are_those_of_the_results(full: str, full_results: Results
     for accuracy in full_results.accuracies.values():
         assert (accuracy.value, formatting.percent(accuracy.value)) in data
         assert {accuracy.low, accuracy.high} <= exact
+    for perplexity in full_results.perplexity.values():
+        assert {perplexity.value, perplexity.low, perplexity.high} <= exact
     for members in full_results.quality.values():
         assert {p.mean for p in members} | {p.low for p in members} | {p.high for p in members} <= exact
     for row in full_results.sensitivity:
@@ -139,6 +141,7 @@ MEASURED: dict[str, tuple[object, str]] = {
     "delta": ({}, "Win rate minus lose rate"),
     "quality": ({}, "Mean quality"),
     "accuracies": ({}, "How often each model prefers"),
+    "perplexity": ({}, "Per token, of the better answers"),
     "sensitivity": ((), "missing fact"),
     "stages": ((), "Peak memory"),
     "tokens": ({}, "Tokens sampled"),
@@ -186,6 +189,19 @@ def test_without_an_oracle_the_judge_makes_the_headline(full_results: Results) -
 def test_an_interval_that_holds_zero_claims_nothing(full_results: Results) -> None:
     text = judged(Delta(0.5, -1.0, 2.0, 2000, 510, 500, 990, "m"), full_results)
     assert "No difference shown: the improved answer wins on 25.5% of 2,000 prompts and loses on 25.0%." in text
+
+
+def test_the_ruler_is_the_better_rule_of_length(full_results: Results) -> None:
+    short = dataclasses.replace(
+        full_results, accuracies={"R_P": accuracy_interval(55, 100), "length": accuracy_interval(410, 1000)}
+    )
+    for results, rule, position in ((full_results, "longer", 0.5875), (short, "shorter", 0.59)):
+        bars, axis = page.accuracy_bars(results)
+        assert axis is not None
+        text = render_html(results, {})
+        assert f"the simplest judge, \u201cthe {rule} answer is better\u201d" in text
+        assert f"{axis.position(position)}" in text
+        assert {bar.name for bar in bars} == set(results.accuracies)
 
 
 def test_a_judge_that_does_not_beat_length_says_nothing(full_results: Results) -> None:

@@ -121,6 +121,7 @@ class Results:
     quality: series name (`RAW`, `STOP_RULE`, or another improver's) to its points, iterations ascending.
     quality_measure: description of the quality, such as "oracle score, 0 to 1".
     accuracies: model name to pair accuracy, 0 to 1; must hold `LENGTH_BASELINE` if it holds any other.
+    perplexity: model name to perplexity, per token, of the better answers of held-out pairs.
     sensitivity: accuracies by kind of difference.
     stages: costs, in the order in which the stages ran.
     tokens: sampler ("policy", "improver", ...) to the number of tokens it sampled.
@@ -141,6 +142,7 @@ class Results:
     quality: Mapping[str, tuple[QualityPoint, ...]] = field(default_factory=dict)
     quality_measure: str = ""
     accuracies: Mapping[str, Interval] = field(default_factory=dict)
+    perplexity: Mapping[str, Interval] = field(default_factory=dict)
     sensitivity: tuple[SensitivityRow, ...] = ()
     stages: tuple[StageCost, ...] = ()
     tokens: Mapping[str, int] = field(default_factory=dict)
@@ -217,6 +219,8 @@ def _check(results: Results) -> None:
         raise ResultsError(
             f"accuracies has {sorted(results.accuracies)} but not {LENGTH_BASELINE!r}; add the length baseline"
         )
+    for name, perplexity in results.perplexity.items():
+        _check_interval(f"perplexity[{name!r}]", perplexity.low, perplexity.value, perplexity.high, 1.0, math.inf)
     for i, row in enumerate(results.sensitivity):
         _check_interval(f"sensitivity[{i}]", row.low, row.accuracy, row.high, 0.0, 1.0)
     for name, points in results.quality.items():

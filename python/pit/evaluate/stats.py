@@ -202,12 +202,40 @@ def length_baseline_accuracy(length_better: Scores, length_worse: Scores) -> Int
 
 
 def judge_verdict_allowed(accuracy: Interval, length_baseline: Interval) -> bool:
-    """Return whether a judge's verdict counts: the lower end of its accuracy is above that of "longer is better".
+    """Return whether a judge's verdict counts: its accuracy is clearly above what length alone tells.
+
+    Length alone tells the better of two rules, "the longer answer is better" and "the shorter answer is better"; the
+    second is right where the first is wrong.
 
     >>> judge_verdict_allowed(accuracy_interval(70, 100), accuracy_interval(60, 100))
     True
+    >>> judge_verdict_allowed(accuracy_interval(70, 100), accuracy_interval(30, 100))
+    False
     """
-    return accuracy.low > length_baseline.value
+    return accuracy.low > max(length_baseline.value, 1.0 - length_baseline.value)
+
+
+def perplexity_interval(nll: Scores, tokens: Scores) -> Interval:
+    """Return exp(sum of nll / sum of tokens), with the interval of a ratio by the delta method over texts.
+
+    Args:
+        nll: negative log-likelihood of each text, nats.
+        tokens: tokens of each text, at least 1.
+
+    Raises:
+        ValueError: shapes differ, a value is not finite, a text has no token, or there are fewer than two texts.
+
+    >>> perplexity_interval(np.log(2.0) * np.array([1.0, 3.0]), np.array([1, 3])).value
+    2.0
+    """
+    total, length = _as_vectors("nll", nll, "tokens", tokens)
+    if total.size < 2 or length.min() < 1:
+        raise ValueError(f"tokens = {length.tolist()[:8]} must hold two texts or more, each of at least one token")
+    rate = float(total.sum() / length.sum())
+    residual = total - rate * length
+    error = float(np.sqrt(total.size / (total.size - 1) * np.sum(residual**2)) / length.sum())
+    value, low, high = (float(np.exp(rate + sign * Z * error)) for sign in (0.0, -1.0, 1.0))
+    return Interval(value, low, high, total.size)
 
 
 def copy_rate(outputs: Sequence[Sequence[int] | str], references: Sequence[Sequence[int] | str]) -> CopyRate:

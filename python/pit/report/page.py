@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jinja2
 
@@ -75,12 +75,19 @@ class Headline:
 
 @dataclass(frozen=True)
 class AccuracyBar:
-    """Accuracy of a model on the shared axis. beats_length: whether its lower end is above the length baseline."""
+    """Accuracy of a model on the shared axis. beats_length: whether its lower end is above what length tells."""
 
     name: str
     accuracy: Interval
     bar: Bar
     beats_length: bool
+
+
+class LengthRuler(NamedTuple):
+    """The rule of length that ranks more held-out pairs right: whether it prefers the longer answer, its accuracy."""
+
+    longer: bool
+    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,7 @@ def render_html(results: Results, metrics: StageMetrics) -> str:
             quality=geometry.quality_plot(results.quality),
             accuracies=accuracies,
             accuracy_axis=accuracy_axis,
+            ruler=length_ruler(results),
             sensitivity=sensitivity_table(results.sensitivity),
             examples=[(example.prompt, example_steps(example.steps)) for example in results.examples],
             curves=stage_curves(results, metrics),
@@ -196,7 +204,7 @@ def headline(results: Results, comparisons: Mapping[str, Comparison]) -> Headlin
     if not valid:
         if measured:
             return Headline(
-                "No verdict: the judge is not shown to be more accurate than preferring the longer answer.", "", None
+                "No verdict: the judge is not shown to be more accurate than a rule of length alone.", "", None
             )
         return Headline("This run did not compare improved answers with the policy\u2019s own.", "", None)
     comparison, d, measure = comparisons[valid[0]], results.delta[valid[0]], _measure(valid[0])
@@ -211,12 +219,21 @@ def headline(results: Results, comparisons: Mapping[str, Comparison]) -> Headlin
     return Headline(sentence, MEASURES.get(measure, measure), comparison)
 
 
+def length_ruler(results: Results) -> LengthRuler | None:
+    """Return the better of the two rules of length, None if no accuracy was measured."""
+    if not results.accuracies:
+        return None
+    value = results.accuracies[schema.LENGTH_BASELINE].value
+    return LengthRuler(value >= 0.5, max(value, 1.0 - value))
+
+
 def accuracy_bars(results: Results) -> tuple[list[AccuracyBar], Axis | None]:
     """Return the accuracies with the length baseline, best first, and an axis that holds one half."""
-    if not results.accuracies:
+    ruler = length_ruler(results)
+    if ruler is None:
         return [], None
     ends = [end for a in results.accuracies.values() for end in (a.low, a.high)]
-    axis = geometry.make_axis([0.5, *ends], 5, 0.0, 1.0)
+    axis = geometry.make_axis([0.5, ruler.accuracy, *ends], 5, 0.0, 1.0)
     length = results.accuracies[schema.LENGTH_BASELINE]
     ordered = sorted(results.accuracies.items(), key=lambda item: -item[1].value)
     return [
@@ -276,8 +293,8 @@ def caveats(results: Results, comparisons: Mapping[str, Comparison]) -> Iterator
         yield "One seed: the intervals cover the choice of prompts, not the variation between trainings."
     if judge_is_withheld(results):
         yield (
-            "The judge\u2019s verdict does not count: the lower end of its accuracy is not above the accuracy of "
-            "\u201clonger is better\u201d."
+            "The judge\u2019s verdict does not count: the lower end of its accuracy is not above what length alone "
+            "tells, the better of \u201clonger is better\u201d and \u201cshorter is better\u201d."
         )
     if "improved_over_policy/oracle" not in results.delta and results.delta:
         yield "There is no exact oracle for this data: a model decides which answer wins."
@@ -301,7 +318,7 @@ def _sections(results: Results, metrics: StageMetrics) -> list[tuple[str, str]]:
         ("method", "Method", True),
         ("quality", "Quality", any(results.quality.values())),
         ("comparisons", "Head to head", results.delta),
-        ("rewards", "Reward models", results.accuracies or results.sensitivity),
+        ("rewards", "Reward models", results.accuracies or results.perplexity or results.sensitivity),
         ("examples", "Examples", results.examples),
         ("training", "Training", stage_curves(results, metrics)),
         ("board", "Hacking board", _boards(results, metrics)),
