@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from pit.config import ModelConfig
 from pit.data.tokenizer import Tokenizer
-from pit.model import pretrained
+from pit.model import saving
 from pit.model.decoder import Decoder
 from pit.model.errors import ModelFileError
 from pit.model.families import FAMILIES
@@ -420,7 +420,7 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def full(*_: object, **__: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(pretrained, "save_file", full)
+    monkeypatch.setattr(saving, "save_file", full)
     with pytest.raises(OSError, match="no space left"):
         save_pretrained(tmp_path / "m", SMALL, random_params(Decoder, SMALL, 3), 3)
     assert list(tmp_path.iterdir()) == []

@@ -69,10 +69,10 @@ class Weight:
         return self._shape(re.findall(r"\(.*?\)|\w", self.parameter.file_axes))
 
     def from_file(self, value: np.ndarray) -> np.ndarray:
-        """Return the parameter, float32, of what a file holds."""
+        """Return what a file holds in the axes of the parameter, in the dtype of the file; no number is copied."""
         axes, file_axes = self.parameter.axes.split(), re.findall("[A-Z]", self.parameter.file_axes)
         split = value.reshape(self._shape(file_axes))
-        return split.transpose([file_axes.index(axis) for axis in axes]).astype(np.float32)
+        return split.transpose([file_axes.index(axis) for axis in axes])
 
     def to_file(self, value: np.ndarray, dtype: str) -> np.ndarray:
         """Return what a file of this dtype holds of the parameter; its memory is contiguous, as safetensors needs."""

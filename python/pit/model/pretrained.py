@@ -1,64 +1,182 @@
-"""Pretrained models in and out, as the folders of config.json and safetensors that transformers reads and writes.
+"""Pretrained models in: a folder of transformers or a GGUF file as one value, read without more than is asked for.
 
-Everything here holds for all families; what differs between them is in `pit.model.families`.
+`pit.model.saving` writes folders. Everything here holds for all families; their differences are in
+`pit.model.families`.
 """
 
-import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
-from safetensors.numpy import save_file
+from jax.sharding import Mesh
+from jaxtyping import Array
 
 from pit.config import ModelConfig
-from pit.model.config_json import ConfigJson, read_json
+from pit.model.decoder import Decoder
 from pit.model.errors import ModelFileError, refusal
-from pit.model.families import FAMILIES
-from pit.model.family import Family
 from pit.model.layout import Weight
+from pit.model.model import Model
 from pit.model.params import Params
-from pit.model.tensor_files import WEIGHTS, Tensor, new_folder, open_tensors
+from pit.model.saving import save_pretrained
+from pit.model.shape import Shape, check_tensors, read_shape
+from pit.model.source import HfFolder, Source
+from pit.model.tensor_files import Tensor
+from pit.model.token_facts import TokenFacts
 
-_CAUSAL = "ForCausalLM"
-_REWARD = "ForSequenceClassification"
-_READABLE = ("F32", "BF16", "F16")
-# Old conversions store the rotary frequencies, which follow from rope_theta.
-_DERIVED = ".rotary_emb.inv_freq"
+__all__ = ["Pretrained", "load_pretrained", "save_pretrained"]
+
+_PIECE = 64 * 2**20
+"""Bytes of a file that are hashed at a time; pieces are hashed on several cores."""
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """Family, decoder, rows of the embedding, and kind of a model.
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A pretrained language model in its files; its weights are read by `load`.
 
-    reward: the model scores an answer at its last token that is not padding; it counts as tied, for want of an output
-        table.
+    Example:
+        >>> import tempfile
+        >>> from pit.model.params import build
+        >>> config = ModelConfig(width=4, layers=1, heads=2, kv_heads=1, head_dim=2, mlp=3)
+        >>> folder = Path(tempfile.mkdtemp()) / "tiny"
+        >>> save_pretrained(folder, config, build(Decoder, config, 7, seed=0)[1], 7, eos_ids=[1])
+        >>> pretrained = Pretrained.open(folder)
+        >>> pretrained.config == config, pretrained.vocab_size, pretrained.eos_ids, pretrained.chat_template
+        (True, 7, (1,), None)
     """
 
-    family: Family
-    config: ModelConfig
-    vocab_size: int
-    reward: bool
+    source: Source = field(repr=False)
+    shape: Shape = field(repr=False)
+    tokens: TokenFacts = field(repr=False)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Pretrained":
+        """Open a model and check its config and the headers of its tensors; no weight is read.
+
+        Args:
+            path: a folder with config.json and model.safetensors, or model.safetensors.index.json with its shards.
+
+        Raises:
+            ModelFileError: a file is missing or damaged, no family has the architecture, the decoder does not compute
+                all parts of it, or the tensors differ from those of the config.
+        """
+        source = _source(path)
+        shape = read_shape(source.config)
+        if shape.reward:
+            rule = "a run starts from a language model (...ForCausalLM)"
+            raise source.config.refusal("architectures", [shape.architecture], rule, "name the model it was made from")
+        with ExitStack() as stack:
+            check_tensors(source.path, source.tensors(stack), shape)
+        return cls(source, shape, source.token_facts(shape.vocab_size))
 
     @property
-    def architecture(self) -> str:
-        return self.family.name + (_REWARD if self.reward else _CAUSAL)
+    def path(self) -> Path:
+        """The folder or the file."""
+        return self.source.path
 
     @property
-    def weights(self) -> list[Weight]:
-        return self.family.weights(self.config, self.vocab_size, reward=self.reward)
+    def config(self) -> ModelConfig:
+        """Shape of the decoder; `compute_dtype`, `remat` and `longest_path` have their defaults."""
+        return self.shape.config
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding; may exceed the largest token id."""
+        return self.shape.vocab_size
+
+    @property
+    def chat_template(self) -> str | None:
+        """The jinja text that renders a conversation, or None."""
+        return self.tokens.chat_template
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """Text of bos_token, eos_token, pad_token and unk_token, as far as the tokenizer has them."""
+        return self.tokens.special_tokens
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer, as generation_config.json, config.json or the tokenizer names them."""
+        return self.tokens.eos_ids
+
+    @property
+    def bos_id(self) -> int | None:
+        """Token that opens a text, or None."""
+        return self.tokens.bos_id
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex digest of all bytes that anything here is read from: config, weights, tokenizer, template.
+
+        It reads every file once (about a second per gigabyte and core), and does not depend on where they lie.
+        """
+        total = hashlib.blake2b(digest_size=16)
+        for name, path in sorted(self.source.files().items()):
+            total.update(f"{name}\0{_hash_of(path)}\0".encode())
+        return total.hexdigest()
+
+    def tokenizer(self) -> bytes:
+        """Return the content of a tokenizer.json of the `tokenizers` library.
+
+        Raises:
+            ModelFileError: the model comes without one.
+        """
+        return self.source.tokenizer()
+
+    def load(
+        self, mesh: Mesh, dtype: Literal["float32", "bfloat16"] = "float32", config: ModelConfig | None = None
+    ) -> Model[Decoder]:
+        """Read the weights, one tensor after the other, each straight onto the devices that hold its shards.
+
+        The host holds one tensor at a time, and no device more than its own shards.
+
+        Args:
+            mesh: devices, see `pit.model.sharding.make_mesh`.
+            dtype: of all weights in memory.
+            config: `self.config` with other fields that no weight depends on, such as `compute_dtype`; None for it.
+
+        Raises:
+            ModelFileError: the files changed since `open`, or the config has other weights.
+            ConfigError: an axis of the mesh does not divide a weight.
+        """
+        config = self.config if config is None else config
+        graphdef, places = Model.abstract(Decoder, config, self.vocab_size, mesh)
+        weights = {weight.name: weight for weight in self.shape.weights}
+        shapes = {name: weight.shape for name, weight in weights.items()}
+        if shapes != {name: place.shape for name, place in places.items()}:
+            raise refusal("config", config, f"{self.path} has other weights", "change only fields without weights")
+        with ExitStack() as stack:
+            tensors = self.source.tensors(stack)
+            check_tensors(self.path, tensors, self.shape)
+            params = {
+                name: _placed(weights[name], tensors[weights[name].file_name], place, dtype)
+                for name, place in places.items()
+            }
+        return Model(graphdef, params)
+
+
+def _placed(weight: Weight, tensor: Tensor, place: jax.ShapeDtypeStruct, dtype: str) -> Array:
+    """Return a parameter whose shards are cut from the tensor and converted one by one."""
+    value = weight.from_file(tensor.read())
+
+    def shard(index: Any) -> np.ndarray:
+        return np.array(value[index], dtype=jnp.dtype(dtype), order="C")
+
+    return jax.make_array_from_callback(weight.shape, place.sharding, shard)
 
 
 def load_pretrained(folder: str | Path) -> tuple[ModelConfig, int, Params]:
     """Read a language model (...ForCausalLM) or a reward model (...ForSequenceClassification with one label).
 
-    Weights become float32, whatever the file holds (float32, bfloat16 or float16). The parameters fit
-    `Decoder(config, vocab_size)`, or `RewardModel(config, vocab_size)` if one of them is named `score`.
+    Weights become float32 on the default device, whatever the file holds (float32, bfloat16 or float16). The
+    parameters fit `Decoder(config, vocab_size)`, or `RewardModel(config, vocab_size)` if one of them is named `score`.
 
     Args:
         folder: holds config.json, and model.safetensors or model.safetensors.index.json with its shards.
@@ -70,196 +188,34 @@ def load_pretrained(folder: str | Path) -> tuple[ModelConfig, int, Params]:
         ModelFileError: a file is missing or damaged, no family has the architecture, the decoder does not compute all
             parts of it, or the tensors differ from those of the config.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ModelFileError(f"{folder}: no such folder; name one with config.json and {WEIGHTS}")
-    shape = _read_shape(folder / "config.json")
+    source = _source(folder)
+    shape = read_shape(source.config)
     with ExitStack() as stack:
-        tensors = open_tensors(folder, stack)
-        _check_tensors(folder, tensors, shape)
+        tensors = source.tensors(stack)
+        check_tensors(source.path, tensors, shape)
         params = {
-            weight.name: jnp.asarray(weight.from_file(tensors[weight.file_name].read())) for weight in shape.weights
+            weight.name: jnp.asarray(weight.from_file(tensors[weight.file_name].read()).astype(np.float32))
+            for weight in shape.weights
         }
     return shape.config, shape.vocab_size, params
 
 
-def save_pretrained(
-    folder: str | Path,
-    config: ModelConfig,
-    params: Params,
-    vocab_size: int,
-    *,
-    tokenizer: str | None = None,
-    eos_ids: Sequence[int] = (),
-    pad_id: int | None = None,
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    max_positions: int = 4096,
-) -> None:
-    """Write a folder that transformers loads; it appears whole or not at all. Each option is a field of the folder.
-
-    A reward model (its parameters hold `score`) loses its output table if it has one, which no score depends on.
-
-    Args:
-        folder: must be missing or empty.
-        config: shape of the decoder.
-        params: parameters of a Decoder or a RewardModel, as `pit.model.params.split` names them.
-        vocab_size: rows of the embedding.
-        tokenizer: text of a tokenizer.json to put next to the weights (`pit.data.tokenizer.Tokenizer.to_json`).
-        eos_ids: tokens that end an answer.
-        pad_id: token of padding; a reward model needs one, outside `eos_ids`.
-        dtype: of the weights in the file.
-        max_positions: longest input in tokens that other programs should accept; the weights do not depend on it.
-
-    Raises:
-        ModelFileError: the folder is not empty, no family can express the config, the parameters are not those of the
-            config, or a token id or the tokenizer does not fit.
-
-    Example:
-        >>> import tempfile
-        >>> from pit.model.decoder import Decoder
-        >>> from pit.model.params import build
-        >>> config = ModelConfig(width=4, layers=1, heads=2, kv_heads=1, head_dim=2, mlp=3)
-        >>> folder = Path(tempfile.mkdtemp()) / "tiny"
-        >>> save_pretrained(folder, config, build(Decoder, config, 7, seed=0)[1], 7, eos_ids=[1], pad_id=2)
-        >>> load_pretrained(folder)[:2] == (config, 7)
-        True
-    """
-    shape, family_fields = _write_shape(config, vocab_size, reward="score" in params)
-    fields = _common_fields(shape, eos_ids=eos_ids, pad_id=pad_id, dtype=dtype, max_positions=max_positions)
-    fields |= family_fields
-    _check_params(params, shape)
-    texts = {"config.json": _json(fields)}
-    if tokenizer is not None:
-        texts |= {"tokenizer.json": tokenizer, "tokenizer_config.json": _tokenizer_config(tokenizer, fields)}
-    with new_folder(Path(folder)) as temporary:
-        for name, text in texts.items():
-            (temporary / name).write_text(text, encoding="utf-8")
-        arrays = {weight.file_name: weight.to_file(np.asarray(params[weight.name]), dtype) for weight in shape.weights}
-        save_file(arrays, temporary / WEIGHTS, metadata={"format": "pt"})
-        # The library lets only its user read the file; it gets the mode of any new file.
-        (temporary / WEIGHTS).chmod((temporary / "config.json").stat().st_mode)
+def _source(path: str | Path) -> Source:
+    """Return what a path names."""
+    return HfFolder.open(Path(path))
 
 
-def _read_shape(path: Path) -> _Shape:
-    file = ConfigJson(path, read_json(path))
-    named = file.values.get("architectures")
-    known = {family.name + kind: (family, kind) for family in FAMILIES for kind in (_CAUSAL, _REWARD)}
-    if not isinstance(named, list) or len(named) != 1 or named[0] not in known:
-        rule = f"must be a list of one of {', '.join(known)}"
-        remedy = "choose such a checkpoint, or add the family as docs/guides/add-a-model-family.md describes"
-        raise file.refusal("architectures", named, rule, remedy)
-    family, kind = known[named[0]]
-    file.require(quantization_config=None)
-    config, reward = family.config(file), kind == _REWARD
-    config = dataclasses.replace(config, tied=config.tied or reward)
-    return _Shape(family, config, file.integer("vocab_size"), reward)
+def _hash_of(path: Path) -> str:
+    """Return the digest of a file: of the digests of its pieces, which are read on several cores."""
 
+    def piece(start: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(start)
+            return hashlib.blake2b(file.read(_PIECE), digest_size=32).digest()
 
-def _write_shape(config: ModelConfig, vocab_size: int, *, reward: bool) -> tuple[_Shape, dict[str, Any]]:
-    """Return the shape in the first family that can express it, and the fields of its config.json."""
-    refusals = []
-    for family in FAMILIES:
-        try:
-            return _Shape(family, config, vocab_size, reward), family.fields(config, reward=reward)
-        except ModelFileError as error:
-            refusals.append(str(error))
-    raise ModelFileError(f"no family can express the model: {'; '.join(refusals)}")
-
-
-def _common_fields(
-    shape: _Shape, *, eos_ids: Sequence[int], pad_id: int | None, dtype: str, max_positions: int
-) -> dict[str, Any]:
-    """Return the fields of config.json that all families share, as plain values that transformers 4 and 5 both read."""
-    ids = {f"eos_ids[{i}]": token for i, token in enumerate(eos_ids)} | ({} if pad_id is None else {"pad_id": pad_id})
-    for name, token in ids.items():
-        if not 0 <= token < shape.vocab_size:
-            raise refusal(name, token, f"must be within the vocabulary of {shape.vocab_size} rows", "correct it")
-    if max_positions < 1:
-        raise refusal("max_positions", max_positions, "must be positive", "give the longest input in tokens")
-    if shape.reward and (pad_id is None or pad_id in eos_ids):
-        rule = f"{shape.architecture} scores the last token that is not padding, so it needs one that ends no answer"
-        raise refusal("pad_id", pad_id, rule, f"give an id outside eos_ids = {list(eos_ids)}")
-    fields = {
-        "architectures": [shape.architecture],
-        "model_type": shape.family.model_type,
-        "vocab_size": shape.vocab_size,
-        "max_position_embeddings": max_positions,
-        # Written even where absent: the configs of transformers have other defaults.
-        "bos_token_id": None,
-        "eos_token_id": eos_ids[0] if len(eos_ids) == 1 else list(eos_ids) or None,
-        "pad_token_id": pad_id,
-        "torch_dtype": dtype,
-    }
-    return fields | ({"id2label": {"0": "score"}, "label2id": {"score": 0}} if shape.reward else {})
-
-
-def _check_tensors(folder: Path, tensors: Mapping[str, Tensor], shape: _Shape) -> None:
-    """Raise if the tensors differ from those of the config."""
-    kind = f"a {shape.architecture} of this config.json"
-    weights = shape.weights
-    for weight in weights:
-        tensor = tensors.get(weight.file_name)
-        if tensor is None:
-            tie = "set tie_word_embeddings to true if it is the embedding"
-            remedy = tie if weight.name == "output" else "fetch the folder again"
-            raise ModelFileError(f"{folder}: tensor {weight.file_name!r} is missing: {kind} has it; {remedy}")
-        if tensor.shape != weight.file_shape:
-            name, rule = f"{tensor.path}: shape of {weight.file_name!r}", f"{kind} has {weight.file_shape}"
-            raise refusal(name, tensor.shape, rule, "put the right config.json there")
-        if tensor.dtype not in _READABLE:
-            rule = f"must be one of {', '.join(_READABLE)}"
-            raise refusal(f"{tensor.path}: dtype of {weight.file_name!r}", tensor.dtype, rule, "convert the checkpoint")
-    extra = {name for name in tensors if not name.endswith(_DERIVED)} - {weight.file_name for weight in weights}
-    table, embedding = shape.family.tensors.get("output"), shape.family.tensors["embedding"]
-    if not shape.reward and shape.config.tied and table in extra:
-        # Some tied checkpoints store the table twice.
-        extra.remove(table)
-        if not np.array_equal(tensors[table].read(), tensors[embedding].read()):
-            rule = f"config.json ties it to {embedding}, from which it differs"
-            raise refusal(f"{folder}: tensor", table, rule, "set tie_word_embeddings to false")
-    if extra:
-        remedy = "choose a checkpoint without it; the decoder would not compute what it is for"
-        raise refusal(f"{folder}: tensor", min(extra), f"{kind} has none of this name", remedy)
-
-
-def _check_params(params: Params, shape: _Shape) -> None:
-    """Raise if the parameters differ from those of the config."""
-    remedy = "pass the config and the parameters of one model"
-    for weight in shape.weights:
-        if weight.name not in params:
-            raise ModelFileError(f"params: {weight.name!r} is missing: its config has it; {remedy}")
-        if params[weight.name].shape != weight.shape:
-            rule = f"its config and vocab_size = {shape.vocab_size} make it {weight.shape}"
-            raise refusal(f"params: shape of {weight.name!r}", params[weight.name].shape, rule, remedy)
-    unused = {"decoder.output"} if shape.reward and not shape.config.tied else set()
-    extra = set(params) - {weight.name for weight in shape.weights} - unused
-    if extra:
-        raise refusal("params: name", min(extra), "its config has none of this name", remedy)
-
-
-def _tokenizer_config(tokenizer: str, fields: Mapping[str, Any]) -> str:
-    """Return a tokenizer_config.json that makes transformers take tokenizer.json as it is, not rebuild a Llama's."""
     try:
-        inner = tokenizers.Tokenizer.from_buffer(tokenizer.encode())
-    except ValueError as error:
-        raise ModelFileError(
-            f"tokenizer: not the text of a tokenizer.json ({error}); pass Tokenizer.to_json()"
-        ) from error
-    rows = max(inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-    if rows > fields["vocab_size"]:
-        rule = f"must fit into the embedding of {fields['vocab_size']} rows"
-        raise refusal("tokenizer: largest id + 1", rows, rule, "pass the tokenizer that the model was trained with")
-    eos, pad = fields["eos_token_id"], fields["pad_token_id"]
-    first = eos[0] if isinstance(eos, list) else eos
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    settings["model_max_length"] = fields["max_position_embeddings"]
-    pre_tokenizer = json.loads(tokenizer).get("pre_tokenizer") or {}
-    if "add_prefix_space" in pre_tokenizer:
-        # transformers 4 would turn it off in the tokenizer itself.
-        settings["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
-    tokens = {"eos_token": first, "pad_token": pad}
-    return _json(settings | {name: inner.id_to_token(token) for name, token in tokens.items() if token is not None})
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=2) + "\n"
+        with ThreadPoolExecutor() as pool:
+            pieces = pool.map(piece, range(0, path.stat().st_size, _PIECE))
+            return hashlib.blake2b(b"".join(pieces), digest_size=32).hexdigest()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror}); fetch it again") from error

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -21,8 +21,27 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
+@runtime_checkable
+class Tensor(Protocol):
+    """A tensor of an open file, as the header describes it.
+
+    path: the file; dtype: its dtype there, in the words of safetensors; shape: as transformers keeps it.
+    """
+
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    def read(self) -> np.ndarray:
+        """Return its data."""
+        ...
+
+
 @dataclass(frozen=True)
-class Tensor:
+class FileTensor:
     """A tensor in an open safetensors file, as the header describes it."""
 
     name: str
@@ -37,21 +56,15 @@ class Tensor:
         return value
 
 
-def open_tensors(folder: Path, stack: ExitStack) -> dict[str, Tensor]:
+def open_tensors(folder: Path, stack: ExitStack) -> dict[str, FileTensor]:
     """Return all tensors of a folder by name; their files stay open as long as the stack.
 
     Raises:
         ModelFileError: a file is missing or damaged, or the index and the shards disagree.
     """
-    single, index = folder / WEIGHTS, folder / INDEX
-    if single.exists() == index.exists():
-        rule = "both are there, and they may differ" if index.exists() else "neither is there"
-        remedy = "remove the stale one" if index.exists() else "save the model as safetensors"
-        raise ModelFileError(f"{folder}: needs {WEIGHTS} or {INDEX}, {rule}; {remedy}")
-    file_of = None if single.exists() else _weight_map(index)
-    names = [WEIGHTS] if file_of is None else sorted(set(file_of.values()))
-    tensors: dict[str, Tensor] = {}
-    for path in (folder / name for name in names):
+    index, file_of = folder / INDEX, _file_of(folder)
+    tensors: dict[str, FileTensor] = {}
+    for path in _paths(folder, file_of):
         for name, tensor in _open_file(path, stack).items():
             if file_of is not None and file_of.get(name) != path.name:
                 rule = f"{index} places it in {file_of.get(name, 'no file')}"
@@ -61,6 +74,29 @@ def open_tensors(folder: Path, stack: ExitStack) -> dict[str, Tensor]:
     if absent:
         raise refusal(f"{index}: weight_map", absent[0], "its file lacks this tensor", "fetch the folder again")
     return tensors
+
+
+def tensor_paths(folder: Path) -> list[Path]:
+    """Return the files of a folder that hold tensors.
+
+    Raises:
+        ModelFileError: a folder holds a single file and an index, or neither.
+    """
+    return _paths(folder, _file_of(folder))
+
+
+def _paths(folder: Path, file_of: dict[str, str] | None) -> list[Path]:
+    return [folder / name for name in ([WEIGHTS] if file_of is None else sorted(set(file_of.values())))]
+
+
+def _file_of(folder: Path) -> dict[str, str] | None:
+    """Return the file of every tensor by the index; None where one file holds them all."""
+    single, index = folder / WEIGHTS, folder / INDEX
+    if single.exists() == index.exists():
+        rule = "both are there, and they may differ" if index.exists() else "neither is there"
+        remedy = "remove the stale one" if index.exists() else "save the model as safetensors"
+        raise ModelFileError(f"{folder}: needs {WEIGHTS} or {INDEX}, {rule}; {remedy}")
+    return None if single.exists() else _weight_map(index)
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -74,7 +110,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     return file_of
 
 
-def _open_file(path: Path, stack: ExitStack) -> dict[str, Tensor]:
+def _open_file(path: Path, stack: ExitStack) -> dict[str, FileTensor]:
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file; fetch all shards that {INDEX} names")
     try:
@@ -83,7 +119,7 @@ def _open_file(path: Path, stack: ExitStack) -> dict[str, Tensor]:
         raise ModelFileError(f"{path}: is damaged, or not a safetensors file ({error}); fetch it again") from error
     headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
     return {
-        name: Tensor(name, path, file, header.get_dtype(), tuple(header.get_shape()))
+        name: FileTensor(name, path, file, header.get_dtype(), tuple(header.get_shape()))
         for name, header in headers.items()
     }
 

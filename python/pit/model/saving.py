@@ -1,0 +1,159 @@
+"""Models written as the folders of config.json and safetensors that transformers reads.
+
+Everything here holds for all families; what differs between them is in `pit.model.families`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tokenizers
+from safetensors.numpy import save_file
+
+from pit.config import ModelConfig
+from pit.model.errors import ModelFileError, refusal
+from pit.model.families import FAMILIES
+from pit.model.params import Params
+from pit.model.shape import Shape
+from pit.model.tensor_files import WEIGHTS, new_folder
+
+
+def save_pretrained(
+    folder: str | Path,
+    config: ModelConfig,
+    params: Params,
+    vocab_size: int,
+    *,
+    tokenizer: str | None = None,
+    eos_ids: Sequence[int] = (),
+    pad_id: int | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    max_positions: int = 4096,
+) -> None:
+    """Write a folder that transformers loads; it appears whole or not at all. Each option is a field of the folder.
+
+    A reward model (its parameters hold `score`) loses its output table if it has one, which no score depends on.
+
+    Args:
+        folder: must be missing or empty.
+        config: shape of the decoder.
+        params: parameters of a Decoder or a RewardModel, as `pit.model.params.split` names them.
+        vocab_size: rows of the embedding.
+        tokenizer: text of a tokenizer.json to put next to the weights (`pit.data.tokenizer.Tokenizer.to_json`).
+        eos_ids: tokens that end an answer.
+        pad_id: token of padding; a reward model needs one, outside `eos_ids`.
+        dtype: of the weights in the file.
+        max_positions: longest input in tokens that other programs should accept; the weights do not depend on it.
+
+    Raises:
+        ModelFileError: the folder is not empty, no family can express the config, the parameters are not those of the
+            config, or a token id or the tokenizer does not fit.
+
+    Example:
+        >>> import tempfile
+        >>> from pit.model.decoder import Decoder
+        >>> from pit.model.params import build
+        >>> from pit.model.pretrained import load_pretrained
+        >>> config = ModelConfig(width=4, layers=1, heads=2, kv_heads=1, head_dim=2, mlp=3)
+        >>> folder = Path(tempfile.mkdtemp()) / "tiny"
+        >>> save_pretrained(folder, config, build(Decoder, config, 7, seed=0)[1], 7, eos_ids=[1], pad_id=2)
+        >>> load_pretrained(folder)[:2] == (config, 7)
+        True
+    """
+    shape, family_fields = _write_shape(config, vocab_size, reward="score" in params)
+    fields = _common_fields(shape, eos_ids=eos_ids, pad_id=pad_id, dtype=dtype, max_positions=max_positions)
+    fields |= family_fields
+    _check_params(params, shape)
+    texts = {"config.json": _json(fields)}
+    if tokenizer is not None:
+        texts |= {"tokenizer.json": tokenizer, "tokenizer_config.json": _tokenizer_config(tokenizer, fields)}
+    with new_folder(Path(folder)) as temporary:
+        for name, text in texts.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        arrays = {weight.file_name: weight.to_file(np.asarray(params[weight.name]), dtype) for weight in shape.weights}
+        save_file(arrays, temporary / WEIGHTS, metadata={"format": "pt"})
+        # The library lets only its user read the file; it gets the mode of any new file.
+        (temporary / WEIGHTS).chmod((temporary / "config.json").stat().st_mode)
+
+
+def _write_shape(config: ModelConfig, vocab_size: int, *, reward: bool) -> tuple[Shape, dict[str, Any]]:
+    """Return the shape in the first family that can express it, and the fields of its config.json."""
+    refusals = []
+    for family in FAMILIES:
+        try:
+            return Shape(family, config, vocab_size, reward), family.fields(config, reward=reward)
+        except ModelFileError as error:
+            refusals.append(str(error))
+    raise ModelFileError(f"no family can express the model: {'; '.join(refusals)}")
+
+
+def _common_fields(
+    shape: Shape, *, eos_ids: Sequence[int], pad_id: int | None, dtype: str, max_positions: int
+) -> dict[str, Any]:
+    """Return the fields of config.json that all families share, as plain values that transformers 4 and 5 both read."""
+    ids = {f"eos_ids[{i}]": token for i, token in enumerate(eos_ids)} | ({} if pad_id is None else {"pad_id": pad_id})
+    for name, token in ids.items():
+        if not 0 <= token < shape.vocab_size:
+            raise refusal(name, token, f"must be within the vocabulary of {shape.vocab_size} rows", "correct it")
+    if max_positions < 1:
+        raise refusal("max_positions", max_positions, "must be positive", "give the longest input in tokens")
+    if shape.reward and (pad_id is None or pad_id in eos_ids):
+        rule = f"{shape.architecture} scores the last token that is not padding, so it needs one that ends no answer"
+        raise refusal("pad_id", pad_id, rule, f"give an id outside eos_ids = {list(eos_ids)}")
+    fields = {
+        "architectures": [shape.architecture],
+        "model_type": shape.family.model_type,
+        "vocab_size": shape.vocab_size,
+        "max_position_embeddings": max_positions,
+        # Written even where absent: the configs of transformers have other defaults.
+        "bos_token_id": None,
+        "eos_token_id": eos_ids[0] if len(eos_ids) == 1 else list(eos_ids) or None,
+        "pad_token_id": pad_id,
+        "torch_dtype": dtype,
+    }
+    return fields | ({"id2label": {"0": "score"}, "label2id": {"score": 0}} if shape.reward else {})
+
+
+def _check_params(params: Params, shape: Shape) -> None:
+    """Raise if the parameters differ from those of the config."""
+    remedy = "pass the config and the parameters of one model"
+    for weight in shape.weights:
+        if weight.name not in params:
+            raise ModelFileError(f"params: {weight.name!r} is missing: its config has it; {remedy}")
+        if params[weight.name].shape != weight.shape:
+            rule = f"its config and vocab_size = {shape.vocab_size} make it {weight.shape}"
+            raise refusal(f"params: shape of {weight.name!r}", params[weight.name].shape, rule, remedy)
+    unused = {"decoder.output"} if shape.reward and not shape.config.tied else set()
+    extra = set(params) - {weight.name for weight in shape.weights} - unused
+    if extra:
+        raise refusal("params: name", min(extra), "its config has none of this name", remedy)
+
+
+def _tokenizer_config(tokenizer: str, fields: Mapping[str, Any]) -> str:
+    """Return a tokenizer_config.json that makes transformers take tokenizer.json as it is, not rebuild a Llama's."""
+    try:
+        inner = tokenizers.Tokenizer.from_buffer(tokenizer.encode())
+    except ValueError as error:
+        raise ModelFileError(
+            f"tokenizer: not the text of a tokenizer.json ({error}); pass Tokenizer.to_json()"
+        ) from error
+    rows = max(inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    if rows > fields["vocab_size"]:
+        rule = f"must fit into the embedding of {fields['vocab_size']} rows"
+        raise refusal("tokenizer: largest id + 1", rows, rule, "pass the tokenizer that the model was trained with")
+    eos, pad = fields["eos_token_id"], fields["pad_token_id"]
+    first = eos[0] if isinstance(eos, list) else eos
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    settings["model_max_length"] = fields["max_position_embeddings"]
+    pre_tokenizer = json.loads(tokenizer).get("pre_tokenizer") or {}
+    if "add_prefix_space" in pre_tokenizer:
+        # transformers 4 would turn it off in the tokenizer itself.
+        settings["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
+    tokens = {"eos_token": first, "pad_token": pad}
+    return _json(settings | {name: inner.id_to_token(token) for name, token in tokens.items() if token is not None})
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2) + "\n"
