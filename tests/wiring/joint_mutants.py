@@ -259,7 +259,12 @@ ROLE = (
         "order",
         "the gate is skipped",
         WAITS,
-        rewritten(pipeline, "needs_of", "gated = maximises and GATE.included(config)", "gated = False"),
+        rewritten(
+            pipeline,
+            "needs_of",
+            "gated = isinstance(job, Stage) and job.maximises(config) and GATE.included(config)",
+            "gated = False",
+        ),
     ),
     Mutant("order", "labelled pairs are not waited for", WAITS, changed(refresh.GAP, after=lambda config: ())),
     Mutant("order", "the judge of the board is not waited for", WAITS, changed(rl.IMPROVER_0, after=lambda config: ())),
