@@ -37,7 +37,7 @@ from pit.recipes import recipe
 from pit.run.folder import Run
 from pit.stages.prepare import prepare
 from pit.train.update import Arrays, TrainState, Update, make_optimizer
-from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW, Segment, SegmentKind, Topology
+from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW, Closings, Segment, SegmentKind, Topology
 
 WINDOW = 512
 MEAN_LENGTHS = (227, 73, 73)
@@ -106,11 +106,12 @@ def padded(columns: list[list[list[int]]], layout: Layout) -> Contender:
         np.zeros(shape, np.int32),
     )
     leaf = np.zeros((paths, 1, 2), np.int32)
+    closings = layout.closings.of(PATH)
     for row, contents in enumerate(zip(*columns, strict=True)):
         at = 0
         for segment, content in enumerate(contents):
             start, length = segment * WINDOW, len(content) + 1
-            token[row, start : start + length] = [*content, layout.closings[segment]]
+            token[row, start : start + length] = [*content, *closings[segment]]
             position[row, start : start + length] = np.arange(at, at + length)
             visible[row, start : start + length] = 3 * WINDOW
             at += length
@@ -169,7 +170,7 @@ def invented(count: int, config: RunConfig, seed: int) -> Work:
     lengths = np.rint(np.array(MEAN_LENGTHS) * rng.uniform(0.5, 1.5, (count, 3))).astype(np.int32)
     columns = [[rng.integers(4, vocabulary, n).tolist() for n in column] for column in lengths.T]
     pairs = list(zip(*columns, strict=True))
-    layout = Layout((1, 2, 3), 0, config.reward_gap.packing.row_length, 0, 0)
+    layout = Layout(Closings.roles(1, 2, 3), 0, config.reward_gap.packing.row_length, 0, 0)
     return Work("pairs of random tokens", pairs, lengths, layout, vocabulary)
 
 

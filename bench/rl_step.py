@@ -26,6 +26,7 @@ from pit.model.params import Params, build, copy
 from pit.rl.records import by_slot
 from pit.rl.rloo import policy_gradient
 from pit.train.update import Arrays, Update, make_optimizer
+from pit.types import Closings
 from rollout import LONGEST, MODELS
 
 ROW = 1024
@@ -39,7 +40,7 @@ def arrays_of(columns: list[list[list[int]]], lengths: np.ndarray, advantage: np
     """Return a packed batch of trees with a sample per column of `lengths`, its live tokens and its slots."""
     topology = rollout(lengths.shape[1], with_reference=True)
     live = sum(len(x) + 1 for column in columns[:2] for x in column) + int(lengths.sum())
-    layout = Layout((1, 2, 3), 0, ROW, -(-live // ROW) + 2, 2 * len(columns[0]) + 2)
+    layout = Layout(Closings.roles(1, 2, 3), 0, ROW, -(-live // ROW) + 2, 2 * len(columns[0]) + 2)
     (batch,) = pack(columns, topology, layout)
     used = int(np.max(np.nonzero((batch.visible_until > 0).any(axis=1))[0])) + 1
     fields = ("token", "position", "visible_until", "previous", "loss_weight")

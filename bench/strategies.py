@@ -18,9 +18,10 @@ from _measure import alternate, keep, origin, results_file, size_options, spread
 from pit.data.packing import Layout
 from pit.data.template import gap
 from pit.testing import strategies
+from pit.types import Closings
 
 CONTENT = (7, 511)
-ROWS = Layout(closings=(1, 2, 3), pad=0, row_length=1536, rows=4, trees=4)
+ROWS = Layout(closings=Closings.roles(1, 2, 3), pad=0, row_length=1536, rows=4, trees=4)
 
 STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "token_sequences of up to 512": strategies.token_sequences(CONTENT, 512),

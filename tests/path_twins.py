@@ -18,12 +18,14 @@ from pit.data.template import gap, gap_scoring, improver_sft, policy_sft, qualit
 from pit.model.heads import RewardModel
 from pit.model.params import merge, split
 from pit.testing import paths
+from pit.types import Closings
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 """Most of the time of an optimised program on arrays this small would be its compilation."""
 
 VOCAB = 24
-CLOSINGS, PAD = (1, 2, 3), 0
+ROLES, PAD = (1, 2, 3), 0
+CLOSINGS = Closings.roles(*ROLES)
 CONTENT = st.integers(4, VOCAB - 1)
 LONGEST = 6
 """Most content tokens of a segment: a path of three segments then has at most 21 tokens."""

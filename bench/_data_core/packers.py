@@ -113,7 +113,7 @@ class NumpyPacker:
         within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         to = np.repeat(first, count) + within
         flat["token"][to] = self.values[np.repeat(source.ravel(), count) + within]
-        flat["token"][first + count - 1] = np.tile([self.layout.closings[int(s.kind)] for s in segments], len(example))
+        flat["token"][first + count - 1] = np.tile(np.concatenate(self.layout.closings.of(self.topology)), len(example))
         flat["position"][to] = np.repeat(position.ravel(), count) + within
         flat["visible_until"][to] = np.repeat(until.ravel(), count)
         flat["previous"][to] = np.repeat(begin.ravel() - 1, count) + within

@@ -139,7 +139,7 @@ def threads(settings: Settings) -> dict[str, Any]:
     columns = (Tokens.of([range(n) for n in column]) for column in lengths.T)
     table = _core.TokenTable([[(column.values, column.offsets)] * 2 for column in columns])
     sizes = {"row_length": layout.row_length, "rows_per_group": layout.rows, "trees_per_group": layout.trees}
-    plan = _core.plan_trees(table.lengths(), core_topology(topology), **sizes)
+    plan = _core.plan_trees(table.lengths(), core_topology(topology, layout.closings), **sizes)
     out, source = (empty_batch(groups, topology, layout) for _ in range(2))
     for name in PER_TOKEN:
         getattr(source, name)[:] = 1

@@ -19,7 +19,7 @@ from pit.data.tokens import Tokens
 from pit.recipes import recipe
 from pit.run.folder import Run
 from pit.stages.prepare import prepare
-from pit.types import Batch, Preference, Topology
+from pit.types import Batch, Closings, Preference, Topology
 
 PER_TOKEN = ("token", "position", "visible_until", "previous", "loss_weight")
 WINDOW = 1024
@@ -60,7 +60,7 @@ class Size:
 
 
 FULL = Size(
-    layout=Layout((1, 2, 3), 0, row_length=4096, rows=32, trees=1024),
+    layout=Layout(Closings.roles(1, 2, 3), 0, row_length=4096, rows=32, trees=1024),
     indices=1 << 20,
     entries=10**7,
     draws=16,
@@ -75,7 +75,7 @@ FULL = Size(
 """The recorded size: batches of 32 x 4096 tokens."""
 
 SMALL = Size(
-    layout=Layout((1, 2, 3), 0, row_length=512, rows=8, trees=256),
+    layout=Layout(Closings.roles(1, 2, 3), 0, row_length=512, rows=8, trees=256),
     indices=1 << 16,
     entries=10**6,
     draws=2,
@@ -144,7 +144,7 @@ def planner(lengths: np.ndarray, topology: Topology, layout: Layout, seed: int) 
     """Return a planner of one group per step; no tree has a reference source."""
     return _core.Planner(
         lengths,
-        core_topology(topology),
+        core_topology(topology, layout.closings),
         row_length=layout.row_length,
         rows_per_group=layout.rows,
         groups_per_step=1,

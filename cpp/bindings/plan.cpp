@@ -51,9 +51,9 @@ pit::Plan plan_trees(const py::object& lengths, const pit::Topology& topology, s
 
 void bind_plan(py::module_& m) {
     py::class_<pit::Topology>(m, "Topology", py::is_final())
-        .def(py::init<std::vector<std::int32_t>, std::vector<std::int32_t>, std::vector<std::int32_t>,
+        .def(py::init<std::vector<std::int32_t>, std::vector<std::int32_t>, std::vector<std::vector<std::int32_t>>,
                       std::vector<bool>, std::vector<std::int32_t>>(),
-             py::arg("parents"), py::arg("columns"), py::arg("kinds"), py::arg("loss"), py::arg("leaf_slots"))
+             py::arg("parents"), py::arg("columns"), py::arg("closings"), py::arg("loss"), py::arg("leaf_slots"))
         .def("__len__", &pit::Topology::segments)
         .def_property_readonly("leaves", &pit::Topology::leaves);
     py::class_<pit::Plan>(m, "Plan", py::is_final())

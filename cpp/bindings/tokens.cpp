@@ -142,8 +142,7 @@ py::array_t<std::int32_t> table_lengths(const PythonTokenTable& self) {
 }
 
 void materialise(const pit::Plan& plan, std::int64_t first_group, std::int64_t last_group,
-                 const PythonTokenTable& table, const std::array<std::int32_t, pit::kKinds>& closing, std::int32_t pad,
-                 int threads, const py::object& out) {
+                 const PythonTokenTable& table, std::int32_t pad, int threads, const py::object& out) {
     // Sizes are computed from the range, so the range is checked first.
     pit::check_groups(plan, first_group, last_group);
     const py::ssize_t groups = last_group - first_group;
@@ -161,7 +160,7 @@ void materialise(const pit::Plan& plan, std::int64_t first_group, std::int64_t l
         require_output<std::uint8_t>(out, "source", {trees}),
     };
     const py::gil_scoped_release release;
-    pit::materialise(plan, first_group, last_group, table.table(), {closing, pad}, arrays, threads);
+    pit::materialise(plan, first_group, last_group, table.table(), pad, arrays, threads);
 }
 
 }  // namespace
@@ -181,7 +180,7 @@ void bind_tokens(py::module_& m) {
         .def("verify", &table_verify)
         .def("edit_distances", &table_edit_distances, py::arg("a"), py::arg("b"));
     m.def("materialise", &materialise, py::arg("plan"), py::arg("first_group"), py::arg("last_group"), py::arg("table"),
-          py::kw_only(), py::arg("closing"), py::arg("pad"), py::arg("threads") = 1, py::arg("out"));
+          py::kw_only(), py::arg("pad"), py::arg("threads") = 1, py::arg("out"));
 }
 
 }  // namespace pit_python

@@ -13,7 +13,9 @@
 namespace pit_test {
 
 inline pit::Topology gap_topology() {
-    return pit::Topology({-1, 0, 1, 1, 0, 4, 4}, {0, 1, 1, 2, 2, 1, 2}, {0, 1, 2, 2, 1, 2, 2},
+    const std::vector<std::int32_t> input{-2, -3}, reference{-4, -5, -6}, output{-7};
+    return pit::Topology({-1, 0, 1, 1, 0, 4, 4}, {0, 1, 1, 2, 2, 1, 2},
+                         {input, reference, output, output, reference, output, output},
                          {true, false, true, true, false, true, true}, {-1, -1, 0, 1, -1, 2, 3});
 }
 
@@ -100,7 +102,7 @@ inline Setting random_setting(Dice& dice) {
         lengths.push_back(static_cast<std::int32_t>(dice.roll(0, longest)));
     }
     lengths.resize((lengths.size() + kColumns - 1) / kColumns * kColumns, 0);
-    const std::int64_t path = 3 * (longest + 1);
+    const std::int64_t path = 3 * longest + 6;  // closing tokens included
     return {std::move(lengths),
             {{dice.roll(path, 3 * path), dice.roll(4, 6), dice.roll(1, 9)},
              dice.roll(1, 3),

@@ -20,6 +20,8 @@ using pit_test::Rows;
 using pit_test::Setting;
 using pit_test::Tokens;
 
+constexpr std::int32_t kPad = -1;
+
 bool same(const pit::Plan& a, const pit::Plan& b) {
     return a.tree_example == b.tree_example && a.tree_source == b.tree_source && a.tree_group == b.tree_group &&
            a.piece_tree == b.piece_tree && a.piece_row == b.piece_row && a.piece_start == b.piece_start &&
@@ -56,10 +58,10 @@ void test_random_settings() {
             const pit::Plan plan = planner.next_step();
             CHECK(same(plan, resumed.next_step()));
             Rows rows(plan, plan.groups);
-            pit::materialise(plan, 0, plan.groups, table, {{-2, -3, -4}, -1}, rows.arrays());
+            pit::materialise(plan, 0, plan.groups, table, kPad, rows.arrays());
             check_rows(plan, rows);
             Rows last(plan, 1);
-            pit::materialise(plan, plan.groups - 1, plan.groups, table, {{-2, -3, -4}, -1}, last.arrays());
+            pit::materialise(plan, plan.groups - 1, plan.groups, table, kPad, last.arrays());
             CHECK(std::equal(last.token.begin(), last.token.end(),
                              rows.token.end() - static_cast<std::ptrdiff_t>(last.token.size())));
         }

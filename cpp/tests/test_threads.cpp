@@ -22,7 +22,7 @@ using pit_test::Rows;
 using pit_test::Setting;
 using pit_test::Tokens;
 
-const pit::TokenIds kIds{{-2, -3, -4}, -1};
+constexpr std::int32_t kPad = -1;
 
 bool same(const Rows& a, const Rows& b) {
     return a.token == b.token && a.position == b.position && a.visible_until == b.visible_until &&
@@ -42,7 +42,7 @@ struct Case {
           tokens(setting.lengths),
           plan(pit::Planner(setting.lengths, kColumns, gap_topology(), setting.planner).next_step()),
           alone(plan, plan.groups) {
-        pit::materialise(plan, 0, plan.groups, tokens.table(), kIds, alone.arrays());
+        pit::materialise(plan, 0, plan.groups, tokens.table(), kPad, alone.arrays());
     }
 };
 
@@ -78,7 +78,7 @@ void test_shared_rows() {
         const pit::TokenTable table = one.tokens.table();
         for (const int threads : {2, 3, 5, pit::kMaxThreads}) {
             Rows shared(one.plan, one.plan.groups);
-            pit::materialise(one.plan, 0, one.plan.groups, table, kIds, shared.arrays(), threads);
+            pit::materialise(one.plan, 0, one.plan.groups, table, kPad, shared.arrays(), threads);
             CHECK(same(one.alone, shared));
         }
     }
@@ -93,7 +93,7 @@ void test_callers_at_once() {
     for (Rows& mine : rows) {
         callers.emplace_back([&] {
             for (int i = 0; i < 20; ++i) {
-                pit::materialise(one.plan, 0, one.plan.groups, table, kIds, mine.arrays(), 1 + i % 3);
+                pit::materialise(one.plan, 0, one.plan.groups, table, kPad, mine.arrays(), 1 + i % 3);
             }
         });
     }
@@ -112,13 +112,13 @@ void test_a_stored_table() {
     for (int i = 0; i < 20; ++i) {
         const pit::TokenTable table({one.tokens.batch()}, {"x", "y", "z"}, 1000);
         shared = Rows(one.plan, one.plan.groups);
-        pit::materialise(one.plan, 0, one.plan.groups, table, kIds, shared.arrays(), 4);
+        pit::materialise(one.plan, 0, one.plan.groups, table, kPad, shared.arrays(), 4);
         CHECK(same(one.alone, shared));
     }
     pit::TokenBatch damaged = one.tokens.batch();
     damaged.crc32 ^= 1u;
     const pit::TokenTable table({damaged}, {"x", "y", "z"}, 1000);
-    CHECK_THROWS(pit::materialise(one.plan, 0, one.plan.groups, table, kIds, shared.arrays(), 4),
+    CHECK_THROWS(pit::materialise(one.plan, 0, one.plan.groups, table, kPad, shared.arrays(), 4),
                  "damaged: checksum 0x");
 }
 
@@ -167,10 +167,10 @@ void test_refusals() {
     const Tokens other({1, 1, 0, 1, 2, 2, 1, 2, 0});
     Rows rows(plan, plan.groups);
     for (const int threads : {1, 2, 3}) {
-        CHECK_THROWS(pit::materialise(plan, 0, plan.groups, other.table(), kIds, rows.arrays(), threads),
+        CHECK_THROWS(pit::materialise(plan, 0, plan.groups, other.table(), kPad, rows.arrays(), threads),
                      "materialise: example 2 was planned with 4 tokens in a row, but the token table gives 5");
     }
-    CHECK_THROWS(pit::materialise(plan, 0, plan.groups, other.table(), kIds, rows.arrays(), 0),
+    CHECK_THROWS(pit::materialise(plan, 0, plan.groups, other.table(), kPad, rows.arrays(), 0),
                  "materialise: threads=0 is outside [1, 256]");
 }
 

@@ -35,7 +35,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """y0 of one prompt and the passes after it. All token lists are contents, without closing role tokens."""
+    """y0 of one prompt and the passes after it. All token lists are contents, without closing tokens."""
 
     request: int
     prompt: list[int]

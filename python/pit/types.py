@@ -61,7 +61,7 @@ class Preference(NamedTuple):
 
 
 class SegmentKind(enum.IntEnum):
-    """Kind of a segment of a context tree; each kind ends in its own closing role token."""
+    """Kind of a segment of a context tree; each kind ends in closing tokens of its own (see `Closings`)."""
 
     INPUT = 0
     REFERENCE = 1
@@ -93,8 +93,8 @@ class Segment(NamedTuple):
 
     parent: index of the parent segment in the topology, -1 for the root.
     column: which token column fills the segment.
-    kind: decides the closing role token.
-    loss: whether its tokens (the closing one included) carry loss.
+    kind: decides the closing tokens.
+    loss: whether its tokens carry loss: the content and the first closing token.
     leaf: slot in the leaf table at which its last token is recorded, -1 for none.
     """
 
@@ -133,6 +133,47 @@ class Topology:
     def leaves(self) -> int:
         """Number of leaf slots L."""
         return sum(s.leaf >= 0 for s in self.segments)
+
+
+@dataclass(frozen=True)
+class Closings:
+    """Tokens that close the segments of a tree.
+
+    input: close an input that outputs follow.
+    reviewed: close an input that a reference follows; those of `input` where a format keeps prefixes.
+    reference: close a reference.
+    eos: closes an output: the one token that ends an answer, which carries loss and at which scores are read.
+    """
+
+    input: tuple[int, ...]
+    reviewed: tuple[int, ...]
+    reference: tuple[int, ...]
+    eos: int
+
+    def __post_init__(self) -> None:
+        for name in ("input", "reviewed", "reference"):
+            if not getattr(self, name):
+                raise ValueError(f"closings: {name} has no token; a segment needs at least one to predict what follows")
+
+    @classmethod
+    def roles(cls, input: int, reference: int, output: int) -> "Closings":
+        """Return closings of one role token each."""
+        return cls((input,), (input,), (reference,), output)
+
+    def of(self, topology: Topology) -> tuple[tuple[int, ...], ...]:
+        """Return the closing tokens of each segment of a tree.
+
+        >>> tree = Topology("sft", (Segment(-1, 0, SegmentKind.INPUT), Segment(0, 1, SegmentKind.OUTPUT)))
+        >>> Closings((1, 2), (3,), (4, 5, 6), 7).of(tree)
+        ((1, 2), (7,))
+        """
+        referenced = any(segment.kind is SegmentKind.REFERENCE for segment in topology.segments)
+        of_kind = {
+            SegmentKind.INPUT: self.reviewed if referenced else self.input,
+            SegmentKind.REFERENCE: self.reference,
+            SegmentKind.OUTPUT: (self.eos,),
+        }
+        return tuple(of_kind[segment.kind] for segment in topology.segments)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,18 @@ GAP = Topology(
 )
 
 
+ROLES = ((3,), (4,), (5,))
+"""Closing tokens of each kind of segment."""
+
+
+@st.composite
+def closings(draw):
+    """Return closings of 1 to 4 tokens for each kind; no token is content's, and all differ."""
+    sizes = [draw(st.integers(1, 4)) for _ in SegmentKind]
+    tokens = iter(range(-2, -20, -1))
+    return tuple(tuple(next(tokens) for _ in range(size)) for size in sizes)
+
+
 @st.composite
 def topologies(draw):
     """Depth-first trees of 1 to 8 segments over 3 columns."""
@@ -49,12 +61,12 @@ def topologies(draw):
     return Topology("random", tuple(segments))
 
 
-def core_topology(topology):
+def core_topology(topology, closings=ROLES):
     segments = topology.segments
     return _core.Topology(
         [s.parent for s in segments],
         [s.column for s in segments],
-        [int(s.kind) for s in segments],
+        [closings[s.kind] for s in segments],
         [s.loss for s in segments],
         [s.leaf for s in segments],
     )
@@ -69,6 +81,12 @@ class Case:
     row_length: int
     rows_per_group: int
     trees_per_group: int
+    closings: tuple[tuple[int, ...], ...] = ROLES
+
+    @property
+    def core(self):
+        """The core's form of the topology."""
+        return core_topology(self.topology, self.closings)
 
     @property
     def sizes(self):
@@ -81,20 +99,26 @@ class Case:
 
 @st.composite
 def cases(draw, min_examples=1):
-    """Return a case whose rows hold any path and whose groups hold any split; many trees are split."""
+    """Return a case whose rows hold any path and whose groups hold any split; many trees are split.
+
+    Half of the cases have closings of one token each, as role tokens are.
+    """
     topology = draw(st.one_of(st.just(PAIR), st.just(GAP), topologies()))
     longest = draw(st.integers(0, 6))
+    close = draw(st.one_of(st.just(ROLES), closings()))
+    most = longest + max(map(len, close))
     rows = st.lists(st.integers(0, longest), min_size=3, max_size=3)
     lengths = np.array(draw(st.lists(rows, min_size=min_examples, max_size=12)), np.int32).reshape(-1, 3)
-    row_length = draw(st.integers(len(topology.segments) * (longest + 1), len(topology.segments) * (longest + 1) * 3))
+    row_length = draw(st.integers(len(topology.segments) * most, len(topology.segments) * most * 3))
     if draw(st.booleans()):
         # The longest root-to-leaf path just fits, so that trees are split.
         parents = [s.parent for s in topology.segments]
         depth = [0] * len(parents)
         for i, parent in enumerate(parents):
-            depth[i] = 1 if parent < 0 else depth[parent] + 1
-        row_length = max(depth) * (longest + 1)
-    return Case(topology, lengths, row_length, draw(st.integers(8, 10)), draw(st.integers(1, 12)))
+            size = longest + len(close[topology.segments[i].kind])
+            depth[i] = size if parent < 0 else depth[parent] + size
+        row_length = max(depth)
+    return Case(topology, lengths, row_length, draw(st.integers(8, 10)), draw(st.integers(1, 12)), close)
 
 
 def random_tokens(lengths, seed):

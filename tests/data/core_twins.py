@@ -147,12 +147,13 @@ class Packer:
     rows_per_group: int
     trees_per_group: int
     window: list[tuple[int, int]] = field(default_factory=list)
+    closings: tuple[tuple[int, ...], ...] = ((3,), (4,), (5,))
 
     def refill(self):
         pass
 
     def segments(self, example):
-        return [int(self.lengths[example, s.column]) + 1 for s in self.topology.segments]
+        return [int(self.lengths[example, s.column]) + len(self.closings[s.kind]) for s in self.topology.segments]
 
     def total(self, tree):
         return sum(self.segments(tree[0]))
@@ -233,27 +234,29 @@ def _descendants(topology, segment):
     return {s for s in range(len(topology.segments)) if segment in path(topology, s)}
 
 
-def _fill_piece(batch, piece, row, slot, topology, contents, closing):
+def _fill_piece(batch, piece, row, slot, topology, contents, closings):
     """Write a piece segment by segment; `contents[s]` are the content tokens of segment s."""
     spans, at = {}, piece.start
     for s in sorted(piece.segments):
-        spans[s] = range(at, at + len(contents[s]) + 1)
+        spans[s] = range(at, at + len(contents[s]) + len(closings[topology.segments[s].kind]))
         at = spans[s].stop
     for s, span in spans.items():
         segment = topology.segments[s]
         route = [i for a in reversed(path(topology, s)) for i in spans[a]]  # flat indices from the root to here
-        for i, token in zip(span, [*contents[s], closing[segment.kind]], strict=True):
+        for i, token in zip(span, [*contents[s], *closings[segment.kind]], strict=True):
             place = route.index(i)
             batch.token[row, i] = token
             batch.position[row, i] = place
             batch.visible_until[row, i] = max(spans[d].stop for d in _descendants(topology, s) & piece.segments)
             batch.previous[row, i] = route[place - 1] if place > 0 else i
-            batch.loss_weight[row, i] = float(segment.loss and s in piece.owned and place > 0)
+            # The model writes the content and the first closing token; the rest is the format's.
+            written = i - span.start <= len(contents[s])
+            batch.loss_weight[row, i] = float(segment.loss and s in piece.owned and place > 0 and written)
         if s in piece.owned and segment.leaf >= 0:
             batch.leaf[slot, segment.leaf] = (row, span.stop - 1)
 
 
-def materialise(plan, twin: TwinPlan, first, last, topology, contents, closing, pad):
+def materialise(plan, twin: TwinPlan, first, last, topology, contents, closings, pad):
     """Return the batch of groups [first, last); `contents(example)` are the content tokens of its segments."""
     batch = empty_batch(last - first, plan)
     batch.token[:] = pad
@@ -275,5 +278,5 @@ def materialise(plan, twin: TwinPlan, first, last, topology, contents, closing, 
         if piece.tree in slots:
             row = (piece.group - first) * plan.rows_per_group + piece.row
             example = twin.trees[piece.tree][0]
-            _fill_piece(batch, piece, row, slots[piece.tree], topology, contents(example), closing)
+            _fill_piece(batch, piece, row, slots[piece.tree], topology, contents(example), closings)
     return batch

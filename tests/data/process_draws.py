@@ -19,6 +19,7 @@ from pit.data.store import Store
 from pit.data.template import gap
 from pit.model.sharding import make_mesh, row_sharding
 from pit.train.feed import to_device
+from pit.types import Closings
 
 EXAMPLES, COUNT, SHARDS = 24, 8, 4
 
@@ -35,7 +36,7 @@ def train(first: int, last: int, folder: Path) -> dict[str, object]:
     draws = DrawLoader(curriculum(), COUNT, prefetch=1, **processes)
     fold = Store.open(folder / "store").fold("reward")
     packing = PackingConfig(row_length=64, rows=2, microbatches=2, window=8, trees=6)
-    layout = Layout(closings=(1, 2, 3), pad=0, row_length=64, rows=2, trees=6)
+    layout = Layout(closings=Closings.roles(1, 2, 3), pad=0, row_length=64, rows=2, trees=6)
     batches = Loader(fold, gap(), layout, packing, shards=SHARDS, seed=3, config_hash="c", **processes)
     if first:
         draws.restore((folder / f"draws-{first}").read_bytes(), first)

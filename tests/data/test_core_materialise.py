@@ -6,14 +6,14 @@ from dataclasses import replace
 import core_twins as twins
 import numpy as np
 import pytest
-from core_cases import GAP, PAIR, Case, cases, core_topology, random_tokens, token_table
+from core_cases import GAP, PAIR, Case, cases, random_tokens, token_table
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pit.data import _core
 from pit.types import Batch
 
-CLOSING, PAD = (3, 4, 5), 1
+PAD = 1
 FIELDS = tuple(Batch.__dataclass_fields__)
 
 
@@ -27,17 +27,17 @@ def filled_cases(draw):
 
 
 def plan_of(case):
-    return _core.plan_trees(case.lengths, core_topology(case.topology), **case.sizes)
+    return _core.plan_trees(case.lengths, case.core, **case.sizes)
 
 
 def core_rows(plan, first, last, table, threads=1):
     batch = twins.empty_batch(last - first, plan)
-    _core.materialise(plan, first, last, table, closing=CLOSING, pad=PAD, threads=threads, out=batch)
+    _core.materialise(plan, first, last, table, pad=PAD, threads=threads, out=batch)
     return batch
 
 
 def twin_of(case):
-    packer = twins.Packer(case.topology, case.lengths, **case.sizes)
+    packer = twins.Packer(case.topology, case.lengths, **case.sizes, closings=case.closings)
     packer.window = [(i, 0) for i in range(len(case.lengths))]
     plan, groups = twins.TwinPlan(), 0
     while packer.window:
@@ -64,7 +64,7 @@ def test_materialise_agrees_with_its_twin(filled, data):
     def contents(example):
         return [columns[s.column][example].tolist() for s in case.topology.segments]
 
-    expected = twins.materialise(plan, twin_of(case), first, last, case.topology, contents, CLOSING, PAD)
+    expected = twins.materialise(plan, twin_of(case), first, last, case.topology, contents, case.closings, PAD)
     for threads in (1, data.draw(st.integers(2, 20))):
         actual = core_rows(plan, first, last, table, threads=threads)
         for name in FIELDS:
@@ -78,7 +78,7 @@ def test_a_token_sees_exactly_its_own_path(filled):
     plan = plan_of(case)
     batch = core_rows(plan, 0, plan.groups, table)
     owner = np.full((*batch.token.shape, 2), -1)  # (piece, segment) of each token
-    lengths = twins.Packer(case.topology, case.lengths, **case.sizes).segments
+    lengths = twins.Packer(case.topology, case.lengths, **case.sizes, closings=case.closings).segments
     for index, piece in enumerate(twin_of(case).pieces):
         at = piece.start
         example = int(plan.tree_example[piece.tree])
@@ -112,8 +112,9 @@ def test_materialise_conserves_tokens_and_loss(filled):
     )
     assert batch.loss_weight.sum() == targets
     assert sorted(batch.example_id[batch.example_id >= 0]) == list(range(len(case.lengths)))
-    closings = sum(len(s) for s in plan_segments(plan))
-    assert np.isin(batch.token[alive], CLOSING).sum() == closings
+    closing = [case.closings[s.kind] for s in case.topology.segments]
+    closings = sum(len(closing[s]) for piece in plan_segments(plan) for s in piece)
+    assert np.isin(batch.token[alive], [token for tokens in case.closings for token in tokens]).sum() == closings
     assert (batch.token[~alive] == PAD).all()
 
 
@@ -133,6 +134,20 @@ def test_a_pair_by_hand():
     assert batch.leaf.tolist() == [[[0, 4], [0, 5]], [[-1, -1], [-1, -1]]]
     assert batch.example_id.tolist() == [0, -1]
     assert batch.source.tolist() == [0, 0]
+
+
+def test_a_pair_with_longer_closings_by_hand():
+    # The second closing token of an output carries no loss, and is where its score is read.
+    closings = ((3, 6), (4,), (5, 7))
+    case = Case(PAIR, np.array([[1, 1, 0]], np.int32), 10, rows_per_group=1, trees_per_group=1, closings=closings)
+    table = token_table([[np.array(c, np.int32)] for c in ([10], [20], [])], [[], [], []])
+    batch = core_rows(plan_of(case), 0, 1, table)
+    assert batch.token.tolist() == [[10, 3, 6, 20, 5, 7, 5, 7, 1, 1]]
+    assert batch.position.tolist() == [[0, 1, 2, 3, 4, 5, 3, 4, 0, 0]]
+    assert batch.visible_until.tolist() == [[8, 8, 8, 6, 6, 6, 8, 8, 0, 0]]
+    assert batch.previous.tolist() == [[0, 0, 1, 2, 3, 4, 2, 6, 8, 9]]
+    assert batch.loss_weight.tolist() == [[0, 0, 0, 1, 1, 0, 1, 0, 0, 0]]
+    assert batch.leaf.tolist() == [[[0, 5], [0, 7]]]
 
 
 def test_a_split_tree_by_hand():
@@ -161,9 +176,7 @@ def test_materialise_refuses_a_group_range(first, last):
     message = f"groups [{first}, {last}) are outside the plan's [0, 1)"
     plan = plan_of(CASE)
     with pytest.raises(_core.CoreError, match=re.escape(message)):
-        _core.materialise(
-            plan, first, last, table_of([[1, 2, 3]]), closing=CLOSING, pad=PAD, out=twins.empty_batch(1, plan)
-        )
+        _core.materialise(plan, first, last, table_of([[1, 2, 3]]), pad=PAD, out=twins.empty_batch(1, plan))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +207,7 @@ def test_materialise_refuses_wrong_outputs(name):
 
     def materialise(array):
         out = type("Out", (), right | {name: array})()
-        _core.materialise(plan, 0, 1, table, closing=CLOSING, pad=PAD, out=out)
+        _core.materialise(plan, 0, 1, table, pad=PAD, out=out)
 
     array = right[name]
     with pytest.raises(_core.CoreError, match=re.escape(f"out.{name} has shape (") + ".*; give shape "):
@@ -217,7 +230,7 @@ def test_token_table_gives_lengths():
 
 def test_token_table_keeps_its_arrays_alive():
     table = _core.TokenTable([[(np.arange(10, 14, dtype=np.int32), np.array([0, 4]))]])
-    topology = _core.Topology([-1], [0], [0], [False], [0])
+    topology = _core.Topology([-1], [0], [[3]], [False], [0])
     plan = _core.plan_trees(table.lengths(), topology, row_length=5, rows_per_group=1, trees_per_group=1)
     assert core_rows(plan, 0, 1, table).token.tolist() == [[10, 11, 12, 13, 3]]
 

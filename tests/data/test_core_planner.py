@@ -28,9 +28,16 @@ def planners(draw):
     case, stages = draw(cases()), draw(stage_lists())
     window, groups, seed = draw(st.integers(1, 12)), draw(st.integers(1, 3)), draw(st.integers(0, 2**64 - 1))
     more = {"groups_per_step": groups, "window": window, "seed": seed, "config_hash": 11, "data_hash": 22}
-    arguments = (case.lengths, core_topology(case.topology)), case.sizes | more | {"stages": stages}
+    arguments = (case.lengths, case.core), case.sizes | more | {"stages": stages}
     twin = twins.TwinPlanner(
-        case.topology, case.lengths, **case.sizes, groups_per_step=groups, window_size=window, seed=seed, stages=stages
+        case.topology,
+        case.lengths,
+        **case.sizes,
+        closings=case.closings,
+        groups_per_step=groups,
+        window_size=window,
+        seed=seed,
+        stages=stages,
     )
     return arguments, twin
 
@@ -158,8 +165,8 @@ def test_planner_agrees_with_its_twin(both):
 
 @given(cases(min_examples=0))
 def test_plan_trees_agrees_with_its_twin(case):
-    plan = _core.plan_trees(case.lengths, core_topology(case.topology), **case.sizes)
-    packer = twins.Packer(case.topology, case.lengths, **case.sizes)
+    plan = _core.plan_trees(case.lengths, case.core, **case.sizes)
+    packer = twins.Packer(case.topology, case.lengths, **case.sizes, closings=case.closings)
     packer.window = [(i, 0) for i in range(len(case.lengths))]
     twin = twins.TwinPlan()
     groups = 0
@@ -315,28 +322,28 @@ def test_boundary_lengths_are_taken():
 
 
 @pytest.mark.parametrize(
-    ("parents", "columns", "kinds", "leaves", "message"),
+    ("parents", "columns", "closings", "leaves", "message"),
     [
         ([], [], [], [], "0 segments, but a tree has 1 to 64"),
-        ([-1] + [0] * 64, [0] * 65, [0] * 65, [-1] * 65, "65 segments, but a tree has 1 to 64"),
-        ([0], [0], [0], [-1], "segment 0 has parent 0, but the first segment is the root"),
-        ([-1, 0, 0, 1], [0] * 4, [0] * 4, [-1] * 4, "segment 3 has parent 1, but segments are written depth-first"),
-        ([-1, -1], [0] * 2, [0] * 2, [-1] * 2, "segment 1 has parent -1, but segments are written depth-first"),
-        ([-1], [-1], [0], [-1], "segment 0 has column -1"),
-        ([-1], [0], [3], [-1], "segment 0 has kind 3"),
-        ([-1], [0], [0], [-2], "segment 0 has leaf slot -2"),
-        ([-1, 0], [0] * 2, [0] * 2, [0, 0], "segment 1 has leaf slot 0, but the 2 slots must be 0..1, each once"),
-        ([-1], [0], [0], [1], "segment 0 has leaf slot 1, but the 1 slots must be 0..0, each once"),
-        ([-1], [0, 0], [0], [-1], "must have one entry per segment, got 1, 2, 1, 1 and 1"),
+        ([-1] + [0] * 64, [0] * 65, [[1]] * 65, [-1] * 65, "65 segments, but a tree has 1 to 64"),
+        ([0], [0], [[1]], [-1], "segment 0 has parent 0, but the first segment is the root"),
+        ([-1, 0, 0, 1], [0] * 4, [[1]] * 4, [-1] * 4, "segment 3 has parent 1, but segments are written depth-first"),
+        ([-1, -1], [0] * 2, [[1]] * 2, [-1] * 2, "segment 1 has parent -1, but segments are written depth-first"),
+        ([-1], [-1], [[1]], [-1], "segment 0 has column -1"),
+        ([-1], [0], [[]], [-1], "segment 0 has no closing token; give each segment at least one"),
+        ([-1], [0], [[1]], [-2], "segment 0 has leaf slot -2"),
+        ([-1, 0], [0] * 2, [[1]] * 2, [0, 0], "segment 1 has leaf slot 0, but the 2 slots must be 0..1, each once"),
+        ([-1], [0], [[1]], [1], "segment 0 has leaf slot 1, but the 1 slots must be 0..0, each once"),
+        ([-1], [0, 0], [[1]], [-1], "must have one entry per segment, got 1, 2, 1, 1 and 1"),
     ],
 )
-def test_topology_refuses(parents, columns, kinds, leaves, message):
+def test_topology_refuses(parents, columns, closings, leaves, message):
     with pytest.raises(_core.CoreError, match=re.escape(message)):
-        _core.Topology(parents, columns, kinds, [False] * len(parents), leaves)
+        _core.Topology(parents, columns, closings, [False] * len(parents), leaves)
 
 
 def test_sixty_four_segments_are_taken():
-    star = _core.Topology([-1] + [0] * 63, [0] * 64, [0] * 64, [False] * 64, [-1] * 64)
+    star = _core.Topology([-1] + [0] * 63, [0] * 64, [[1]] * 64, [False] * 64, [-1] * 64)
     plan = _core.plan_trees(np.zeros((1, 1), np.int32), star, row_length=64, rows_per_group=1, trees_per_group=1)
     assert plan.piece_segments.tolist() == [2**64 - 1]
     assert plan.piece_length.tolist() == [64]

@@ -13,9 +13,9 @@ from core_cases import GAP, PAIR
 from pit.data import _core, packing
 from pit.data.errors import DataError
 from pit.data.packing import Layout, core_topology, default_threads, empty_batch, materialise, token_table
-from pit.types import Batch
+from pit.types import Batch, Closings
 
-LAYOUT = Layout((3, 4, 5), 1, row_length=60, rows=2, trees=3)
+LAYOUT = Layout(Closings.roles(3, 4, 5), 1, row_length=60, rows=2, trees=3)
 FIELDS = [f.name for f in fields(Batch)]
 
 
@@ -25,7 +25,7 @@ def planned(examples=7, topology=GAP, layout=LAYOUT):
     columns = [[rng.integers(10, 99, rng.integers(0, 5)).tolist() for _ in range(examples)] for _ in range(3)]
     table = token_table(columns)
     sizes = {"row_length": layout.row_length, "rows_per_group": layout.rows, "trees_per_group": layout.trees}
-    return _core.plan_trees(table.lengths(), core_topology(topology), **sizes), table
+    return _core.plan_trees(table.lengths(), core_topology(topology, LAYOUT.closings), **sizes), table
 
 
 def assert_same(left, right):
@@ -52,7 +52,7 @@ def test_a_leaf_names_a_row_of_the_batch():
     batch = materialise(plan, 0, 2, table, GAP, LAYOUT)
     rows = batch.leaf[:, :, 0][batch.leaf[:, :, 0] >= 0]
     assert set(rows // LAYOUT.rows) == {0, 1}
-    closing = LAYOUT.closings[2]
+    closing = LAYOUT.closings.eos
     for row, index in batch.leaf.reshape(-1, 2):
         assert row < 0 or batch.token[row, index] == closing
 
@@ -106,11 +106,11 @@ def test_python_runs_on_while_a_batch_is_planned_and_written():
     Were it held throughout, no tick could lie there; a busy machine may starve the other thread, hence the attempts.
     """
     examples = 200_000
-    layout = Layout((3, 4, 5), 1, row_length=8, rows=4096, trees=4096)
+    layout = Layout(Closings.roles(3, 4, 5), 1, row_length=8, rows=4096, trees=4096)
     columns = [(np.zeros(0, np.int32), np.zeros(examples + 1, np.int64))]
     table = _core.TokenTable([columns] * 3)
     sizes = {"row_length": layout.row_length, "rows_per_group": layout.rows, "trees_per_group": layout.trees}
-    lengths, topology = table.lengths(), core_topology(PAIR)
+    lengths, topology = table.lengths(), core_topology(PAIR, LAYOUT.closings)
     plan = _core.plan_trees(lengths, topology, **sizes)
     out = empty_batch(plan.groups, PAIR, layout)
     calls = [
@@ -129,7 +129,7 @@ def test_rows_are_full(topology):
     lengths = np.minimum(rng.lognormal(np.log([109, 61, 56]), 0.9, (8000, 3)), 511).astype(np.int32)
     planner = _core.Planner(
         lengths,
-        core_topology(topology),
+        core_topology(topology, LAYOUT.closings),
         row_length=2048,
         rows_per_group=4,
         groups_per_step=1,

@@ -16,11 +16,12 @@ from pit.data.loader import Loader
 from pit.data.packing import Layout
 from pit.data.store import Store
 from pit.data.template import improver_sft
+from pit.types import Closings
 
 
 def loader_of(folder):
     packing = PackingConfig(row_length=64, rows=4, microbatches=1, window=4, trees=4)
-    layout = Layout(closings=(1, 2, 3), pad=0, row_length=64, rows=4, trees=4)
+    layout = Layout(closings=Closings.roles(1, 2, 3), pad=0, row_length=64, rows=4, trees=4)
     fold = Store.open(folder).fold("sft")
     return Loader(fold, improver_sft(), layout, packing, shards=1, seed=0, config_hash="")
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pit.data import template as t
 from pit.data.errors import DataError
 from pit.data.tokenizer import Tokenizer
-from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW, Message, Preference, SegmentKind, Topology
+from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW, Closings, Message, Preference, SegmentKind, Topology
 
 TOKENIZER = Tokenizer.train_bpe(["describe this red lamp: price and size.", "price cheap, size small. fondly"], 330)
 ROLES = {TOKENIZER.role_ids[name] for name in ("system", "user", "assistant")}
@@ -48,7 +48,8 @@ def test_an_answer_keeps_its_beginning(text: str, window: int) -> None:
     content = template.encode_answer(text)
     assert content == whole[: window - 1]
     if len(whole) < window:
-        assert template.decode_answer([*content, *template.closings]) == text
+        closing = (*template.closings.input, *template.closings.reference, template.closings.eos)
+        assert template.decode_answer([*content, *closing]) == text
 
 
 @given(st.lists(st.builds(Preference, messages.map(tuple), st.text(max_size=30), st.text(max_size=30)), max_size=4))
@@ -79,10 +80,21 @@ def test_a_cut_at_a_message_boundary_invents_no_message() -> None:
 
 def test_closings_are_the_role_tokens_of_the_segment_kinds() -> None:
     template = t.Template(TOKENIZER)
-    names = {SegmentKind.INPUT: "input", SegmentKind.REFERENCE: "reference", SegmentKind.OUTPUT: "output"}
-    assert [template.closings[kind] for kind in SegmentKind] == [
-        TOKENIZER.role_ids[names[kind]] for kind in SegmentKind
-    ]
+    x, reference, y = (TOKENIZER.role_ids[name] for name in ("input", "reference", "output"))
+    assert template.closings.of(t.policy_sft()) == ((x,), (y,))
+    assert template.closings.of(t.improver_sft()) == ((x,), (reference,), (y,))
+    assert template.closings == Closings.roles(x, reference, y)
+
+
+def test_each_segment_ends_in_the_closing_tokens_of_its_kind() -> None:
+    closings = Closings(input=(1, 2), reviewed=(3,), reference=(4, 5, 6), eos=7)
+    assert closings.of(t.policy_sft()) == ((1, 2), (7,))
+    assert closings.of(t.quality()) == ((1, 2), (7,), (7,))
+    assert closings.of(t.gap()) == ((3,), (4, 5, 6), (7,), (7,), (4, 5, 6), (7,), (7,))
+    assert closings.of(t.rollout(1, with_reference=False)) == ((1, 2), (7,))
+    assert closings.of(t.rollout(1, with_reference=True)) == ((3,), (4, 5, 6), (7,))
+    with pytest.raises(ValueError, match="closings: reference has no token"):
+        Closings((1,), (1,), (), 7)
 
 
 def test_bad_requests_are_named() -> None:

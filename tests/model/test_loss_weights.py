@@ -12,7 +12,7 @@ from pit.data.packing import pack
 from pit.data.template import gap, improver_sft, policy_sft, quality, rollout
 from pit.types import Segment, SegmentKind, Topology
 
-X, REF, Y = twins.CLOSINGS
+X, REF, Y = twins.ROLES
 
 ROOT_WITH_LOSS = Topology(
     "root_with_loss",

@@ -28,7 +28,7 @@ FAST = ("full", "loss")
 """The mode that every run of the tests sees, as it has all terms; the others compile as many programs again."""
 
 SMALL = dataclasses.replace(twins.GEMMA, layers=1)
-EOS = twins.CLOSINGS[2]
+EOS = twins.ROLES[2]
 
 
 def modes():

@@ -26,7 +26,7 @@ from pit.rollout.strategy import Greedy, Temperature
 
 CONFIGS = {"llama": twins.LLAMA, "gemma": twins.GEMMA, "learned": twins.LEARNED}
 TREES, N, CAPACITY = 3, 2, 6
-EOS = twins.CLOSINGS[2]
+EOS = twins.ROLES[2]
 ROOMY = Layout(closings=twins.CLOSINGS, pad=twins.PAD, row_length=28, rows=TREES, trees=TREES)
 TOPOLOGY = rollout(N, with_reference=True)
 
@@ -68,7 +68,7 @@ def trainer(config, temperature):
 @settings(max_examples=examples(25))
 @given(inputs=trees_of, references=trees_of, seed=seeds)
 def test_logprobs_of_the_sampler_and_the_trainer_agree(name, temperature, inputs, references, seed):
-    prefixes = [[*x, twins.CLOSINGS[0], *ref, twins.CLOSINGS[1]] for x, ref in zip(inputs, references, strict=True)]
+    prefixes = [[*x, twins.ROLES[0], *ref, twins.ROLES[1]] for x, ref in zip(inputs, references, strict=True)]
     drawn = draw_samples(CONFIGS[name], prefixes, range(TREES), seed, Temperature(temperature))
     (batch,) = pack([inputs, references, *drawn.answers()], TOPOLOGY, ROOMY)
     arrays = twins.arrays_of(batch)
@@ -275,6 +275,6 @@ def test_first_tokens_are_drawn_from_the_softmax_at_the_temperature():
 
 @pytest.mark.parametrize("prefixes", [[], [[4], []]])
 def test_an_empty_prefix_is_refused(prefixes):
-    message = "^prefixes: every request needs at least one token; give each its closing role token$"
+    message = "^prefixes: every request needs at least one token; give each its closing tokens$"
     with pytest.raises(ValueError, match=message):
         draw_samples(twins.LLAMA, prefixes, range(len(prefixes)), 0, Greedy())

@@ -14,7 +14,7 @@ from pit.rollout.score import LikelihoodScorer, ModelScorer
 
 N = 2
 FORMS = ("raw", "centred", "symmetric")
-X, REF, Y = twins.CLOSINGS
+X, REF, Y = twins.ROLES
 
 contents = st.lists(twins.CONTENT, max_size=twins.LONGEST)
 

@@ -26,8 +26,9 @@ from pit.stages import refresh, reward, rl, rl_iterated, supervised
 from pit.stages.prepare import prepare
 from pit.stages.refresh import Mix, Pair, has_pairs, labelled, make_pairs, read_pairs
 from pit.train.log import PROGRESS_VARIABLE
+from pit.types import Closings
 
-LAYOUT = Layout(closings=(1, 2, 3), pad=0, row_length=16, rows=4, trees=8)
+LAYOUT = Layout(closings=Closings.roles(1, 2, 3), pad=0, row_length=16, rows=4, trees=8)
 
 
 class Rows(Fold):

@@ -45,7 +45,7 @@ def row_model(reads="gap", config=ONE_LAYER, *, programs=quick_programs):
 
 def policy_model(config=ONE_LAYER, *, programs=quick_programs):
     """Return a policy with random weights; some of its answers end before the window."""
-    form = DrawFormat(closing=twins.CLOSINGS[0], eos=twins.CLOSINGS[2], content=CONTENT, longest=6, capacity=8)
+    form = DrawFormat(closing=(twins.ROLES[0],), eos=twins.ROLES[2], content=CONTENT, longest=6, capacity=8)
     with programs():
         return PolicyScorer(*twins.random_decoder(config), form)
 

@@ -12,9 +12,9 @@ from pit.data.packing import Layout
 from pit.data.template import gap, quality
 from pit.testing import strategies
 from pit.testing.paths import leaf_paths, live, packed_path
-from pit.types import Preference
+from pit.types import Closings, Preference
 
-CLOSINGS = (1, 2, 3)
+CLOSINGS = Closings.roles(1, 2, 3)
 FEW = settings(max_examples=30)
 LONG = settings(max_examples=2000, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
 """Settings of a search for the smallest example."""

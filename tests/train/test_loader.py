@@ -18,6 +18,7 @@ from pit.data.store import build
 from pit.data.synthetic import generate
 from pit.data.template import Template, gap, improver_sft
 from pit.data.tokenizer import Tokenizer
+from pit.types import Closings
 
 ROW = 40
 CONFIG = "config of this test"
@@ -32,7 +33,7 @@ def fold(tmp_path_factory):
 
 
 def layout_of(packing):
-    return Layout(closings=(1, 2, 3), pad=0, row_length=ROW, rows=packing.rows, trees=packing.trees)
+    return Layout(closings=Closings.roles(1, 2, 3), pad=0, row_length=ROW, rows=packing.rows, trees=packing.trees)
 
 
 def loader(fold, packing, *, topology=None, shards=1, seed=0, config_hash=CONFIG):

@@ -18,9 +18,10 @@ from pit.rollout.sample import Sampler
 from pit.rollout.score import LikelihoodScorer, ModelScorer, Scorer
 from pit.seeds import Seed
 from pit.stages import rl, sft
+from pit.types import Closings
 
 CLOSINGS = (1, 2, 3)
-LAYOUT = Layout(closings=CLOSINGS, pad=0, row_length=60, rows=8, trees=8)
+LAYOUT = Layout(closings=Closings.roles(*CLOSINGS), pad=0, row_length=60, rows=8, trees=8)
 WORTH = {20: 0.0, 21: 1.0, 22: 2.0, 23: 3.0, 24: 1.2, 25: -1.0}
 PROMPTS = [[10], [11], [12]]
 FIRST = {10: 20, 11: 21, 12: 22}
@@ -69,7 +70,7 @@ def models():
         run = run_of()
         policy, improver = rl.POLICY.load(run), rl.IMPROVER_0.load(run)
     Spoken.calls.clear()
-    return Models(policy, improver, HandScorer(policy, LAYOUT), Spoken(CLOSINGS, 5))
+    return Models(policy, improver, HandScorer(policy, LAYOUT), Spoken(Closings.roles(*CLOSINGS), 5))
 
 
 def paths(form="symmetric", threshold=0.0, **options):

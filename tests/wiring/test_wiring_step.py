@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from world import NUMBER, World, filled, named, path_of, remembered, run_of
+from world import NUMBER, World, filled, named, path_of, remembered, role_tokens, run_of
 
 from pit.data.curriculum import Draws
 from pit.model.model import Model
@@ -200,7 +200,7 @@ def slots_of(step, scored, control):
     for batch, arrays in zip(scored.trees.batches, minibatch.arrays, strict=True):
         for slot, leaf in np.argwhere(batch.leaf[:, :, 0] >= 0):
             row, end = batch.leaf[slot, leaf]
-            path = path_of(batch, int(row), int(end), step.sampler.closings)
+            path = path_of(batch, int(row), int(end), role_tokens(step.sampler.closings))
             names = ("advantage", "length", "finished", "anchor_logp")
             result[path] = {name: np.asarray(arrays[name])[slot, leaf] for name in names if name in arrays}
     return result

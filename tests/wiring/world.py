@@ -40,6 +40,7 @@ from pit.stages.prepare import prepare
 from pit.train.checkpoint import Checkpoints, Restored
 from pit.train.log import PROGRESS_VARIABLE
 from pit.train.update import REFUSED, TrainState
+from pit.types import Closings
 
 NUMBER = {stage.name: float(i + 1) for i, stage in enumerate(STAGES)}
 NAME = {number: name for name, number in NUMBER.items()}
@@ -176,6 +177,11 @@ def filled(like: Mapping[str, Any], number: float) -> dict[str, Any]:
     }
 
 
+def role_tokens(closings: Closings) -> tuple[int, ...]:
+    """Return the role tokens that close an input, a reference and an output."""
+    return (*closings.input, *closings.reference, closings.eos)
+
+
 def path_of(batch: Any, row: int, end: int, closings: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Return the segments from the root to a leaf, each without its closing token."""
     tokens, index = [], end
@@ -221,7 +227,7 @@ class World:
         self.saved: dict[str, dict[int, Restored]] = {}
         self.refused: set[int] = set()
         self.score = lambda model, path: float(sum(path[-1]) % 17) / 8 + (len(path) == 3) * len(path[1]) / 16
-        self.closings = _prepared().template.closings
+        self.closings = role_tokens(_prepared().template.closings)
 
     # Samples.
 

@@ -1,6 +1,7 @@
 #include "pit/packing/materialise.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -62,7 +63,7 @@ PIT_CLONES void write_padding(std::int32_t* __restrict token, std::int32_t* __re
 struct SegmentPlace {
     TokenSpan content;
     std::int64_t start;     // index in the row of its first token
-    std::int64_t last;      // index of its last token, the closing one
+    std::int64_t last;      // index of its last token, the last closing one
     std::int64_t end;       // end of its subtree in this piece
     std::int64_t position;  // of its first token
 };
@@ -88,9 +89,9 @@ void prefetch(const TokenSpan& content) {
 // are laid out a few ahead of the one that is written, so their tokens are prefetched meanwhile.
 class Writer {
   public:
-    Writer(const Plan& plan, std::int64_t first_group, const TokenTable& table, const TokenIds& ids,
+    Writer(const Plan& plan, std::int64_t first_group, const TokenTable& table, std::int32_t pad,
            const BatchArrays& out)
-        : plan_(plan), first_group_(first_group), table_(table), ids_(ids), out_(out) {
+        : plan_(plan), first_group_(first_group), table_(table), pad_(pad), out_(out) {
         const Topology& topology = plan.topology;
         for (int s = 0; s < topology.segments(); ++s) {
             first_of_column_[s] = 0;
@@ -116,7 +117,7 @@ class Writer {
     const Plan& plan_;
     const std::int64_t first_group_;
     const TokenTable& table_;
-    const TokenIds& ids_;
+    const std::int32_t pad_;
     const BatchArrays& out_;
     std::array<int, kMaxSegments> first_of_column_;  // for each segment, the first segment with its column
     std::array<Layout, kAhead + 1> layout_;          // ring of the current piece and the next ones
@@ -146,8 +147,9 @@ void Writer::lay_out(std::int64_t piece, std::int64_t row, Layout& layout) const
             }
             const SegmentPlace* parent = s == 0 ? nullptr : &layout.place[topology.parent(s)];
             const std::int64_t position = s == 0 ? 0 : parent->position + parent->last - parent->start + 1;
-            layout.place[s] = {content[s], at, at + content[s].size, at + content[s].size + 1, position};
-            at += content[s].size + 1;
+            const std::int64_t end = at + content[s].size + topology.closing_size(s);
+            layout.place[s] = {content[s], at, end - 1, end, position};
+            at = end;
         }
     }
     const std::int64_t length = at - plan_.piece_start[piece];
@@ -178,11 +180,15 @@ void Writer::write_segment(const Layout& layout, int segment) const {
     const auto size = static_cast<std::int32_t>(place.content.size);
     const Run run{static_cast<std::int32_t>(place.position), static_cast<std::int32_t>(place.end),
                   static_cast<std::int32_t>(place.start) - 1, owned && topology.loss(segment) ? 1.0f : 0.0f};
-    write_run(out.position, out.visible_until, out.previous, out.loss_weight, size + 1, run);
+    const std::vector<std::int32_t>& closing = topology.closing(segment);
+    const auto closed = size + static_cast<std::int32_t>(closing.size());
+    write_run(out.position, out.visible_until, out.previous, out.loss_weight, closed, run);
     if (size > 0) {
         std::memcpy(out.token, place.content.data, static_cast<std::size_t>(size) * sizeof(std::int32_t));
     }
-    out.token[size] = ids_.closing[topology.kind(segment)];
+    std::copy(closing.begin(), closing.end(), out.token + size);
+    // The first closing token ends the content; the rest is the format's and not the model's to write.
+    std::fill(out.loss_weight + size + 1, out.loss_weight + closed, 0.0f);
     out.previous[0] = static_cast<std::int32_t>(root ? place.start : layout.place[topology.parent(segment)].last);
     if (root) {
         // Nothing comes before the first token of a tree, so nothing predicts it.
@@ -227,7 +233,7 @@ void Writer::pad_row(std::int64_t row, std::int64_t filled) const {
     const Tokens out = tokens_from(out_, row * plan_.sizes.row_length + filled);
     const auto count = static_cast<std::int32_t>(plan_.sizes.row_length - filled);
     write_padding(out.token, out.position, out.visible_until, out.previous, out.loss_weight, count,
-                  static_cast<std::int32_t>(filled), ids_.pad);
+                  static_cast<std::int32_t>(filled), pad_);
 }
 
 void Writer::write_rows(std::int64_t first, std::int64_t last) {
@@ -277,7 +283,7 @@ void check_groups(const Plan& plan, std::int64_t first_group, std::int64_t last_
 }
 
 void materialise(const Plan& plan, std::int64_t first_group, std::int64_t last_group, const TokenTable& table,
-                 const TokenIds& ids, const BatchArrays& out, int threads) {
+                 std::int32_t pad, const BatchArrays& out, int threads) {
     check_groups(plan, first_group, last_group);
     require_range("materialise: threads", threads, 1, kMaxThreads);
     if (table.columns() < plan.topology.columns()) {
@@ -289,7 +295,7 @@ void materialise(const Plan& plan, std::int64_t first_group, std::int64_t last_g
     const std::int64_t rows = (last_group - first_group) * plan.sizes.rows_per_group;
     const auto parts = static_cast<int>(std::min<std::int64_t>(threads, std::max<std::int64_t>(rows, 1)));
     run_parts(parts, [&](int part) {
-        Writer(plan, first_group, table, ids, out).write_rows(rows * part / parts, rows * (part + 1) / parts);
+        Writer(plan, first_group, table, pad, out).write_rows(rows * part / parts, rows * (part + 1) / parts);
     });
 }
 

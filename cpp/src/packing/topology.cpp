@@ -9,11 +9,12 @@
 
 namespace pit {
 
-Topology::Topology(std::vector<std::int32_t> parent, std::vector<std::int32_t> column, std::vector<std::int32_t> kind,
-                   std::vector<bool> loss, std::vector<std::int32_t> leaf)
+Topology::Topology(std::vector<std::int32_t> parent, std::vector<std::int32_t> column,
+                   std::vector<std::vector<std::int32_t>> closing, std::vector<bool> loss,
+                   std::vector<std::int32_t> leaf)
     : parent_(std::move(parent)),
       column_(std::move(column)),
-      kind_(std::move(kind)),
+      closing_(std::move(closing)),
       loss_(std::move(loss)),
       leaf_(std::move(leaf)) {
     check_sizes();
@@ -49,9 +50,9 @@ void Topology::check_sizes() const {
         throw Error("topology: " + std::to_string(n) + " segments, but a tree has 1 to " +
                     std::to_string(kMaxSegments) + "; cut it into several trees");
     }
-    if (column_.size() != n || kind_.size() != n || loss_.size() != n || leaf_.size() != n) {
-        throw Error("topology: parents, columns, kinds, loss and leaf_slots must have one entry per segment, got " +
-                    std::to_string(n) + ", " + std::to_string(column_.size()) + ", " + std::to_string(kind_.size()) +
+    if (column_.size() != n || closing_.size() != n || loss_.size() != n || leaf_.size() != n) {
+        throw Error("topology: parents, columns, closings, loss and leaf_slots must have one entry per segment, got " +
+                    std::to_string(n) + ", " + std::to_string(column_.size()) + ", " + std::to_string(closing_.size()) +
                     ", " + std::to_string(loss_.size()) + " and " + std::to_string(leaf_.size()));
     }
 }
@@ -69,8 +70,8 @@ void Topology::check_segment(int i) const {
     if (column_[i] < 0) {
         throw Error(name + " has column " + std::to_string(column_[i]) + "; columns are numbered from 0");
     }
-    if (kind_[i] < 0 || kind_[i] >= kKinds) {
-        throw Error(name + " has kind " + std::to_string(kind_[i]) + "; the kinds are 0 input, 1 reference, 2 output");
+    if (closing_[i].empty()) {
+        throw Error(name + " has no closing token; give each segment at least one");
     }
     if (leaf_[i] < -1) {
         throw Error(name + " has leaf slot " + std::to_string(leaf_[i]) +
@@ -88,7 +89,7 @@ std::uint64_t Topology::fingerprint() const {
     for (std::size_t i = 0; i < parent_.size(); ++i) {
         out.number(static_cast<std::uint64_t>(parent_[i]))
             .number(static_cast<std::uint64_t>(column_[i]))
-            .number(static_cast<std::uint64_t>(kind_[i]))
+            .number(closing_[i].size())
             .number(loss_[i] ? 1 : 0)
             .number(static_cast<std::uint64_t>(leaf_[i]));
     }

@@ -50,7 +50,9 @@ std::int64_t TreeLengths::mask_length(std::int64_t example, SegmentMask mask) co
     const std::int32_t* length = lengths_.data() + example * columns_;
     std::int64_t sum = 0;
     for (int segment = 0; segment < topology_.segments(); ++segment) {
-        sum += contains(mask, segment) ? std::int64_t{length[topology_.column(segment)]} + 1 : 0;
+        sum += contains(mask, segment)
+                   ? std::int64_t{length[topology_.column(segment)]} + topology_.closing_size(segment)
+                   : 0;
     }
     return sum;
 }

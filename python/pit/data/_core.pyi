@@ -168,8 +168,8 @@ class Topology:
 
     parents: index of the parent, -1 for the root; segments are in depth-first order.
     columns: token column that fills the segment.
-    kinds: `pit.types.SegmentKind`.
-    loss: whether the segment's tokens carry loss.
+    closings: tokens that close the segment, at least one.
+    loss: whether the segment's content and its first closing token carry loss.
     leaf_slots: slot in the leaf table, -1 for none.
     """
 
@@ -177,7 +177,7 @@ class Topology:
         self,
         parents: Sequence[int],
         columns: Sequence[int],
-        kinds: Sequence[int],
+        closings: Sequence[Sequence[int]],
         loss: Sequence[bool],
         leaf_slots: Sequence[int],
     ) -> None: ...
@@ -258,7 +258,7 @@ class Plan:
 class Planner:
     """Planner of training steps in order; its draw position and its window are its whole state.
 
-    A segment has the length of its content + 1 tokens (the closing role token). Row by row, the oldest waiting tree
+    A segment has the length of its content and its closing tokens. Row by row, the oldest waiting tree
     whose pieces fit in the remaining rows opens the row, then the largest waiting tree that fits follows (the older of
     equal ones), until none fits or the group has `trees_per_group`. A tree longer than a row is split: its tips are
     taken depth-first into pieces of at most a row, each with all its ancestors, one row per piece, all in one group.
@@ -385,7 +385,6 @@ def materialise(
     last_group: int,
     table: TokenTable,
     *,
-    closing: Sequence[int],
     pad: int,
     threads: int = 1,
     out: Batch,
@@ -395,9 +394,9 @@ def materialise(
     With n groups, R = n * rows_per_group and G = n * trees_per_group; the plan gives T and L. Padding has token `pad`,
     position 0, visible_until 0, previous = its index, weight 0; an unused tree slot has leaf (-1, -1), example -1,
     source 0. The row of a leaf counts from the first row of `out`. Loss weight is 1 on the tokens of owned segments
-    with loss (including the closing token), except for the first token of a tree.
+    with loss, up to the first closing token, except for the first token of a tree.
 
-    closing: token id that closes a segment, by `pit.types.SegmentKind`.
+    pad: token id of padding.
     threads: number of threads, in [1, 256]; the result does not depend on it.
     out: any object with the fields of `pit.types.Batch`, C-contiguous and writable.
 

@@ -29,7 +29,7 @@ def make_planner(
     """Return the planner of a stage over a fold: uniform draws, packed from a look-ahead window."""
     return _core.Planner(
         lengths=fold.lengths(),
-        topology=core_topology(topology),
+        topology=core_topology(topology, layout.closings),
         row_length=layout.row_length,
         rows_per_group=layout.rows,
         groups_per_step=packing.microbatches * shards,

@@ -11,7 +11,7 @@ from jaxtyping import Int32
 from pit.data import _core
 from pit.data.errors import DataError
 from pit.data.tokens import Sequences, Tokens
-from pit.types import Batch, Topology
+from pit.types import Batch, Closings, Topology
 
 TOKENS_PER_THREAD = 1 << 20
 """Tokens per thread: about a millisecond of writing, against the tens of microseconds that a thread takes to start."""
@@ -21,11 +21,11 @@ TOKENS_PER_THREAD = 1 << 20
 class Layout:
     """Static shape of packed rows, and the tokens that the packer adds.
 
-    closings: closing role tokens of input, reference and output segments; pad: token of padding.
+    closings: closing tokens of the segments; pad: token of padding.
     row_length: T; rows: rows per group; trees: tree slots per group (a group is one shard's microbatch).
     """
 
-    closings: tuple[int, int, int]
+    closings: Closings
     pad: int
     row_length: int
     rows: int
@@ -33,13 +33,13 @@ class Layout:
 
 
 @cache
-def core_topology(topology: Topology) -> _core.Topology:
-    """Return the C++ core's form of a topology."""
+def core_topology(topology: Topology, closings: Closings) -> _core.Topology:
+    """Return the C++ core's form of a topology whose segments end in some closings."""
     segments = topology.segments
     return _core.Topology(
         parents=[s.parent for s in segments],
         columns=[s.column for s in segments],
-        kinds=[int(s.kind) for s in segments],
+        closings=closings.of(topology),
         loss=[s.loss for s in segments],
         leaf_slots=[s.leaf for s in segments],
     )
@@ -115,7 +115,6 @@ def materialise(
         first_group,
         first_group + written,
         table,
-        closing=layout.closings,
         pad=layout.pad,
         threads=default_threads(written * layout.rows * layout.row_length) if threads is None else threads,
         out=batch if written == groups else _first_groups(batch, written, layout),
@@ -182,7 +181,7 @@ def pack_trees(
     """
     plan = _core.plan_trees(
         lengths,
-        core_topology(topology),
+        core_topology(topology, layout.closings),
         row_length=layout.row_length,
         rows_per_group=layout.rows,
         trees_per_group=layout.trees,

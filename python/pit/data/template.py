@@ -15,7 +15,7 @@ from jaxtyping import Int32
 
 from pit.data.errors import DataError
 from pit.data.tokenizer import Tokenizer
-from pit.types import Message, Preference, RoleName, Segment, SegmentKind, Topology
+from pit.types import Closings, Message, Preference, RoleName, Segment, SegmentKind, Topology
 
 MAX_SEGMENTS = 64
 """Segments that a packer accepts in one tree."""
@@ -42,7 +42,7 @@ class Template:
     Attributes:
         tokenizer: the tokenizer.
         windows: most tokens of an (input, reference, output) segment, its closing token included.
-        closings: ids of the tokens that close an (input, reference, output) segment, indexed by `SegmentKind`.
+        closings: tokens that close the segments.
         pad: id of the padding token.
     """
 
@@ -57,7 +57,7 @@ class Template:
         self.tokenizer = tokenizer
         self.windows = windows
         ids = tokenizer.role_ids
-        self.closings = (ids["input"], ids["reference"], ids["output"])
+        self.closings = Closings.roles(ids["input"], ids["reference"], ids["output"])
         self.pad = ids["pad"]
         self._opening: dict[RoleName, int] = {role: ids[role] for role in _ROLES}
         self._role_of: dict[int, RoleName] = {token: role for role, token in self._opening.items()}

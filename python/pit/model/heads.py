@@ -69,7 +69,7 @@ def row_logprobs(
 
 
 class RewardModel(nnx.Module):
-    """A decoder with a scalar head, read at the closing role token of each leaf."""
+    """A decoder with a scalar head, read at the last token of each leaf."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs) -> None:
         self.decoder = Decoder(config, vocab_size, rngs)

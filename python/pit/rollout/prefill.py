@@ -19,7 +19,7 @@ from pit.model.decoder import Cache, Decoder
 from pit.model.params import Params, merge
 from pit.model.sharding import each_shard
 from pit.rollout.sizes import Sizes
-from pit.types import Batch
+from pit.types import Batch, Closings
 
 
 class Prefixes(NamedTuple):
@@ -42,7 +42,9 @@ def pack_prefixes(prefixes: Sequence[Sequence[Sequence[int]]], sizes: Sizes) -> 
 
     `leaf` is where a prefix ends, `example_id` which of its shard's it is.
     """
-    layout = Layout(closings=(0, 0, 0), pad=0, row_length=sizes.row_tokens, rows=sizes.rows, trees=sizes.requests)
+    layout = Layout(
+        closings=Closings.roles(0, 0, 0), pad=0, row_length=sizes.row_tokens, rows=sizes.rows, trees=sizes.requests
+    )
     packed = [_packed(of_shard, layout) for of_shard in prefixes]
     most = max(map(len, packed))
     for batches in packed:
@@ -57,7 +59,7 @@ def _packed(prefixes: Sequence[Sequence[int]], layout: Layout) -> list[Batch]:
     for batch in batches:
         present = batch.example_id >= 0
         rows, index = batch.leaf[present, 0].T
-        # Prefixes end in different role tokens, whereas the packer closes every segment of a kind alike.
+        # Prefixes end in different tokens, whereas the packer closes every segment of a kind alike.
         batch.token[rows, index] = last[batch.example_id[present]]
     return batches
 

@@ -22,6 +22,7 @@ from pit.rollout.engine import decode
 from pit.rollout.prefill import pack_prefixes, prefill
 from pit.rollout.sizes import few, sizes_of
 from pit.rollout.strategy import Strategy, strategy_at
+from pit.types import Closings
 
 Ids: TypeAlias = Iterable[int] | Int64[np.ndarray, " _"]
 """Ids of requests, below 2^32."""
@@ -71,7 +72,7 @@ def sample(
 
     Args:
         model: the decoder.
-        prefixes: token ids of each request, its last closing role token included.
+        prefixes: token ids of each request, its closing tokens included.
         request_ids: id of each request, below 2^32; with `seed` and the sample's number it decides the random numbers.
         n: samples per prefix.
         capacity: most tokens of a sample, EOS included.
@@ -88,7 +89,7 @@ def sample(
     distinct = sorted(set(requests))
     lengths = [len(prefix) for _, prefix in distinct]
     if min(lengths, default=0) == 0:
-        raise ValueError("prefixes: every request needs at least one token; give each its closing role token")
+        raise ValueError("prefixes: every request needs at least one token; give each its closing tokens")
     shards = model.shards
     sizes = sizes_of(lengths, n=n, capacity=capacity, config=config, shards=shards)
     dealt = [distinct[x::shards] for x in range(shards)]
@@ -127,12 +128,12 @@ def sample(
 class Sampler:
     """Answers of a run's models to its prompts.
 
-    closings: closing role tokens of an (input, reference, output) segment.
+    closings: closing tokens of the segments.
     capacity: most tokens of an answer, EOS included.
     rollout: slots, and tokens that are prefilled at once.
     """
 
-    closings: tuple[int, int, int]
+    closings: Closings
     capacity: int
     rollout: RolloutConfig = DEFAULT
 
@@ -158,10 +159,11 @@ class Sampler:
             strategy: choice of each token.
             seed: root of the random numbers.
         """
-        prefixes = joined(Tokens.of(inputs), self.closings[0])
-        if references is not None:
-            prefixes = joined(prefixes, Tokens.of(references), self.closings[1])
-        eos = (self.closings[2],)
+        closings, xs = self.closings, Tokens.of(inputs)
+        if references is None:
+            prefixes = joined(xs, *closings.input)
+        else:
+            prefixes = joined(xs, *closings.reviewed, Tokens.of(references), *closings.reference)
         return sample(
             model,
             prefixes,
@@ -169,7 +171,7 @@ class Sampler:
             n=n,
             capacity=self.capacity,
             strategy=strategy,
-            eos_ids=eos,
+            eos_ids=(closings.eos,),
             seed=seed,
             config=self.rollout,
         )

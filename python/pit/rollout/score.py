@@ -29,7 +29,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
-        """Return the scores of a batch's leaves; `contents` counts the tokens of each before its closing token."""
+        """Return the scores of a batch's leaves; `contents` counts the tokens of each before its EOS."""
 
     def leaves(
         self, columns: Sequence[Sequences], topology: Topology, packed: Sequence[Batch] | None = None
@@ -124,7 +124,7 @@ class ModelScorer(Scorer):
 
 
 class LikelihoodScorer(Scorer):
-    """An improver as a scorer: r(y, ref) = log p(y | x, ref), nats, of all of y with its closing token.
+    """An improver as a scorer: r(y, ref) = log p(y | x, ref), nats, of all of y with its EOS.
 
     Its symmetric gap, half of log p(y | x, ref) - log p(ref | x, y), says into which of the two the improver rather
     turns the other. Nothing is trained for it, and nothing must be trained against it: an answer from which the
@@ -150,7 +150,7 @@ class LikelihoodScorer(Scorer):
         logp = jax.device_get(self._logprobs(self.model.params, *arrays))
         before = np.pad(np.cumsum(logp, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
         row, end = batch.leaf[:, :, 0], batch.leaf[:, :, 1]
-        # A segment is contiguous: its content, and the closing token at `end`.
+        # An output is contiguous: its content, and EOS at `end`.
         scores = before[row, end + 1] - before[row, np.maximum(end - contents, 0)]
         return np.asarray(scores, np.float32)
 

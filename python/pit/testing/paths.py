@@ -9,16 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pit.types import Batch, Topology
+from pit.types import Batch, Closings, Topology
 
 Path = tuple[int, ...]
 """Tokens from the root of a tree to one of its tokens."""
 
 Columns = Sequence[Sequence[Sequence[int]]]
 """Token contents: `columns[c][i]` fills the segments of tree i that name column c."""
-
-Closings = tuple[int, int, int]
-"""Closing tokens of input, reference and output segments."""
 
 
 def segment_path(topology: Topology, columns: Columns, tree: int, segment: int, closings: Closings) -> Path:
@@ -29,15 +26,15 @@ def segment_path(topology: Topology, columns: Columns, tree: int, segment: int, 
         columns: token contents.
         tree: index of the tree.
         segment: index of the segment in the topology.
-        closings: closing token per kind of segment.
+        closings: closing tokens of the segments.
 
     >>> from pit.data.template import gap
-    >>> segment_path(gap(), [[(7, 8)], [(9,)], [()]], 0, 1, (1, 2, 3))
+    >>> segment_path(gap(), [[(7, 8)], [(9,)], [()]], 0, 1, Closings.roles(1, 2, 3))
     (7, 8, 1, 9, 2)
     """
     last = topology.segments[segment]
     before = () if last.parent < 0 else segment_path(topology, columns, tree, last.parent, closings)
-    return (*before, *columns[last.column][tree], closings[last.kind])
+    return (*before, *columns[last.column][tree], *closings.of(topology)[segment])
 
 
 def tip_paths(topology: Topology, columns: Columns, tree: int, closings: Closings) -> list[Path]:
@@ -54,7 +51,7 @@ def leaf_paths(topology: Topology, columns: Columns, tree: int, closings: Closin
 
 
 def loss_paths(topology: Topology, columns: Columns, closings: Closings) -> Counter[Path]:
-    """Count, over all trees, the paths that end in a token that carries loss.
+    """Count, over all trees, the paths that end in a token that carries loss: a content's or the first closing one.
 
     The first token of a root carries none, because nothing precedes it.
     """
@@ -62,9 +59,9 @@ def loss_paths(topology: Topology, columns: Columns, closings: Closings) -> Coun
     for tree in range(len(columns[0])):
         for i, segment in enumerate(topology.segments):
             path = segment_path(topology, columns, tree, i, closings)
-            size = len(columns[segment.column][tree]) + 1
+            content, last = len(columns[segment.column][tree]), len(path) - len(closings.of(topology)[i]) + 1
             if segment.loss:
-                counts.update(path[:end] for end in range(len(path) - size + 1, len(path) + 1) if end > 1)
+                counts.update(path[:end] for end in range(last - content, last + 1) if end > 1)
     return counts
 
 

@@ -30,7 +30,7 @@ from pit.types import Batch
 class DrawFormat:
     """The tokens that a policy reads and writes.
 
-    closing: token that ends a prompt.
+    closing: tokens that end a prompt.
     eos: token that ends an answer.
     content: smallest and largest id of a content token of a prompt.
     longest: maximum content tokens of a prompt.
@@ -38,7 +38,7 @@ class DrawFormat:
     prefixes: prompts per call, a static shape.
     """
 
-    closing: int
+    closing: tuple[int, ...]
     eos: int
     content: tuple[int, int]
     longest: int
@@ -53,7 +53,7 @@ class Sampler(Protocol):
     format: DrawFormat
 
     def draw(self, prompts: Sequence[Sequence[int]], temperature: float, seed: int) -> Samples:
-        """Return two samples per prompt, with their log-probs in nats; prompts include the closing token."""
+        """Return two samples per prompt, with their log-probs in nats; prompts include the closing tokens."""
 
     def logprob_rows(self, batch: Batch, temperature: float) -> Float32[np.ndarray, "R T"]:
         """Return the log-prob of each token of packed rows as the trainer computes it, in nats."""
@@ -119,8 +119,8 @@ class PolicyScorer:
 def draw_format(template: Template) -> DrawFormat:
     """Return the format of a policy's tokens under a template."""
     return DrawFormat(
-        closing=template.closings[0],
-        eos=template.closings[2],
+        closing=template.closings.input,
+        eos=template.closings.eos,
         content=content_of(template.tokenizer),
         longest=template.windows[0] - 1,
         capacity=template.windows[2] - 1,

@@ -13,17 +13,17 @@ from jaxtyping import Float32
 
 from pit.data.packing import Layout
 from pit.testing.errors import ShapeError
-from pit.testing.paths import Closings, Path, separate_rows
+from pit.testing.paths import Path, separate_rows
 from pit.testing.scorers import Method, call_scorer, check_array
 from pit.testing.strategies.trees import Forest
-from pit.types import Batch, Topology
+from pit.types import Batch, Closings, Topology
 
 
 @dataclass(frozen=True)
 class RowFormat:
     """The tokens and trees that a row scorer reads.
 
-    closings: closing tokens of input, reference and output segments.
+    closings: closing tokens of the segments.
     pad: padding token.
     content: smallest and largest id of a content token.
     longest: maximum content tokens of an input, a reference and an output.
@@ -48,7 +48,9 @@ class RowFormat:
     @property
     def path(self) -> int:
         """Maximum tokens of a path, closing tokens included."""
-        return sum(self.longest) + 3
+        closings = self.closings
+        added = max(len(closings.input), len(closings.reviewed) + len(closings.reference)) + 1
+        return sum(self.longest) + added
 
     @property
     def narrow(self) -> Layout:
@@ -62,8 +64,10 @@ class RowFormat:
 
     def item_path(self, prompt: Sequence[int], output: Sequence[int], reference: Sequence[int]) -> Path:
         """Return the path that ends where an item is scored, written out here independently of `pit.data.template`."""
-        x, ref, y = self.closings
-        return (*prompt, x, *reference, ref, *output, y) if self.reads_reference else (*prompt, x, *output, y)
+        close = self.closings
+        if self.reads_reference:
+            return (*prompt, *close.reviewed, *reference, *close.reference, *output, close.eos)
+        return (*prompt, *close.input, *output, close.eos)
 
 
 class RowGradients(NamedTuple):

@@ -1,7 +1,6 @@
 // Writes planned groups of trees as the rows that a model reads: tokens, positions, visibility, predecessors, weights.
 #pragma once
 
-#include <array>
 #include <cstdint>
 
 #include "pit/packing/plan.hpp"
@@ -23,21 +22,17 @@ struct BatchArrays {
     std::uint8_t* source;         // [G]
 };
 
-struct TokenIds {
-    std::array<std::int32_t, kKinds> closing;  // by kind of segment
-    std::int32_t pad;
-};
-
 constexpr int kMaxThreads = 256;
 
 // Error unless 0 <= first_group <= last_group <= plan.groups.
 void check_groups(const Plan& plan, std::int64_t first_group, std::int64_t last_group);
 
 // Writes every element of `out` once, in time proportional to their number. The rows are divided among `threads`
-// threads, at most one per row; the result does not depend on their number. Error if the group range is outside the
-// plan, the table's lengths differ from those that were planned, or threads is not in [1, kMaxThreads]; `out` is then
-// partly written. If several examples differ, which one the message names depends on the threads.
+// threads, at most one per row; the result does not depend on their number. `pad` is the token of padding. Error if the
+// group range is outside the plan, the table's lengths differ from those that were planned, or threads is not in [1,
+// kMaxThreads]; `out` is then partly written. If several examples differ, which one the message names depends on the
+// threads.
 void materialise(const Plan& plan, std::int64_t first_group, std::int64_t last_group, const TokenTable& table,
-                 const TokenIds& ids, const BatchArrays& out, int threads = 1);
+                 std::int32_t pad, const BatchArrays& out, int threads = 1);
 
 }  // namespace pit

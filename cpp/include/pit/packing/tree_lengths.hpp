@@ -39,7 +39,7 @@ class Pieces {
     int size_ = 0;
 };
 
-// Content lengths (tokens without the closing role token) of every example's columns, under one topology. Memory:
+// Content lengths (tokens without the closing ones) of every example's columns, under one topology. Memory:
 // 4 bytes per length and 9 per example.
 class TreeLengths {
   public:
@@ -48,7 +48,7 @@ class TreeLengths {
     TreeLengths(std::vector<std::int32_t> lengths, std::int64_t columns, const Topology& topology, PackingSizes sizes);
 
     std::int64_t examples() const { return static_cast<std::int64_t>(total_.size()); }
-    // Tokens of a whole tree, each segment with its closing token. O(1).
+    // Tokens of a whole tree, each segment with its closing tokens. O(1).
     std::int64_t total(std::int64_t example) const { return total_[example]; }
     // Rows the tree opens: its number of pieces. O(1).
     std::int32_t rows(std::int64_t example) const { return rows_[example]; }

@@ -21,7 +21,7 @@ _TOLERANCE = "rounding * max(1, |log p|)"
 
 
 class DrawCall(NamedTuple):
-    """The arguments of one call to `draw`; prompts are token contents without their closing token."""
+    """The arguments of one call to `draw`; prompts are token contents without their closing tokens."""
 
     prompts: tuple[tuple[int, ...], ...]
     temperature: float
@@ -55,7 +55,7 @@ class DrawInvariant(Exact):
 
 
 def _samples(scorer: Any, call: DrawCall) -> Any:
-    prompts = [[*prompt, scorer.format.closing] for prompt in call.prompts]
+    prompts = [[*prompt, *scorer.format.closing] for prompt in call.prompts]
     return call_scorer(scorer, Method.SAMPLES, prompts, call.temperature, call.seed)
 
 
@@ -80,14 +80,14 @@ def _ends(scorer: Any, call: DrawCall) -> None:
 
 def _trainer_agrees(scorer: Any, call: DrawCall) -> None:
     samples, form = _samples(scorer, call), scorer.format
-    prompts = [[*prompt, form.closing] for prompt in call.prompts]
+    prompts = [[*prompt, *form.closing] for prompt in call.prompts]
     count = samples.length.shape[1]
     paths, spans = [], []
     for tree, number in np.ndindex(samples.length.shape):
         tokens = samples.token[tree, number, : samples.length[tree, number]].tolist()
         paths.append((*prompts[tree], *tokens))
         spans.append((len(prompts[tree]), len(tokens)))
-    batch = separate_rows(paths, form.prefixes * count, form.longest + 1 + form.capacity)
+    batch = separate_rows(paths, form.prefixes * count, form.longest + len(form.closing) + form.capacity)
     logp = check_array("logprob_rows()", scorer.logprob_rows(batch, call.temperature), batch.token.shape)
     for row, (first, length) in enumerate(spans):
         recorded = samples.logp[row // count, row % count, :length]

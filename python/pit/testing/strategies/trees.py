@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from pit.data.packing import Layout, pack
 from pit.data.template import gap, gap_scoring, improver_sft, policy_sft, quality, rollout
-from pit.testing.paths import Closings, Path, leaf_paths
+from pit.testing.paths import Path, leaf_paths
 from pit.testing.strategies.tokens import EDGES, DrawFn, token_sequences
-from pit.types import Batch, Segment, SegmentKind, Topology
+from pit.types import Batch, Closings, Segment, SegmentKind, Topology
 
 
 @dataclass(frozen=True)
