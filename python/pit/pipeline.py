@@ -99,7 +99,7 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
     needs = needs_of(run.config)
     for job in needs:
         if isinstance(job, Stage):
-            job.check(run.config)
+            job.validate(run.config)
     run.save_config()
     data = run.config.data
     console.print(f"[bold]data[/]  {data.path or f'synthetic task {data.task}'} -> {run.folder / 'store'}")

@@ -42,7 +42,7 @@ def tables(config: RunConfig, folder: Path) -> list[Table]:
     """
     run = Run(folder, config)
     for stage in stages_of(config):
-        stage.check(config)
+        stage.validate(config)
     return [_stages(run), _curricula(run), _memory(config), _rollouts(config), _resident(config)]
 
 

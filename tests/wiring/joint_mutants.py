@@ -15,6 +15,7 @@ from unittest import mock
 from pit import improve as improving
 from pit import pipeline
 from pit.evaluate import gold, measure, sensitivity
+from pit.model.model import Model
 from pit.rl import metrics, readings, records, references, rloo, shaping
 from pit.rl import reward as rewards
 from pit.rl import step as steps
@@ -142,6 +143,12 @@ ROWS = f"{STEP}.test_log_probs_kl_and_loss_are_those_of_separate_rows"
 DRAWS = f"{RESUME}.test_draws_resume_at_the_step_of_the_checkpoint"
 STATES = f"{RESUME}.test_controllers_and_board_resume_with_the_same_values"
 LOADERS = f"{RESUME}.test_supervised_stages_resume_with_the_next_step_of_their_loader"
+
+ADAPTED = "test_wiring_adapters"
+TRAINS_ADAPTERS = f"{ADAPTED}.test_adapters_and_heads_alone_train"
+SHARES_BASE = f"{ADAPTED}.test_all_models_of_a_stage_share_one_base"
+ADAPTED_ROLES = f"{ADAPTED}.test_stages_use_the_adapters_of_their_roles"
+DROPOUTS = f"{ADAPTED}.test_every_microbatch_drops_inputs_of_its_own"
 
 TASK = reinforced.RlTask
 
@@ -688,5 +695,97 @@ RESUMED = (
     ),
 )
 
-MUTANTS = (*FOLDS, *TREE, *ROLE, *REFERENCE, *SEED, *GAP, *RESULTS, *ONE_STEP, *RESUMED)
+ADAPTERS = (
+    Mutant(
+        "adapter",
+        "a stage trains its base",
+        TRAINS_ADAPTERS,
+        rewritten(sessions.Session, "train", "update.start(initial.trained)", "update.start(initial.params)"),
+    ),
+    Mutant(
+        "adapter",
+        "an update has no base",
+        TRAINS_ADAPTERS,
+        rewritten(sessions.Session, "train", ", initial.frozen)", ")"),
+    ),
+    Mutant(
+        "adapter",
+        "a loaded model brings a base of its own",
+        SHARES_BASE,
+        rewritten(
+            stages.Stage,
+            "load",
+            "on_base(run.base, params)",
+            "on_base(run.base.with_params({name: value + 0 for name, value in run.base.params.items()}), params)",
+        ),
+    ),
+    Mutant(
+        "adapter",
+        "a start that is an anchor too copies its base",
+        SHARES_BASE,
+        rewritten(Model, "copy", "copy(self.trained)", "copy(self.params)"),
+    ),
+    Mutant(
+        "adapter",
+        "held-out losses are of adapters without a base",
+        f"{ADAPTED}.test_held_out_measures_see_the_base_and_the_adapters",
+        rewritten(supervised.SupervisedTask, "__init__", "Evaluation(loss, frozen)", "Evaluation(loss)"),
+    ),
+    Mutant(
+        "adapter",
+        "samples of RL are of adapters without a base",
+        ADAPTED_ROLES,
+        rewritten(steps.RlStep, "collect", "{**self.frozen, **params}", "params"),
+    ),
+    Mutant(
+        "adapter",
+        "the anchor follows the adapters that train",
+        ADAPTED_ROLES,
+        rewritten(reinforced, "make_step", 'models["anchor"].params', 'models["start"].params'),
+    ),
+    Mutant(
+        "adapter",
+        "the improver leaves its start's adapters behind",
+        f"{ADAPTED}.test_adapters_start_from_those_that_the_config_names",
+        rewritten(supervised, "initial_model", ".with_trained(weights)", ""),
+    ),
+    Mutant(
+        "adapter",
+        "a result does not depend on its base",
+        f"{ADAPTED}.test_results_depend_on_the_base_and_on_the_adapter",
+        rewritten(stages.Stage, "hash", "self.base_digest(run),", ""),
+    ),
+    Mutant(
+        "adapter",
+        "a checkpoint does not name its base",
+        f"{ADAPTED}.test_checkpoints_name_the_base",
+        rewritten(stages.Stage, "checkpoints", "base=self.base_digest(run)", 'base=""'),
+    ),
+    Mutant(
+        "adapter",
+        "every step drops the same inputs",
+        DROPOUTS,
+        rewritten(supervised.SupervisedTask, "_with_noise", "of(self._done, number)", "of(number)"),
+    ),
+    Mutant(
+        "adapter",
+        "microbatches of a step drop the same inputs",
+        DROPOUTS,
+        rewritten(supervised.SupervisedTask, "_with_noise", "of(self._done, number)", "of(self._done)"),
+    ),
+    Mutant(
+        "adapter",
+        "two stages drop the same inputs",
+        DROPOUTS,
+        rewritten(supervised.SupervisedTask, "__init__", 'of(session.stage.name, "dropout")', 'of("dropout")'),
+    ),
+    Mutant(
+        "adapter",
+        "dropout begins again after a resume",
+        f"{ADAPTED}.test_dropout_resumes_with_the_next_step",
+        rewritten(supervised.SupervisedTask, "begin", "self._done = step", "self._done = 0"),
+    ),
+)
+
+MUTANTS = (*FOLDS, *TREE, *ROLE, *REFERENCE, *SEED, *GAP, *RESULTS, *ONE_STEP, *RESUMED, *ADAPTERS)
 """All of them."""

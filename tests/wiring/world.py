@@ -25,13 +25,16 @@ import numpy as np
 from pit.config import ImproverSftConfig, PackingConfig, RunConfig, override
 from pit.evaluate import gold
 from pit.losses.total import Total
-from pit.model.model import Model
+from pit.model.decoder import Decoder
+from pit.model.model import Model, on_base
 from pit.recipes.demo import tiny
 from pit.rl import readings
 from pit.rollout import sample as sampling
 from pit.rollout import score as scoring
 from pit.rollout.sample import Samples
+from pit.run import folder as folders
 from pit.run import session as sessions
+from pit.run import stage as stages
 from pit.run.folder import Run
 from pit.run.stage import Stage
 from pit.stages import supervised
@@ -46,6 +49,9 @@ NUMBER = {stage.name: float(i + 1) for i, stage in enumerate(STAGES)}
 NAME = {number: name for name, number in NUMBER.items()}
 FRESH = 99.0
 """Weights that no stage has trained."""
+
+BASE = 98.0
+"""Weights of the base of all adapters."""
 
 STEPS = 3
 """Steps of every stage here."""
@@ -103,13 +109,14 @@ def run_of(*settings: str) -> Run:
 
 
 def trained_by(params: Mapping[str, Any]) -> str:
-    """Return the name of the stage that trained some weights; "fresh" for none."""
-    number = float(np.asarray(next(iter(params.values()))).ravel()[0])
+    """Return the name of the stage that trained some weights, or their adapters; "fresh" for none."""
+    weight = next((name for name in params if ".adapters." in name), next(iter(params)))
+    number = float(np.asarray(params[weight]).ravel()[0])
     return NAME.get(number, "fresh")
 
 
 class Ask(NamedTuple):
-    """One call of the sampler: what was asked of which model, under which random numbers."""
+    """One call of the sampler: what was asked of which model, of which weights, under which random numbers."""
 
     where: str
     model: str
@@ -119,6 +126,7 @@ class Ask(NamedTuple):
     prefixes: list[list[int]]
     temperature: float
     tokens: np.ndarray
+    weights: frozenset[str]
 
 
 class Scoring(NamedTuple):
@@ -209,6 +217,8 @@ class World:
         kls: names of the policy and of the anchor of each reading.
         groups: microbatches of updates and of held-out measures.
         starts: name of the weights that each stage started from.
+        updates: trained and frozen weights that the update of each stage began with.
+        measured: all weights of each held-out measure, by stage.
         folds: folds that the run was asked for, by stage.
         numbers: seeds of initial weights, orders and draws.
         refused: steps of each stage whose update is refused.
@@ -222,6 +232,8 @@ class World:
         self.kls: list[tuple[str, str, str]] = []
         self.groups: list[Group] = []
         self.starts: dict[str, str] = {}
+        self.updates: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self.measured: dict[str, dict[str, Any]] = {}
         self.folds: dict[str, list[str]] = {}
         self.numbers: list[tuple[str, str, int]] = []
         self.saved: dict[str, dict[int, Restored]] = {}
@@ -249,7 +261,7 @@ class World:
                 length[g, k] = count
         logp = np.where(np.arange(capacity) < length[:, :, None], np.float32(-1), np.float32(0))
         temperature = getattr(strategy, "temperature", 0.0)
-        self.asks.append(Ask(self.where, name, seed, ids, n, rows, temperature, token))
+        self.asks.append(Ask(self.where, name, seed, ids, n, rows, temperature, token, frozenset(model.params)))
         return Samples(token, length, finished, logp, logp, 1.0)
 
     # Scores.
@@ -290,11 +302,12 @@ class World:
         world = self
 
         class Update(sessions.Update):
-            def __init__(self, loss, optimizer):
-                self.loss = loss
+            def __init__(self, loss, optimizer, frozen=None):
+                self.loss, self.frozen = loss, frozen or {}
 
             def start(self, params):
                 world.starts[world.where] = trained_by(params)
+                world.updates[world.where] = (params, self.frozen)
                 return TrainState(jnp.int32(0), params, ())
 
             def __call__(self, state, batches):
@@ -328,10 +341,11 @@ class World:
         world = self
 
         class Evaluation(supervised.Evaluation):
-            def __init__(self, loss):
-                pass
+            def __init__(self, loss, frozen=None):
+                self.frozen = frozen or {}
 
             def __call__(self, params, batches):
+                world.measured[world.where] = {**self.frozen, **params}
                 world.group("held out", list(batches), [])
                 return {"loss": 1.0}
 
@@ -361,11 +375,13 @@ class World:
             mock.patch.object(sessions, "Update", self.update()),
             mock.patch.object(sessions, "Guard", self.guard()),
             mock.patch.object(supervised, "Evaluation", self.evaluation()),
-            mock.patch.object(Run, "checkpoints", lambda run, name, *, keep: Memory(self, name)),
+            mock.patch.object(Run, "checkpoints", lambda run, name, *, keep, base: Memory(self, name)),
             mock.patch.object(Run, "fold", folds),
             mock.patch.object(Stage, "done", return_value=True),
             mock.patch.object(Model, "build", classmethod(built)),
             mock.patch.object(Model, "abstract", staticmethod(_shapes)),
+            mock.patch.object(stages, "adapted", _adapted),
+            mock.patch.object(folders, "load_base", _base_of),
         ]
         with contextlib.ExitStack() as stack:
             for patch in patches:
@@ -398,8 +414,18 @@ _SHAPES = Model.abstract
 
 
 @functools.cache
-def _shapes(kind: Any, shape: Any, vocab_size: int, mesh: Any) -> Any:
-    return _SHAPES(kind, shape, vocab_size, mesh)
+def _shapes(kind: Any, shape: Any, vocab_size: int, mesh: Any, adapter: Any = None) -> Any:
+    return _SHAPES(kind, shape, vocab_size, mesh, adapter)
+
+
+def _base_of(shape: RunConfig, vocab_size: int, seed: Any, mesh: Any) -> Model[Any]:
+    graphdef, shapes = _shapes(Decoder, shape.policy, vocab_size, mesh)
+    return Model(graphdef, filled(shapes, BASE), frozenset())
+
+
+def _adapted(kind: Any, shape: Any, base: Model[Any], adapter: Any, seed: int) -> Model[Any]:
+    graphdef, shapes = _shapes(kind, shape, base.params["embedding"].shape[0], _prepared().mesh, adapter)
+    return Model(graphdef, on_base(base, filled(shapes, FRESH)), frozenset(shapes))
 
 
 @functools.cache

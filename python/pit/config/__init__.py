@@ -3,6 +3,7 @@
 Nothing here repairs a value: a value that cannot work is refused with its path, the rule and the remedy.
 """
 
+from pit.config.adapter import AdapterConfig, BaseConfig
 from pit.config.board import BoardConfig, Limit
 from pit.config.plain import digest, from_dict, override, read_config, to_dict, to_yaml
 from pit.config.rl import (
@@ -50,6 +51,8 @@ from pit.config.supervised import (
 __all__ = [
     "FREE",
     "AcceptBy",
+    "AdapterConfig",
+    "BaseConfig",
     "BoardConfig",
     "ConfigError",
     "CurriculumConfig",

@@ -120,6 +120,9 @@ def override(config: RunConfig, settings: Sequence[str]) -> RunConfig:
             raise ConfigError(f"--set {setting}: must have the form section.field=value, for example --set seed=3")
         node, *parents = values, *path.split(".")[:-1]
         for part in parents:
+            if part in node and node[part] is None:
+                # A section that is off is on with its defaults where one of its fields is set.
+                node[part] = {}
             if not isinstance(node.get(part), dict):
                 raise ConfigError(f"--set {setting}: {part!r} is not a config section; known: {', '.join(node)}")
             node = node[part]

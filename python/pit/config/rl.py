@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pit.config.rules import COUNT, POSITIVE, SHARE, UNSIGNED, Range, Section
+from pit.config.adapter import AdapterConfig
+from pit.config.rules import COUNT, POSITIVE, SHARE, UNSIGNED, FieldError, Range, Section
 from pit.config.sections import OptimizerConfig, PackingConfig, RolloutConfig
 
 RewardForm = Literal["raw", "centred", "symmetric", "difference"]
@@ -160,6 +161,7 @@ class RlConfig(Section):
     curriculum: which prompts come when.
     anchor: model of the KL term: the fine-tuned model ("sft"), or the checkpoint that the stage starts from ("init").
     rollout: how samples are decoded.
+    adapter: adapters to train on the run's base, those of the stage that it starts from; None trains all weights.
     """
 
     algorithm: str = "rloo"
@@ -184,6 +186,7 @@ class RlConfig(Section):
     evaluate_prompts: Annotated[int, COUNT] = 128
     checkpoint_every: Annotated[int, UNSIGNED] = 25
     keep: Annotated[int, COUNT] = 2
+    adapter: AdapterConfig | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,6 +196,14 @@ class RlConfig(Section):
             "must be > 0 with kl.target, because the coefficient is adapted by factors",
             "raise it, or set kl.target to none",
         )
+        if self.adapter is not None and self.adapter.dropout:
+            raise FieldError(
+                "adapter.dropout",
+                self.adapter.dropout,
+                "must be 0 in reinforcement learning, whose samples come from the model without dropout",
+                "set {path}=0",
+                type(self).__name__,
+            )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from pit.config.adapter import BaseConfig
 from pit.config.board import BoardConfig
 from pit.config.rl import ImproverRlConfig, Passes, PolicyRlConfig, RewrittenRlConfig
 from pit.config.rules import COUNT, UNSIGNED, Section, require
@@ -39,6 +40,7 @@ class RunConfig(Section):
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
+    base: BaseConfig = field(default_factory=BaseConfig)
     policy: ModelConfig = field(default_factory=ModelConfig)
     reward_model: ModelConfig = field(default_factory=ModelConfig)
     sft_policy: SftConfig = field(default_factory=SftConfig)

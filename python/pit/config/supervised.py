@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from pit.config.adapter import AdapterConfig
 from pit.config.rules import COUNT, SHARE, UNSIGNED, Range, Section
 from pit.config.sections import OptimizerConfig, PackingConfig, RolloutConfig
 
@@ -17,6 +18,7 @@ class SupervisedConfig(Section):
     evaluate_every, checkpoint_every: interval in steps; 0 means only at the end.
     evaluate_trees: most held-out trees of an evaluation.
     keep: number of checkpoints kept.
+    adapter: adapters to train on the run's base; None trains all weights.
     """
 
     steps: Annotated[int | None, COUNT] = None
@@ -26,6 +28,7 @@ class SupervisedConfig(Section):
     evaluate_trees: Annotated[int, COUNT] = 512
     checkpoint_every: Annotated[int, UNSIGNED] = 200
     keep: Annotated[int, COUNT] = 2
+    adapter: AdapterConfig | None = None
 
 
 @dataclass(frozen=True)

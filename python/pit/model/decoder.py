@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from pit.config import ModelConfig
 from pit.model.axes import PARTITION
+from pit.model.low_rank import Adaptable
 from pit_kernels import cached_attention, three_way_attention
 
 
@@ -91,7 +92,7 @@ def _sinusoids(positions: int, width: int) -> Float32[Array, "P D"]:
     return scaled
 
 
-class Attention(nnx.Module):
+class Attention(Adaptable):
     """Grouped-query attention; weights [D, N, H], [D, K, H] and [N, H, D]."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
@@ -110,18 +111,18 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
         """Return rotated queries and keys, and values."""
         dtype, config = x.dtype, self.config
-        q = jnp.einsum("btd,dnh->btnh", x, self.q[...].astype(dtype))
-        k = jnp.einsum("btd,dkh->btkh", x, self.k[...].astype(dtype))
-        v = jnp.einsum("btd,dkh->btkh", x, self.v[...].astype(dtype))
+        q = self.with_term("q", x, jnp.einsum("btd,dnh->btnh", x, self.q[...].astype(dtype)))
+        k = self.with_term("k", x, jnp.einsum("btd,dkh->btkh", x, self.k[...].astype(dtype)))
+        v = self.with_term("v", x, jnp.einsum("btd,dkh->btkh", x, self.v[...].astype(dtype)))
         theta, fraction = config.rope_theta, config.rotary_fraction
         return rotate(q, position, theta, fraction), rotate(k, position, theta, fraction), v
 
     def output(self, out: Float[Array, "*b N H"]) -> Float[Array, "*b D"]:
         """Mix the heads back into the residual width."""
-        return jnp.einsum("...nh,nhd->...d", out, self.o[...].astype(out.dtype))
+        return self.with_term("o", out, jnp.einsum("...nh,nhd->...d", out, self.o[...].astype(out.dtype)))
 
 
-class Mlp(nnx.Module):
+class Mlp(Adaptable):
     """Gated MLP: down(activation(gate x) * up x)."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
@@ -132,9 +133,10 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
         """Return the MLP of each token."""
-        gate = x @ self.gate[...].astype(x.dtype)
+        gate = self.with_term("gate", x, x @ self.gate[...].astype(x.dtype))
         gate = jax.nn.silu(gate) if self.activation == "silu" else jax.nn.gelu(gate, approximate=True)
-        return (gate * (x @ self.up[...].astype(x.dtype))) @ self.down[...].astype(x.dtype)
+        inner = gate * self.with_term("up", x, x @ self.up[...].astype(x.dtype))
+        return self.with_term("down", inner, inner @ self.down[...].astype(x.dtype))
 
 
 class Layer(nnx.Module):
@@ -223,11 +225,11 @@ class Decoder(nnx.Module):
     def embed(self, token: Int32[Array, "*b"], position: Int32[Array, "*b"]) -> Float[Array, "*b D"]:
         """Return embeddings in the compute dtype."""
         config = self.config
-        x = self.embedding[...][token]
+        x = self.embedding[...][token].astype(jnp.float32)
         if config.embed_scale:
             x = x * jnp.float32(config.width**0.5)
         if config.learned_positions:
-            x = x + self.positions[...][position]
+            x = x + self.positions[...][position].astype(jnp.float32)
         return x.astype(jnp.dtype(config.compute_dtype))
 
     @property

@@ -88,7 +88,7 @@ class RewardModel(nnx.Module):
         return leaf_scores(
             self.decoder(token, position, visible_until),
             leaf,
-            norm.scale[...],
+            norm.scale[...].astype(jnp.float32),
             self.score[...],
             eps=norm.eps,
             offset_norm=norm.offset,

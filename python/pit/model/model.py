@@ -1,6 +1,6 @@
-"""A model as a value: its graph definition and its flat parameters."""
+"""A model as a value: its graph definition, its flat parameters, and which of them train."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -10,10 +10,11 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from pit.config import ModelConfig
+from pit.config import AdapterConfig, ModelConfig
+from pit.model.adapters import trainable_names
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
-from pit.model.params import Params, abstract, build, copy, merge
+from pit.model.params import Params, abstract, build, copy, initial, merge
 from pit.model.sharding import on_mesh, place, shard_params
 
 M = TypeVar("M", Decoder, RewardModel)
@@ -25,10 +26,12 @@ class Model(Generic[M]):
 
     graphdef: static, hashable.
     params: weights by name, for example `layers.0.attention.q`.
+    trainable: names of the weights that train; None for all. The others are frozen, and models may share them.
     """
 
     graphdef: nnx.GraphDef[M]
     params: Params
+    trainable: frozenset[str] | None = None
 
     @classmethod
     def build(
@@ -46,23 +49,44 @@ class Model(Generic[M]):
 
     @classmethod
     def abstract(
-        cls, kind: Callable[[ModelConfig, int, nnx.Rngs], M], config: ModelConfig, vocab_size: int, mesh: Mesh
+        cls,
+        kind: Callable[[ModelConfig, int, nnx.Rngs], M],
+        config: ModelConfig,
+        vocab_size: int,
+        mesh: Mesh,
+        adapter: AdapterConfig | None = None,
     ) -> tuple[nnx.GraphDef[Any], dict[str, jax.ShapeDtypeStruct]]:
-        """Return the graph definition, and shapes and placements of the weights, as a restore needs them."""
-        graphdef, params = abstract(kind, config, vocab_size)
+        """Return the graph definition, and shapes and placements of the weights that train, as a restore needs them."""
+        graphdef, params = abstract(kind, config, vocab_size, adapter)
+        if adapter is not None:
+            params = {name: params[name] for name in sorted(trainable_names(params))}
         return graphdef, place(params, mesh)
 
     def merge(self) -> M:
         """Return the module; cheap, and meant to be called inside jitted functions."""
         return merge(self.graphdef, self.params)
 
+    @property
+    def trained(self) -> Params:
+        """The weights that train."""
+        return {n: value for n, value in self.params.items() if self.trainable is None or n in self.trainable}
+
+    @property
+    def frozen(self) -> Params:
+        """The weights that do not."""
+        return {n: value for n, value in self.params.items() if self.trainable is not None and n not in self.trainable}
+
     def with_params(self, params: Params) -> "Model[M]":
         """Return the same model with other weights."""
         return replace(self, params=params)
 
+    def with_trained(self, params: Mapping[str, Any]) -> "Model[M]":
+        """Return the same model with other values of some weights; the others are the same arrays."""
+        return self.with_params({**self.params, **params})
+
     def copy(self) -> "Model[M]":
-        """Return the model with buffers of its own, so that donating them leaves this one alone."""
-        return self.with_params(copy(self.params))
+        """Return the model with trained weights in buffers of its own, so that donating them leaves this one alone."""
+        return self.with_trained(copy(self.trained))
 
     def sharded(self, mesh: Mesh) -> "Model[M]":
         """Return the model with its weights placed on a mesh by the rules of `pit.model.sharding`."""
@@ -90,3 +114,33 @@ class Model(Generic[M]):
     def on_mesh(self) -> AbstractContextManager[object]:
         """Return the context of the mesh that the weights lie on; of none, for plain arrays."""
         return on_mesh(self.params)
+
+
+# Five arguments: the kind of model and its shape, what it is made on, and its own random numbers.
+def adapted(
+    kind: Callable[[ModelConfig, int, nnx.Rngs], Any],
+    config: ModelConfig,
+    base: Model[Decoder],
+    adapter: AdapterConfig,
+    seed: int,
+) -> Model[Any]:
+    """Return a model on a frozen base, with fresh adapters and, for a reward model, a fresh head; they alone train.
+
+    Args:
+        kind: class of the module.
+        config: shape of its decoder, and of the base.
+        base: its frozen weights, which are shared and not copied.
+        adapter: its adapters.
+        seed: below 2^63; names the initial adapters and head.
+    """
+    vocab_size = base.params["embedding"].shape[0]
+    graphdef, shapes = abstract(kind, config, vocab_size, adapter)
+    trainable = trainable_names(shapes)
+    params = initial(kind, config, vocab_size, adapter, trainable, seed)
+    return Model(graphdef, on_base(base, params), trainable)
+
+
+def on_base(base: Model[Decoder], trained: Params) -> Params:
+    """Return the weights of a model on a base: its own arrays, and the base's under their names in the model."""
+    prefix = "decoder." if "score" in trained else ""
+    return {**{f"{prefix}{name}": value for name, value in base.params.items()}, **trained}

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from pit.config import ModelConfig
+from pit.config import AdapterConfig, ModelConfig
+from pit.model.adapters import attach
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
 
@@ -51,11 +52,56 @@ def build(
     return graphdef, jax.jit(initialise)(key_of(seed))
 
 
+# Five arguments say what a model is, and one which of its weights are wanted.
+def initial(
+    kind: Callable[[ModelConfig, int, nnx.Rngs], M],
+    config: ModelConfig,
+    vocab_size: int,
+    adapter: AdapterConfig,
+    names: frozenset[str],
+    seed: int,
+) -> Params:
+    """Return the initial values of some parameters of a model with adapters; the others are not computed.
+
+    Args:
+        kind: class of the module.
+        config: its shape.
+        vocab_size: rows of its embedding.
+        adapter: its adapters.
+        names: names of the parameters.
+        seed: names the initial weights; below 2^64.
+    """
+
+    def initialise(key: Array) -> Params:
+        params = split(_made(kind, config, vocab_size, adapter, nnx.Rngs(params=key)))[1]
+        return {name: params[name] for name in names}
+
+    params: Params = jax.jit(initialise)(key_of(seed))
+    return params
+
+
+def _made(
+    kind: Callable[[ModelConfig, int, nnx.Rngs], M],
+    config: ModelConfig,
+    vocab_size: int,
+    adapter: AdapterConfig | None,
+    rngs: nnx.Rngs,
+) -> M:
+    model = kind(config, vocab_size, rngs)
+    if adapter is not None:
+        attach(model, adapter, rngs)
+    return model
+
+
 def abstract(
-    kind: Callable[[ModelConfig, int, nnx.Rngs], M], config: ModelConfig, vocab_size: int
+    kind: Callable[[ModelConfig, int, nnx.Rngs], M],
+    config: ModelConfig,
+    vocab_size: int,
+    adapter: AdapterConfig | None = None,
 ) -> tuple[nnx.GraphDef[M], dict[str, jax.ShapeDtypeStruct]]:
     """Return the graph definition of a kind of model, and shapes in the place of its parameters."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: kind(config, vocab_size, nnx.Rngs(0))), nnx.Param)
+    module = nnx.eval_shape(lambda: _made(kind, config, vocab_size, adapter, nnx.Rngs(0)))
+    graphdef, state = nnx.split(module, nnx.Param)
     return graphdef, {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
 
 

@@ -25,6 +25,13 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"attention\.o$", P("tensor", None, "fsdp")),
     (r"mlp\.(gate|up)$", P("fsdp", "tensor")),
     (r"mlp\.down$", P("tensor", "fsdp")),
+    # A of an adapter lies as the inputs of its projection, B as the outputs; neither splits the rank.
+    (r"adapters\.(q|k|v|gate|up)\.a$", P("fsdp", None)),
+    (r"adapters\.[qkv]\.b$", P(None, "tensor", None)),
+    (r"adapters\.(gate|up)\.b$", P(None, "tensor")),
+    (r"adapters\.o\.a$", P("tensor", None, None)),
+    (r"adapters\.down\.a$", P("tensor", None)),
+    (r"adapters\.(o|down)\.b$", P(None, "fsdp")),
     (r"(scale|score)$", P()),
 )
 

@@ -55,7 +55,7 @@ class RlStep:
     """Everything that a step is made of.
 
     config: section of the stage. fold: examples that prompts come from. seed: root of the step's random numbers.
-    graphdef: definition of the policy. sampler: sampler of answers.
+    graphdef: definition of the policy. frozen: those of its weights that do not train. sampler: sampler of answers.
     references: maker of references, None for the policy's own stage. reward: reward of the samples.
     models: policy and anchor, for the KL. algorithm: loss and minibatches.
     layout, shards, sharding: shape of packed rows, and their places on the devices.
@@ -65,6 +65,7 @@ class RlStep:
     fold: Fold
     seed: Seed
     graphdef: nnx.GraphDef[Decoder]
+    frozen: Params
     sampler: Sampler
     references: References | None
     reward: Reward
@@ -88,7 +89,11 @@ class RlStep:
     def collect(
         self, params: Params, fold: Fold, draws: Draws, control: Controllers, seed: Seed, *, adapt: bool = True
     ) -> tuple[Scored, Controllers]:
-        """Sample, score and measure; without `adapt` the scale of the scores stays as it is."""
+        """Sample, score and measure; without `adapt` the scale of the scores stays as it is.
+
+        `params` are the policy's weights that train.
+        """
+        params = {**self.frozen, **params}
         prompts = self.prompts(fold, draws, seed.of("references"))
         rollout = self.sample(params, prompts, seed.of("samples"))
         trees = self.pack(rollout)

@@ -14,8 +14,11 @@ from pit.data.packing import Layout
 from pit.data.store import Fold, Store
 from pit.data.template import Template
 from pit.data.tokenizer import Tokenizer
+from pit.model.decoder import Decoder
+from pit.model.model import Model
 from pit.model.sharding import make_mesh
 from pit.rollout.sample import Sampler
+from pit.run.base import digest_of_base, load_base
 from pit.seeds import Seed
 from pit.train.checkpoint import Checkpoints
 
@@ -95,6 +98,16 @@ class Run:
         """The device mesh."""
         return make_mesh(self.config.mesh)
 
+    @cached_property
+    def base(self) -> Model[Decoder]:
+        """The frozen decoder under all adapters of the run, loaded once."""
+        return load_base(self.config, self.tokenizer.vocab_size, self.seed, self.mesh)
+
+    @property
+    def base_digest(self) -> str:
+        """Digest of the base, which is not loaded for it."""
+        return digest_of_base(self.config, self.tokenizer.vocab_size, self.seed)
+
     @property
     def prepared(self) -> bool:
         """Whether the token store is there."""
@@ -127,11 +140,17 @@ class Run:
         """Return the folder of a stage."""
         return self.folder / "stages" / name
 
-    def checkpoints(self, name: str, *, keep: int) -> Checkpoints:
-        """Open the checkpoints of a stage, in its folder or under the root that the config names."""
+    def checkpoints(self, name: str, *, keep: int, base: str = "") -> Checkpoints:
+        """Open the checkpoints of a stage, in its folder or under the root that the config names.
+
+        Args:
+            name: name of the stage.
+            keep: number of newest ones that stay.
+            base: digest of the stage's frozen weights, empty where it trains all.
+        """
         root = self.config.checkpoints
         folder = self.stage_folder(name) / "checkpoints" if root is None else epath.Path(root) / name
-        return Checkpoints(folder, keep)
+        return Checkpoints(folder, keep, base=base)
 
 
 def _read(path: Path) -> RunConfig:

@@ -18,7 +18,7 @@ import jax
 from pit.config import OptimizerConfig
 from pit.data.atomic import write_file
 from pit.errors import PitError
-from pit.model.params import Params
+from pit.model.model import Model
 from pit.run.folder import Run
 from pit.run.stage import Stage
 from pit.train.checkpoint import Restored
@@ -78,7 +78,7 @@ class Session:
 
     def __init__(self, run: Run, stage: Stage, *, profile_steps: int = 0) -> None:
         stage.require(run.config)
-        stage.check(run.config)
+        stage.validate(run.config)
         self.run, self.stage, self.settings = run, stage, stage.settings(run.config)
         self.folder = run.stage_folder(stage.name)
         self.process = (jax.process_index(), jax.process_count())
@@ -86,20 +86,20 @@ class Session:
         self._profile_steps = profile_steps
         self._begin_s, self._compile = time.perf_counter(), CompileClock()
 
-    def train(self, task: Task, initial: Params, steps: int, **facts: Any) -> None:
+    def train(self, task: Task, initial: Model[Any], steps: int, **facts: Any) -> None:
         """Train the stage to its end, from its newest checkpoint if there is one, and write its record.
 
         Args:
             task: the stage's own half.
-            initial: weights to start from; their buffers are consumed.
+            initial: model to start from; the buffers of its trained weights are consumed.
             steps: the last step.
             facts: more values of the record.
         """
         run, stage, settings = self.run, self.stage, self.settings
-        update = Update(task.loss, make_optimizer(task.optimizer, steps))
-        state = update.start(initial)
+        update = Update(task.loss, make_optimizer(task.optimizer, steps), initial.frozen)
+        state = update.start(initial.trained)
         stage_hash, refused, pending = stage.hash(run), 0, []
-        with claim(self.folder), run.checkpoints(stage.name, keep=settings.keep) as checkpoints:
+        with claim(self.folder), stage.checkpoints(run, keep=settings.keep) as checkpoints:
             restored = checkpoints.restore(state, stage_hash)
             if restored is not None:
                 state, self.tokens = restored.state, restored.meta["tokens"]

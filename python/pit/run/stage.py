@@ -6,16 +6,19 @@ the names of stages.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from pit.config import ConfigError, ModelConfig, RunConfig, digest
+from pit.config import AdapterConfig, ConfigError, FieldError, ModelConfig, RunConfig, digest
+from pit.model.adapters import targets
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
-from pit.model.model import Model
+from pit.model.model import Model, adapted, on_base
+from pit.model.params import Params
+from pit.model.sharding import shard_params
 from pit.rl.records import Gold, Labeller
 from pit.run.folder import Run
-from pit.train.checkpoint import CheckpointError
+from pit.train.checkpoint import CheckpointError, Checkpoints
 from pit.types import Topology
 
 Role = Literal["start", "anchor", "reward", "writer", "rewriter"]
@@ -124,6 +127,8 @@ class Stage(Job):
     fold: fold of the data that it trains on.
     topology: returns the tree that each of its examples becomes.
     check: raises a ConfigError where the config cannot work, before anything is trained.
+
+    With an adapter in its section, a stage trains adapters, and a head, on the run's base.
     """
 
     section: str
@@ -145,8 +150,45 @@ class Stage(Job):
         """Return the stage's section of a config."""
         return getattr(config, self.section)
 
+    def adapter(self, config: RunConfig) -> AdapterConfig | None:
+        """Return the adapter that the stage trains; None where it trains all weights."""
+        adapter: AdapterConfig | None = self.settings(config).adapter
+        return adapter
+
+    def validate(self, config: RunConfig) -> None:
+        """Raise if the config cannot work, before anything is trained.
+
+        Raises:
+            ConfigError: the stage's own check fails, or its adapter does not fit the base or the stage's start.
+        """
+        self.check(config)
+        adapter, section, shape = self.adapter(config), self.section, self.trains.config(config)
+        start = self.inputs(config).get("start")
+        if start is not None and _same(start.adapter(config)) != _same(adapter):
+            rule = f"stage {self.name} starts from {start.name}, so that it trains the same kind of weights"
+            remedy = f"give {section}.adapter and {start.section}.adapter the same fields (dropout may differ), or none"
+            raise FieldError(f"{section}.adapter", adapter, rule, remedy)
+        if adapter is None:
+            return
+        try:
+            targets(adapter, shape.layers)
+        except FieldError as error:
+            raise error.inside(f"{section}.") from None
+        if shape != config.policy:
+            rule = f"the base has the shape of `policy`, but {self.trains.shape} differs"
+            remedy = f"set the fields of {self.trains.shape} as those of policy, or {{path}}=none"
+            raise FieldError(f"{section}.adapter", adapter, rule, remedy)
+
+    def base_digest(self, run: Run) -> str:
+        """Return the digest of the weights that the stage freezes; empty where it trains all."""
+        return "" if self.adapter(run.config) is None else run.base_digest
+
+    def checkpoints(self, run: Run, *, keep: int) -> Checkpoints:
+        """Open the checkpoints of the stage, which hold the weights that it trains."""
+        return run.checkpoints(self.name, keep=keep, base=self.base_digest(run))
+
     def hash(self, run: Run) -> str:
-        """Return a digest of everything that the result depends on: config, model, data, seed and inputs."""
+        """Return a digest of everything that the result depends on: config, model, base, data, seed and inputs."""
         config = run.config
         return digest(
             self.name,
@@ -156,6 +198,7 @@ class Stage(Job):
             config.seed,
             config.mesh.shards,
             run.store.hash,
+            self.base_digest(run),
             {role: stage.hash(run) for role, stage in self.inputs(config).items()},
         )
 
@@ -172,9 +215,13 @@ class Stage(Job):
         return self.record(run) is not None
 
     def fresh(self, run: Run) -> Model[Any]:
-        """Return the stage's model with initial weights, on the mesh."""
+        """Return the stage's model with initial weights, on the mesh; an adapter's are on the base."""
         seed = run.seed.of(self.name, "weights").number
-        shape, vocab_size = self.trains.config(run.config), run.tokenizer.vocab_size
+        shape, adapter = self.trains.config(run.config), self.adapter(run.config)
+        if adapter is not None:
+            model = adapted(self.trains.module, shape, run.base, adapter, seed)
+            return model.with_trained(shard_params(model.trained, run.mesh))
+        vocab_size = run.tokenizer.vocab_size
         return Model.build(self.trains.module, shape, vocab_size, seed).sharded(run.mesh)
 
     def load(self, run: Run) -> Model[Any]:
@@ -188,10 +235,13 @@ class Stage(Job):
                 f"{run.stage_folder(self.name)}: stage {self.name} has not finished with this config and data; run "
                 f"`{self.command(run)}` first"
             )
-        shape, vocab_size = self.trains.config(run.config), run.tokenizer.vocab_size
-        graphdef, shapes = Model.abstract(self.trains.module, shape, vocab_size, run.mesh)
-        with run.checkpoints(self.name, keep=1) as checkpoints:
-            return Model(graphdef, checkpoints.restore_params(shapes))
+        shape, adapter = self.trains.config(run.config), self.adapter(run.config)
+        graphdef, shapes = Model.abstract(self.trains.module, shape, run.tokenizer.vocab_size, run.mesh, adapter)
+        with self.checkpoints(run, keep=1) as checkpoints:
+            params: Params = checkpoints.restore_params(shapes)
+        if adapter is None:
+            return Model(graphdef, params)
+        return Model(graphdef, on_base(run.base, params), frozenset(params))
 
     def models(self, run: Run) -> dict[Role, Model[Any]]:
         """Return the models of the inputs by role, each stage loaded once; "start" has buffers of its own."""
@@ -204,3 +254,8 @@ class Stage(Job):
             # Training consumes the buffers that it starts from.
             models[role] = model.copy() if role == "start" and shared.count(stage.name) > 1 else model
         return models
+
+
+def _same(adapter: AdapterConfig | None) -> AdapterConfig | None:
+    """Return what two stages must share for one to start from the other's adapters."""
+    return None if adapter is None else replace(adapter, dropout=0.0)

@@ -61,7 +61,7 @@ def rl_stage(
         models = stage.models(run)
         task = RlTask(session, models, services.gold(run))
         visits = expected_visits(session.settings, examples_of(session.settings, task.steps.fold))
-        session.train(task, models.pop("start").params, session.settings.steps, visits_per_example=round(visits, 3))
+        session.train(task, models.pop("start"), session.settings.steps, visits_per_example=round(visits, 3))
 
     def topology(config: RunConfig) -> Topology:
         settings = stage.settings(config)
@@ -102,6 +102,7 @@ def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
         fold=run.fold(session.stage.fold),
         seed=run.seed.of(session.stage.name),
         graphdef=graphdef,
+        frozen=models["start"].frozen,
         sampler=sampler,
         references=references,
         reward=model_reward(models["reward"], layout, form),

@@ -11,6 +11,7 @@ from pit.config import OrderedPairs
 from pit.data.template import gap, quality
 from pit.losses.gap import five_pairs, one_pair, pairwise
 from pit.losses.total import Total, masked
+from pit.model.adapters import with_dropout
 from pit.model.params import Params, merge
 from pit.run.stage import REWARD_MODEL, Role, Stage
 from pit.stages import sft
@@ -24,7 +25,8 @@ def _ranked(higher: Float32[Array, " G"], lower: Float32[Array, " G"], present: 
 
 
 def _scores(graphdef: nnx.GraphDef[Any], params: Params, batch: Arrays) -> tuple[Array, Array]:
-    score = merge(graphdef, params)(batch["token"], batch["position"], batch["visible_until"], batch["leaf"])
+    model = with_dropout(merge(graphdef, params), batch)
+    score = model(batch["token"], batch["position"], batch["visible_until"], batch["leaf"])
     return score, batch["leaf"][:, 0, 0] >= 0
 
 

@@ -7,6 +7,7 @@ from flax import nnx
 from pit.data.template import improver_sft, policy_sft
 from pit.losses.sft import token_nll
 from pit.losses.total import Total
+from pit.model.adapters import with_dropout
 from pit.model.heads import row_logprobs
 from pit.model.params import Params, merge
 from pit.run.stage import DECODER
@@ -18,7 +19,7 @@ def nll(graphdef: nnx.GraphDef[Any]) -> LossFunction:
     """Return the mean negative log-likelihood of the tokens with weight, nats."""
 
     def loss(params: Params, batch: Arrays) -> tuple[Total, dict[str, Total]]:
-        model = merge(graphdef, params)
+        model = with_dropout(merge(graphdef, params), batch)
         logp = row_logprobs(
             model, batch["token"], batch["position"], batch["visible_until"], batch["previous"], temperature=1.0
         )

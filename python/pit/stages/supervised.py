@@ -1,10 +1,11 @@
 """Supervised stages: planned batches in, a checkpointed model out. Fine-tuning and reward models share this half."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -13,14 +14,16 @@ from pit.data.loader import Loader, count_steps
 from pit.data.packing import pack_trees
 from pit.errors import PitError
 from pit.losses.total import Total
+from pit.model.adapters import DROPOUT
 from pit.model.model import Model
+from pit.model.params import Params, key_of
 from pit.model.sharding import row_sharding
 from pit.run.folder import Run
 from pit.run.session import Session
 from pit.run.stage import DECODER, REWARD_MODEL, Kind, Role, Services, Stage
 from pit.train.checkpoint import Restored
 from pit.train.feed import Feed, StepLoader, to_device
-from pit.train.update import Evaluation, LossFunction, TrainState
+from pit.train.update import Arrays, Evaluation, LossFunction, TrainState
 from pit.types import Batch, Topology
 
 LossOf = Callable[[nnx.GraphDef[Any], RunConfig], LossFunction]
@@ -68,8 +71,8 @@ def supervised_stage(
         session = Session(run, stage, profile_steps=services.profile_steps)
         model = initial_model(stage, run)
         made = (batches or fold_batches)(session, topology)
-        task = SupervisedTask(session, loss(model.graphdef, run.config), made)
-        session.train(task, model.params, session.settings.steps or steps_of_fold(stage, run))
+        task = SupervisedTask(session, loss(model.graphdef, run.config), made, model.frozen)
+        session.train(task, model, session.settings.steps or steps_of_fold(stage, run))
 
     stage = Stage(
         name=name,
@@ -88,17 +91,19 @@ def supervised_stage(
 def initial_model(stage: Stage, run: Run) -> Model[Any]:
     """Return the model that training begins with: fresh, or with the weights of the stage's "start".
 
-    A reward model that starts from a policy takes its decoder and keeps a fresh head.
+    A reward model that starts from a policy takes its decoder and keeps a fresh head. Frozen weights stay the base's.
     """
     start = stage.inputs(run.config).get("start")
     if start is None:
         return stage.fresh(run)
     loaded = start.load(run)
-    if start.trains == stage.trains:
+    if start.trains == stage.trains and start.adapter(run.config) == stage.adapter(run.config):
         return loaded
-    assert (start.trains, stage.trains) == (DECODER, REWARD_MODEL)
-    fresh = stage.fresh(run)
-    return fresh.with_params({**fresh.params, **{f"decoder.{name}": value for name, value in loaded.params.items()}})
+    weights = loaded.trained
+    if start.trains != stage.trains:
+        assert (start.trains, stage.trains) == (DECODER, REWARD_MODEL)
+        weights = {f"decoder.{name}": value for name, value in weights.items()}
+    return stage.fresh(run).with_trained(weights)
 
 
 def steps_of_fold(stage: Stage, run: Run) -> int:
@@ -136,21 +141,31 @@ def fold_batches(session: Session, topology: Topology) -> Batches:
 
 
 class SupervisedTask:
-    """The own half of a supervised stage: one optimizer step per planned step."""
+    """The own half of a supervised stage: one optimizer step per planned step.
+
+    Args:
+        session: the stage at work.
+        loss: its loss.
+        batches: batches to train on and to measure by.
+        frozen: the weights that do not train.
+    """
 
     log_every = 5
 
-    def __init__(self, session: Session, loss: LossFunction, batches: Batches) -> None:
+    def __init__(self, session: Session, loss: LossFunction, batches: Batches, frozen: Params) -> None:
         self.loss, self._session, self._batches = loss, session, batches
+        self._adapter = session.settings.adapter
+        self._noise = session.run.seed.of(session.stage.name, "dropout")
         self.optimizer: OptimizerConfig = session.settings.optimizer
         self._sharding = row_sharding(session.run.mesh)
-        self._evaluation = Evaluation(loss)
+        self._evaluation = Evaluation(loss, frozen)
 
     def begin(self, step: int, restored: Restored | None) -> None:
         """Start the loader, after a restored state if there is one."""
         if restored is not None:
             self._batches.loader.restore(restored.loader["state"])
         self._feed, self._last_s = Feed(self._batches.loader, self._sharding), time.perf_counter()
+        self._done = step
 
     def close(self) -> None:
         """Stop the loader."""
@@ -159,7 +174,8 @@ class SupervisedTask:
     def step(self, state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
         """Take the next planned step."""
         batch = next(self._feed)
-        state, metrics = self._session.guard(state, batch.arrays, batch.examples)
+        state, metrics = self._session.guard(state, self._with_noise(batch.arrays), batch.examples)
+        self._done += 1
         self._session.tokens += batch.tokens
         begin_s, self._last_s = self._last_s, time.perf_counter()
         return state, {
@@ -168,6 +184,13 @@ class SupervisedTask:
             "perf/fill": batch.tokens / batch.slots,
             "perf/data_wait_s": batch.wait_s,
         }
+
+    def _with_noise(self, microbatches: Sequence[Arrays]) -> Sequence[Arrays]:
+        """Return the microbatches of the next step, each with a random key of its own if adapters drop inputs."""
+        if self._adapter is None or not self._adapter.dropout:
+            return microbatches
+        keys = (key_of(self._noise.of(self._done, number).number) for number in range(len(microbatches)))
+        return [{**arrays, DROPOUT: jax.random.key_data(key)} for arrays, key in zip(microbatches, keys, strict=True)]
 
     def evaluate(self, state: TrainState) -> Mapping[str, float]:
         """Return the loss and metrics of the held-out batches."""

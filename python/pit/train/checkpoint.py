@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a stage: weights, optimizer, loader and meta data, written asynchronously, kept by number.
+"""Orbax checkpoints of a stage: trained weights, optimizer, loader and meta data, written asynchronously.
 
 Folders are `etils.epath` paths: of this machine, or `gs://bucket/...` with the extra `gcs`.
 """
@@ -38,11 +38,17 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one stage, `FOLDER/STEP/{params,opt,loader,curriculum,controllers,meta}`.
 
+    Args:
+        folder: where they are.
+        keep: number of newest ones that stay.
+        base: digest of the frozen weights under the trained ones, which are not saved; empty where all train.
+
     Raises:
         CheckpointError: the folder is in a bucket that cannot be reached.
     """
 
-    def __init__(self, folder: epath.PathLike, keep: int) -> None:
+    def __init__(self, folder: epath.PathLike, keep: int, *, base: str = "") -> None:
+        self._base = base
         remote = "://" in os.fspath(folder)
         # `absolute()` of an address would put it under the working directory.
         self._folder = epath.Path(folder) if remote else epath.Path(folder).absolute()
@@ -76,7 +82,7 @@ class Checkpoints:
         """Start writing a checkpoint at the state's step; a step that is already there is left alone.
 
         Args:
-            state: weights and optimizer.
+            state: trained weights and optimizer.
             loader: JSON values, and `bytes` (a curriculum's table can be large).
             controllers: what steers the steps from outside (KL coefficient, running statistics), as JSON values.
             meta: JSON values.
@@ -86,7 +92,7 @@ class Checkpoints:
             return
         values = {name: value for name, value in loader.items() if not isinstance(value, bytes)}
         blobs = {name: np.frombuffer(value, np.uint8) for name, value in loader.items() if isinstance(value, bytes)}
-        meta = {**meta, "shapes": _shapes(state.params), "bytes": bool(blobs)}
+        meta = {**meta, "shapes": _shapes(state.params), "base": self._base, "bytes": bool(blobs)}
         more = {_BYTES: ocp.args.StandardSave(blobs)} if blobs else {}
         with self._space():
             written = self._manager.save(
@@ -110,7 +116,7 @@ class Checkpoints:
         """Return the newest checkpoint with the shapes and sharding of `like`; None where there is none.
 
         Raises:
-            CheckpointError: it is damaged, of another architecture, or its stage was made from something else.
+            CheckpointError: it is damaged, of another architecture or base, or its stage was made from something else.
         """
         step = self.latest
         if step is None:
@@ -142,7 +148,7 @@ class Checkpoints:
         """Return the weights of a checkpoint, the newest where no step is named.
 
         Raises:
-            CheckpointError: there is none, it is damaged, or it is of another architecture.
+            CheckpointError: there is none, it is damaged, or it is of another architecture or base.
         """
         step = self.latest if step is None else step
         if step is None:
@@ -171,6 +177,12 @@ class Checkpoints:
                     f"{self._folder}/{step}: parameter {name} has shape {saved.get(name)} there, but the config asks "
                     f"for {wanted.get(name)}; use the config that wrote it, or another output folder"
                 )
+        base = meta.get("base", "")
+        if base != self._base:
+            raise CheckpointError(
+                f"{self._folder}/{step}: base = {base!r}: its adapters were trained on that base, but the run "
+                f"has base {self._base!r}; use the base that they were trained on, or another output folder"
+            )
         return meta
 
     def _damaged(self, step: int, error: Exception) -> CheckpointError:

@@ -26,7 +26,7 @@ REFUSED = "refused"
 
 
 class TrainState(NamedTuple):
-    """State of training: number of steps done (refused ones too), weights and the optimizer's state."""
+    """State of training: number of steps done (refused ones too), weights that train and the optimizer's state."""
 
     step: Int32[Array, ""]
     params: Params
@@ -76,19 +76,28 @@ class Update:
     """The jitted step of one loss: `state, metrics = update(state, microbatches)`; the state's buffers are donated.
 
     Where the loss or the gradient is NaN or infinite the step is refused (see `REFUSED`) and its metrics weigh nothing.
+
+    Args:
+        loss: function of all weights and a microbatch.
+        optimizer: optimizer of the weights that train.
+        frozen: the other weights, which have no gradient; they are never donated, so that other models may share them.
     """
 
-    def __init__(self, loss: LossFunction, optimizer: optax.GradientTransformation) -> None:
-        def summed(params: Params, batch: Arrays) -> tuple[Float32[Array, ""], tuple[Total, dict[str, Total]]]:
-            total, metrics = loss(params, batch)
+    def __init__(
+        self, loss: LossFunction, optimizer: optax.GradientTransformation, frozen: Params | None = None
+    ) -> None:
+        def summed(
+            params: Params, frozen: Params, batch: Arrays
+        ) -> tuple[Float32[Array, ""], tuple[Total, dict[str, Total]]]:
+            total, metrics = loss({**frozen, **params}, batch)
             return total.sum, (total, metrics)
 
-        def first(params: Params, batch: Arrays) -> Sums:
-            (_, (total, metrics)), grads = jax.value_and_grad(summed, has_aux=True)(params, batch)
+        def first(params: Params, frozen: Params, batch: Arrays) -> Sums:
+            (_, (total, metrics)), grads = jax.value_and_grad(summed, has_aux=True)(params, frozen, batch)
             return Sums(grads, total, metrics)
 
-        def more(params: Params, sums: Sums, batch: Arrays) -> Sums:
-            added: Sums = jax.tree.map(jnp.add, sums, first(params, batch))
+        def more(params: Params, frozen: Params, sums: Sums, batch: Arrays) -> Sums:
+            added: Sums = jax.tree.map(jnp.add, sums, first(params, frozen, batch))
             return added
 
         def apply(state: TrainState, sums: Sums) -> tuple[TrainState, dict[str, Total]]:
@@ -112,13 +121,13 @@ class Update:
             metrics = {name: Total(*(kept(x, jnp.zeros_like(x)) for x in total)) for name, total in metrics.items()}
             return state, {**metrics, REFUSED: Total(1.0 - finite.astype(jnp.float32), jnp.float32(1.0))}
 
-        self._optimizer = optimizer
+        self._optimizer, self._frozen = optimizer, frozen or {}
         self._first = jax.jit(first)
-        self._more = jax.jit(more, donate_argnums=1)
+        self._more = jax.jit(more, donate_argnums=2)
         self._apply = jax.jit(apply, donate_argnums=0)
 
     def start(self, params: Params) -> TrainState:
-        """Return the state at step 0, on the mesh of `params`; takes ownership of their buffers."""
+        """Return the state at step 0, on the mesh of `params` (those that train); takes ownership of their buffers."""
         state = TrainState(jnp.int32(0), params, self._optimizer.init(params))
         sharding = next(iter(params.values())).sharding
         if not isinstance(sharding, NamedSharding):
@@ -133,7 +142,7 @@ class Update:
     def sums(self, params: Params, batch: Arrays) -> Sums:
         """Return gradient, loss and metrics of one microbatch, not divided yet."""
         with on_mesh(params):
-            result: Sums = self._first(params, batch)
+            result: Sums = self._first(params, self._frozen, batch)
         return result
 
     def __call__(self, state: TrainState, batches: Iterable[Arrays]) -> tuple[TrainState, dict[str, Total]]:
@@ -145,7 +154,8 @@ class Update:
         sums: Sums | None = None
         with on_mesh(state.params):
             for batch in batches:
-                sums = self._first(state.params, batch) if sums is None else self._more(state.params, sums, batch)
+                weights = state.params, self._frozen
+                sums = self._first(*weights, batch) if sums is None else self._more(*weights, sums, batch)
             if sums is None:
                 raise ValueError("batches: empty; a step needs at least one microbatch")
             result: tuple[TrainState, dict[str, Total]] = self._apply(state, sums)
@@ -153,17 +163,23 @@ class Update:
 
 
 class Evaluation:
-    """The same sums without gradients, for held-out batches."""
+    """The same sums without gradients, for held-out batches.
 
-    def __init__(self, loss: LossFunction) -> None:
+    Args:
+        loss: function of all weights and a microbatch.
+        frozen: the weights that do not train.
+    """
+
+    def __init__(self, loss: LossFunction, frozen: Params | None = None) -> None:
+        self._frozen = frozen or {}
         self._loss = jax.jit(loss)
 
     def __call__(self, params: Params, batches: Iterable[Arrays]) -> dict[str, float]:
-        """Return the means over all batches, on the host."""
+        """Return the means over all batches, on the host; `params` are the weights that train."""
         sums: dict[str, list[float]] = {}
         for batch in batches:
             with on_mesh(params):
-                total, metrics = jax.device_get(self._loss(params, batch))
+                total, metrics = jax.device_get(self._loss({**self._frozen, **params}, batch))
             for name, value in {"loss": total, **metrics}.items():
                 pair = sums.setdefault(name, [0.0, 0.0])
                 pair[0] += float(value.sum)

@@ -1,0 +1,57 @@
+"""Low-rank terms of projections (LoRA, Hu et al., arXiv 2106.09685), and the modules that may hold them.
+
+`pit.model.adapters` decides which projections of a decoder get one.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, UInt32
+
+from pit.config import AdapterConfig
+
+
+class LowRank(nnx.Module):
+    """The term scale x A B of a projection; A is uniform within 1 / sqrt(inputs), as PEFT draws it, and B is 0.
+
+    Args:
+        inputs: axes of x that the projection reads, A's first ones.
+        outputs: axes that it writes, B's last ones.
+        config: rank, scale and dropout.
+        rngs: source of A.
+    """
+
+    key: UInt32[Array, "2"] | None = None
+    """Random key of the dropout of one forward pass; None without dropout."""
+
+    def __init__(
+        self, inputs: tuple[int, ...], outputs: tuple[int, ...], config: AdapterConfig, rngs: nnx.Rngs
+    ) -> None:
+        bound = math.prod(inputs) ** -0.5
+        shape = (*inputs, config.rank)
+        self.a = nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, minval=-bound, maxval=bound))
+        self.b = nnx.Param(jnp.zeros((config.rank, *outputs), jnp.float32))
+        self.scale, self.dropout = config.scale, config.dropout
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return the term for x, in its dtype; the last axes of x are the inputs."""
+        dtype = x.dtype
+        if self.key is not None and self.dropout:
+            keep = jax.random.bernoulli(jax.random.wrap_key_data(self.key), 1.0 - self.dropout, x.shape)
+            x = jnp.where(keep, x / (1.0 - self.dropout), jnp.zeros((), dtype))
+        low = jnp.tensordot(x, self.a[...].astype(dtype), axes=self.a[...].ndim - 1)
+        return jnp.tensordot(low * self.scale, self.b[...].astype(dtype), axes=1)
+
+
+class Adaptable(nnx.Module):
+    """A module whose projections may have low-rank terms, by the name of the projection."""
+
+    adapters: nnx.Dict[LowRank] | None = None
+
+    def with_term(self, name: str, x: Float[Array, "..."], projected: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return what a projection made of x, and its low-rank term if it has one."""
+        if self.adapters is None or name not in self.adapters:
+            return projected
+        return projected + self.adapters[name](x)
