@@ -91,11 +91,11 @@ configs = st.builds(
     policy=models,
     reward_model=models | models.map(gemma_like),
     sft_policy=st.builds(SftConfig, **supervised),
-    sft_improver=st.builds(ImproverSftConfig, **supervised, init=st.sampled_from(["random", "policy"])),
+    sft_improver=st.builds(ImproverSftConfig, **supervised, init=st.sampled_from(["base", "policy"])),
     reward_gap=st.builds(
         GapConfig,
         **supervised,
-        init=st.sampled_from(["random", "policy", "quality"]),
+        init=st.sampled_from(["base", "policy", "quality"]),
         ordered_pairs=st.sampled_from(["five", "one"]),
     ),
     rl_improver_0=st.builds(

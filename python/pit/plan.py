@@ -12,6 +12,7 @@ from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
 from pit.rl.curriculum import examples_of, expected_visits, source_weights
 from pit.rollout.sizes import Sizes, sizes_of
+from pit.run.base import pretrained_of
 from pit.run.folder import Run
 from pit.run.stage import DECODER, REWARD_MODEL, Kind, Stage
 from pit.stages.graph import stages_of
@@ -47,7 +48,10 @@ def tables(config: RunConfig, folder: Path) -> list[Table]:
 
 
 def vocabulary(config: RunConfig) -> int:
-    """Return the size of the vocabulary: of the tokenizer that is loaded, or of the one that will be trained."""
+    """Return the rows of the embedding: of the pretrained model, of the tokenizer, or of the one to be trained."""
+    pretrained = pretrained_of(config)
+    if pretrained is not None:
+        return pretrained.vocab_size
     path = config.tokenizer.path
     return config.tokenizer.vocab_size if path is None else Tokenizer.load(path).vocab_size
 

@@ -753,7 +753,7 @@ ADAPTERS = (
         "adapter",
         "a result does not depend on its base",
         f"{ADAPTED}.test_results_depend_on_the_base_and_on_the_adapter",
-        rewritten(stages.Stage, "hash", "self.base_digest(run),", ""),
+        rewritten(stages.Stage, "hash", "else self.base_digest(run),", "else '',"),
     ),
     Mutant(
         "adapter",

@@ -52,9 +52,11 @@ class AdapterConfig(Section):
 
 @dataclass(frozen=True)
 class BaseConfig(Section):
-    """Frozen decoder under all adapters of a run.
+    """Model that all models of a run start from, and that stays frozen under their adapters.
 
-    dtype: dtype in which its weights are held. Adapters, heads and optimizer states are float32.
+    path: folder of a pretrained language model as transformers writes it, or a GGUF file; None: random weights.
+    dtype: dtype in which the frozen weights are held. What trains, and the states of optimizers, are float32.
     """
 
+    path: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -33,39 +33,41 @@ class SupervisedConfig(Section):
 
 @dataclass(frozen=True)
 class SftConfig(SupervisedConfig):
-    """Fine-tuning of the policy, from random weights."""
+    """Fine-tuning of the policy, from the pretrained model that `base.path` names, or from random weights."""
 
 
 @dataclass(frozen=True)
 class ImproverSftConfig(SupervisedConfig):
     """Fine-tuning of the improver.
 
-    init: where it starts: "random" weights, or the fine-tuned "policy".
+    init: where it starts: the run's "base" (the pretrained model, or random weights), or the fine-tuned "policy".
     """
 
-    init: Literal["random", "policy"] = "random"
+    init: Literal["base", "policy"] = "base"
 
 
 @dataclass(frozen=True)
 class RewardConfig(SupervisedConfig):
     """Training of a reward model of single answers: R_P, or the judge.
 
-    init: where it starts: "random" weights, or the fine-tuned "policy", which must have its shape, with a fresh head.
+    init: where it starts, with a fresh head: the run's "base" (the pretrained model, or random weights), or the
+        fine-tuned "policy", which must have its shape.
     """
 
-    init: Literal["random", "policy"] = "random"
+    init: Literal["base", "policy"] = "base"
 
 
 @dataclass(frozen=True)
 class GapConfig(SupervisedConfig):
     """Training of the gap model, R_PIT.
 
-    init: where it starts: "random" weights, the fine-tuned "policy" with a fresh head, or R_P ("quality").
+    init: where it starts: the run's "base" (the pretrained model, or random weights) or the fine-tuned "policy", both
+        with a fresh head, or R_P ("quality").
     ordered_pairs: pairs that the loss ranks, of the four orders of a preference: the paper's "five", or "one",
         (w,l) > (l,w).
     """
 
-    init: Literal["random", "policy", "quality"] = "random"
+    init: Literal["base", "policy", "quality"] = "base"
     ordered_pairs: OrderedPairs = "five"
 
 

@@ -140,6 +140,21 @@ def adapted(
     return Model(graphdef, on_base(base, params), trainable)
 
 
+def with_head(decoder: Model[Decoder], config: ModelConfig, mesh: Mesh, seed: int) -> Model[RewardModel]:
+    """Return a reward model of a decoder's weights and a fresh head, all of which train.
+
+    Args:
+        decoder: its decoder; the arrays are shared.
+        config: shape of the decoder.
+        mesh: place of the head, and of the decoder.
+        seed: below 2^63; names the initial head.
+    """
+    vocab_size = decoder.params["embedding"].shape[0]
+    graphdef, _ = abstract(RewardModel, config, vocab_size)
+    head = initial(RewardModel, config, vocab_size, None, frozenset({"score"}), seed)
+    return Model(graphdef, on_base(decoder, shard_params(head, mesh)))
+
+
 def on_base(base: Model[Decoder], trained: Params) -> Params:
     """Return the weights of a model on a base: its own arrays, and the base's under their names in the model."""
     prefix = "decoder." if "score" in trained else ""

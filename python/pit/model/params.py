@@ -57,17 +57,17 @@ def initial(
     kind: Callable[[ModelConfig, int, nnx.Rngs], M],
     config: ModelConfig,
     vocab_size: int,
-    adapter: AdapterConfig,
+    adapter: AdapterConfig | None,
     names: frozenset[str],
     seed: int,
 ) -> Params:
-    """Return the initial values of some parameters of a model with adapters; the others are not computed.
+    """Return the initial values of some parameters of a model; the others are not computed.
 
     Args:
         kind: class of the module.
         config: its shape.
         vocab_size: rows of its embedding.
-        adapter: its adapters.
+        adapter: its adapters, None if it has none.
         names: names of the parameters.
         seed: names the initial weights; below 2^64.
     """

@@ -1,7 +1,9 @@
-"""The base of a run: the one frozen decoder under the adapters of all its models.
+"""The base of a run: the model that its models start from, and the one frozen decoder under their adapters.
 
-`load_base` and `digest_of_base` are the two functions that say which weights it has.
+It is a pretrained language model where the config names one, and has random weights otherwise.
 """
+
+from functools import cache
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -9,26 +11,55 @@ from jax.sharding import Mesh
 from pit.config import RunConfig, digest
 from pit.model.decoder import Decoder
 from pit.model.model import Model
+from pit.model.pretrained import Pretrained
 from pit.seeds import Seed
 
 
+@cache
+def open_pretrained(path: str) -> Pretrained:
+    """Return the pretrained model of a path, opened once per process.
+
+    Raises:
+        ModelFileError: it is missing, or cannot be read.
+    """
+    return Pretrained.open(path)
+
+
+def pretrained_of(config: RunConfig) -> Pretrained | None:
+    """Return the pretrained model that a run starts from, None for random weights.
+
+    Raises:
+        ModelFileError: it is missing, or cannot be read.
+    """
+    return None if config.base.path is None else open_pretrained(config.base.path)
+
+
 def load_base(config: RunConfig, vocab_size: int, seed: Seed, mesh: Mesh) -> Model[Decoder]:
-    """Return the base on the mesh: a decoder of the policy's shape with initial weights, none of which trains.
+    """Return the frozen decoder under adapters on the mesh, none of whose weights trains.
 
     Args:
-        config: the run; `base.dtype` is the dtype of the weights.
+        config: the run; `base` names the weights and their dtype, `policy` is their shape.
         vocab_size: rows of the embedding.
         seed: root of the run's random numbers.
         mesh: place of the weights.
     """
+    pretrained = pretrained_of(config)
+    if pretrained is not None:
+        loaded = pretrained.load(mesh, config.base.dtype, config.policy)
+        return Model(loaded.graphdef, loaded.params, frozenset())
     fresh = Model.build(Decoder, config.policy, vocab_size, _weights(seed).number).sharded(mesh)
     dtype = jnp.dtype(config.base.dtype)
     return Model(fresh.graphdef, {name: value.astype(dtype) for name, value in fresh.params.items()}, frozenset())
 
 
 def digest_of_base(config: RunConfig, vocab_size: int, seed: Seed) -> str:
-    """Return a digest of everything that the weights of `load_base` depend on, without making them."""
-    return digest(config.base, config.policy, vocab_size, list(_weights(seed).path))
+    """Return a digest of everything that the weights of `load_base` depend on, without making them.
+
+    It does not depend on where a pretrained model lies.
+    """
+    pretrained = pretrained_of(config)
+    weights = list(_weights(seed).path) if pretrained is None else pretrained.digest
+    return digest(config.base.dtype, config.policy, vocab_size, weights)
 
 
 def _weights(seed: Seed) -> Seed:

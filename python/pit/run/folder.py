@@ -16,9 +16,10 @@ from pit.data.template import Template
 from pit.data.tokenizer import Tokenizer
 from pit.model.decoder import Decoder
 from pit.model.model import Model
+from pit.model.pretrained import Pretrained
 from pit.model.sharding import make_mesh
 from pit.rollout.sample import Sampler
-from pit.run.base import digest_of_base, load_base
+from pit.run.base import digest_of_base, load_base, pretrained_of
 from pit.seeds import Seed
 from pit.train.checkpoint import Checkpoints
 
@@ -101,12 +102,22 @@ class Run:
     @cached_property
     def base(self) -> Model[Decoder]:
         """The frozen decoder under all adapters of the run, loaded once."""
-        return load_base(self.config, self.tokenizer.vocab_size, self.seed, self.mesh)
+        return load_base(self.config, self.vocab_size, self.seed, self.mesh)
 
     @property
     def base_digest(self) -> str:
         """Digest of the base, which is not loaded for it."""
-        return digest_of_base(self.config, self.tokenizer.vocab_size, self.seed)
+        return digest_of_base(self.config, self.vocab_size, self.seed)
+
+    @property
+    def pretrained(self) -> Pretrained | None:
+        """The pretrained model that the run's models start from, None for random weights."""
+        return pretrained_of(self.config)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Rows of the embedding of every model: those of the pretrained one, or the tokens of the tokenizer."""
+        return self.tokenizer.vocab_size if self.pretrained is None else self.pretrained.vocab_size
 
     @property
     def prepared(self) -> bool:

@@ -13,7 +13,7 @@ from pit.config import AdapterConfig, ConfigError, FieldError, ModelConfig, RunC
 from pit.model.adapters import targets
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
-from pit.model.model import Model, adapted, on_base
+from pit.model.model import Model, adapted, on_base, with_head
 from pit.model.params import Params
 from pit.model.sharding import shard_params
 from pit.rl.records import Gold, Labeller
@@ -198,7 +198,7 @@ class Stage(Job):
             config.seed,
             config.mesh.shards,
             run.store.hash,
-            self.base_digest(run),
+            run.base_digest if config.base.path is not None else self.base_digest(run),
             {role: stage.hash(run) for role, stage in self.inputs(config).items()},
         )
 
@@ -215,14 +215,19 @@ class Stage(Job):
         return self.record(run) is not None
 
     def fresh(self, run: Run) -> Model[Any]:
-        """Return the stage's model with initial weights, on the mesh; an adapter's are on the base."""
+        """Return the stage's model with initial weights, on the mesh: random ones, or those of the pretrained model.
+
+        An adapter is random in either case, and lies on the frozen base; so is the head of a reward model.
+        """
         seed = run.seed.of(self.name, "weights").number
         shape, adapter = self.trains.config(run.config), self.adapter(run.config)
         if adapter is not None:
             model = adapted(self.trains.module, shape, run.base, adapter, seed)
             return model.with_trained(shard_params(model.trained, run.mesh))
-        vocab_size = run.tokenizer.vocab_size
-        return Model.build(self.trains.module, shape, vocab_size, seed).sharded(run.mesh)
+        if run.pretrained is not None:
+            decoder = run.pretrained.load(run.mesh, "float32", shape)
+            return decoder if self.trains == DECODER else with_head(decoder, shape, run.mesh, seed)
+        return Model.build(self.trains.module, shape, run.vocab_size, seed).sharded(run.mesh)
 
     def load(self, run: Run) -> Model[Any]:
         """Return the trained model.
@@ -236,7 +241,7 @@ class Stage(Job):
                 f"`{self.command(run)}` first"
             )
         shape, adapter = self.trains.config(run.config), self.adapter(run.config)
-        graphdef, shapes = Model.abstract(self.trains.module, shape, run.tokenizer.vocab_size, run.mesh, adapter)
+        graphdef, shapes = Model.abstract(self.trains.module, shape, run.vocab_size, run.mesh, adapter)
         with self.checkpoints(run, keep=1) as checkpoints:
             params: Params = checkpoints.restore_params(shapes)
         if adapter is None:

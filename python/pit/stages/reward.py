@@ -61,8 +61,8 @@ def gap_loss(graphdef: nnx.GraphDef[Any], ordered_pairs: OrderedPairs = "five") 
 
 
 def _start(init: str) -> dict[Role, Stage]:
-    """Return the stage whose weights `init` names; none for random ones."""
-    starts: dict[str, dict[Role, Stage]] = {"random": {}, "policy": {"start": sft.POLICY}}
+    """Return the stage whose weights `init` names; none for the run's base."""
+    starts: dict[str, dict[Role, Stage]] = {"base": {}, "policy": {"start": sft.POLICY}}
     return starts.get(init, {"start": QUALITY})
 
 
