@@ -156,6 +156,7 @@ class Stage(Job):
             config.seed,
             config.mesh.shards,
             run.store.hash,
+            *run.template.facts,
             {role: stage.hash(run) for role, stage in self.inputs(config).items()},
         )
 
