@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import chain, cycle, islice
 
 from pit.data.synthetic import generate
-from pit.data.template import Template
+from pit.data.template import RoleTemplate
 from pit.data.tokenizer import Tokenizer
 from pit.types import Preference
 
@@ -14,7 +14,7 @@ def preferences(rows: int, different: int) -> Iterator[Preference]:
     return islice(cycle(list(generate(min(rows, different), 0))), rows)
 
 
-def template(texts_of: int = 4_000) -> Template:
+def template(texts_of: int = 4_000) -> RoleTemplate:
     """Return the template of a BPE tokenizer of 1,024 tokens, trained on other preferences of the same family."""
     texts = chain.from_iterable((row.prompt[0].content, row.better, row.worse) for row in generate(texts_of, 1))
-    return Template(Tokenizer.train_bpe(texts, 1_024), (512, 512, 512))
+    return RoleTemplate(Tokenizer.train_bpe(texts, 1_024), (512, 512, 512))

@@ -38,6 +38,7 @@ from pit.config import (
     RunConfig,
     SftConfig,
     SourceWeights,
+    TemplateConfig,
     TokenizerConfig,
     WindowConfig,
     digest,
@@ -495,6 +496,7 @@ def test_settings_of_a_default_recipe_are_checked_against_it_alone():
         RunConfig().reward_quality,
     )
     assert (TokenizerConfig(), WindowConfig()) == (RunConfig().tokenizer, RunConfig().windows)
+    assert TemplateConfig() == RunConfig().template
 
 
 # Files of a config.

@@ -16,14 +16,14 @@ import pytest
 
 from pit.data.store import write
 from pit.data.synthetic import generate
-from pit.data.template import Template
+from pit.data.template import RoleTemplate
 from pit.data.tokenizer import Tokenizer
 from pit.types import COLUMNS, FOLDS
 
 _ROWS = []
 
 TOKENIZER = Tokenizer.train_bpe(["describe this red lamp: price and size."], 330)
-TEMPLATE = Template(TOKENIZER, (16, 12, 12))
+TEMPLATE = RoleTemplate(TOKENIZER, (16, 12, 12))
 SCHEMA = pa.schema([(name, pa.large_list(pa.int32())) for name in COLUMNS])
 
 

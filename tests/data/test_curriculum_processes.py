@@ -14,7 +14,7 @@ import pytest
 from process_draws import train
 
 from pit.data.store import build
-from pit.data.template import Template
+from pit.data.template import RoleTemplate
 from pit.data.tokenizer import Tokenizer
 from pit.types import Message, Preference
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
         for _ in range(200)
     ]
     tokenizer = Tokenizer.train_bpe((row.better for row in rows), 280)
-    build(rows, folder / "store", Template(tokenizer, (20, 20, 20)))
+    build(rows, folder / "store", RoleTemplate(tokenizer, (20, 20, 20)))
     return folder
 
 

@@ -20,8 +20,8 @@ sizes = st.integers(3, 40)
 
 @given(messages, sizes)
 def test_a_prompt_keeps_its_end_behind_a_role_token(conversation: list[Message], window: int) -> None:
-    whole = t.Template(TOKENIZER, (10_000, 3, 3)).encode_prompt(conversation)
-    cut = t.Template(TOKENIZER, (window, 3, 3)).encode_prompt(conversation)
+    whole = t.RoleTemplate(TOKENIZER, (10_000, 3, 3)).encode_prompt(conversation)
+    cut = t.RoleTemplate(TOKENIZER, (window, 3, 3)).encode_prompt(conversation)
     assert len(cut) <= window - 1
     if len(whole) <= window - 1:
         assert cut == whole
@@ -37,14 +37,14 @@ def test_a_prompt_keeps_its_end_behind_a_role_token(conversation: list[Message],
 
 @given(messages)
 def test_a_prompt_that_fits_comes_back(conversation: list[Message]) -> None:
-    template = t.Template(TOKENIZER)
+    template = t.RoleTemplate(TOKENIZER)
     assert template.decode_prompt(template.encode_prompt(conversation)) == tuple(conversation)
 
 
 @given(st.text(max_size=60), sizes)
 def test_an_answer_keeps_its_beginning(text: str, window: int) -> None:
     whole = TOKENIZER.encode(text)
-    template = t.Template(TOKENIZER, (3, window, window))
+    template = t.RoleTemplate(TOKENIZER, (3, window, window))
     content = template.encode_answer(text)
     assert content == whole[: window - 1]
     if len(whole) < window:
@@ -54,7 +54,7 @@ def test_an_answer_keeps_its_beginning(text: str, window: int) -> None:
 
 @given(st.lists(st.builds(Preference, messages.map(tuple), st.text(max_size=30), st.text(max_size=30)), max_size=4))
 def test_a_batch_of_preferences_is_its_parts(rows: list[Preference]) -> None:
-    template = t.Template(TOKENIZER, (12, 9, 9))
+    template = t.RoleTemplate(TOKENIZER, (12, 9, 9))
     for row, encoded in zip(rows, template.encode_preferences(rows), strict=True):
         assert encoded.prompt == template.encode_prompt(row.prompt)
         assert encoded.better == template.encode_answer(row.better)
@@ -75,11 +75,11 @@ def test_a_cut_at_a_message_boundary_invents_no_message() -> None:
         (2 * step + 1, [assistant, *red, user, *red]),
     ]:
         if expected is not None:
-            assert t.Template(TOKENIZER, (window, 3, 3)).encode_prompt(conversation) == expected
+            assert t.RoleTemplate(TOKENIZER, (window, 3, 3)).encode_prompt(conversation) == expected
 
 
 def test_closings_are_the_role_tokens_of_the_segment_kinds() -> None:
-    template = t.Template(TOKENIZER)
+    template = t.RoleTemplate(TOKENIZER)
     x, reference, y = (TOKENIZER.role_ids[name] for name in ("input", "reference", "output"))
     assert template.closings.of(t.policy_sft()) == ((x,), (y,))
     assert template.closings.of(t.improver_sft()) == ((x,), (reference,), (y,))
@@ -99,10 +99,10 @@ def test_each_segment_ends_in_the_closing_tokens_of_its_kind() -> None:
 
 def test_bad_requests_are_named() -> None:
     with pytest.raises(DataError, match=r"windows=\(2, 8, 8\) must be three sizes"):
-        t.Template(TOKENIZER, (2, 8, 8))
+        t.RoleTemplate(TOKENIZER, (2, 8, 8))
     with pytest.raises(DataError, match="the reference window must equal the output window"):
-        t.Template(TOKENIZER, (8, 8, 9))
-    template = t.Template(TOKENIZER)
+        t.RoleTemplate(TOKENIZER, (8, 8, 9))
+    template = t.RoleTemplate(TOKENIZER)
     with pytest.raises(DataError, match="at least one message"):
         template.encode_prompt([])
     with pytest.raises(DataError, match="message role 'human' is not one of"):

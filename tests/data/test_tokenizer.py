@@ -88,7 +88,7 @@ def edited(tokenizer: Tokenizer, edit: str) -> str:
     [
         ("lacks", r"no token for \{'user': '<\|user\|>'\}"),
         ("ordinary", r"role tokens \{'user': '<\|user\|>'\} are not special tokens"),
-        ("forgeable", r"turns the text '<\|system\|>' into a role token, so a user could forge one"),
+        ("forgeable", r"turns the text '<\|system\|>' into a special token, so a user could forge one"),
     ],
 )
 def test_unfit_tokenizers_are_refused(tokenizer: Tokenizer, tmp_path: Path, edit: str, words: str) -> None:
@@ -122,3 +122,61 @@ def test_bad_files_and_sizes_are_named(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path / "binary.json")
     with pytest.raises(DataError, match="vocab_size=262 is below 263, the 256 bytes and 7 role tokens"):
         Tokenizer.train_bpe(["a"], 262)
+
+
+# Tokenizers of pretrained models.
+
+
+def pretrained(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer whose role tokens are its own special tokens, with one added token that is not special."""
+    settings = json.loads(tokenizer.to_json())
+    added = {**settings["added_tokens"][0], "id": tokenizer.vocab_size, "content": "<think>", "special": False}
+    settings["added_tokens"].append(added)
+    return Tokenizer.pretrained(json.dumps(settings))
+
+
+def test_a_pretrained_tokenizer_needs_no_role_tokens(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    settings = json.loads(tokenizer.to_json())
+    settings["added_tokens"] = [{**settings["added_tokens"][0], "content": "<s>"}]
+    settings["model"]["vocab"]["<s>"] = settings["model"]["vocab"].pop("<|system|>")
+    text = json.dumps(settings)
+    with pytest.raises(DataError, match="the tokenizer has no token for"):
+        Tokenizer.from_json(text)
+    other = Tokenizer.pretrained(text)
+    assert (other.role_ids, other.roles, other.added) == ({}, None, {0: "<s>"})
+    other.save(tmp_path / "tokenizer.json")
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json", pretrained=True)
+    for again in (loaded, pickle.loads(pickle.dumps(other))):
+        assert (again.hash, again.encode("<s> red")) == (other.hash, other.encode("<s> red"))
+    with pytest.raises(DataError, match=r"not a tokenizer\.json of the tokenizers library"):
+        Tokenizer.pretrained("{}")
+
+
+@given(text=texts)
+def test_special_tokens_are_parsed_in_a_formats_text_alone(tokenizer: Tokenizer, text: str) -> None:
+    other = pretrained(tokenizer)
+    marked = f"<|user|>{text}<think>"
+    ids = other.encode_format(marked)
+    assert ids[0] == tokenizer.role_ids["user"]
+    assert ids[-1] == tokenizer.vocab_size
+    assert not set(other.encode(marked)) & set(tokenizer.role_ids.values())
+
+
+def test_a_guarded_token_is_text_where_text_spells_it(tokenizer: Tokenizer) -> None:
+    other = pretrained(tokenizer)
+    think = tokenizer.vocab_size
+    assert think in other.encode("a <think> b")
+    guarded = other.guarding({think, *tokenizer.role_ids.values()})
+    ids = guarded.encode("a <think> <|user|> b")
+    assert not {think, *tokenizer.role_ids.values()} & set(ids)
+    assert other.decode(ids) == "a <think> <|user|> b"
+    # What the format writes is parsed as before.
+    assert guarded.encode_format("<think>") == [think]
+
+
+def test_a_token_that_a_text_becomes_cannot_be_guarded(tokenizer: Tokenizer) -> None:
+    settings = json.loads(tokenizer.to_json())
+    letter = settings["model"]["vocab"]["z"]
+    settings["added_tokens"].append({**settings["added_tokens"][0], "id": letter, "content": "z", "special": False})
+    with pytest.raises(DataError, match="turns the text 'z' into a special token, so a user could forge one"):
+        Tokenizer.pretrained(json.dumps(settings)).guarding({letter})

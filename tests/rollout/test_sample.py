@@ -15,14 +15,17 @@ from hypothesis import strategies as st
 from pit.config import MeshConfig, RolloutConfig
 from pit.data.packing import Layout, pack
 from pit.data.template import rollout
+from pit.data.tokens import Tokens
 from pit.losses.rl import sample_sum
 from pit.model.model import Model
 from pit.model.params import copy, merge
 from pit.model.sharding import make_mesh
 from pit.rl.readings import places, predictions
 from pit.rl.records import by_slot
-from pit.rollout.sample import DEFAULT, sample
+from pit.rollout import sample as sampling
+from pit.rollout.sample import DEFAULT, Sampler, Samples, sample
 from pit.rollout.strategy import Greedy, Temperature
+from pit.types import Closings
 
 CONFIGS = {"llama": twins.LLAMA, "gemma": twins.GEMMA, "learned": twins.LEARNED}
 TREES, N, CAPACITY = 3, 2, 6
@@ -82,6 +85,61 @@ def test_logprobs_of_the_sampler_and_the_trainer_agree(name, temperature, inputs
 
     again, _ = logprobs(copy(params), arrays)
     assert np.all(np.asarray(sample_sum(logp - again, sampled)) == 0), "equal weights, the same program: exactly 0"
+
+
+OTHERS = (4, 7, 9, 12, 15)
+"""Ids that also end a sample, as a pretrained model's end of text does."""
+
+
+@settings(max_examples=examples(10))
+@given(inputs=trees_of, references=trees_of, seed=seeds)
+def test_a_sample_that_ends_in_another_eos_is_cut_off_and_trained_on_as_sampled(inputs, references, seed):
+    sampler = Sampler(twins.CLOSINGS, CAPACITY, other_eos=OTHERS)
+    model = Model(*twins.random_decoder(twins.LLAMA))
+    drawn = sampler.samples(model, range(TREES), inputs, references, n=N, strategy=Temperature(1.0), seed=seed)
+    for g, n in np.ndindex(drawn.length.shape):
+        tokens = drawn.token[g, n, : drawn.length[g, n]].tolist()
+        ends = [place for place, token in enumerate(tokens) if token in (EOS, *OTHERS)]
+        assert ends == [len(tokens) - 1] or (not ends and len(tokens) == CAPACITY)
+        assert drawn.finished[g, n] == (tokens[-1] == EOS)
+        assert drawn.answers()[n][g].tolist() == tokens[: len(tokens) - drawn.finished[g, n]]
+    (batch,) = pack([inputs, references, *drawn.answers()], TOPOLOGY, ROOMY)
+    arrays = twins.arrays_of(batch) | {key: by_slot(getattr(drawn, key), batch) for key in ("length", "finished")}
+    params, logprobs = trainer(twins.LLAMA, 1.0)
+    logp, sampled = logprobs(params, arrays)
+    np.testing.assert_array_equal(sampled, np.arange(CAPACITY) < by_slot(drawn.length, batch)[:, :, None])
+    np.testing.assert_allclose(logp, by_slot(drawn.logp, batch), atol=1e-4)
+
+
+def test_a_sampler_asks_in_the_order_of_a_tree_and_serves_its_answers(monkeypatch):
+    asked = []
+
+    def sample(model, prefixes, ids, *, eos_ids, n, capacity, **options):
+        asked.append(([list(map(int, prefix)) for prefix in prefixes], eos_ids))
+        token = np.array([[[8, 9, 0]], [[8, 7, 0]]], np.int32)
+        logp = np.zeros(token.shape, np.float32)
+        return Samples(token, np.full((2, 1), 2, np.int32), np.ones((2, 1), bool), logp, logp, 1.0)
+
+    monkeypatch.setattr(sampling, "sample", sample)
+    closings = Closings(input=(1, 2), reviewed=(3,), reference=(4, 5, 6), eos=7)
+    served = []
+
+    def serve(answers):
+        served.append(answers.rows())
+        return Tokens.of([[5], [6]])
+
+    sampler = Sampler(closings, 3, other_eos=(9,), served=serve)
+    for references in (None, [[20], [21]]):
+        answers = sampler.answers(
+            Model(*twins.random_decoder(twins.LLAMA)), [0, 1], [[10], [11]], references, strategy=1.0, seed=0
+        )
+        assert answers.rows() == [[5], [6]]
+    assert asked == [
+        ([[10, 1, 2], [11, 1, 2]], (7, 9)),
+        ([[10, 3, 20, 4, 5, 6], [11, 3, 21, 4, 5, 6]], (7, 9)),
+    ]
+    # The first sample ended in another EOS, which is part of what it wrote.
+    assert served == [[[8, 9], [8]]] * 2
 
 
 def assert_same_samples(actual, expected):

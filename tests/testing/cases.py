@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import path_twins as twins
 
-from pit.data.template import Template, gap, gap_scoring, quality, rollout
+from pit.data.template import RoleTemplate, gap, gap_scoring, quality, rollout
 from pit.data.tokenizer import Tokenizer
 from pit.model.heads import RewardModel
 from pit.model.params import build
@@ -70,7 +70,7 @@ def tokenizer():
 
 def text_model(reads="gap", *, programs=quick_programs):
     """Return a scorer with every method and random weights."""
-    template = Template(tokenizer(), (12, 12, 12))
+    template = RoleTemplate(tokenizer(), (12, 12, 12))
     graphdef, params = build(RewardModel, ONE_LAYER, tokenizer().vocab_size, 0)
     # Scores of magnitude one, so that rounding is the same as in a trained model.
     with programs():

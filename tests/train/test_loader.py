@@ -16,7 +16,7 @@ from pit.data.loader import Loader, count_steps
 from pit.data.packing import Layout, pack
 from pit.data.store import build
 from pit.data.synthetic import generate
-from pit.data.template import Template, gap, improver_sft
+from pit.data.template import RoleTemplate, gap, improver_sft
 from pit.data.tokenizer import Tokenizer
 from pit.types import Closings
 
@@ -27,7 +27,7 @@ CONFIG = "config of this test"
 @pytest.fixture(scope="module")
 def fold(tmp_path_factory):
     tokenizer = Tokenizer.train_bpe(["describe this red lamp: price and size."], 330)
-    store = build(generate(90, 0), tmp_path_factory.mktemp("store") / "s", Template(tokenizer, (16, 12, 12)))
+    store = build(generate(90, 0), tmp_path_factory.mktemp("store") / "s", RoleTemplate(tokenizer, (16, 12, 12)))
     assert len(store.fold("sft")) > 15
     return store.fold("sft")
 

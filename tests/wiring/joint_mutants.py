@@ -14,15 +14,19 @@ from unittest import mock
 
 from pit import improve as improving
 from pit import pipeline
+from pit.data import loader as loading
+from pit.data.chat import cut as cutting
 from pit.evaluate import gold, measure, sensitivity
 from pit.model.model import Model
 from pit.rl import metrics, readings, records, references, rloo, shaping
 from pit.rl import reward as rewards
 from pit.rl import step as steps
+from pit.rollout import sample as sampling
 from pit.rollout import score as scoring
 from pit.run import session as sessions
 from pit.run import stage as stages
 from pit.stages import graph, refresh, reinforced, reward, rl, rl_iterated, sft, supervised
+from pit.types import Closings
 
 
 class Mutant(NamedTuple):
@@ -121,12 +125,33 @@ def swapped_sides() -> Any:
     return mock.patch.object(scoring, "symmetric_gap", lambda raw, other: real(other, raw))
 
 
+def weighed(change: Callable[[Any, Any], None]) -> Callable[[], Any]:
+    """Return a patch of packing, which changes the loss weights of a batch under its closings."""
+    real = loading.materialise
+
+    def materialise(plan: Any, first: int, groups: int, table: Any, topology: Any, layout: Any) -> Any:
+        batch = real(plan, first, groups, table, topology, layout)
+        change(batch, layout.closings)
+        return batch
+
+    return lambda: mock.patch.object(loading, "materialise", materialise)
+
+
+def no_loss_at_eos(batch: Any, closings: Any) -> None:
+    batch.loss_weight[batch.token == closings.eos] = 0
+
+
+def loss_at_closings(batch: Any, closings: Any) -> None:
+    batch.loss_weight[batch.token == closings.reference[0]] = 1
+
+
 ROLES = "test_wiring_roles"
 IMPROVE = "test_wiring_improve"
 EVALUATION = "test_wiring_evaluation"
 SEEDS = "test_wiring_seeds"
 STEP = "test_wiring_step"
 RESUME = "test_wiring_resume"
+CHAT = "test_wiring_chat"
 
 INPUTS = f"{ROLES}.test_every_stage_names_its_inputs_by_role"
 MODELS = f"{ROLES}.test_stages_use_the_models_of_their_roles"
@@ -149,6 +174,9 @@ TRAINS_ADAPTERS = f"{ADAPTED}.test_adapters_and_heads_alone_train"
 SHARES_BASE = f"{ADAPTED}.test_all_models_of_a_stage_share_one_base"
 ADAPTED_ROLES = f"{ADAPTED}.test_stages_use_the_adapters_of_their_roles"
 DROPOUTS = f"{ADAPTED}.test_every_microbatch_drops_inputs_of_its_own"
+SAID = f"{CHAT}.test_supervised_trees_are_the_conversations_of_their_rows"
+LEARNED = f"{CHAT}.test_loss_is_on_the_answer_and_its_eos_alone"
+SERVED = f"{CHAT}.test_policy_and_improver_read_the_conversation_as_it_is_served"
 
 TASK = reinforced.RlTask
 
@@ -787,5 +815,46 @@ ADAPTERS = (
     ),
 )
 
-MUTANTS = (*FOLDS, *TREE, *ROLE, *REFERENCE, *SEED, *GAP, *RESULTS, *ONE_STEP, *RESUMED, *ADAPTERS)
+CHATS = (
+    Mutant(
+        "chat",
+        "a reference is closed as an input is",
+        SAID,
+        rewritten(Closings, "of", "SegmentKind.REFERENCE: self.reference", "SegmentKind.REFERENCE: self.input"),
+    ),
+    Mutant(
+        "chat",
+        "the improver's x is closed as the policy's",
+        SAID,
+        rewritten(Closings, "of", "self.reviewed if", "self.input if"),
+    ),
+    Mutant(
+        "chat",
+        "nobody asks for a better answer",
+        SAID,
+        rewritten(cutting, "cut", "reviewed[k + 1], (", "reviewed[k], ("),
+    ),
+    Mutant("chat", "EOS carries no loss", LEARNED, weighed(no_loss_at_eos)),
+    Mutant("chat", "closings carry loss", LEARNED, weighed(loss_at_closings)),
+    Mutant(
+        "chat",
+        "the improver reads x as the policy does",
+        SERVED,
+        rewritten(sampling.Sampler, "samples", "*closings.reviewed", "*closings.input"),
+    ),
+    Mutant(
+        "chat",
+        "the improver is not asked for a better answer",
+        SERVED,
+        rewritten(sampling.Sampler, "samples", "*closings.reference", "*closings.input"),
+    ),
+    Mutant(
+        "chat",
+        "a reference is as sampled, not as served",
+        SERVED,
+        rewritten(sampling.Sampler, "answers", "self.served(", "("),
+    ),
+)
+
+MUTANTS = (*FOLDS, *TREE, *ROLE, *REFERENCE, *SEED, *GAP, *RESULTS, *ONE_STEP, *RESUMED, *ADAPTERS, *CHATS)
 """All of them."""

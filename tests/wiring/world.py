@@ -87,7 +87,8 @@ def _base() -> RunConfig:
     return dataclasses.replace(base, data=dataclasses.replace(base.data, synthetic_rows=ROWS), **packed)
 
 
-def _folder() -> Path:
+def temporary_folder() -> Path:
+    """Return a new folder that is removed at the end."""
     path = tempfile.mkdtemp(prefix="pit-wiring-")
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return Path(path)
@@ -95,7 +96,7 @@ def _folder() -> Path:
 
 @functools.cache
 def _prepared() -> Run:
-    run = Run(_folder(), _base())
+    run = Run(temporary_folder(), _base())
     with mock.patch.dict("os.environ", {PROGRESS_VARIABLE: "json"}):
         prepare(run)
     return run
@@ -103,7 +104,7 @@ def _prepared() -> Run:
 
 def run_of(*settings: str) -> Run:
     """Return a run in a new folder, with the data of all others."""
-    run, data = Run(_folder(), config(*settings)), _prepared()
+    run, data = Run(temporary_folder(), config(*settings)), _prepared()
     run.__dict__.update(tokenizer=data.tokenizer, template=data.template, store=data.store, mesh=data.mesh)
     return run
 

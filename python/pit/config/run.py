@@ -14,6 +14,7 @@ from pit.config.sections import (
     ImproveConfig,
     MeshConfig,
     ModelConfig,
+    TemplateConfig,
     TokenizerConfig,
     WindowConfig,
 )
@@ -39,6 +40,7 @@ class RunConfig(Section):
     seed: Annotated[int, UNSIGNED] = 0
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    template: TemplateConfig = field(default_factory=TemplateConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
     policy: ModelConfig = field(default_factory=ModelConfig)
@@ -63,7 +65,9 @@ class RunConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_lengths()
+        windows = self.windows
+        policy = windows.input + windows.output
+        self.require_paths(policy, policy + windows.reference)
         self._check_stages()
         root = self.checkpoints
         require(
@@ -82,12 +86,19 @@ class RunConfig(Section):
             "set mesh.tensor=1, or another common divisor",
         )
 
-    def _check_lengths(self) -> None:
-        """Every path of a tree that the windows allow fits into a row and under the learned positions."""
-        windows = self.windows
-        improver_path = windows.input + windows.reference + windows.output
-        improver, policy = ["reward_gap", "sft_improver", *self._improver_sections()], windows.input + windows.output
-        paths = dict.fromkeys([*improver, *(["refresh"] if self.refresh.prompts else [])], improver_path)
+    def require_paths(self, policy: int, improver: int, cause: str = "that windows allow") -> None:
+        """Raise unless every row and every table of learned positions holds the longest path.
+
+        Args:
+            policy: most tokens of a path x -> y.
+            improver: most tokens of a path x -> y_ref -> y.
+            cause: what decides them.
+
+        Raises:
+            ConfigError: one does not.
+        """
+        sections = ["reward_gap", "sft_improver", *self._improver_sections()]
+        paths = dict.fromkeys([*sections, *(["refresh"] if self.refresh.prompts else [])], improver)
         paths |= dict.fromkeys(("sft_policy", "reward_quality", "reward_judge", "rl_policy"), policy)
         for section, path in paths.items():
             row = getattr(self, section).packing.row_length
@@ -95,17 +106,17 @@ class RunConfig(Section):
                 row >= path,
                 f"{section}.packing.row_length",
                 row,
-                f"must hold the longest path of {path} tokens that windows allow",
+                f"must hold the longest path of {path} tokens {cause}",
                 f"set it to {path} or more, or lower the windows",
             )
         for name in ("policy", "reward_model"):
             size = getattr(self, name).learned_positions
             require(
-                size == 0 or size >= improver_path,
+                size == 0 or size >= improver,
                 f"{name}.learned_positions",
                 size,
-                f"must be 0 or cover the longest path of {improver_path} tokens",
-                f"set it to 0, or to {improver_path} or more, or lower the windows",
+                f"must be 0 or cover the longest path of {improver} tokens",
+                f"set it to 0, or to {improver} or more, or lower the windows",
             )
 
     def _improver_sections(self) -> tuple[str, ...]:

@@ -88,8 +88,31 @@ class TokenizerConfig(Section):
 
 
 @dataclass(frozen=True)
+class TemplateConfig(Section):
+    """Conversation of the improver, where a pretrained model's chat format shows it.
+
+    request: user's turn that asks for a better answer. It names no criterion: the improver learns those from the data.
+    """
+
+    request: str = "Improve your answer. Write only the improved answer."
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.request == self.request.strip() != "",
+            "request",
+            "must be a text that neither begins nor ends in white space",
+            "write it without, for example the default",
+        )
+
+
+@dataclass(frozen=True)
 class WindowConfig(Section):
-    """Most tokens of each kind of segment, its closing role token included (paper: 512 each)."""
+    """Most tokens of each kind of segment (paper: 512 each).
+
+    With role tokens the closing one is counted. In a chat format a window counts contents, and what the format adds
+    comes on top.
+    """
 
     input: Annotated[int, WINDOW] = 512
     reference: Annotated[int, WINDOW] = 512

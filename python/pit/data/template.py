@@ -1,10 +1,11 @@
 """Templates of context trees: the one place that says which tokens a segment holds and which trees there are.
 
-A segment is its content followed by one closing role token, which the packer appends; a window counts both. A prompt
-keeps its end (cut from the left, at a message boundary's role token), an answer keeps its beginning (cut from the
-right). The trees are those of PIT (Wang et al., ICLR 2024, arXiv 2310.00898).
+A segment is its content followed by closing tokens, which the packer appends: one role token where PIT has trained the
+tokenizer (`RoleTemplate`), the tokens of a chat format where a model is pretrained (`pit.data.chat`). The trees are
+those of PIT (Wang et al., ICLR 2024, arXiv 2310.00898).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,12 +16,15 @@ from jaxtyping import Int32
 
 from pit.data.errors import DataError
 from pit.data.tokenizer import Tokenizer
+from pit.data.tokens import Tokens
 from pit.types import Closings, Message, Preference, RoleName, Segment, SegmentKind, Topology
 
 MAX_SEGMENTS = 64
 """Segments that a packer accepts in one tree."""
 
-_ROLES: tuple[RoleName, ...] = ("system", "user", "assistant")
+ROLES: tuple[RoleName, ...] = ("system", "user", "assistant")
+"""Roles of the messages of a prompt."""
+
 _PROMPT, _BETTER, _WORSE = 0, 1, 2
 
 
@@ -33,7 +37,14 @@ class EncodedPreference(NamedTuple):
     truncated: tuple[bool, bool, bool]
 
 
-class Template:
+class Content(NamedTuple):
+    """Tokens of a segment without closing tokens, and whether any were cut off."""
+
+    ids: list[int]
+    cut: bool
+
+
+class Template(ABC):
     """The layout of text as the contents of segments.
 
     The reference and the output window must be equal: the store keeps each answer once, and the same tokens serve as
@@ -41,12 +52,27 @@ class Template:
 
     Attributes:
         tokenizer: the tokenizer.
-        windows: most tokens of an (input, reference, output) segment, its closing token included.
+        windows: most tokens of an (input, reference, output) segment, as the config counts them.
         closings: tokens that close the segments.
         pad: id of the padding token.
+        eos_ids: ids that end a sampled answer; the first is that of `closings`.
+        longest: most tokens of the contents of an (input, reference, output) segment.
+        capacity: most tokens of a sampled answer, EOS included.
+        special_ids: ids that contents never hold.
+        hash: hex digest of all that decides contents.
+        facts: what else a tree depends on beyond contents and windows.
     """
 
-    def __init__(self, tokenizer: Tokenizer, windows: tuple[int, int, int] = (512, 512, 512)) -> None:
+    closings: Closings
+    pad: int
+    eos_ids: tuple[int, ...]
+    longest: tuple[int, int, int]
+    capacity: int
+    special_ids: frozenset[int]
+    hash: str
+    facts: tuple[str, ...] = ()
+
+    def __init__(self, tokenizer: Tokenizer, windows: tuple[int, int, int]) -> None:
         if len(windows) != 3 or min(windows) < 3:
             raise DataError(f"windows={windows!r} must be three sizes (input, reference, output) of at least 3 tokens")
         if windows[1] != windows[2]:
@@ -54,33 +80,95 @@ class Template:
                 f"windows={windows!r}: the reference window must equal the output window, because one stored answer "
                 "fills both; use the larger of the two"
             )
-        self.tokenizer = tokenizer
-        self.windows = windows
-        ids = tokenizer.role_ids
-        self.closings = Closings.roles(ids["input"], ids["reference"], ids["output"])
-        self.pad = ids["pad"]
-        self._opening: dict[RoleName, int] = {role: ids[role] for role in _ROLES}
-        self._role_of: dict[int, RoleName] = {token: role for role, token in self._opening.items()}
+        self.tokenizer, self.windows = tokenizer, windows
+
+    def path(self, *, referenced: bool) -> int:
+        """Return the most tokens of a path, closing tokens included: input, reference where there is one, output."""
+        close, (x, reference, y) = self.closings, self.longest
+        if referenced:
+            return x + len(close.reviewed) + reference + len(close.reference) + y + 1
+        return x + len(close.input) + y + 1
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Return the content of the input segment: role token and text of each message, at most window - 1 tokens.
-
-        A longer one loses its beginning; what is left of the message at the cut keeps its role token in front.
+        """Return the content of the input segment of a conversation; a longer one loses its beginning.
 
         Raises:
             DataError: no messages, or an unknown role.
         """
-        return self._join_prompt(messages, self.tokenizer.encode_batch([each.content for each in messages]))[0]
+        require_messages(messages)
+        return self._prompts([messages])[0][0]
 
     def encode_answer(self, text: str) -> list[int]:
-        """Return the content of a reference or output segment: at most window - 1 tokens, cut at the end."""
-        return self.tokenizer.encode(text)[: self.windows[2] - 1]
+        """Return the content of a reference or output segment, cut at the end."""
+        return self._answers([text])[0][0]
 
     def encode_preferences(self, rows: Sequence[Preference]) -> list[EncodedPreference]:
         """Return the contents of many preferences, tokenised together on all cores."""
-        texts = [text for row in rows for text in (*(m.content for m in row.prompt), row.better, row.worse)]
-        encoded = iter(self.tokenizer.encode_batch(texts))
-        return [self._encoded_preference(row, [next(encoded) for _ in range(len(row.prompt) + 2)]) for row in rows]
+        prompts = self._prompts([row.prompt for row in rows])
+        answers = iter(self._answers([text for row in rows for text in (row.better, row.worse)]))
+        encoded = []
+        for prompt, cut in prompts:
+            (better, better_cut), (worse, worse_cut) = next(answers), next(answers)
+            encoded.append(EncodedPreference(prompt, better, worse, (cut, better_cut, worse_cut)))
+        return encoded
+
+    def decode_answer(self, ids: Iterable[int] | Int32[np.ndarray, " _"]) -> str:
+        """Return the text of a reference or output segment's content, without closing and padding tokens."""
+        return self.tokenizer.decode(map(int, ids))
+
+    def served(self, answers: Tokens) -> Tokens:
+        """Return sampled answers as the conversation after them shows them."""
+        return answers
+
+    @abstractmethod
+    def decode_prompt(self, ids: Iterable[int] | Int32[np.ndarray, " _"]) -> tuple[Message, ...]:
+        """Return the messages of an input segment's content, without closing and padding tokens.
+
+        Raises:
+            DataError: the content does not begin as an input does.
+        """
+
+    @abstractmethod
+    def _prompts(self, conversations: Sequence[Sequence[Message]]) -> list[Content]:
+        """Return the contents of input segments."""
+
+    @abstractmethod
+    def _answers(self, texts: Sequence[str]) -> list[Content]:
+        """Return the contents of reference or output segments."""
+
+
+def require_messages(messages: Sequence[Message]) -> None:
+    """Raise unless there are messages of known roles.
+
+    Raises:
+        DataError: no messages, or an unknown role.
+    """
+    if not messages:
+        raise DataError("a prompt needs at least one message")
+    for message in messages:
+        if message.role not in ROLES:
+            raise DataError(f"message role {message.role!r} is not one of {list(ROLES)}")
+
+
+class RoleTemplate(Template):
+    """The template of PIT's own tokenizers: a role token opens each message and closes each segment.
+
+    A window counts the content and its closing token. A prompt keeps its end (cut from the left; what is left of the
+    message at the cut keeps its role token in front), an answer keeps its beginning.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, windows: tuple[int, int, int] = (512, 512, 512)) -> None:
+        super().__init__(tokenizer, windows)
+        ids = tokenizer.role_ids
+        self.closings = Closings.roles(ids["input"], ids["reference"], ids["output"])
+        self.pad = ids["pad"]
+        self.eos_ids = (self.closings.eos,)
+        self.longest = (windows[0] - 1, windows[1] - 1, windows[2] - 1)
+        self.capacity = windows[2] - 1
+        self.special_ids = frozenset(ids.values())
+        self.hash = tokenizer.hash
+        self._opening: dict[RoleName, int] = {role: ids[role] for role in ROLES}
+        self._role_of: dict[int, RoleName] = {token: role for role, token in self._opening.items()}
 
     def decode_prompt(self, ids: Iterable[int] | Int32[np.ndarray, " _"]) -> tuple[Message, ...]:
         """Return the messages of an input segment's content, without closing and padding tokens.
@@ -98,37 +186,33 @@ class Template:
                 raise DataError(f"an input must begin with one of the role tokens {self._opening}, got token {token}")
         return tuple(Message(role, self.tokenizer.decode(content)) for role, content in messages)
 
-    def decode_answer(self, ids: Iterable[int] | Int32[np.ndarray, " _"]) -> str:
-        """Return the text of a reference or output segment's content, without closing and padding tokens."""
-        return self.tokenizer.decode(map(int, ids))
+    def _prompts(self, conversations: Sequence[Sequence[Message]]) -> list[Content]:
+        texts = [message.content for messages in conversations for message in messages]
+        encoded = iter(self.tokenizer.encode_batch(texts))
+        return [self._joined(messages, [next(encoded) for _ in messages]) for messages in conversations]
 
-    def _encoded_preference(self, row: Preference, texts: list[list[int]]) -> EncodedPreference:
-        prompt, cut = self._join_prompt(row.prompt, texts[:-2])
-        room = self.windows[2] - 1
-        better, worse = texts[-2:]
-        return EncodedPreference(prompt, better[:room], worse[:room], (cut, len(better) > room, len(worse) > room))
+    def _answers(self, texts: Sequence[str]) -> list[Content]:
+        room = self.longest[2]
+        return [Content(ids[:room], len(ids) > room) for ids in self.tokenizer.encode_batch(texts)]
 
-    def _join_prompt(self, messages: Sequence[Message], texts: Sequence[list[int]]) -> tuple[list[int], bool]:
-        """Return the prompt's content, and whether it was cut."""
-        if not messages:
-            raise DataError("a prompt needs at least one message")
-        room = self.windows[0] - 1
+    def _joined(self, messages: Sequence[Message], texts: Sequence[list[int]]) -> Content:
+        """Return the content of an input segment from those of its messages."""
+        require_messages(messages)
+        room = self.longest[0]
         ids: list[int] = []
         starts: list[int] = []
         for message, text in zip(messages, texts, strict=True):
-            if message.role not in self._opening:
-                raise DataError(f"message role {message.role!r} is not one of {list(_ROLES)}")
             starts.append(len(ids))
             ids.append(self._opening[message.role])
             ids.extend(text)
         if len(ids) <= room:
-            return ids, False
+            return Content(ids, False)
         # Keep one place for the role token of the message that the cut falls into.
         first = len(ids) - room + 1
         owner = max(start for start in starts if start <= first)
         if owner == first:
-            return ids[first:], True
-        return [ids[owner], *ids[first:]], True
+            return Content(ids[first:], True)
+        return Content([ids[owner], *ids[first:]], True)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
-"""A frozen tokenizer: text to token ids and back, with role tokens that no text can produce.
+"""A frozen tokenizer: text to token ids and back, with special tokens that no text can produce.
 
-It wraps the `tokenizers` library. Role tokens open the messages of a prompt and close the segments of a context tree;
-`pit.data.template` places them, and text that spells one is encoded as ordinary bytes.
+It wraps the `tokenizers` library. PIT's own tokenizers have role tokens, which `pit.data.template` places; those of
+pretrained models have the special tokens of a chat format, which `pit.data.chat` places. Text that spells such a token
+is encoded as ordinary bytes.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +43,14 @@ class Tokenizer:
     """Conversion of text to token ids and back. Build one with `load`, `from_json` or `train_bpe`; it never changes.
 
     Attributes:
-        roles: names of the role tokens.
-        role_ids: id of each role, keyed by the field names of `RoleTokens`.
+        roles: names of the role tokens, None for the tokenizer of a pretrained model.
+        role_ids: id of each role, keyed by the field names of `RoleTokens`; empty without roles.
+        added: text of each added token, special or not, by id.
         vocab_size: number of rows of an embedding table (largest id + 1).
         hash: hex digest of the canonical JSON and the role tokens; equal hashes mean equal ids.
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer, roles: RoleTokens) -> None:
+    def __init__(self, inner: tokenizers.Tokenizer, roles: RoleTokens | None) -> None:
         inner.no_truncation()
         inner.no_padding()
         # A text that spells a role token is then encoded like any other text.
@@ -57,11 +60,13 @@ class Tokenizer:
         settings: dict[str, Any] = json.loads(self._json)
         self._adds_space = _adds_prefix_space(settings.get("pre_tokenizer"))
         self.roles = roles
-        self.role_ids = _role_ids(inner, roles)
+        self.role_ids = {} if roles is None else _role_ids(inner, roles)
+        self.added = {token_id: token.content for token_id, token in inner.get_added_tokens_decoder().items()}
         self.vocab_size: int = max(inner.get_vocab(with_added_tokens=True).values()) + 1
-        canonical = json.dumps([settings, dataclasses.asdict(roles)], sort_keys=True, ensure_ascii=True)
+        named = None if roles is None else dataclasses.asdict(roles)
+        canonical = json.dumps([settings, named], sort_keys=True, ensure_ascii=True)
         self.hash = hashlib.sha256(canonical.encode()).hexdigest()
-        self._check_roles_unreachable()
+        self.require_unreachable(self.role_ids.values())
 
     @classmethod
     def from_json(cls, text: str, roles: RoleTokens | None = None) -> "Tokenizer":
@@ -74,22 +79,28 @@ class Tokenizer:
         Raises:
             DataError: not a tokenizer, a missing role token, or one that text can produce.
         """
-        try:
-            # from_str would raise a bare Exception for every fault of the file.
-            inner = tokenizers.Tokenizer.from_buffer(text.encode())
-        except ValueError as error:
-            raise DataError(
-                f"not a tokenizer.json of the tokenizers library ({error}); name a file that it wrote"
-            ) from error
-        return cls(inner, roles or RoleTokens())
+        return cls(_parsed(text), roles or RoleTokens())
 
     @classmethod
-    def load(cls, path: str | Path, roles: RoleTokens | None = None) -> "Tokenizer":
+    def pretrained(cls, text: str) -> "Tokenizer":
+        """Return the tokenizer of a pretrained model, which has special tokens of its own and no role tokens.
+
+        Args:
+            text: content of its tokenizer.json.
+
+        Raises:
+            DataError: not a tokenizer.
+        """
+        return cls(_parsed(text), None)
+
+    @classmethod
+    def load(cls, path: str | Path, roles: RoleTokens | None = None, *, pretrained: bool = False) -> "Tokenizer":
         """Read a tokenizer.json.
 
         Args:
             path: the file.
             roles: its role tokens, if they do not have the default names.
+            pretrained: whether it is that of a pretrained model, without role tokens.
 
         Raises:
             DataError: no such file, not a tokenizer, a missing role token, or one that text can produce.
@@ -98,7 +109,8 @@ class Tokenizer:
         if not path.is_file():
             raise DataError(f"{path}: no such tokenizer file; name a tokenizer.json")
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"), roles)
+            text = path.read_text(encoding="utf-8")
+            return cls.pretrained(text) if pretrained else cls.from_json(text, roles)
         except (DataError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: {error}") from error
 
@@ -130,7 +142,7 @@ class Tokenizer:
         return cls(inner, RoleTokens())
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text, without role tokens.
+        """Return the token ids of a text, without special tokens.
 
         >>> tokenizer = Tokenizer.train_bpe(["red lamp"], 300)
         >>> tokenizer.decode(tokenizer.encode("<|user|> red"))
@@ -142,6 +154,27 @@ class Tokenizer:
         """Return the token ids of many texts, tokenised on all cores."""
         prepared = [self._prepare(text) for text in texts]
         return [encoding.ids for encoding in self._inner.encode_batch_fast(prepared, add_special_tokens=False)]
+
+    def encode_format(self, text: str) -> list[int]:
+        """Return the token ids of text that a chat format wrote, in which special tokens are parsed."""
+        ids: list[int] = self._parsing.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def guarding(self, ids: Collection[int]) -> "Tokenizer":
+        """Return this tokenizer with some added tokens made special, so `encode` takes text that spells one as bytes.
+
+        Args:
+            ids: ids of added tokens.
+
+        Raises:
+            DataError: a text still becomes one of them, or another special token.
+        """
+        settings: dict[str, Any] = json.loads(self._json)
+        for token in settings["added_tokens"]:
+            token["special"] = token["special"] or token["id"] in ids
+        guarded = Tokenizer(_parsed(json.dumps(settings)), self.roles)
+        guarded.require_unreachable(ids)
+        return guarded
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids, without role and other special tokens; invalid UTF-8 becomes U+FFFD."""
@@ -157,21 +190,49 @@ class Tokenizer:
         write_file(path, self._json.encode())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Tokenizer.from_json, (self._json, self.roles))
+        return (_rebuilt, (self._json, self.roles))
+
+    @cached_property
+    def _parsing(self) -> tokenizers.Tokenizer:
+        """The same tokenizer, parsing special tokens."""
+        inner = _parsed(self._json)
+        inner.encode_special_tokens = False
+        return inner
+
+    def require_unreachable(self, ids: Collection[int]) -> None:
+        """Raise if a text becomes one of some added tokens.
+
+        Raises:
+            DataError: it does.
+        """
+        for token_id in sorted(ids):
+            name = self.added[token_id]
+            for text in (name, f"a{name}b", f"a {name} b"):
+                if set(ids) & set(self.encode(text)):
+                    raise DataError(
+                        f"this tokenizer turns the text {text!r} into a special token, so a user could forge one; "
+                        "name a token that its model cannot produce"
+                    )
 
     def _prepare(self, text: str) -> str:
         # The library adds its prefix space only to a text without one, so " a" and "a" would have the same ids.
         return f" {text}" if self._adds_space and text.startswith(" ") else text
 
-    def _check_roles_unreachable(self) -> None:
-        ids = set(self.role_ids.values())
-        for name in dict.fromkeys(dataclasses.astuple(self.roles)):
-            for text in (name, f"a{name}b", f"a {name} b"):
-                if ids & set(self.encode(text)):
-                    raise DataError(
-                        f"this tokenizer turns the text {text!r} into a role token, so a user could forge one; "
-                        "name a token in RoleTokens that its model cannot produce"
-                    )
+
+def _rebuilt(text: str, roles: RoleTokens | None) -> Tokenizer:
+    """Return a tokenizer from its pickled parts."""
+    return Tokenizer(_parsed(text), roles)
+
+
+def _parsed(text: str) -> tokenizers.Tokenizer:
+    """Return the library's tokenizer of the text of a tokenizer.json."""
+    try:
+        # from_str would raise a bare Exception for every fault of the file.
+        return tokenizers.Tokenizer.from_buffer(text.encode())
+    except ValueError as error:
+        raise DataError(
+            f"not a tokenizer.json of the tokenizers library ({error}); name a file that it wrote"
+        ) from error
 
 
 def _adds_prefix_space(pre_tokenizer: dict[str, Any] | None) -> bool:

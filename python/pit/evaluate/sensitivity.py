@@ -84,10 +84,9 @@ def sampled_pairs(run: Run, policy: Model[Decoder], gold: Gold, prompts: Sequenc
         seed: root of the random numbers.
     """
     config, inputs = run.config.improve, Tokens.of(prompts)
-    samples = run.sampler(config.rollout).samples(
-        policy, range(len(inputs)), inputs, n=2, strategy=strategy_of(config), seed=seed.number
-    )
-    first, second = samples.answers()
+    sampler = run.sampler(config.rollout)
+    samples = sampler.samples(policy, range(len(inputs)), inputs, n=2, strategy=strategy_of(config), seed=seed.number)
+    first, second = map(sampler.served, samples.answers())
     pairs = Pairs([], [], [])
     lead = gold(inputs, first) - gold(inputs, second)
     for x, one, other, ahead in zip(inputs.rows(), first.rows(), second.rows(), lead.tolist(), strict=True):

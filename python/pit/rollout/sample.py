@@ -6,7 +6,7 @@ first, so the order in which they are given changes no bit. Other neighbours or 
 rounding (below 1e-5), which changes a token only at a tie.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
@@ -124,18 +124,29 @@ def sample(
     return Samples(token, length, finished, logp, drawn_logp, fill)
 
 
+def _as_sampled(answers: Tokens) -> Tokens:
+    return answers
+
+
 @dataclass(frozen=True)
 class Sampler:
     """Answers of a run's models to its prompts.
 
+    A sample that ends in another EOS than the template's own counts as cut off, and that token is part of its content:
+    a tree holds the very tokens that were sampled, so their log-probs are exact.
+
     closings: closing tokens of the segments.
     capacity: most tokens of an answer, EOS included.
     rollout: slots, and tokens that are prefilled at once.
+    other_eos: ids besides `closings.eos` that end a sample.
+    served: returns answers as the conversation after them shows them.
     """
 
     closings: Closings
     capacity: int
     rollout: RolloutConfig = DEFAULT
+    other_eos: tuple[int, ...] = ()
+    served: Callable[[Tokens], Tokens] = _as_sampled
 
     def samples(
         self,
@@ -164,17 +175,19 @@ class Sampler:
             prefixes = joined(xs, *closings.input)
         else:
             prefixes = joined(xs, *closings.reviewed, Tokens.of(references), *closings.reference)
-        return sample(
+        samples = sample(
             model,
             prefixes,
             ids,
             n=n,
             capacity=self.capacity,
             strategy=strategy,
-            eos_ids=(closings.eos,),
+            eos_ids=(closings.eos, *self.other_eos),
             seed=seed,
             config=self.rollout,
         )
+        last = np.take_along_axis(samples.token, np.maximum(samples.length[:, :, None] - 1, 0), axis=2)[:, :, 0]
+        return samples._replace(finished=samples.finished & (last == closings.eos))
 
     def answers(
         self,
@@ -186,6 +199,6 @@ class Sampler:
         strategy: Strategy | float,
         seed: int,
     ) -> Tokens:
-        """Draw one answer of every prefix; `strategy` may be a temperature, and 0 is greedy."""
+        """Draw one answer of every prefix, as served; `strategy` may be a temperature, and 0 is greedy."""
         chosen = strategy_at(strategy) if isinstance(strategy, float | int) else strategy
-        return self.samples(model, ids, inputs, references, n=1, strategy=chosen, seed=seed).answers()[0]
+        return self.served(self.samples(model, ids, inputs, references, n=1, strategy=chosen, seed=seed).answers()[0])

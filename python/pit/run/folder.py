@@ -1,5 +1,6 @@
 """The folder of a run: config, tokenizer, token store, mesh, and a folder per stage."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,9 +11,10 @@ from jax.sharding import Mesh
 
 from pit.config import FREE, ConfigError, PackingConfig, RolloutConfig, RunConfig, from_dict, override, to_dict
 from pit.data.atomic import write_file
+from pit.data.chat import ChatFormat, ChatTemplate
 from pit.data.packing import Layout
 from pit.data.store import Fold, Store
-from pit.data.template import Template
+from pit.data.template import RoleTemplate, Template
 from pit.data.tokenizer import Tokenizer
 from pit.model.decoder import Decoder
 from pit.model.model import Model
@@ -23,9 +25,32 @@ from pit.run.base import digest_of_base, load_base, pretrained_of
 from pit.seeds import Seed
 from pit.train.checkpoint import Checkpoints
 
+FORMAT_FILE = "template.json"
+"""File of the chat format, in the folder of a run that starts from a pretrained model."""
+
+
+def load_template(folder: Path, tokenizer: Tokenizer, windows: tuple[int, int, int], request: str) -> Template:
+    """Return the template of a run: that of the chat format in its folder, or role tokens where it holds none.
+
+    Args:
+        folder: folder of the run.
+        tokenizer: its tokenizer.
+        windows: most tokens of an (input, reference, output) segment.
+        request: user's turn that asks for a better answer, in a chat format.
+
+    Raises:
+        DataError: the chat format cannot be used with the tokenizer.
+    """
+    path = folder / FORMAT_FILE
+    if path.is_file():
+        return ChatTemplate(tokenizer, ChatFormat.load(path), windows, request)
+    return RoleTemplate(tokenizer, windows)
+
 
 class Run:
     """The folder of a run: config.json, tokenizer.json, store/, stages/NAME/{checkpoints, metrics.jsonl, done.json}.
+
+    A run that starts from a pretrained model also has its chat format, template.json.
 
     With `config.checkpoints` the checkpoints are in NAME/ under that root and outlive the folder: a run that is started
     again in an empty folder prepares its data, finds its checkpoints and resumes from them.
@@ -81,18 +106,31 @@ class Run:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the run."""
-        return Tokenizer.load(self.folder / "tokenizer.json")
+        return Tokenizer.load(self.folder / "tokenizer.json", pretrained=self.has_format)
 
     @cached_property
     def template(self) -> Template:
-        """The layout of trees under the run's windows."""
+        """The layout of text as trees under the run's windows."""
         windows = self.config.windows
-        return Template(self.tokenizer, (windows.input, windows.reference, windows.output))
+        sizes = (windows.input, windows.reference, windows.output)
+        return load_template(self.folder, self.tokenizer, sizes, self.config.template.request)
+
+    def adopt(self, tokenizer: Tokenizer, format: ChatFormat) -> None:
+        """Write the tokenizer and the chat format of a pretrained model, before the data are prepared.
+
+        A format that the folder holds already keeps its day, so that adopting the same one again changes nothing.
+        """
+        path = self.folder / FORMAT_FILE
+        if path.is_file():
+            format = dataclasses.replace(format, date=ChatFormat.load(path).date)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(self.folder / "tokenizer.json")
+        format.save(path)
 
     @cached_property
     def store(self) -> Store:
         """The token store; a store of another tokenizer is refused."""
-        return Store.open(self.folder / "store", tokenizer_hash=self.tokenizer.hash)
+        return Store.open(self.folder / "store", tokenizer_hash=self.template.hash)
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -120,6 +158,11 @@ class Run:
         return self.tokenizer.vocab_size if self.pretrained is None else self.pretrained.vocab_size
 
     @property
+    def has_format(self) -> bool:
+        """Whether the folder holds the chat format of a pretrained model."""
+        return (self.folder / FORMAT_FILE).is_file()
+
+    @property
     def prepared(self) -> bool:
         """Whether the token store is there."""
         return (self.folder / "store" / "manifest.json").is_file()
@@ -145,7 +188,8 @@ class Run:
 
     def sampler(self, rollout: RolloutConfig) -> Sampler:
         """Return the sampler of answers in the run's output window."""
-        return Sampler(self.template.closings, self.config.windows.output - 1, rollout)
+        template = self.template
+        return Sampler(template.closings, template.capacity, rollout, template.eos_ids[1:], template.served)
 
     def stage_folder(self, name: str) -> Path:
         """Return the folder of a stage."""

@@ -199,6 +199,7 @@ class Stage(Job):
             config.mesh.shards,
             run.store.hash,
             run.base_digest if config.base.path is not None else self.base_digest(run),
+            *run.template.facts,
             {role: stage.hash(run) for role, stage in self.inputs(config).items()},
         )
 

@@ -13,7 +13,6 @@ from pit.data.folds import fold_of
 from pit.data.readers import ReadReport, read_preferences
 from pit.data.store import VERSION, Progress, build
 from pit.data.synthetic import write as write_synthetic
-from pit.data.template import Template
 from pit.data.tokenizer import Tokenizer
 from pit.run.folder import Run
 from pit.train.log import make_reporter
@@ -37,17 +36,19 @@ def require_data(config: RunConfig) -> None:
 def prepare(run: Run) -> ReadReport | None:
     """Write RUN/tokenizer.json and RUN/store, unless they exist and are made from the same data and config.
 
+    A folder that holds the chat format of a pretrained model holds its tokenizer too (`Run.adopt`), which is used.
+
     Returns:
         Counts of the rows read and dropped, None if nothing had to be done.
 
     Raises:
-        ConfigError: the config names no preferences.
-        DataError: they do not exist or cannot be read.
+        ConfigError: the config names no preferences, or its rows do not hold the longest path of the template.
+        DataError: they do not exist or cannot be read, or the template refuses one.
     """
     config, folder = run.config, run.folder
     require_data(config)
     source = _source(run)
-    stamp, wanted = folder / "prepared.json", _fingerprint(config, source)
+    stamp, wanted = folder / "prepared.json", _fingerprint(run, source)
     if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8"))["fingerprint"] == wanted:
         return None
     reporter = make_reporter("data")
@@ -59,10 +60,15 @@ def prepare(run: Run) -> ReadReport | None:
     )
     preferences = list(rows)
     fractions = dataclasses.asdict(config.data.folds)
-    tokenizer = _tokenizer(config, lambda: _texts(preferences, fractions, config.data.fold_key))
-    tokenizer.save(folder / "tokenizer.json")
-    windows = config.windows
-    template = Template(tokenizer, (windows.input, windows.reference, windows.output))
+    if not run.has_format:
+        tokenizer = _tokenizer(config, lambda: _texts(preferences, fractions, config.data.fold_key))
+        tokenizer.save(folder / "tokenizer.json")
+    # Not the template of `run` itself, which may have been loaded before there was this tokenizer.
+    template = Run(folder, config).template
+    policy, improver = template.path(referenced=False), template.path(referenced=True)
+    config.require_paths(policy, improver, "of windows and what the chat format adds")
+    if template.closings.input != template.closings.reviewed:
+        reporter.note("the chat format drops part of an earlier turn: policy and improver share no prefix beyond x")
     _remove_store(folder / "store")
 
     def progress(done: Progress) -> None:
@@ -87,10 +93,11 @@ def _source(run: Run) -> Path:
     return folder
 
 
-def _fingerprint(config: RunConfig, source: Path) -> str:
+def _fingerprint(run: Run, source: Path) -> str:
     files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
     facts = [[str(p.relative_to(source)), p.stat().st_size, p.stat().st_mtime_ns] for p in files if p.is_file()]
-    return digest(config.data, config.tokenizer, config.windows, config.seed, facts, VERSION)
+    config, formats = run.config, [run.template.hash] if run.has_format else []
+    return digest(config.data, config.tokenizer, config.windows, config.seed, facts, VERSION, *formats)
 
 
 def _tokenizer(config: RunConfig, texts: Callable[[], Iterator[str]]) -> Tokenizer:

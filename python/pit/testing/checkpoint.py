@@ -17,7 +17,6 @@ from jaxtyping import Array, Float32
 
 from pit.config import GapForm
 from pit.data.template import Template, gap, gap_scoring, quality, rollout
-from pit.data.tokenizer import Tokenizer
 from pit.model.model import Model
 from pit.model.params import Params, merge
 from pit.rollout.score import ModelScorer
@@ -170,21 +169,20 @@ class CheckpointScorer(RowModelScorer):
 
 def row_format(template: Template, kind: RewardKind) -> RowFormat:
     """Return the format of the rows that a reward model reads under a template."""
-    windows = template.windows
     trees = (gap(), gap_scoring(2, identity=True, swapped=True)[0]) if kind == "gap" else (quality(), rollout(3, False))
     return RowFormat(
         closings=template.closings,
         pad=template.pad,
-        content=content_of(template.tokenizer),
-        longest=(windows[0] - 1, windows[1] - 1, windows[2] - 1),
+        content=content_of(template),
+        longest=template.longest,
         topologies=trees,
         trained=trees[0],
         reads_reference=kind == "gap",
     )
 
 
-def content_of(tokenizer: Tokenizer) -> tuple[int, int]:
-    """Return the smallest and largest id of the longest range of token ids without role tokens."""
-    edges = sorted({-1, *tokenizer.role_ids.values(), tokenizer.vocab_size})
+def content_of(template: Template) -> tuple[int, int]:
+    """Return the smallest and largest id of the longest range of token ids without special tokens."""
+    edges = sorted({-1, *template.special_ids, template.tokenizer.vocab_size})
     before, after = max(itertools.pairwise(edges), key=lambda pair: pair[1] - pair[0])
     return before + 1, after - 1

@@ -121,7 +121,7 @@ def draw_format(template: Template) -> DrawFormat:
     return DrawFormat(
         closing=template.closings.input,
         eos=template.closings.eos,
-        content=content_of(template.tokenizer),
-        longest=template.windows[0] - 1,
-        capacity=template.windows[2] - 1,
+        content=content_of(template),
+        longest=template.longest[0],
+        capacity=template.capacity,
     )

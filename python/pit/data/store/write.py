@@ -99,7 +99,7 @@ def build(
         job.store.rename(out)
         # A competing build may be opening its lock there; it then removes the rest.
         shutil.rmtree(folder, ignore_errors=True)
-    return Store.open(out, template.tokenizer.hash)
+    return Store.open(out, template.hash)
 
 
 @dataclass
@@ -125,7 +125,7 @@ class _Job:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "tokenizer": self.template.tokenizer.hash,
+            "tokenizer": self.template.hash,
             "vocab_size": self.template.tokenizer.vocab_size,
             "windows": list(self.template.windows),
             "fold_key": self.key,

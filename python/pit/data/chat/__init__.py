@@ -1,0 +1,6 @@
+"""Trees in the chat format of a pretrained model: the improver is an ordinary second turn of the conversation."""
+
+from pit.data.chat.format import ChatFormat
+from pit.data.chat.template import ChatTemplate
+
+__all__ = ["ChatFormat", "ChatTemplate"]
