@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from pit.config import FREE, ConfigError, PackingConfig, RolloutConfig, RunConfig, from_dict, override, to_dict
 from pit.data.atomic import write_file
+from pit.data.errors import DataError
 from pit.data.packing import Layout
 from pit.data.store import Fold, Store
 from pit.data.template import Template
@@ -18,6 +19,7 @@ from pit.model.sharding import make_mesh
 from pit.rollout.sample import Sampler
 from pit.seeds import Seed
 from pit.train.checkpoint import Checkpoints
+from pit.types import FOLDS
 
 
 class Run:
@@ -57,11 +59,11 @@ class Run:
             )
         return Run(self.folder, changed)
 
-    def save_config(self) -> None:
-        """Write the resolved config.
+    def require_config(self) -> None:
+        """Raise unless the folder is new, or belongs to a run with this config.
 
         Raises:
-            ConfigError: the folder belongs to a run with another config.
+            ConfigError: it belongs to a run with another config.
         """
         path = self.folder / "config.json"
         if path.is_file():
@@ -71,8 +73,16 @@ class Run:
                     f"{self.folder}: is the folder of a run with other {', '.join(differing)}; choose another --out, "
                     "or repeat the settings it was started with"
                 )
+
+    def save_config(self) -> None:
+        """Write the resolved config.
+
+        Raises:
+            ConfigError: the folder belongs to a run with another config.
+        """
+        self.require_config()
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_file(path, (json.dumps(to_dict(self.config), indent=2) + "\n").encode())
+        write_file(self.folder / "config.json", (json.dumps(to_dict(self.config), indent=2) + "\n").encode())
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -106,8 +116,19 @@ class Run:
         return Seed((self.config.seed,))
 
     def fold(self, name: str) -> Fold:
-        """Return one fold of the store."""
-        return self.store.fold(name)
+        """Return one fold of the store.
+
+        Raises:
+            DataError: it has no rows, so that no stage can read it.
+        """
+        fold = self.store.fold(name)
+        if len(fold) == 0:
+            rows = ", ".join(f"{other} {len(self.store.fold(other)):,}" for other in FOLDS)
+            raise DataError(
+                f"{self.folder}: fold {name!r} has no rows (rows by fold: {rows}); give more preferences, or start a "
+                f"run with a larger share of it: --set data.folds.{name}=..."
+            )
+        return fold
 
     def layout(self, packing: PackingConfig) -> Layout:
         """Return the static shape of a packed group."""
