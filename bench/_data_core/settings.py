@@ -11,6 +11,7 @@ import _synthetic
 from _measure import spread
 from pit.config import override
 from pit.data import _core
+from pit.data.folds import Folds
 from pit.data.packing import Layout, core_topology
 from pit.data.readers import read_preferences
 from pit.data.store import Fold, Store, build
@@ -111,7 +112,7 @@ class Settings:
         path = self.folder / f"store-{copies}"
         if not path.exists():
             repeated = (row for _ in range(copies) for row in self._preferences)
-            build(repeated, path, self._template, fractions={"reward": 1.0})
+            build(repeated, path, self._template, folds=Folds({"reward": 1.0}))
         return Store.open(path).fold("reward")
 
     @cached_property

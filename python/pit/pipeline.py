@@ -35,7 +35,7 @@ from pit.evaluate.schema import FILE_NAME, Results, write_results
 from pit.run.folder import Run
 from pit.run.stage import Job, Services, Stage
 from pit.stages.graph import GRAPH, jobs_of
-from pit.stages.prepare import prepare
+from pit.stages.prepare import prepare, require_folds
 from pit.train.log import PROGRESS_VARIABLE
 
 
@@ -100,13 +100,14 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
     for job in needs:
         if isinstance(job, Stage):
             job.validate(run.config)
-    run.save_config()
+    run.require_config()
     data = run.config.data
     console.print(f"[bold]data[/]  {data.path or f'synthetic task {data.task}'} -> {run.folder / 'store'}")
-    rows = prepare(run)
-    if rows is not None:
-        dropped = sum(rows.dropped.values())
-        console.print(f"      {rows.rows:,} rows read, {rows.kept:,} kept, {dropped:,} dropped")
+    prepared = prepare(run)
+    run.save_config()  # parts that may change while a run is on
+    for line in prepared.lines() if prepared is not None else ():
+        console.print(f"      {line}", markup=False, highlight=False)
+    require_folds(run)
     done = {job for job in needs if job.done(run)}
     for name in sorted(job.name for job in done):
         console.print(f"[dim]{name}: finished before, skipped[/]")

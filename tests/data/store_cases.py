@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pit.data.store import write
+from pit.data.store import shard, write
 from pit.data.synthetic import generate
 from pit.data.template import RoleTemplate
 from pit.data.tokenizer import Tokenizer
@@ -38,7 +38,8 @@ def small_shards():
     """Make builds use shards of 40 rows and record batches of 8."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(write, "SHARD_ROWS", 40)
-        patch.setattr(write, "BATCH_ROWS", 8)
+        for module in (write, shard):
+            patch.setattr(module, "BATCH_ROWS", 8)
         yield
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from store_cases import TEMPLATE, small_shards
+from store_cases import TEMPLATE, rows_of_task, small_shards
 
 from pit.config import CurriculumConfig, ImproverRlConfig, SourceWeights
 from pit.data.curriculum import answer_similarity, ranks, tree_length
@@ -15,6 +15,7 @@ from pit.data.errors import DataError
 from pit.data.readers import read_preferences
 from pit.data.store import Store, StoreError, build
 from pit.data.synthetic import generate
+from pit.data.usable import flaw
 from pit.rl.curriculum import difficulty_of
 from pit.types import FOLDS
 
@@ -46,7 +47,8 @@ def test_a_column_becomes_the_difficulty_of_a_row(tmp_path, kind):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    rows = [row._replace(difficulty=float(i % 7)) for i, row in enumerate(generate(60, 0))]
+    usable = [row for row in rows_of_task(60) if flaw(TEMPLATE.encode_preferences([row])[0]) is None]
+    rows = [row._replace(difficulty=float(i % 7)) for i, row in enumerate(usable)]
     with small_shards():
         return build(rows, tmp_path_factory.mktemp("store") / "s", TEMPLATE), rows
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit.data.errors import DataError
-from pit.data.readers import ReadReport, Reason, base, read_preferences
+from pit.data.readers import ReadReport, Reason, read_preferences, streams
 from pit.types import Message, Preference
 
 HH = {
@@ -91,7 +91,7 @@ def test_each_format_is_detected_and_read(
     for options in ({}, {"format": format}, {"strict": True}):
         found, report = read(path, **options)
         assert found == [row, row]
-        assert report == ReadReport(files={path.name: format}, rows=2, kept=2)
+        assert report == ReadReport(files={path.name: format}, rows=2, kept=2, pairs=2)
 
 
 DIRTY: list[tuple[object, Reason, str]] = [
@@ -105,13 +105,13 @@ DIRTY: list[tuple[object, Reason, str]] = [
     ({**TRL, "chosen": 3}, Reason.TYPE, "'chosen' is int, not text or a list of messages"),
     ({**TRL, "prompt": 3}, Reason.TYPE, "'prompt' is int"),
     ({**TRL, "chosen": [GOOD]}, Reason.TYPE, "'rejected' is str"),
-    ({**TRL, "prompt": [says("human", "Why?")]}, Reason.TYPE, "not a message with role"),
+    ({**TRL, "prompt": [says("human", "Why?")]}, Reason.ROLE, "a message of role 'human'; only system, developer,"),
     ({"chosen": [USER, GOOD], "rejected": [says("user", "How?"), BAD]}, Reason.PROMPTS, "differ before their last"),
     ({"prompt": "How?", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, Reason.PROMPTS, "do not begin with"),
     ({**TRL, "rejected": " Because.\n"}, Reason.EQUAL, "same text"),
     ({**TRL, "rejected": "  "}, Reason.EMPTY_ANSWER, "the rejected answer"),
     ({**TRL, "chosen": ""}, Reason.EMPTY_ANSWER, "the chosen answer"),
-    ({"chosen": [USER], "rejected": [USER, BAD]}, Reason.EMPTY_ANSWER, "does not end with an assistant message"),
+    ({"chosen": [USER], "rejected": [USER, BAD]}, Reason.NO_ANSWER, "does not end with an assistant message"),
     ({**TRL, "prompt": " "}, Reason.EMPTY_PROMPT, "no message of the prompt has text"),
     ({"chosen": "Yes.", "rejected": "No."}, Reason.EMPTY_PROMPT, "share no first word"),
     ({"chosen": "Why? No.", "rejected": "Why? No."}, Reason.EQUAL, "same text"),
@@ -213,7 +213,7 @@ def nothing(path: Path) -> Path:
     [
         (nothing, {}, "absent: no such file or folder"),
         (lambda path: path, {}, "no file in it or its subfolders ends in one of"),
-        (lambda path: put(path / "rows.csv", TRL), {}, r"rows.csv: must end in one of"),
+        (lambda path: put(path / "rows.txt", TRL), {}, r"rows.txt: must end in one of"),
         (lambda path: put(path / "rows.jsonl"), {}, r"no rows in \['rows.jsonl'\]"),
         (lambda path: put(path / "rows.jsonl"), {"format": "hh"}, r"no rows in \['rows.jsonl'\]"),
         (
@@ -221,7 +221,11 @@ def nothing(path: Path) -> Path:
             {},
             r"unknown format, its first 1 rows have the columns \['text'\]",
         ),
-        (lambda path: put(path / "rows.jsonl", b"garbage"), {}, "unknown format, its first 1 rows"),
+        (
+            lambda path: put(path / "rows.jsonl", b"garbage"),
+            {},
+            "unknown format, none of its first 1 rows is a JSON object",
+        ),
         (
             lambda path: put(path / "rows.jsonl", TRL),
             {"format": "csv"},
@@ -259,7 +263,7 @@ def test_a_file_that_is_not_gzip_or_parquet_is_named(tmp_path: Path) -> None:
 
 
 def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(streams, "MAX_LINE_BYTES", 1000)
     path = put(tmp_path / "rows.jsonl", TRL, b"x" * 1001)
     with pytest.raises(DataError, match=r"rows.jsonl:2: a line of more than 1000 bytes"):
         read(path)

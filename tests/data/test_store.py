@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from effort import examples
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from store_cases import (
     TEMPLATE,
@@ -30,8 +30,8 @@ from store_cases import (
 
 from pit.data import store as s
 from pit.data.errors import DataError
-from pit.data.folds import fold_of
-from pit.data.store import write
+from pit.data.folds import Folds, fold_of
+from pit.data.store import shard, write
 from pit.data.synthetic import generate
 from pit.types import COLUMNS, FOLDS, Message, Preference
 
@@ -59,15 +59,20 @@ def built(tmp_path_factory):
     workers=st.integers(1, 3),
 )
 def test_rows_come_back_in_order(tmp_path_factory, rows, batch_rows, shard_rows, workers):
+    tokens = [list(TEMPLATE.encode_preferences([row])[0][:3]) for row in rows]
+    usable = [better != worse and better and worse for _, better, worse in tokens]
+    assume(any(usable))
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, "BATCH_ROWS", batch_rows)
+        for module in (write, shard):
+            patch.setattr(module, "BATCH_ROWS", batch_rows)
         patch.setattr(write, "SHARD_ROWS", shard_rows)
         patch.setattr(write, "_TOKENISE_ROWS", 5)
         store = s.build(rows, folder / "s", TEMPLATE, workers=workers)
     store.verify()
     for name in FOLDS:
-        expected = [list(TEMPLATE.encode_preferences([row])[0][:3]) for row in rows if fold_of(row.prompt) == name]
+        of_fold = [good and fold_of(row.prompt) == name for row, good in zip(rows, usable, strict=True)]
+        expected = list(itertools.compress(tokens, of_fold))
         fold = store.fold(name)
         assert len(fold) == len(expected)
         assert rows_of(fold) == expected
@@ -114,12 +119,13 @@ def test_the_same_rows_make_the_same_bytes(built, tmp_path):
             for path in built.path.iterdir():
                 assert (again.path / path.name).read_bytes() == path.read_bytes()
         assert s.build(generate(60, 1), tmp_path / "other", TEMPLATE).hash != built.hash
-        assert s.build(rows_of_task(60), tmp_path / "key", TEMPLATE, key="other").hash != built.hash
+        assert s.build(rows_of_task(60), tmp_path / "key", TEMPLATE, folds=Folds(key="other")).hash != built.hash
 
 
 def test_the_manifest_says_what_is_inside(built):
     manifest = json.loads((built.path / "manifest.json").read_text())
-    assert manifest["rows"] == 60 == sum(entry["rows"] for entry in manifest["folds"].values())
+    assert manifest["rows"] == sum(entry["rows"] for entry in manifest["folds"].values())
+    assert manifest["dropped"] == {"answers equal in the window": 60 - manifest["rows"]}
     assert manifest["tokens"] == sum(int(built.fold(name).lengths().sum()) for name in FOLDS)
     assert manifest["truncated"]["prompt"] > 0
     assert built.windows == (16, 12, 12)
@@ -258,10 +264,10 @@ def test_wrong_requests_are_named(built, tmp_path):
         with pytest.raises(IndexError, match=f"row {index} of fold 'eval': out of range"):
             fold.row(index)
     with pytest.raises(DataError, match=r"sum to 0.5"):
-        s.build(generate(3, 0), tmp_path / "s", TEMPLATE, fractions={"sft": 0.5})
+        s.build(generate(3, 0), tmp_path / "s", TEMPLATE, folds=Folds({"sft": 0.5}))
     with pytest.raises(DataError, match="already exists and is not an empty folder"):
         s.build(generate(3, 0), built.path, TEMPLATE)
-    with pytest.raises(DataError, match="there are no preferences to store"):
+    with pytest.raises(DataError, match="s: no preferences to store; give usable rows"):
         s.build([], tmp_path / "s", TEMPLATE)
     assert list(tmp_path.iterdir()) == []
 

@@ -15,6 +15,7 @@ from store_cases import TEMPLATE, copy_of, environment, rows_of_task, small_shar
 
 from pit.data import store as s
 from pit.data.errors import DataError
+from pit.data.folds import Folds
 from pit.data.store import write
 from pit.data.synthetic import generate
 
@@ -35,10 +36,10 @@ CHILD = """
 import sys
 from pit.data import store
 from pit.data.errors import DataError
-from pit.data.store import write
+from pit.data.store import shard, write
 from pit.data.synthetic import generate
 from store_cases import TEMPLATE
-write.SHARD_ROWS, write.BATCH_ROWS = 40, 8
+write.SHARD_ROWS, write.BATCH_ROWS, shard.BATCH_ROWS = 40, 8, 8
 try:
     store.build(generate(int(sys.argv[2]), 0), sys.argv[1], TEMPLATE, workers=2)
 except (DataError, OSError) as error:
@@ -122,7 +123,7 @@ def test_finished_shards_are_kept_if_they_match(built, tmp_path, monkeypatch):
     assert {path.name for path in partial.glob("shard-*")} >= {f"shard-{i:05}.json" for i in range(3)}
     (partial / "store" / "sft-00009.arrow").write_bytes(b"of a longer build")
     record = partial / "shard-00001.json"
-    record.write_text(record.read_text().replace('"rows": 40', '"rows": 41'))
+    record.write_text(record.read_text().replace('"tokens": ', '"tokens": 1'))
     damaged = sorted((partial / "store").glob("*-00002.arrow"))[0]
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     written = count_shards(monkeypatch)
@@ -138,9 +139,9 @@ def test_shards_of_other_rows_or_settings_are_made_again(tmp_path, monkeypatch, 
     stopped_build(out)
     written = count_shards(monkeypatch)
     rows, key = (list(generate(70, 1)), "pit") if change == "rows" else (rows_of_task(70), "other")
-    store = s.build(rows, out, TEMPLATE, key=key, workers=1)
+    store = s.build(rows, out, TEMPLATE, folds=Folds(key=key), workers=1)
     assert written == [0, 1]
-    assert store.hash == s.build(rows, tmp_path / "fresh", TEMPLATE, key=key).hash
+    assert store.hash == s.build(rows, tmp_path / "fresh", TEMPLATE, folds=Folds(key=key)).hash
     store.verify()
 
 

@@ -31,24 +31,31 @@ def data() -> None:
 
 @data.command("check")
 @click.argument("path", type=LocalPath(path_type=Path))
-@click.option("--format", "format_name", default="auto", help="hh, summarize, trl or auto.", show_default=True)
+@click.option("--format", "format_name", default="auto", help="A format, or auto to detect it.", show_default=True)
 @click.option("--split", default="train", help="train, validation or test.", show_default=True)
 @click.option("--strict", is_flag=True, help="Fail on the first row that cannot be used.")
+@click.option("--tokenizer", type=FILE, help="Also count tokens, and what the windows cut, by this tokenizer.json.")
 @click.option("--full", is_flag=True, help="Token stores only: verify every byte.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def data_check(path: Path, format_name: str, split: str, strict: bool, full: bool, as_json: bool) -> None:
+# Seven parameters: the options of the command.
+def data_check(
+    path: Path, format_name: str, split: str, strict: bool, tokenizer: Path | None, full: bool, as_json: bool
+) -> None:
     """Count the usable rows of PATH, say why the others are not, and show lengths, length bias and an example tree.
 
-    Of a token store (RUN/store) it shows the contents and, with --full, verifies every byte.
+    --tokenizer counts with windows of 512 tokens. Of a token store (RUN/store) it shows the contents and, with --full,
+    verifies every byte.
     """
     from pit.data.check import check, check_store
     from pit.data.store import is_store
+    from pit.data.tokenizer import Tokenizer
 
     report: CheckReport | StoreReport
     if is_store(path):
-        if (format_name, split, strict) != ("auto", "train", False):
+        if (format_name, split, strict, tokenizer) != ("auto", "train", False, None):
             raise DataError(
-                f"{path}: is a token store, and --format, --split and --strict are for raw preferences; leave them out"
+                f"{path}: is a token store, and --format, --split, --strict and --tokenizer are for raw preferences; "
+                "leave them out"
             )
         report = check_store(path, full)
     elif full:
@@ -57,7 +64,8 @@ def data_check(path: Path, format_name: str, split: str, strict: bool, full: boo
             "folder such as RUN/store, or leave --full out to check raw preferences"
         )
     else:
-        report = check(path, format=format_name, split=split, strict=strict)
+        loaded = Tokenizer.load(tokenizer) if tokenizer is not None else None
+        report = check(path, format=format_name, split=split, strict=strict, tokenizer=loaded)
     if as_json:
         click.echo(report.to_json())
     else:
@@ -99,13 +107,12 @@ def data_prepare(
 
     config = make_config(recipe, data, checkpoints, settings, file)
     require_data(config)
-    run = Run(out, config)
-    run.save_config()
-    report = prepare(run)
-    if report is None:
+    prepared = prepare(Run(out, config))
+    if prepared is None:
         click.echo(f"{out / 'store'}: up to date")
     else:
-        click.echo(f"{out / 'store'}: {report.kept:,} of {report.rows:,} rows")
+        first, *more = prepared.lines()
+        click.echo("\n  ".join([f"{out / 'store'}: {first}", *more]))
 
 
 @data.command("curriculum")

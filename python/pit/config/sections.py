@@ -44,21 +44,37 @@ class DataConfig(Section):
     task: synthetic task: "describe", the demonstration's, or "relay", in which a second look at an answer has a reason
         to help; None: the recipe needs `path`.
     format: reader; "auto" looks at the content.
+    eval_split: split of the data, "test" or "validation", whose rows are the eval fold; the other folds then share the
+        training split in proportion. None folds the training split alone.
     synthetic_rows: rows of the synthetic task.
     folds: share of each fold.
     fold_key: key of the stable hash that assigns a conversation to a fold.
-    difficulty_column: column of the data with a number per row, larger is harder, as prior of a curriculum.
+    fold_by: text that the hash reads: "opening", a conversation's first message, so that no conversation and its
+        continuation are in two folds; or "prompt", all of it, for data that all open alike.
+    difficulty_column: column of the data with a number per row, larger is harder, as prior of a curriculum; "-NAME"
+        reads it negated.
     strict: stop at the first unusable row instead of counting and dropping it.
     """
 
     path: str | None = None
     task: Literal["describe", "relay"] | None = "describe"
     format: str = "auto"
+    eval_split: Literal["test", "validation"] | None = None
     synthetic_rows: Annotated[int, Range(low=100.0)] = 48_000
     folds: FoldFractions = field(default_factory=FoldFractions)
     fold_key: str = "pit"
+    fold_by: Literal["opening", "prompt"] = "opening"
     difficulty_column: str | None = None
     strict: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.eval_split is None or self.path is not None or self.task is None,
+            "eval_split",
+            "needs data of your own, a synthetic task has one split",
+            "set {path}=none, or give data.path",
+        )
 
     @property
     def synthetic(self) -> bool:
@@ -91,9 +107,11 @@ class TokenizerConfig(Section):
 class TemplateConfig(Section):
     """Conversation of the improver, where a pretrained model's chat format shows it.
 
+    path: jinja file of a chat template in the place of the model's own; None takes the model's.
     request: user's turn that asks for a better answer. It names no criterion: the improver learns those from the data.
     """
 
+    path: str | None = None
     request: str = "Improve your answer. Write only the improved answer."
 
     def __post_init__(self) -> None:

@@ -3,7 +3,6 @@ contents of a token store.
 """
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
@@ -20,16 +19,23 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from pit.data.folds import DEFAULT_FRACTIONS, DEFAULT_KEY, fold_of
+from pit.data.folds import Folds
 from pit.data.readers import read_preferences
 from pit.data.store import Store
+from pit.data.survey import Survey
+from pit.data.template import RoleTemplate, Template
 from pit.data.tokenizer import Tokenizer
-from pit.types import COLUMNS, FOLDS, Preference
+from pit.data.usable import flaw
+from pit.types import COLUMNS, Preference
 
 QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
 """Quantiles of lengths in a report."""
 
+WINDOWS = (512, 512, 512)
+"""Windows of a check, those of a run's default config."""
+
 _GROUP_ROWS = 512
+_FOLDS = Folds()
 
 
 @dataclass(frozen=True)
@@ -37,33 +43,43 @@ class CheckReport:
     """Report of `check` about a preference set.
 
     path, files: the file or folder, and the files read, each with its format.
+    passed_over: files that look like data but are not read, each with the cause.
     rows, kept: number of rows read, and of usable rows.
+    pairs: number of preferences in the usable rows; a row of scored answers gives several.
     other_split: rows skipped because they belong to another split.
     dropped, places: unusable rows by reason, and the first places of each reason.
     characters: for each column the `QUANTILES` of its length in characters; a prompt counts all its messages.
     tokens: the same in tokens (plus one per message of a prompt), None without a tokenizer.
+    cut: for each column the pairs in which the window cuts it, None without a tokenizer.
+    unusable: pairs that cannot be used once they are encoded and cut, by reason; None without a tokenizer.
     longer_is_better: share of the pairs of unequal length in which the longer answer is the better one.
     longer_is_better_interval: its 95 % Wilson interval.
-    repeated_prompts: kept rows whose prompt occurs in an earlier row.
+    repeated_prompts: pairs whose prompt occurs in an earlier pair.
     turns: largest number of messages in a prompt.
-    folds: kept rows by fold.
-    example: the first kept row.
+    folds: pairs by fold.
+    notes: further things to know, a line each.
+    example: the first pair.
     """
 
     path: str
     files: dict[str, str]
+    passed_over: dict[str, str]
     rows: int
     kept: int
+    pairs: int
     other_split: int
     dropped: dict[str, int]
     places: dict[str, list[str]]
     characters: dict[str, tuple[int, ...]]
     tokens: dict[str, tuple[int, ...]] | None
+    cut: dict[str, int] | None
+    unusable: dict[str, int] | None
     longer_is_better: float
     longer_is_better_interval: tuple[float, float]
     repeated_prompts: int
     turns: int
     folds: dict[str, int]
+    notes: tuple[str, ...]
     example: Preference | None
 
     def to_json(self) -> str:
@@ -85,6 +101,8 @@ class CheckReport:
             f"(95 % interval {low:.1%} to {high:.1%}); {self.repeated_prompts} rows repeat a prompt.",
             highlight=False,
         )
+        for note in self.notes:
+            console.print(Text(note), soft_wrap=True)
         if example and self.example is not None:
             console.print(Panel(draw_tree(self.example), title="one example as its tree", expand=False))
 
@@ -94,6 +112,10 @@ class CheckReport:
         table.add_row("kept", str(self.kept), "")
         for reason, count in self.dropped.items():
             table.add_row(f"dropped: {reason}", str(count), Text(", ".join(self.places[reason])))
+        for reason, count in (self.unusable or {}).items():
+            table.add_row(f"unusable as tokens: {reason}", str(count), "")
+        for name, count in (self.cut or {}).items():
+            table.add_row(f"cut: {name}", str(count), "")
         if self.other_split:
             table.add_row("of another split", str(self.other_split), "")
         for name, count in self.folds.items():
@@ -109,6 +131,7 @@ class CheckReport:
         return table
 
 
+# Seven parameters: those of the reader, and what the rows are looked at with.
 def check(
     path: str | Path,
     *,
@@ -116,8 +139,8 @@ def check(
     split: str = "train",
     strict: bool = False,
     tokenizer: Tokenizer | None = None,
-    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
-    key: str = DEFAULT_KEY,
+    windows: tuple[int, int, int] = WINDOWS,
+    folds: Folds = _FOLDS,
 ) -> CheckReport:
     """Read a whole preference set and report on it.
 
@@ -126,18 +149,17 @@ def check(
         format: see `pit.data.readers.read_preferences`.
         split: the same.
         strict: the same.
-        tokenizer: adds lengths in tokens.
-        fractions: share of each fold, see `pit.data.folds.fold_of`.
-        key: key of the fold hash.
+        tokenizer: adds lengths in tokens, what the windows cut, and the pairs that cannot be used as tokens.
+        windows: (input, reference, output) windows, in tokens.
+        folds: the rule that assigns rows to folds.
 
     Raises:
         DataError: there is nothing to read, a file is damaged, or `strict` and a row is unusable.
     """
     preferences, report = read_preferences(path, format, split, strict)
     characters = {name: array("q") for name in COLUMNS}
-    tokens = {name: array("q") for name in COLUMNS}
-    folds = Counter(dict.fromkeys(FOLDS, 0))
-    prompts: set[bytes] = set()
+    encoded = _Encoded(RoleTemplate(tokenizer, windows)) if tokenizer is not None else None
+    survey = Survey(folds)
     turns = 0
     example: Preference | None = None
     for group in _groups(preferences):
@@ -145,31 +167,60 @@ def check(
         for row in group:
             for name, length in zip(COLUMNS, _characters(row), strict=True):
                 characters[name].append(length)
-            folds[fold_of(row.prompt, fractions, key)] += 1
+            survey.add(row)
             turns = max(turns, len(row.prompt))
-            prompts.add(hashlib.blake2b(json.dumps(row.prompt).encode(), digest_size=16).digest())
-        if tokenizer is not None:
-            _count_tokens(group, tokenizer, tokens)
+        if encoded is not None:
+            encoded.add(group)
     better, worse = (np.asarray(characters[name]) for name in ("better", "worse"))
     longer = int(np.sum(better > worse))
     unequal = int(np.sum(better != worse))
     return CheckReport(
         path=str(path),
         files=report.files,
+        passed_over=report.passed_over,
         rows=report.rows,
         kept=report.kept,
+        pairs=report.pairs,
         other_split=report.other_split,
         dropped=dict(report.dropped),
         places=report.places,
         characters={name: _quantiles(lengths) for name, lengths in characters.items()},
-        tokens={name: _quantiles(lengths) for name, lengths in tokens.items()} if tokenizer is not None else None,
+        tokens={name: _quantiles(lengths) for name, lengths in encoded.lengths.items()} if encoded else None,
+        cut=dict(encoded.cut) if encoded else None,
+        unusable=dict(encoded.unusable) if encoded else None,
         longer_is_better=longer / unequal if unequal else math.nan,
         longer_is_better_interval=wilson_interval(longer, unequal),
-        repeated_prompts=report.kept - len(prompts),
+        repeated_prompts=survey.repeated_prompts,
         turns=turns,
-        folds=dict(folds),
+        folds=dict(survey.rows),
+        notes=(*report.notes(), *survey.notes()),
         example=example,
     )
+
+
+class _Encoded:
+    """Figures of preferences as tokens.
+
+    Attributes:
+        lengths: tokens of each column, uncut.
+        cut: pairs in which the window cuts a column.
+        unusable: pairs that cannot be used, by reason.
+    """
+
+    def __init__(self, template: Template) -> None:
+        self._template = template
+        self.lengths = {name: array("q") for name in COLUMNS}
+        self.cut = Counter(dict.fromkeys(COLUMNS, 0))
+        self.unusable: Counter[str] = Counter()
+
+    def add(self, group: Sequence[Preference]) -> None:
+        """Encode some preferences and count."""
+        _count_tokens(group, self._template.tokenizer, self.lengths)
+        for row in self._template.encode_preferences(group):
+            self.cut.update(name for name, cut in zip(COLUMNS, row.truncated, strict=True) if cut)
+            reason = flaw(row)
+            if reason is not None:
+                self.unusable[reason.value] += 1
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
-"""Folds of a preference set, by a stable keyed hash of each conversation's opening: no prompt is in two folds.
+"""Folds of a preference set, by a stable keyed hash of each conversation: no prompt is in two folds.
 
 The paper cuts its preference data into three equal folds (SFT, reward model, RL). Here two more are added, a judge fold
 and an evaluation fold, on which no policy, improver or reward model is trained.
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 from pit.data.errors import DataError
 from pit.types import FOLDS, Message
@@ -19,6 +22,9 @@ DEFAULT_FRACTIONS: Mapping[str, float] = MappingProxyType(
 
 DEFAULT_KEY = "pit"
 """Default key of the hash; another key gives other folds."""
+
+Conversation = Sequence[Message] | str
+"""Messages, or the text of a single one."""
 
 
 def check_fractions(fractions: Mapping[str, float], key: str) -> None:
@@ -39,35 +45,108 @@ def check_fractions(fractions: Mapping[str, float], key: str) -> None:
         )
 
 
-def opening(conversation: Sequence[Message] | str) -> str:
-    """Return the text that decides the fold: the first message that is not a system message, stripped.
+def opening(conversation: Conversation) -> str:
+    """Return the first message that is not a system message, stripped.
 
     System messages are skipped because all rows of a data set often share one.
 
     Raises:
         DataError: the conversation has no messages.
     """
+    return _turns(conversation)[0].content.strip()
+
+
+def whole(conversation: Conversation) -> str:
+    """Return all messages but system messages as one text; that of a single message is its `opening`.
+
+    Raises:
+        DataError: the conversation has no messages.
+    """
+    turns = [(turn.role, turn.content.strip()) for turn in _turns(conversation)]
+    return turns[0][1] if len(turns) == 1 else json.dumps(turns)
+
+
+def _turns(conversation: Conversation) -> Sequence[Message]:
+    """Return the messages that are not system messages, or all if there are no others."""
     if isinstance(conversation, str):
-        return conversation.strip()
+        return [Message("user", conversation)]
     if not conversation:
         raise DataError("a conversation without messages belongs to no fold; drop the row")
-    first = next((message for message in conversation if message.role != "system"), conversation[0])
-    return first.content.strip()
+    return [turn for turn in conversation if turn.role != "system"] or conversation
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The rule that assigns conversations to folds.
+
+    fractions: share of each fold; an omitted fold, or one with share 0, stays empty.
+    key: key of the hash, at most 64 bytes of UTF-8.
+    by: text that is hashed, `opening` or `whole`: "opening" keeps conversations that begin alike in one fold, "prompt"
+        those whose whole prompt is the same.
+    """
+
+    fractions: Mapping[str, float] = field(default_factory=lambda: DEFAULT_FRACTIONS)
+    key: str = DEFAULT_KEY
+    by: Literal["opening", "prompt"] = "opening"
+
+    def __post_init__(self) -> None:
+        check_fractions(self.fractions, self.key)
+
+    def text(self, conversation: Conversation) -> str:
+        """Return the text that decides the fold of a conversation.
+
+        Raises:
+            DataError: no messages.
+        """
+        return opening(conversation) if self.by == "opening" else whole(conversation)
+
+    def of(self, conversation: Conversation) -> str:
+        """Return the fold of a conversation, one of `pit.types.FOLDS`; it is the same on every machine.
+
+        Raises:
+            DataError: no messages.
+        """
+        text = self.text(conversation).encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(text, digest_size=8, key=self.key.encode()).digest()
+        place = int.from_bytes(digest, "big") / 2**64
+        limit = 0.0
+        chosen = ""
+        for name in FOLDS:
+            share = self.fractions.get(name, 0.0)
+            if share == 0:
+                continue
+            chosen = name
+            limit += share
+            if place < limit:
+                break
+        return chosen
+
+    def without(self, name: str) -> "Folds":
+        """Return the rule under which a fold stays empty, and the others keep their proportions.
+
+        Raises:
+            DataError: no other fold has a share.
+        """
+        rest = {fold: share for fold, share in self.fractions.items() if fold != name}
+        total = math.fsum(rest.values())
+        if total == 0:
+            raise DataError(f"fold fractions {dict(self.fractions)} leave nothing but {name!r}; give others a share")
+        return Folds({fold: share / total for fold, share in rest.items()}, self.key, self.by)
 
 
 def fold_of(
-    conversation: Sequence[Message] | str,
+    conversation: Conversation,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     key: str = DEFAULT_KEY,
 ) -> str:
-    """Return the fold of a conversation (or of its opening text), one of `pit.types.FOLDS`.
+    """Return the fold of a conversation by its opening.
 
     All prefixes of a conversation have the same opening and so the same fold, on every machine and in every run.
 
     Args:
         conversation: the messages, or the text of the first one.
-        fractions: share of each fold; an omitted fold, or one with share 0, stays empty.
-        key: key of the hash, at most 64 bytes of UTF-8.
+        fractions: share of each fold.
+        key: key of the hash.
 
     Raises:
         DataError: bad fractions or key, or no messages.
@@ -75,18 +154,4 @@ def fold_of(
     >>> fold_of("Why is the sky blue?", {"sft": 1.0})
     'sft'
     """
-    check_fractions(fractions, key)
-    text = opening(conversation).encode("utf-8", "surrogatepass")
-    digest = hashlib.blake2b(text, digest_size=8, key=key.encode()).digest()
-    place = int.from_bytes(digest, "big") / 2**64
-    limit = 0.0
-    chosen = ""
-    for name in FOLDS:
-        share = fractions.get(name, 0.0)
-        if share == 0:
-            continue
-        chosen = name
-        limit += share
-        if place < limit:
-            break
-    return chosen
+    return Folds(fractions, key).of(conversation)

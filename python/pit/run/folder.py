@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from pit.config import FREE, ConfigError, PackingConfig, RolloutConfig, RunConfig, from_dict, override, to_dict
 from pit.data.atomic import write_file
 from pit.data.chat import ChatFormat, ChatTemplate
+from pit.data.errors import DataError
 from pit.data.packing import Layout
 from pit.data.store import Fold, Store
 from pit.data.template import RoleTemplate, Template
@@ -24,27 +25,10 @@ from pit.rollout.sample import Sampler
 from pit.run.base import digest_of_base, load_base, pretrained_of
 from pit.seeds import Seed
 from pit.train.checkpoint import Checkpoints
+from pit.types import FOLDS
 
 FORMAT_FILE = "template.json"
 """File of the chat format, in the folder of a run that starts from a pretrained model."""
-
-
-def load_template(folder: Path, tokenizer: Tokenizer, windows: tuple[int, int, int], request: str) -> Template:
-    """Return the template of a run: that of the chat format in its folder, or role tokens where it holds none.
-
-    Args:
-        folder: folder of the run.
-        tokenizer: its tokenizer.
-        windows: most tokens of an (input, reference, output) segment.
-        request: user's turn that asks for a better answer, in a chat format.
-
-    Raises:
-        DataError: the chat format cannot be used with the tokenizer.
-    """
-    path = folder / FORMAT_FILE
-    if path.is_file():
-        return ChatTemplate(tokenizer, ChatFormat.load(path), windows, request)
-    return RoleTemplate(tokenizer, windows)
 
 
 class Run:
@@ -86,11 +70,11 @@ class Run:
             )
         return Run(self.folder, changed)
 
-    def save_config(self) -> None:
-        """Write the resolved config.
+    def require_config(self) -> None:
+        """Raise unless the folder is new, or belongs to a run with this config.
 
         Raises:
-            ConfigError: the folder belongs to a run with another config.
+            ConfigError: it belongs to a run with another config.
         """
         path = self.folder / "config.json"
         if path.is_file():
@@ -100,32 +84,49 @@ class Run:
                     f"{self.folder}: is the folder of a run with other {', '.join(differing)}; choose another --out, "
                     "or repeat the settings it was started with"
                 )
+
+    def save_config(self) -> None:
+        """Write the resolved config.
+
+        Raises:
+            ConfigError: the folder belongs to a run with another config.
+        """
+        self.require_config()
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_file(path, (json.dumps(to_dict(self.config), indent=2) + "\n").encode())
+        write_file(self.folder / "config.json", (json.dumps(to_dict(self.config), indent=2) + "\n").encode())
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the run."""
-        return Tokenizer.load(self.folder / "tokenizer.json", pretrained=self.has_format)
+        return Tokenizer.load(self.folder / "tokenizer.json", pretrained=self.format is not None)
 
     @cached_property
     def template(self) -> Template:
         """The layout of text as trees under the run's windows."""
+        return self.template_of(self.tokenizer, self.format)
+
+    def template_of(self, tokenizer: Tokenizer, format: ChatFormat | None) -> Template:
+        """Return the layout of text under the run's windows in a chat format, or in role tokens without one.
+
+        Raises:
+            DataError: the chat format cannot be used with the tokenizer.
+        """
         windows = self.config.windows
         sizes = (windows.input, windows.reference, windows.output)
-        return load_template(self.folder, self.tokenizer, sizes, self.config.template.request)
+        if format is None:
+            return RoleTemplate(tokenizer, sizes)
+        return ChatTemplate(tokenizer, format, sizes, self.config.template.request)
 
     def adopt(self, tokenizer: Tokenizer, format: ChatFormat) -> None:
-        """Write the tokenizer and the chat format of a pretrained model, before the data are prepared.
-
-        A format that the folder holds already keeps its day, so that adopting the same one again changes nothing.
-        """
-        path = self.folder / FORMAT_FILE
-        if path.is_file():
-            format = dataclasses.replace(format, date=ChatFormat.load(path).date)
+        """Write the tokenizer and the chat format of a pretrained model, before the data are prepared."""
         self.folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(self.folder / "tokenizer.json")
-        format.save(path)
+        self.dated(format).save(self.folder / FORMAT_FILE)
+
+    def dated(self, format: ChatFormat) -> ChatFormat:
+        """Return a format with the day of the one that the folder holds, so that it is the same on every day."""
+        held = self.format
+        return format if held is None else dataclasses.replace(format, date=held.date)
 
     @cached_property
     def store(self) -> Store:
@@ -158,9 +159,10 @@ class Run:
         return self.tokenizer.vocab_size if self.pretrained is None else self.pretrained.vocab_size
 
     @property
-    def has_format(self) -> bool:
-        """Whether the folder holds the chat format of a pretrained model."""
-        return (self.folder / FORMAT_FILE).is_file()
+    def format(self) -> ChatFormat | None:
+        """The chat format that the folder holds, None without one."""
+        path = self.folder / FORMAT_FILE
+        return ChatFormat.load(path) if path.is_file() else None
 
     @property
     def prepared(self) -> bool:
@@ -173,8 +175,19 @@ class Run:
         return Seed((self.config.seed,))
 
     def fold(self, name: str) -> Fold:
-        """Return one fold of the store."""
-        return self.store.fold(name)
+        """Return one fold of the store.
+
+        Raises:
+            DataError: it has no rows, so that no stage can read it.
+        """
+        fold = self.store.fold(name)
+        if len(fold) == 0:
+            rows = ", ".join(f"{other} {len(self.store.fold(other)):,}" for other in FOLDS)
+            raise DataError(
+                f"{self.folder}: fold {name!r} has no rows (rows by fold: {rows}); give more preferences, or start a "
+                f"run with a larger share of it: --set data.folds.{name}=..."
+            )
+        return fold
 
     def layout(self, packing: PackingConfig) -> Layout:
         """Return the static shape of a packed group."""

@@ -1,22 +1,83 @@
-"""Preparation of the data: preferences, given or synthetic, become a tokenizer and a token store."""
+"""Preparation of the data: preferences, given or synthetic, become a tokenizer and a token store.
+
+A stamp, RUN/prepared.json, records what they are made of. Nothing is replaced once a stage has been trained on them,
+and nothing is trained before every empty fold and every dropped row has its reason.
+"""
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
-from pit.config import ConfigError, RunConfig, digest
+from pit.config import ConfigError, RunConfig
 from pit.data.atomic import write_file
+from pit.data.chat import ChatFormat
 from pit.data.errors import DataError
-from pit.data.folds import fold_of
-from pit.data.readers import ReadReport, read_preferences
-from pit.data.store import VERSION, Progress, build
+from pit.data.folds import Folds
+from pit.data.readers import ReadReport, Reason, read_preferences
+from pit.data.store import Progress, Store, build
+from pit.data.survey import Survey
 from pit.data.synthetic import write as write_synthetic
+from pit.data.template import Template
 from pit.data.tokenizer import Tokenizer
+from pit.data.usable import DETAILS
 from pit.run.folder import Run
+from pit.stages import stamp as stamps
+from pit.stages.graph import stages_of
 from pit.train.log import make_reporter
-from pit.types import Preference
+from pit.types import FOLDS, Preference
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Report of a preparation.
+
+    report: counts of the rows read and dropped.
+    held_out: the same of the evaluation split, None where the data's own rows are folded.
+    folds: stored rows by fold.
+    cut: for each column the stored rows in which a window cut it.
+    unusable: pairs that could not be used once read, by reason.
+    notes: further things to know, a line each.
+    """
+
+    report: ReadReport
+    held_out: ReadReport | None
+    folds: dict[str, int]
+    cut: dict[str, int]
+    unusable: dict[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def stored(self) -> int:
+        """Number of rows in the store."""
+        return sum(self.folds.values())
+
+    def lines(self) -> list[str]:
+        """Return the report as lines of text."""
+        report = self.report
+        dropped = report.dropped.total() + sum(self.unusable.values())
+        read = f"{report.rows:,} rows read, {self.stored:,} pairs kept, {dropped:,} dropped"
+        if self.held_out is not None:
+            read += f"; {self.held_out.rows:,} rows of the evaluation split"
+        lines = [read, ", ".join(f"{name} {count:,}" for name, count in self.folds.items())]
+        cut = [f"{count:,} {_NAMES[name]}" for name, count in self.cut.items() if count]
+        lines += [f"cut to their windows: {', '.join(cut)}"] if cut else []
+        empty = [name for name, count in self.folds.items() if not count]
+        lines += [f"note: fold {' and '.join(empty)} is empty; no stage that reads it can work"] if empty else []
+        return [*lines, *losses(report, self.held_out, self.unusable), *self.notes]
+
+
+_FORGETS = "note: the chat format drops part of an earlier turn: policy and improver share no prefix beyond x"
+_NAMES = {"prompt": "prompts", "better": "better answers", "worse": "worse answers"}
+
+
+def losses(report: ReadReport, held_out: ReadReport | None, unusable: Mapping[str, int]) -> list[str]:
+    """Return a line for each reason for which rows are not in the store."""
+    lines = report.losses()
+    lines += [f"evaluation split: {line}" for line in (held_out.losses() if held_out is not None else [])]
+    return lines + [f"dropped {count:,}: {reason}; {DETAILS[Reason(reason)]}" for reason, count in unusable.items()]
 
 
 def require_data(config: RunConfig) -> None:
@@ -33,52 +94,83 @@ def require_data(config: RunConfig) -> None:
         raise DataError(f"{path}: there is no such file or folder; give the preferences with --data FOLDER")
 
 
-def prepare(run: Run) -> ReadReport | None:
-    """Write RUN/tokenizer.json and RUN/store, unless they exist and are made from the same data and config.
+def prepare(run: Run) -> Prepared | None:
+    """Write RUN/config.json, RUN/tokenizer.json and RUN/store, unless they are there and made from the same.
 
-    A folder that holds the chat format of a pretrained model holds its tokenizer too (`Run.adopt`), which is used.
+    Data that cannot be used leave the folder as it was.
+
+    A run that starts from a pretrained model takes its tokenizer and chat format, or those that its folder holds.
 
     Returns:
         Counts of the rows read and dropped, None if nothing had to be done.
 
     Raises:
-        ConfigError: the config names no preferences, or its rows do not hold the longest path of the template.
-        DataError: they do not exist or cannot be read, or the template refuses one.
+        ConfigError: the config names no preferences, the folder belongs to a run with another config, or rows do not
+            hold the longest path of the template.
+        DataError: the preferences do not exist, cannot be read, or differ from those that a stage of the run was
+            trained on; or the chat format cannot be used.
     """
     config, folder = run.config, run.folder
     require_data(config)
+    run.require_config()
+    chat = _chat(run)
+    if chat is not None:
+        template = run.template_of(*chat)
+        policy, improver = template.path(referenced=False), template.path(referenced=True)
+        config.require_paths(policy, improver, "of windows and what the chat format adds")
     source = _source(run)
-    stamp, wanted = folder / "prepared.json", _fingerprint(run, source)
-    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8"))["fingerprint"] == wanted:
+    made_of = stamps.made_of(config, source, chat)
+    stamp, trained = stamps.read_stamp(folder), stamps.trained_stages(folder)
+    if stamp is not None and stamp["made_of"] == made_of and stamps.holds(stamp, run):
         return None
-    reporter = make_reporter("data")
-    rows, report = read_preferences(
-        source,
-        format=config.data.format,
-        strict=config.data.strict,
-        difficulty_column=config.data.difficulty_column,
-    )
-    preferences = list(rows)
-    fractions = dataclasses.asdict(config.data.folds)
-    if not run.has_format:
-        tokenizer = _tokenizer(config, lambda: _texts(preferences, fractions, config.data.fold_key))
+    if trained:
+        stamps.require_same(run, stamp, made_of, trained)
+    rows = _read(run, source)
+    tokenizer, format = (_tokenizer(config, rows), None) if chat is None else chat
+    template = run.template_of(tokenizer, format)
+    if trained and stamp is not None and template.hash != stamp["template"]:
+        raise stamps.other_result(run, "tokenizer.json")
+    run.save_config()
+    if not trained:
+        (folder / stamps.STAMP).unlink(missing_ok=True)  # it vouches for what is replaced now
+    if format is None:
         tokenizer.save(folder / "tokenizer.json")
-    # Not the template of `run` itself, which may have been loaded before there was this tokenizer.
-    template = Run(folder, config).template
-    policy, improver = template.path(referenced=False), template.path(referenced=True)
-    config.require_paths(policy, improver, "of windows and what the chat format adds")
-    if template.closings.input != template.closings.reviewed:
-        reporter.note("the chat format drops part of an earlier turn: policy and improver share no prefix beyond x")
-    _remove_store(folder / "store")
+    else:
+        run.adopt(tokenizer, format)
+    store = _build(run, rows, template)
+    if trained and stamp is not None and store.hash != stamp["store"]:
+        raise stamps.other_result(run, "store")
+    prepared = _report(rows, store, template)
+    record = {
+        "made_of": made_of,
+        "template": template.hash,
+        "store": store.hash,
+        "report": {**vars(rows.report), "dropped": dict(rows.report.dropped), "unusable": prepared.unusable},
+    }
+    write_file(folder / stamps.STAMP, (json.dumps(record, indent=2) + "\n").encode())
+    return prepared
 
-    def progress(done: Progress) -> None:
-        reporter.update(done.rows, len(preferences), f"{done.tokens:,} tokens")
 
-    build(preferences, folder / "store", template, fractions=fractions, key=config.data.fold_key, progress=progress)
-    reporter.close()
-    record = {"fingerprint": wanted, "report": {**vars(report), "dropped": dict(report.dropped)}}
-    write_file(stamp, (json.dumps(record, indent=2) + "\n").encode())
-    return report
+def require_folds(run: Run) -> None:
+    """Raise unless every fold that the run's stages and its evaluation read has rows.
+
+    Raises:
+        DataError: one is empty.
+    """
+    for name in dict.fromkeys([*(stage.fold for stage in stages_of(run.config)), "eval"]):
+        run.fold(name)
+
+
+class _Rows(NamedTuple):
+    """Preferences of a run as they were read."""
+
+    folds: Folds
+    training: list[Preference]
+    held_out: list[Preference]
+    report: ReadReport
+    held_out_report: ReadReport | None
+    unusable: dict[str, int]
+    notes: list[str]
 
 
 def _source(run: Run) -> Path:
@@ -89,32 +181,103 @@ def _source(run: Run) -> Path:
     assert data.task is not None
     folder = run.folder / "data"
     if not folder.exists():
+        run.save_config()
         write_synthetic(folder, data.synthetic_rows, run.config.seed, task=data.task)
     return folder
 
 
-def _fingerprint(run: Run, source: Path) -> str:
-    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
-    facts = [[str(p.relative_to(source)), p.stat().st_size, p.stat().st_mtime_ns] for p in files if p.is_file()]
-    config, formats = run.config, [run.template.hash] if run.has_format else []
-    return digest(config.data, config.tokenizer, config.windows, config.seed, facts, VERSION, *formats)
+def _read(run: Run, source: Path) -> _Rows:
+    """Read all preferences."""
+    config, data = run.config, run.config.data
+    folds = Folds(dataclasses.asdict(data.folds), data.fold_key, data.fold_by)
+    held_out, held_out_report = _read_split(config, source, data.eval_split) if data.eval_split else ([], None)
+    rows, report = _read_split(config, source, "train")
+    folds = folds.without("eval") if data.eval_split else folds
+    known = {folds.text(row.prompt) for row in held_out}
+    training = [row for row in rows if folds.text(row.prompt) not in known]
+    unusable = {Reason.HELD_OUT.value: len(rows) - len(training)} if len(training) < len(rows) else {}
+    survey = Survey(folds)
+    for row in training:
+        survey.add(row)
+    return _Rows(folds, training, held_out, report, held_out_report, unusable, [*report.notes(), *survey.notes()])
 
 
-def _tokenizer(config: RunConfig, texts: Callable[[], Iterator[str]]) -> Tokenizer:
+def _read_split(config: RunConfig, source: Path, split: str) -> tuple[list[Preference], ReadReport]:
+    data = config.data
+    rows, report = read_preferences(source, data.format, split, data.strict, data.difficulty_column)
+    preferences = list(rows)
+    if not preferences:
+        raise DataError(
+            f"{source}: none of its {report.rows + report.other_split:,} rows can be used ({split} split): "
+            f"{'; '.join(report.losses())}"
+        )
+    return preferences, report
+
+
+def _build(run: Run, rows: _Rows, template: Template) -> Store:
+    """Tokenise the rows into RUN/store, in the place of what is there."""
+    total = len(rows.training) + len(rows.held_out)
+    reporter = make_reporter("data")
+
+    def progress(done: Progress) -> None:
+        reporter.update(done.rows, total, f"{done.tokens:,} tokens")
+
+    path = run.folder / "store"
+    _remove_store(path)
+    store = build(rows.training, path, template, folds=rows.folds, held_out=rows.held_out, progress=progress)
+    reporter.close()
+    return store
+
+
+def _report(rows: _Rows, store: Store, template: Template) -> Prepared:
+    manifest = store.manifest
+    forgets = template.closings.input != template.closings.reviewed
+    return Prepared(
+        report=rows.report,
+        held_out=rows.held_out_report,
+        folds={name: manifest["folds"][name]["rows"] for name in FOLDS},
+        cut=dict(manifest["truncated"]),
+        unusable={**rows.unusable, **manifest["dropped"]},
+        notes=(*rows.notes, *([_FORGETS] if forgets else [])),
+    )
+
+
+def _chat(run: Run) -> stamps.Chat | None:
+    """Return tokenizer and chat format of the pretrained model, or those that the folder holds; None without one."""
+    model, path = run.pretrained, run.config.template.path
+    if model is None:
+        return None if run.format is None else (run.tokenizer, run.format)
+    source = model.chat_template if path is None else _text_of(Path(path))
+    if source is None:
+        raise ConfigError(
+            f"base.path = {model.path}: the model has no chat template; name a jinja file: --set template.path=FILE"
+        )
+    format = ChatFormat(source, dict(model.special_tokens), model.eos_ids)
+    return Tokenizer.pretrained(model.tokenizer().decode()), run.dated(format)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"template.path = {path}: cannot be read ({error}); name a jinja file") from error
+
+
+def _tokenizer(config: RunConfig, rows: _Rows) -> Tokenizer:
     if config.tokenizer.path is not None:
         return Tokenizer.load(config.tokenizer.path)
-    return Tokenizer.train_bpe(texts(), config.tokenizer.vocab_size)
+    return Tokenizer.train_bpe(_texts(rows), config.tokenizer.vocab_size)
 
 
-def _texts(preferences: list[Preference], fractions: dict[str, float], key: str) -> Iterator[str]:
+def _texts(rows: _Rows) -> Iterator[str]:
     """Yield all texts of the sft fold: the tokenizer sees no other fold."""
-    of_fold = (p for p in preferences if fold_of(p.prompt, fractions, key) == "sft")
-    return chain.from_iterable((*(m.content for m in p.prompt), p.better, p.worse) for p in of_fold)
+    of_fold = (row for row in rows.training if rows.folds.of(row.prompt) == "sft")
+    return chain.from_iterable((*(turn.content for turn in row.prompt), row.better, row.worse) for row in of_fold)
 
 
 def _remove_store(store: Path) -> None:
     """Delete a store made from something else: only the files that a store consists of."""
     if store.is_dir():
-        for path in [*store.glob("*.arrow"), store / "manifest.json"]:
+        for path in [*store.glob("*.arrow"), *store.glob("*.difficulty.npy"), store / "manifest.json"]:
             path.unlink(missing_ok=True)
         store.rmdir()

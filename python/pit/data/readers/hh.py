@@ -7,7 +7,8 @@ of a row share everything up to the last Assistant turn.
 import re
 from collections.abc import Mapping
 
-from pit.data.readers.base import Reason, RowError, preference, text_column
+from pit.data.readers.columns import preference, text_column
+from pit.data.readers.report import Reason, RowError
 from pit.types import Message, Preference
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
@@ -19,7 +20,7 @@ def convert(record: Mapping[str, object]) -> Preference:
     """Return a row of HH-RLHF as a preference.
 
     Raises:
-        RowError: not two transcripts, or they differ before their last answers.
+        RowError: not two transcripts, or they differ before their last answers, or end with a Human turn.
     """
     prompt, better = split_answer(text_column(record, "chosen"), "chosen")
     other, worse = split_answer(text_column(record, "rejected"), "rejected")
@@ -32,12 +33,27 @@ def split_answer(transcript: str, name: str) -> tuple[str, str]:
     """Return the transcript up to its last Assistant turn, and the text of that turn.
 
     Raises:
-        RowError: there is no Assistant turn; the message calls the column `name`.
+        RowError: there is no Assistant turn, or a Human turn follows it; the message calls the column `name`.
     """
     prompt, mark, answer = transcript.rpartition(ASSISTANT)
     if not mark:
         raise RowError(Reason.TRANSCRIPT, f"{name!r} has no Assistant turn")
+    require_one_answer(answer, name)
     return prompt, answer
+
+
+def require_one_answer(answer: str, name: str) -> None:
+    """Raise unless the text of an answer holds no further turn.
+
+    Raises:
+        RowError: it holds one; the message calls the column `name`.
+    """
+    turn = _TURN.search(answer)
+    if turn is None:
+        return
+    if answer.rfind(HUMAN) > answer.rfind(ASSISTANT):
+        raise RowError(Reason.NO_ANSWER, f"{name!r} ends with a Human turn; end it with the answer")
+    raise RowError(Reason.SEVERAL, f"{name!r} holds turns after the answer; end it with the first answer that differs")
 
 
 def turns(transcript: str, name: str) -> tuple[Message, ...]:

@@ -6,7 +6,8 @@ message.
 
 from collections.abc import Mapping
 
-from pit.data.readers.base import Reason, RowError, column, preference, text_column
+from pit.data.readers.columns import column, preference, text_column
+from pit.data.readers.report import Reason, RowError
 from pit.types import Message, Preference
 
 

@@ -1,15 +1,21 @@
 """Data with TRL's columns: `prompt`, `chosen`, `rejected`, or `chosen` and `rejected` that include the prompt.
 
-Each column is plain text or a list of ``{"role", "content"}`` messages. Without a `prompt` column, the prompt is the
-common beginning of the other two.
+Each column is plain text, a transcript as in HH-RLHF, or a list of messages. Without a `prompt` column, the prompt is
+the common beginning of the other two. A text column `system` stands in front of a prompt that is plain text.
 """
 
 import itertools
 from collections.abc import Mapping
 
 from pit.data.readers import hh
-from pit.data.readers.base import Reason, RowError, column, messages, preference
+from pit.data.readers.columns import column, messages, plain_text, preference
+from pit.data.readers.report import Reason, RowError
 from pit.types import Message, Preference
+
+Messages = tuple[Message, ...]
+
+OTHER_NAMES = ("question", "instruction", "query", "problem", "input", "context", "history", "post")
+"""Names that other sets give to the prompt; beside one of them, the answers do not include the prompt."""
 
 
 def convert(record: Mapping[str, object]) -> Preference:
@@ -19,40 +25,97 @@ def convert(record: Mapping[str, object]) -> Preference:
         RowError: a column is missing or of another type, or the prompts differ.
     """
     chosen, rejected = column(record, "chosen"), column(record, "rejected")
-    prompt = _prompt(record["prompt"]) if record.get("prompt") is not None else None
+    prompt = _prompt(record)
     if isinstance(chosen, str) and isinstance(rejected, str):
-        return _from_texts(prompt, chosen, rejected)
-    before, better = _split(messages(chosen, "chosen"), "chosen")
-    other, worse = _split(messages(rejected, "rejected"), "rejected")
-    if before != other:
+        if not (chosen.startswith(hh.HUMAN) and rejected.startswith(hh.HUMAN)):
+            return _from_texts(record, prompt, chosen, rejected)
+        lists = hh.turns(chosen, "chosen"), hh.turns(rejected, "rejected")
+    else:
+        lists = messages(chosen, "chosen"), messages(rejected, "rejected")
+    return from_messages(prompt, *lists)
+
+
+def from_messages(prompt: Messages | None, chosen: Messages, rejected: Messages) -> Preference:
+    """Return the preference of two message lists, which may repeat the prompt or continue it.
+
+    Raises:
+        RowError: they do not end with an answer, or differ before it.
+    """
+    for name, conversation in (("chosen", chosen), ("rejected", rejected)):
+        if not conversation or conversation[-1].role != "assistant":
+            raise RowError(Reason.NO_ANSWER, f"{name!r} does not end with an assistant message")
+    before, other = chosen[:-1], rejected[:-1]
+    if _stripped(before) != _stripped(other):
+        part = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
+        if all(part < len(each) and each[part].role == "assistant" for each in (chosen, rejected)):
+            raise RowError(
+                Reason.SEVERAL,
+                f"the answers differ at message {part + 1} and go on for several turns; end both lists with the first "
+                "answer that differs",
+            )
         raise RowError(Reason.PROMPTS, "the message lists differ before their last message")
-    # Some sets give the prompt and repeat it at the start of both message lists.
-    if prompt is not None and before and before != prompt:
-        raise RowError(Reason.PROMPTS, "the message lists do not begin with the messages of 'prompt'")
-    return preference(before if prompt is None else prompt, better, worse)
+    return preference(_whole_prompt(prompt, before), chosen[-1].content, rejected[-1].content)
 
 
-def _prompt(value: object) -> tuple[Message, ...]:
+def _whole_prompt(prompt: Messages | None, before: Messages) -> Messages:
+    """Return the prompt of a row: its own column, and what both message lists hold before their answers."""
+    if prompt is None or not before:
+        return prompt or before
+    if before[0].role == "assistant":  # the lists continue the prompt
+        return (*prompt, *before)
+    ours, theirs = _stripped(prompt), _stripped(before)
+    if _without_system(ours) == _without_system(theirs):
+        systems = {turn for turn in (*ours, *theirs) if turn.role == "system"}
+        if len(systems) > 1:
+            raise RowError(Reason.PROMPTS, "'prompt' and the message lists have different system messages")
+        return prompt if len(prompt) > len(before) else before
+    # Some sets give one message as the prompt, and the lists around it.
+    users = [turn for turn in theirs if turn.role == "user"]
+    if len(ours) == 1 and users and ours[0] in (users[0], users[-1]):
+        return before
+    raise RowError(Reason.PROMPTS, "the message lists do not begin with the messages of 'prompt'")
+
+
+def _prompt(record: Mapping[str, object]) -> Messages | None:
+    value, system = record.get("prompt"), record.get("system")
+    if value is None:
+        return None
     if not isinstance(value, str):
         return messages(value, "prompt")
+    first = (Message("system", system),) if isinstance(system, str) and system.strip() else ()
     if value.startswith(hh.HUMAN):
-        return hh.turns(value.rstrip().removesuffix(hh.ASSISTANT), "prompt")
-    return (Message("user", value),)
+        return (*first, *hh.turns(value.rstrip().removesuffix(hh.ASSISTANT), "prompt"))
+    return (*first, Message("user", plain_text(value, "prompt")))
 
 
-def _from_texts(prompt: tuple[Message, ...] | None, chosen: str, rejected: str) -> Preference:
+def _from_texts(record: Mapping[str, object], prompt: Messages | None, chosen: str, rejected: str) -> Preference:
+    texts = plain_text(chosen, "chosen"), plain_text(rejected, "rejected")
     if prompt is None:
-        common = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
-        # The common beginning may end inside a word: go back to the last whitespace.
-        cut = max((i + 1 for i, (letter, _) in enumerate(common) if letter.isspace()), default=0)
-        if chosen != rejected and cut == 0:
-            raise RowError(Reason.EMPTY_PROMPT, "there is no 'prompt' and the two texts share no first word")
-        prompt = (Message("user", chosen[:cut].strip()),)
-        chosen, rejected = chosen[cut:], rejected[cut:]
-    return preference(prompt, chosen, rejected)
+        return _from_common_beginning(record, *texts)
+    raw = record["prompt"]
+    if isinstance(raw, str) and raw.startswith(hh.HUMAN):
+        for name, text in zip(("chosen", "rejected"), texts, strict=True):
+            hh.require_one_answer(text, name)
+    return preference(prompt, *texts)
 
 
-def _split(conversation: tuple[Message, ...], name: str) -> tuple[tuple[Message, ...], str]:
-    if not conversation or conversation[-1].role != "assistant":
-        raise RowError(Reason.EMPTY_ANSWER, f"{name!r} does not end with an assistant message")
-    return conversation[:-1], conversation[-1].content
+def _from_common_beginning(record: Mapping[str, object], chosen: str, rejected: str) -> Preference:
+    other = next((name for name in OTHER_NAMES if record.get(name) is not None), None)
+    if other is not None:
+        raise RowError(Reason.MISSING, f"'prompt' is missing or null, but there is {other!r}; rename it to 'prompt'")
+    if "prompt" in record:
+        raise RowError(Reason.MISSING, "'prompt' is null; give it, or leave the column out if the answers include it")
+    common = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
+    # The common beginning may end inside a word: go back to the last whitespace.
+    cut = max((i + 1 for i, (letter, _) in enumerate(common) if letter.isspace()), default=0)
+    if chosen != rejected and cut == 0:
+        raise RowError(Reason.EMPTY_PROMPT, "there is no 'prompt' and the two texts share no first word")
+    return preference((Message("user", chosen[:cut].strip()),), chosen[cut:], rejected[cut:])
+
+
+def _stripped(conversation: Messages) -> Messages:
+    return tuple(Message(turn.role, turn.content.strip()) for turn in conversation)
+
+
+def _without_system(conversation: Messages) -> Messages:
+    return tuple(turn for turn in conversation if turn.role != "system")

@@ -6,15 +6,12 @@ threads nor interruptions change a byte of the store.
 
 import fcntl
 import hashlib
-import io
 import itertools
 import json
-import math
 import os
 import shutil
 import threading
-import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -22,17 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-import numpy as np
-import pyarrow as pa
-
 from pit.data.atomic import require_absent_or_empty, write_file
 from pit.data.errors import DataError
-from pit.data.folds import DEFAULT_FRACTIONS, DEFAULT_KEY, check_fractions, fold_of
+from pit.data.folds import Folds
 from pit.data.store.format import (
     BATCH_ROWS,
     FORMAT,
     MANIFEST,
-    SCHEMA,
     VERSION,
     digest,
     file_digest,
@@ -40,7 +33,9 @@ from pit.data.store.format import (
     record_digest,
 )
 from pit.data.store.read import Store
+from pit.data.store.shard import ShardFile
 from pit.data.template import EncodedPreference, Template
+from pit.data.usable import flaw
 from pit.types import COLUMNS, FOLDS, Preference
 
 SHARD_ROWS = 32_768
@@ -50,6 +45,9 @@ _TOKENISE_ROWS = 1_024
 _MOST_WORKERS = 4  # more only wait for the GIL; tokenising itself is parallel
 _POLL_S = 0.1
 
+Placed = tuple[str, Preference]
+"""A row with the fold that holds it."""
+
 
 class Progress(NamedTuple):
     """Progress of a build: totals so far, including shards kept from a stopped build."""
@@ -58,17 +56,23 @@ class Progress(NamedTuple):
     tokens: int
 
 
+_FOLDS = Folds()
+
+
 def build(
     preferences: Iterable[Preference],
     out: str | Path,
     template: Template,
     *,
-    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
-    key: str = DEFAULT_KEY,
+    folds: Folds = _FOLDS,
+    held_out: Iterable[Preference] = (),
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Store:
     """Tokenise preferences into a new store; the folder appears whole or not at all.
+
+    Rows whose answers are equal or empty once they are encoded and cut to the window are left out and counted in the
+    manifest.
 
     The store is built in ``OUT.partial``. A build that fails or is killed leaves its finished shards there, and the
     next build into the same folder keeps those of the same rows and settings. Memory is bounded by the text of
@@ -78,23 +82,24 @@ def build(
         preferences: the rows, for example from `pit.data.readers.read_preferences`.
         out: folder to make; it must be absent or empty.
         template: tokenizer and windows.
-        fractions: share of each fold.
-        key: key of the fold hash.
+        folds: the rule that assigns rows to folds.
+        held_out: more rows, all for the fold "eval".
         workers: shards built at the same time; None for one per core, at most 4. The store does not depend on it.
         progress: called from time to time, in the caller's thread, with the totals so far.
 
     Raises:
-        DataError: bad fractions, `out` is not empty, another build writes it, or there are no rows.
+        DataError: `out` is not empty, another build writes it, or there are no usable rows.
         OSError: `out` cannot be written.
     """
-    check_fractions(fractions, key)
     out = Path(out)
     require_absent_or_empty(out)
     with _locked_folder(out) as folder:
-        job = _Job(folder, template, dict(fractions), key)
-        shards = _make_shards(job, preferences, workers or min(os.cpu_count() or 1, _MOST_WORKERS), progress)
-        if not shards:
-            raise DataError(f"{out}: there are no preferences to store; check the reader's report for dropped rows")
+        job = _Job(folder, template, folds)
+        placed = itertools.chain(((folds.of(row.prompt), row) for row in preferences), (("eval", r) for r in held_out))
+        shards = _make_shards(job, placed, workers or min(os.cpu_count() or 1, _MOST_WORKERS), progress)
+        if not any(shard["rows"] for shard in shards):
+            dropped = ", ".join(f"{count} rows with {reason}" for reason, count in _dropped(shards).items())
+            raise DataError(f"{out}: no preferences to store{f' ({dropped})' if dropped else ''}; give usable rows")
         _finish(job, shards)
         job.store.rename(out)
         # A competing build may be opening its lock there; it then removes the rest.
@@ -108,8 +113,7 @@ class _Job:
 
     folder: Path
     template: Template
-    fractions: dict[str, float]
-    key: str
+    folds: Folds
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     rows: int = 0
@@ -128,8 +132,9 @@ class _Job:
             "tokenizer": self.template.hash,
             "vocab_size": self.template.tokenizer.vocab_size,
             "windows": list(self.template.windows),
-            "fold_key": self.key,
-            "fold_fractions": self.fractions,
+            "fold_by": self.folds.by,
+            "fold_key": self.folds.key,
+            "fold_fractions": dict(self.folds.fractions),
             "shard_rows": SHARD_ROWS,
             "batch_rows": BATCH_ROWS,
         }
@@ -181,7 +186,7 @@ def _lock(lock: TextIO, out: Path) -> None:
 
 
 def _make_shards(
-    job: _Job, preferences: Iterable[Preference], workers: int, progress: Callable[[Progress], None] | None
+    job: _Job, rows: Iterable[Placed], workers: int, progress: Callable[[Progress], None] | None
 ) -> list[dict[str, Any]]:
     """Make all shards and return their records, in the order of the input."""
     records: list[dict[str, Any]] = []
@@ -204,10 +209,10 @@ def _make_shards(
 
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for index, rows in enumerate(_groups(preferences, SHARD_ROWS)):
+            for index, group in enumerate(_groups(rows, SHARD_ROWS)):
                 if len(pending) == workers:
                     take_first()
-                pending.append(pool.submit(_make_shard, job, index, rows))
+                pending.append(pool.submit(_make_shard, job, index, group))
             while pending:
                 take_first()
         except BaseException:
@@ -216,7 +221,7 @@ def _make_shards(
     return records
 
 
-def _make_shard(job: _Job, index: int, rows: Sequence[Preference]) -> dict[str, Any]:
+def _make_shard(job: _Job, index: int, rows: Sequence[Placed]) -> dict[str, Any]:
     """Write a shard, unless it is already complete, and return its record."""
     path = job.folder / f"shard-{index:05}.json"
     data = hashlib.blake2b(digest_size=32)
@@ -225,7 +230,7 @@ def _make_shard(job: _Job, index: int, rows: Sequence[Preference]) -> dict[str, 
     source = {"data": data.hexdigest(), "settings": digest(job.settings())}
     record = _finished(job, path, source)
     if record is not None:
-        job.count(record["rows"], record["tokens"])
+        job.count(len(rows), record["tokens"])
         return record
     path.unlink(missing_ok=True)
     record = source | _write_shard(job, index, rows)
@@ -246,10 +251,10 @@ def _finished(job: _Job, path: Path, source: Mapping[str, str]) -> dict[str, Any
     return record if intact else None
 
 
-def _write_shard(job: _Job, index: int, rows: Sequence[Preference]) -> dict[str, Any]:
-    files = {name: _ShardFile(job.store / f"{name}-{index:05}.arrow") for name in FOLDS}
-    tokens = 0
-    truncated = [0, 0, 0]
+def _write_shard(job: _Job, index: int, rows: Sequence[Placed]) -> dict[str, Any]:
+    files = {name: ShardFile(job.store / f"{name}-{index:05}.arrow") for name in FOLDS}
+    tokens, truncated = 0, [0, 0, 0]
+    dropped: Counter[str] = Counter()
     try:
         for group in _groups(rows, _TOKENISE_ROWS):
             if job.stop.is_set():
@@ -257,8 +262,12 @@ def _write_shard(job: _Job, index: int, rows: Sequence[Preference]) -> dict[str,
             folds: dict[str, list[EncodedPreference]] = {name: [] for name in FOLDS}
             difficulties: dict[str, list[float | None]] = {name: [] for name in FOLDS}
             before = tokens
-            for row, encoded in zip(group, job.template.encode_preferences(group), strict=True):
-                name = fold_of(row.prompt, job.fractions, job.key)
+            every = job.template.encode_preferences([row for _, row in group])
+            for (name, row), encoded in zip(group, every, strict=True):
+                reason = flaw(encoded)
+                if reason is not None:
+                    dropped[reason.value] += 1
+                    continue
                 folds[name].append(encoded)
                 difficulties[name].append(row.difficulty)
                 truncated = [count + cut for count, cut in zip(truncated, encoded.truncated, strict=True)]
@@ -271,7 +280,8 @@ def _write_shard(job: _Job, index: int, rows: Sequence[Preference]) -> dict[str,
         for file in files.values():
             file.close()
     return {
-        "rows": len(rows),
+        "rows": len(rows) - dropped.total(),
+        "dropped": dict(dropped),
         "tokens": tokens,
         "truncated": truncated,
         "folds": {name: entry for name, entry in written.items() if entry is not None},
@@ -285,6 +295,7 @@ def _finish(job: _Job, shards: Sequence[dict[str, Any]]) -> None:
     manifest = job.settings() | {
         "data": digest([shard["data"] for shard in shards]),
         "rows": sum(shard["rows"] for shard in shards),
+        "dropped": dict(_dropped(shards)),
         "tokens": sum(shard["tokens"] for shard in shards),
         "truncated": dict(zip(COLUMNS, truncated, strict=True)),
         "folds": {
@@ -302,94 +313,12 @@ def _finish(job: _Job, shards: Sequence[dict[str, Any]]) -> None:
     write_file(job.store / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
-class _ShardFile:
-    """The file of one shard and fold; it is created when its first record batch is written."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._sink: Any = None
-        self._writer: Any = None
-        self._pending: list[list[_Rows]] = []
-        self._pending_rows = 0
-        self._batches: list[dict[str, int]] = []
-        self._difficulty: list[float] = []
-
-    def add(self, rows: Sequence[EncodedPreference], difficulties: Sequence[float | None]) -> None:
-        self._difficulty.extend(math.nan if value is None else value for value in difficulties)
-        while rows:
-            part = rows[: BATCH_ROWS - self._pending_rows]
-            rows = rows[len(part) :]
-            # Kept as arrays: lists of integers take ten times the memory.
-            self._pending.append([_pack(column) for column in zip(*(row[: len(COLUMNS)] for row in part), strict=True)])
-            self._pending_rows += len(part)
-            if self._pending_rows == BATCH_ROWS:
-                self._flush()
-
-    def finish(self) -> dict[str, Any] | None:
-        """Complete the file and return its entry in the manifest; None if it has no rows."""
-        if self._pending:
-            self._flush()
-        if self._writer is None:
-            return None
-        self._writer.close()
-        self._sink.close()
-        with self._path.open("rb") as file:
-            os.fsync(file.fileno())
-        return {
-            "file": self._path.name,
-            "bytes": self._path.stat().st_size,
-            "blake2b": file_digest(self._path),
-            "batches": self._batches,
-            **self._finish_difficulty(),
-        }
-
-    def _finish_difficulty(self) -> dict[str, Any]:
-        """Write the difficulty of the rows to a file of its own, if the data give any, and return its entry."""
-        values = np.array(self._difficulty, np.float64)
-        if np.isnan(values).all():
-            return {}
-        path = self._path.with_suffix(".difficulty.npy")
-        buffer = io.BytesIO()
-        np.save(buffer, values)
-        write_file(path, buffer.getvalue())
-        return {"difficulty": {"file": path.name, "blake2b": file_digest(path)}}
-
-    def close(self) -> None:
-        """Close the file, finished or not."""
-        if self._sink is not None and not self._sink.closed:
-            self._sink.close()
-
-    def _flush(self) -> None:
-        if self._writer is None:
-            self._sink = pa.OSFile(str(self._path), "wb")
-            self._writer = pa.ipc.new_file(self._sink, SCHEMA)
-        crc = 0
-        arrays = []
-        for parts in zip(*self._pending, strict=True):
-            lengths = np.concatenate([part.lengths for part in parts])
-            values = np.concatenate([part.values for part in parts])
-            offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-            # CRC of each column's offsets and values in turn, as little-endian bytes.
-            crc = zlib.crc32(values.data, zlib.crc32(offsets.data, crc))
-            arrays.append(pa.LargeListArray.from_arrays(offsets, values))
-        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
-        self._batches.append({"rows": self._pending_rows, "crc32": crc})
-        self._pending, self._pending_rows = [], 0
+def _dropped(shards: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """Return the number of rows that were left out, by reason."""
+    return sum((Counter[str](shard["dropped"]) for shard in shards), Counter[str]())
 
 
-class _Rows(NamedTuple):
-    """Token lists of one column, concatenated."""
-
-    lengths: np.ndarray
-    values: np.ndarray
-
-
-def _pack(rows: Sequence[Sequence[int]]) -> _Rows:
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    return _Rows(lengths, np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(lengths.sum())))
-
-
-def _groups(rows: Iterable[Preference], size: int) -> Iterator[list[Preference]]:
+def _groups(rows: Iterable[Placed], size: int) -> Iterator[list[Placed]]:
     iterator = iter(rows)
     while group := list(itertools.islice(iterator, size)):
         yield group

@@ -1,0 +1,84 @@
+"""Detection of a file's format from its first rows, and what to do about sets that hold no preferences."""
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Set
+from pathlib import Path
+
+from pit.data.errors import DataError
+from pit.data.readers import hh
+from pit.data.readers.streams import column_names, records
+
+_PROBED_ROWS = 100
+
+_NO_PAIRS: tuple[tuple[frozenset[str], str], ...] = (
+    (
+        frozenset({"completion", "label"}),
+        "it holds single answers with a label (as for KTO), but a preference needs two answers to one prompt; write a "
+        "row with prompt, chosen and rejected for a good and a bad answer to the same prompt",
+    ),
+    (
+        frozenset({"completions"}),
+        "it holds several answers per prompt in a form that is unknown; write rows with prompt, responses (a list of "
+        "texts) and scores (a list of numbers, higher is better)",
+    ),
+    (
+        frozenset({"messages"}),
+        "it holds conversations without a preference; write rows with prompt, chosen and rejected",
+    ),
+)
+"""Columns of sets that hold no pairs, and what they need."""
+
+
+def detect(file: Path) -> str | None:
+    """Return the most frequent format of the first rows; None for a file without rows.
+
+    Raises:
+        DataError: no row has a known format.
+    """
+    votes: Counter[str] = Counter()
+    columns: dict[str, None] = {}
+    rows = read = 0
+    for _, record in itertools.islice(records(file), _PROBED_ROWS):
+        rows += 1
+        if isinstance(record, Mapping):
+            read += 1
+            columns |= dict.fromkeys(map(str, record))
+            name = format_of(record)
+            votes.update([name] if name else [])
+    if votes or not rows:
+        return votes.most_common(1)[0][0] if votes else None
+    names = column_names(file) or sorted(columns)
+    if not read:
+        raise DataError(f"{file}: unknown format, none of its first {rows} rows is a JSON object; write one per line")
+    raise DataError(
+        f"{file}: unknown format, its first {rows} rows have the columns {names[:12]}; {_remedy(set(names))}"
+    )
+
+
+def format_of(record: Mapping[str, object]) -> str | None:
+    """Return the format of a raw row by its columns, None if they are those of no format."""
+    names = set(record)
+    if {"info", "summaries", "choice"} <= names:
+        return "summarize"
+    if {"responses", "scores"} <= names:
+        return "scored"
+    if not {"chosen", "rejected"} <= names:
+        return None
+    if "conversations" in names and record.get("prompt") is None:
+        return "sharegpt"
+    transcript = any(
+        isinstance(record[name], str) and str(record[name]).startswith(hh.HUMAN) for name in ("chosen", "rejected")
+    )
+    return "hh" if transcript and record.get("prompt") is None else "trl"
+
+
+def _remedy(columns: Set[str]) -> str:
+    for needed, remedy in _NO_PAIRS:
+        if needed <= columns:
+            return remedy
+    return (
+        "convert it to 'hh' (chosen, rejected as transcripts), 'summarize' (info, summaries, choice), 'trl' ([prompt,] "
+        "chosen, rejected), 'sharegpt' (conversations, chosen, rejected) or 'scored' (prompt, responses, scores), or "
+        "move the file out of the folder"
+    )

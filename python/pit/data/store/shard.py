@@ -1,0 +1,106 @@
+"""The file of one shard and fold of a store: record batches of token lists, and the difficulty of the rows."""
+
+import io
+import itertools
+import math
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from pit.data.atomic import write_file
+from pit.data.store.format import BATCH_ROWS, SCHEMA, file_digest
+from pit.data.template import EncodedPreference
+from pit.types import COLUMNS
+
+
+class ShardFile:
+    """The file of one shard and fold; it is created when its first record batch is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._sink: Any = None
+        self._writer: Any = None
+        self._pending: list[list[_Rows]] = []
+        self._pending_rows = 0
+        self._batches: list[dict[str, int]] = []
+        self._difficulty: list[float] = []
+
+    def add(self, rows: Sequence[EncodedPreference], difficulties: Sequence[float | None]) -> None:
+        """Append rows, each with its difficulty."""
+        self._difficulty.extend(math.nan if value is None else value for value in difficulties)
+        while rows:
+            part = rows[: BATCH_ROWS - self._pending_rows]
+            rows = rows[len(part) :]
+            # Kept as arrays: lists of integers take ten times the memory.
+            self._pending.append([_pack(column) for column in zip(*(row[: len(COLUMNS)] for row in part), strict=True)])
+            self._pending_rows += len(part)
+            if self._pending_rows == BATCH_ROWS:
+                self._flush()
+
+    def finish(self) -> dict[str, Any] | None:
+        """Complete the file and return its entry in the manifest; None if it has no rows."""
+        if self._pending:
+            self._flush()
+        if self._writer is None:
+            return None
+        self._writer.close()
+        self._sink.close()
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+        return {
+            "file": self._path.name,
+            "bytes": self._path.stat().st_size,
+            "blake2b": file_digest(self._path),
+            "batches": self._batches,
+            **self._finish_difficulty(),
+        }
+
+    def _finish_difficulty(self) -> dict[str, Any]:
+        """Write the difficulty of the rows to a file of its own, if the data give any, and return its entry."""
+        values = np.array(self._difficulty, np.float64)
+        if np.isnan(values).all():
+            return {}
+        path = self._path.with_suffix(".difficulty.npy")
+        buffer = io.BytesIO()
+        np.save(buffer, values)
+        write_file(path, buffer.getvalue())
+        return {"difficulty": {"file": path.name, "blake2b": file_digest(path)}}
+
+    def close(self) -> None:
+        """Close the file, finished or not."""
+        if self._sink is not None and not self._sink.closed:
+            self._sink.close()
+
+    def _flush(self) -> None:
+        if self._writer is None:
+            self._sink = pa.OSFile(str(self._path), "wb")
+            self._writer = pa.ipc.new_file(self._sink, SCHEMA)
+        crc = 0
+        arrays = []
+        for parts in zip(*self._pending, strict=True):
+            lengths = np.concatenate([part.lengths for part in parts])
+            values = np.concatenate([part.values for part in parts])
+            offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+            # CRC of each column's offsets and values in turn, as little-endian bytes.
+            crc = zlib.crc32(values.data, zlib.crc32(offsets.data, crc))
+            arrays.append(pa.LargeListArray.from_arrays(offsets, values))
+        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
+        self._batches.append({"rows": self._pending_rows, "crc32": crc})
+        self._pending, self._pending_rows = [], 0
+
+
+class _Rows(NamedTuple):
+    """Token lists of one column, concatenated."""
+
+    lengths: np.ndarray
+    values: np.ndarray
+
+
+def _pack(rows: Sequence[Sequence[int]]) -> _Rows:
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    return _Rows(lengths, np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(lengths.sum())))

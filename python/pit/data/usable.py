@@ -1,0 +1,29 @@
+"""Rows that cannot be used once they are tokens: what is checked as text is not what is trained.
+
+Two answers may differ in nothing that the tokenizer keeps, or only behind the window.
+"""
+
+from pit.data.readers.report import Reason
+from pit.data.template import EncodedPreference
+
+DETAILS = {
+    Reason.HELD_OUT: "its conversation is in the evaluation split too",
+    Reason.NO_TOKENS: "an answer has no tokens; the tokenizer drops its text",
+    Reason.EQUAL_TOKENS: "both answers are the same tokens; the tokenizer drops what differs",
+    Reason.EQUAL_CUT: "both answers are the same tokens once cut to the window; raise windows.output and "
+    "windows.reference to train on what differs",
+}
+"""What is wrong with a row, by reason, and what helps."""
+
+
+def flaw(row: EncodedPreference) -> Reason | None:
+    """Return why an encoded row cannot be used, None if it can.
+
+    >>> flaw(EncodedPreference([1], [2, 3], [2, 3], (False, True, False)))
+    <Reason.EQUAL_CUT: 'answers equal in the window'>
+    """
+    if not row.better or not row.worse:
+        return Reason.NO_TOKENS
+    if row.better == row.worse:
+        return Reason.EQUAL_CUT if any(row.truncated[1:]) else Reason.EQUAL_TOKENS
+    return None
