@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pit.config.board import BoardConfig
+from pit.config.model import ModelConfig
 from pit.config.rl import ImproverRlConfig, Passes, PolicyRlConfig, RewrittenRlConfig
 from pit.config.rules import COUNT, UNSIGNED, Section, require
 from pit.config.sections import (
@@ -12,7 +13,6 @@ from pit.config.sections import (
     EvaluateConfig,
     ImproveConfig,
     MeshConfig,
-    ModelConfig,
     TokenizerConfig,
     WindowConfig,
 )
