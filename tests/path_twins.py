@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from hypothesis import strategies as st
 
-from pit.config import ModelConfig, gemma_like
+from pit.config import ModelConfig, RopeScaling, gemma_like
 from pit.data.packing import Layout
 from pit.data.template import gap, gap_scoring, improver_sft, policy_sft, quality, rollout
 from pit.model.heads import RewardModel
@@ -37,6 +37,17 @@ GEMMA = dataclasses.replace(
 
 LEARNED = dataclasses.replace(LLAMA, learned_positions=64, rotary_fraction=0.5, matched_heads=1, tied=True)
 """A table of positions, half-rotated heads and matched keys, as in small models trained from scratch."""
+
+WINDOWED = dataclasses.replace(
+    GEMMA,
+    qk_norm=True,
+    qkv_bias=True,
+    rope_scaling=RopeScaling(factor=2.0),
+    window=4,
+    global_every=2,
+    local_rope_theta=50.0,
+)
+"""A window far shorter than a path, in every second layer, and all that Qwen and Gemma 3 add."""
 
 WHOLE = Layout(closings=CLOSINGS, pad=PAD, row_length=60, rows=4, trees=3)
 """Rows that hold several trees; even the largest tree fits into one."""

@@ -51,3 +51,12 @@ def require_positive(operation: str, name: str, value: object) -> None:
             f"{operation}: {name} is {value!r}; it must be a Python float, finite and above 0, known when the "
             "program is compiled"
         )
+
+
+def require_window(operation: str, window: object) -> None:
+    """Require a positive Python int."""
+    if not isinstance(window, int) or isinstance(window, bool) or window < 1:
+        raise ValueError(
+            f"{operation}: window is {window!r}; it must be an int of at least 1, known when the program is compiled, "
+            "or None"
+        )

@@ -1,4 +1,4 @@
-"""The guide to a new model family: its diff, applied to a copy of the sources, computes a Gemma as NumPy does."""
+"""The guide to a new model family: its diff, applied to a copy of the sources, computes a Ministral as NumPy does."""
 
 import importlib.util
 import json
@@ -16,13 +16,16 @@ import pit
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "add-a-model-family.md"
 LAYERS, WIDTH, HEADS, KV_HEADS, HEAD_DIM, MLP, VOCAB = 2, 12, 4, 2, 6, 10, 17
-EPS, THETA = 1e-2, 50.0
+EPS, THETA, WINDOW = 1e-2, 50.0, 3
 IDS = np.array([3, 16, 0, 7, 7, 11, 2], np.int32)
 
 CONFIG = {
-    "architectures": ["GemmaForCausalLM"],
-    "model_type": "gemma",
-    "hidden_act": "gelu_pytorch_tanh",
+    "architectures": ["MinistralForCausalLM"],
+    "model_type": "ministral",
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+    "sliding_window": WINDOW,
+    "layer_types": ["sliding_attention", "full_attention"],
     "hidden_size": WIDTH,
     "num_hidden_layers": LAYERS,
     "num_attention_heads": HEADS,
@@ -70,8 +73,8 @@ except ModelFileError as error:
 """
 
 
-def gemma_tensors() -> dict[str, np.ndarray]:
-    """A tiny Gemma by the names of transformers; linear weights are [out, in]."""
+def ministral_tensors() -> dict[str, np.ndarray]:
+    """A tiny Ministral by the names of transformers; linear weights are [out, in]."""
     shapes = {"model.embed_tokens.weight": (VOCAB, WIDTH), "model.norm.weight": (WIDTH,)}
     for layer in range(LAYERS):
         prefix = f"model.layers.{layer}"
@@ -87,11 +90,11 @@ def gemma_tensors() -> dict[str, np.ndarray]:
             f"{prefix}.mlp.down_proj.weight": (WIDTH, MLP),
         }
     rng = np.random.default_rng(0)
-    return {name: rng.normal(0, 0.4, shape).astype(np.float32) for name, shape in shapes.items()}
+    return {name: rng.normal("norm" in name, 0.4, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def norm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + EPS) * (1 + weight)
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + EPS) * weight
 
 
 def rotate(x: np.ndarray) -> np.ndarray:
@@ -102,27 +105,28 @@ def rotate(x: np.ndarray) -> np.ndarray:
     return np.concatenate([pairs.real, pairs.imag], axis=-1)
 
 
-def gemma_logits(tensors: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
-    """Gemma 1 (arXiv 2403.08295) in float64, one head after the other."""
+def ministral_logits(tensors: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
+    """Ministral in float64, one head after the other; the first layer sees a window."""
     weight = {name: value.astype(np.float64) for name, value in tensors.items()}
     embedding = weight["model.embed_tokens.weight"]
-    x = embedding[ids] * math.sqrt(WIDTH)
+    x = embedding[ids]
     causal = np.tril(np.ones((len(ids), len(ids)), bool))
     for layer in range(LAYERS):
+        seen = causal & ~np.tril(causal, -WINDOW) if layer == 0 else causal
         here = {n.split(".", 3)[3]: w for n, w in weight.items() if n.startswith(f"model.layers.{layer}.")}
         normed = norm(x, here["input_layernorm.weight"])
         q, k, v = ((normed @ here[f"self_attn.{name}_proj.weight"].T).reshape(len(ids), -1, HEAD_DIM) for name in "qkv")
         q, k, heads = rotate(q), rotate(k), []
         for head in range(HEADS):
             shared = head // (HEADS // KV_HEADS)
-            scores = np.where(causal, q[:, head] @ k[:, shared].T / math.sqrt(HEAD_DIM), -np.inf)
+            scores = np.where(seen, q[:, head] @ k[:, shared].T / math.sqrt(HEAD_DIM), -np.inf)
             share = np.exp(scores - scores.max(axis=1, keepdims=True))
             heads.append(share / share.sum(axis=1, keepdims=True) @ v[:, shared])
         x = x + np.concatenate(heads, axis=1) @ here["self_attn.o_proj.weight"].T
         normed = norm(x, here["post_attention_layernorm.weight"])
         gate = normed @ here["mlp.gate_proj.weight"].T
-        gelu = 0.5 * gate * (1 + np.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
-        x = x + (gelu * (normed @ here["mlp.up_proj.weight"].T)) @ here["mlp.down_proj.weight"].T
+        silu = gate / (1 + np.exp(-gate))
+        x = x + (silu * (normed @ here["mlp.up_proj.weight"].T)) @ here["mlp.down_proj.weight"].T
     return norm(x, weight["model.norm.weight"]) @ embedding.T
 
 
@@ -149,7 +153,7 @@ def test_the_diff_stays_short() -> None:
 
 def test_the_diff_adds_a_family_that_computes_the_same(tmp_path: Path) -> None:
     copy_with_diff(tmp_path)
-    folder, again, tensors = tmp_path / "gemma", tmp_path / "again", gemma_tensors()
+    folder, again, tensors = tmp_path / "ministral", tmp_path / "again", ministral_tensors()
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
     save_file(tensors, folder / "model.safetensors")
@@ -160,12 +164,12 @@ def test_the_diff_adds_a_family_that_computes_the_same(tmp_path: Path) -> None:
     )
     assert asked.returncode == 0, asked.stderr
 
-    expected = gemma_logits(tensors, IDS)
+    expected = ministral_logits(tensors, IDS)
     assert expected.std() > 1
     np.testing.assert_allclose(np.load(root / "logits.npy"), expected, rtol=0, atol=1e-4)
     written = json.loads((again / "config.json").read_text())
     assert written | CONFIG == written, "every field comes back"
     for name, value in load_file(again / "model.safetensors").items():
         np.testing.assert_array_equal(value, tensors[name], name)
-    for words in ("model.norm_offset = True: Llama has only False", "model.post_norm = True: Gemma has only False"):
+    for words in ("model.post_norm = True: Llama has only False", "model.post_norm = True: Ministral has only False"):
         assert words in asked.stdout

@@ -22,6 +22,7 @@ CONFIGS = {
     "llama": (twins.LLAMA, [twins.SPLIT]),
     "gemma": (twins.GEMMA, [twins.SPLIT, twins.WHOLE]),
     "learned": (twins.LEARNED, [twins.SPLIT]),
+    "windowed": (twins.WINDOWED, [twins.SPLIT, twins.WHOLE]),
 }
 
 # Sums of at most 60 float32 terms of order one, in two orders, through two layers: a few hundred roundings of 6e-8.

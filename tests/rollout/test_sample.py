@@ -27,7 +27,7 @@ from pit.rollout.sample import DEFAULT, Sampler, Samples, sample
 from pit.rollout.strategy import Greedy, Temperature
 from pit.types import Closings
 
-CONFIGS = {"llama": twins.LLAMA, "gemma": twins.GEMMA, "learned": twins.LEARNED}
+CONFIGS = {"llama": twins.LLAMA, "gemma": twins.GEMMA, "learned": twins.LEARNED, "windowed": twins.WINDOWED}
 TREES, N, CAPACITY = 3, 2, 6
 EOS = twins.ROLES[2]
 ROOMY = Layout(closings=twins.CLOSINGS, pad=twins.PAD, row_length=28, rows=TREES, trees=TREES)
@@ -67,7 +67,7 @@ def trainer(config, temperature):
     return params, twins.jit(logprobs)
 
 
-@pytest.mark.parametrize(("name", "temperature"), [("llama", 1.0), ("llama", 1.7), ("gemma", 0.5)])
+@pytest.mark.parametrize(("name", "temperature"), [("llama", 1.0), ("llama", 1.7), ("gemma", 0.5), ("windowed", 1.0)])
 @settings(max_examples=examples(25))
 @given(inputs=trees_of, references=trees_of, seed=seeds)
 def test_logprobs_of_the_sampler_and_the_trainer_agree(name, temperature, inputs, references, seed):

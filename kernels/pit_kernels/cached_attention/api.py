@@ -17,7 +17,7 @@ from pit_kernels.partition import WHOLE, Partition, split
 _NAME = "cached_attention"
 
 
-# Nine arrays and five settings: two caches, their held parts, and the prefix of each slot.
+# Nine arrays and six settings: two caches, their held parts, and the prefix of each slot.
 def cached_attention(
     q: Float[Array, "S N H"],
     prefix_k: Float[Array, "P K C0 H"],
@@ -31,6 +31,7 @@ def cached_attention(
     *,
     scale: float | None = None,
     logit_soft_cap: float | None = None,
+    window: int | None = None,
     slots_per_prefix: int | None = None,
     partition: Partition | None = None,
     implementation: str = "auto",
@@ -42,8 +43,9 @@ def cached_attention(
     the new token's own key included if the caller has written it. Either may be empty (length <= 0; a length beyond the
     cache counts as all of it); a slot that sees nothing gets exactly 0. Entries that are not held have no effect as
     long as they are finite: start with caches of zeros (clearing values at every step would double its cost). The
-    queries of all slots of a prefix pass over one copy of its keys. Products accumulate in float32 and the two passes
-    are merged in float32 (float64 stays).
+    queries of all slots of a prefix pass over one copy of its keys. With a window, a slot sees the last `window` of the
+    entries that it holds, the prefix before the suffix. Products accumulate in float32 and the two passes are merged in
+    float32 (float64 stays).
 
     Args:
       q: queries of S slots, N heads of width H.
@@ -58,6 +60,8 @@ def cached_attention(
         slots can write their next key at the same place, whenever they began.
       scale: factor of the logits, H**-0.5 when None.
       logit_soft_cap: c of the cap c tanh(z / c) on the scaled logits; no cap when None.
+      window: entries that a slot sees at most (sliding window, Mistral), where the entries of its prefix and its suffix
+        are the consecutive tokens of one path; all when None.
       slots_per_prefix: promise that no more slots than this share a prefix, wherever they are; it keeps the work on
         prefixes small. A slot too many gets NaN. S when None, which is always right.
       partition: axes of the mesh in context (`jax.set_mesh`) that split the heads N and K; rows are not split.
@@ -98,6 +102,8 @@ def cached_attention(
     checks.require_positive(_NAME, "scale", scale)
     if logit_soft_cap is not None:
         checks.require_positive(_NAME, "logit_soft_cap", logit_soft_cap)
+    if window is not None:
+        checks.require_window(_NAME, window)
     members = slots if slots_per_prefix is None else slots_per_prefix
     if not isinstance(members, int) or members < 1:
         raise ValueError(f"{_NAME}: slots_per_prefix is {members!r}; it must be an int of at least 1, or None")
@@ -105,6 +111,7 @@ def cached_attention(
     settings = Settings(
         scale=float(scale),
         logit_soft_cap=None if logit_soft_cap is None else float(logit_soft_cap),
+        window=window,
         slots_per_prefix=min(members, slots),
         partition=Partition(columns=(partition or WHOLE).columns).here([], [heads, kv_heads]),
         interpret=dispatch.interpreter(interpret),

@@ -47,6 +47,8 @@ def block_keys(capacity: int) -> int | None:
 def refuses(settings: Settings, q: Array, prefix_k: Array, *arrays: Array) -> str | None:
     """Return why the kernel cannot serve a call, or None; arguments as of `passes.attend`."""
     suffix_k = arrays[2]
+    if settings.window is not None:
+        return f"it has no sliding window, and the call asks for one of {settings.window}"
     if q.dtype not in (jnp.bfloat16, jnp.float32):
         return f"its inputs are {jnp.dtype(q.dtype).name}, and it computes in bfloat16 and float32"
     for name, cache in (("prefix", prefix_k), ("suffix", suffix_k)):
@@ -77,6 +79,7 @@ def over(
     start: Int32[Array, " G"],
     length: Int32[Array, " G"],
     settings: Settings,
+    first: Int32[Array, "G M"] | None = None,
 ) -> Partial:
     """Return the normalised attention of each group's queries over its held entries."""
     count, kv_heads, queries, width = q.shape

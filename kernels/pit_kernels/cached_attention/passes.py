@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
 from pit_kernels import numerics
-from pit_kernels.cached_attention.groups import group_slots, grouped, ungrouped
+from pit_kernels.cached_attention.groups import Groups, group_slots, grouped, ungrouped
 from pit_kernels.cached_attention.settings import Settings
 
 
@@ -42,8 +42,12 @@ class Pass(Protocol):
         start: Int32[Array, " G"],
         length: Int32[Array, " G"],
         settings: Settings,
+        first: Int32[Array, "G M"] | None = None,
     ) -> Partial:
-        """Return the partial sums, in float32 (float64 stays)."""
+        """Return the partial sums, in float32 (float64 stays).
+
+        `first` is given with a window only, and then `start` is 0: the first entry that each query sees.
+        """
 
 
 def held_entries(start: Int32[Array, " G"], length: Int32[Array, " G"], capacity: int) -> Bool[Array, "G C"]:
@@ -62,6 +66,23 @@ def lowest(x: Array) -> float:
     return float(np.finfo(numerics.accumulator(x)).min)
 
 
+def first_of_rows(
+    prefix_length: Int32[Array, " P"], left: Int32[Array, " S"], groups: Groups, group: int, capacity: int
+) -> Int32[Array, "P MR"]:
+    """Return the first entry of the prefix that each grouped query sees.
+
+    Args:
+      prefix_length: tokens held of each prefix.
+      left: entries of the window that each slot's suffix leaves to the prefix, from 0 up.
+      groups: rows of each prefix.
+      group: R queries per slot and head.
+      capacity: entries of a prefix cache.
+    """
+    left_PM = jnp.take(left, groups.slot, axis=0, mode="fill", fill_value=0)
+    first_PM = jnp.clip(prefix_length, 0, capacity)[:, None] - left_PM
+    return jnp.repeat(first_PM, group, axis=1)
+
+
 def attend(
     over: Pass,
     settings: Settings,
@@ -78,13 +99,21 @@ def attend(
     """Return the attention output by the pass of a backend; the contract is that of `api.cached_attention`."""
     slots, heads, width = q.shape
     kv_heads = suffix_k.shape[1]
-    q_SKRH = q.reshape(slots, kv_heads, heads // kv_heads, width)
+    group = heads // kv_heads
+    q_SKRH = q.reshape(slots, kv_heads, group, width)
+    groups = group_slots(prefix_id, prefix_k.shape[0], settings.slots_per_prefix)
+    first_PM = None
+    if settings.window is not None:
+        held = jnp.clip(suffix_length, 0, suffix_k.shape[2])
+        # A suffix longer than the window starts later; the others leave some of the window to their prefix.
+        suffix_length = jnp.minimum(held, settings.window)
+        suffix_start = suffix_start + held - suffix_length
+        first_PM = first_of_rows(prefix_length, settings.window - suffix_length, groups, group, prefix_k.shape[2])
     suffix = over(q_SKRH, suffix_k, suffix_v, suffix_start, suffix_length, settings)
 
-    groups = group_slots(prefix_id, prefix_k.shape[0], settings.slots_per_prefix)
     # A prefix whose slots have all ended is not read.
     length = jnp.where(jnp.any(groups.slot < slots, axis=1), prefix_length, 0)
-    rows = over(grouped(q_SKRH, groups), prefix_k, prefix_v, jnp.zeros_like(length), length, settings)
+    rows = over(grouped(q_SKRH, groups), prefix_k, prefix_v, jnp.zeros_like(length), length, settings, first_PM)
     prefix = Partial(
         ungrouped(rows.weighted, groups),
         ungrouped(rows.peak, groups, lowest(q)),

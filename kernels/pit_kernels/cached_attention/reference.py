@@ -17,6 +17,7 @@ def cached_attention(
     *,
     scale: float | None = None,
     logit_soft_cap: float | None = None,
+    window: int | None = None,
 ) -> Float64[np.ndarray, "S N H"]:
     """Return the output by the definition; arguments as in `api.cached_attention`."""
     slots, heads, width = q.shape
@@ -27,14 +28,18 @@ def cached_attention(
     out = np.zeros(q.shape)
     for s in range(slots):
         p = prefix_id[s] if 0 <= prefix_id[s] < prefixes else None
-        first = range(0 if p is None else min(max(int(prefix_length[p]), 0), prefix_capacity))
+        first = list(range(0 if p is None else min(max(int(prefix_length[p]), 0), prefix_capacity)))
         held = min(max(int(suffix_length[s]), 0), suffix_capacity)
         second = [(int(suffix_start[s]) + j) % suffix_capacity for j in range(held)]
+        if window is not None:
+            # Entries in the order of their positions; the query is the last.
+            path = [*((True, i) for i in first), *((False, i) for i in second)][-window:]
+            first, second = [i for of_prefix, i in path if of_prefix], [i for of_prefix, i in path if not of_prefix]
         if not first and not second:
             continue
         # Without a prefix nothing is taken of the one that is named here.
-        k = np.concatenate([prefix_k[p or 0][:, list(first)], suffix_k[s][:, second]], axis=1).astype(np.float64)
-        v = np.concatenate([prefix_v[p or 0][:, list(first)], suffix_v[s][:, second]], axis=1).astype(np.float64)
+        k = np.concatenate([prefix_k[p or 0][:, first], suffix_k[s][:, second]], axis=1).astype(np.float64)
+        v = np.concatenate([prefix_v[p or 0][:, first], suffix_v[s][:, second]], axis=1).astype(np.float64)
         for n in range(heads):
             logits = k[n // group] @ q[s, n].astype(np.float64) * scale
             if logit_soft_cap is not None:

@@ -10,6 +10,7 @@ class Settings(NamedTuple):
     """Static settings of a call.
 
     scale, logit_soft_cap: as in `api.cached_attention`.
+    window: last entries of prefix and suffix together that a slot sees; None for all.
     slots_per_prefix: most slots that share a prefix.
     partition: mesh axes that split heads.
     interpret: False, or the parameters of the interpreter.
@@ -17,6 +18,7 @@ class Settings(NamedTuple):
 
     scale: float
     logit_soft_cap: float | None
+    window: int | None
     slots_per_prefix: int
     partition: Partition
     interpret: Interpret

@@ -18,13 +18,17 @@ def over(
     start: Int32[Array, " G"],
     length: Int32[Array, " G"],
     settings: Settings,
+    first: Int32[Array, "G M"] | None = None,
 ) -> Partial:
     """Return the attention of M queries per head over the held keys of the group's cache."""
-    accumulator, held = numerics.accumulator(q), held_entries(start, length, k.shape[2])
+    accumulator, held = numerics.accumulator(q), held_entries(start, length, k.shape[2])[:, None, None, :]
+    if first is not None:
+        entry = jnp.arange(k.shape[2], dtype=jnp.int32)
+        held = held & (entry[None, None, :] >= first[:, :, None])[:, None]
     logits = jnp.einsum("gkmh,gkch->gkmc", q, k, preferred_element_type=accumulator) * settings.scale
     if settings.logit_soft_cap is not None:
         logits = settings.logit_soft_cap * jnp.tanh(logits / settings.logit_soft_cap)
-    logits = jnp.where(held[:, None, None, :], logits, -jnp.inf)
+    logits = jnp.where(held, logits, -jnp.inf)
     peak = jnp.max(logits, axis=-1, initial=lowest(q))
     p = jnp.exp(logits - peak[..., None])
     weighted = jnp.einsum("gkmc,gkch->gkmh", p.astype(v.dtype), v, preferred_element_type=accumulator)

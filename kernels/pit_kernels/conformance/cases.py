@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pit_kernels.conformance.check import Case
-from pit_kernels.conformance.rows import is_packed, named_rows, write_segments
+from pit_kernels.conformance.rows import is_packed, named_rows, path_positions, write_segments
 from pit_kernels.three_way_attention import reference as attention_reference
 from pit_kernels.token_logprob import reference as logprob_reference
 
@@ -18,7 +18,8 @@ TOKENS = 512
 def attention_cases(head_dim: int = 128) -> list[Case]:
     """Return the cases of `f(q, k, v, visible_until, *, logit_soft_cap=None)`, whose result is the output [B, T, N, H].
 
-    They may need "trees" beyond packed sequences, "grouped" heads and "soft_cap".
+    They may need "trees" beyond packed sequences, "grouped" heads, "soft_cap", and a "window", with which the function
+    takes `position` after the mask and the keyword `window`.
     """
     cases = []
     for name, segments in named_rows(TOKENS).items():
@@ -40,6 +41,9 @@ def attention_cases(head_dim: int = 128) -> list[Case]:
         [write_segments(TOKENS, gap), write_segments(TOKENS, named_rows(TOKENS)["one tree fills the row"])]
     )
     packed = np.stack(mixed)
+    for window in (1, 60, 130):
+        name, needs = f"trees, window of {window}, float32", frozenset({"trees", "grouped", "window"})
+        cases.append(_attention(name, trees, (4, 2), head_dim, jnp.float32, None, needs, window))
     cases += [
         _attention("packed sequences, bfloat16", packed, (2, 2), head_dim, jnp.bfloat16, None, frozenset()),
         _attention(
@@ -67,6 +71,7 @@ def _attention(
     dtype: Any,
     soft_cap: float | None,
     needs: frozenset[str],
+    window: int | None = None,
 ) -> Case:
     rng = np.random.default_rng(len(name))
     batch, tokens = rows.shape
@@ -76,9 +81,13 @@ def _attention(
     k, v = rng.normal(size=(2, batch, tokens, heads[1], head_dim))
     alive = rows > np.arange(tokens)
 
-    options = {} if soft_cap is None else {"logit_soft_cap": soft_cap}
+    options: dict[str, Any] = {} if soft_cap is None else {"logit_soft_cap": soft_cap}
+    mask = [rows]
+    if window is not None:
+        mask.append(np.stack([path_positions(row) for row in rows]))
+        options["window"] = window
     cotangent = np.where(alive[:, :, None, None], d_out, 0)
-    return Case(name, needs, (q, k, v), (rows,), options, (cotangent,), dtype, _attention_formula, ("out",))
+    return Case(name, needs, (q, k, v), tuple(mask), options, (cotangent,), dtype, _attention_formula, ("out",))
 
 
 def _attention_formula(*arguments: Any, **options: Any) -> Any:
@@ -182,14 +191,16 @@ def cached_attention_cases() -> list[Case]:
     """Return the cases of cached attention, whose result is the output [S, N, H] and has no gradient.
 
     The arguments are q, prefix_k, prefix_v, suffix_k, suffix_v, prefix_length, suffix_length, prefix_id and
-    suffix_start. The keywords are `logit_soft_cap` and `slots_per_prefix`. The cases may need "grouped" heads and
-    "soft_cap".
+    suffix_start. The keywords are `logit_soft_cap`, `window` and `slots_per_prefix`. The cases may need "grouped"
+    heads, "soft_cap" and a "window".
     """
     plain, grouped = (2, 2, 64), (4, 2, 64)
     return [
         _cached("caches that fill no block, float32", (9, 5), plain, jnp.float32, {}),
         _cached("grouped heads, soft cap, bfloat16", (128, 128), grouped, jnp.bfloat16, {"logit_soft_cap": 2.0}),
         _cached("caches of several blocks, float32", (640, 384), grouped, jnp.float32, {"slots_per_prefix": 3}),
+        _cached("window inside the suffixes, float32", (9, 5), grouped, jnp.float32, {"window": 3}),
+        _cached("window across both caches, float32", (128, 64), grouped, jnp.float32, {"window": 70}),
     ]
 
 
@@ -212,6 +223,7 @@ def _cached(
     others = tuple(np.array(x, np.int32) for x in numbers)
     needs = {"grouped"} if count != kv_heads else set()
     needs |= {"soft_cap"} if "logit_soft_cap" in options else set()
+    needs |= {"window"} if "window" in options else set()
     cotangents = (np.ones((slots, count, width)),)
     return Case(
         name, frozenset(needs), floats, others, options, cotangents, dtype, cached_formula, ("out",), gradients=False
@@ -230,6 +242,7 @@ def cached_formula(
     suffix_start: Any,
     *,
     logit_soft_cap: float | None = None,
+    window: int | None = None,
     slots_per_prefix: int | None = None,
 ) -> Any:
     """Return the cached attention by the dense formula: one masked softmax over each slot's two caches side by side."""
@@ -237,8 +250,14 @@ def cached_formula(
     k, v = (jnp.concatenate(x, 2) for x in ((prefix_k[prefix_id], suffix_k), (prefix_v[prefix_id], suffix_v)))
     k, v = jnp.repeat(k, group, axis=1), jnp.repeat(v, group, axis=1)
     prefix_length = jnp.where((prefix_id >= 0) & (prefix_id < prefixes), prefix_length[prefix_id], 0)
+    prefix_length, suffix_length = jnp.clip(prefix_length, 0, most_prefix), jnp.clip(suffix_length, 0, most)
     first, second = (jnp.arange(n, dtype=jnp.int32)[None] for n in (most_prefix, most))
-    held = [first < prefix_length[:, None], (second - suffix_start[:, None]) % most < suffix_length[:, None]]
+    second = (second - suffix_start[:, None]) % most
+    held = [first < prefix_length[:, None], second < suffix_length[:, None]]
+    if window is not None:
+        # The oldest token that a slot sees, counted from its path's first.
+        oldest = (prefix_length + suffix_length - window)[:, None]
+        held = [held[0] & (first >= oldest), held[1] & (second + prefix_length[:, None] >= oldest)]
     logits = jnp.einsum("snh,snch->snc", q, k) * width**-0.5
     if logit_soft_cap is not None:
         logits = logit_soft_cap * jnp.tanh(logits / logit_soft_cap)

@@ -48,8 +48,12 @@ class Operation:
 
 
 OPERATIONS: Mapping[str, Operation] = {
-    "three_way_attention": Operation(three_way_attention, attention_cases, frozenset({"trees", "grouped", "soft_cap"})),
-    "cached_attention": Operation(call_cached_attention, cached_attention_cases, frozenset({"grouped", "soft_cap"})),
+    "three_way_attention": Operation(
+        three_way_attention, attention_cases, frozenset({"trees", "grouped", "soft_cap", "window"})
+    ),
+    "cached_attention": Operation(
+        call_cached_attention, cached_attention_cases, frozenset({"grouped", "soft_cap", "window"})
+    ),
     "token_logprob": Operation(
         call_token_logprob, token_logprob_cases, frozenset({"entropy", "temperature", "soft_cap", "ragged"})
     ),

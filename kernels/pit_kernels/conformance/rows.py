@@ -38,6 +38,20 @@ def write_segments(tokens: int, segments: Sequence[tuple[int, int, bool]]) -> In
     return until
 
 
+def path_positions(until: Int32[np.ndarray, " T"]) -> Int32[np.ndarray, " T"]:
+    """Return the position of each token on its path, the number of other tokens that it sees; 0 in padding.
+
+    Example:
+      >>> path_positions(write_segments(6, [(0, 2, False), (1, 1, False), (1, 2, False), (0, 1, True)])).tolist()
+      [0, 1, 2, 2, 3, 0]
+    """
+    index = np.arange(until.size)
+    alive = until > index
+    seen = (index[None, :] < index[:, None]) & (index[:, None] < until[None, :]) & alive[:, None]
+    positions: Int32[np.ndarray, " T"] = seen.sum(axis=1).astype(np.int32)
+    return positions
+
+
 def named_rows(tokens: int) -> dict[str, list[tuple[int, int, bool]]]:
     """Return rows, each for one kind of mistake, as segments for `write_segments`."""
     return {

@@ -23,9 +23,11 @@ def three_way_attention(
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     visible_until: Int32[Array, "B T"],
+    position: Int32[Array, "B T"] | None = None,
     *,
     scale: float | None = None,
     logit_soft_cap: float | None = None,
+    window: int | None = None,
     implementation: str = "auto",
     interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
@@ -40,9 +42,11 @@ def three_way_attention(
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     visible_until: Int32[Array, "B T"],
+    position: Int32[Array, "B T"] | None = None,
     *,
     scale: float | None = None,
     logit_soft_cap: float | None = None,
+    window: int | None = None,
     implementation: str = "auto",
     interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
@@ -56,9 +60,11 @@ def three_way_attention(
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     visible_until: Int32[Array, "B T"],
+    position: Int32[Array, "B T"] | None = None,
     *,
     scale: float | None = None,
     logit_soft_cap: float | None = None,
+    window: int | None = None,
     implementation: str = "auto",
     interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
@@ -69,7 +75,8 @@ def three_way_attention(
 
     A token t is alive when visible_until[t] > t; any other token is padding. Padding gets output exactly 0, log-sum-exp
     -inf and gradients exactly 0, and a NaN in its q, k, v or incoming gradients reaches nothing. A living token always
-    sees itself, so its log-sum-exp is finite. Every int32 value follows the formula; none reads out of bounds.
+    sees itself, so its log-sum-exp is finite. Every int32 value follows the formula; none reads out of bounds. With a
+    window, t sees s only if position[t] - position[s] < window as well.
 
     Products accumulate in float32 and the softmax is float32, whatever the dtype (float64 inputs stay float64). The
     gradient is defined for reverse mode only, through the output and through the log-sum-exp.
@@ -79,8 +86,11 @@ def three_way_attention(
       k: keys; K heads, each serving the N/K consecutive query heads from N/K times its index.
       v: values.
       visible_until: flat index at which the subtree of the token's segment ends.
+      position: position of the token on its own root-to-leaf path; needed with `window` only.
       scale: factor of the logits, H**-0.5 when None.
       logit_soft_cap: c of the cap c tanh(z / c) on the scaled logits z (Gemma 2); no cap when None.
+      window: positions of its path that a query sees, its own included (sliding window, Mistral); all when None. It
+        must be known when the program is compiled.
       implementation: backend; see `pit_kernels.dispatch`. The TPU kernel pads inside: rows to whole blocks of 128
         tokens, widths to 64 or whole multiples of 128. Rows whose keys do not fit into VMEM take it stretch by stretch.
       interpret: whether, and with what parameters, Pallas' interpreter runs the TPU kernel, on any platform.
@@ -120,14 +130,23 @@ def three_way_attention(
     if logit_soft_cap is not None:
         checks.require_positive(_NAME, "logit_soft_cap", logit_soft_cap)
 
+    if window is not None:
+        checks.require_window(_NAME, window)
+        if position is None:
+            raise ValueError(f"{_NAME}: position is None; with window = {window} it must be [B T], int32")
+        checks.require_int32(_NAME, "position", position)
+        checks.require_shape(_NAME, "position", position, "B T", (batch, tokens))
+
     settings = Settings(
         scale=float(scale),
         logit_soft_cap=None if logit_soft_cap is None else float(logit_soft_cap),
+        window=window,
         tiles=tiles,
         interpret=dispatch.interpreter(interpret),
         partition=(partition or WHOLE).here([batch], [heads, kv_heads]),
     )
-    arrays = q, k, v, visible_until
+    # Without a window no program takes positions.
+    arrays = (q, k, v, visible_until) if window is None else (q, k, v, visible_until, position)
     route = dispatch.choose(_NAME, BACKENDS, implementation, settings, *arrays, interpret=interpret)
-    out, lse = autodiff.attend(*arrays, settings, route)
+    out, lse = autodiff.attend(q, k, v, arrays[3:], settings, route)
     return (out, lse.swapaxes(1, 2)) if return_lse else out

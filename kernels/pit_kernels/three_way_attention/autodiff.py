@@ -12,7 +12,10 @@ from pit_kernels.dispatch import Route
 from pit_kernels.three_way_attention.settings import Settings
 from pit_kernels.three_way_attention.visible_blocks import alive
 
-_Residuals = tuple[Array, Array, Array, Array, Array, Array]
+_Mask = tuple[Array, ...]
+"""`visible_until`, and with a window `position`."""
+
+_Residuals = tuple[Array, Array, Array, _Mask, Array, Array]
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "route"))
@@ -20,46 +23,55 @@ def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
-    visible_until: Int32[Array, "B T"],
+    mask: tuple[Int32[Array, "B T"], ...],
     settings: Settings,
     route: Route,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
-    """Return the attention output and its log-sum-exp; the contract is that of `api.three_way_attention`."""
-    return _attend(q, k, v, visible_until, settings, route)
+    """Return the attention output and its log-sum-exp; the contract is that of `api.three_way_attention`.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      mask: `visible_until`, and with a window `position`.
+      settings: static settings.
+      route: backends.
+    """
+    return _attend(q, k, v, mask, settings, route)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attend(
-    q: Array, k: Array, v: Array, visible_until: Array, settings: Settings, route: Route
-) -> tuple[Array, Array]:
+def _attend(q: Array, k: Array, v: Array, mask: _Mask, settings: Settings, route: Route) -> tuple[Array, Array]:
     run = functools.partial(route.forward, settings)
-    ins, outs = ("r.c.", "r.c.", "r.c.", "r."), ("r.c.", "rc.")
-    out, lse = partition.split(run, settings.partition, ins, outs)(q, k, v, visible_until)
+    ins, outs = ("r.c.", "r.c.", "r.c.", *("r." for _ in mask)), ("r.c.", "rc.")
+    out, lse = partition.split(run, settings.partition, ins, outs)(q, k, v, *mask)
     return out, lse
 
 
 def _attend_fwd(
-    q: Array, k: Array, v: Array, visible_until: Array, settings: Settings, route: Route
+    q: Array, k: Array, v: Array, mask: _Mask, settings: Settings, route: Route
 ) -> tuple[tuple[Array, Array], _Residuals]:
-    out, lse = _attend(q, k, v, visible_until, settings, route)
-    return (out, lse), (q, k, v, visible_until, out, lse)
+    out, lse = _attend(q, k, v, mask, settings, route)
+    return (out, lse), (q, k, v, mask, out, lse)
 
 
 def _attend_bwd(
     settings: Settings, route: Route, residuals: _Residuals, cotangents: tuple[Array, Array]
 ) -> tuple[Array, Array, Array, None]:
     def run(*arrays: Array) -> Any:
-        q, k, v, visible_until, out, lse, d_out, d_lse = arrays
+        q, k, v, out, lse, d_out, d_lse, visible_until, *position = arrays
         alive_B1T = alive(visible_until)[:, None, :]
         accumulator = numerics.accumulator(q)
         # d logit = p (dp - sum_s p dp + d lse), and sum_s p dp = out . d out: one number per query.
         product_BTN = jnp.sum(out.astype(accumulator) * d_out.astype(accumulator), axis=-1)
         delta = jnp.where(alive_B1T, product_BTN.swapaxes(1, 2) - d_lse, 0)
         lse = jnp.where(alive_B1T, lse, 0)
-        return route.backward(settings, q, k, v, visible_until, lse, delta, d_out)
+        return route.backward(settings, q, k, v, visible_until, lse, delta, d_out, *position)
 
-    ins = ("r.c.", "r.c.", "r.c.", "r.", "r.c.", "rc.", "r.c.", "rc.")
-    d_q, d_k, d_v = partition.split(run, settings.partition, ins, ("r.c.",) * 3)(*residuals, *cotangents)
+    *saved, mask, out, saved_lse = residuals
+    ins = ("r.c.", "r.c.", "r.c.", "r.c.", "rc.", "r.c.", "rc.", *("r." for _ in mask))
+    split = partition.split(run, settings.partition, ins, ("r.c.",) * 3)
+    d_q, d_k, d_v = split(*saved, out, saved_lse, *cotangents, *mask)
     return d_q, d_k, d_v, None
 
 

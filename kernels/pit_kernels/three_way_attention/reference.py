@@ -13,9 +13,11 @@ def three_way_attention(
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     visible_until: Int32[Array, "B T"],
+    position: Int32[Array, "B T"] | None = None,
     *,
     scale: float | None = None,
     logit_soft_cap: float | None = None,
+    window: int | None = None,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
     """Return the output and log-sum-exp by the definition; arguments as in `api.three_way_attention`."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -28,7 +30,10 @@ def three_way_attention(
         logits_BNTT = logit_soft_cap * jnp.tanh(logits_BNTT / logit_soft_cap)
     causal_TT = index_T[None, :] <= index_T[:, None]
     inside_BTT = index_T[None, :, None] < visible_until[:, None, :]
-    seen_B1TT = (causal_TT[None] & inside_BTT & alive_BT[:, :, None])[:, None]
+    seen_BTT = causal_TT[None] & inside_BTT & alive_BT[:, :, None]
+    if window is not None and position is not None:
+        seen_BTT = seen_BTT & (position[:, :, None] - position[:, None, :] < window)
+    seen_B1TT = seen_BTT[:, None]
     # A row that sees nothing would be 0 / 0: it takes logits 0 through the softmax and is dropped at the end.
     alive_B1T1 = alive_BT[:, None, :, None]
     logits_BNTT = jnp.where(seen_B1TT, logits_BNTT, jnp.where(alive_B1T1, -jnp.inf, 0))

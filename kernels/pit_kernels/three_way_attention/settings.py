@@ -11,6 +11,7 @@ class Settings(NamedTuple):
     """Static settings: logits = soft_cap(scale * q.k) with soft_cap(z) = c tanh(z / c), z where c is None.
 
     scale, logit_soft_cap: see above.
+    window: positions of its path that a query sees, its own included; None for all.
     tiles: block sizes of the TPU kernels; None for those of the committed table.
     interpret: False, or the parameters of the interpreter.
     partition: mesh axes that split rows and heads.
@@ -18,6 +19,7 @@ class Settings(NamedTuple):
 
     scale: float
     logit_soft_cap: float | None
+    window: int | None
     tiles: Tiles | None
     interpret: Interpret
     partition: Partition

@@ -30,6 +30,7 @@ class _Tiles(NamedTuple):
     """A row cut into n blocks of Q tokens, block axis first so that taking one block is a contiguous slice.
 
     query_index is the token's flat index, or -1 for padding: no key index is <= -1, so padding sees nothing.
+    position is None without a window.
     """
 
     q: Float[Array, "n B K R Q H"]
@@ -37,6 +38,7 @@ class _Tiles(NamedTuple):
     v: Float[Array, "n B K Q H"]
     query_index: Int32[Array, "n B Q"]
     visible_until: Int32[Array, "n B Q"]
+    position: Int32[Array, "n B Q"] | None
 
 
 def block_size(tokens: int) -> int:
@@ -50,10 +52,11 @@ def forward(
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     visible_until: Int32[Array, "B T"],
+    position: Int32[Array, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
     """Return the output and log-sum-exp (natural log, -inf in padding)."""
     q, k, v = _without_padding(visible_until, q, k, v)
-    tiles = _tile(q, k, v, visible_until)
+    tiles = _tile(q, k, v, visible_until, position)
 
     def query_block(i: Array) -> tuple[Array, Array]:
         return _forward_block(tiles, i, settings)
@@ -73,10 +76,11 @@ def backward(
     lse: Float[Array, "B N T"],
     delta: Float[Array, "B N T"],
     d_out: Float[Array, "B T N H"],
+    position: Int32[Array, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Return the gradients of q, k and v; `lse` and `delta` are 0 in padding."""
     q, k, v, d_out = _without_padding(visible_until, q, k, v, d_out)
-    tiles = _tile(q, k, v, visible_until)
+    tiles = _tile(q, k, v, visible_until, position)
     block, kv_heads = tiles.visible_until.shape[2], k.shape[2]
     statistics = (x.swapaxes(1, 2)[..., None] for x in (lse, delta))
     d_out_n, lse_n, delta_n = (_tile_heads(x, kv_heads, block) for x in (d_out, *statistics))
@@ -113,7 +117,7 @@ def _untile(x: Float[Array, "n B K R Q H"], tokens: int) -> Float[Array, "B T N 
     return x[:, :tokens]
 
 
-def _tile(q: Array, k: Array, v: Array, visible_until: Array) -> _Tiles:
+def _tile(q: Array, k: Array, v: Array, visible_until: Array, position: Array | None) -> _Tiles:
     batch, tokens = visible_until.shape
     block = block_size(tokens)
     blocks = -(-tokens // block)
@@ -122,20 +126,32 @@ def _tile(q: Array, k: Array, v: Array, visible_until: Array) -> _Tiles:
     index = jnp.arange(blocks * block, dtype=jnp.int32)[None, :]
     query_index = jnp.where(until > index, index, -1)
     until, query_index = (x.reshape(batch, blocks, block).swapaxes(0, 1) for x in (until, query_index))
+    if position is not None:
+        position = jnp.pad(position, ((0, 0), (0, blocks * block - tokens)))
+        position = position.reshape(batch, blocks, block).swapaxes(0, 1)
     kv_heads = k.shape[2]
     k, v = (_tile_heads(x, kv_heads, block)[:, :, :, 0] for x in (k, v))
-    return _Tiles(_tile_heads(q, kv_heads, block), k, v, query_index, until)
+    return _Tiles(_tile_heads(q, kv_heads, block), k, v, query_index, until, position)
 
 
-def _visible_blocks(tiles: _Tiles, i: Int32[Array, ""]) -> tuple[Int32[Array, " n"], Int32[Array, ""]]:
+def _visible_blocks(
+    tiles: _Tiles, i: Int32[Array, ""], settings: Settings
+) -> tuple[Int32[Array, " n"], Int32[Array, ""]]:
     """Return the blocks of keys that block i of queries visits, in order, and how many they are.
 
-    Block j < i is visited when one of its keys, in any row of the batch, is visible past the first query of block i.
+    Block j < i is visited when one of its keys, in any row of the batch, is visible past the first query of block i,
+    and, with a window, when in some row its last position is in the window of the first one of block i.
     """
     blocks, _, block = tiles.visible_until.shape
     reach_n = jnp.max(tiles.visible_until, axis=(1, 2))
     j_n = jnp.arange(blocks, dtype=jnp.int32)
-    visited_n = (j_n == i) | ((j_n < i) & (reach_n > i * block))
+    before_n = (j_n < i) & (reach_n > i * block)
+    if tiles.position is not None and settings.window is not None:
+        far = int(np.iinfo(np.int32).max)
+        first_B = jnp.min(jnp.where(tiles.query_index[i] >= 0, tiles.position[i], far), axis=1)
+        last_nB = jnp.max(tiles.position, axis=2)
+        before_n = before_n & jnp.any(first_B[None] - last_nB < settings.window, axis=1)
+    visited_n = (j_n == i) | before_n
     return jnp.argsort(~visited_n, stable=True).astype(jnp.int32), jnp.sum(visited_n, dtype=jnp.int32)
 
 
@@ -152,13 +168,16 @@ def _logits(
     key_S = j * block + jnp.arange(block, dtype=jnp.int32)
     query_BQ1, until_B1S = tiles.query_index[i][:, :, None], tiles.visible_until[j][:, None, :]
     seen_BQS = (key_S[None, None, :] <= query_BQ1) & (query_BQ1 < until_B1S)
+    if tiles.position is not None and settings.window is not None:
+        distance_BQS = tiles.position[i][:, :, None] - tiles.position[j][:, None, :]
+        seen_BQS = seen_BQS & (distance_BQS < settings.window)
     return logits, seen_BQS[:, None, None]
 
 
 def _forward_block(
     tiles: _Tiles, i: Int32[Array, ""], settings: Settings
 ) -> tuple[Float[Array, "B K R Q H"], Float[Array, "B K R Q"]]:
-    order_n, count = _visible_blocks(tiles, i)
+    order_n, count = _visible_blocks(tiles, i, settings)
     accumulator = numerics.accumulator(tiles.q)
     shape_BKRQH = tiles.q.shape[1:]
 
@@ -199,7 +218,7 @@ def _backward_block(
     settings: Settings,
 ) -> tuple[tuple[Float[Array, "n B K Q H"], Float[Array, "n B K Q H"]], Float[Array, "B K R Q H"]]:
     """Add block i's share to the gradients of keys and values, and return the gradient of its queries."""
-    order_n, count = _visible_blocks(tiles, i)
+    order_n, count = _visible_blocks(tiles, i, settings)
     accumulator = numerics.accumulator(tiles.q)
     q = tiles.q[i]
 

@@ -5,6 +5,7 @@ Nothing here repairs a value: a value that cannot work is refused with its path,
 
 from pit.config.adapter import AdapterConfig, BaseConfig
 from pit.config.board import BoardConfig, Limit
+from pit.config.model import ModelConfig, RopeScaling, gemma_like
 from pit.config.plain import digest, from_dict, override, read_config, to_dict, to_yaml
 from pit.config.rl import (
     CurriculumConfig,
@@ -30,14 +31,12 @@ from pit.config.sections import (
     GapForm,
     ImproveConfig,
     MeshConfig,
-    ModelConfig,
     OptimizerConfig,
     PackingConfig,
     RolloutConfig,
     TemplateConfig,
     TokenizerConfig,
     WindowConfig,
-    gemma_like,
 )
 from pit.config.supervised import (
     GapConfig,
@@ -84,6 +83,7 @@ __all__ = [
     "RewrittenRlConfig",
     "RlConfig",
     "RolloutConfig",
+    "RopeScaling",
     "RunConfig",
     "SftConfig",
     "SourceWeights",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pit.config.adapter import BaseConfig
 from pit.config.board import BoardConfig
+from pit.config.model import ModelConfig
 from pit.config.rl import ImproverRlConfig, Passes, PolicyRlConfig, RewrittenRlConfig
 from pit.config.rules import COUNT, UNSIGNED, Section, require
 from pit.config.sections import (
@@ -13,7 +14,6 @@ from pit.config.sections import (
     EvaluateConfig,
     ImproveConfig,
     MeshConfig,
-    ModelConfig,
     TemplateConfig,
     TokenizerConfig,
     WindowConfig,

@@ -1,6 +1,5 @@
-"""Sections of a run's config that are not about one stage: data, model shapes, optimizer, packing, use, evaluation."""
+"""Sections of a run's config that are not about one stage: data, optimizer, packing, use, evaluation."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -144,70 +143,6 @@ class WindowConfig(Section):
             f"must equal the output window, {self.output}, because an output becomes the next reference",
             f"set it to {self.output}, or both windows to one value",
         )
-
-
-@dataclass(frozen=True)
-class ModelConfig(Section):
-    """Shape of a decoder. The defaults are Llama-like; `gemma_like` lists Gemma's differences.
-
-    rotary_fraction: share of each head's width that is rotated by position; the rest compares content alone.
-    learned_positions: size of a learned table of positions that is added to the embedding (GPT-2); 0 for none.
-    matched_heads: KV heads per layer whose key projection starts equal to the query projection, so that equal tokens
-        find each other from the first step (a small model trained from scratch otherwise learns a lookup late).
-    """
-
-    width: Annotated[int, COUNT] = 64
-    layers: Annotated[int, COUNT] = 2
-    heads: Annotated[int, COUNT] = 2
-    kv_heads: Annotated[int, COUNT] = 2
-    head_dim: Annotated[int, COUNT] = 32
-    mlp: Annotated[int, COUNT] = 128
-    norm_eps: Annotated[float, POSITIVE] = 1e-5
-    rope_theta: Annotated[float, POSITIVE] = 10_000.0
-    rotary_fraction: float = 1.0
-    learned_positions: Annotated[int, UNSIGNED] = 0
-    tied: bool = True
-    activation: Literal["silu", "gelu"] = "silu"
-    norm_offset: bool = False
-    embed_scale: bool = False
-    post_norm: bool = False
-    attention_soft_cap: Annotated[float | None, POSITIVE] = None
-    final_soft_cap: Annotated[float | None, POSITIVE] = None
-    query_scale: Annotated[float | None, POSITIVE] = None
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
-    matched_heads: Annotated[int, UNSIGNED] = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(
-            self.heads % self.kv_heads == 0,
-            "kv_heads",
-            f"must divide heads = {self.heads}",
-            "set it to 1, or another divisor",
-        )
-        self._require(
-            self.head_dim % 2 == 0, "head_dim", "must be even (rotary pairs)", f"set it to {self.head_dim + 1}"
-        )
-        self._require(
-            0 <= self.rotary_fraction <= 1 and self.head_dim * self.rotary_fraction % 2 == 0,
-            "rotary_fraction",
-            f"must be in [0, 1] and rotate an even part of head_dim = {self.head_dim}",
-            "set it to 0, 0.5 or 1",
-        )
-        self._require(
-            self.matched_heads <= self.kv_heads,
-            "matched_heads",
-            f"must be at most kv_heads = {self.kv_heads}",
-            f"set it to {self.kv_heads} or less",
-        )
-
-
-def gemma_like(config: ModelConfig) -> ModelConfig:
-    """Return the same shape with Gemma's choices: GELU, norms scaled by 1 + w, scaled embedding, norms after blocks."""
-    return dataclasses.replace(
-        config, activation="gelu", norm_offset=True, embed_scale=True, post_norm=True, tied=True, norm_eps=1e-6
-    )
 
 
 @dataclass(frozen=True)

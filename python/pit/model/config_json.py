@@ -23,9 +23,6 @@ _SIZES = {
 }
 """Sizes of a decoder: name in `ModelConfig`, name in config.json."""
 
-_UNSCALED_ROPE = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1.0}
-_ROPE_THETA = 10_000.0
-
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file.
@@ -85,9 +82,16 @@ class ConfigJson:
             raise self.refusal(name, value, "must be a positive integer", "correct it")
         return value
 
-    def number(self, name: str, default: float) -> float:
-        """Return a positive, finite number."""
-        return self._number(name, self.values.get(name, default))
+    def number(self, name: str, default: float | None = None) -> float:
+        """Return a positive, finite number; a field that is absent has the default, or is refused without one."""
+        if name not in self.values and default is None:
+            raise ModelFileError(f"{self.path}: {name} is missing: the decoder needs it; add it")
+        return self.positive(name, self.values.get(name, default))
+
+    def optional_number(self, name: str, default: float | None) -> float | None:
+        """Return a positive, finite number, or None for null."""
+        value = self.values.get(name, default)
+        return None if value is None else self.positive(name, value)
 
     def boolean(self, name: str, default: bool) -> bool:
         """Return a truth value."""
@@ -115,30 +119,14 @@ class ConfigJson:
         defaults = {"kv_heads": heads, "head_dim": width // heads}
         return {name: self.integer(file_name, defaults.get(name)) for name, file_name in _SIZES.items()}
 
-    def rope_theta(self) -> float:
-        """Return the base of the rotary frequencies, which must not be scaled.
+    def require_off(self, *names: str) -> None:
+        """Raise if one of these fields is given and is neither false nor null."""
+        for name in names:
+            if self.values.get(name) not in (None, False):
+                raise self.refusal(name, self.values[name], "must be false or null", "choose a checkpoint without it")
 
-        It is `rope_theta` up to transformers 4, and `rope_parameters.rope_theta` since 5.
-        """
-        bases = {"rope_theta": self.number("rope_theta", _ROPE_THETA)} if "rope_theta" in self.values else {}
-        for section in ("rope_parameters", "rope_scaling"):
-            block = self.values.get(section)
-            if block is None:
-                continue
-            if not isinstance(block, dict):
-                raise self.refusal(section, block, "must be null or an object", "correct it")
-            for name, value in block.items():
-                if name == "rope_theta":
-                    bases[f"{section}.{name}"] = self._number(f"{section}.{name}", value)
-                elif name not in _UNSCALED_ROPE or value != _UNSCALED_ROPE[name]:
-                    rule = "only unscaled rotary positions (rope_type 'default') are supported"
-                    remedy = "choose a checkpoint without rope scaling"
-                    raise self.refusal(f"{section}.{name}", value, rule, remedy)
-        if len(set(bases.values())) > 1:
-            raise self.refusal("rope_theta", bases, "is given twice and differs", "keep the right one")
-        return next(iter(bases.values()), _ROPE_THETA)
-
-    def _number(self, name: str, value: object) -> float:
+    def positive(self, name: str, value: object) -> float:
+        """Return the value of a field if it is a positive, finite number."""
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
             raise self.refusal(name, value, "must be a positive number", "correct it")
         return float(value)

@@ -4,6 +4,7 @@ One module serves Llama-like and Gemma-like shapes, chosen by `ModelConfig`. It 
 norm, because heads gather the few rows that they need first and normalise only those.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Int32
 
-from pit.config import ModelConfig
+from pit.config import ModelConfig, RopeScaling
 from pit.model.axes import PARTITION
 from pit.model.low_rank import Adaptable
 from pit_kernels import cached_attention, three_way_attention
@@ -59,7 +60,11 @@ class RmsNorm(nnx.Module):
 
 
 def rotate(
-    x: Float[Array, "B T N H"], position: Int32[Array, "B T"], theta: float, fraction: float = 1.0
+    x: Float[Array, "B T N H"],
+    position: Int32[Array, "B T"],
+    theta: float,
+    fraction: float = 1.0,
+    scaling: RopeScaling | None = None,
 ) -> Float[Array, "B T N H"]:
     """Return x with rotary embedding by explicit positions (RoFormer, arXiv 2104.09864), halves paired as in Llama.
 
@@ -67,11 +72,25 @@ def rotate(
     """
     half = int(x.shape[-1] * fraction) // 2
     frequency = jnp.float32(theta) ** (-jnp.arange(half, dtype=jnp.float32) / jnp.float32(max(half, 1)))
+    frequency = _scaled(frequency, scaling)
     angle = position.astype(jnp.float32)[:, :, None, None] * frequency[None, None, None, :]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     first, second = x[..., :half].astype(jnp.float32), x[..., half : 2 * half].astype(jnp.float32)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
     return jnp.concatenate([rotated, x[..., 2 * half :]], axis=-1)
+
+
+def _scaled(frequency: Float32[Array, " h"], scaling: RopeScaling | None) -> Float32[Array, " h"]:
+    """Return lowered rotary frequencies; see `RopeScaling`."""
+    if scaling is None:
+        return frequency
+    lowered: Array = frequency / jnp.float32(scaling.factor)
+    if scaling.kind == "linear":
+        return lowered
+    turns = frequency * jnp.float32(scaling.original_positions / (2 * math.pi))
+    kept = jnp.clip((turns - jnp.float32(scaling.low)) / jnp.float32(scaling.high - scaling.low), 0, 1)
+    mixed: Array = kept * frequency + (1 - kept) * lowered
+    return mixed
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param[Array]:
@@ -93,9 +112,13 @@ def _sinusoids(positions: int, width: int) -> Float32[Array, "P D"]:
 
 
 class Attention(Adaptable):
-    """Grouped-query attention; weights [D, N, H], [D, K, H] and [N, H, D]."""
+    """Grouped-query attention; weights [D, N, H], [D, K, H] and [N, H, D].
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+    Attributes:
+        local: whether a token sees the last `config.window` tokens of its path only.
+    """
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, *, local: bool) -> None:
         d, n, k, h = config.width, config.heads, config.kv_heads, config.head_dim
         self.q = _normal(rngs, (d, n, h), d)
         self.k = _normal(rngs, (d, k, h), d)
@@ -104,7 +127,14 @@ class Attention(Adaptable):
         if config.matched_heads:
             matched = self.q[...][:, :: n // k][:, : config.matched_heads]
             self.k[...] = self.k[...].at[:, : config.matched_heads].set(matched)
-        self.config = config
+        if config.qkv_bias:
+            self.q_bias = nnx.Param(jnp.zeros((n, h)))
+            self.k_bias = nnx.Param(jnp.zeros((k, h)))
+            self.v_bias = nnx.Param(jnp.zeros((k, h)))
+        if config.qk_norm:
+            self.q_norm = RmsNorm(h, config)
+            self.k_norm = RmsNorm(h, config)
+        self.config, self.local = config, local
 
     def project(
         self, x: Float[Array, "B T D"], position: Int32[Array, "B T"]
@@ -114,8 +144,23 @@ class Attention(Adaptable):
         q = self.with_term("q", x, jnp.einsum("btd,dnh->btnh", x, self.q[...].astype(dtype)))
         k = self.with_term("k", x, jnp.einsum("btd,dkh->btkh", x, self.k[...].astype(dtype)))
         v = self.with_term("v", x, jnp.einsum("btd,dkh->btkh", x, self.v[...].astype(dtype)))
-        theta, fraction = config.rope_theta, config.rotary_fraction
-        return rotate(q, position, theta, fraction), rotate(k, position, theta, fraction), v
+        if config.qkv_bias:
+            q, k, v = (
+                x + bias[...].astype(dtype)[None, None]
+                for x, bias in zip((q, k, v), (self.q_bias, self.k_bias, self.v_bias), strict=True)
+            )
+        if config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        theta, scaling = config.rope_theta, config.rope_scaling
+        if self.local and config.local_rope_theta is not None:
+            theta, scaling = config.local_rope_theta, None
+        q, k = (rotate(x, position, theta, config.rotary_fraction, scaling) for x in (q, k))
+        return q, k, v
+
+    def window(self, tokens: int) -> int | None:
+        """Return the window where paths have at most `tokens` tokens; None if no token of a path lies outside it."""
+        window, longest = self.config.window, min(tokens, self.config.longest_path or tokens)
+        return window if self.local and window is not None and window < longest else None
 
     def output(self, out: Float[Array, "*b N H"]) -> Float[Array, "*b D"]:
         """Mix the heads back into the residual width."""
@@ -142,9 +187,9 @@ class Mlp(Adaptable):
 class Layer(nnx.Module):
     """One pre-norm block; Gemma normalises the output of each half as well."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, *, local: bool) -> None:
         self.attention_norm = RmsNorm(config.width, config)
-        self.attention = Attention(config, rngs)
+        self.attention = Attention(config, rngs, local=local)
         self.mlp_norm = RmsNorm(config.width, config)
         self.mlp = Mlp(config, rngs)
         if config.post_norm:
@@ -173,8 +218,10 @@ class Layer(nnx.Module):
             k,
             v,
             visible_until,
+            position,
             scale=config.query_scale,
             logit_soft_cap=config.attention_soft_cap,
+            window=self.attention.window(x.shape[1]),
             partition=PARTITION,
         )
         return self.finish(x, self.attention.output(out)), Cache(k, v)
@@ -197,6 +244,7 @@ class Layer(nnx.Module):
             step.write_at + 1 - step.suffix_length,
             scale=self.config.query_scale,
             logit_soft_cap=self.config.attention_soft_cap,
+            window=self.attention.window(prefix.k.shape[2] + suffix.k.shape[2]),
             slots_per_prefix=step.slots_per_prefix,
             partition=PARTITION,
         )
@@ -216,7 +264,7 @@ class Decoder(nnx.Module):
         self.embedding = _normal(rngs, (vocab_size, config.width), config.width)
         if config.learned_positions:
             self.positions = nnx.Param(_sinusoids(config.learned_positions, config.width))
-        self.layers = nnx.List([Layer(config, rngs) for _ in range(config.layers)])
+        self.layers = nnx.List([Layer(config, rngs, local=config.is_local(i)) for i in range(config.layers)])
         self.final_norm = RmsNorm(config.width, config)
         if not config.tied:
             self.output = _normal(rngs, (vocab_size, config.width), config.width)

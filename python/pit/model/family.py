@@ -13,6 +13,33 @@ from pit.model.config_json import ConfigJson
 from pit.model.errors import ModelFileError, refusal
 from pit.model.layout import PARAMETERS, SCORE, Weight, sizes
 
+_PLAIN: Mapping[str, Any] = {
+    "norm_offset": False,
+    "embed_scale": False,
+    "post_norm": False,
+    "rotary_fraction": 1.0,
+    "rope_scaling": None,
+    "learned_positions": 0,
+    "window": None,
+    "window_from": 0,
+    "global_every": 0,
+    "local_rope_theta": None,
+    "qkv_bias": False,
+    "qk_norm": False,
+    "attention_soft_cap": None,
+    "final_soft_cap": None,
+    "query_scale": None,
+}
+
+
+def constants(*read: str, **values: Any) -> dict[str, Any]:
+    """Return a family's `constants`: no addition to the first Llama, but for `values` and for the fields it reads.
+
+    >>> constants("window", qk_norm=True)["qk_norm"], "window" in constants("window")
+    (True, False)
+    """
+    return {name: value for name, value in (dict(_PLAIN) | values).items() if name not in read}
+
 
 @dataclass(frozen=True, eq=False)
 class Family:
@@ -21,11 +48,12 @@ class Family:
     name: the name before `ForCausalLM` and `ForSequenceClassification` in the names of its architectures.
     model_type: the field of config.json.
     constants: fields of `ModelConfig` that have the same value in every model of the family.
-    read: returns the other fields of `ModelConfig` from a config.json. `compute_dtype`, `remat` and `matched_heads` are
-        not properties of a checkpoint and keep their defaults.
+    read: returns the other fields of `ModelConfig` from a config.json. `compute_dtype`, `remat`, `matched_heads` and
+        `longest_path` are not properties of a checkpoint and keep their defaults.
     write: returns the fields of a config.json that `read` reads back as this config; it raises a ModelFileError for a
         config that the family cannot express.
     tensors: name in the files of each parameter in `pit.model.layout.PARAMETERS`.
+    reward_name: the name before `ForSequenceClassification`, where it is another.
     """
 
     name: str
@@ -34,6 +62,11 @@ class Family:
     read: Callable[[ConfigJson], dict[str, Any]]
     write: Callable[[ModelConfig], dict[str, Any]]
     tensors: Mapping[str, str]
+    reward_name: str | None = None
+
+    def architecture(self, *, reward: bool) -> str:
+        """Return the name in config.json's `architectures` of a language model or a reward model."""
+        return f"{self.reward_name or self.name}ForSequenceClassification" if reward else f"{self.name}ForCausalLM"
 
     def config(self, file: ConfigJson) -> ModelConfig:
         """Return the decoder that a config.json describes.

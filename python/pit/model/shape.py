@@ -18,8 +18,6 @@ from pit.model.family import Family
 from pit.model.layout import Weight
 from pit.model.tensor_files import Tensor
 
-_CAUSAL = "ForCausalLM"
-_REWARD = "ForSequenceClassification"
 _READABLE = ("F32", "BF16", "F16")
 # Old conversions store the rotary frequencies, which follow from rope_theta.
 _DERIVED = ".rotary_emb.inv_freq"
@@ -41,7 +39,7 @@ class Shape:
     @property
     def architecture(self) -> str:
         """Name in config.json's `architectures`."""
-        return self.family.name + (_REWARD if self.reward else _CAUSAL)
+        return self.family.architecture(reward=self.reward)
 
     @property
     def weights(self) -> list[Weight]:
@@ -56,14 +54,14 @@ def read_shape(file: ConfigJson) -> Shape:
         ModelFileError: no family has the architecture, or the decoder does not compute all parts of it.
     """
     named = file.values.get("architectures")
-    known = {family.name + kind: (family, kind) for family in FAMILIES for kind in (_CAUSAL, _REWARD)}
+    known = {family.architecture(reward=kind): (family, kind) for kind in (False, True) for family in FAMILIES}
     if not isinstance(named, list) or len(named) != 1 or named[0] not in known:
         rule = f"must be a list of one of {', '.join(known)}"
         remedy = "choose such a checkpoint, or add the family as docs/guides/add-a-model-family.md describes"
         raise file.refusal("architectures", named, rule, remedy)
-    family, kind = known[named[0]]
+    family, reward = known[named[0]]
     file.require(quantization_config=None)
-    config, reward = family.config(file), kind == _REWARD
+    config = family.config(file)
     config = dataclasses.replace(config, tied=config.tied or reward)
     return Shape(family, config, file.integer("vocab_size"), reward)
 

@@ -22,6 +22,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"(embedding|output)$", P("tensor", "fsdp")),
     (r"positions$", P(None, "fsdp")),
     (r"attention\.[qkv]$", P("fsdp", "tensor", None)),
+    (r"attention\.[qkv]_bias$", P("tensor", None)),
     (r"attention\.o$", P("tensor", None, "fsdp")),
     (r"mlp\.(gate|up)$", P("fsdp", "tensor")),
     (r"mlp\.down$", P("tensor", "fsdp")),

@@ -16,8 +16,12 @@ from pit_kernels.three_way_attention.settings import Settings
 from pit_kernels.three_way_attention.tiles import default_tiles
 
 
-def refuses(settings: Settings, q: Array, k: Array, v: Array, visible_until: Array) -> str | None:
+def refuses(
+    settings: Settings, q: Array, k: Array, v: Array, visible_until: Array, position: Array | None = None
+) -> str | None:
     """Return why these kernels cannot serve a call, or None."""
+    if settings.window is not None:
+        return f"it has no sliding window, and the call asks for one of {settings.window}"
     if q.dtype not in (jnp.bfloat16, jnp.float32):
         return f"its inputs are {jnp.dtype(q.dtype).name}, and it computes in bfloat16 and float32"
     rows, tokens, width = _rows(settings, q, k), q.shape[1], q.shape[3]

@@ -1,6 +1,7 @@
 """Llama (arXiv 2302.13971): RMS norms, rotary positions, grouped queries, and a gated MLP without biases.
 
-Fields that a config.json leaves out have the defaults of transformers' `LlamaConfig`.
+SmolLM 2 and many others are Llamas. Llama 3.1 (arXiv 2407.21783) scales its rotary frequencies. Fields that a
+config.json leaves out have the defaults of transformers' `LlamaConfig`.
 """
 
 from typing import Any
@@ -8,31 +9,39 @@ from typing import Any
 from pit.config import ModelConfig
 from pit.model.config_json import ConfigJson, size_fields
 from pit.model.errors import refusal
-from pit.model.family import Family
+from pit.model.family import Family, constants
+from pit.model.positions_json import read_rope, write_rope
 
-_CONSTANTS = {
-    "norm_offset": False,
-    "embed_scale": False,
-    "post_norm": False,
-    "rotary_fraction": 1.0,
-    "learned_positions": 0,
-    "attention_soft_cap": None,
-    "final_soft_cap": None,
-    "query_scale": None,
-}
 # transformers' "gelu" is the exact one; ours is the approximation by tanh.
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu"}
 
 
-def _read(file: ConfigJson) -> dict[str, Any]:
-    file.require(attention_bias=False, mlp_bias=False, partial_rotary_factor=1.0)
+def read_common(file: ConfigJson) -> dict[str, Any]:
+    """Return the fields that Llama and its nearest relatives share."""
+    file.require(partial_rotary_factor=1.0)
     return {
         **file.sizes(),
+        **read_rope(file),
         "activation": file.choice("hidden_act", _ACTIVATIONS, default="silu"),
         "norm_eps": file.number("rms_norm_eps", default=1e-6),
-        "rope_theta": file.rope_theta(),
         "tied": file.boolean("tie_word_embeddings", default=False),
     }
+
+
+def write_common(config: ModelConfig) -> dict[str, Any]:
+    """Return the fields of a config.json that `read_common` reads."""
+    return {
+        **size_fields(config),
+        **write_rope(config),
+        "hidden_act": "silu" if config.activation == "silu" else "gelu_pytorch_tanh",
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tied,
+    }
+
+
+def _read(file: ConfigJson) -> dict[str, Any]:
+    file.require(attention_bias=False, mlp_bias=False)
+    return read_common(file)
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:
@@ -40,15 +49,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
         # transformers 5 insists, even where head_dim is given.
         rule = f"model.heads = {config.heads} must divide the width of a Llama"
         raise refusal("model.width", config.width, rule, "train with such a width to export the model")
-    return size_fields(config) | {
-        "hidden_act": "silu" if config.activation == "silu" else "gelu_pytorch_tanh",
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": None,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": config.tied,
-    }
+    return write_common(config) | {"attention_bias": False, "mlp_bias": False}
 
 
 TENSORS = {
@@ -67,4 +68,11 @@ TENSORS = {
 }
 """Names that most families since have kept."""
 
-LLAMA = Family(name="Llama", model_type="llama", constants=_CONSTANTS, read=_read, write=_write, tensors=TENSORS)
+LLAMA = Family(
+    name="Llama",
+    model_type="llama",
+    constants=constants("rope_scaling"),
+    read=_read,
+    write=_write,
+    tensors=TENSORS,
+)
