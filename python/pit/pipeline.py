@@ -73,6 +73,10 @@ def print_results(results: Results) -> None:
     for name, a in results.accuracies.items():
         label = "longer is better" if name == "length" else name
         print(f"  {label:<36} {a.value:6.3f} [{a.low:.3f}, {a.high:.3f}]")
+    if results.perplexity:
+        print("perplexity per token of held-out better answers [95 %]")
+    for name, p in results.perplexity.items():
+        print(f"  {name:<36} {p.value:6.2f} [{p.low:.2f}, {p.high:.2f}]")
     for note in results.notes:
         print(f"note: {note}")
 

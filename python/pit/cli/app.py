@@ -24,6 +24,7 @@ from pit.cli.options import (
     config_option,
     data_option,
     make_config,
+    model_option,
     open_run,
     profile_option,
     run_option,
@@ -149,7 +150,8 @@ def cli() -> None:
     Start here:
       pit run demo --out runs/demo               the whole method on a synthetic task, minutes on two cores
       pit data check FOLDER                      look at preference data before training on it
-      pit run hh --data FOLDER --out runs/hh     the same on Anthropic's HH-RLHF as published
+      pit run chat --model FOLDER --data FILE    a pretrained chat model, and your preferences
+      pit run hh --data FOLDER --out runs/hh     Anthropic's HH-RLHF as published, from random weights
       pit improve --run runs/demo                prompts in, improved answers out
       pit check runs/demo                        invariants of the reward model, and what it has learned
     """
@@ -157,6 +159,7 @@ def cli() -> None:
 
 @cli.command("run")
 @click.argument("recipe", required=False)
+@model_option
 @data_option
 @click.option("--out", type=FOLDER, help="Folder of the run [runs/NAME].")
 @config_option
@@ -164,9 +167,10 @@ def cli() -> None:
 @checkpoints_option
 @click.option("--dry-run", is_flag=True, help="Show stages, steps, tokens and memory; train nothing.")
 @profile_option
-# Eight parameters: the options of the command.
+# Nine parameters: the options of the command.
 def run_command(
     recipe: str | None,
+    model: str | None,
     data: Path | None,
     out: Path | None,
     file: Path | None,
@@ -177,10 +181,11 @@ def run_command(
 ) -> None:
     """Run all jobs of RECIPE; finished ones are skipped, half-done ones resumed.
 
-    Recipes: demo, tiny, describe, relay, hh, paper.
+    Recipes: demo, tiny, describe, relay, hh, paper; from a pretrained model: chat, smollm2.
 
     Examples:
       pit run demo
+      pit run chat --model SmolLM2-135M-Instruct/ --data pairs.jsonl --out runs/mine
       pit run hh --data ~/hh-rlhf --out runs/hh --set rl_improver_1.steps=50
       pit run --config runs/hh/config.json --out runs/again
       pit run hh --data ~/hh-rlhf --checkpoints gs://my-bucket/hh   (outlives this machine)
@@ -192,7 +197,7 @@ def run_command(
     from pit.stages.prepare import require_data
 
     console = Console()
-    config = make_config(recipe, data, checkpoints, settings, file)
+    config = make_config(recipe, data, checkpoints, settings, file, model)
     folder = out or Path("runs") / config.name
     if dry_run:
         for table in tables(config, folder):
@@ -205,16 +210,26 @@ def run_command(
 
 @cli.command("config")
 @click.argument("recipe", required=False)
+@model_option
+@data_option
 @config_option
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
-def config_command(recipe: str | None, file: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
+# Six parameters: the options of the command.
+def config_command(
+    recipe: str | None,
+    model: str | None,
+    data: Path | None,
+    file: Path | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Print the config of RECIPE with all defaults filled in; `pit run --config FILE` starts from such a file.
 
     Example:
       pit config demo --set seed=3 > mine.yaml && pit run --config mine.yaml --out runs/mine
     """
-    config = make_config(recipe, None, None, settings, file)
+    config = make_config(recipe, data, None, settings, file, model)
     click.echo(json.dumps(to_dict(config), indent=2) if as_json else to_yaml(config), nl=as_json)
 
 

@@ -15,6 +15,7 @@ from pit.cli.options import (
     config_option,
     data_option,
     make_config,
+    model_option,
     open_run,
     set_option,
 )
@@ -87,14 +88,16 @@ def data_synthetic(out: Path, rows: int, seed: int, task: str) -> None:
 
 @data.command("prepare")
 @click.argument("recipe", required=False)
+@model_option
 @data_option
 @click.option("--out", type=FOLDER, required=True, help="Folder of the run.")
 @config_option
 @set_option
 @checkpoints_option
-# Six parameters: the options of the command.
+# Seven parameters: the options of the command.
 def data_prepare(
     recipe: str | None,
+    model: str | None,
     data: Path | None,
     out: Path,
     file: Path | None,
@@ -105,7 +108,7 @@ def data_prepare(
     from pit.run.folder import Run
     from pit.stages.prepare import prepare, require_data
 
-    config = make_config(recipe, data, checkpoints, settings, file)
+    config = make_config(recipe, data, checkpoints, settings, file, model)
     require_data(config)
     prepared = prepare(Run(out, config))
     if prepared is None:

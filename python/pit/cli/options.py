@@ -50,6 +50,11 @@ set_option = click.option(
 data_option = click.option(
     "--data", type=LocalPath(path_type=Path), help="Folder or file of preferences (HH-RLHF, TRL, ...)."
 )
+model_option = click.option(
+    "--model",
+    metavar="PATH",
+    help="Pretrained model that the run starts from: a folder of transformers, or a GGUF file.",
+)
 checkpoints_option = click.option(
     "--checkpoints",
     metavar="ROOT",
@@ -84,18 +89,33 @@ def open_run(folder: Path, settings: Sequence[str] = ()) -> "Run":
     return Run.open(folder).with_settings(settings)
 
 
+# Six parameters: the options that decide a config.
 def make_config(
-    recipe: str | None, data: Path | None, checkpoints: str | None, settings: Sequence[str], file: Path | None = None
+    recipe: str | None,
+    data: Path | None,
+    checkpoints: str | None,
+    settings: Sequence[str],
+    file: Path | None = None,
+    model: str | None = None,
 ) -> RunConfig:
     """Return a recipe's config, with the fields of a file, then those of the options, in the place of its own."""
     from pit import recipes
+    from pit.recipes.chat_model import from_model
+    from pit.run.base import open_pretrained
 
     if recipe is None and file is None:
-        raise click.UsageError(f"give a RECIPE ({', '.join(recipes.RECIPES)}) or --config FILE.")
-    config = recipes.recipe(recipe) if recipe is not None else RunConfig()
-    if file is not None:
-        config = read_config(file, config)
+        raise click.UsageError(f"give a RECIPE ({', '.join(recipes.NAMES)}) or --config FILE.")
     given = [] if data is None else [f"data.path={data}"]
     if checkpoints is not None:
         given.append(f"checkpoints={checkpoints if '://' in checkpoints else Path(checkpoints).absolute()}")
+    # Jobs of a run are processes of their own, and may have another working directory.
+    pretrained = None if model is None else open_pretrained(str(Path(model).absolute()))
+    if recipe is not None:
+        # Sizes of a recipe follow from the data and from the chat template that the settings name.
+        named = override(RunConfig(), [*given, *(text for text in settings if text.startswith(("data.", "template.")))])
+        config = recipes.recipe(recipe, pretrained, named.data, named.template)
+    else:
+        config = RunConfig() if pretrained is None else from_model(RunConfig(), pretrained)
+    if file is not None:
+        config = read_config(file, config)
     return override(config, [*given, *settings])

@@ -44,6 +44,7 @@ def collect(run: Run) -> Results:
         quality=series if judge.verdict else {},
         quality_measure="oracle quality, 0 to 1" if synthetic else "judge's score",
         accuracies=accuracies,
+        perplexity=measure.perplexities(run) if run.pretrained is not None else {},
         sensitivity=tuple(sensitivity(run)) if synthetic else (),
         stages=_costs(run),
         tokens={name: int(outputs.length.sum()) for name, outputs in answers.methods.items()},

@@ -12,6 +12,7 @@ from jaxtyping import Float64
 
 from pit.data.template import gap as gap_topology
 from pit.data.template import quality as quality_topology
+from pit.data.template import rollout as rollout_topology
 from pit.data.tokens import Tokens
 from pit.evaluate.gold import judge_of, oracle_of
 from pit.evaluate.schema import Example, ExampleStep, QualityPoint
@@ -27,12 +28,15 @@ from pit.evaluate.stats import (
     length_controlled_delta,
     mean_interval,
     pair_accuracy,
+    perplexity_interval,
 )
 from pit.improve import Models, Trajectory, improve
 from pit.rl.records import Gold
-from pit.rollout.score import ModelScorer
+from pit.rollout.score import LikelihoodScorer, ModelScorer
 from pit.run.folder import Run
-from pit.stages import refresh, reward, sft
+from pit.run.stage import Stage
+from pit.stages import refresh, reward, rl, sft
+from pit.stages.graph import improver_of
 from pit.train.log import make_reporter
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW
 
@@ -120,6 +124,27 @@ def model_judge(run: Run, answers: Answers, accuracies: dict[str, Interval]) -> 
     """Return the scores of the reward model of the judge fold."""
     verdict = judge_verdict_allowed(accuracies["judge"], accuracies["length"])
     return Judge("judge", _worth(judge_of(run), answers), verdict)
+
+
+def perplexities(run: Run) -> dict[str, Interval]:
+    """Return the perplexity, per token with EOS, of the better answers of the eval fold under each decoder.
+
+    The run's base comes first, in both uses: as a policy x -> y_w, and as an improver x, y_l -> y_w.
+    """
+    config, fold = run.config, run.fold("eval")
+    x, better, worse = fold.columns(range(min(config.evaluate.prompts, len(fold))))
+    uses: tuple[tuple[str, Sequence[Tokens], Sequence[Stage]], ...] = (
+        ("pretrained", (x, better), (sft.POLICY, rl.POLICY)),
+        ("pretrained as improver", (x, worse, better), (sft.IMPROVER, improver_of(config))),
+    )
+    result = {}
+    for name, columns, stages in uses:
+        layout = run.layout(stages[0].settings(config).packing)
+        for label, model in ((name, run.base), *((stage.name, stage.load(run)) for stage in stages)):
+            tree = rollout_topology(1, with_reference=len(columns) == 3)
+            nll = -LikelihoodScorer(model, layout).leaves(columns, tree)[:, 0].astype(np.float64)
+            result[label] = perplexity_interval(nll, better.length + 1)
+    return result
 
 
 def _worth(gold: Gold, answers: Answers) -> dict[str, Float64[np.ndarray, " n"]]:

@@ -4,11 +4,15 @@ It is a pretrained language model where the config names one, and has random wei
 """
 
 from functools import cache
+from pathlib import Path
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from pit.config import RunConfig, digest
+from pit.config import ConfigError, RunConfig, TemplateConfig, digest
+from pit.data.chat import ChatFormat
+from pit.data.errors import DataError
+from pit.data.tokenizer import Tokenizer
 from pit.model.decoder import Decoder
 from pit.model.model import Model
 from pit.model.pretrained import Pretrained
@@ -32,6 +36,34 @@ def pretrained_of(config: RunConfig) -> Pretrained | None:
         ModelFileError: it is missing, or cannot be read.
     """
     return None if config.base.path is None else open_pretrained(config.base.path)
+
+
+def chat_of(model: Pretrained, settings: TemplateConfig) -> tuple[Tokenizer, ChatFormat]:
+    """Return the tokenizer and the chat format of a pretrained model.
+
+    Args:
+        model: the model.
+        settings: `path` names a chat template in the place of the model's own.
+
+    Raises:
+        ConfigError: there is no chat template.
+        DataError: the chat template cannot be read, or the tokenizer cannot be used.
+        ModelFileError: the model has no tokenizer.
+    """
+    source = model.chat_template if settings.path is None else _text_of(Path(settings.path))
+    if source is None:
+        raise ConfigError(
+            f"base.path = {model.path}: the model has no chat template; name a jinja file: --set template.path=FILE"
+        )
+    format = ChatFormat(source, dict(model.special_tokens), model.eos_ids)
+    return Tokenizer.pretrained(model.tokenizer().decode()), format
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"template.path = {path}: cannot be read ({error}); name a jinja file") from error
 
 
 def load_base(config: RunConfig, vocab_size: int, seed: Seed, mesh: Mesh) -> Model[Decoder]:

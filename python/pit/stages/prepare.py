@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from pit.config import ConfigError, RunConfig
 from pit.data.atomic import write_file
-from pit.data.chat import ChatFormat
 from pit.data.errors import DataError
 from pit.data.folds import Folds
 from pit.data.readers import ReadReport, Reason, read_preferences
@@ -23,6 +22,7 @@ from pit.data.synthetic import write as write_synthetic
 from pit.data.template import Template
 from pit.data.tokenizer import Tokenizer
 from pit.data.usable import DETAILS
+from pit.run.base import chat_of
 from pit.run.folder import Run
 from pit.stages import stamp as stamps
 from pit.stages.graph import stages_of
@@ -244,23 +244,10 @@ def _report(rows: _Rows, store: Store, template: Template) -> Prepared:
 
 def _chat(run: Run) -> stamps.Chat | None:
     """Return tokenizer and chat format of the pretrained model, or those that the folder holds; None without one."""
-    model, path = run.pretrained, run.config.template.path
-    if model is None:
+    if run.pretrained is None:
         return None if run.format is None else (run.tokenizer, run.format)
-    source = model.chat_template if path is None else _text_of(Path(path))
-    if source is None:
-        raise ConfigError(
-            f"base.path = {model.path}: the model has no chat template; name a jinja file: --set template.path=FILE"
-        )
-    format = ChatFormat(source, dict(model.special_tokens), model.eos_ids)
-    return Tokenizer.pretrained(model.tokenizer().decode()), run.dated(format)
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"template.path = {path}: cannot be read ({error}); name a jinja file") from error
+    tokenizer, format = chat_of(run.pretrained, run.config.template)
+    return tokenizer, run.dated(format)
 
 
 def _tokenizer(config: RunConfig, rows: _Rows) -> Tokenizer:

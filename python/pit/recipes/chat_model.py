@@ -1,0 +1,129 @@
+"""Recipes that start from a pretrained chat model, sized by the model and by the preferences."""
+
+import dataclasses
+import math
+from typing import Any
+
+from pit.config import (
+    AdapterConfig,
+    BaseConfig,
+    DataConfig,
+    EvaluateConfig,
+    GapConfig,
+    ImproveConfig,
+    ImproverRlConfig,
+    ImproverSftConfig,
+    OptimizerConfig,
+    PackingConfig,
+    Passes,
+    PolicyRlConfig,
+    RefreshConfig,
+    RewardConfig,
+    RewrittenRlConfig,
+    RolloutConfig,
+    RunConfig,
+    SftConfig,
+)
+from pit.model.pretrained import Pretrained
+from pit.recipes.lengths import Sizes
+
+FULL_BELOW = 50_000_000
+"""Parameters below which all weights are trained; from there on, adapters."""
+
+ROW_TOKENS = 4_096
+"""Tokens of a microbatch, about; a row holds the longest path at least."""
+
+
+def chat(model: Pretrained, sizes: Sizes) -> RunConfig:
+    """Any pretrained chat model on any preferences, with LoRA from 50 million parameters on.
+
+    Needs: `--model` and `--data`; memory of about one model and its activations. Command: `pit run chat --model FOLDER
+    --data FILE`. On a slice, set `mesh.fsdp` (and `mesh.tensor`): every shard takes the rows of this config.
+    """
+    adapter = AdapterConfig(rank=16, alpha=32.0) if parameters(model) >= FULL_BELOW else None
+    # Low-rank updates bear and need about ten times the learning rate of full ones.
+    rate = 1.0 if adapter is not None else 0.1
+    row = sizes.row_length
+    packing = PackingConfig(row_length=row, rows=max(1, ROW_TOKENS // row), microbatches=2, window=256, trees=64)
+    supervised: dict[str, Any] = {
+        "packing": packing,
+        "adapter": adapter,
+        "evaluate_every": 50,
+        "evaluate_trees": 64,
+        "checkpoint_every": 25,
+    }
+    sft = supervised | {"optimizer": OptimizerConfig(learning_rate=2e-4 * rate, warmup_steps=10)}
+    reward = supervised | {"optimizer": OptimizerConfig(learning_rate=1e-4 * rate, warmup_steps=10), "init": "policy"}
+    rl: dict[str, Any] = {
+        "steps": 100,
+        "prompts": 16,
+        "samples": 4,
+        "beta": 0.05,
+        "packing": dataclasses.replace(packing, microbatches=1),
+        "adapter": adapter,
+        "optimizer": OptimizerConfig(learning_rate=5e-5 * rate, warmup_steps=5),
+        "rollout": RolloutConfig(slots=64, prefill_tokens=ROW_TOKENS),
+        "evaluate_every": 25,
+        "evaluate_prompts": 16,
+        "checkpoint_every": 10,
+    }
+    improver = rl | {"gap": "symmetric", "beta": 0.025}
+    return RunConfig(
+        name="chat",
+        data=DataConfig(task=None),
+        windows=sizes.windows,
+        base=BaseConfig(path=str(model.path)),
+        policy=model.config,
+        reward_model=model.config,
+        sft_policy=SftConfig(**sft),
+        sft_improver=ImproverSftConfig(**sft),
+        reward_quality=RewardConfig(**reward),
+        reward_gap=GapConfig(**reward),
+        reward_judge=RewardConfig(**reward),
+        rl_policy=PolicyRlConfig(**rl),
+        rl_improver_0=ImproverRlConfig(**improver),
+        rl_improver_1=RewrittenRlConfig(**improver, anchor="init"),
+        rl_improver_2=RewrittenRlConfig(**improver, anchor="init", passes=Passes(1, 1)),
+        refresh=RefreshConfig(steps=50, packing=packing, adapter=adapter, optimizer=reward["optimizer"]),
+        improve=ImproveConfig(gap="symmetric", batch=64, rollout=rl["rollout"]),
+        evaluate=EvaluateConfig(prompts=200),
+        workers=1,
+    )
+
+
+def smollm2(model: Pretrained, sizes: Sizes) -> RunConfig:
+    """SmolLM2-135M-Instruct, or a model of its size, on two CPU cores: hours, resumable at any step.
+
+    Needs: `--model` and `--data`, two CPU cores, 4 GiB of memory. Command: `pit run smollm2 --model FILE.gguf --data
+    FOLDER`. Expect: a proof that the whole method runs on a pretrained model, not a helpful assistant.
+    """
+    config = chat(model, sizes.within(prompt=224, answer=128))
+    supervised: dict[str, Any] = {"evaluate_every": 20, "evaluate_trees": 32, "checkpoint_every": 10}
+    rl: dict[str, Any] = {"steps": 12, "evaluate_every": 6, "evaluate_prompts": 8, "checkpoint_every": 2}
+    steps = {"sft_policy": 60, "sft_improver": 60, "reward_quality": 80, "reward_gap": 80, "reward_judge": 40}
+    sections: dict[str, Any] = {
+        name: dataclasses.replace(getattr(config, name), steps=count, **supervised) for name, count in steps.items()
+    }
+    for name in ("rl_policy", "rl_improver_0", "rl_improver_1", "rl_improver_2"):
+        sections[name] = dataclasses.replace(getattr(config, name), **rl)
+    return dataclasses.replace(
+        config,
+        name="smollm2",
+        **sections,
+        improve=dataclasses.replace(config.improve, iterations=2),
+        evaluate=dataclasses.replace(config.evaluate, prompts=96, examples=4),
+    )
+
+
+def parameters(model: Pretrained) -> int:
+    """Return the number of parameters of a model."""
+    return sum(math.prod(weight.shape) for weight in model.shape.weights)
+
+
+def from_model(config: RunConfig, model: Pretrained) -> RunConfig:
+    """Return a config whose models start from a pretrained one, in the place of random weights."""
+    shape = dataclasses.replace(
+        model.config, compute_dtype=config.policy.compute_dtype, remat=config.policy.remat, longest_path=None
+    )
+    base = dataclasses.replace(config.base, path=str(model.path))
+    return dataclasses.replace(config, base=base, policy=shape, reward_model=shape)

@@ -1,0 +1,78 @@
+"""Sizes of a run by its data: windows that hold most texts, and rows that hold the longest path of the chat format."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from pit.config import DataConfig, TemplateConfig, WindowConfig
+from pit.data.chat import ChatTemplate
+from pit.data.errors import DataError
+from pit.data.readers import read_preferences
+from pit.model.pretrained import Pretrained
+from pit.run.base import chat_of
+
+SAMPLED = 2_000
+"""Preferences whose texts are counted, spread evenly over the data."""
+
+HELD = 0.95
+"""Share of the prompts, and of the answers, that their window holds whole."""
+
+LARGEST = 512
+"""Largest window, as in the paper."""
+
+_UNBOUNDED = 1 << 20
+"""Window in which no text is cut."""
+
+_STEP = 32
+"""Windows and rows are multiples of 32 and 128 tokens."""
+
+
+class Sizes(NamedTuple):
+    """Windows, and the tokens that the chat format adds to the longest path."""
+
+    windows: WindowConfig
+    added: int
+
+    @property
+    def row_length(self) -> int:
+        """Tokens of a row: the longest path, and at least 512, in multiples of 128."""
+        path = self.windows.input + self.windows.reference + self.windows.output + self.added
+        return max(512, 4 * _STEP * math.ceil(path / (4 * _STEP)))
+
+    def within(self, *, prompt: int, answer: int) -> "Sizes":
+        """Return the sizes with windows of at most so many tokens."""
+        windows, shorter = self.windows, min(self.windows.output, answer)
+        return self._replace(windows=WindowConfig(min(windows.input, prompt), shorter, shorter))
+
+
+def measure(model: Pretrained, data: DataConfig, template: TemplateConfig) -> Sizes:
+    """Return windows that hold most prompts and answers of the preferences in a model's chat format.
+
+    Args:
+        model: the pretrained model.
+        data: the preferences; `path` names them.
+        template: the chat template, where it is not the model's own, and the request.
+
+    Raises:
+        ConfigError: the model has no chat template.
+        DataError: the preferences cannot be read or used, or the chat format cannot be used.
+    """
+    assert data.path is not None
+    rows = list(read_preferences(data.path, data.format, "train", data.strict, None)[0])
+    if not rows:
+        raise DataError(f"{data.path}: holds no usable preferences; `pit data check {data.path}` says why")
+    tokenizer, format = chat_of(model, template)
+    open_ended = (_UNBOUNDED, _UNBOUNDED, _UNBOUNDED)
+    chat = ChatTemplate(tokenizer, format, open_ended, template.request)
+    encoded = chat.encode_preferences(rows[:: math.ceil(len(rows) / SAMPLED)])
+    opening = chat.longest[0] - _UNBOUNDED
+    prompt = _window([len(row.prompt) - opening for row in encoded])
+    answer = _window([len(ids) for row in encoded for ids in (row.better, row.worse)])
+    return Sizes(WindowConfig(prompt, answer, answer), chat.path(referenced=True) - sum(open_ended))
+
+
+def _window(lengths: list[int]) -> int:
+    """Return the window that holds most texts of these lengths whole."""
+    held = math.ceil(float(np.quantile(lengths, HELD)) / _STEP)
+    return min(LARGEST, _STEP * max(1, held))
