@@ -76,9 +76,7 @@ def format_of(record: Mapping[str, object]) -> str | None:
         return None
     if "conversations" in names and record.get("prompt") is None:
         return "sharegpt"
-    transcript = any(
-        isinstance(record[name], str) and str(record[name]).startswith(hh.HUMAN) for name in ("chosen", "rejected")
-    )
+    transcript = any(hh.is_transcript(record[name]) for name in ("chosen", "rejected"))
     return "hh" if transcript and record.get("prompt") is None else "trl"
 
 
