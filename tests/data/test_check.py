@@ -60,6 +60,45 @@ def test_figures_known_by_construction(tmp_path: Path) -> None:
     assert report.example == Preference((Message("user", "question 0"),), "b", "ww")
 
 
+def test_what_is_checked_as_text_is_checked_as_tokens(tmp_path: Path) -> None:
+    long = "b" * 40
+    rows = [
+        {"prompt": "fits", "chosen": "a", "rejected": "b"},
+        {"prompt": "p" * 40, "chosen": long, "rejected": "b"},
+        {"prompt": "alike", "chosen": f"{long}x", "rejected": f"{long}y"},
+        {"prompt": "case", "chosen": "Same", "rejected": "same"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
+    report = check(path, tokenizer=lower_case(), windows=(16, 16, 16))
+    assert report.cut == {"prompt": 1, "better": 2, "worse": 1}
+    assert report.unusable == {"answers equal in the window": 1, "answers with equal tokens": 1}
+    assert report.notes == ("note: 1 pairs repeat an earlier pair, prompt and both answers",)
+    assert (report.rows, report.kept, report.pairs) == (5, 5, 5)
+    console = Console(file=io.StringIO(), width=160)
+    report.render(console)
+    text = output_of(console)
+    for words in ("unusable as tokens: answers with equal tokens", "cut: better", "note: 1 pairs repeat"):
+        assert words in text
+    plain = check(path)
+    assert (plain.cut, plain.unusable, plain.tokens) == (None, None, None)
+
+
+def lower_case() -> Tokenizer:
+    """Return a tokenizer that drops the case of letters."""
+    content = json.loads(Tokenizer.train_bpe([], 300).to_json())
+    return Tokenizer.from_json(json.dumps({**content, "normalizer": {"type": "Lowercase"}}))
+
+
+def test_the_command_counts_tokens_by_a_tokenizer(tmp_path: Path) -> None:
+    lower_case().save(tmp_path / "t.json")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "q", "chosen": "Same", "rejected": "same"}))
+    arguments = [str(tmp_path / "rows.jsonl"), "--tokenizer", str(tmp_path / "t.json"), "--json"]
+    content = json.loads(CliRunner().invoke(data_check, arguments).output)
+    assert content["unusable"] == {"answers with equal tokens": 1}
+    assert content["cut"] == {"prompt": 0, "better": 0, "worse": 0}
+
+
 def test_json_holds_the_report_but_no_text(tmp_path: Path) -> None:
     report = check(make(tmp_path))
     content = json.loads(report.to_json())
@@ -173,7 +212,12 @@ def test_the_command_checks_stores_and_full_finds_damage(store: Store) -> None:
     run = CliRunner()
     assert "every byte is as it was written" in run.invoke(data_check, [str(store.path), "--full"]).output
     assert json.loads(run.invoke(data_check, [str(store.path), "--json"]).output)["hash"] == store.hash
-    for option in (["--strict"], ["--format", "trl"], ["--split", "test"]):
+    for option in (
+        ["--strict"],
+        ["--format", "trl"],
+        ["--split", "test"],
+        ["--tokenizer", str(store.path / "manifest.json")],
+    ):
         error = run.invoke(data_check, [str(store.path), *option]).exception
         assert isinstance(error, DataError)
         assert all(words in str(error) for words in (f"{store.path}: ", "token store", option[0]))

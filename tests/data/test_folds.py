@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit.data.errors import DataError
-from pit.data.folds import DEFAULT_FRACTIONS, fold_of
+from pit.data.folds import DEFAULT_FRACTIONS, Folds, fold_of, whole
 from pit.types import FOLDS, Message
 
 GOLDEN = ["reward", "sft", "reward", "sft", "rl", "eval", "sft", "reward"]
@@ -29,6 +29,33 @@ def test_a_shared_system_message_does_not_decide_the_fold() -> None:
     folds = {fold_of([system, Message("user", f"question {i}")]) for i in range(200)}
     assert folds == set(FOLDS)
     assert all(fold_of([system, Message("user", f"q{i}")]) == fold_of(f"q{i}") for i in range(50))
+
+
+@given(st.text(), turns)
+def test_by_prompt_every_message_decides_the_fold(text: str, more: list[Message]) -> None:
+    folds, first = Folds(by="prompt"), Message("user", text)
+    # A single message has the fold of its text, whichever the rule.
+    assert folds.of([first]) == folds.of(text) == fold_of(text)
+    padded = [Message(turn.role, f" {turn.content}\n") for turn in (first, *more)]
+    assert folds.of([first, *more]) == folds.of([Message("system", "x"), *padded])
+
+
+def test_conversations_that_open_alike_spread_by_prompt() -> None:
+    hi = (Message("user", "Hi"), Message("assistant", "Yes?"))
+    conversations = [(*hi, Message("user", f"q{i}")) for i in range(300)]
+    assert len({Folds().of(each) for each in conversations}) == 1
+    assert {Folds(by="prompt").of(each) for each in conversations} == set(FOLDS)
+    # Who says it matters, and where a message ends.
+    texts = {whole(turns) for turns in (hi, hi[::-1], [Message("user", "Hi Yes?")], [hi[0], hi[0]])}
+    assert len(texts) == 4
+
+
+def test_a_fold_can_be_left_out() -> None:
+    rest = Folds(DEFAULT_FRACTIONS, key="other", by="prompt").without("eval")
+    assert (rest.key, rest.by, "eval" in rest.fractions) == ("other", "prompt", False)
+    assert rest.fractions["sft"] == pytest.approx(0.28 / 0.94)
+    with pytest.raises(DataError, match=r"leave nothing but 'eval'; give others a share"):
+        Folds({"eval": 1.0}).without("eval")
 
 
 def test_folds_have_their_shares_and_never_change() -> None:

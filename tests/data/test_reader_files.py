@@ -273,6 +273,14 @@ def write_parquet(path: Path, row: dict[str, Any]) -> Path:
     return path
 
 
+def test_sets_with_pictures_are_refused(tmp_path: Path) -> None:
+    assert len(read(put(tmp_path / "none.jsonl", {**LAMP, "images": []}))[0]) == 1
+    lines = put(tmp_path / "some.jsonl", {**LAMP, "images": ["x.png"]})
+    for path in (lines, write_parquet(tmp_path / "some.parquet", {**LAMP, "image": b"png"})):
+        with pytest.raises(DataError, match=rf"{path.name}: has pictures .column 'images?'., .* give a set of texts"):
+            read(path)
+
+
 def test_the_files_are_those_that_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "train" / "a.jsonl", LAMP)
     put(tmp_path / "test" / "b.jsonl", BOAT)

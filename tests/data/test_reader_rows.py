@@ -62,6 +62,9 @@ def part(text: str) -> dict[str, str]:
             "trl",
         ),
         ({"prompt": "Hi.", "chosen": f"{DIALOGUE} Red and tall.", "rejected": f"{DIALOGUE} A lamp."}, LONGER, "trl"),
+        # Transcripts whose leading newlines were stripped.
+        ({"prompt": DIALOGUE.strip(), **TEXTS}, LONGER, "trl"),
+        ({"chosen": f"{DIALOGUE.strip()} Red and tall.", "rejected": f"{DIALOGUE.strip()} A lamp."}, LONGER, "hh"),
         # A column for the system message, other words for roles, contents in parts.
         ({"system": "Be brief.", "prompt": "Describe a lamp.", **TEXTS}, WITH_SYSTEM, "trl"),
         ({"system": " ", "prompt": "Describe a lamp.", **TEXTS}, LAMP, "trl"),
@@ -221,7 +224,7 @@ def test_markers_of_chat_formats_are_counted(tmp_path: Path) -> None:
     found, report = read(tmp_path, *rows)
     assert len(found) == 3
     assert report.marked == {"<|im_start|>": 1, "<|im_end|>": 1, "[INST]": 1}
-    assert report.notes()[0] == (
+    assert report.notes()[1] == (
         "note: pairs that hold '<|im_start|>', a marker of chat formats, as plain text: 1; give such texts as lists of "
         "messages without it"
     )

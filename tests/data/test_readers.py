@@ -287,7 +287,8 @@ def test_the_real_hh_rows() -> None:
         found, report = read(Path(os.environ["PIT_HH_DATA"]), split=split)
         assert report.kept > 0.95 * report.rows > 0
         assert set(report.files.values()) == {"hh"}
-        assert set(report.dropped) <= {"prompts differ", "equal answers", "empty answer", "empty prompt"}
+        reasons = {"prompts differ", "equal answers", "empty answer", "empty prompt", "no answer at the end"}
+        assert set(report.dropped) <= reasons
         well_formed = [row.prompt[0].role == "user" == row.prompt[-1].role for row in found]
         assert sum(well_formed) > 0.99 * len(found)
         assert not any("\n\nAssistant:" in text for row in found for text in (row.better, row.worse))

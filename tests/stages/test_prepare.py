@@ -6,7 +6,9 @@ import shutil
 from collections import Counter
 
 import pytest
+from click.testing import CliRunner
 
+from pit.cli.data import data_prepare
 from pit.config import ConfigError, override
 from pit.data.errors import DataError
 from pit.data.readers import read_preferences
@@ -333,6 +335,26 @@ def test_a_published_split_is_the_eval_fold(tmp_path):
         override(recipe("tiny"), ["data.eval_split=test"])
 
 
+def test_a_split_that_nothing_tells_is_refused(tmp_path):
+    data = put(tmp_path / "d.jsonl", rows("Why"))
+    with pytest.raises(DataError, match=r"data.eval_split = 'test', but neither names of files nor a column 'split'"):
+        prepare(run_on(data, "data.eval_split=test"))
+    put(data, [*rows("Why", split="train"), *rows("How", 9, split="test")])
+    assert prepare(run_on(data, "data.eval_split=test")).folds["eval"] == 9
+
+
+def test_stages_name_the_command_that_makes_what_is_lost(tmp_path):
+    run = run_on(put(tmp_path / "d.jsonl", rows("Why")))
+    prepare(run)
+    (run.folder / "tokenizer.json").rename(tmp_path / "t.json")
+    with pytest.raises(DataError, match=r"tokenizer.json: missing; make it again with `pit data prepare`"):
+        Run(run.folder, run.config).fold("sft")
+    (tmp_path / "t.json").rename(run.folder / "tokenizer.json")
+    shutil.rmtree(run.folder / "store")
+    with pytest.raises(DataError, match=r"store: no token store here .* make one with `pit data prepare`"):
+        Run(run.folder, run.config).fold("sft")
+
+
 def prompt_of(run, fold, index):
     (message,) = run.template.decode_prompt(run.fold(fold).row(index)[0])
     return message.content
@@ -372,3 +394,14 @@ def _noted(texts, given):
     for text in given:
         texts[text] += 1
         yield text
+
+
+def test_the_command_prints_the_report_and_keeps_what_may_change(tmp_path):
+    data, out = put(tmp_path / "d.jsonl", [*rows("Why", 200), {"prompt": "x"}]), tmp_path / "run"
+    arguments = ["tiny", "--data", str(data), "--out", str(out)]
+    first = CliRunner().invoke(data_prepare, arguments)
+    assert first.stdout.splitlines()[0] == f"{out / 'store'}: 201 rows read, 200 pairs kept, 1 dropped"
+    assert first.stdout.splitlines()[2].startswith("  dropped 1: missing column; 'chosen' is missing or null;")
+    again = CliRunner().invoke(data_prepare, [*arguments, "--set", "workers=1"])
+    assert again.stdout == f"{out / 'store'}: up to date\n"
+    assert json.loads((out / "config.json").read_text())["workers"] == 1

@@ -110,7 +110,9 @@ def data_prepare(
 
     config = make_config(recipe, data, checkpoints, settings, file, model)
     require_data(config)
-    prepared = prepare(Run(out, config))
+    run = Run(out, config)
+    prepared = prepare(run)
+    run.save_config()  # parts that may change while a run is on
     if prepared is None:
         click.echo(f"{out / 'store'}: up to date")
     else:

@@ -57,7 +57,7 @@ class CheckReport:
     repeated_prompts: pairs whose prompt occurs in an earlier pair.
     turns: largest number of messages in a prompt.
     folds: pairs by fold.
-    notes: further things to know, a line each.
+    notes: what is wrong with dropped rows, and further things to know, a line each.
     example: the first pair.
     """
 
@@ -83,9 +83,10 @@ class CheckReport:
     example: Preference | None
 
     def to_json(self) -> str:
-        """Return the report, without its example, as indented JSON; undefined numbers are null."""
+        """Return the report, without what quotes the data, as indented JSON; undefined numbers are null."""
         content = dataclasses.asdict(dataclasses.replace(self, example=None))
-        del content["example"]
+        for name in ("example", "notes"):
+            del content[name]
         for name in ("longer_is_better", "longer_is_better_interval"):
             if math.isnan(self.longer_is_better):
                 content[name] = None
@@ -96,11 +97,13 @@ class CheckReport:
         console.print(self._counts())
         console.print(self._lengths())
         low, high = self.longer_is_better_interval
-        console.print(
-            f"The longer answer is the better one in {self.longer_is_better:.1%} of the pairs "
-            f"(95 % interval {low:.1%} to {high:.1%}); {self.repeated_prompts} rows repeat a prompt.",
-            highlight=False,
-        )
+        if not math.isnan(self.longer_is_better):
+            console.print(
+                f"The longer answer is the better one in {self.longer_is_better:.1%} of the pairs "
+                f"(95 % interval {low:.1%} to {high:.1%}).",
+                highlight=False,
+            )
+        console.print(f"{self.repeated_prompts} rows repeat a prompt.", highlight=False)
         for note in self.notes:
             console.print(Text(note), soft_wrap=True)
         if example and self.example is not None:
@@ -193,7 +196,7 @@ def check(
         repeated_prompts=survey.repeated_prompts,
         turns=turns,
         folds=dict(survey.rows),
-        notes=(*report.notes(), *survey.notes()),
+        notes=(*report.losses(), *report.notes(), *survey.notes()),
         example=example,
     )
 

@@ -98,7 +98,10 @@ class Run:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the run."""
-        return Tokenizer.load(self.folder / "tokenizer.json", pretrained=self.format is not None)
+        path = self.folder / "tokenizer.json"
+        if not path.is_file():
+            raise DataError(f"{path}: missing; make it again with `pit data prepare`, as the run was started")
+        return Tokenizer.load(path, pretrained=self.format is not None)
 
     @cached_property
     def template(self) -> Template:

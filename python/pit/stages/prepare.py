@@ -192,6 +192,11 @@ def _read(run: Run, source: Path) -> _Rows:
     folds = Folds(dataclasses.asdict(data.folds), data.fold_key, data.fold_by)
     held_out, held_out_report = _read_split(config, source, data.eval_split) if data.eval_split else ([], None)
     rows, report = _read_split(config, source, "train")
+    if held_out_report is not None and held_out_report.files.keys() & report.files.keys() and not report.other_splits:
+        raise DataError(
+            f"{source}: data.eval_split = {data.eval_split!r}, but neither names of files nor a column 'split' tell "
+            "which rows are in it; name files train... and test..., or set data.eval_split=none"
+        )
     folds = folds.without("eval") if data.eval_split else folds
     known = {folds.text(row.prompt) for row in held_out}
     training = [row for row in rows if folds.text(row.prompt) not in known]

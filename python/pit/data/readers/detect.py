@@ -9,6 +9,9 @@ from pit.data.errors import DataError
 from pit.data.readers import hh
 from pit.data.readers.streams import column_names, records
 
+PICTURES = ("images", "image")
+"""Columns that hold pictures."""
+
 _PROBED_ROWS = 100
 
 _NO_PAIRS: tuple[tuple[frozenset[str], str], ...] = (
@@ -34,7 +37,7 @@ def detect(file: Path) -> str | None:
     """Return the most frequent format of the first rows; None for a file without rows.
 
     Raises:
-        DataError: no row has a known format.
+        DataError: no row has a known format, or there are pictures.
     """
     votes: Counter[str] = Counter()
     columns: dict[str, None] = {}
@@ -43,12 +46,18 @@ def detect(file: Path) -> str | None:
         rows += 1
         if isinstance(record, Mapping):
             read += 1
-            columns |= dict.fromkeys(map(str, record))
+            columns |= dict.fromkeys(str(name) for name, value in record.items() if value or name not in PICTURES)
             name = format_of(record)
             votes.update([name] if name else [])
+    names = column_names(file) or sorted(columns)
+    pictures = [name for name in PICTURES if name in names]
+    if votes and pictures:
+        raise DataError(
+            f"{file}: has pictures (column {pictures[0]!r}), and answers to a picture make no sense without it; give "
+            "a set of texts, or leave the column out if it is empty"
+        )
     if votes or not rows:
         return votes.most_common(1)[0][0] if votes else None
-    names = column_names(file) or sorted(columns)
     if not read:
         raise DataError(f"{file}: unknown format, none of its first {rows} rows is a JSON object; write one per line")
     raise DataError(
@@ -67,9 +76,7 @@ def format_of(record: Mapping[str, object]) -> str | None:
         return None
     if "conversations" in names and record.get("prompt") is None:
         return "sharegpt"
-    transcript = any(
-        isinstance(record[name], str) and str(record[name]).startswith(hh.HUMAN) for name in ("chosen", "rejected")
-    )
+    transcript = any(hh.is_transcript(record[name]) for name in ("chosen", "rejected"))
     return "hh" if transcript and record.get("prompt") is None else "trl"
 
 

@@ -29,6 +29,13 @@ def convert(record: Mapping[str, object]) -> Preference:
     return preference(turns(prompt, "chosen"), better, worse)
 
 
+def is_transcript(value: object) -> bool:
+    """Return whether a value is a transcript, whose leading newlines may be stripped if it has an Assistant turn."""
+    if not isinstance(value, str):
+        return False
+    return value.startswith(HUMAN) or (value.lstrip().startswith(HUMAN.strip()) and ASSISTANT in value)
+
+
 def split_answer(transcript: str, name: str) -> tuple[str, str]:
     """Return the transcript up to its last Assistant turn, and the text of that turn.
 
@@ -62,9 +69,9 @@ def turns(transcript: str, name: str) -> tuple[Message, ...]:
     Raises:
         RowError: it does not begin with a Human turn; the message calls the column `name`.
     """
-    if not transcript.startswith(HUMAN):
+    if not is_transcript(transcript):
         raise RowError(Reason.TRANSCRIPT, f"{name!r} does not begin with {HUMAN!r}")
-    parts = _TURN.split(transcript)[1:]
+    parts = _TURN.split(f"\n\n{transcript.lstrip()}")[1:]
     return tuple(
         Message("user" if speaker == "Human" else "assistant", text.strip())
         for speaker, text in zip(parts[::2], parts[1::2], strict=True)

@@ -102,7 +102,7 @@ class ReadReport:
     def notes(self) -> list[str]:
         """Return a line for each thing that a reader of the data should know, beyond the losses."""
         lines = [f"passed over {name}: {cause}" for name, cause in self.passed_over.items()]
-        for marker, count in self.marked.most_common():
+        for marker, count in sorted(self.marked.items(), key=lambda item: (-item[1], item[0])):
             lines.append(
                 f"note: pairs that hold {marker!r}, a marker of chat formats, as plain text: {count:,}; give such "
                 "texts as lists of messages without it"

@@ -75,8 +75,8 @@ def column_names(path: Path) -> list[str]:
     """
     kind = kind_of(path)
     if kind == ".csv":
-        with _opened(path) as file:
-            return next(csv.reader(_text(file)), [])
+        with _opened(path) as file, _text(file) as text:
+            return next(csv.reader(text), [])
     if kind not in (".parquet", ".arrow"):
         return []
     with _arrow_errors(path, [0]), _table(path) as (schema, _):
@@ -197,8 +197,8 @@ def _csv_records(path: Path, more: Sequence[str]) -> Iterator[tuple[int, Record]
     csv.field_size_limit(MAX_LINE_BYTES)
     done = [0]
     try:
-        with _opened(path, done) as file:
-            rows = csv.reader(_text(file), strict=True)
+        with _opened(path, done) as file, _text(file) as text:
+            rows = csv.reader(text, strict=True)
             header = next(rows, [])
             _require_unique(path, header)
             for row in filter(None, rows):

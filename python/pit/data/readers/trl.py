@@ -27,7 +27,7 @@ def convert(record: Mapping[str, object]) -> Preference:
     chosen, rejected = column(record, "chosen"), column(record, "rejected")
     prompt = _prompt(record)
     if isinstance(chosen, str) and isinstance(rejected, str):
-        if not (chosen.startswith(hh.HUMAN) and rejected.startswith(hh.HUMAN)):
+        if not (hh.is_transcript(chosen) and hh.is_transcript(rejected)):
             return _from_texts(record, prompt, chosen, rejected)
         lists = hh.turns(chosen, "chosen"), hh.turns(rejected, "rejected")
     else:
@@ -83,7 +83,7 @@ def _prompt(record: Mapping[str, object]) -> Messages | None:
     if not isinstance(value, str):
         return messages(value, "prompt")
     first = (Message("system", system),) if isinstance(system, str) and system.strip() else ()
-    if value.startswith(hh.HUMAN):
+    if hh.is_transcript(value):
         return (*first, *hh.turns(value.rstrip().removesuffix(hh.ASSISTANT), "prompt"))
     return (*first, Message("user", plain_text(value, "prompt")))
 
@@ -92,8 +92,7 @@ def _from_texts(record: Mapping[str, object], prompt: Messages | None, chosen: s
     texts = plain_text(chosen, "chosen"), plain_text(rejected, "rejected")
     if prompt is None:
         return _from_common_beginning(record, *texts)
-    raw = record["prompt"]
-    if isinstance(raw, str) and raw.startswith(hh.HUMAN):
+    if hh.is_transcript(record["prompt"]):
         for name, text in zip(("chosen", "rejected"), texts, strict=True):
             hh.require_one_answer(text, name)
     return preference(prompt, *texts)

@@ -70,7 +70,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             "finished shards are kept"
         )
     if not file.is_file():
-        raise StoreError(f"{path}: no token store here ({MANIFEST} is missing); build one with pit.data.store.build")
+        raise StoreError(f"{path}: no token store here ({MANIFEST} is missing); make one with `pit data prepare`")
     try:
         manifest = json.loads(file.read_bytes())
     except ValueError as error:
