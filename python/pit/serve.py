@@ -68,8 +68,12 @@ def _requests(source: Iterable[str], template: Template) -> Iterator[_Request]:
             raise DataError(f'line {number}: "answer" must be a text')
         messages = _messages(row["prompt"], number)
         identity = json.dumps(messages).encode()
-        encoded = None if answer is None else template.encode_answer(answer)
-        yield _Request(number, template.encode_prompt(messages), zlib.crc32(identity), encoded)
+        try:
+            encoded = None if answer is None else template.encode_answer(answer)
+            prompt = template.encode_prompt(messages)
+        except DataError as error:
+            raise DataError(f"line {number}: {error}") from error
+        yield _Request(number, prompt, zlib.crc32(identity), encoded)
 
 
 def _messages(prompt: str | list[Any], number: int) -> list[Message]:
