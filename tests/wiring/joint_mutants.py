@@ -15,6 +15,7 @@ from unittest import mock
 from pit import improve as improving
 from pit import pipeline
 from pit.data import loader as loading
+from pit.data import packing
 from pit.data.chat import cut as cutting
 from pit.evaluate import gold, measure, sensitivity
 from pit.model.model import Model
@@ -135,6 +136,20 @@ def weighed(change: Callable[[Any, Any], None]) -> Callable[[], Any]:
         return batch
 
     return lambda: mock.patch.object(loading, "materialise", materialise)
+
+
+def closed(old: str, new: str) -> Callable[[], Any]:
+    """Return a patch of the closings of a tree; the core's topologies, which hold them, are made again."""
+    real = rewritten(Closings, "of", old, new)
+
+    @contextlib.contextmanager
+    def patch() -> Iterator[None]:
+        packing.core_topology.cache_clear()
+        with real():
+            yield
+        packing.core_topology.cache_clear()
+
+    return patch
 
 
 def no_loss_at_eos(batch: Any, closings: Any) -> None:
@@ -820,13 +835,13 @@ CHATS = (
         "chat",
         "a reference is closed as an input is",
         SAID,
-        rewritten(Closings, "of", "SegmentKind.REFERENCE: self.reference", "SegmentKind.REFERENCE: self.input"),
+        closed("SegmentKind.REFERENCE: self.reference", "SegmentKind.REFERENCE: self.input"),
     ),
     Mutant(
         "chat",
         "the improver's x is closed as the policy's",
         SAID,
-        rewritten(Closings, "of", "self.reviewed if", "self.input if"),
+        closed("self.reviewed if", "self.input if"),
     ),
     Mutant(
         "chat",
