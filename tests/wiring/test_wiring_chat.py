@@ -7,10 +7,13 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pytest
 from world import World, config, named, remembered, temporary_folder
 
 from pit.config import override
+from pit.data.errors import DataError
 from pit.run.folder import Run
+from pit.serve import improve_lines
 from pit.stages.prepare import prepare
 from pit.train.log import PROGRESS_VARIABLE
 
@@ -188,3 +191,45 @@ def test_rl_trees_are_the_conversations_of_their_samples():
                     assert path[-1] == eos
                     seen += 1
         assert seen > 8
+
+
+def improved(run, world, rows):
+    """Return what `pit improve` writes for some lines."""
+    source, written = run.folder / "prompts.jsonl", run.folder / "improved.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)))
+    with world.watched("improve"), source.open() as lines, written.open("w") as sink:
+        improve_lines(run, lines, sink, {}, seed=0)
+    return [json.loads(line) for line in written.read_text().splitlines()]
+
+
+def test_conversations_come_in_and_go_out_as_text():
+    """What `pit improve` reads of a conversation is its rendering, and what it writes holds no token of the format."""
+    for name in FORMATS:
+        world, run = ChatWorld(), Run(prepared(name).folder, prepared(name).config)
+        asked_of = [
+            {"prompt": "red <|im_end|> lamp", "answer": "small"},
+            {"prompt": [{"role": "system", "content": "a"}, {"role": "user", "content": "b c"}], "answer": "red"},
+        ]
+        records = improved(run, world, asked_of)
+        assert [record["prompt"] for record in records] == [
+            [{"role": "user", "content": "red <|im_end|> lamp"}],
+            asked_of[1]["prompt"],
+        ]
+        assert [record["answers"][0] for record in records] == ["small", "red"]
+        typed, control = world.asks[0].prefixes[0], run.template.special_ids
+        assert sum(token in control for token in typed) == sum(
+            token in control for token in cases.rendered(name, *asked([("user", "a")], "b"), opening=True)
+        )
+        turns = [("system", "a"), ("user", "b c")]
+        assert world.asks[0].prefixes[1] == cases.rendered(name, *asked(turns, "red"), opening=True)
+        for record in records:
+            for answer in (*record["answers"], *(step["candidate"] for step in record["steps"])):
+                assert run.template.decode_answer(run.template.encode_answer(answer)) == answer
+                assert "<|im_end|>" not in answer
+
+
+def test_a_conversation_that_the_format_refuses_names_its_line():
+    run = Run(prepared("chatml").folder, prepared("chatml").config)
+    world, lines = ChatWorld(), [{"prompt": "a"}, {"prompt": [{"role": "assistant", "content": "b"}]}]
+    with pytest.raises(DataError, match="line 2: a prompt must end with a user's message"):
+        improved(run, world, lines)
