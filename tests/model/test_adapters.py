@@ -190,6 +190,17 @@ def test_samples_come_from_the_adapted_model():
         assert np.abs(by_merged[row, sampled] - by_base[row, sampled]).max() > 0.01
 
 
+def test_five_models_hold_one_base():
+    plain = base(LLAMA)
+    before = {id(array) for array in jax.live_arrays()}
+    kinds = (Decoder, Decoder, Decoder, RewardModel, RewardModel)
+    models = [adapted(kind, LLAMA, plain, ADAPTER, 100 + number) for number, kind in enumerate(kinds)]
+    new = [array for array in jax.live_arrays() if id(array) not in before]
+    assert sum(array.nbytes for array in new) == sum(v.nbytes for model in models for v in model.trained.values())
+    for model in models:
+        assert {id(value) for value in model.frozen.values()} == {id(value) for value in plain.params.values()}
+
+
 # Dropout.
 
 

@@ -140,6 +140,23 @@ def test_a_checkpoint_made_from_something_else_is_refused_not_mixed(saved):
         checkpoints.restore(UPDATE.start(fresh()), "cd")
 
 
+def test_trained_weights_of_another_base_are_refused_by_name(tmp_path):
+    with Checkpoints(tmp_path, keep=1, base="ab") as checkpoints:
+        checkpoints.save(UPDATE.start(fresh()), LOADER, CONTROLLERS, META)
+        checkpoints.wait()
+        assert checkpoints.restore_params(fresh()).keys() == fresh().keys()
+    for base in ("cd", ""):
+        message = (
+            rf"^{tmp_path}/0: base = 'ab': its adapters were trained on that base, but the run has base '{base}'; use "
+            "the base that they were trained on, or another output folder$"
+        )
+        with Checkpoints(tmp_path, keep=1, base=base) as checkpoints:
+            with pytest.raises(CheckpointError, match=message):
+                checkpoints.restore_params(fresh())
+            with pytest.raises(CheckpointError, match=message):
+                checkpoints.restore(UPDATE.start(fresh()), META["hash"])
+
+
 def test_a_step_that_cannot_be_written_is_an_error(tmp_path):
     state = UPDATE.start(fresh())
     with Checkpoints(tmp_path, keep=2) as checkpoints:
