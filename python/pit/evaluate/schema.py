@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import shlex
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -299,7 +300,9 @@ def _read(kind: Any, raw: object, where: str) -> Any:
     if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or issubclass(kind, tuple)):
         return _read_record(kind, raw, where)
     if kind is float:
-        if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw):
+        number = isinstance(raw, int | float) and not isinstance(raw, bool)
+        # Whole numbers of JSON have no limit.
+        if not number or not abs(raw) <= sys.float_info.max:
             raise ResultsError(f"{where}: expected a finite number, got {_describe(raw)}")
         return float(raw)
     return raw if kind is Any else _expect(kind, raw, where)

@@ -229,9 +229,9 @@ class Checkpoints:
         self._manager.close()
 
 
-def _digest(meta: Mapping[str, Any], loader: Mapping[str, Any], controllers: Mapping[str, Any]) -> str:
+def _digest(meta: Mapping[str, Any], loader: Any, controllers: Any) -> str:
     """Return a digest of all JSON values of a checkpoint."""
-    return digest({name: value for name, value in meta.items() if name != "digest"}, dict(loader), dict(controllers))
+    return digest({name: value for name, value in meta.items() if name != "digest"}, loader, controllers)
 
 
 def _words(error: Exception) -> str:

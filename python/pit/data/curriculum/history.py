@@ -70,9 +70,9 @@ def read_history(folder: Path) -> list[Visit]:
         DamagedFileError: a line is damaged.
     """
     path = folder / FILE_NAME
-    if not path.is_file():
+    if not path.is_file() or not path.stat().st_size:
         raise CurriculumError(
-            f"{path}: does not exist; run the stage first, or simulate one: `pit data curriculum demo --stage "
+            f"{path}: holds no draws; run the stage first, or simulate one: `pit data curriculum demo --stage "
             f"{folder.name}`"
         )
     visits = []
@@ -86,4 +86,6 @@ def read_history(folder: Path) -> list[Visit]:
         if len({column.shape for column in columns}) != 1 or draws.ids.ndim != 1:
             raise DamagedFileError(f"{path}:{number}: is damaged, its columns differ in length; {REMEDY}")
         visits.append(visit)
+    if not visits:
+        raise DamagedFileError(f"{path}: holds no whole line; {REMEDY}")
     return visits
