@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -36,6 +36,7 @@ from pit.run.folder import Run
 from pit.run.stage import Job, Services, Stage
 from pit.stages.graph import GRAPH, jobs_of
 from pit.stages.prepare import prepare, require_folds
+from pit.terminal import say, styled
 from pit.train.log import PROGRESS_VARIABLE
 
 
@@ -66,19 +67,19 @@ def print_results(results: Results) -> None:
     measure = next((name.split("/")[1] for name in results.delta), "")
     shown = {name.removesuffix(f"/{measure}"): d for name, d in results.delta.items() if name.endswith(f"/{measure}")}
     if shown:
-        print(f"win rate less lose rate by the {measure}, points [95 %], {next(iter(shown.values())).n} prompts")
+        say(f"win rate less lose rate by the {measure}, points [95 %], {next(iter(shown.values())).n} prompts")
     for name, d in shown.items():
-        print(f"  {name.replace('_', ' '):<36} {d.value:+6.1f} [{d.low:+.1f}, {d.high:+.1f}]")
-    print("share of held-out pairs ranked right [95 %]")
+        say(f"  {name.replace('_', ' '):<36} {d.value:+6.1f} [{d.low:+.1f}, {d.high:+.1f}]")
+    say("share of held-out pairs ranked right [95 %]")
     for name, a in results.accuracies.items():
         label = "longer is better" if name == "length" else name
-        print(f"  {label:<36} {a.value:6.3f} [{a.low:.3f}, {a.high:.3f}]")
+        say(f"  {label:<36} {a.value:6.3f} [{a.low:.3f}, {a.high:.3f}]")
     if results.perplexity:
-        print("perplexity per token of held-out better answers [95 %]")
+        say("perplexity per token of held-out better answers [95 %]")
     for name, p in results.perplexity.items():
-        print(f"  {name:<36} {p.value:6.2f} [{p.low:.2f}, {p.high:.2f}]")
+        say(f"  {name:<36} {p.value:6.2f} [{p.low:.2f}, {p.high:.2f}]")
     for note in results.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
 
 
 def needs_of(config: RunConfig) -> dict[Job, tuple[Job, ...]]:
@@ -106,11 +107,12 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
             job.validate(run.config)
     run.require_config()
     data = run.config.data
-    console.print(f"[bold]data[/]  {data.path or f'synthetic task {data.task}'} -> {run.folder / 'store'}")
+    source = data.path or f"synthetic task {data.task}"
+    console.print(styled(("data", "bold"), f"  {source} -> {run.folder / 'store'}"), soft_wrap=True)
     prepared = prepare(run)
     run.save_config()  # parts that may change while a run is on
     for line in prepared.lines() if prepared is not None else ():
-        console.print(f"      {line}", markup=False, highlight=False)
+        console.print(styled(f"      {line}"), highlight=False)
     require_folds(run)
     done = {job for job in needs if job.done(run)}
     for name in sorted(job.name for job in done):
@@ -215,13 +217,12 @@ class _Scheduler:
     def _read_progress(self, child: _Child) -> None:
         assert child.process.stdout is not None
         for line in child.process.stdout:
-            if line.startswith('{"stage"'):
-                message: dict[str, Any] = json.loads(line)
-                self._progress.update(
-                    child.task, completed=message["done"], total=message["total"], text=message["text"]
-                )
-            else:
+            message = _progress_in(line)
+            if message is None:
                 self._console.print(line.rstrip("\n"), markup=False, highlight=False)
+            else:
+                done, total, text = message
+                self._progress.update(child.task, completed=done, total=total, text=escape(text))
 
     def _read_errors(self, child: _Child) -> None:
         assert child.process.stderr is not None
@@ -241,6 +242,16 @@ class _Scheduler:
             seconds = time.monotonic() - child.begin
             self._console.print(f"[green]done[/]  {child.job.name:<15} {seconds:6.1f} s  {child.job.title}")
         return code == 0
+
+
+def _progress_in(line: str) -> tuple[int, int, str] | None:
+    """Return the progress on a line of a child's stdout, None for any other line."""
+    try:
+        message = json.loads(line) if line.startswith('{"stage"') else {}
+        done, total, text = message["done"], message["total"], message["text"]
+    except (ValueError, KeyError):
+        return None
+    return done, total, text
 
 
 def _height(job: Job, needs: Mapping[Job, Sequence[Job]]) -> int:

@@ -1,96 +1,218 @@
-"""`pit improve`: prompts in, improved answers out, one JSON object a line, batch by batch as they arrive."""
+"""`pit improve`: prompts in, improved answers out, one JSON object per line, answered as the lines arrive.
+
+A line is held to the rules of the data that the models were trained on: the readers' own checks. One that breaks them
+is named by its number, and the others are answered.
+"""
 
 import dataclasses
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
-from typing import IO, Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
+from typing import Any, Protocol, runtime_checkable
 
+from pit.config import ImproveConfig
+from pit.data.arrivals import ByteStream, arriving
 from pit.data.errors import DataError
-from pit.data.template import Template
+from pit.data.readers.columns import column, require_prompt, require_unicode, text_column
+from pit.data.readers.report import RowError
+from pit.data.readers.streams import parsed
+from pit.data.readers.trl import prompt_of
+from pit.data.template import EncodedPreference, Template
+from pit.data.tokens import Tokens
 from pit.improve import Models, Trajectory, improve
 from pit.run.folder import Run
 from pit.seeds import Seed
-from pit.types import Message
+from pit.terminal import json_line, say
+from pit.types import Message, Preference
+
+OUTPUT = ("prompt", "answers", "steps", "cut")
+"""Fields of a line of output; every other field of the input is passed on."""
+
+TOLD_CUTS = 5
+"""Lines with a cut prompt, or answer, that are named on stderr; further ones are only marked in the output."""
+
+
+@runtime_checkable
+class TextSink(Protocol):
+    """A stream that takes text, such as a file opened with "w" or stdout."""
+
+    def write(self, text: str, /) -> object:
+        """Take a text."""
+
+    def flush(self) -> None:
+        """Pass on what was taken."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """One line of input: its number, its content tokens, its id (of the prompt alone), and y0 if it is given."""
+    """One line of input: its number, its prompt, y0 if it is given, its other fields, and its tokens."""
 
     line: int
-    prompt: list[int]
-    request: int
-    answer: list[int] | None
+    prompt: tuple[Message, ...]
+    answer: str | None
+    others: Mapping[str, object]
+    tokens: EncodedPreference
 
 
-def improve_lines(run: Run, source: IO[str], sink: IO[str], changes: Mapping[str, Any], *, seed: int) -> None:
+def improve_lines(
+    run: Run,
+    source: ByteStream,
+    sink: TextSink,
+    changes: Mapping[str, Any],
+    *,
+    seed: int,
+    strict: bool = False,
+    tell: Callable[[str], None] = lambda text: say(text, error=True),
+) -> None:
     """Improve the prompts of `source` and write the trajectories to `sink`.
 
+    Args:
+        run: a finished run.
+        source: JSON lines; a batch holds the lines that are there, at most `improve.batch`.
+        sink: receives a line for every line that can be answered.
+        changes: fields of the run's config section `improve` to change.
+        seed: root of the random numbers; equal prompts of one input get answers of their own.
+        strict: stop at the first line that cannot be answered.
+        tell: receives a text about every line that cannot be answered, and about cuts.
+
     Raises:
-        DataError: a line is not a JSON object or lacks a prompt, or only some lines have an `answer`.
+        DataError: a line could not be answered; the others were, unless `strict`.
     """
     config = dataclasses.replace(run.config.improve, **changes)
     models = Models.load(run, run.config.reward_gap.packing, accept_by=config.accept_by)
-    template = run.template
-    requests = _requests(source, template)
-    for batch in iter(lambda: list(islice(requests, config.batch)), []):
-        given = [r.answer for r in batch if r.answer is not None]
-        if given and len(given) != len(batch):
-            missing = next(r.line for r in batch if r.answer is None)
-            raise DataError(f"line {missing}: has no `answer`, but other lines do; give it for all of them or for none")
-        trajectories = improve(
-            models,
-            [r.prompt for r in batch],
-            [r.request for r in batch],
-            config,
-            seed=Seed((seed, "improve")),
-            answers=given or None,
+    server = _Server(run.template, models, config, seed, sink, tell)
+    numbers = count(1)
+    lines, refused = 0, 0
+    for batch in arriving(source, config.batch):
+        requests, error = [], None
+        for line, number in zip(batch, numbers, strict=False):
+            if not line or line.isspace():
+                continue
+            lines += 1
+            try:
+                requests.append(_request(line, number, run.template))
+            except (RowError, DataError) as fault:
+                error = DataError(f"line {number}: {fault}")
+                refused += 1
+                if strict:
+                    break
+                tell(str(error))
+        server.answer(requests)
+        if error is not None and strict:
+            raise DataError(f"{error}; correct or remove the line, or leave --strict out to answer the others")
+    if refused:
+        raise DataError(
+            f"{refused} of {lines} lines could not be answered, each is named above; correct or remove them, or stop "
+            "at the first with --strict"
         )
-        for trajectory in trajectories:
-            sink.write(json.dumps(_record(template, trajectory), ensure_ascii=False) + "\n")
-        sink.flush()
 
 
-def _requests(source: Iterable[str], template: Template) -> Iterator[_Request]:
-    for number, line in enumerate(source, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"line {number}: is not JSON ({error.msg}); write one object a line") from error
-        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str | list):
-            raise DataError(f'line {number}: needs "prompt", a text or a list of messages')
-        answer = row.get("answer")
-        if answer is not None and not isinstance(answer, str):
-            raise DataError(f'line {number}: "answer" must be a text')
-        messages = _messages(row["prompt"], number)
-        identity = json.dumps(messages).encode()
-        try:
-            encoded = None if answer is None else template.encode_answer(answer)
-            prompt = template.encode_prompt(messages)
-        except DataError as error:
-            raise DataError(f"line {number}: {error}") from error
-        yield _Request(number, prompt, zlib.crc32(identity), encoded)
+class _Server:
+    """Answers batches of requests. It counts prompts that come again, and the cuts that it told of."""
+
+    # Six parameters: what answers, how, under which random numbers, and who hears of it.
+    def __init__(
+        self,
+        template: Template,
+        models: Models,
+        config: ImproveConfig,
+        seed: int,
+        sink: TextSink,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._template, self._models, self._config = template, models, config
+        self._seed, self._sink, self._tell = Seed((seed, "improve")), sink, tell
+        self._prompts: Counter[int] = Counter()
+        self._cuts: Counter[str] = Counter()
+
+    def answer(self, requests: Sequence[_Request]) -> None:
+        """Write a line for each request, in order."""
+        if not requests:
+            return
+        cuts = [self._cut(request) for request in requests]
+        trajectories = self._improved(requests)
+        for request, cut, trajectory in zip(requests, cuts, trajectories, strict=True):
+            self._sink.write(json_line(self._record(request, cut, trajectory)) + "\n")
+        self._sink.flush()
+
+    def _improved(self, requests: Sequence[_Request]) -> Iterator[Trajectory]:
+        prompts, ids = [request.tokens.prompt for request in requests], [self._id(request) for request in requests]
+        lacking = [i for i, request in enumerate(requests) if request.answer is None]
+        answers = None
+        if len(lacking) < len(requests):
+            answers = [request.tokens.better for request in requests]
+            if lacking:
+                xs, own = Tokens.of([prompts[i] for i in lacking]), [ids[i] for i in lacking]
+                first = self._models.respond(xs, own, self._config, self._seed)
+                for i, tokens in zip(lacking, first.rows(), strict=True):
+                    answers[i] = tokens
+        return improve(self._models, prompts, ids, self._config, seed=self._seed, answers=answers)
+
+    def _id(self, request: _Request) -> int:
+        """Return the id of a request: of its prompt, and of how often the prompt came before."""
+        identity = zlib.crc32(json.dumps(request.prompt).encode())
+        before = self._prompts[identity]
+        self._prompts[identity] += 1
+        return zlib.crc32(str(before).encode(), identity) if before else identity
+
+    def _cut(self, request: _Request) -> list[str]:
+        """Return the names of what did not fit into its window, and tell of it."""
+        windows, cut_at, parts = self._template.windows, request.tokens.truncated, []
+        for name, cut, window, end in (
+            ("prompt", cut_at[0], windows[0], "beginning"),
+            ("answer", cut_at[1], windows[2], "end"),
+        ):
+            if cut:
+                parts.append(name)
+                self._cuts[name] += 1
+                if self._cuts[name] <= TOLD_CUTS:
+                    self._tell(
+                        f"line {request.line}: the {name} is longer than its window of {window} tokens, and its {end} "
+                        "was cut"
+                    )
+                if self._cuts[name] == TOLD_CUTS:
+                    self._tell(f'further lines of which the {name} is cut are marked in the output: "cut": ["{name}"]')
+        return parts
+
+    def _record(self, request: _Request, cut: list[str], trajectory: Trajectory) -> dict[str, Any]:
+        decode = self._template.decode_answer
+        return {
+            **request.others,
+            "prompt": [message._asdict() for message in request.prompt],
+            "answers": [decode(trajectory.answer(k)) for k in range(len(trajectory.steps) + 1)],
+            "steps": [
+                {"candidate": decode(s.candidate), "gap": round(s.gap, 6), "accepted": s.accepted}
+                for s in trajectory.steps
+            ],
+            **({"cut": cut} if cut else {}),
+        }
 
 
-def _messages(prompt: str | list[Any], number: int) -> list[Message]:
-    if isinstance(prompt, str):
-        return [Message("user", prompt)]
-    try:
-        return [Message(m["role"], str(m["content"])) for m in prompt]
-    except (TypeError, KeyError) as error:
-        raise DataError(f'line {number}: every message of "prompt" needs "role" and "content"') from error
+def _request(line: bytes, number: int, template: Template) -> _Request:
+    """Return the request on a line.
 
-
-def _record(template: Template, trajectory: Trajectory) -> dict[str, Any]:
-    return {
-        "prompt": [m._asdict() for m in template.decode_prompt(trajectory.prompt)],
-        "answers": [template.decode_answer(trajectory.answer(k)) for k in range(len(trajectory.steps) + 1)],
-        "steps": [
-            {"candidate": template.decode_answer(s.candidate), "gap": round(s.gap, 6), "accepted": s.accepted}
-            for s in trajectory.steps
-        ],
-    }
+    Raises:
+        RowError: it is not an object with a prompt and, if it is given, an answer, as the readers take them.
+        DataError: a field has the name of one of the output, or the template refuses the conversation.
+    """
+    row = parsed(line)
+    if isinstance(row, RowError):
+        raise row
+    column(row, "prompt")
+    prompt = prompt_of(row) or ()
+    require_prompt(prompt)
+    require_unicode(*(message.content for message in prompt))
+    answer = None
+    if row.get("answer") is not None:
+        answer = text_column(row, "answer").strip()
+        require_unicode(answer)
+        if not answer:
+            raise DataError("empty answer: 'answer' has no text; give one, or leave it out and the policy answers")
+    for name in OUTPUT[1:]:
+        if name in row:
+            raise DataError(f"{name!r} is a field of the output; give it another name")
+    others = {name: value for name, value in row.items() if name not in ("prompt", "answer")}
+    (tokens,) = template.encode_preferences([Preference(prompt, answer or "", "")])
+    return _Request(number, prompt, answer, others, tokens)

@@ -115,9 +115,9 @@ def test_a_stage_that_the_run_has_not_is_refused(run):
     for where, job, option in (
         (shorter, rl_iterated.IMPROVER_1, "references=policy"),
         (run, rl_iterated.IMPROVER_2, "references=own"),
-        (run, refresh.GAP, "refresh.prompts=N, N > 0"),
-        (run, refresh.QUALITY, "refresh.prompts=N, N > 0"),
-        (run, refresh.PAIRS, "refresh.prompts=N, N > 0"),
+        (run, refresh.GAP, "refresh.prompts=256"),
+        (run, refresh.QUALITY, "refresh.prompts=256"),
+        (run, refresh.PAIRS, "refresh.prompts=256"),
     ):
         with pytest.raises(ConfigError) as caught:
             job.require(where.config)

@@ -91,7 +91,7 @@ def record(world, run, name):
         else:
             source = run.folder / "prompts.jsonl"
             source.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("one", "two", "three")))
-            with source.open() as lines, (run.folder / "improved.jsonl").open("w") as sink:
+            with source.open("rb") as lines, (run.folder / "improved.jsonl").open("w") as sink:
                 improve_lines(run, lines, sink, {}, seed=0)
 
 

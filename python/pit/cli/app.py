@@ -1,23 +1,27 @@
 """The command `pit`: a thin layer of click over jobs and tools. Every error that a user can cause ends in one line."""
 
 import ctypes
-import errno
 import json
 import logging
 import os
+import shlex
+import stat
 import sys
 from collections.abc import Sequence
+from io import UnsupportedOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import click
-from rich.console import Console
 
 from pit.cli.bench import bench
 from pit.cli.data import data
+from pit.cli.failures import fills_disk, message_of
 from pit.cli.options import (
-    FILE,
     FOLDER,
+    INPUT,
+    OUTPUT,
+    PNG,
     Group,
     Verbatim,
     checkpoints_option,
@@ -27,12 +31,15 @@ from pit.cli.options import (
     model_option,
     open_run,
     profile_option,
+    require_outside,
     run_option,
     set_option,
 )
 from pit.config import AcceptBy, to_dict, to_yaml
-from pit.data._core import CoreError
-from pit.errors import Interruption, PitError
+from pit.data.atomic import require_apart
+from pit.data.errors import DataError
+from pit.errors import Interruption
+from pit.terminal import Terminal, say, styled, tolerate_encodings
 from pit.testing.command import check
 
 if TYPE_CHECKING:
@@ -49,38 +56,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        # click makes an Abort of an EOFError too, which a damaged file can cause.
+        if isinstance(error.__cause__, EOFError):
+            _fail(error.__cause__)
         _stopped(words, "stopped")
     except Interruption as error:
         _stopped(words, str(error) or "stopped")
-    except (PitError, CoreError, FloatingPointError, FileNotFoundError, PermissionError) as error:
-        _report(str(error))
-        sys.exit(1)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        _report(f"the disk is full{where}; free some space, then run the command again")
+    except Exception as error:  # Whatever a library raises is one line too.
+        _fail(error)
+
+
+def _fail(error: BaseException) -> NoReturn:
+    """Print the one line about an error, and exit."""
+    Terminal(stderr=True).print(
+        styled(("pit: error: ", "bold red"), message_of(error)), highlight=False, soft_wrap=True
+    )
+    if fills_disk(error):
         # Writers that still hold data would each complain on the way out.
         os._exit(1)
+    sys.exit(1)
 
 
-def _report(message: str) -> None:
-    Console(stderr=True).print(f"[bold red]pit: error:[/] {_escaped(message)}", highlight=False, soft_wrap=True)
-
-
-def _stopped(words: Sequence[str], message: str) -> None:
-    command = f"[bold]pit {_escaped(' '.join(words))}[/]"
-    Console(stderr=True).print(f"pit: {message}; resume with:  {command}", highlight=False, soft_wrap=True)
+def _stopped(words: Sequence[str], message: str) -> NoReturn:
+    """Print the command that resumes, or for a tool repeats, what was stopped."""
+    again = "run it again with:  " if words and words[0] in cli.commands.keys() - {"run"} else "resume with:  "
+    line = styled(f"pit: {message}; {again}", (shlex.join(["pit", *words]), "bold"))
+    Terminal(stderr=True).print(line, highlight=False, soft_wrap=True)
     sys.exit(Interruption.exit_status)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def _prepare_environment() -> None:
     """Set what JAX and its libraries read when they are first imported; values that the user set stand."""
+    tolerate_encodings()
     cache = os.environ.get("PIT_CACHE", str(Path.home() / ".cache" / "pit"))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache) / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
@@ -196,7 +204,7 @@ def run_command(
     from pit.run.folder import Run
     from pit.stages.prepare import require_data
 
-    console = Console()
+    console = Terminal()
     config = make_config(recipe, data, checkpoints, settings, file, model)
     folder = out or Path("runs") / config.name
     if dry_run:
@@ -204,8 +212,9 @@ def run_command(
             console.print(table)
         return
     require_data(config)
+    require_outside(folder, config.data.path)
     run_pipeline(Run(folder, config), console=console, profile_steps=profile_steps)
-    console.print(f"[bold]report[/]  {folder / 'report.html'}")
+    console.print(styled(("report", "bold"), f"  {folder / 'report.html'}"), soft_wrap=True)
 
 
 @cli.command("config")
@@ -235,8 +244,9 @@ def config_command(
 
 @cli.command()
 @run_option
-@click.option("--input", "source", type=click.File("r", encoding="utf-8"), default="-", help="JSONL [stdin].")
-@click.option("--output", "sink", type=click.File("w", encoding="utf-8"), default="-", help="JSONL [stdout].")
+@click.option("--input", "source", type=INPUT, default="-", help="JSONL [stdin].")
+@click.option("--output", "sink", type=OUTPUT, default="-", help="JSONL [stdout].")
+@click.option("--strict", is_flag=True, help="Stop at the first line that cannot be answered.")
 @click.option("--iterations", type=click.IntRange(min=1), help="Passes of the improver [the run's config].")
 @click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature; 0 is greedy.")
 @click.option("--threshold", type=float, help="A candidate is accepted only if its gap exceeds this.")
@@ -246,26 +256,49 @@ def config_command(
     help="The gap that accepts: R_PIT's, or the log-likelihood gap of the fine-tuned improver [the run's config].",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-def improve(folder: Path, source: TextIO, sink: TextIO, seed: int, **changes: Any) -> None:
+# Six parameters: the options of the command.
+def improve(folder: Path, source: str, sink: str, strict: bool, seed: int, **changes: Any) -> None:
     r"""Answer prompts and improve the answers, again and again.
 
     Reads one JSON object per line with `prompt` (text, or messages with role and content) and, if the first answer is
-    given, `answer`; writes `prompt`, `answers` (kept after each pass) and `steps` (candidate, gap, accepted).
+    given, `answer`; writes `prompt`, `answers` (kept after each pass), `steps` (candidate, gap, accepted), `cut` (what
+    did not fit into its window) and all other fields of the line. Answers follow as the lines arrive. A line that
+    cannot be answered is named on stderr, and the exit status is then 1.
 
     Example:
       echo '{"prompt": "Describe this red small cheap old round lamp: price, colour and size. End fondly."}' \
         | pit improve --run runs/demo
     """
+    from pit.data.arrivals import ByteStream
     from pit.serve import improve_lines
 
+    _require_apart(source, sink, folder)
+    run = open_run(folder)
     given = {name: value for name, value in changes.items() if value is not None}
-    improve_lines(open_run(folder), source, sink, given, seed=seed)
+    # The output is opened, and what it held is lost, when the first answer is there.
+    with click.open_file(source, "rb") as lines, click.open_file(sink, "w", encoding="utf-8", lazy=True) as answers:
+        assert isinstance(lines, ByteStream), "files and stdin are buffered"
+        improve_lines(run, lines, answers, given, seed=seed, strict=strict)
+
+
+def _require_apart(source: str, sink: str, folder: Path) -> None:
+    """Raise unless the output leaves the input and the run as they are, redirected streams included."""
+    if sink != "-":
+        require_apart("--output", sink, *([] if source == "-" else [source]), folder)
+        return
+    try:
+        read = os.fstat(sys.stdin.fileno()) if source == "-" else Path(source).stat()
+        written = os.fstat(sys.stdout.fileno())
+    except UnsupportedOperation:
+        return
+    if stat.S_ISREG(read.st_mode) and os.path.samestat(read, written):
+        raise DataError(f"{source}: is both the input and the output; write into another file")
 
 
 @cli.command("report")
 @run_option
-@click.option("--plot", type=FILE, help="Also draw quality by iteration, as PNG.")
-@click.option("--rl-plot", type=FILE, help="Also draw RL step by step, as PNG.")
+@click.option("--plot", type=PNG, help="Also draw quality by iteration, as PNG.")
+@click.option("--rl-plot", type=PNG, help="Also draw RL step by step, as PNG.")
 def report_command(folder: Path, plot: Path | None, rl_plot: Path | None) -> None:
     """Draw report.html again from results.json and the stages' metrics."""
     from pit import report
@@ -274,12 +307,12 @@ def report_command(folder: Path, plot: Path | None, rl_plot: Path | None) -> Non
     from pit.report.metrics import read_metrics
     from pit.stages.graph import STAGES
 
-    click.echo(str(report.render(folder)))
+    say(str(report.render(folder)))
     if plot is not None:
-        click.echo(str(plots.quality_png(read_results(folder), plot)))
+        say(str(plots.quality_png(read_results(folder), plot)))
     if rl_plot is not None:
         labels = {stage.name: stage.name.removeprefix("rl-") for stage in STAGES}
-        click.echo(str(plots.rl_png(read_metrics(folder), rl_plot, labels)))
+        say(str(plots.rl_png(read_metrics(folder), rl_plot, labels)))
 
 
 @cli.command()
@@ -291,11 +324,11 @@ def env() -> None:
 
     from pit.evaluate.collect import versions
 
-    click.echo(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    say(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
     for name, version in versions().items():
-        click.echo(f"{name} {version}")
-    click.echo(f"devices: {', '.join(map(str, jax.devices()))}")
-    click.echo(f"compile cache: {os.environ['JAX_COMPILATION_CACHE_DIR']}")
+        say(f"{name} {version}")
+    say(f"devices: {', '.join(map(str, jax.devices()))}")
+    say(f"compile cache: {os.environ['JAX_COMPILATION_CACHE_DIR']}")
 
 
 cli.add_command(data)

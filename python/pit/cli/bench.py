@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pit.cli.options import PNG
+from pit.data.atomic import require_apart
 from pit.errors import PitError
+from pit.terminal import Terminal, styled
 
 TARGETS = ("v4", "v5e", "v5p", "v6e")
 PEERS = ("jax_flash", "jax_splash", "tokamax", "xla")
@@ -72,7 +74,7 @@ def bench() -> None:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Results file; fail if one of our figures is more than 3 % worse.",
 )
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="PNG file for a plot of the figures.")
+@click.option("--plot", type=PNG, help="PNG file for a plot of the figures.")
 @click.option(
     "--readme",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
@@ -101,6 +103,9 @@ def kernels(
     """
     from pit_kernels.microbench import suite
 
+    for name, path in (("--json", out), ("--plot", plot), ("--readme", readme)):
+        if path is not None:
+            require_apart(name, path, *(source for source in (lengths, check) if source is not None and source != out))
     names = _names(op, peers, users)
     given = (
         None if lengths is None else {"triples": read_lengths(lengths), "row_length": row_length, "model": "llama-3-8b"}
@@ -127,7 +132,7 @@ def kernels(
 
 
 def _tell(line: str) -> None:
-    Console(stderr=True).print(f"[dim]{line}[/]", highlight=False)
+    Terminal(stderr=True).print(styled((line, "dim")), highlight=False)
 
 
 def _problems(op: str, workloads: Sequence[str], given: dict[str, Any] | None) -> list[str]:
@@ -211,7 +216,7 @@ def show(outcome: Any, timed: bool) -> None:
     from pit_kernels.microbench.static import BLIND_SPOTS
 
     # A narrow terminal wraps the lines: figures that are cut off would be useless.
-    console = Console(width=max(Console().width, 150))
+    console = Terminal(width=max(Terminal().width, 150))
     groups: dict[tuple[str, str, str], list[Any]] = {}
     for row in outcome.rows:
         groups.setdefault((row.problem, row.direction, row.target), []).append(row)
@@ -288,14 +293,14 @@ def tune(op: str, targets: Sequence[str], classes: Sequence[str], timed: bool, t
     sweeps = [(kind, name, problems) for kind, name, problems in sweeps if not classes or name in classes]
     path = tuner.tiles_file(op) if table is None else table
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Terminal(stderr=True)) as progress:
         for kind, name, problems in sweeps:
             try:
                 choices = tuner.candidates(op, tuner.present(op, kind, name))
                 task = progress.add_task(f"{op} {kind} {name}", total=len(choices))
 
                 def tell(line: str, task: TaskID = task) -> None:
-                    progress.console.print(f"[dim]{line}[/]", highlight=False)
+                    progress.console.print(styled((line, "dim")), highlight=False)
                     progress.advance(task)
 
                 clock = tuner.timed_clock(op, problems) if timed else tuner.static_clock(op, kind, problems)

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
 from pit.cli.options import (
     FILE,
     FOLDER,
+    PNG,
     Group,
     LocalPath,
     checkpoints_option,
@@ -17,9 +17,11 @@ from pit.cli.options import (
     make_config,
     model_option,
     open_run,
+    require_outside,
     set_option,
 )
 from pit.data.errors import DataError
+from pit.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from pit.data.check import CheckReport, StoreReport
@@ -70,7 +72,7 @@ def data_check(
     if as_json:
         click.echo(report.to_json())
     else:
-        report.render(Console())
+        report.render(Terminal())
 
 
 @data.command("synthetic")
@@ -83,7 +85,7 @@ def data_synthetic(out: Path, rows: int, seed: int, task: str) -> None:
     from pit.data.synthetic import write
 
     for file in write(out, rows, seed, task=task):
-        click.echo(f"{file}: {rows:,} rows")
+        say(f"{file}: {rows:,} rows")
 
 
 @data.command("prepare")
@@ -110,14 +112,15 @@ def data_prepare(
 
     config = make_config(recipe, data, checkpoints, settings, file, model)
     require_data(config)
+    require_outside(out, config.data.path)
     run = Run(out, config)
     prepared = prepare(run)
     run.save_config()  # parts that may change while a run is on
     if prepared is None:
-        click.echo(f"{out / 'store'}: up to date")
+        say(f"{out / 'store'}: up to date")
     else:
         first, *more = prepared.lines()
-        click.echo("\n  ".join([f"{out / 'store'}: {first}", *more]))
+        say("\n  ".join([f"{out / 'store'}: {first}", *more]))
 
 
 @data.command("curriculum")
@@ -126,7 +129,7 @@ def data_prepare(
 @click.option("--stage", default="rl-improver-0", show_default=True, help="RL stage.")
 @set_option
 @click.option("--examples", type=click.IntRange(min=2), default=1000, show_default=True, help="To simulate with.")
-@click.option("--plot", type=FILE, help="Also draw it, as PNG.")
+@click.option("--plot", type=PNG, help="Also draw it, as PNG.")
 # Six parameters: the options of the command.
 def data_curriculum(
     recipe: str | None, folder: Path | None, stage: str, settings: tuple[str, ...], examples: int, plot: Path | None
@@ -147,6 +150,6 @@ def data_curriculum(
         look = look_back(open_run(folder), stage)
     else:
         look = look_ahead(make_config(recipe, None, None, settings), stage, examples)
-    Console(width=110).print(curriculum_table(look.title, look.visits, look.difficulty))
+    Terminal(width=110).print(curriculum_table(look.title, look.visits, look.difficulty))
     if plot is not None:
-        click.echo(str(curriculum_png(look.title, look.visits, look.difficulty, plot)))
+        say(str(curriculum_png(look.title, look.visits, look.difficulty, plot)))

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,30 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class PngPath(LocalPath):
+    """A path of a plot; PNG bytes under another suffix would be taken for something else."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path.
+
+        Raises:
+            ConfigError: the value is an address, or does not end in .png.
+        """
+        path = super().convert(value, param, ctx)
+        if Path(path).suffix.lower() != ".png":
+            name = param.opts[0] if param else "path"
+            raise ConfigError(
+                f"{name} = {os.fspath(value)!r}: must end in .png, because plots are PNG; for example "
+                f"{name} {shlex.quote(str(Path(path).with_suffix('.png')))}"
+            )
+        return path
+
+
 FILE = LocalPath(path_type=Path, dir_okay=False)
 FOLDER = LocalPath(path_type=Path, file_okay=False)
+INPUT = LocalPath(exists=True, dir_okay=False, allow_dash=True)
+OUTPUT = LocalPath(dir_okay=False, allow_dash=True)
+PNG = PngPath(path_type=Path, dir_okay=False)
 run_option = click.option(
     "--run",
     "folder",
@@ -80,6 +103,21 @@ class Group(Verbatim, click.Group):
 
     command_class = Verbatim
     group_class = type
+
+
+def require_outside(out: Path, data: str | None) -> None:
+    """Raise if a run's files would be read as its data: out is the folder of the data, or directly in it.
+
+    Raises:
+        ConfigError: they would.
+    """
+    source = Path(data).resolve() if data is not None else None
+    if source is not None and source in (out.resolve(), out.resolve().parent):
+        other = Path("runs") / (out.resolve().name or "mine")
+        raise ConfigError(
+            f"--out = {out}: lies in the data folder {data}, which would take the run's files for data; name a folder "
+            f"elsewhere, for example --out {shlex.quote(str(other))}"
+        )
 
 
 def open_run(folder: Path, settings: Sequence[str] = ()) -> "Run":

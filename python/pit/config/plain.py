@@ -1,5 +1,6 @@
 """Configs as plain data: JSON without loss, YAML or JSON files, `section.field=value` settings, stable hashes."""
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -94,13 +95,11 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
     elif hint is int and not isinstance(value, bool):
         if isinstance(value, int):
             return value
-        if isinstance(value, str) and re.fullmatch("-?[0-9]+(_[0-9]+)*", value):
+        if isinstance(value, str) and re.fullmatch("-?[0-9]{1,30}(_[0-9]{1,30}){0,9}", value):
             return int(value)
     elif hint is float and not isinstance(value, bool):
-        try:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             return float(value)
-        except (TypeError, ValueError):
-            pass
     elif hint is str and isinstance(value, str):
         return str(value)
     raise FieldError(where, value, f"must be of type {hint.__name__}", f"for example {{path}}={_EXAMPLES[hint]}")
@@ -143,11 +142,11 @@ def read_config(path: Path, base: RunConfig) -> RunConfig:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config a YAML or JSON file") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: is neither YAML nor JSON ({reason}); `pit config RECIPE` prints one") from error
+        raise ConfigError(f"{path}: is neither YAML nor JSON ({reason}); `pit config demo` prints one") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must be a mapping of config fields; `pit config RECIPE` prints one")
+        raise ConfigError(f"{path}: must be a mapping of config fields; `pit config demo` prints one")
     try:
         return from_dict(RunConfig, _merged(to_dict(base), values))
     except ConfigError as error:

@@ -62,7 +62,7 @@ class Range:
         """Return whether the value is in the range; NaN and infinities never are."""
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        return above and below and math.isfinite(value)
+        return above and below and (isinstance(value, int) or math.isfinite(value))
 
     def rule(self, value: int | float) -> str:
         """Return the rule that a value outside of the range breaks."""
@@ -70,7 +70,9 @@ class Range:
             opening, closing = "(" if self.open_low else "[", ")" if self.open_high else "]"
             return f"must be in {opening}{self.low:g}, {self.high:g}{closing}"
         bound = [f"{'>' if self.open_low else '>='} {self.low:g}"] if math.isfinite(self.low) else []
-        return "must be " + " and ".join(bound if math.isfinite(value) else [*bound, "finite"])
+        return "must be " + " and ".join(
+            bound if isinstance(value, int) or math.isfinite(value) else [*bound, "finite"]
+        )
 
 
 FINITE = Range()

@@ -1,4 +1,7 @@
-"""Files and folders that appear whole or not at all: written under a temporary name next to it, then renamed."""
+"""Files and folders that appear whole or not at all: written under a temporary name next to it, then renamed.
+
+Output that would destroy what the same command reads is refused.
+"""
 
 import os
 import shutil
@@ -32,6 +35,36 @@ def write_file(path: str | Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+RUN_PARTS = frozenset(
+    {"config.json", "tokenizer.json", "template.json", "prepared.json", "results.json", "report.html"}
+    | {"store", "data", "refresh", "stages"}
+)
+"""Files and folders in the folder of a run that PIT reads back or owns."""
+
+
+def require_apart(name: str, out: str | Path, *sources: str | Path) -> None:
+    """Raise unless writing the file `out` leaves every source as it is.
+
+    Args:
+        name: option that names `out`, for the message.
+        out: file to write.
+        sources: files and folders that the command reads; in the folder of a run, its own parts are kept.
+
+    Raises:
+        DataError: `out` is one of them, in one of them, or a link to one.
+    """
+    out = Path(out)
+    for source in map(Path, sources):
+        if out.exists() and source.exists() and out.samefile(source):
+            raise DataError(f"{name} = {out}: is {source}, which is read, and would be destroyed; name another file")
+        place, folder = out.resolve(), source.resolve()
+        if not source.is_dir() or folder not in place.parents:
+            continue
+        part = place.relative_to(folder).parts[0]
+        if part in RUN_PARTS if (source / "config.json").is_file() else out.exists():
+            raise DataError(f"{name} = {out}: would destroy a part of {source}, which is read; name another file")
 
 
 def require_absent_or_empty(path: str | Path) -> None:

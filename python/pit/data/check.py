@@ -26,6 +26,7 @@ from pit.data.survey import Survey
 from pit.data.template import RoleTemplate, Template
 from pit.data.tokenizer import Tokenizer
 from pit.data.usable import flaw
+from pit.terminal import printable
 from pit.types import COLUMNS, Preference
 
 QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
@@ -114,7 +115,7 @@ class CheckReport:
         table.add_row("read", str(self.rows), "")
         table.add_row("kept", str(self.kept), "")
         for reason, count in self.dropped.items():
-            table.add_row(f"dropped: {reason}", str(count), Text(", ".join(self.places[reason])))
+            table.add_row(f"dropped: {reason}", str(count), Text(printable(", ".join(self.places[reason]))))
         for reason, count in (self.unusable or {}).items():
             table.add_row(f"unusable as tokens: {reason}", str(count), "")
         for name, count in (self.cut or {}).items():
@@ -324,7 +325,7 @@ def draw_tree(row: Preference, width: int = 60) -> Tree:
     """Return the gap model's tree of a pair: x, under it both answers as references, under each both as outputs."""
 
     def label(name: str, text: str) -> Text:
-        flat = " ".join(text.split())
+        flat = printable(" ".join(text.split()))
         short = flat if len(flat) <= width else f"{flat[: width - 1]}…"
         return Text.assemble((f"{name} ", "bold"), (f"[{len(text)} characters] ", "dim"), short)
 

@@ -1,6 +1,5 @@
 """The last job of a run: measure everything and gather it, with costs and caveats, into one `Results`."""
 
-import json
 from importlib import metadata
 
 import jax
@@ -63,7 +62,7 @@ def versions() -> dict[str, str]:
 def _costs(run: Run) -> tuple[StageCost, ...]:
     costs = []
     for stage in stages_of(run.config):
-        record = json.loads((run.stage_folder(stage.name) / "done.json").read_text(encoding="utf-8"))
+        record = stage.finished_record(run)
         costs.append(
             StageCost(
                 name=stage.name,

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from pit.config import ConfigError, EvaluateConfig
 from pit.evaluate import sensitivity
 from pit.evaluate.schema import SensitivityRow
 from pit.run.folder import Run
 from pit.run.stage import Job, Services
 from pit.stages import reward
+from pit.terminal import Terminal, say
 
 
 class BlindRewardError(ConfigError):
@@ -66,9 +65,9 @@ def require_seeing(rows: Sequence[SensitivityRow], config: EvaluateConfig, comma
 
 def _work(run: Run, services: Services) -> None:
     rows = gate_rows(run)
-    Console(width=110).print(sensitivity.sensitivity_table(rows))
+    Terminal(width=110).print(sensitivity.sensitivity_table(rows))
     for line in require_seeing(rows, run.config.evaluate, GATE.command(run)):
-        print(f"warning: a reward model is below a floor, {line}")
+        say(f"warning: a reward model is below a floor, {line}")
 
 
 GATE = Job(

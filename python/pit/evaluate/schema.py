@@ -8,6 +8,8 @@ import dataclasses
 import functools
 import json
 import math
+import shlex
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -162,25 +164,26 @@ def to_json(results: Results) -> str:
     return json.dumps(_value_to_json(results, ""), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def from_json(text: str, name: str = FILE_NAME) -> Results:
+def from_json(text: str, name: str = FILE_NAME, remedy: str = "run pit evaluate again") -> Results:
     """Return the results that the text of a file holds.
 
     name: name of the file in error messages.
+    remedy: end of the messages.
     Raises ResultsError for text that is not JSON, another version, a missing, unknown or mistyped field, and values
     that contradict each other; the message starts with `name` and names the field.
     """
     try:
         raw = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ResultsError(f"{name} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ResultsError(f"{name} is not JSON: {error}; {remedy}") from error
     if not isinstance(raw, dict):
-        raise ResultsError(f"{name} must hold a JSON object; got {_describe(raw)}")
+        raise ResultsError(f"{name} must hold a JSON object; got {_describe(raw)}; {remedy}")
     if raw.get("version") != SCHEMA_VERSION:
-        raise ResultsError(f"{name}: version = {raw.get('version')!r} must be {SCHEMA_VERSION}; run pit evaluate again")
+        raise ResultsError(f"{name}: version = {raw.get('version')!r} must be {SCHEMA_VERSION}; {remedy}")
     try:
         return typing.cast(Results, _read(Results, raw, ""))
     except ResultsError as error:
-        raise ResultsError(f"{name}: {error}") from error
+        raise ResultsError(f"{name}: {error}; {remedy}") from error
 
 
 def write_results(results: Results, path: Path) -> None:
@@ -195,13 +198,14 @@ def read_results(path: Path) -> Results:
     Raises ResultsError if there is no file, and as `from_json` does.
     """
     file = path / FILE_NAME if path.is_dir() else path
+    command = shlex.join(["pit", "evaluate", "--run", str(file.parent)])
     if not file.is_file():
-        raise ResultsError(f"{file} does not exist; run pit evaluate first")
+        raise ResultsError(f"{file} does not exist; run {command} first")
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ResultsError(f"{file} is not UTF-8: {error}") from error
-    return from_json(text, str(file))
+        raise ResultsError(f"{file} is not UTF-8: {error}; run {command} again") from error
+    return from_json(text, str(file), f"run {command} again")
 
 
 def _check(results: Results) -> None:
@@ -296,7 +300,8 @@ def _read(kind: Any, raw: object, where: str) -> Any:
     if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or issubclass(kind, tuple)):
         return _read_record(kind, raw, where)
     if kind is float:
-        if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw):
+        # Whole numbers of JSON have no limit.
+        if isinstance(raw, bool) or not isinstance(raw, int | float) or not abs(raw) <= sys.float_info.max:
             raise ResultsError(f"{where}: expected a finite number, got {_describe(raw)}")
         return float(raw)
     return raw if kind is Any else _expect(kind, raw, where)

@@ -34,7 +34,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelFileError(f"{path}: no such file; name a folder as transformers' save_pretrained writes it")
     try:
         values = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: is not valid JSON ({error}); fetch the file again") from error
     if not isinstance(values, dict):
         raise ModelFileError(f"{path}: holds a JSON {type(values).__name__}, not an object; fetch the file again")

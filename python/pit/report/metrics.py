@@ -42,7 +42,7 @@ def read_curves(file: Path) -> dict[str, Curve]:
     Raises MetricsError as `read_metrics` does.
     """
     values: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
         for name, step, value in _parse_line(line, f"{file}:{number}"):
             values.setdefault(name, {})[step] = value
     return {name: Curve(*zip(*sorted(points.items()), strict=True)) for name, points in values.items()}
@@ -59,16 +59,22 @@ def stage_order(metrics: StageMetrics, order: Iterable[str]) -> list[str]:
     return known + sorted(set(metrics) - set(known))
 
 
-def _parse_line(line: str, where: str) -> list[tuple[str, int, float]]:
+def _parse_line(line: bytes, where: str) -> list[tuple[str, int, float]]:
     """Return (metric, step, value) of every metric on a line."""
     try:
         raw = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise MetricsError(f"{where} is not JSON ({error}); if a killed run cut it off, delete the line") from error
     step = raw.get("step") if isinstance(raw, dict) else None
     if not isinstance(step, int) or isinstance(step, bool):
-        raise MetricsError(f'{where}: must be an object with an integer "step"; got {line[:80]!r}')
+        raise MetricsError(
+            f'{where}: must be an object with an integer "step"; got {line[:80].decode(errors="replace")!r}; delete '
+            "the line"
+        )
     for name, value in raw.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise MetricsError(f"{where}: {name} = {value!r} must be a number")
-    return [(name, step, float(value)) for name, value in raw.items() if name != "step"]
+            raise MetricsError(f"{where}: {name} = {value!r:.80} must be a number; delete the line")
+    try:
+        return [(name, step, float(value)) for name, value in raw.items() if name != "step"]
+    except OverflowError as error:
+        raise MetricsError(f"{where}: a number is too large ({error}); delete the line") from error

@@ -28,7 +28,9 @@ def quality_png(results: Results, path: Path) -> Path:
     """
     points = [point for members in results.quality.values() for point in members]
     if not points:
-        raise PlotError("the results hold no quality by iteration; run pit evaluate first")
+        raise PlotError(
+            "the results hold no quality by iteration, as the judge model's verdicts were left out; leave the plot out"
+        )
     figure = Figure(figsize=(7.2, 3.9), dpi=200, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     colours = series_colours(results.quality)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from pit.model.decoder import Decoder
 from pit.model.model import Model
 from pit.model.pretrained import Pretrained
 from pit.model.sharding import make_mesh
+from pit.records import read_object
 from pit.rollout.sample import Sampler
 from pit.run.base import digest_of_base, load_base, pretrained_of
 from pit.seeds import Seed
@@ -48,11 +50,13 @@ class Run:
         """Open a folder that `pit run` or `pit data prepare` made.
 
         Raises:
-            ConfigError: the folder holds no run.
+            ConfigError: the folder holds no run, or its config breaks a rule.
+            DamagedFileError: its config is damaged.
         """
         path = folder / "config.json"
         if not path.is_file():
-            raise ConfigError(f"{folder}: holds no run (no config.json); make one with `pit run RECIPE --out {folder}`")
+            command = shlex.join(["pit", "run", "demo", "--out", str(folder)])
+            raise ConfigError(f"{folder}: holds no run (no config.json); make one, for example with `{command}`")
         return cls(folder, _read(path))
 
     def with_settings(self, settings: Sequence[str]) -> "Run":
@@ -66,9 +70,15 @@ class Run:
         if refused:
             raise ConfigError(
                 f"--set: {', '.join(refused)} of a run cannot be changed, only {', '.join(FREE)}; start another run "
-                "with the setting: pit run RECIPE --out OTHER --set ..."
+                f"with the setting: {self._other(settings)}"
             )
         return Run(self.folder, changed)
+
+    def _other(self, settings: Sequence[str]) -> str:
+        """Return the command that starts a run of this config with other settings in a new folder."""
+        config, out = self.folder / "config.json", self.folder.with_name(f"{self.folder.name}-2")
+        words = ["pit", "run", "--config", str(config), "--out", str(out)]
+        return shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
 
     def require_config(self) -> None:
         """Raise unless the folder is new, or belongs to a run with this config.
@@ -97,11 +107,15 @@ class Run:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the run."""
-        path = self.folder / "tokenizer.json"
-        if not path.is_file():
-            raise DataError(f"{path}: missing; make it again with `pit data prepare`, as the run was started")
-        return Tokenizer.load(path, pretrained=self.format is not None)
+        """The tokenizer of the run.
+
+        Raises:
+            DataError: the file is gone or damaged.
+        """
+        try:
+            return Tokenizer.load(self.folder / "tokenizer.json", pretrained=self.format is not None)
+        except DataError as error:
+            raise DataError(f"{error}; the data make it again: `{prepare_command(self.folder)}`") from error
 
     @cached_property
     def template(self) -> Template:
@@ -165,7 +179,10 @@ class Run:
     def format(self) -> ChatFormat | None:
         """The chat format that the folder holds, None without one."""
         path = self.folder / FORMAT_FILE
-        return ChatFormat.load(path) if path.is_file() else None
+        try:
+            return ChatFormat.load(path) if path.is_file() else None
+        except DataError as error:
+            raise DataError(f"{error}: delete it, then `{prepare_command(self.folder)}`") from error
 
     @property
     def prepared(self) -> bool:
@@ -224,8 +241,18 @@ class Run:
         return Checkpoints(folder, keep, base=base)
 
 
+def prepare_command(folder: Path) -> str:
+    """Return the command that prepares the data of the run in a folder."""
+    return shlex.join(["pit", "data", "prepare", "--config", str(folder / "config.json"), "--out", str(folder)])
+
+
 def _read(path: Path) -> RunConfig:
-    return from_dict(RunConfig, json.loads(path.read_text(encoding="utf-8")))
+    remedy = "correct it, or delete it and repeat the command that started the run, which writes it again"
+    values = read_object(path, remedy)
+    try:
+        return from_dict(RunConfig, values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}; {remedy}") from error
 
 
 def _differing(one: RunConfig, other: RunConfig) -> list[str]:

@@ -4,9 +4,10 @@ Inputs are named by role, so that order, hashes, resident models and commands fo
 the names of stages.
 """
 
-import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from pit.config import AdapterConfig, ConfigError, FieldError, ModelConfig, RunConfig, digest
@@ -16,6 +17,7 @@ from pit.model.heads import RewardModel
 from pit.model.model import Model, adapted, on_base, with_head
 from pit.model.params import Params
 from pit.model.sharding import shard_params
+from pit.records import read_object
 from pit.rl.records import Gold, Labeller
 from pit.run.folder import Run
 from pit.train.checkpoint import CheckpointError, Checkpoints
@@ -56,6 +58,19 @@ class Kind(NamedTuple):
 
 DECODER = Kind(Decoder, "policy")
 REWARD_MODEL = Kind(RewardModel, "reward_model")
+
+
+RECORD: Mapping[str, Any] = MappingProxyType(
+    {
+        "hash": str,
+        "steps": int,
+        "tokens": int,
+        "seconds": int | float,
+        "compile_seconds": int | float,
+        "peak_memory_bytes": int,
+    }
+)
+"""Fields of a finished stage's record (done.json) that are read back, and their types."""
 
 
 def _nothing(config: RunConfig) -> tuple["Job", ...]:
@@ -101,7 +116,7 @@ class Job:
 
     def command(self, run: Run) -> str:
         """Return the command that does the job."""
-        return f"pit {self.name} --run {run.folder}"
+        return shlex.join(["pit", self.name, "--run", str(run.folder)])
 
     def require(self, config: RunConfig) -> None:
         """Raise if the run does not include the job.
@@ -204,12 +219,34 @@ class Stage(Job):
         )
 
     def record(self, run: Run) -> dict[str, Any] | None:
-        """Return the record of the finished stage, None if it is not finished or was made from something else."""
+        """Return the record of the finished stage, None if it is not finished or was made from something else.
+
+        Raises:
+            DamagedFileError: the record is damaged.
+        """
         path = run.stage_folder(self.name) / "done.json"
         if not path.is_file():
             return None
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = read_object(path, f"delete it and run `{self.command(run)}`, which writes it again", RECORD)
         return record if record["hash"] == self.hash(run) else None
+
+    def finished_record(self, run: Run) -> dict[str, Any]:
+        """Return the record of the finished stage.
+
+        Raises:
+            CheckpointError: the stage has not finished with this config and data.
+            DamagedFileError: the record is damaged.
+        """
+        record = self.record(run)
+        if record is None:
+            raise self._unfinished(run)
+        return record
+
+    def _unfinished(self, run: Run) -> CheckpointError:
+        return CheckpointError(
+            f"{run.stage_folder(self.name)}: stage {self.name} has not finished with this config and data; run "
+            f"`{self.command(run)}` first"
+        )
 
     def done(self, run: Run) -> bool:
         """Return whether the stage is finished."""
@@ -237,10 +274,7 @@ class Stage(Job):
             CheckpointError: the stage has not finished with this config and data.
         """
         if not self.done(run):
-            raise CheckpointError(
-                f"{run.stage_folder(self.name)}: stage {self.name} has not finished with this config and data; run "
-                f"`{self.command(run)}` first"
-            )
+            raise self._unfinished(run)
         shape, adapter = self.trains.config(run.config), self.adapter(run.config)
         graphdef, shapes = Model.abstract(self.trains.module, shape, run.vocab_size, run.mesh, adapter)
         with self.checkpoints(run, keep=1) as checkpoints:

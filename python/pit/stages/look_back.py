@@ -7,6 +7,8 @@ from jaxtyping import Float32
 
 from pit.config import ConfigError, CurriculumConfig, RlConfig, RunConfig
 from pit.data.curriculum import Visit, answer_similarity, hidden_difficulty, ranks, read_history, simulate, tree_length
+from pit.data.curriculum.history import FILE_NAME
+from pit.records import DamagedFileError
 from pit.rl.curriculum import examples_of, expected_visits, make_draws
 from pit.run.folder import Run
 from pit.run.stage import Stage
@@ -28,15 +30,24 @@ def look_back(run: Run, name: str) -> Look:
     Raises:
         ConfigError: no RL stage has that name.
         CurriculumError: it has drawn nothing yet.
+        DamagedFileError: the file of its draws is damaged.
     """
     stage = _rl_stage(name)
     config, fold = stage.settings(run.config), run.fold(stage.fold)
     visits = read_history(run.stage_folder(name))
+    examples = examples_of(config, fold)
+    drawn = np.concatenate([visit.draws.ids for visit in visits])
+    if drawn.size and not 0 <= drawn.min() <= drawn.max() < examples:
+        path = run.stage_folder(name) / FILE_NAME
+        raise DamagedFileError(
+            f"{path}: draws examples {drawn.min()} to {drawn.max()}, but the stage has {examples}; it is damaged: "
+            f"delete the lines with others, or the file"
+        )
     strategy, difficulty = _strategy(config)
     by_edit = difficulty == "edit"
     values = answer_similarity(fold) if by_edit else tree_length(fold)
     title = f"{name} of {run.folder}: {strategy}; difficulty by {'edit distance' if by_edit else 'length'}"
-    return Look(title, visits, ranks(values[: examples_of(config, fold)]))
+    return Look(title, visits, ranks(values[:examples]))
 
 
 def look_ahead(config: RunConfig, name: str, examples: int) -> Look:
@@ -78,7 +89,8 @@ def _strategy(config: RlConfig) -> tuple[str, str]:
 
 
 def _rl_stage(name: str) -> Stage:
-    stages = [stage for stage in STAGES if stage.maximises(RunConfig())]
+    plain = RunConfig()
+    stages = [stage for stage in STAGES if stage.maximises(plain)]
     if name not in (stage.name for stage in stages):
         names = ", ".join(stage.name for stage in stages)
         raise ConfigError(f"--stage = {name!r}: must be one of {names}; for example --stage {stages[0].name}")

@@ -20,6 +20,7 @@ from pit.data.packing import Layout, pack
 from pit.data.store import Fold
 from pit.data.template import gap, quality
 from pit.data.tokens import Sequences, Tokens
+from pit.records import DamagedFileError, read_lines
 from pit.rl.records import Labeller
 from pit.run.folder import Run
 from pit.run.session import Session
@@ -78,7 +79,8 @@ def make_pairs(run: Run, labeller: Labeller) -> int | None:
         )
     path = _path(run)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"made_of": pairs_hash(run)}), *(json.dumps(pair._asdict()) for pair in pairs)]
+    head = {"made_of": pairs_hash(run), "digest": digest([pair._asdict() for pair in pairs])}
+    lines = [json.dumps(head), *(json.dumps(pair._asdict()) for pair in pairs)]
     write_file(path, ("\n".join(lines) + "\n").encode())
     return len(pairs)
 
@@ -110,8 +112,7 @@ def has_pairs(run: Run) -> bool:
     path = _path(run)
     if not path.is_file():
         return False
-    with path.open(encoding="utf-8") as lines:
-        return bool(json.loads(next(lines))["made_of"] == pairs_hash(run))
+    return bool(next(_lines(run), {}).get("made_of") == pairs_hash(run))
 
 
 def read_pairs(run: Run) -> list[Pair]:
@@ -119,11 +120,24 @@ def read_pairs(run: Run) -> list[Pair]:
 
     Raises:
         DataError: they have not been made.
+        DamagedFileError: they are not those that were made.
     """
     path = _path(run)
     if not has_pairs(run):
         raise DataError(f"{path}: holds no pairs of this config and data; run `{PAIRS.command(run)}` first")
-    return [Pair(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    head, *pairs = _lines(run)
+    if head.get("digest") != digest(pairs):
+        raise DamagedFileError(f"{path}: is damaged, its pairs are not those that were made; {_remedy(run)}")
+    return [Pair(**values) for values in pairs]
+
+
+def _lines(run: Run) -> Iterator[dict[str, Any]]:
+    """Yield the objects in the file of the pairs; the first says what they were made of."""
+    return (values for _, values in read_lines(_path(run), _remedy(run)))
+
+
+def _remedy(run: Run) -> str:
+    return f"delete {_path(run)}, and make the pairs again with `{PAIRS.command(run)}`"
 
 
 def _path(run: Run) -> Path:
@@ -222,7 +236,7 @@ PAIRS = Job(
     work=_label,
     after=lambda config: (rl.POLICY, rl.IMPROVER_0),
     included=_included,
-    option="refresh.prompts=N, N > 0",
+    option="refresh.prompts=256",
     finished=has_pairs,
 )
 

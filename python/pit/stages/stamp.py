@@ -56,7 +56,7 @@ def read_stamp(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         stamp: Any = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     complete = isinstance(stamp, dict) and {"made_of", "template", "store"} <= set(stamp)
     return stamp if complete else None

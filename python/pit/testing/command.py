@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from pit.data.atomic import require_apart
+from pit.terminal import Terminal, say
 from pit.testing.errors import CheckError, InvariantError
 from pit.types import Preference
 
@@ -85,23 +86,36 @@ _COUNT = click.IntRange(min=1)
 def check(model: str, replay: Path | None, stage: str, **options: Any) -> None:
     """Run the command; its help is `_HELP`."""
     _require_hypothesis()
+    _require_apart(model, replay, options)
     scorer = _open_scorer(model, stage)
     if replay is not None:
         _replay(scorer, replay)
         return
-    report = _run(scorer, model, options)
-    console = Console()
+    of_stage = () if _MODULE_NAME.fullmatch(model) or not (Path(model) / "store").is_dir() else ("--stage", stage)
+    report = _run(scorer, model, options, of_stage)
+    console = Terminal()
     for table in report.tables():
         console.print(table)
     for path, write in ((options["as_json"], report.write_json), (options["as_html"], report.write_html)):
         if path is not None:
             write(path)
-            click.echo(str(path))
+            say(str(path))
     _print_failures(report)
     total = f"{len(report.violations)} violated of {len(report.results)} in {report.seconds:.0f} s"
-    click.echo(f"{total}; data: {report.data}")
+    say(f"{total}; data: {report.data}")
     if report.violations:
         sys.exit(1)
+
+
+def _require_apart(model: str, replay: Path | None, options: dict[str, Any]) -> None:
+    """Raise unless the reports leave each other, and whatever the check reads, as they are."""
+    sources = [path for path in (options["data"], replay) if path is not None]
+    sources += [] if _MODULE_NAME.fullmatch(model) else [Path(model)]
+    for name, other in (("as_json", "as_html"), ("as_html", "as_json")):
+        if options[name] is not None:
+            require_apart(f"--{name[3:]}", options[name], *sources)
+            if options[name] == options[other]:
+                raise CheckError(f"--json and --html = {options[name]}: must be two files; name another one")
 
 
 def _open_scorer(model: str, stage: str) -> Any:
@@ -123,24 +137,24 @@ def _print_failures(report: "Report") -> None:
     """Print every violation, and every figure below its floor, with its counterexample."""
     for result in report.results:
         if result.below_floor:
-            click.echo(f"\n{result.name}: {result.statement} lies {result.detail}; worst case:")
+            say(f"\n{result.name}: {result.statement} lies {result.detail}; worst case:")
         elif result in report.violations:
-            click.echo(f"\n{result.name}: {result.detail}")
+            say(f"\n{result.name}: {result.detail}")
         else:
             continue
-        click.echo(result.counterexample)
+        say(result.counterexample)
         if result.replay:
-            click.echo(f"check it again: {result.replay}")
+            say(f"check it again: {result.replay}")
 
 
-def _run(scorer: Any, model: str, options: dict[str, Any]) -> "Report":
+def _run(scorer: Any, model: str, options: dict[str, Any], of_stage: tuple[str, ...]) -> "Report":
     from pit.testing.run import Request, run_check, select
 
     invariants = select(options["names"])
     rows, where = _rows(model, options)
-    request = Request(model, where, options["examples"], options["seed"], options["failures"])
+    request = Request(model, where, options["examples"], options["seed"], options["failures"], of_stage)
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Terminal(stderr=True), transient=True) as progress:
         task = progress.add_task("start", total=None)
 
         def show(text: str) -> None:
@@ -185,16 +199,16 @@ def _replay(scorer: Any, path: Path) -> None:
             f"--replay {path}: is an example of {name}, which needs {invariant.missing(scorer)}; give the MODEL "
             "that it was saved for"
         )
-    click.echo(format_example(example))
+    say(format_example(example))
     try:
         invariant.check(scorer, example)
     except InvariantError as violation:
-        click.echo(f"{name}: {violation.fault}: {violation}")
+        say(f"{name}: {violation.fault}: {violation}")
         sys.exit(1)
-    click.echo(f"{name}: held")
+    say(f"{name}: held")
 
 
 def _require_hypothesis() -> None:
     """Raise unless Hypothesis is installed; the modules below import it."""
     if importlib.util.find_spec("hypothesis") is None:
-        raise CheckError("hypothesis: is not installed, and checks need it; pip install 'pit-jax[testing]'")
+        raise CheckError("hypothesis: is not installed, and checks need it; pip install hypothesis")

@@ -3,13 +3,13 @@
 Only this module knows how a run is laid out; `pit check` imports it only for folders.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pit.evaluate.gold import best_gold
 from pit.evaluate.sensitivity import sampled_pairs
+from pit.records import read_object
 from pit.run.folder import Run
 from pit.run.stage import DECODER
 from pit.seeds import Seed
@@ -30,12 +30,14 @@ def open_folder(model: str, stage: str = "reward-gap") -> Any:
 
     Raises:
         OSError: the folder has no config.json.
+        DamagedFileError: its config.json is damaged.
         CheckError: the run does not have such a stage.
         ConfigError: the folder does not hold a run.
         CheckpointError: the stage has not finished.
     """
     folder = Path(model)
-    if "architectures" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
+    remedy = "give the folder of a run, or of a transformers sequence classifier"
+    if "architectures" in read_object(folder / "config.json", remedy):
         return Difference(SequenceClassifier.open(folder))
     named = stage_named(stage)
     if named is not None and named.trains == DECODER:

@@ -34,6 +34,7 @@ class Request(NamedTuple):
     examples: number of examples to try of each exact invariant.
     seed: seed of the search.
     failures: folder for counterexamples; None keeps none.
+    options: further words of a replay command that name the model, such as its stage.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Request(NamedTuple):
     examples: int = 30
     seed: int = 0
     failures: Path | None = None
+    options: tuple[str, ...] = ()
 
 
 def cases_of(rows: Sequence[Preference], where: str = "the data") -> list[Case]:
@@ -224,7 +226,7 @@ def _keep(invariant: Invariant, example: Any, request: Request) -> str:
         return ""
     path = request.failures / f"{invariant.name}.json"
     save_example(path, invariant, example)
-    return f"pit check {shlex.quote(request.model)} --replay {shlex.quote(str(path))}"
+    return shlex.join(["pit", "check", request.model, *request.options, "--replay", str(path)])
 
 
 def _measure_all(

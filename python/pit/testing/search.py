@@ -110,11 +110,11 @@ def load_example(path: Path) -> tuple[str, Any]:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        name, kind = record["invariant"], record["kind"]
-        return name, _EXAMPLES[kind](record["example"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return str(record["invariant"]), _EXAMPLES[record["kind"]](record["example"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckError(
-            f"--replay {path}: does not hold a saved example ({type(error).__name__}: {error}); give a file that "
+            f"--replay {path}: does not hold a saved example ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); give a file that "
             "`pit check` wrote to its --failures folder"
         ) from error
 

@@ -14,12 +14,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from pit.config import digest
 from pit.errors import PitError
 from pit.model.params import Params
 from pit.train.update import TrainState
 
 _BYTES = "curriculum"
 """Item of a checkpoint for the bytes of the loader."""
+
+
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 class CheckpointError(PitError):
@@ -93,6 +97,7 @@ class Checkpoints:
         values = {name: value for name, value in loader.items() if not isinstance(value, bytes)}
         blobs = {name: np.frombuffer(value, np.uint8) for name, value in loader.items() if isinstance(value, bytes)}
         meta = {**meta, "shapes": _shapes(state.params), "base": self._base, "bytes": bool(blobs)}
+        meta["digest"] = _digest(meta, values, dict(controllers))
         more = {_BYTES: ocp.args.StandardSave(blobs)} if blobs else {}
         with self._space():
             written = self._manager.save(
@@ -138,8 +143,10 @@ class Checkpoints:
                     **({_BYTES: ocp.args.StandardRestore()} if meta["bytes"] else {}),
                 ),
             )
-        except (OSError, ValueError, KeyError) as error:
-            raise self._damaged(step, error) from error
+        except Exception as error:  # Orbax and TensorStore have no error in common.
+            raise self._damaged(step, _words(error)) from error
+        if meta["digest"] != _digest(meta, items["loader"], items["controllers"]):
+            raise self._damaged(step, "what steers the steps is not what was saved")
         state = TrainState(jax.device_put(jax.numpy.int32(step), like.step.sharding), items["params"], items["opt"])
         blobs = {name: np.asarray(value).tobytes() for name, value in (items.get(_BYTES) or {}).items()}
         return Restored(state, {**items["loader"], **blobs}, items["controllers"], meta)
@@ -158,18 +165,20 @@ class Checkpoints:
             items = self._manager.restore(
                 step, args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like)))
             )
-        except (OSError, ValueError, KeyError) as error:
-            raise self._damaged(step, error) from error
+        except Exception as error:  # Orbax and TensorStore have no error in common.
+            raise self._damaged(step, _words(error)) from error
         params: Params = items["params"]
         return params
 
     def _meta(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            meta: dict[str, Any] = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
-                "meta"
-            ]
-        except (OSError, ValueError, KeyError) as error:
-            raise self._damaged(step, error) from error
+            meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        except Exception as error:  # Orbax has no error of its own.
+            raise self._damaged(step, _words(error)) from error
+        fields = {"hash": str, "tokens": int, "shapes": dict, "bytes": bool, "digest": str}
+        for name, kind in fields.items():
+            if not isinstance(meta, dict) or not isinstance(meta.get(name), kind):
+                raise self._damaged(step, f"its metadata lack {name!r}")
         saved, wanted = meta["shapes"], _shapes(like)
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):
@@ -183,31 +192,33 @@ class Checkpoints:
                 f"{self._folder}/{step}: base = {base!r}: its adapters were trained on that base, but the run "
                 f"has base {self._base!r}; use the base that they were trained on, or another output folder"
             )
-        return meta
+        checked: dict[str, Any] = meta
+        return checked
 
-    def _damaged(self, step: int, error: Exception) -> CheckpointError:
+    def _damaged(self, step: int, reason: str) -> CheckpointError:
         return CheckpointError(
-            f"{self._folder}/{step}: cannot be read ({type(error).__name__}: {str(error)[:200]}); "
-            "it is truncated or damaged: delete that folder, the checkpoint before it is then used"
+            f"{self._folder}/{step}: cannot be read ({reason}); it is truncated or damaged: delete that folder, the "
+            "checkpoint before it is then used"
         )
 
     def wait(self) -> None:
         """Block until everything that was saved is on disk.
 
         Raises:
-            OSError: the disk is full (ENOSPC).
+            OSError: the disk is full, used up or read-only.
         """
         with self._space():
             self._manager.wait_until_finished()
 
     @contextmanager
     def _space(self) -> Iterator[None]:
-        """Raise a full disk as its own error: Orbax's writers report it as text."""
+        """Raise a disk that cannot be written to as its own error: Orbax's writers report it as text."""
         try:
             yield
         except Exception as error:
-            if os.strerror(errno.ENOSPC) in str(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder)) from error
+            for number in _OF_DISKS:
+                if os.strerror(number) in str(error):
+                    raise OSError(number, os.strerror(number), str(self._folder)) from error
             raise
 
     def __enter__(self) -> "Checkpoints":
@@ -216,6 +227,16 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.wait()
         self._manager.close()
+
+
+def _digest(meta: Mapping[str, Any], loader: Any, controllers: Any) -> str:
+    """Return a digest of all JSON values of a checkpoint."""
+    return digest({name: value for name, value in meta.items() if name != "digest"}, loader, controllers)
+
+
+def _words(error: Exception) -> str:
+    """Return type and text of an error on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _shapes(params: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import jax
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from pit.data.atomic import write_file
 from pit.losses.total import Total
+from pit.records import read_lines
+from pit.terminal import Terminal
 from pit.train.update import REFUSED
 
 PROGRESS_VARIABLE = "PIT_PROGRESS"
@@ -46,7 +47,7 @@ class RichReporter:
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[text]}"),
-            console=Console(stderr=True),
+            console=Terminal(stderr=True),
         )
         self._progress.start()
         self._task = self._progress.add_task(name, total=None, text="compiling")
@@ -148,9 +149,8 @@ class StageLog:
 
     def _drop_after(self, step: int) -> None:
         if self._path.exists():
-            lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            write_file(self._path, "".join(kept).encode())
+            lines = read_lines(self._path, "delete that line, and run the command again", {"step": int}, whole=False)
+            write_file(self._path, b"".join(line for line, values in lines if values["step"] <= step))
 
     def step(self, done: int, total: int, metrics: Mapping[str, Total | float]) -> None:
         """Take the metrics of a finished step; every `every` steps their mean is written."""

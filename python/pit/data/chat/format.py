@@ -109,7 +109,7 @@ class ChatFormat:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls(**{**values, "eos_ids": tuple(values["eos_ids"])})
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
             raise DataError(
                 f"{path}: is not a chat format ({error}); prepare the run again, which writes the file"
             ) from error

@@ -1,16 +1,23 @@
 """History of a stage's draws and their gaps, one JSON line per step; `pit data curriculum` reads it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
 from pit.data.atomic import write_file
 from pit.data.curriculum.protocol import CurriculumError, Draws
+from pit.records import DamagedFileError, read_lines
 
 FILE_NAME = "draws.jsonl"
+
+
+FIELDS: Mapping[str, Any] = MappingProxyType({"step": int, "id": list, "source": list, "gap": list | None})
+REMEDY = "delete that line, which only `pit data curriculum` misses, and run the command again"
 
 
 class Visit(NamedTuple):
@@ -36,9 +43,8 @@ class History:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE_NAME
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < resumed_step]
-            write_file(path, "".join(kept).encode())
+            lines = read_lines(path, REMEDY, FIELDS, whole=False)
+            write_file(path, b"".join(line for line, record in lines if record["step"] < resumed_step))
         self._file = path.open("a", encoding="utf-8")
 
     def add(self, visit: Visit) -> None:
@@ -61,13 +67,25 @@ def read_history(folder: Path) -> list[Visit]:
 
     Raises:
         CurriculumError: the stage has drawn nothing yet.
+        DamagedFileError: a line is damaged.
     """
     path = folder / FILE_NAME
-    if not path.is_file():
-        raise CurriculumError(f"{path}: does not exist; run the stage first, or simulate: pit data curriculum RECIPE")
+    if not path.is_file() or not path.stat().st_size:
+        raise CurriculumError(
+            f"{path}: holds no draws; run the stage first, or simulate one: `pit data curriculum demo --stage "
+            f"{folder.name}`"
+        )
     visits = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        draws = Draws(record["step"], np.array(record["id"], np.int64), np.array(record["source"], np.uint8))
-        visits.append(Visit(draws, None if record["gap"] is None else np.array(record["gap"], np.float32)))
+    for number, (_, record) in enumerate(read_lines(path, REMEDY, FIELDS, whole=False), start=1):
+        try:
+            draws = Draws(record["step"], np.array(record["id"], np.int64), np.array(record["source"], np.uint8))
+            visit = Visit(draws, None if record["gap"] is None else np.array(record["gap"], np.float32))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise DamagedFileError(f"{path}:{number}: is damaged ({error}); {REMEDY}") from error
+        columns = (draws.ids, draws.sources) if visit.gap is None else (draws.ids, draws.sources, visit.gap)
+        if len({column.shape for column in columns}) != 1 or draws.ids.ndim != 1:
+            raise DamagedFileError(f"{path}:{number}: is damaged, its columns differ in length; {REMEDY}")
+        visits.append(visit)
+    if not visits:
+        raise DamagedFileError(f"{path}: holds no whole line; {REMEDY}")
     return visits

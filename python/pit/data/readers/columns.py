@@ -50,8 +50,7 @@ def preference(prompt: tuple[Message, ...], better: str, worse: str) -> Preferen
             valid Unicode.
     """
     better, worse = better.strip(), worse.strip()
-    if not any(message.content.strip() for message in prompt):
-        raise RowError(Reason.EMPTY_PROMPT, "no message of the prompt has text")
+    require_prompt(prompt)
     if not better or not worse:
         raise RowError(Reason.EMPTY_ANSWER, f"the {'rejected' if better else 'chosen'} answer has no text")
     if better == worse:
@@ -59,12 +58,23 @@ def preference(prompt: tuple[Message, ...], better: str, worse: str) -> Preferen
     last = prompt[-1].content.strip()
     if len(last.split()) >= _WORDS and better.startswith(last) and worse.startswith(last):
         raise RowError(Reason.REPEATED, "both answers begin with the prompt; cut it off, the prompt has its own column")
-    for text in (*(message.content for message in prompt), better, worse):
+    require_unicode(*(message.content for message in prompt), better, worse)
+    return Preference(prompt, better, worse)
+
+
+def require_prompt(prompt: tuple[Message, ...]) -> None:
+    """Raise `RowError` unless a message of the prompt has text."""
+    if not any(message.content.strip() for message in prompt):
+        raise RowError(Reason.EMPTY_PROMPT, "no message of the prompt has text")
+
+
+def require_unicode(*texts: str) -> None:
+    """Raise `RowError` unless every text can be encoded as UTF-8."""
+    for text in texts:
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise RowError(Reason.UTF8, f"a lone surrogate at character {error.start}") from error
-    return Preference(prompt, better, worse)
 
 
 def markers(row: Preference) -> set[str]:

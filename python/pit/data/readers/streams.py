@@ -85,18 +85,20 @@ def column_names(path: Path) -> list[str]:
 
 def _json_records(path: Path) -> Iterator[tuple[int, Record]]:
     for number, line in _lines(path):
-        if line.isspace():
-            continue
-        try:
-            value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique)
-        except UnicodeDecodeError as error:
-            yield number, RowError(Reason.UTF8, f"byte {error.start} of the line: {error.reason}")
-        except RowError as error:
-            yield number, error
-        except (ValueError, RecursionError) as error:
-            yield number, RowError(Reason.JSON, str(error))
-        else:
-            yield number, _object(value)
+        if not line.isspace():
+            yield number, parsed(line)
+
+
+def parsed(line: bytes) -> Record:
+    """Return the object on a line of JSON, or the reason why there is none."""
+    try:
+        return _object(json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique))
+    except UnicodeDecodeError as error:
+        return RowError(Reason.UTF8, f"byte {error.start} of the line: {error.reason}")
+    except RowError as error:
+        return error
+    except (ValueError, RecursionError) as error:
+        return RowError(Reason.JSON, str(error))
 
 
 def _array_records(path: Path) -> Iterator[tuple[int, Record]]:

@@ -25,7 +25,7 @@ def convert(record: Mapping[str, object]) -> Preference:
         RowError: a column is missing or of another type, or the prompts differ.
     """
     chosen, rejected = column(record, "chosen"), column(record, "rejected")
-    prompt = _prompt(record)
+    prompt = prompt_of(record)
     if isinstance(chosen, str) and isinstance(rejected, str):
         if not (hh.is_transcript(chosen) and hh.is_transcript(rejected)):
             return _from_texts(record, prompt, chosen, rejected)
@@ -76,7 +76,12 @@ def _whole_prompt(prompt: Messages | None, before: Messages) -> Messages:
     raise RowError(Reason.PROMPTS, "the message lists do not begin with the messages of 'prompt'")
 
 
-def _prompt(record: Mapping[str, object]) -> Messages | None:
+def prompt_of(record: Mapping[str, object]) -> Messages | None:
+    """Return the prompt of a row: a text, a transcript of HH-RLHF's turns, or a list of messages; None without one.
+
+    Raises:
+        RowError: it is of another type.
+    """
     value, system = record.get("prompt"), record.get("system")
     if value is None:
         return None

@@ -73,7 +73,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: no token store here ({MANIFEST} is missing); make one with `pit data prepare`")
     try:
         manifest = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{file}: damaged ({error}); build the store again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise StoreError(f"{file}: not the manifest of a token store; build the store again")
