@@ -33,9 +33,6 @@ MODULES: Mapping[str, str] = {
 }
 """Projections of a layer, and their names as modules of transformers, by which PEFT's targets know them."""
 
-_INPUTS = {"attention.o": 2}
-"""Axes of a weight that are inputs, where they are more than one."""
-
 
 def module_name(layer: int, projection: str) -> str:
     """Return the name of a projection as PEFT spells it.
@@ -44,6 +41,11 @@ def module_name(layer: int, projection: str) -> str:
     'model.layers.3.self_attn.q_proj'
     """
     return f"model.layers.{layer}.{MODULES[projection]}"
+
+
+def input_axes(projection: str) -> int:
+    """Return the number of axes of a projection's weight that are its inputs."""
+    return 2 if projection == "attention.o" else 1
 
 
 def targets(adapter: AdapterConfig, layers: int) -> list[tuple[int, str]]:
@@ -73,7 +75,7 @@ def attach(model: Decoder | RewardModel, adapter: AdapterConfig, rngs: nnx.Rngs)
     for layer, projection in targets(adapter, len(decoder.layers)):
         owner, name = projection.split(".")
         weight = getattr(getattr(decoder.layers[layer], owner), name)[...]
-        inputs = _INPUTS.get(projection, 1)
+        inputs = input_axes(projection)
         term = LowRank(weight.shape[:inputs], weight.shape[inputs:], adapter, rngs)
         terms.setdefault((layer, owner), {})[name] = term
     for (layer, owner), by_name in terms.items():
