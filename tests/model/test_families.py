@@ -339,13 +339,14 @@ def test_transformers_computes_the_same_from_a_saved_model(tmp_path: Path, famil
     ids = np.random.default_rng(1).integers(0, 6, (1, 20)).astype(np.int32)
     with torch.no_grad():
         theirs = theirs_model(torch.from_numpy(ids).long()).logits.numpy()
-    graphdef, position, until = abstract(kind, config, 7)[0], np.arange(20, dtype=np.int32)[None], np.full_like(ids, 20)
+    graphdef, _ = abstract(kind, config, 7)
+    rows = [jnp.asarray(x, jnp.int32) for x in (ids, np.arange(20)[None], np.full_like(ids, 20))]
 
     @twins.jit
-    def run(params: Params) -> jax.Array:
+    def run(params: Params, *rows: jax.Array) -> jax.Array:
         model = merge(graphdef, params)
         if isinstance(model, RewardModel):
-            return model(ids, position, until, jnp.array([[[0, 19]]], jnp.int32))
-        return model.logits(model(ids, position, until))
+            return model(*rows, jnp.array([[[0, 19]]], jnp.int32))
+        return model.logits(model(*rows))
 
-    np.testing.assert_allclose(run(params), theirs, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run(params, *rows), theirs, rtol=0, atol=1e-4)

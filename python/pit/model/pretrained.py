@@ -5,10 +5,11 @@
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from jaxtyping import Array
 from pit.config import ModelConfig
 from pit.model.decoder import Decoder
 from pit.model.errors import ModelFileError, refusal
+from pit.model.gguf_file import GgufFile
+from pit.model.hub import SCHEME, fetch
 from pit.model.layout import Weight
 from pit.model.model import Model
 from pit.model.params import Params
@@ -35,6 +38,9 @@ __all__ = ["Pretrained", "load_pretrained", "save_pretrained"]
 
 _PIECE = 64 * 2**20
 """Bytes of a file that are hashed at a time; pieces are hashed on several cores."""
+
+_AHEAD = 2
+"""Tensors that are read while one is placed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +58,21 @@ class Pretrained:
         (True, 7, (1,), None)
     """
 
-    source: Source = field(repr=False)
-    shape: Shape = field(repr=False)
-    tokens: TokenFacts = field(repr=False)
+    source: Source
+    shape: Shape
+    tokens: TokenFacts
+
+    def __repr__(self) -> str:
+        return f"Pretrained({str(self.path)!r})"
 
     @classmethod
     def open(cls, path: str | Path) -> "Pretrained":
         """Open a model and check its config and the headers of its tensors; no weight is read.
 
         Args:
-            path: a folder with config.json and model.safetensors, or model.safetensors.index.json with its shards.
+            path: a folder with config.json and model.safetensors, or model.safetensors.index.json with its shards; or
+                a GGUF file, whose quantised tensors are dequantised; or a name on a hub, `hf:owner/name` (see
+                `pit.model.hub.fetch`).
 
         Raises:
             ModelFileError: a file is missing or damaged, no family has the architecture, the decoder does not compute
@@ -122,6 +133,11 @@ class Pretrained:
             total.update(f"{name}\0{_hash_of(path)}\0".encode())
         return total.hexdigest()
 
+    @property
+    def dequantised(self) -> tuple[str, ...]:
+        """Types of quantised tensors that `load` dequantises, in the words of ggml; empty for none."""
+        return self.source.dequantised
+
     def tokenizer(self) -> bytes:
         """Return the content of a tokenizer.json of the `tokenizers` library.
 
@@ -135,7 +151,7 @@ class Pretrained:
     ) -> Model[Decoder]:
         """Read the weights, one tensor after the other, each straight onto the devices that hold its shards.
 
-        The host holds one tensor at a time, and no device more than its own shards.
+        The host holds a few tensors at a time, and no device more than its own shards.
 
         Args:
             mesh: devices, see `pit.model.sharding.make_mesh`.
@@ -155,16 +171,29 @@ class Pretrained:
         with ExitStack() as stack:
             tensors = self.source.tensors(stack)
             check_tensors(self.path, tensors, self.shape)
+            values = _read_ahead([tensors[weights[name].file_name] for name in places])
             params = {
-                name: _placed(weights[name], tensors[weights[name].file_name], place, dtype)
-                for name, place in places.items()
+                name: _placed(weights[name], value, place, dtype)
+                for (name, place), value in zip(places.items(), values, strict=True)
             }
         return Model(graphdef, params)
 
 
-def _placed(weight: Weight, tensor: Tensor, place: jax.ShapeDtypeStruct, dtype: str) -> Array:
-    """Return a parameter whose shards are cut from the tensor and converted one by one."""
-    value = weight.from_file(tensor.read())
+def _read_ahead(tensors: Sequence[Tensor]) -> Iterator[np.ndarray]:
+    """Yield the data of the tensors in order, and read (or dequantise) the next ones meanwhile."""
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        waiting = deque(pool.submit(tensor.read) for tensor in tensors[:_AHEAD])
+        for tensor in tensors[_AHEAD:]:
+            value = waiting.popleft().result()
+            waiting.append(pool.submit(tensor.read))
+            yield value
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _placed(weight: Weight, value: np.ndarray, place: jax.ShapeDtypeStruct, dtype: str) -> Array:
+    """Return a parameter whose shards are cut from a tensor of the file and converted one by one."""
+    value = weight.from_file(value)
 
     def shard(index: Any) -> np.ndarray:
         return np.array(value[index], dtype=jnp.dtype(dtype), order="C")
@@ -201,8 +230,9 @@ def load_pretrained(folder: str | Path) -> tuple[ModelConfig, int, Params]:
 
 
 def _source(path: str | Path) -> Source:
-    """Return what a path names."""
-    return HfFolder.open(Path(path))
+    """Return what a path or a name on a hub stands for."""
+    path = fetch(str(path)) if str(path).startswith(SCHEME) else Path(path)
+    return GgufFile.open(path) if path.suffix == ".gguf" else HfFolder.open(path)
 
 
 def _hash_of(path: Path) -> str:

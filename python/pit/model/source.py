@@ -29,6 +29,11 @@ class Source(Protocol):
         """Fields of config.json."""
         ...
 
+    @property
+    def dequantised(self) -> tuple[str, ...]:
+        """Types of quantised tensors that are dequantised, in the words of ggml."""
+        ...
+
     def files(self) -> Mapping[str, Path]:
         """Return every file that anything is read from, under a name that does not depend on where it lies."""
         ...
@@ -63,6 +68,11 @@ class HfFolder:
         if not path.is_dir():
             raise ModelFileError(f"{path}: no such folder; name one with config.json and {WEIGHTS}")
         return cls(path, ConfigJson(path / "config.json", read_json(path / "config.json")))
+
+    @property
+    def dequantised(self) -> tuple[str, ...]:
+        """No quantised folder is read."""
+        return ()
 
     def files(self) -> dict[str, Path]:
         """Return config.json, the files of tensors, and those of the tokenizer that exist."""

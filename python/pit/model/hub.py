@@ -1,0 +1,51 @@
+"""Models named on a hub of Hugging Face, fetched into its cache on this machine: `hf:owner/name`.
+
+The environment variables of `huggingface_hub` apply: HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
+
+from pit.model.errors import ModelFileError, refusal
+from pit.model.tensor_files import INDEX
+from pit.model.token_facts import FILES
+
+SCHEME = "hf:"
+_NAME = re.compile(r"hf:(?P<repo>[^/@:]+/[^/@:]+)(/(?P<file>[^@:]+\.gguf))?(@(?P<revision>[^:]+))?")
+_PATTERNS = ("config.json", *FILES, INDEX, "model*.safetensors")
+
+
+def fetch(name: str) -> Path:
+    """Return the folder or file of a model in the cache; what the cache lacks is downloaded.
+
+    Args:
+        name: `hf:owner/name` for a folder with safetensors, `hf:owner/name/FILE.gguf` for a GGUF file; either may end
+            in `@revision`.
+
+    Raises:
+        ModelFileError: the name has another form, or the model cannot be fetched.
+    """
+    parts = _NAME.fullmatch(name)
+    if parts is None:
+        rule = "must have the form hf:owner/name, hf:owner/name@revision, or hf:owner/name/FILE.gguf"
+        raise refusal("model", name, rule, "correct it, or name a folder")
+    file = parts["file"]
+    try:
+        patterns = [file] if file else list(_PATTERNS)
+        # The library reads the variable once, when it is imported.
+        endpoint = os.environ.get("HF_ENDPOINT")
+        folder = Path(
+            snapshot_download(parts["repo"], revision=parts["revision"], allow_patterns=patterns, endpoint=endpoint)
+        )
+    except (OSError, HTTPError, HFValidationError) as error:
+        reason = " ".join(str(error).split())
+        remedy = "check the name and the network, log in with `hf auth login` if access is granted, or name a folder"
+        raise ModelFileError(f"{name}: cannot be fetched ({reason}); {remedy}") from error
+    path = folder / file if file else folder
+    if not path.exists() or not any(folder.iterdir()):
+        raise ModelFileError(f"{name}: has no {file or 'config.json'}; name a file that the model has")
+    return path
