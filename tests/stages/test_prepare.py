@@ -92,7 +92,7 @@ def test_the_report_names_every_loss(tmp_path):
         "dropped 1: equal answers; both answers are the same text (d.jsonl:66)",
         "dropped 5: answers equal in the window; both answers are the same tokens once cut to the window; raise "
         "windows.output and windows.reference to train on what differs",
-        "note: 1 pairs repeat an earlier pair, prompt and both answers",
+        "note: pairs that repeat an earlier one, prompt and both answers: 1",
     ]
 
 
@@ -101,7 +101,7 @@ def test_cut_rows_are_counted_by_column(tmp_path):
     record = {"prompt": long, "chosen": f"a {long}", "rejected": "b"}
     prepared = prepare(run_on(put(tmp_path / "d.jsonl", [*rows("q"), record])))
     assert prepared.cut == {"prompt": 1, "better": 1, "worse": 0}
-    assert "cut to their windows: 1 prompts, 1 better answers" in prepared.lines()
+    assert "cut to their windows: prompts 1, better answers 1" in prepared.lines()
 
 
 def test_empty_folds_are_named_before_anything_trains(tmp_path):
