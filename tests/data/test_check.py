@@ -73,12 +73,12 @@ def test_what_is_checked_as_text_is_checked_as_tokens(tmp_path: Path) -> None:
     report = check(path, tokenizer=lower_case(), windows=(16, 16, 16))
     assert report.cut == {"prompt": 1, "better": 2, "worse": 1}
     assert report.unusable == {"answers equal in the window": 1, "answers with equal tokens": 1}
-    assert report.notes == ("note: 1 pairs repeat an earlier pair, prompt and both answers",)
+    assert report.notes == ("note: pairs that repeat an earlier one, prompt and both answers: 1",)
     assert (report.rows, report.kept, report.pairs) == (5, 5, 5)
     console = Console(file=io.StringIO(), width=160)
     report.render(console)
     text = output_of(console)
-    for words in ("unusable as tokens: answers with equal tokens", "cut: better", "note: 1 pairs repeat"):
+    for words in ("unusable as tokens: answers with equal tokens", "cut: better", "note: pairs that repeat"):
         assert words in text
     plain = check(path)
     assert (plain.cut, plain.unusable, plain.tokens) == (None, None, None)

@@ -19,7 +19,7 @@ def test_repeats_are_of_prompts_and_of_pairs() -> None:
     survey = survey_of("x", "y", "x")
     survey.add(Preference((Message("user", "y"),), "other", "b"))
     assert (survey.repeated_prompts, survey.repeated_pairs) == (2, 1)
-    assert survey.notes() == ["note: 1 pairs repeat an earlier pair, prompt and both answers"]
+    assert survey.notes() == ["note: pairs that repeat an earlier one, prompt and both answers: 1"]
     assert list(survey.rows) == list(FOLDS)
     assert survey.rows.total() == 4
 

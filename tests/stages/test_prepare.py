@@ -1,12 +1,11 @@
-"""Preparing a run: the stamp vouches for what was read, trained stages keep their data, every loss is named."""
+"""Preparing a run: what is there is kept, a stopped build resumes, every loss is named."""
 
 import json
-import os
-import shutil
 from collections import Counter
 
 import pytest
 from click.testing import CliRunner
+from prepare_cases import put, rows, run_on
 
 from pit.cli.data import data_prepare
 from pit.config import ConfigError, override
@@ -16,8 +15,6 @@ from pit.data.store import write
 from pit.data.tokenizer import Tokenizer
 from pit.recipes import recipe
 from pit.run.folder import Run
-from pit.stages import prepare as stage
-from pit.stages import stamp as stamps
 from pit.stages.prepare import prepare, require_folds
 from pit.types import FOLDS
 
@@ -26,36 +23,6 @@ from pit.types import FOLDS
 def run(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "SHARD_ROWS", 100)
     return Run(tmp_path / "run", recipe("tiny"))
-
-
-def rows(word, n=60, **more):
-    return [{"prompt": f"{word} {i}?", "chosen": f"good {i}", "rejected": f"bad {i}", **more} for i in range(n)]
-
-
-def put(path, records):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
-def run_on(data, *settings, out="run"):
-    """Return a run on a file or folder of data, in a folder next to it."""
-    config = override(recipe("tiny"), [f"data.path={data}", "tokenizer.vocab_size=300", *settings])
-    return Run(data.parent / out, config)
-
-
-def hash_of(run):
-    return Run(run.folder, run.config).store.hash
-
-
-def train(run, name="sft-policy"):
-    """Leave the record of a trained stage."""
-    put(run.stage_folder(name) / "done.json", [{"hash": "h"}])
-
-
-def state_of(folder):
-    """Return every file of a folder with its bytes."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def count_shards(monkeypatch, fails_at=None):
@@ -86,169 +53,6 @@ def test_a_stopped_one_goes_on(run, monkeypatch):
     assert prepared.stored == run.store.manifest["rows"] == 400
     made = ["config.json", "data", "prepared.json", "store", "tokenizer.json"]
     assert sorted(path.name for path in run.folder.iterdir()) == made
-
-
-@pytest.mark.parametrize("version", ["RULES", "VERSION"])
-def test_a_finished_one_is_kept_unless_the_rules_change(tmp_path, monkeypatch, version):
-    run = run_on(put(tmp_path / "d.jsonl", rows("Why")))
-    assert prepare(run) is not None
-    assert prepare(run) is None
-    monkeypatch.setattr(stamps, version, getattr(stamps, version) + 1)
-    assert prepare(run) is not None
-
-
-def test_the_stamp_vouches_for_the_files_that_are_read(tmp_path):
-    real = put(tmp_path / "elsewhere" / "train.jsonl", rows("old"))
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "linked").symlink_to(real.parent)
-    run = run_on(data)
-    prepare(run)
-    before = hash_of(run)
-    # Files that no reader opens, and times, mean nothing.
-    put(data / ".hidden.jsonl", rows("no"))
-    put(data / "test.jsonl", rows("no"))
-    put(data / "notes.txt", [])
-    os.utime(real, (1, 1))
-    assert prepare(run) is None
-    # Bytes do, behind a link and with the times and the size of before.
-    times = real.stat()
-    put(real, rows("new"))
-    os.utime(real, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert prepare(run) is not None
-    assert hash_of(run) != before
-
-
-def test_the_stamp_vouches_for_the_bytes_of_the_tokenizer(tmp_path):
-    data, path = put(tmp_path / "d.jsonl", rows("Why")), tmp_path / "t.json"
-    Tokenizer.train_bpe(["good bad why"] * 5, 300).save(path)
-    run = run_on(data, f"tokenizer.path={path}")
-    prepare(run)
-    assert prepare(run) is None
-    Tokenizer.train_bpe(["other words"] * 5, 300).save(path)
-    assert prepare(run) is not None
-    assert Run(run.folder, run.config).tokenizer.hash == Tokenizer.load(path).hash
-    train(run)
-    path.unlink()
-    with pytest.raises(DataError, match=r"t.json: no such tokenizer file; set tokenizer.path to a tokenizer.json"):
-        prepare(run)
-    Tokenizer.train_bpe(["good bad why"] * 5, 300).save(path)
-    with pytest.raises(DataError, match=r"tokenizer.path = .*t.json: the file is not the one that .* was trained with"):
-        prepare(run)
-
-
-@pytest.mark.parametrize("killed_at", ["build", "write_file"])
-def test_a_stamp_never_outlives_its_store(tmp_path, monkeypatch, killed_at):
-    data = put(tmp_path / "d.jsonl", rows("A"))
-    run = run_on(data)
-    prepare(run)
-    before = hash_of(run)
-    put(data, rows("B", 70))
-
-    def die(*args, **more):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stage, killed_at, die)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(run)
-    put(data, rows("A"))
-    assert prepare(run) is not None
-    assert hash_of(run) == before
-
-
-def other_store(run):
-    other = run_on(put(run.folder.parent / "other.jsonl", rows("B")), out="other")
-    prepare(other)
-    shutil.rmtree(run.folder / "store")
-    shutil.copytree(other.folder / "store", run.folder / "store")
-
-
-@pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize(
-    "lose",
-    [
-        lambda run: shutil.rmtree(run.folder / "store"),
-        lambda run: (run.folder / "store" / "manifest.json").unlink(),
-        lambda run: (run.folder / "tokenizer.json").unlink(),
-        lambda run: (run.folder / "tokenizer.json").write_text("{}"),
-        other_store,
-    ],
-)
-def test_what_is_lost_is_made_again_from_the_same_data(tmp_path, lose, trained):
-    run = run_on(put(tmp_path / "d.jsonl", rows("A")))
-    prepare(run)
-    before = state_of(run.folder)
-    if trained:
-        train(run)
-    lose(run)
-    assert prepare(run) is not None
-    assert {name: content for name, content in state_of(run.folder).items() if "stages" not in name} == before
-    assert prepare(run) is None
-
-
-def trained_run(tmp_path):
-    run = run_on(put(tmp_path / "d" / "train-a.jsonl", rows("A")).parent)
-    prepare(run)
-    train(run)
-    return run
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda data: put(data / "train-a.jsonl", rows("A", 61)), "train-a.jsonl changed"),
-        (lambda data: put(data / "train-b.jsonl", rows("B")), "train-b.jsonl is new"),
-        (
-            lambda data: (data / "train-a.jsonl").rename(data / "train-c.jsonl"),
-            "train-a.jsonl is gone, train-c.jsonl is new",
-        ),
-    ],
-)
-def test_nothing_is_replaced_under_a_trained_stage(tmp_path, change, words):
-    run = trained_run(tmp_path)
-    before = state_of(run.folder)
-    change(tmp_path / "d")
-    with pytest.raises(DataError) as caught:
-        prepare(run)
-    assert str(caught.value) == (
-        f"{tmp_path / 'd'}: the preferences are not those that {run.folder} was trained on ({words}); put them back, "
-        "or train on them in another folder: --out OTHER"
-    )
-    assert state_of(run.folder) == before
-
-
-def test_checkpoints_of_a_stage_count_as_trained(tmp_path):
-    run = run_on(put(tmp_path / "d.jsonl", rows("A")))
-    prepare(run)
-    (run.stage_folder("sft-policy") / "checkpoints").mkdir(parents=True)
-    put(tmp_path / "d.jsonl", rows("B"))
-    assert prepare(run) is not None
-    (run.stage_folder("sft-policy") / "checkpoints" / "10").mkdir()
-    put(tmp_path / "d.jsonl", rows("C"))
-    with pytest.raises(DataError, match=r"d.jsonl: the preferences are not those"):
-        prepare(run)
-
-
-def test_a_trained_run_without_a_stamp_or_of_other_rules_is_left_alone(tmp_path, monkeypatch):
-    run = trained_run(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(stamps, "RULES", stamps.RULES + 1)
-        with pytest.raises(DataError, match=r"its stages were trained on data prepared by other rules"):
-            prepare(run)
-    for content in ("{", "[]", '{"fingerprint": "of an older version"}'):
-        (run.folder / "prepared.json").write_text(content)
-        with pytest.raises(DataError, match=r"prepared.json: is missing or of another version of pit.*\(sft-policy\)"):
-            prepare(run)
-
-
-@pytest.mark.parametrize(("lost", "field"), [("tokenizer.json", "template"), ("store", "store")])
-def test_what_is_made_again_differently_is_an_error(tmp_path, lost, field):
-    run = trained_run(tmp_path)
-    stamp = json.loads((run.folder / "prepared.json").read_text())
-    (run.folder / "prepared.json").write_text(json.dumps({**stamp, field: "of another version"}))
-    with pytest.raises(DataError, match=rf"{lost}: made again from the same data, it is not the one"):
-        prepare(run)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +92,7 @@ def test_the_report_names_every_loss(tmp_path):
         "dropped 1: equal answers; both answers are the same text (d.jsonl:66)",
         "dropped 5: answers equal in the window; both answers are the same tokens once cut to the window; raise "
         "windows.output and windows.reference to train on what differs",
-        "note: 1 pairs repeat an earlier pair, prompt and both answers",
+        "note: pairs that repeat an earlier one, prompt and both answers: 1",
     ]
 
 
@@ -297,7 +101,7 @@ def test_cut_rows_are_counted_by_column(tmp_path):
     record = {"prompt": long, "chosen": f"a {long}", "rejected": "b"}
     prepared = prepare(run_on(put(tmp_path / "d.jsonl", [*rows("q"), record])))
     assert prepared.cut == {"prompt": 1, "better": 1, "worse": 0}
-    assert "cut to their windows: 1 prompts, 1 better answers" in prepared.lines()
+    assert "cut to their windows: prompts 1, better answers 1" in prepared.lines()
 
 
 def test_empty_folds_are_named_before_anything_trains(tmp_path):
@@ -341,18 +145,6 @@ def test_a_split_that_nothing_tells_is_refused(tmp_path):
         prepare(run_on(data, "data.eval_split=test"))
     put(data, [*rows("Why", split="train"), *rows("How", 9, split="test")])
     assert prepare(run_on(data, "data.eval_split=test")).folds["eval"] == 9
-
-
-def test_stages_name_the_command_that_makes_what_is_lost(tmp_path):
-    run = run_on(put(tmp_path / "d.jsonl", rows("Why")))
-    prepare(run)
-    (run.folder / "tokenizer.json").rename(tmp_path / "t.json")
-    with pytest.raises(DataError, match=r"tokenizer.json: missing; make it again with `pit data prepare`"):
-        Run(run.folder, run.config).fold("sft")
-    (tmp_path / "t.json").rename(run.folder / "tokenizer.json")
-    shutil.rmtree(run.folder / "store")
-    with pytest.raises(DataError, match=r"store: no token store here .* make one with `pit data prepare`"):
-        Run(run.folder, run.config).fold("sft")
 
 
 def prompt_of(run, fold, index):

@@ -44,7 +44,7 @@ class Survey:
         """Return a line for each thing that a user of the data should know."""
         lines = []
         if self.repeated_pairs:
-            lines.append(f"note: {self.repeated_pairs:,} pairs repeat an earlier pair, prompt and both answers")
+            lines.append(f"note: pairs that repeat an earlier one, prompt and both answers: {self.repeated_pairs:,}")
         return lines + self._lopsided()
 
     def _lopsided(self) -> list[str]:

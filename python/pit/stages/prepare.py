@@ -62,7 +62,7 @@ class Prepared:
         if self.held_out is not None:
             read += f"; {self.held_out.rows:,} rows of the evaluation split"
         lines = [read, ", ".join(f"{name} {count:,}" for name, count in self.folds.items())]
-        cut = [f"{count:,} {_NAMES[name]}" for name, count in self.cut.items() if count]
+        cut = [f"{_NAMES[name]} {count:,}" for name, count in self.cut.items() if count]
         lines += [f"cut to their windows: {', '.join(cut)}"] if cut else []
         empty = [name for name, count in self.folds.items() if not count]
         lines += [f"note: fold {' and '.join(empty)} is empty; no stage that reads it can work"] if empty else []

@@ -59,7 +59,10 @@ def detect(file: Path) -> str | None:
     if votes or not rows:
         return votes.most_common(1)[0][0] if votes else None
     if not read:
-        raise DataError(f"{file}: unknown format, none of its first {rows} rows is a JSON object; write one per line")
+        raise DataError(
+            f"{file}: unknown format, none of its first {rows} rows is a JSON object; write one per line, or "
+            "one array of them in a .json file"
+        )
     raise DataError(
         f"{file}: unknown format, its first {rows} rows have the columns {names[:12]}; {_remedy(set(names))}"
     )
