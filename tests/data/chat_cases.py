@@ -18,9 +18,10 @@ TEXTS = (
     "describe the red lamp, please; it is small and cheap",
     "system user assistant model You are a helper. Today Date",
     REQUEST,
-    "a b c d e 0 1 2 3 (one) two. three? four!",
+    "a b c d e 0 1 2 3 (one) two. three? four!\n\n\n\n",
 )
-LLAMA_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""Words of Llama 3 and Qwen, which keep line ends together whatever follows them."""
 
 CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 THINK = ("<think>", "</think>")
@@ -63,8 +64,10 @@ def tokenizer(name):
     if name.startswith("gemma"):
         return Tokenizer.pretrained(sentence_level(GEMMA).to_str())
     if name == "llama3":
-        return Tokenizer.pretrained(byte_level(LLAMA, words=LLAMA_WORDS).to_str())
-    return Tokenizer.pretrained(byte_level(CHATML, THINK if name == "qwen3" else ()).to_str())
+        return Tokenizer.pretrained(byte_level(LLAMA, words=WORDS).to_str())
+    if name.startswith("qwen"):
+        return Tokenizer.pretrained(byte_level(CHATML, THINK if name == "qwen3" else (), WORDS).to_str())
+    return Tokenizer.pretrained(byte_level(CHATML).to_str())
 
 
 def ids_of(name, *texts):

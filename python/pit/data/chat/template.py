@@ -27,6 +27,14 @@ BROKEN = "\ufffd"
 PROBES = ("red lamp", "Is 2 + 2 = 4?", "(a) one;\n\n(b) two.", "Ünïcode, 漢字")
 """Contents on which encoding apart must agree with encoding the whole conversation."""
 
+_NEIGHBOURS: tuple[tuple[RoleName, ...], ...] = (
+    ("user", "assistant", "user"),
+    ("system", "user"),
+    ("user", "user"),
+    ("user", "assistant", "assistant", "user"),
+)
+"""Conversations with all pairs of neighbouring roles; a format need not take the last two."""
+
 _TRIES = 4
 
 Roles = tuple[RoleName, ...]
@@ -314,7 +322,7 @@ class ChatTemplate(Template):
     def _known_separators(self) -> dict[tuple[RoleName, RoleName], tuple[int, ...]]:
         """Return the tokens between messages of two roles, where a special token is among them."""
         separators: dict[tuple[RoleName, RoleName], tuple[int, ...]] = {}
-        for roles in self._accepted(("user", "assistant", "user"), ("system", "user")):
+        for roles in self._accepted(*_NEIGHBOURS):
             for at, piece in enumerate(self._pieces(roles)[1:]):
                 if self.special_ids & set(piece):
                     separators[roles[at], roles[at + 1]] = piece
@@ -327,13 +335,18 @@ class ChatTemplate(Template):
             DataError: they do not.
         """
         for text in PROBES:
-            messages = [Message("user", text), Message("assistant", text), Message("user", self._request)]
-            rendered = self.format.render(messages, opening=True)
-            content = self._contents.encode(text)
+            content, close = self._contents.encode(text), self.closings
+            user, said = Message("user", text), Message("assistant", text)
             prompt = self._joined(_Texts(("user",), [content]))
-            ours = [*prompt, *self.closings.reviewed, *content, *self.closings.reference]
-            if ours != self.tokenizer.encode_format(rendered):
-                raise DataError(
-                    f"this tokenizer joins the text of the chat format with contents such as {text!r}, so trees cannot "
-                    "be put together from parts; give a tokenizer that adds no space and merges nothing across them"
-                )
+            improved = [*prompt, *close.reviewed, *content, *close.reference, *content, close.eos]
+            for turns, ours in (
+                ([user, said], [*prompt, *close.input, *content, close.eos]),
+                ([user, said, Message("user", self._request), said], improved),
+            ):
+                whole = self.tokenizer.encode_format(self.format.render(turns, opening=False))
+                if whole[: len(ours)] != ours:
+                    raise DataError(
+                        f"this tokenizer joins the text of the chat format with contents such as {text!r}, so trees "
+                        "cannot be put together from parts; give a tokenizer that adds no space and merges nothing "
+                        "across them"
+                    )
