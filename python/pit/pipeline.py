@@ -216,17 +216,19 @@ class _Scheduler:
 
     def _read_progress(self, child: _Child) -> None:
         assert child.process.stdout is not None
-        for line in child.process.stdout:
-            message = _progress_in(line)
-            if message is None:
-                self._console.print(line.rstrip("\n"), markup=False, highlight=False)
-            else:
-                done, total, text = message
-                self._progress.update(child.task, completed=done, total=total, text=escape(text))
+        with child.process.stdout as stream:
+            for line in stream:
+                message = _progress_in(line)
+                if message is None:
+                    self._console.print(line.rstrip("\n"), markup=False, highlight=False)
+                else:
+                    done, total, text = message
+                    self._progress.update(child.task, completed=done, total=total, text=escape(text))
 
     def _read_errors(self, child: _Child) -> None:
         assert child.process.stderr is not None
-        child.errors.extend(child.process.stderr)
+        with child.process.stderr as stream:
+            child.errors.extend(stream)
 
     def _finish(self, child: _Child) -> bool:
         """Return whether the job was done; if not, it was asked to stop."""
