@@ -15,12 +15,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from _measure import keep, origin, results_file, size_options, spread
 from pit.config import MeshConfig, ModelConfig
 from pit.model.decoder import Decoder
-from pit.model.params import build
+from pit.model.params import abstract
 from pit.model.pretrained import Pretrained, save_pretrained
 from pit.model.sharding import make_mesh
 
@@ -32,7 +33,9 @@ SMOLLM2 = ModelConfig(width=576, layers=30, heads=9, kv_heads=3, head_dim=64, ml
 def write(folder: Path, full: bool) -> Path:
     """Write a model of random weights and return its folder."""
     config, vocabulary = SMOLLM2 if full else SMALL
-    save_pretrained(folder, config, build(Decoder, config, vocabulary, 0)[1], vocabulary, dtype="bfloat16")
+    rng, shapes = np.random.default_rng(0), abstract(Decoder, config, vocabulary)[1]
+    params = {name: jnp.asarray(rng.standard_normal(x.shape, np.float32)) for name, x in shapes.items()}
+    save_pretrained(folder, config, params, vocabulary, dtype="bfloat16")
     return folder
 
 
