@@ -134,6 +134,19 @@ def test_token_facts_of_a_folder(folder: Path) -> None:
     assert Tokenizer.from_json(pretrained.tokenizer().decode()).hash == tokenizer.hash
 
 
+def test_token_facts_are_written_as_they_are_read(folder: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    config, rows, params = load_pretrained(folder)
+    ids = {"eos_ids": [5, 3], "bos_id": tokenizer.role_ids["user"], "pad_id": tokenizer.role_ids["pad"]}
+    text = {"tokenizer": tokenizer.to_json(), "chat_template": "{{ bos_token }}"}
+    save_pretrained(tmp_path / "again", config, params, rows, **text, **ids)
+    again = Pretrained.open(tmp_path / "again")
+    assert (again.chat_template, again.eos_ids, again.bos_id) == ("{{ bos_token }}", (5, 3), ids["bos_id"])
+    assert again.special_tokens["bos_token"] == "<|user|>"
+    with pytest.raises(ModelFileError, match=f"bos_id = {rows}: must be within the vocabulary of {rows} rows"):
+        save_pretrained(tmp_path / "no", config, params, rows, bos_id=rows)
+
+
 def test_the_newest_place_of_each_fact_wins(folder: Path) -> None:
     roles = Tokenizer.load(folder / "tokenizer.json").role_ids
     (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text())))

@@ -18,6 +18,7 @@ from pit.model.families import FAMILIES
 from pit.model.params import Params
 from pit.model.shape import Shape
 from pit.model.tensor_files import WEIGHTS, new_folder
+from pit.model.token_facts import TEMPLATE
 
 
 def save_pretrained(
@@ -27,7 +28,9 @@ def save_pretrained(
     vocab_size: int,
     *,
     tokenizer: str | None = None,
+    chat_template: str | None = None,
     eos_ids: Sequence[int] = (),
+    bos_id: int | None = None,
     pad_id: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     max_positions: int = 4096,
@@ -42,7 +45,9 @@ def save_pretrained(
         params: parameters of a Decoder or a RewardModel, as `pit.model.params.split` names them.
         vocab_size: rows of the embedding.
         tokenizer: text of a tokenizer.json to put next to the weights (`pit.data.tokenizer.Tokenizer.to_json`).
+        chat_template: jinja text that renders a conversation, for chat_template.jinja.
         eos_ids: tokens that end an answer.
+        bos_id: token that opens a text.
         pad_id: token of padding; a reward model needs one, outside `eos_ids`.
         dtype: of the weights in the file.
         max_positions: longest input in tokens that other programs should accept; the weights do not depend on it.
@@ -63,10 +68,10 @@ def save_pretrained(
         True
     """
     shape, family_fields = _write_shape(config, vocab_size, reward="score" in params)
-    fields = _common_fields(shape, eos_ids=eos_ids, pad_id=pad_id, dtype=dtype, max_positions=max_positions)
-    fields |= family_fields
+    fields = _common_fields(shape, dtype=dtype, max_positions=max_positions)
+    fields |= _token_fields(shape, eos_ids=eos_ids, bos_id=bos_id, pad_id=pad_id) | family_fields
     _check_params(params, shape)
-    texts = {"config.json": _json(fields)}
+    texts = {"config.json": _json(fields)} | ({} if chat_template is None else {TEMPLATE: chat_template})
     if tokenizer is not None:
         texts |= {"tokenizer.json": tokenizer, "tokenizer_config.json": _tokenizer_config(tokenizer, fields)}
     with new_folder(Path(folder)) as temporary:
@@ -89,31 +94,35 @@ def _write_shape(config: ModelConfig, vocab_size: int, *, reward: bool) -> tuple
     raise ModelFileError(f"no family can express the model: {'; '.join(refusals)}")
 
 
-def _common_fields(
-    shape: Shape, *, eos_ids: Sequence[int], pad_id: int | None, dtype: str, max_positions: int
-) -> dict[str, Any]:
+def _common_fields(shape: Shape, *, dtype: str, max_positions: int) -> dict[str, Any]:
     """Return the fields of config.json that all families share, as plain values that transformers 4 and 5 both read."""
-    ids = {f"eos_ids[{i}]": token for i, token in enumerate(eos_ids)} | ({} if pad_id is None else {"pad_id": pad_id})
-    for name, token in ids.items():
-        if not 0 <= token < shape.vocab_size:
-            raise refusal(name, token, f"must be within the vocabulary of {shape.vocab_size} rows", "correct it")
     if max_positions < 1:
         raise refusal("max_positions", max_positions, "must be positive", "give the longest input in tokens")
-    if shape.reward and (pad_id is None or pad_id in eos_ids):
-        rule = f"{shape.architecture} scores the last token that is not padding, so it needs one that ends no answer"
-        raise refusal("pad_id", pad_id, rule, f"give an id outside eos_ids = {list(eos_ids)}")
     fields = {
         "architectures": [shape.architecture],
         "model_type": shape.family.model_type,
         "vocab_size": shape.vocab_size,
         "max_position_embeddings": max_positions,
-        # Written even where absent: the configs of transformers have other defaults.
-        "bos_token_id": None,
-        "eos_token_id": eos_ids[0] if len(eos_ids) == 1 else list(eos_ids) or None,
-        "pad_token_id": pad_id,
         "torch_dtype": dtype,
     }
     return fields | ({"id2label": {"0": "score"}, "label2id": {"score": 0}} if shape.reward else {})
+
+
+def _token_fields(shape: Shape, *, eos_ids: Sequence[int], bos_id: int | None, pad_id: int | None) -> dict[str, Any]:
+    """Return the fields of config.json that name tokens."""
+    optional = {name: token for name, token in (("bos_id", bos_id), ("pad_id", pad_id)) if token is not None}
+    for name, token in ({f"eos_ids[{i}]": token for i, token in enumerate(eos_ids)} | optional).items():
+        if not 0 <= token < shape.vocab_size:
+            raise refusal(name, token, f"must be within the vocabulary of {shape.vocab_size} rows", "correct it")
+    if shape.reward and (pad_id is None or pad_id in eos_ids):
+        rule = f"{shape.architecture} scores the last token that is not padding, so it needs one that ends no answer"
+        raise refusal("pad_id", pad_id, rule, f"give an id outside eos_ids = {list(eos_ids)}")
+    # Written even where absent: the configs of transformers have other defaults.
+    return {
+        "bos_token_id": bos_id,
+        "eos_token_id": eos_ids[0] if len(eos_ids) == 1 else list(eos_ids) or None,
+        "pad_token_id": pad_id,
+    }
 
 
 def _check_params(params: Params, shape: Shape) -> None:
@@ -151,7 +160,7 @@ def _tokenizer_config(tokenizer: str, fields: Mapping[str, Any]) -> str:
     if "add_prefix_space" in pre_tokenizer:
         # transformers 4 would turn it off in the tokenizer itself.
         settings["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
-    tokens = {"eos_token": first, "pad_token": pad}
+    tokens = {"bos_token": fields["bos_token_id"], "eos_token": first, "pad_token": pad}
     return _json(settings | {name: inner.id_to_token(token) for name, token in tokens.items() if token is not None})
 
 
