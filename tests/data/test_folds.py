@@ -31,6 +31,12 @@ def test_a_shared_system_message_does_not_decide_the_fold() -> None:
     assert all(fold_of([system, Message("user", f"q{i}")]) == fold_of(f"q{i}") for i in range(50))
 
 
+def test_a_greeting_of_the_assistant_does_not_decide_the_fold() -> None:
+    hello = Message("assistant", "Hello, what can I do?")
+    assert all(fold_of([hello, Message("user", f"q{i}")]) == fold_of(f"q{i}") for i in range(50))
+    assert fold_of([Message("system", "x"), hello]) == fold_of(hello.content)
+
+
 @given(st.text(), turns)
 def test_by_prompt_every_message_decides_the_fold(text: str, more: list[Message]) -> None:
     folds, first = Folds(by="prompt"), Message("user", text)

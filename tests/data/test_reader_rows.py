@@ -218,6 +218,18 @@ def test_a_negated_column_ranks_the_other_way(tmp_path: Path) -> None:
     assert [row.difficulty for row in read(tmp_path, *rows, difficulty_column="-margin")[0]] == [0, -1, -2]
 
 
+def test_answers_without_their_prompts_are_said(tmp_path: Path) -> None:
+    alone = [{"chosen": f"Yes {i}.", "rejected": "No."} for i in range(3)]
+    alike = {"chosen": "It is red.", "rejected": "It is not."}
+    found, report = read(tmp_path, *alone, alike)
+    assert (len(found), report.dropped) == (1, {"no prompt": 3})
+    assert report.notes() == [
+        "note: in 3 rows the answers do not begin alike, so they may not include their prompts: what stands as the "
+        "prompt of the 1 kept rows may be the beginning of their answers"
+    ]
+    assert read(tmp_path, alone[0], alike)[1].notes() == []
+
+
 def test_markers_of_chat_formats_are_counted(tmp_path: Path) -> None:
     marked = "<|im_start|>user\nDescribe a lamp.<|im_end|>\n<|im_start|>assistant\n"
     rows = [{"prompt": marked, **TEXTS}, {"prompt": "q", **TEXTS, "chosen": "[INST] x"}, {"prompt": "q", **TEXTS}]

@@ -113,7 +113,7 @@ DIRTY: list[tuple[object, Reason, str]] = [
     ({**TRL, "chosen": ""}, Reason.EMPTY_ANSWER, "the chosen answer"),
     ({"chosen": [USER], "rejected": [USER, BAD]}, Reason.NO_ANSWER, "does not end with an assistant message"),
     ({**TRL, "prompt": " "}, Reason.EMPTY_PROMPT, "no message of the prompt has text"),
-    ({"chosen": "Yes.", "rejected": "No."}, Reason.EMPTY_PROMPT, "share no first word"),
+    ({"chosen": "Yes.", "rejected": "No."}, Reason.NO_PROMPT, "share no first word"),
     ({"chosen": "Why? No.", "rejected": "Why? No."}, Reason.EQUAL, "same text"),
 ]
 DIRTY_HH: list[tuple[object, Reason, str]] = [

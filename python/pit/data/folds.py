@@ -46,14 +46,15 @@ def check_fractions(fractions: Mapping[str, float], key: str) -> None:
 
 
 def opening(conversation: Conversation) -> str:
-    """Return the first message that is not a system message, stripped.
+    """Return the first message of the user, stripped; without one, the first that is not a system message.
 
-    System messages are skipped because all rows of a data set often share one.
+    System messages and greetings of the assistant are skipped because all rows of a data set often share one.
 
     Raises:
         DataError: the conversation has no messages.
     """
-    return _turns(conversation)[0].content.strip()
+    turns = _turns(conversation)
+    return next((turn for turn in turns if turn.role == "user"), turns[0]).content.strip()
 
 
 def whole(conversation: Conversation) -> str:

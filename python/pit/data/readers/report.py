@@ -33,6 +33,7 @@ class Reason(StrEnum):
     EQUAL = "equal answers"
     EMPTY_ANSWER = "empty answer"
     EMPTY_PROMPT = "empty prompt"
+    NO_PROMPT = "no prompt"
     HELD_OUT = "prompt of the evaluation split"
     EQUAL_TOKENS = "answers with equal tokens"
     EQUAL_CUT = "answers equal in the window"
@@ -106,6 +107,12 @@ class ReadReport:
             lines.append(
                 f"note: pairs that hold {marker!r}, a marker of chat formats, as plain text: {count:,}; give such "
                 "texts as lists of messages without it"
+            )
+        lacking = self.dropped[Reason.NO_PROMPT.value]
+        if lacking > self.kept > 0:
+            lines.append(
+                f"note: in {lacking:,} rows the answers do not begin alike, so they may not include their prompts: "
+                f"what stands as the prompt of the {self.kept:,} kept rows may be the beginning of their answers"
             )
         return lines
 

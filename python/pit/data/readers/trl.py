@@ -113,7 +113,7 @@ def _from_common_beginning(record: Mapping[str, object], chosen: str, rejected: 
     # The common beginning may end inside a word: go back to the last whitespace.
     cut = max((i + 1 for i, (letter, _) in enumerate(common) if letter.isspace()), default=0)
     if chosen != rejected and cut == 0:
-        raise RowError(Reason.EMPTY_PROMPT, "there is no 'prompt' and the two texts share no first word")
+        raise RowError(Reason.NO_PROMPT, "there is no 'prompt' and the two texts share no first word")
     return preference((Message("user", chosen[:cut].strip()),), chosen[cut:], rejected[cut:])
 
 
