@@ -17,6 +17,7 @@ from pit import report
 from pit.cli.failures import message_of
 from pit.config import override
 from pit.data._core import CoreError
+from pit.data.chat import ChatFormat
 from pit.data.curriculum.history import History
 from pit.data.store import Store
 from pit.errors import PitError
@@ -34,6 +35,7 @@ from pit.stages.refresh import read_pairs
 from pit.testing.search import load_example
 from pit.train.log import PROGRESS_VARIABLE, StageLog
 from pit.train.update import TrainState
+from pit.types import Message
 
 DRAWN = rl.IMPROVER_0.name
 SAVED = sft.POLICY.name
@@ -88,6 +90,9 @@ def _fill(run: Run) -> None:
     items = [[[["user", "prompt"]], "output", None]]
     (run.folder / "example.json").write_text(json.dumps({"invariant": "x", "kind": "items", "example": items}) + "\n")
 
+    source = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ strftime_now('%Y') }}"
+    ChatFormat(source, {"bos_token": "<s>"}, (2, 3), "2026-01-02").save(run.folder / "chat" / "template.json")
+
 
 META = {"hash": "ab", "tokens": 12}
 
@@ -129,6 +134,12 @@ def _restored(run: Run) -> None:
             checkpoints.restore_params(_state().params)
 
 
+def _rendered(run: Run) -> None:
+    format = Run(run.folder / "chat", run.config).format
+    assert format is not None
+    format.render([Message("user", "Why?")], opening=True)
+
+
 def _record(stage: Stage) -> Callable[[Run], None]:
     def read(run: Run) -> None:
         record = stage.record(run)
@@ -141,6 +152,7 @@ READERS: dict[str, tuple[str, Callable[[Run], object]]] = {
     "config": ("config.json", lambda run: Run.open(run.folder)),
     "stamp": ("prepared.json", _prepared),
     "tokenizer": ("tokenizer.json", lambda run: run.tokenizer.encode("a b")),
+    "chat format": ("chat/template.json", _rendered),
     "manifest": ("store/manifest.json", lambda run: Store.open(run.folder / "store").verify()),
     "record": (f"stages/{SAVED}/done.json", _record(sft.POLICY)),
     "metrics": (f"stages/{SAVED}/metrics.jsonl", lambda run: read_curves(run.stage_folder(SAVED) / "metrics.jsonl")),

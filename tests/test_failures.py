@@ -155,6 +155,22 @@ def pit(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False, **options)  # type: ignore[call-overload, no-any-return]
 
 
+@pytest.mark.parametrize(
+    ("line", "progress"),
+    [
+        ('{"stage": "x", "done": 1, "total": 3, "text": "loss 1"}\n', (1, 3, "loss 1")),
+        ("a note\n", None),
+        ('{"stage"', None),
+        ('{"stage": "a reward function printed this"}\n', None),
+    ],
+)
+def test_a_line_of_a_child_that_is_no_progress_is_shown_and_stops_nothing(
+    line: str, progress: tuple[int, int, str] | None
+) -> None:
+    """A reader that failed would leave the child waiting for ever."""
+    assert pipeline._progress_in(line) == progress
+
+
 # Advice.
 
 
@@ -271,7 +287,7 @@ def test_every_option_that_a_message_names_exists() -> None:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
                 named |= dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z-]*", node.value), file)
     assert {"--set", "--data", "--out", "--full", "--strict"} <= named.keys()
-    foreign = {"--xla_tpu"}
+    foreign = {"--merge"}  # of llama-gguf-split
     assert {option: str(file) for option, file in named.items() if option not in known | foreign} == {}
 
 

@@ -1,5 +1,6 @@
 """Control characters of data, models and users are shown on a terminal, and never obeyed."""
 
+import ast
 import io
 import json
 import re
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from pit import terminal
 from pit.cli import main
 from pit.cli.app import cli
 from pit.data.check import draw_tree
@@ -133,3 +135,21 @@ def test_an_error_shows_the_control_characters_of_what_it_names(
     said = capsys.readouterr().err
     assert said.startswith("pit: error: ")
     assert not OBEYED.search(said)
+
+
+def test_nothing_prints_but_through_the_terminal_module() -> None:
+    """Output that programs read, as JSON or YAML, is printed as it is; all other texts are shown."""
+    root = Path(terminal.__file__).parent
+    found = set()
+    for file in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if name in ("print", "click.echo", "click.secho", "Console", "sys.stderr.write", "sys.stdout.write"):
+                found.add((file.relative_to(root).as_posix(), name))
+    assert found == {
+        ("terminal.py", "print"),
+        ("cli/app.py", "click.echo"),
+        ("cli/data.py", "click.echo"),
+        # Lines of progress and notes to a parent, which shows them.
+        ("train/log.py", "sys.stdout.write"),
+    }

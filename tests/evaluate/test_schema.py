@@ -1,6 +1,9 @@
 """results.json: a file that is read equals the one that was written, and an error names the bad field."""
 
+import dataclasses
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +101,19 @@ def test_what_is_written_is_read(raw: dict[str, Any]) -> None:
 def test_a_folder_is_read_through_its_results_file(tmp_path: Path) -> None:
     schema.write_results(MINIMAL, tmp_path / "results.json")
     assert schema.read_results(tmp_path) == MINIMAL
+
+
+def test_results_that_cannot_be_written_leave_those_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema.write_results(MINIMAL, tmp_path / "results.json")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        schema.write_results(dataclasses.replace(MINIMAL, recipe="other"), tmp_path / "results.json")
+    assert schema.read_results(tmp_path) == MINIMAL
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_text_that_utf8_cannot_encode_survives_the_file(tmp_path: Path) -> None:

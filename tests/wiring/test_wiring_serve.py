@@ -52,11 +52,19 @@ BAD = [
     ({"prompt": None}, "missing column: 'prompt' is missing or null"),
     ({"text": "x"}, "missing column: 'prompt' is missing or null; the columns are ['text']"),
     ({"prompt": 3}, "wrong type: 'prompt' is int, not text or a list of messages"),
-    ({"prompt": [{"role": "user", "content": None}]}, "wrong type: 'prompt' has an item that is not a message"),
-    ({"prompt": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}, "wrong type: 'prompt' has an item"),
-    ({"prompt": [{"role": "user", "content": 3}]}, "wrong type: 'prompt' has an item"),
+    ({"prompt": [{"role": "user", "content": None}]}, "wrong type: 'prompt' has a message whose content is NoneType"),
+    (
+        {"prompt": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]},
+        "content that is not text: 'prompt' has",
+    ),
+    ({"prompt": [{"role": "user", "content": 3}]}, "wrong type: 'prompt' has a message whose content is int"),
+    ('{"prompt": "x", "prompt": "y"}', "doubled key: the key 'prompt' occurs twice"),
+    (
+        {"prompt": '[{"role": "user", "content": "x"}]'},
+        "messages as text: 'prompt' is a list of messages written as text",
+    ),
     ({"prompt": [{"role": ["user"], "content": "x"}]}, "wrong type: 'prompt' has an item"),
-    ({"prompt": [{"role": "tool", "content": "x"}]}, "wrong type: 'prompt' has an item"),
+    ({"prompt": [{"role": "tool", "content": "x"}]}, "unsupported role: 'prompt' has a message of role 'tool'"),
     ({"prompt": []}, "empty prompt: no message of the prompt has text"),
     ({"prompt": "  "}, "empty prompt: no message of the prompt has text"),
     ({"prompt": "x", "answer": 3}, "wrong type: 'answer' is int, not text"),
@@ -123,10 +131,12 @@ def test_other_fields_pass_through_and_blank_lines_count_in_no_way():
 
 def test_a_prompt_comes_back_as_it_went_in():
     conversation = [{"role": "system", "content": "Be brief. "}, {"role": "user", "content": "  spaces "}]
-    rows = improved({"prompt": "  x "}, {"prompt": conversation}, {"prompt": HH})
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    rows = improved({"prompt": "  x "}, {"prompt": conversation}, {"prompt": HH}, {"prompt": parts})
     assert rows[0]["prompt"] == user("  x ")
     assert rows[1]["prompt"] == conversation
-    # As the reader of training data takes a transcript.
+    # As the reader of training data takes parts, and a transcript.
+    assert rows[3]["prompt"] == user("ab")
     assert [message["content"] for message in rows[2]["prompt"]] == ["Hi", "Hello", "Why?"]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from pit.data.atomic import write_file
 from pit.errors import PitError
 from pit.evaluate.stats import CopyRate, Delta, Interval
 
@@ -187,9 +188,9 @@ def from_json(text: str, name: str = FILE_NAME, remedy: str = "run pit evaluate 
 
 
 def write_results(results: Results, path: Path) -> None:
-    """Write `results` to `path` (UTF-8)."""
+    """Write `results` to `path` (UTF-8), whole or not at all."""
     # A model's text may hold lone surrogates, which UTF-8 cannot encode; they are written as \\udXXX.
-    path.write_text(to_json(results), encoding="utf-8", errors="backslashreplace")
+    write_file(path, to_json(results).encode(errors="backslashreplace"))
 
 
 def read_results(path: Path) -> Results:

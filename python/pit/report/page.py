@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import jinja2
 
+from pit.data.atomic import write_file
 from pit.evaluate import schema
 from pit.evaluate.schema import ExampleStep, Results, SensitivityRow
 from pit.evaluate.stats import Delta, Interval, judge_verdict_allowed
@@ -126,8 +127,7 @@ def render(run_dir: Path, out_html: Path | None = None) -> Path:
     """
     out_html = run_dir / FILE_NAME if out_html is None else out_html
     html = render_html(schema.read_results(run_dir), read_metrics(run_dir))
-    out_html.parent.mkdir(parents=True, exist_ok=True)
-    out_html.write_text(html, encoding="utf-8", errors="backslashreplace")
+    write_file(out_html, html.encode(errors="backslashreplace"))
     return out_html
 
 

@@ -58,8 +58,16 @@ def read_stamp(folder: Path) -> dict[str, Any] | None:
         stamp: Any = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return None
-    complete = isinstance(stamp, dict) and {"made_of", "template", "store"} <= set(stamp)
-    return stamp if complete else None
+    return stamp if _complete(stamp) else None
+
+
+def _complete(stamp: Any) -> bool:
+    """Return whether a stamp has all that is read of it."""
+    if not isinstance(stamp, dict) or not {"made_of", "template", "store"} <= set(stamp):
+        return False
+    made_of = stamp["made_of"]
+    parts = isinstance(made_of, dict) and {"rules", "settings", "files", "tokenizer", "chat"} <= set(made_of)
+    return parts and isinstance(made_of["files"], dict)
 
 
 def holds(stamp: Mapping[str, Any], run: Run) -> bool:

@@ -108,8 +108,13 @@ class ChatFormat:
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(**{**values, "eos_ids": tuple(values["eos_ids"])})
-        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            special, ids = values["special_tokens"], values["eos_ids"]
+            texts = [values["source"], values["date"], *special.values()]
+            if not all(isinstance(text, str) for text in texts) or not all(type(each) is int for each in ids):
+                raise ValueError("a text or an id is of another type")
+            datetime.date.fromisoformat(values["date"])
+            return cls(**{**values, "eos_ids": tuple(ids)})
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{path}: is not a chat format ({error}); prepare the run again, which writes the file"
             ) from error
