@@ -64,7 +64,8 @@ void fuzz(Owner& owner, const std::string& state, std::int64_t inputs, Dice& dic
 }
 
 pit::Planner make_planner() {
-    const pit::Topology topology({-1, 0, 1, 1}, {0, 1, 1, 2}, {0, 1, 2, 2}, {false, false, true, true}, {-1, -1, 0, 1});
+    const pit::Topology topology({-1, 0, 1, 1}, {0, 1, 1, 2}, {{-2}, {-3}, {-4}, {-4}}, {false, false, true, true},
+                                 {-1, -1, 0, 1});
     return pit::Planner({3, 4, 5, 9, 9, 9, 0, 1, 0, 7, 2, 2, 1, 1, 1}, 3, topology,
                         {{32, 4, 3}, 2, 4, 7, 1, 2, {{0, {0, 1, 1, 0}}, {2, {1, 0, 0, 5}}}});
 }

@@ -102,7 +102,7 @@ void test_damaged_states() {
 }
 
 void test_refusals() {
-    const pit::Topology topology({-1, 0}, {0, 1}, {0, 2}, {false, true}, {-1, 0});
+    const pit::Topology topology({-1, 0}, {0, 1}, {{-2}, {-4}}, {false, true}, {-1, 0});
     CHECK_THROWS(pit::plan_trees({3, 3}, 2, topology, {7, 1, 1}),
                  "example 0: the path from the root to segment 1 has 8");
     CHECK_THROWS(pit::plan_trees({INT32_MAX, INT32_MAX}, 2, topology, {7, 1, 1}), "has 4294967296 tokens");

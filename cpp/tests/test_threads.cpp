@@ -162,7 +162,7 @@ void test_one_planner() {
 }
 
 void test_refusals() {
-    const pit::Topology topology({-1, 0}, {0, 1}, {0, 2}, {false, true}, {-1, 0});
+    const pit::Topology topology({-1, 0}, {0, 1}, {{-2}, {-4}}, {false, true}, {-1, 0});
     const pit::Plan plan = pit::plan_trees({1, 1, 0, 1, 2, 2, 1, 1, 0}, kColumns, topology, {6, 3, 9});
     const Tokens other({1, 1, 0, 1, 2, 2, 1, 2, 0});
     Rows rows(plan, plan.groups);

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from pit.data.chat import ChatFormat, ChatTemplate
 from pit.data.errors import DataError
 from pit.data.packing import Layout, pack
+from pit.data.readers import Reason
 from pit.data.template import gap, gap_scoring, improver_sft, policy_sft, quality, rollout
 from pit.data.tokens import Tokens
+from pit.data.usable import flaw
 from pit.testing.paths import leaf_paths, packed_path, tip_paths
 from pit.types import Message, Preference, SegmentKind
 
@@ -38,7 +40,8 @@ def prompts(draw, name, content=plain):
     roles = ["user", *["assistant", "user"] * draw(st.integers(0, 2))]
     if name in SYSTEMS and draw(st.booleans()):
         roles = ["system", *roles]
-    return [(role, draw(content)) for role in roles]
+    # An empty system message would let the text on its two sides join, where the format puts no token between them.
+    return [(role, draw(content.filter(bool) if role == "system" else content)) for role in roles]
 
 
 def messages_of(turns):
@@ -312,6 +315,40 @@ def test_a_system_message_that_a_format_does_not_take_is_refused_by_name():
     message = "the chat template refuses a conversation of system, user: System role not supported"
     with pytest.raises(DataError, match=message):
         cases.chat_template("gemma").encode_prompt(messages)
+
+
+def test_rows_that_a_format_does_not_take_are_left_out():
+    taken = Preference((Message("user", "a"),), "b", "c")
+    rows = [
+        taken,
+        Preference((Message("system", "a"), Message("user", "b")), "b", "c"),
+        Preference(
+            (Message("user", "a"), Message("assistant", "b"), Message("assistant", "b"), Message("user", "c")), "b", "c"
+        ),
+        taken._replace(better="d"),
+        Preference((Message("user", "a"), Message("assistant", "b")), "b", "c"),
+    ]
+    template = cases.chat_template("gemma")
+    first, *refused, last, end = template.encode_rows(rows)
+    assert [first, last] == template.encode_preferences([rows[0], rows[3]])
+    assert [*refused, end] == [None, None, None]
+    assert flaw(None) is Reason.FORMAT
+    assert [row is None for row in cases.chat_template("chatml").encode_rows(rows)] == [False] * 4 + [True]
+
+
+def test_two_turns_of_one_role_come_back():
+    template = cases.chat_template("llama3", WINDOWS)
+    messages = [Message(role, role[:3]) for role in ("user", "assistant", "assistant", "user", "user")]
+    assert template.decode_prompt(template.encode_prompt(messages)) == tuple(messages)
+
+
+def test_a_closing_that_contents_would_join_is_refused():
+    """GPT-2's words split two line ends before a word, so the opening of a thought has other tokens alone."""
+    inner = cases.byte_level(cases.CHATML, cases.THINK)
+    tokenizer = cases.Tokenizer.pretrained(inner.to_str())
+    assert len(tokenizer.encode_format("\n\n")) < len(tokenizer.encode_format("\n\na")) - 1
+    with pytest.raises(DataError, match="this tokenizer joins the text of the chat format with contents"):
+        ChatTemplate(tokenizer, cases.chat_format("qwen3"), (8, 8, 8), cases.REQUEST)
 
 
 def test_a_system_message_that_moves_is_refused():

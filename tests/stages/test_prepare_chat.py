@@ -1,6 +1,7 @@
 """Preparing a run in a chat format: the format of the pretrained model, or of the folder, decides the template."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -105,6 +106,22 @@ def test_a_folder_with_a_damaged_format_is_refused(run):
     (run.folder / "template.json").write_text("{}")
     with pytest.raises(DataError, match=r"template\.json: is not a chat format"):
         prepare(chat)
+
+
+def test_rows_that_the_chat_format_refuses_are_counted(run, tmp_path):
+    asked = [{"role": "user", "content": "a b"}]
+    system = [{"role": "system", "content": "a"}, *asked]
+    rows = [
+        {"prompt": [*(system if i % 10 == 0 else asked)], "chosen": f"red {i}", "rejected": f"lamp {i}"}
+        for i in range(60)
+    ]
+    for i, row in enumerate(rows):
+        row["prompt"] = [*row["prompt"][:-1], {"role": "user", "content": f"a {i}"}]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    prepared = prepare(chat_run(run, "gemma", f"data.path={data}", "data.task=none"))
+    assert (prepared.stored, prepared.unusable) == (54, {"conversation that the chat format refuses": 6})
+    assert any("(a system message, two turns of one role)" in line for line in prepared.lines())
 
 
 # Pretrained models.

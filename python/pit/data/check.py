@@ -220,8 +220,9 @@ class _Encoded:
     def add(self, group: Sequence[Preference]) -> None:
         """Encode some preferences and count."""
         _count_tokens(group, self._template.tokenizer, self.lengths)
-        for row in self._template.encode_preferences(group):
-            self.cut.update(name for name, cut in zip(COLUMNS, row.truncated, strict=True) if cut)
+        for row in self._template.encode_rows(group):
+            if row is not None:
+                self.cut.update(name for name, cut in zip(COLUMNS, row.truncated, strict=True) if cut)
             reason = flaw(row)
             if reason is not None:
                 self.unusable[reason.value] += 1

@@ -112,6 +112,10 @@ class Template(ABC):
             encoded.append(EncodedPreference(prompt, better, worse, (cut, better_cut, worse_cut)))
         return encoded
 
+    def encode_rows(self, rows: Sequence[Preference]) -> list[EncodedPreference | None]:
+        """Return the contents of many preferences; None for a row that the format does not take."""
+        return list(self.encode_preferences(rows))
+
     def decode_answer(self, ids: Iterable[int] | Int32[np.ndarray, " _"]) -> str:
         """Return the text of a reference or output segment's content, without closing and padding tokens."""
         return self.tokenizer.decode(map(int, ids))

@@ -8,6 +8,8 @@ from pit.data.template import EncodedPreference
 
 DETAILS = {
     Reason.HELD_OUT: "its conversation is in the evaluation split too",
+    Reason.FORMAT: "the chat format takes no such sequence of roles (a system message, two turns of one role), or "
+    "shows other text around the messages",
     Reason.NO_TOKENS: "an answer has no tokens; the tokenizer drops its text",
     Reason.EQUAL_TOKENS: "both answers are the same tokens; the tokenizer drops what differs",
     Reason.EQUAL_CUT: "both answers are the same tokens once cut to the window; raise windows.output and "
@@ -16,12 +18,14 @@ DETAILS = {
 """What is wrong with a row, by reason, and what helps."""
 
 
-def flaw(row: EncodedPreference) -> Reason | None:
-    """Return why an encoded row cannot be used, None if it can.
+def flaw(row: EncodedPreference | None) -> Reason | None:
+    """Return why an encoded row cannot be used, None if it can; the row is None where the format does not take it.
 
     >>> flaw(EncodedPreference([1], [2, 3], [2, 3], (False, True, False)))
     <Reason.EQUAL_CUT: 'answers equal in the window'>
     """
+    if row is None:
+        return Reason.FORMAT
     if not row.better or not row.worse:
         return Reason.NO_TOKENS
     if row.better == row.worse:

@@ -8,7 +8,8 @@ import numpy as np
 from pit.config import DataConfig, TemplateConfig, WindowConfig
 from pit.data.chat import ChatTemplate
 from pit.data.errors import DataError
-from pit.data.readers import read_preferences
+from pit.data.readers import Reason, read_preferences
+from pit.data.usable import DETAILS
 from pit.model.pretrained import Pretrained
 from pit.run.base import chat_of
 
@@ -65,7 +66,10 @@ def measure(model: Pretrained, data: DataConfig, template: TemplateConfig) -> Si
     tokenizer, format = chat_of(model, template)
     open_ended = (_UNBOUNDED, _UNBOUNDED, _UNBOUNDED)
     chat = ChatTemplate(tokenizer, format, open_ended, template.request)
-    encoded = chat.encode_preferences(rows[:: math.ceil(len(rows) / SAMPLED)])
+    sampled = chat.encode_rows(rows[:: math.ceil(len(rows) / SAMPLED)])
+    encoded = [row for row in sampled if row is not None]
+    if not encoded:
+        raise DataError(f"{data.path}: holds no conversation that the chat format takes; {DETAILS[Reason.FORMAT]}")
     opening = chat.longest[0] - _UNBOUNDED
     prompt = _window([len(row.prompt) - opening for row in encoded])
     answer = _window([len(ids) for row in encoded for ids in (row.better, row.worse)])

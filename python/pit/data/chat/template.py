@@ -16,10 +16,10 @@ from jaxtyping import Int32
 from pit.data.chat.cut import Cut, between, cut, mark, shown
 from pit.data.chat.format import ChatFormat
 from pit.data.errors import DataError
-from pit.data.template import Content, Template, require_messages
+from pit.data.template import Content, EncodedPreference, Template, require_messages
 from pit.data.tokenizer import Tokenizer
 from pit.data.tokens import Tokens
-from pit.types import Closings, Message, RoleName
+from pit.types import Closings, Message, Preference, RoleName
 
 BROKEN = "\ufffd"
 """Character of bytes that are not UTF-8, as at a cut inside a character."""
@@ -94,6 +94,13 @@ class ChatTemplate(Template):
         self._separators = self._known_separators()
         self._require_apart()
 
+    def encode_rows(self, rows: Sequence[Preference]) -> list[EncodedPreference | None]:
+        """Return the contents of many preferences; None for a row that the format does not take."""
+        taken = [self._takes(row) for row in rows]
+        usable = [row for row, takes in zip(rows, taken, strict=True) if takes]
+        encoded = iter(self.encode_preferences(usable))
+        return [next(encoded) if takes else None for takes in taken]
+
     def served(self, answers: Tokens) -> Tokens:
         """Return sampled answers as the conversation after them shows them: trimmed and encoded as text."""
         return Tokens.of([content.ids for content in self._answers([self.decode_answer(ids) for ids in answers])])
@@ -137,6 +144,16 @@ class ChatTemplate(Template):
             whole = len(ids) <= room
             contents.append(Content(ids if whole else self._settled(ids[:room], -1, self._shown_answer), not whole))
         return contents
+
+    def _takes(self, row: Preference) -> bool:
+        """Return whether the format shows a row's conversation and answers one after the other."""
+        try:
+            self._shown(row.prompt)
+            self._shown_answer(row.better)
+            self._shown_answer(row.worse)
+        except DataError:
+            return False
+        return True
 
     def _shown(self, messages: Sequence[Message]) -> list[str]:
         """Return the contents of a prompt as the format shows them.

@@ -262,11 +262,11 @@ def _write_shard(job: _Job, index: int, rows: Sequence[Placed]) -> dict[str, Any
             folds: dict[str, list[EncodedPreference]] = {name: [] for name in FOLDS}
             difficulties: dict[str, list[float | None]] = {name: [] for name in FOLDS}
             before = tokens
-            every = job.template.encode_preferences([row for _, row in group])
+            every = job.template.encode_rows([row for _, row in group])
             for (name, row), encoded in zip(group, every, strict=True):
                 reason = flaw(encoded)
-                if reason is not None:
-                    dropped[reason.value] += 1
+                if encoded is None or reason is not None:
+                    dropped[str(reason)] += 1
                     continue
                 folds[name].append(encoded)
                 difficulties[name].append(row.difficulty)
