@@ -48,3 +48,15 @@ def test_a_config_that_a_stage_refuses_is_refused_before_anything_runs(tmp_path)
     with pytest.raises(FieldError) as caught:
         tables(override(tiny(), ["rl_policy.algorithm=ppo"]), tmp_path)
     assert (caught.value.path, caught.value.value) == ("rl_policy.algorithm", "ppo")
+
+
+def test_models_with_adapters_hold_their_base_once(tmp_path):
+    sections = ("sft_policy", "reward_quality", "rl_policy")
+    settings = [*(f"{section}.adapter.rank=2" for section in sections), "base.dtype=bfloat16"]
+    config = override(tiny(), settings)
+    # Rank 2, width 16: q, o 2 x 32; k, v 2 x 24; gate, up, down 2 x 48.
+    adapters = 2 * 64 + 2 * 48 + 3 * 96
+    base = 2 * parameters(config.policy, vocabulary(config), DECODER.module)
+    # Weights, gradient and two moments of the policy, the anchor, and R_P with its head.
+    own = 4 * (4 * adapters + adapters + adapters + 16)
+    assert cells(tables(config, tmp_path)[4], 2)[0] == f"{(base + own) / 2**20:.2f} MiB"

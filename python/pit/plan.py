@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from rich.table import Table
 
 from pit.config import ModelConfig, PackingConfig, RlConfig, RunConfig
 from pit.data.tokenizer import Tokenizer
+from pit.model.adapters import trainable_names
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
+from pit.model.params import abstract
 from pit.rl.curriculum import examples_of, expected_visits, source_weights
 from pit.rollout.sizes import Sizes, sizes_of
 from pit.run.base import pretrained_of
@@ -123,6 +126,21 @@ def _chip_bytes(config: RunConfig, kind: Kind) -> int:
     return parameters(kind.config(config), vocabulary(config), kind.module) * FLOAT_BYTES // split
 
 
+def _own_bytes(config: RunConfig, stage: Stage) -> int:
+    """Return the bytes on one chip of the weights that are a stage's own: its adapters and head, or the whole model."""
+    adapter = stage.adapter(config)
+    if adapter is None:
+        return _chip_bytes(config, stage.trains)
+    _, shapes = abstract(stage.trains.module, stage.trains.config(config), vocabulary(config), adapter)
+    size: int = sum(shapes[name].size for name in trainable_names(shapes))
+    return size * FLOAT_BYTES // (config.mesh.fsdp * config.mesh.tensor)
+
+
+def _base_bytes(config: RunConfig) -> int:
+    """Return the bytes on one chip of the frozen base that all adapters share."""
+    return _chip_bytes(config, DECODER) * jnp.dtype(config.base.dtype).itemsize // FLOAT_BYTES
+
+
 def _rollouts(config: RunConfig) -> Table:
     """Return what the sampler of each RL stage compiles and holds, if every prefix fills its windows."""
     table = Table(
@@ -151,7 +169,10 @@ def rollout_sizes(config: RunConfig, stage: Stage) -> Sizes:
 
 
 def _resident(config: RunConfig) -> Table:
-    """Return the models that each RL stage holds: one per stage among its inputs, and the trained one's optimizer."""
+    """Return the models that each RL stage holds: one per stage among its inputs, and the trained one's optimizer.
+
+    Models with adapters hold their base once.
+    """
     # Decoding gathers the weights over fsdp first.
     decoding = _chip_bytes(config, DECODER) * config.mesh.fsdp if config.mesh.fsdp > 1 else 0
     table = Table("stage", "models by role", "bytes per chip", title="models resident in each RL stage")
@@ -160,8 +181,10 @@ def _resident(config: RunConfig) -> Table:
     for stage in rl_stages(config):
         inputs = stage.inputs(config)
         roles = ", ".join(f"{role} {source.name}" for role, source in inputs.items())
-        held = {source.name: _chip_bytes(config, source.trains) for role, source in inputs.items() if role != "start"}
-        size = TRAINED_COPIES * _chip_bytes(config, stage.trains) + sum(held.values())
+        held = {source.name: _own_bytes(config, source) for role, source in inputs.items() if role != "start"}
+        size = TRAINED_COPIES * _own_bytes(config, stage) + sum(held.values())
+        if any(each.adapter(config) is not None for each in (stage, *inputs.values())):
+            size += _base_bytes(config)
         table.add_row(stage.name, roles, _bytes(size + decoding))
     return table
 

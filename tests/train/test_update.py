@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit.config import MeshConfig, OptimizerConfig
+from pit.config import FieldError, MeshConfig, OptimizerConfig
 from pit.data.packing import pack
 from pit.data.template import gap
 from pit.losses.total import Total
@@ -150,3 +150,27 @@ def test_weight_decay_spares_vectors_and_clipping_bounds_the_gradient():
     small, _ = clipped.update(large, clipped.init(params))
     (one, _), (two, _) = (optimizer.update(g, optimizer.init(params), params) for g in (large, small))
     np.testing.assert_allclose(one["scale"], two["scale"], rtol=1e-6)
+
+
+def test_factored_moments_are_rows_and_columns():
+    config = OptimizerConfig(learning_rate=0.1, warmup_steps=0, b1=0.0, clip_norm=1e9, moments="factored")
+    optimizer = make_optimizer(config, 10)
+    rng = np.random.default_rng(0)
+    rows, columns = rng.uniform(0.5, 2, (128, 1)), rng.uniform(0.5, 2, (1, 256))
+    params = {"matrix": jnp.zeros((128, 256)), "scale": jnp.zeros(3)}
+    signs = {"matrix": rng.choice([-1.0, 1.0], (128, 256)), "scale": np.array([1.0, -1.0, 1.0])}
+    grads = {"matrix": signs["matrix"] * rows * columns, "scale": signs["scale"] * 7}
+    grads = {name: jnp.asarray(value, jnp.float32) for name, value in grads.items()}
+    state = optimizer.init(params)
+    sizes = sum(leaf.size for leaf in jax.tree.leaves(state))
+    assert sizes < 128 + 256 + 20, "a moment per weight"
+    # The size of this gradient is a product of rows and columns, so that the factored scale is exact: signs are left.
+    updates, _ = optimizer.update(grads, state, params)
+    for name, sign in signs.items():
+        np.testing.assert_allclose(updates[name], -0.1 * sign, rtol=1e-4, err_msg=name)
+
+
+def test_factored_moments_have_no_first_one():
+    message = "^OptimizerConfig.b1 = 0.9: must be 0 with factored moments, which keep no mean of the gradients; set "
+    with pytest.raises(FieldError, match=message):
+        OptimizerConfig(moments="factored")

@@ -149,6 +149,9 @@ class WindowConfig(Section):
 class OptimizerConfig(Section):
     """AdamW with linear warm-up, cosine decay to `end_fraction` of the peak, and global norm clipping.
 
+    moments: states per weight: "full", AdamW's two, in float32; or "factored", Adafactor's second moment by rows and
+        columns alone (Shazeer, Stern, arXiv 1804.04235), which decays as its authors set it, with b1 = 0.
+    b1, b2: decay of the first and of AdamW's second moment.
     refusals: number of consecutive steps with a loss or gradient that is not finite after which a stage stops; each is
         refused, so that weights and optimizer stay as they were.
     """
@@ -161,6 +164,16 @@ class OptimizerConfig(Section):
     weight_decay: Annotated[float, UNSIGNED] = 0.0
     clip_norm: Annotated[float, POSITIVE] = 1.0
     refusals: Annotated[int, COUNT] = 3
+    moments: Literal["full", "factored"] = "full"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.moments == "full" or self.b1 == 0,
+            "b1",
+            "must be 0 with factored moments, which keep no mean of the gradients",
+            "set {path}=0, or moments=full",
+        )
 
 
 @dataclass(frozen=True)

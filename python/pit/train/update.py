@@ -42,7 +42,7 @@ class Sums(NamedTuple):
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Return norm clipping and AdamW under a linear warm-up and a cosine decay over `steps`."""
+    """Return norm clipping and AdamW, or Adafactor's scaling, under a linear warm-up and a cosine decay."""
     warmup = min(config.warmup_steps, max(steps - 1, 0))
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=config.learning_rate / (warmup + 1),
@@ -51,10 +51,16 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         decay_steps=max(steps, warmup + 1),
         end_value=config.learning_rate * config.end_fraction,
     )
-    chain = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=_decays),
-    )
+    if config.moments == "full":
+        scaled = optax.adamw(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=_decays)
+    else:
+        scaled = optax.chain(
+            optax.scale_by_factored_rms(),
+            optax.clip_by_block_rms(1.0),
+            optax.add_decayed_weights(config.weight_decay, mask=_decays),
+            optax.scale_by_learning_rate(schedule),
+        )
+    chain = optax.chain(optax.clip_by_global_norm(config.clip_norm), scaled)
 
     def update(
         grads: optax.Updates, state: optax.OptState, params: optax.Params | None = None
