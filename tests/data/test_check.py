@@ -17,6 +17,7 @@ from pit.cli.data import data_check
 from pit.data.check import check, check_store, draw_tree, wilson_interval
 from pit.data.errors import DataError
 from pit.data.store import Store, StoreError, build
+from pit.data.template import RoleTemplate
 from pit.data.tokenizer import Tokenizer
 from pit.types import FOLDS, Message, Preference
 
@@ -44,7 +45,7 @@ def output_of(report_console: Console) -> str:
 
 
 def test_figures_known_by_construction(tmp_path: Path) -> None:
-    report = check(make(tmp_path), tokenizer=Tokenizer.train_bpe([], 300))
+    report = check(make(tmp_path), template=RoleTemplate(Tokenizer.train_bpe([], 300)))
     assert (report.rows, report.kept, report.repeated_prompts, report.turns) == (102, 100, 10, 1)
     assert report.dropped == {"bad JSON": 1, "empty answer": 1}
     assert report.places == {"bad JSON": ["rows.jsonl:101"], "empty answer": ["rows.jsonl:102"]}
@@ -70,7 +71,7 @@ def test_what_is_checked_as_text_is_checked_as_tokens(tmp_path: Path) -> None:
     ]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
-    report = check(path, tokenizer=lower_case(), windows=(16, 16, 16))
+    report = check(path, template=RoleTemplate(lower_case(), (16, 16, 16)))
     assert report.cut == {"prompt": 1, "better": 2, "worse": 1}
     assert report.unusable == {"answers equal in the window": 1, "answers with equal tokens": 1}
     assert report.notes == ("note: pairs that repeat an earlier one, prompt and both answers: 1",)

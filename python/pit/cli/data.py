@@ -25,6 +25,11 @@ from pit.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from pit.data.check import CheckReport, StoreReport
+    from pit.data.template import Template
+
+
+WINDOWS = (512, 512, 512)
+"""Windows that `pit data check` counts with, as in the paper."""
 
 
 @click.group(cls=Group)
@@ -38,27 +43,34 @@ def data() -> None:
 @click.option("--split", default="train", help="train, validation or test.", show_default=True)
 @click.option("--strict", is_flag=True, help="Fail on the first row that cannot be used.")
 @click.option("--tokenizer", type=FILE, help="Also count tokens, and what the windows cut, by this tokenizer.json.")
+@click.option("--model", metavar="PATH", help="The same in the chat format of a pretrained model.")
 @click.option("--full", is_flag=True, help="Token stores only: verify every byte.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-# Seven parameters: the options of the command.
+# Eight parameters: the options of the command.
 def data_check(
-    path: Path, format_name: str, split: str, strict: bool, tokenizer: Path | None, full: bool, as_json: bool
+    path: Path,
+    format_name: str,
+    split: str,
+    strict: bool,
+    tokenizer: Path | None,
+    model: str | None,
+    full: bool,
+    as_json: bool,
 ) -> None:
     """Count the usable rows of PATH, say why the others are not, and show lengths, length bias and an example tree.
 
-    --tokenizer counts with windows of 512 tokens. Of a token store (RUN/store) it shows the contents and, with --full,
-    verifies every byte.
+    --tokenizer and --model count with windows of 512 tokens. Of a token store (RUN/store) it shows the contents and,
+    with --full, verifies every byte.
     """
     from pit.data.check import check, check_store
     from pit.data.store import is_store
-    from pit.data.tokenizer import Tokenizer
 
     report: CheckReport | StoreReport
     if is_store(path):
-        if (format_name, split, strict, tokenizer) != ("auto", "train", False, None):
+        if (format_name, split, strict, tokenizer, model) != ("auto", "train", False, None, None):
             raise DataError(
-                f"{path}: is a token store, and --format, --split, --strict and --tokenizer are for raw preferences; "
-                "leave them out"
+                f"{path}: is a token store, and --format, --split, --strict, --tokenizer and --model are for raw "
+                "preferences; leave them out"
             )
         report = check_store(path, full)
     elif full:
@@ -67,12 +79,28 @@ def data_check(
             "folder such as RUN/store, or leave --full out to check raw preferences"
         )
     else:
-        loaded = Tokenizer.load(tokenizer) if tokenizer is not None else None
-        report = check(path, format=format_name, split=split, strict=strict, tokenizer=loaded)
+        template = _template_of(tokenizer, model)
+        report = check(path, format=format_name, split=split, strict=strict, template=template)
     if as_json:
         click.echo(report.to_json())
     else:
         report.render(Terminal())
+
+
+def _template_of(tokenizer: Path | None, model: str | None) -> "Template | None":
+    """Return the template that --tokenizer or --model names; None without either."""
+    from pit.data.template import RoleTemplate
+    from pit.data.tokenizer import Tokenizer
+
+    if tokenizer is not None and model is not None:
+        raise click.UsageError("give --tokenizer or --model, not both: a model has its own tokenizer.")
+    if model is not None:
+        from pit.config import TemplateConfig
+        from pit.data.chat import ChatTemplate
+        from pit.run.base import chat_of, open_pretrained
+
+        return ChatTemplate(*chat_of(open_pretrained(model), TemplateConfig()), WINDOWS, TemplateConfig().request)
+    return None if tokenizer is None else RoleTemplate(Tokenizer.load(tokenizer), WINDOWS)
 
 
 @data.command("synthetic")

@@ -76,7 +76,7 @@ data_option = click.option(
 model_option = click.option(
     "--model",
     metavar="PATH",
-    help="Pretrained model that the run starts from: a folder of transformers, or a GGUF file.",
+    help="Pretrained model that the run starts from: a folder of transformers, a GGUF file, or hf:OWNER/NAME.",
 )
 checkpoints_option = click.option(
     "--checkpoints",
@@ -138,6 +138,7 @@ def make_config(
 ) -> RunConfig:
     """Return a recipe's config, with the fields of a file, then those of the options, in the place of its own."""
     from pit import recipes
+    from pit.model.hub import SCHEME
     from pit.recipes.chat_model import from_model
     from pit.run.base import open_pretrained
 
@@ -147,7 +148,8 @@ def make_config(
     if checkpoints is not None:
         given.append(f"checkpoints={checkpoints if '://' in checkpoints else Path(checkpoints).absolute()}")
     # Jobs of a run are processes of their own, and may have another working directory.
-    pretrained = None if model is None else open_pretrained(str(Path(model).absolute()))
+    place = model if model is None or model.startswith(SCHEME) else str(Path(model).absolute())
+    pretrained = None if place is None else open_pretrained(place)
     if recipe is not None:
         # Sizes of a recipe follow from the data and from the chat template that the settings name.
         named = override(RunConfig(), [*given, *(text for text in settings if text.startswith(("data.", "template.")))])

@@ -23,7 +23,7 @@ from pit.data.folds import Folds
 from pit.data.readers import read_preferences
 from pit.data.store import Store
 from pit.data.survey import Survey
-from pit.data.template import RoleTemplate, Template
+from pit.data.template import Template
 from pit.data.tokenizer import Tokenizer
 from pit.data.usable import flaw
 from pit.terminal import printable
@@ -31,9 +31,6 @@ from pit.types import COLUMNS, Preference
 
 QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
 """Quantiles of lengths in a report."""
-
-WINDOWS = (512, 512, 512)
-"""Windows of a check, those of a run's default config."""
 
 _GROUP_ROWS = 512
 _FOLDS = Folds()
@@ -142,8 +139,7 @@ def check(
     format: str = "auto",
     split: str = "train",
     strict: bool = False,
-    tokenizer: Tokenizer | None = None,
-    windows: tuple[int, int, int] = WINDOWS,
+    template: Template | None = None,
     folds: Folds = _FOLDS,
 ) -> CheckReport:
     """Read a whole preference set and report on it.
@@ -153,8 +149,7 @@ def check(
         format: see `pit.data.readers.read_preferences`.
         split: the same.
         strict: the same.
-        tokenizer: adds lengths in tokens, what the windows cut, and the pairs that cannot be used as tokens.
-        windows: (input, reference, output) windows, in tokens.
+        template: adds lengths in tokens, what its windows cut, and the pairs that cannot be used as tokens.
         folds: the rule that assigns rows to folds.
 
     Raises:
@@ -162,7 +157,7 @@ def check(
     """
     preferences, report = read_preferences(path, format, split, strict)
     characters = {name: array("q") for name in COLUMNS}
-    encoded = _Encoded(RoleTemplate(tokenizer, windows)) if tokenizer is not None else None
+    encoded = None if template is None else _Encoded(template)
     survey = Survey(folds)
     turns = 0
     example: Preference | None = None

@@ -98,5 +98,8 @@ def _notes(run: Run, judge: measure.Judge, accuracies: dict[str, measure.Interva
                 else "No model ever sees the rubric."
             )
         )
+    if run.pretrained is not None and run.pretrained.dequantised:
+        types = ", ".join(run.pretrained.dequantised)
+        notes.append(f"The pretrained model is dequantised from {types}: its weights are rounded ones.")
     notes.append("Intervals are over prompts of this one run; they say nothing about other seeds.")
     return tuple(notes)
