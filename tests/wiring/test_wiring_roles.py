@@ -51,7 +51,7 @@ INPUTS = {
         "reward-gap": {"start": "sft-policy"},
         "reward-judge": {},
     },
-    ("reward_gap.init=random", "reward_judge.init=policy"): {"reward-gap": {}, "reward-judge": {"start": "sft-policy"}},
+    ("reward_gap.init=base", "reward_judge.init=policy"): {"reward-gap": {}, "reward-judge": {"start": "sft-policy"}},
     (
         "references=own",
         "refresh.prompts=8",
