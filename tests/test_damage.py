@@ -8,7 +8,7 @@ from unittest import mock
 
 import jax.numpy as jnp
 import pytest
-from damage import damaged
+from damage import ODD_FILES, damaged
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -223,6 +223,15 @@ def test_every_file_of_a_checkpoint_that_is_damaged_is_noticed(folder: Path) -> 
             assert message is not None, (file, content[:20])
             assert f"{step}: cannot be read (" in message
             require_clear(message, step)
+
+
+@pytest.mark.parametrize("content", ODD_FILES)
+def test_a_checkpoint_that_cannot_be_listed_is_named(folder: Path, content: bytes) -> None:
+    step = folder / "stages" / SAVED / "checkpoints" / "3"
+    message = refused(folder, step / "_CHECKPOINT_METADATA", content, _restored)
+    if message is not None:
+        assert message.startswith(f"{step}: cannot be read (")
+        require_clear(message, step)
 
 
 @settings(max_examples=examples(20))

@@ -4,6 +4,7 @@ Folders are `etils.epath` paths: of this machine, or `gs://bucket/...` with the 
 """
 
 import errno
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -48,7 +49,8 @@ class Checkpoints:
         base: digest of the frozen weights under the trained ones, which are not saved; empty where all train.
 
     Raises:
-        CheckpointError: the folder is in a bucket that cannot be reached.
+        CheckpointError: the folder is in a bucket that cannot be reached, or a checkpoint in it is damaged.
+        OSError: the folder of this machine cannot be read or made.
     """
 
     def __init__(self, folder: epath.PathLike, keep: int, *, base: str = "") -> None:
@@ -60,9 +62,11 @@ class Checkpoints:
         names = ("params", "opt", "loader", _BYTES, "controllers", "meta")
         try:
             self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=names)
-        except Exception as error:  # gcsfs, google-auth and aiohttp have no error in common.
+        except Exception as error:  # Orbax, gcsfs, google-auth and aiohttp have no error in common.
             if not remote:
-                raise
+                if isinstance(error, OSError):
+                    raise
+                raise self._damaged(_damaged_step(self._folder), _words(error)) from error
             raise CheckpointError(
                 f"{self._folder}: cannot be reached ({type(error).__name__}: {str(error)[:200]}); check the bucket's "
                 "name, your credentials (`gcloud auth application-default login`), and that gcsfs is installed "
@@ -195,7 +199,7 @@ class Checkpoints:
         checked: dict[str, Any] = meta
         return checked
 
-    def _damaged(self, step: int, reason: str) -> CheckpointError:
+    def _damaged(self, step: int | str, reason: str) -> CheckpointError:
         return CheckpointError(
             f"{self._folder}/{step}: cannot be read ({reason}); it is truncated or damaged: delete that folder, the "
             "checkpoint before it is then used"
@@ -232,6 +236,18 @@ class Checkpoints:
 def _digest(meta: Mapping[str, Any], loader: Any, controllers: Any) -> str:
     """Return a digest of all JSON values of a checkpoint."""
     return digest({name: value for name, value in meta.items() if name != "digest"}, loader, controllers)
+
+
+def _damaged_step(folder: epath.Path) -> str:
+    """Return the name of the first checkpoint whose own metadata Orbax cannot read."""
+    for step in sorted(path for path in folder.iterdir() if path.name.isdigit()):
+        try:
+            intact = isinstance(json.loads((step / "_CHECKPOINT_METADATA").read_text()), dict)
+        except (OSError, ValueError, RecursionError):
+            intact = False
+        if not intact:
+            return str(step.name)
+    return "*"
 
 
 def _words(error: Exception) -> str:
