@@ -15,8 +15,9 @@ from flax import nnx
 from pit.config import AdapterConfig, FieldError, MeshConfig, OptimizerConfig
 from pit.data.packing import pack
 from pit.data.template import gap, improver_sft
-from pit.model.adapters import DROPOUT, attach, merged, targets, trainable_names, with_dropout
+from pit.model.adapters import DROPOUT, MODULES, attach, merged, module_name, targets, trainable_names, with_dropout
 from pit.model.decoder import Decoder
+from pit.model.families import FAMILIES
 from pit.model.heads import RewardModel
 from pit.model.low_rank import LowRank
 from pit.model.model import Model, adapted, on_base
@@ -32,9 +33,16 @@ from pit.train.update import Update, make_optimizer
 ADAPTER = AdapterConfig(rank=3, alpha=6.0)
 DROPS = dataclasses.replace(ADAPTER, dropout=0.5)
 LLAMA, GEMMA = (dataclasses.replace(config, layers=1) for config in (twins.LLAMA, twins.GEMMA))
+BIASED = dataclasses.replace(LLAMA, qkv_bias=True, qk_norm=True)
 COLUMNS = [[[4, 5, 6], [7]], [[8, 9], [10, 11, 12]], [[13], [14, 15, 16, 17]]]
 (BATCH,) = pack(COLUMNS, improver_sft(), twins.SPLIT)
 ROWS = twins.arrays_of(BATCH)
+
+SHAPES = pytest.mark.parametrize(
+    "config",
+    [LLAMA, *(pytest.param(config, marks=pytest.mark.slow) for config in (GEMMA, BIASED))],
+    ids=["llama", "gemma", "biased"],
+)
 
 
 @cache
@@ -139,16 +147,22 @@ def test_adapters_are_where_the_targets_say_and_nowhere_else():
     }
 
 
+def test_projections_are_modules_of_every_family():
+    for family in FAMILIES:
+        for name in MODULES:
+            assert family.tensors[f"layers.{{}}.{name}"].format(3) == f"{module_name(3, name)}.weight", family.name
+
+
 # The model.
 
 
-@pytest.mark.parametrize("config", [LLAMA, pytest.param(GEMMA, marks=pytest.mark.slow)], ids=["llama", "gemma"])
+@SHAPES
 def test_fresh_adapters_change_no_bit(config):
     model, plain = fresh(Decoder, config), base(config)
     np.testing.assert_array_equal(hidden(model.graphdef, model.params), hidden(plain.graphdef, plain.params))
 
 
-@pytest.mark.parametrize("config", [LLAMA, pytest.param(GEMMA, marks=pytest.mark.slow)], ids=["llama", "gemma"])
+@SHAPES
 def test_merged_weights_compute_the_same(config):
     model, plain = moved(Decoder, config), base(config)
     weights = merged(model.params, ADAPTER)
