@@ -98,8 +98,21 @@ def smollm2(model: Pretrained, sizes: Sizes) -> RunConfig:
     FOLDER`. Expect: a proof that the whole method runs on a pretrained model, not a helpful assistant.
     """
     config = chat(model, sizes.within(prompt=224, answer=128))
-    supervised: dict[str, Any] = {"evaluate_every": 20, "evaluate_trees": 32, "checkpoint_every": 10}
-    rl: dict[str, Any] = {"steps": 12, "evaluate_every": 6, "evaluate_prompts": 8, "checkpoint_every": 2}
+    # Small microbatches: activations of all layers are what fills the memory.
+    packing = dataclasses.replace(config.sft_policy.packing, rows=2, microbatches=6)
+    supervised: dict[str, Any] = {
+        "packing": packing,
+        "evaluate_every": 20,
+        "evaluate_trees": 32,
+        "checkpoint_every": 10,
+    }
+    rl: dict[str, Any] = {
+        "packing": dataclasses.replace(packing, microbatches=1),
+        "steps": 12,
+        "evaluate_every": 6,
+        "evaluate_prompts": 8,
+        "checkpoint_every": 2,
+    }
     steps = {"sft_policy": 60, "sft_improver": 60, "reward_quality": 80, "reward_gap": 80, "reward_judge": 40}
     sections: dict[str, Any] = {
         name: dataclasses.replace(getattr(config, name), steps=count, **supervised) for name, count in steps.items()
