@@ -292,8 +292,8 @@ def test_large_logits_do_not_overflow():
 @functools.partial(jax.jit, compiler_options=QUICK)
 def visited_blocks(visible_until):
     heads = jnp.zeros((2, 640, 1, 1))
-    tiles = xla._tile(heads, heads, heads, visible_until)
-    return [xla._visible_blocks(tiles, jnp.int32(i)) for i in range(5)]
+    tiles = xla._tile(heads, heads, heads, visible_until, None)
+    return [xla._visible_blocks(tiles, jnp.int32(i), None) for i in range(5)]
 
 
 @settings(max_examples=examples(30))

@@ -18,7 +18,7 @@ from pit_kernels.cached_attention import reference as cached_reference
 from pit_kernels.conformance import OPERATIONS, judge_backend
 from pit_kernels.conformance.rows import path_positions, write_segments
 from pit_kernels.operations import BACKENDS
-from pit_kernels.three_way_attention import reference
+from pit_kernels.three_way_attention import reference, xla
 
 SHAPES = ((2, 100, 2, 2, 8), (2, 300, 4, 2, 8))
 WINDOWS = (1, 7, 130)
@@ -98,6 +98,32 @@ def test_a_window_as_long_as_the_row_changes_no_bit():
         compiled("xla", 300)(arrays, until, position), compiled("xla", None)(arrays, until, position), strict=True
     ):
         np.testing.assert_array_equal(windowed, whole)
+
+
+@settings(max_examples=examples(20))
+@given(until=tree_rows(2, 640), window=st.sampled_from((1, 100, 200)))
+def test_visited_blocks_hold_every_seen_pair(until, window):
+    index, position = np.arange(640), np.stack([path_positions(row) for row in until])
+    seen = (index[None, None, :] <= index[None, :, None]) & (index[None, :, None] < until[:, None, :])
+    seen &= (until > index)[:, :, None] & (position[:, :, None] - position[:, None, :] < window)
+    needed = seen.any(0).reshape(5, 128, 5, 128).any((1, 3)) | np.eye(5, dtype=bool)
+    for i, (order, count) in enumerate(visited_blocks(until, position, window)):
+        assert set(np.flatnonzero(needed[i])) <= set(np.asarray(order)[: int(count)].tolist())
+
+
+@functools.partial(jax.jit, static_argnames="window", compiler_options=QUICK)
+def visited_blocks(until, position, window):
+    heads = jnp.zeros((2, 640, 1, 1))
+    tiles = xla._tile(heads, heads, heads, until, position)
+    return [xla._visible_blocks(tiles, jnp.int32(i), window) for i in range(5)]
+
+
+def test_blocks_before_the_window_are_not_visited():
+    until = np.full((2, 640), 640, np.int32)
+    position = np.broadcast_to(np.arange(640, dtype=np.int32), (2, 640))
+    for window, most in ((1, 1), (100, 2), (130, 3)):
+        counts = [int(count) for _, count in visited_blocks(until, position, window)]
+        assert counts == [min(i + 1, most) for i in range(5)]
 
 
 def test_padding_with_any_position_reaches_nothing():

@@ -135,7 +135,7 @@ def _tile(q: Array, k: Array, v: Array, visible_until: Array, position: Array | 
 
 
 def _visible_blocks(
-    tiles: _Tiles, i: Int32[Array, ""], settings: Settings
+    tiles: _Tiles, i: Int32[Array, ""], window: int | None
 ) -> tuple[Int32[Array, " n"], Int32[Array, ""]]:
     """Return the blocks of keys that block i of queries visits, in order, and how many they are.
 
@@ -146,11 +146,11 @@ def _visible_blocks(
     reach_n = jnp.max(tiles.visible_until, axis=(1, 2))
     j_n = jnp.arange(blocks, dtype=jnp.int32)
     before_n = (j_n < i) & (reach_n > i * block)
-    if tiles.position is not None and settings.window is not None:
+    if tiles.position is not None and window is not None:
         far = int(np.iinfo(np.int32).max)
         first_B = jnp.min(jnp.where(tiles.query_index[i] >= 0, tiles.position[i], far), axis=1)
         last_nB = jnp.max(tiles.position, axis=2)
-        before_n = before_n & jnp.any(first_B[None] - last_nB < settings.window, axis=1)
+        before_n = before_n & jnp.any(first_B[None] - last_nB < window, axis=1)
     visited_n = (j_n == i) | before_n
     return jnp.argsort(~visited_n, stable=True).astype(jnp.int32), jnp.sum(visited_n, dtype=jnp.int32)
 
@@ -177,7 +177,7 @@ def _logits(
 def _forward_block(
     tiles: _Tiles, i: Int32[Array, ""], settings: Settings
 ) -> tuple[Float[Array, "B K R Q H"], Float[Array, "B K R Q"]]:
-    order_n, count = _visible_blocks(tiles, i, settings)
+    order_n, count = _visible_blocks(tiles, i, settings.window)
     accumulator = numerics.accumulator(tiles.q)
     shape_BKRQH = tiles.q.shape[1:]
 
@@ -218,7 +218,7 @@ def _backward_block(
     settings: Settings,
 ) -> tuple[tuple[Float[Array, "n B K Q H"], Float[Array, "n B K Q H"]], Float[Array, "B K R Q H"]]:
     """Add block i's share to the gradients of keys and values, and return the gradient of its queries."""
-    order_n, count = _visible_blocks(tiles, i, settings)
+    order_n, count = _visible_blocks(tiles, i, settings.window)
     accumulator = numerics.accumulator(tiles.q)
     q = tiles.q[i]
 
