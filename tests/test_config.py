@@ -260,8 +260,8 @@ WRONG_TEXTS = [
     ("rl_improver_0.gap=centered", "must be one of raw, centred, symmetric, difference"),
     ("reward_gap.ordered_pairs=two", "must be one of five, one"),
     # Choices and fields that only other stages have.
-    ("sft_improver.init=quality", "must be one of random, policy"),
-    ("reward_quality.init=quality", "must be one of random, policy"),
+    ("sft_improver.init=quality", "must be one of base, policy"),
+    ("reward_quality.init=quality", "must be one of base, policy"),
 ]
 
 
