@@ -1,14 +1,21 @@
 """`pit run --dry-run`: counts follow the graph and the tokenizer that a run loads, and nothing is written."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from pit.config import FieldError, override
+from pit.config import ConfigError, FieldError, override
 from pit.data.tokenizer import Tokenizer
 from pit.plan import parameters, rollout_sizes, tables, vocabulary
 from pit.recipes.demo import tiny
+from pit.run.folder import Run
 from pit.run.stage import DECODER
 from pit.stages import rl, rl_iterated
 from pit.stages.graph import stages_of
+
+sys.path.append(str(Path(__file__).parent / "data"))
+import chat_cases as cases
 
 
 def cells(table, column):
@@ -60,3 +67,22 @@ def test_models_with_adapters_hold_their_base_once(tmp_path):
     # Weights, gradient and two moments of the policy, the anchor, and R_P with its head.
     own = 4 * (4 * adapters + adapters + adapters + 16)
     assert cells(tables(config, tmp_path)[4], 2)[0] == f"{(base + own) / 2**20:.2f} MiB"
+
+
+def test_a_chat_format_comes_on_top_of_the_windows(tmp_path):
+    sections = ("sft_policy", "sft_improver", "reward_quality", "reward_gap", "reward_judge", "refresh")
+    roomy = override(tiny(), [f"{section}.packing.row_length=160" for section in sections])
+    Run(tmp_path, roomy).adopt(cases.tokenizer("qwen3"), cases.chat_format("qwen3"))
+    windows = roomy.windows
+    template = cases.chat_template("qwen3", (windows.input, windows.reference, windows.output))
+    section, close = roomy.rl_improver_1, template.closings
+    prefix = template.longest[0] + len(close.reviewed) + windows.reference + len(close.reference)
+    tokens = section.prompts * (prefix + section.samples * (windows.output + 1))
+    stages, _, _, rollouts, _ = tables(roomy, tmp_path)
+    assert dict(zip(cells(stages, 0), cells(stages, 3), strict=True))["rl-improver-1"] == f"<= {tokens:,}"
+    sizes = rollout_sizes(roomy, rl_iterated.IMPROVER_1, template)
+    assert sizes.output_tokens == windows.output
+    assert prefix <= sizes.prefix_tokens < prefix + 32 * 2
+    assert cells(rollouts, 0)
+    with pytest.raises(ConfigError, match="of windows and what the chat format adds"):
+        tables(override(tiny(), ["sft_improver.packing.row_length=90"]), tmp_path)

@@ -8,6 +8,7 @@ from flax import nnx
 from rich.table import Table
 
 from pit.config import ModelConfig, PackingConfig, RlConfig, RunConfig
+from pit.data.template import Template
 from pit.data.tokenizer import Tokenizer
 from pit.model.adapters import trainable_names
 from pit.model.decoder import Decoder
@@ -19,6 +20,7 @@ from pit.run.base import pretrained_of
 from pit.run.folder import Run
 from pit.run.stage import DECODER, REWARD_MODEL, Kind, Stage
 from pit.stages.graph import stages_of
+from pit.stages.prepare import chat_template
 from pit.stages.supervised import steps_of_fold
 from pit.types import Source
 
@@ -43,11 +45,13 @@ def tables(config: RunConfig, folder: Path) -> list[Table]:
 
     Raises:
         ConfigError: a stage cannot work under this config.
+        DataError: the chat format cannot be used.
     """
     run = Run(folder, config)
     for stage in stages_of(config):
         stage.validate(config)
-    return [_stages(run), _curricula(run), _memory(config), _rollouts(config), _resident(config)]
+    template = chat_template(run)
+    return [_stages(run, template), _curricula(run), _memory(config), _rollouts(config, template), _resident(config)]
 
 
 def vocabulary(config: RunConfig) -> int:
@@ -64,13 +68,13 @@ def rl_stages(config: RunConfig) -> list[Stage]:
     return [stage for stage in stages_of(config) if stage.maximises(config)]
 
 
-def _stages(run: Run) -> Table:
+def _stages(run: Run, template: Template | None) -> Table:
     config = run.config
     table = Table("stage", "what", "steps", "tokens per step", "tokens", title=f"recipe {config.name}")
     for stage in stages_of(config):
         section = stage.settings(config)
         if isinstance(section, RlConfig):
-            slots = section.prompts * _tree_limit(config, stage)
+            slots = section.prompts * _tree_limit(config, stage, template)
         else:
             slots = slots_per_step(section.packing, config.mesh.shards)
         steps = section.steps or (steps_of_fold(stage, run) if run.prepared else None)
@@ -99,8 +103,10 @@ def slots_per_step(packing: PackingConfig, shards: int) -> int:
     return packing.row_length * packing.rows * packing.microbatches * shards
 
 
-def _tree_limit(config: RunConfig, stage: Stage) -> int:
-    """Return the most tokens of one tree of a stage."""
+def _tree_limit(config: RunConfig, stage: Stage, template: Template | None) -> int:
+    """Return the most tokens of one tree of a stage; those of the windows in role tokens."""
+    if template is not None:
+        return template.tree(stage.topology(config))
     windows = (config.windows.input, config.windows.reference, config.windows.output)
     return sum(windows[segment.kind] for segment in stage.topology(config).segments)
 
@@ -141,7 +147,7 @@ def _base_bytes(config: RunConfig) -> int:
     return _chip_bytes(config, DECODER) * jnp.dtype(config.base.dtype).itemsize // FLOAT_BYTES
 
 
-def _rollouts(config: RunConfig) -> Table:
+def _rollouts(config: RunConfig, template: Template | None) -> Table:
     """Return what the sampler of each RL stage compiles and holds, if every prefix fills its windows."""
     table = Table(
         "stage", "samples", "slots", "prefixes at a time", "bytes besides the weights", title="rollouts, at most"
@@ -149,20 +155,27 @@ def _rollouts(config: RunConfig) -> Table:
     if config.mesh.shards > 1:
         table.caption = f"slots, prefixes and bytes are those of each of {config.mesh.shards} shards (data x fsdp)"
     for stage in rl_stages(config):
-        section, sizes = stage.settings(config), rollout_sizes(config, stage)
+        section, sizes = stage.settings(config), rollout_sizes(config, stage, template)
         nbytes = sum(sizes.nbytes(config.policy, vocabulary(config)).values())
         samples = f"{section.prompts * section.samples:,}"
         table.add_row(stage.name, samples, f"{sizes.slots:,}", f"{sizes.prefixes:,}", _bytes(nbytes))
     return table
 
 
-def rollout_sizes(config: RunConfig, stage: Stage) -> Sizes:
-    """Return the sizes of the sampler in an RL stage's step, with prefixes as long as their windows."""
-    section = stage.settings(config)
+def rollout_sizes(config: RunConfig, stage: Stage, template: Template | None = None) -> Sizes:
+    """Return the sizes of the sampler in an RL stage's step, with prefixes as long as their windows.
+
+    Args:
+        config: the run.
+        stage: the RL stage.
+        template: template of the run's chat format, None in role tokens.
+    """
+    section, output = stage.settings(config), config.windows.output
+    answer, capacity = (output, output - 1) if template is None else (template.longest[2] + 1, template.capacity)
     return sizes_of(
-        [_tree_limit(config, stage) - section.samples * config.windows.output] * section.prompts,
+        [_tree_limit(config, stage, template) - section.samples * answer] * section.prompts,
         n=section.samples,
-        capacity=config.windows.output - 1,
+        capacity=capacity,
         config=section.rollout,
         shards=config.mesh.shards,
     )

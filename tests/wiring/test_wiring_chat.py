@@ -55,13 +55,28 @@ def prepared(name):
     return run
 
 
+@functools.cache
+def words(name):
+    """Return ids of tokens that are words. White space in front would join the line end of the format before it."""
+    tokenizer = cases.tokenizer(name)
+    return np.array([i for i in range(256, 330) if tokenizer.decode([i])[:1].isalpha()], np.int32)
+
+
 class ChatWorld(World):
-    """A world whose samples are in the small vocabulary of the formats."""
+    """A world whose samples are words of the small vocabulary of a format, and end in either EOS."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.words = words(name)
 
     def sample(self, *arguments, **options):
         samples = super().sample(*arguments, **options)
-        samples.token[samples.token >= 330] -= 100
-        return samples
+        own, other = options["eos_ids"]
+        sampled = (samples.token > 0) & (samples.token != own)
+        samples.token[sampled] = self.words[samples.token[sampled] % len(self.words)]
+        for g, n in np.argwhere(~samples.finished):
+            samples.token[g, n, samples.length[g, n] - 1] = other
+        return samples._replace(finished=np.ones_like(samples.finished))
 
     def scores(self, scorer, batch, contents):
         present = batch.leaf[:, :, 0] >= 0
@@ -72,7 +87,7 @@ def worked(name, stage):
     """Return a world in which a stage was done in a chat format, and its run."""
 
     def make():
-        world, run = ChatWorld(), Run(prepared(name).folder, prepared(name).config)
+        world, run = ChatWorld(name), Run(prepared(name).folder, prepared(name).config)
         world.work(run, stage)
         return world, run
 
@@ -197,15 +212,15 @@ def improved(run, world, rows):
     """Return what `pit improve` writes for some lines."""
     source, written = run.folder / "prompts.jsonl", run.folder / "improved.jsonl"
     source.write_text("\n".join(map(json.dumps, rows)))
-    with world.watched("improve"), source.open() as lines, written.open("w") as sink:
-        improve_lines(run, lines, sink, {}, seed=0)
+    with world.watched("improve"), source.open("rb") as lines, written.open("w") as sink:
+        improve_lines(run, lines, sink, {}, seed=0, strict=True)
     return [json.loads(line) for line in written.read_text().splitlines()]
 
 
 def test_conversations_come_in_and_go_out_as_text():
     """What `pit improve` reads of a conversation is its rendering, and what it writes holds no token of the format."""
     for name in FORMATS:
-        world, run = ChatWorld(), Run(prepared(name).folder, prepared(name).config)
+        world, run = ChatWorld(name), Run(prepared(name).folder, prepared(name).config)
         asked_of = [
             {"prompt": "red <|im_end|> lamp", "answer": "small"},
             {"prompt": [{"role": "system", "content": "a"}, {"role": "user", "content": "b c"}], "answer": "red"},
@@ -230,6 +245,6 @@ def test_conversations_come_in_and_go_out_as_text():
 
 def test_a_conversation_that_the_format_refuses_names_its_line():
     run = Run(prepared("chatml").folder, prepared("chatml").config)
-    world, lines = ChatWorld(), [{"prompt": "a"}, {"prompt": [{"role": "assistant", "content": "b"}]}]
+    world, lines = ChatWorld("chatml"), [{"prompt": "a"}, {"prompt": [{"role": "assistant", "content": "b"}]}]
     with pytest.raises(DataError, match="line 2: a prompt must end with a user's message"):
         improved(run, world, lines)

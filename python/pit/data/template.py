@@ -89,6 +89,14 @@ class Template(ABC):
             return x + len(close.reviewed) + reference + len(close.reference) + y + 1
         return x + len(close.input) + y + 1
 
+    def tree(self, topology: Topology) -> int:
+        """Return the most tokens of a tree, closing tokens included."""
+        closings = self.closings.of(topology)
+        return sum(
+            self.longest[segment.kind] + len(closing)
+            for segment, closing in zip(topology.segments, closings, strict=True)
+        )
+
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Return the content of the input segment of a conversation; a longer one loses its beginning.
 

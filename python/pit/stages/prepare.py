@@ -114,10 +114,7 @@ def prepare(run: Run) -> Prepared | None:
     require_data(config)
     run.require_config()
     chat = _chat(run)
-    if chat is not None:
-        template = run.template_of(*chat)
-        policy, improver = template.path(referenced=False), template.path(referenced=True)
-        config.require_paths(policy, improver, "of windows and what the chat format adds")
+    chat_template(run)
     source = _source(run)
     made_of = stamps.made_of(config, source, chat)
     stamp, trained = stamps.read_stamp(folder), stamps.trained_stages(folder)
@@ -149,6 +146,22 @@ def prepare(run: Run) -> Prepared | None:
     }
     write_file(folder / stamps.STAMP, (json.dumps(record, indent=2) + "\n").encode())
     return prepared
+
+
+def chat_template(run: Run) -> Template | None:
+    """Return the template of the chat format of a run, prepared or not; None in role tokens.
+
+    Raises:
+        ConfigError: rows do not hold the longest path of the template.
+        DataError: the chat format cannot be used.
+    """
+    chat = _chat(run)
+    if chat is None:
+        return None
+    template = run.template_of(*chat)
+    policy, improver = template.path(referenced=False), template.path(referenced=True)
+    run.config.require_paths(policy, improver, "of windows and what the chat format adds")
+    return template
 
 
 def require_folds(run: Run) -> None:
