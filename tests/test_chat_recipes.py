@@ -38,8 +38,8 @@ def test_windows_hold_most_texts_and_rows_the_longest_path(model, data):
     longer = lengths.measure(pretrained, source, TemplateConfig(request="Again, and better, please. " * 9 + "Now."))
     assert longer.added > sizes.added
     assert longer.windows == sizes.windows
-    path = sum(dataclasses.astuple(longer.windows)) + longer.added
-    assert longer.row_length >= path
+    assert longer.path == sum(dataclasses.astuple(longer.windows)) + longer.added
+    assert longer.row_length >= longer.path
     assert longer.row_length % 128 == 0
 
 
@@ -62,6 +62,13 @@ def test_large_models_train_adapters_and_small_ones_all_weights(model, monkeypat
     assert len(sections) == 10
     assert {getattr(large, name).adapter for name in sections} == {AdapterConfig()}
     assert large.policy == large.reward_model == SHAPE
+
+
+def test_a_sliding_window_is_told_the_longest_path(model):
+    pretrained, sizes = Pretrained.open(model), Sizes(WindowConfig(32, 32, 32), 40)
+    assert chat_model.chat(pretrained, sizes).policy.longest_path is None
+    shape = dataclasses.replace(pretrained.shape, config=dataclasses.replace(SHAPE, window=256))
+    assert chat_model.chat(dataclasses.replace(pretrained, shape=shape), sizes).policy.longest_path == 136
 
 
 @pytest.mark.parametrize("name", CHAT_RECIPES)

@@ -418,6 +418,7 @@ CONTRADICTIONS = [
     (["policy.matched_heads=3"], "policy.matched_heads", 3, "must be at most kv_heads = 2"),
     (["policy.rotary_fraction=1.5"], "policy.rotary_fraction", 1.5, "must be in [0, 1]"),
     (["policy.learned_positions=9"], "policy.learned_positions", 9, "cover the longest path of 1536 tokens"),
+    (["policy.longest_path=9"], "policy.longest_path", 9, "cover the longest path of 1536 tokens"),
     (["rl_policy.kl.estimator=k2", "rl_policy.kl.target=1"], "rl_policy.kl.target", 1.0, "k2 is another quantity"),
     (["rl_policy.beta=0", "rl_policy.kl.target=1"], "rl_policy.beta", 0.0, "must be > 0 with kl.target"),
     (

@@ -118,6 +118,14 @@ class RunConfig(Section):
                 f"must be 0 or cover the longest path of {improver} tokens",
                 f"set it to 0, or to {improver} or more, or lower the windows",
             )
+            longest = getattr(self, name).longest_path
+            require(
+                longest is None or longest >= improver,
+                f"{name}.longest_path",
+                longest,
+                f"must be none or cover the longest path of {improver} tokens {cause}",
+                f"set it to none, or to {improver} or more, or lower the windows",
+            )
 
     def _improver_sections(self) -> tuple[str, ...]:
         """Sections of the improver's RL stages that the run includes."""

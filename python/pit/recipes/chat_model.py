@@ -68,13 +68,15 @@ def chat(model: Pretrained, sizes: Sizes) -> RunConfig:
         "checkpoint_every": 10,
     }
     improver = rl | {"gap": "symmetric", "beta": 0.025}
+    # A sliding window that no path outgrows costs nothing, if it is known.
+    shape = model.config if model.config.window is None else dataclasses.replace(model.config, longest_path=sizes.path)
     return RunConfig(
         name="chat",
         data=DataConfig(task=None),
         windows=sizes.windows,
         base=BaseConfig(path=str(model.path)),
-        policy=model.config,
-        reward_model=model.config,
+        policy=shape,
+        reward_model=shape,
         sft_policy=SftConfig(**sft),
         sft_improver=ImproverSftConfig(**sft),
         reward_quality=RewardConfig(**reward),

@@ -36,10 +36,14 @@ class Sizes(NamedTuple):
     added: int
 
     @property
+    def path(self) -> int:
+        """Tokens of the longest path."""
+        return self.windows.input + self.windows.reference + self.windows.output + self.added
+
+    @property
     def row_length(self) -> int:
         """Tokens of a row: the longest path, and at least 512, in multiples of 128."""
-        path = self.windows.input + self.windows.reference + self.windows.output + self.added
-        return max(512, 4 * _STEP * math.ceil(path / (4 * _STEP)))
+        return max(512, 4 * _STEP * math.ceil(self.path / (4 * _STEP)))
 
     def within(self, *, prompt: int, answer: int) -> "Sizes":
         """Return the sizes with windows of at most so many tokens."""
