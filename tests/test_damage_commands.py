@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,12 @@ from test_run import pit
 from pit.cli import main
 from pit.stages import reward, rl
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3000),
+    # What Orbax leaves behind after a failed read is collected later.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 STAGE, DRAWN = reward.GAP.name, rl.IMPROVER_0.name
 
@@ -112,8 +118,8 @@ def test_what_a_message_advises_mends_the_run(run: Path, tmp_path: Path, capsys:
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("tensorboard"))
     improve = ["improve", "--run", str(copy), "--input", str(copy / "none.jsonl")]
+    prepare = ["data", "prepare", "--config", str(copy / "config.json"), "--out", str(copy)]
     cases = [
-        ("prepared.json", ["data", "prepare", "tiny", "--out", str(copy)], []),
         (f"stages/{STAGE}/done.json", improve, [STAGE, "--run", str(copy)]),
         ("config.json", improve, ["run", "tiny", "--out", str(copy)]),
     ]
@@ -130,7 +136,10 @@ def test_what_a_message_advises_mends_the_run(run: Path, tmp_path: Path, capsys:
         assert file.stat().st_size
     (copy / "tokenizer.json").write_bytes(b"{")
     assert ended(improve) == 1
-    assert "delete " in capsys.readouterr().err
-    (copy / "prepared.json").unlink()
-    assert ended(["data", "prepare", "--config", str(copy / "config.json"), "--out", str(copy)]) == 0
+    assert f"`{shlex.join(['pit', *prepare])}`" in capsys.readouterr().err
+    assert ended(prepare) == 0
     assert ended(improve) == 0
+    # Nothing else says what the stages were trained on.
+    (copy / "prepared.json").write_bytes(b"")
+    assert ended(prepare) == 1
+    assert "put it back, or choose another folder: --out OTHER" in capsys.readouterr().err
