@@ -26,25 +26,27 @@ from pit.recipes.describe import describe
 def demo() -> RunConfig:
     """The first synthetic family in fewer steps and prompts than `describe`, with the same hidden oracle.
 
-    Needs: two CPU cores, 3 GiB of memory, no download, six minutes. Command: `pit run demo --out runs/demo`.
+    Needs: two CPU cores, 3 GiB of memory, no download, five minutes. Command: `pit run demo --out runs/demo`.
     """
     config = describe()
     # Held-out samples of an RL stage have the sizes of its steps, so that they need no programs of their own.
-    rl: dict[str, Any] = {"steps": 40, "evaluate_every": 20, "evaluate_prompts": config.rl_policy.prompts}
+    rl: dict[str, Any] = {"steps": 32, "evaluate_every": 16, "evaluate_prompts": config.rl_policy.prompts}
     return dataclasses.replace(
         config,
         name="demo",
-        data=DataConfig(synthetic_rows=30_000),
-        sft_policy=dataclasses.replace(config.sft_policy, steps=260, evaluate_every=130),
-        sft_improver=dataclasses.replace(config.sft_improver, steps=260, evaluate_every=130),
-        reward_quality=dataclasses.replace(config.reward_quality, steps=360, evaluate_every=180),
-        reward_gap=dataclasses.replace(config.reward_gap, steps=300, evaluate_every=150),
+        data=DataConfig(synthetic_rows=24_000),
+        sft_policy=dataclasses.replace(config.sft_policy, steps=240, evaluate_every=120),
+        sft_improver=dataclasses.replace(config.sft_improver, steps=240, evaluate_every=120),
+        reward_quality=dataclasses.replace(config.reward_quality, steps=320, evaluate_every=160),
+        reward_gap=dataclasses.replace(
+            config.reward_gap, steps=300, evaluate_every=150, packing=config.reward_quality.packing
+        ),
         reward_judge=dataclasses.replace(config.reward_judge, steps=100, evaluate_every=50),
         rl_policy=dataclasses.replace(config.rl_policy, **rl),
         rl_improver_0=dataclasses.replace(config.rl_improver_0, **rl),
         rl_improver_1=dataclasses.replace(config.rl_improver_1, **rl),
         rl_improver_2=dataclasses.replace(config.rl_improver_2, **rl),
-        evaluate=dataclasses.replace(config.evaluate, prompts=250, sensitivity_prompts=128, sensitivity_floor=0.65),
+        evaluate=dataclasses.replace(config.evaluate, prompts=200, sensitivity_prompts=128, sensitivity_floor=0.65),
     )
 
 
