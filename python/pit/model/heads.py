@@ -68,13 +68,18 @@ def row_logprobs(
     return predict(model, token, position, visible_until, previous, temperature=temperature).logp
 
 
+def draw_head(key: Array, width: int) -> Float32[Array, " D"]:
+    """Return an initial head: normal, of length 1 on average."""
+    head: Array = jax.random.normal(key, (width,), jnp.float32) * jnp.float32(width**-0.5)
+    return head
+
+
 class RewardModel(nnx.Module):
     """A decoder with a scalar head, read at the last token of each leaf."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs) -> None:
         self.decoder = Decoder(config, vocab_size, rngs)
-        initial = jax.random.normal(rngs.params(), (config.width,), jnp.float32)
-        self.score = nnx.Param(initial * jnp.float32(config.width**-0.5))
+        self.score = nnx.Param(draw_head(rngs.params(), config.width))
 
     def __call__(
         self,

@@ -13,8 +13,14 @@ from jaxtyping import Array, Float, UInt32
 from pit.config import AdapterConfig
 
 
+def draw_a(key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Return an initial A of inputs x rank: uniform within 1 / sqrt(inputs), as PEFT draws it."""
+    bound = math.prod(shape[:-1]) ** -0.5
+    return jax.random.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)
+
+
 class LowRank(nnx.Module):
-    """The term scale x A B of a projection; A is uniform within 1 / sqrt(inputs), as PEFT draws it, and B is 0.
+    """The term scale x A B of a projection; A is random (see `draw_a`), and B is 0.
 
     Args:
         inputs: axes of x that the projection reads, A's first ones.
@@ -29,9 +35,7 @@ class LowRank(nnx.Module):
     def __init__(
         self, inputs: tuple[int, ...], outputs: tuple[int, ...], config: AdapterConfig, rngs: nnx.Rngs
     ) -> None:
-        bound = math.prod(inputs) ** -0.5
-        shape = (*inputs, config.rank)
-        self.a = nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, minval=-bound, maxval=bound))
+        self.a = nnx.Param(draw_a(rngs.params(), (*inputs, config.rank)))
         self.b = nnx.Param(jnp.zeros((config.rank, *outputs), jnp.float32))
         self.scale, self.dropout = config.scale, config.dropout
 

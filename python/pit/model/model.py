@@ -136,7 +136,7 @@ def adapted(
     vocab_size = base.params["embedding"].shape[0]
     graphdef, shapes = abstract(kind, config, vocab_size, adapter)
     trainable = trainable_names(shapes)
-    params = initial(kind, config, vocab_size, adapter, trainable, seed)
+    params = initial({name: shapes[name] for name in trainable}, seed)
     return Model(graphdef, on_base(base, params), trainable)
 
 
@@ -150,8 +150,8 @@ def with_head(decoder: Model[Decoder], config: ModelConfig, mesh: Mesh, seed: in
         seed: below 2^63; names the initial head.
     """
     vocab_size = decoder.params["embedding"].shape[0]
-    graphdef, _ = abstract(RewardModel, config, vocab_size)
-    head = initial(RewardModel, config, vocab_size, None, frozenset({"score"}), seed)
+    graphdef, shapes = abstract(RewardModel, config, vocab_size)
+    head = initial({"score": shapes["score"]}, seed)
     return Model(graphdef, on_base(decoder, shard_params(head, mesh)))
 
 

@@ -3,7 +3,7 @@
 A parameter's name is its path joined by dots, for example `layers.0.attention.q`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import jax
@@ -14,7 +14,8 @@ from jaxtyping import Array
 from pit.config import AdapterConfig, ModelConfig
 from pit.model.adapters import attach
 from pit.model.decoder import Decoder
-from pit.model.heads import RewardModel
+from pit.model.heads import RewardModel, draw_head
+from pit.model.low_rank import draw_a
 
 Params = dict[str, Array]
 M = TypeVar("M", Decoder, RewardModel)
@@ -52,31 +53,31 @@ def build(
     return graphdef, jax.jit(initialise)(key_of(seed))
 
 
-# Five arguments say what a model is, and one which of its weights are wanted.
-def initial(
-    kind: Callable[[ModelConfig, int, nnx.Rngs], M],
-    config: ModelConfig,
-    vocab_size: int,
-    adapter: AdapterConfig | None,
-    names: frozenset[str],
-    seed: int,
-) -> Params:
-    """Return the initial values of some parameters of a model; the others are not computed.
+def initial(shapes: Mapping[str, jax.ShapeDtypeStruct], seed: int) -> Params:
+    """Return initial values of adapters and of a head: B of an adapter 0, all else random.
+
+    The random numbers of equal shapes are drawn together, so that the program does not grow with the layers.
 
     Args:
-        kind: class of the module.
-        config: its shape.
-        vocab_size: rows of its embedding.
-        adapter: its adapters, None if it has none.
-        names: names of the parameters.
-        seed: names the initial weights; below 2^64.
+        shapes: shapes by name.
+        seed: names the values; below 2^64.
     """
+    names = sorted(shapes)
+    groups: dict[tuple[bool, tuple[int, ...]], list[str]] = {}
+    for name in names:
+        if not name.endswith(".b"):
+            groups.setdefault((name == "score", shapes[name].shape), []).append(name)
 
-    def initialise(key: Array) -> Params:
-        params = split(_made(kind, config, vocab_size, adapter, nnx.Rngs(params=key)))[1]
-        return {name: params[name] for name in names}
+    def draw(key: Array) -> Params:
+        number = {name: jnp.uint32(i) for i, name in enumerate(names)}
+        params = {name: jnp.zeros(shapes[name].shape, jnp.float32) for name in names if name.endswith(".b")}
+        for (is_head, shape), members in groups.items():
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.stack([number[name] for name in members]))
+            drawn = jax.vmap(lambda k, s=shape, h=is_head: draw_head(k, s[0]) if h else draw_a(k, s))(keys)
+            params |= dict(zip(members, drawn, strict=True))
+        return params
 
-    params: Params = jax.jit(initialise)(key_of(seed))
+    params: Params = jax.jit(draw)(key_of(seed))
     return params
 
 
