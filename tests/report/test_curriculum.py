@@ -62,7 +62,7 @@ def test_a_resumed_history_drops_the_steps_that_are_drawn_again(tmp_path):
     assert [v.draws.ids.tolist() for v in again] == [[0, 2], [1]]
     np.testing.assert_array_equal(again[0].gap, VISITS[0].gap)
     assert again[1].gap is None
-    with pytest.raises(CurriculumError, match="does not exist; run the stage first"):
+    with pytest.raises(CurriculumError, match="holds no draws; run the stage first"):
         read_history(tmp_path / "nothing")
 
 

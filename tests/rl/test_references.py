@@ -15,7 +15,7 @@ from pit.rl.references import References, passes_of
 from pit.rollout.sample import Sampler, Samples
 from pit.rollout.strategy import Greedy
 from pit.seeds import Seed
-from pit.types import Source
+from pit.types import Closings, Source
 
 ROWS = [([1, 10], [2], [3, 3]), ([1, 11], [4], [5]), ([1, 12], [6], [7])]
 SEED = Seed((0, "references"))
@@ -58,7 +58,7 @@ def references(config, rewriter=None):
     LOG.clear()
     passes = config.passes if isinstance(config, RewrittenRlConfig) else None
     writer = model(1) if config.policy_references else None
-    return References(config, Spoken((7, 8, 9), 5), writer, rewriter, passes)
+    return References(config, Spoken(Closings.roles(7, 8, 9), 5), writer, rewriter, passes)
 
 
 def made(config, ids, sources, seed=SEED, rewriter=None):
@@ -119,7 +119,7 @@ def test_greedy_is_the_limit_at_temperature_0(monkeypatch):
         1.0,
     )
     monkeypatch.setattr(Sampler, "samples", lambda *_, strategy, **__: strategies.append(strategy) or samples)
-    answers = Sampler((7, 8, 9), 5).answers(model(1), [0], [[1]], strategy=0.0, seed=1)
+    answers = Sampler(Closings.roles(7, 8, 9), 5).answers(model(1), [0], [[1]], strategy=0.0, seed=1)
     assert strategies == [Greedy()]
     assert answers.rows() == [[6, 6]]
 

@@ -77,7 +77,7 @@ def train(
                 Schedule(STEPS, checkpoint_every, evaluate_every),
                 log=log,
                 checkpoints=checkpoints,
-                meta=lambda: {"hash": "ab", "fed": work.feed},
+                meta=lambda: {"hash": "ab", "tokens": 0, "fed": work.feed},
             )
 
 
