@@ -26,7 +26,7 @@ from pit.recipes.describe import describe
 def demo() -> RunConfig:
     """The first synthetic family in fewer steps and prompts than `describe`, with the same hidden oracle.
 
-    Needs: two CPU cores, 3 GiB of memory, no download, five minutes. Command: `pit run demo --out runs/demo`.
+    Needs: two CPU cores, 3 GiB of memory, no download, four to five minutes. Command: `pit run demo --out runs/demo`.
     """
     config = describe()
     # Held-out samples of an RL stage have the sizes of its steps, so that they need no programs of their own.
@@ -34,13 +34,11 @@ def demo() -> RunConfig:
     return dataclasses.replace(
         config,
         name="demo",
-        data=DataConfig(synthetic_rows=24_000),
+        data=DataConfig(synthetic_rows=30_000),
         sft_policy=dataclasses.replace(config.sft_policy, steps=240, evaluate_every=120),
         sft_improver=dataclasses.replace(config.sft_improver, steps=240, evaluate_every=120),
-        reward_quality=dataclasses.replace(config.reward_quality, steps=320, evaluate_every=160),
-        reward_gap=dataclasses.replace(
-            config.reward_gap, steps=300, evaluate_every=150, packing=config.reward_quality.packing
-        ),
+        reward_quality=dataclasses.replace(config.reward_quality, steps=360, evaluate_every=180),
+        reward_gap=dataclasses.replace(config.reward_gap, steps=300, evaluate_every=150),
         reward_judge=dataclasses.replace(config.reward_judge, steps=100, evaluate_every=50),
         rl_policy=dataclasses.replace(config.rl_policy, **rl),
         rl_improver_0=dataclasses.replace(config.rl_improver_0, **rl),
