@@ -83,6 +83,34 @@ def prepare(folder: Path, *words: str) -> None:
     main(["data", "prepare", "tiny", "--out", str(folder), *words])
 
 
+ROUND_TRIP = """
+import sys
+import jax.numpy as jnp
+import numpy as np
+import optax
+from pit.train.checkpoint import Checkpoints
+from pit.train.update import TrainState
+params = {"w": jnp.arange(6, dtype=jnp.float32).reshape(2, 3)}
+state = TrainState(jnp.int32(3), params, optax.adam(1e-3).init(params))
+with Checkpoints(sys.argv[1], keep=2) as checkpoints:
+    checkpoints.save(state, {}, {}, {"hash": "ab", "tokens": 7})
+    checkpoints.wait()
+with Checkpoints(sys.argv[1], keep=2) as checkpoints:
+    restored = checkpoints.restore(state, "ab")
+np.testing.assert_array_equal(restored.state.params["w"], params["w"])
+print(int(restored.state.step), restored.meta["tokens"])
+"""
+
+
+def test_a_checkpoint_comes_back_from_the_bucket(bucket: gcs.Bucket, environment: dict[str, str]) -> None:
+    command = [sys.executable, "-c", ROUND_TRIP, f"{ROOT}/round-trip"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.split() == ["3", "7"]
+    assert saved_steps(bucket, "round-trip") == [3]
+
+
+@pytest.mark.slow
 def test_a_run_resumes_after_its_machine_is_lost(
     bucket: gcs.Bucket, environment: dict[str, str], tmp_path: Path
 ) -> None:
