@@ -4,10 +4,12 @@ A parameter's name is its path joined by dots, for example `layers.0.attention.q
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
@@ -62,23 +64,26 @@ def initial(shapes: Mapping[str, jax.ShapeDtypeStruct], seed: int) -> Params:
         shapes: shapes by name.
         seed: names the values; below 2^64.
     """
-    names = sorted(shapes)
-    groups: dict[tuple[bool, tuple[int, ...]], list[str]] = {}
-    for name in names:
-        if not name.endswith(".b"):
-            groups.setdefault((name == "score", shapes[name].shape), []).append(name)
-
-    def draw(key: Array) -> Params:
-        number = {name: jnp.uint32(i) for i, name in enumerate(names)}
-        params = {name: jnp.zeros(shapes[name].shape, jnp.float32) for name in names if name.endswith(".b")}
-        for (is_head, shape), members in groups.items():
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.stack([number[name] for name in members]))
-            drawn = jax.vmap(lambda k, s=shape, h=is_head: draw_head(k, s[0]) if h else draw_a(k, s))(keys)
-            params |= dict(zip(members, drawn, strict=True))
-        return params
-
-    params: Params = jax.jit(draw)(key_of(seed))
+    groups: dict[tuple[bool, tuple[int, ...]], list[tuple[int, str]]] = {}
+    params: Params = {}
+    for number, name in enumerate(sorted(shapes)):
+        shape = shapes[name].shape
+        if name.endswith(".b"):
+            params[name] = jnp.zeros(shape, jnp.float32)
+        else:
+            groups.setdefault((name == "score", shape), []).append((number, name))
+    for (is_head, shape), members in groups.items():
+        numbers = np.array([number for number, _ in members], np.uint32)
+        drawn = _draw(key_of(seed), numbers, is_head=is_head, shape=shape)
+        params |= {name: value for (_, name), value in zip(members, drawn, strict=True)}
     return params
+
+
+@partial(jax.jit, static_argnames=("is_head", "shape"))
+def _draw(key: Array, numbers: Array, *, is_head: bool, shape: tuple[int, ...]) -> Array:
+    """Return a head, or an A of an adapter, for each number."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+    return jax.vmap(lambda k: draw_head(k, shape[0]) if is_head else draw_a(k, shape))(keys)
 
 
 def _made(
