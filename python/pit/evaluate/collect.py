@@ -8,7 +8,7 @@ from pit.config import digest, to_dict
 from pit.evaluate import measure
 from pit.evaluate.schema import RAW, STOP_RULE, Results, StageCost
 from pit.evaluate.sensitivity import sensitivity
-from pit.evaluate.stats import judge_verdict_allowed
+from pit.evaluate.stats import judge_verdict_allowed, length_rule
 from pit.run.folder import Run
 from pit.stages.graph import stages_of
 
@@ -82,10 +82,10 @@ def _notes(run: Run, judge: measure.Judge, accuracies: dict[str, measure.Interva
     length = accuracies["length"]
     for name, accuracy in accuracies.items():
         if name != "length" and not judge_verdict_allowed(accuracy, length):
-            longer, share = ("longer", length.value) if length.value >= 0.5 else ("shorter", 1.0 - length.value)
+            rule = length_rule(length)
             notes.append(
                 f"{name} ranks {accuracy.value:.1%} of held-out pairs right [{accuracy.low:.1%}, {accuracy.high:.1%}]; "
-                f'"{longer} is better" ranks {share:.1%} right, so it is not shown to know more than length.'
+                f'"{rule.text}" ranks {rule.accuracy:.1%} right, so it is not shown to know more than length.'
             )
     if not judge.verdict:
         notes.append("The judge model's verdicts are left out: its accuracy is not clear of the length baseline.")

@@ -56,6 +56,21 @@ class Delta(NamedTuple):
     method: str
 
 
+class LengthRule(NamedTuple):
+    """The rule of length alone that ranks more pairs right, and the share that it ranks right.
+
+    longer: whether it prefers the longer answer; the rule that prefers the shorter one is right where that is wrong.
+    """
+
+    longer: bool
+    accuracy: float
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        return "longer is better" if self.longer else "shorter is better"
+
+
 class CopyRate(NamedTuple):
     """Agreement of outputs with their references.
 
@@ -201,18 +216,25 @@ def length_baseline_accuracy(length_better: Scores, length_worse: Scores) -> Int
     return pair_accuracy(length_better, length_worse)
 
 
-def judge_verdict_allowed(accuracy: Interval, length_baseline: Interval) -> bool:
-    """Return whether a judge's verdict counts: its accuracy is clearly above what length alone tells.
+def length_rule(length_baseline: Interval) -> LengthRule:
+    """Return the better of the two rules of length, from the accuracy of "longer is better".
 
-    Length alone tells the better of two rules, "the longer answer is better" and "the shorter answer is better"; the
-    second is right where the first is wrong.
+    >>> length_rule(accuracy_interval(30, 100))
+    LengthRule(longer=False, accuracy=0.7)
+    """
+    value = length_baseline.value
+    return LengthRule(value >= 0.5, max(value, 1.0 - value))
+
+
+def judge_verdict_allowed(accuracy: Interval, length_baseline: Interval) -> bool:
+    """Return whether a judge's verdict counts: its accuracy is clearly above that of `length_rule`.
 
     >>> judge_verdict_allowed(accuracy_interval(70, 100), accuracy_interval(60, 100))
     True
     >>> judge_verdict_allowed(accuracy_interval(70, 100), accuracy_interval(30, 100))
     False
     """
-    return accuracy.low > max(length_baseline.value, 1.0 - length_baseline.value)
+    return accuracy.low > length_rule(length_baseline).accuracy
 
 
 def perplexity_interval(nll: Scores, tokens: Scores) -> Interval:

@@ -9,14 +9,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jinja2
 
 from pit.data.atomic import write_file
 from pit.evaluate import schema
 from pit.evaluate.schema import ExampleStep, Results, SensitivityRow
-from pit.evaluate.stats import Delta, Interval, judge_verdict_allowed
+from pit.evaluate.stats import Delta, Interval, judge_verdict_allowed, length_rule
 from pit.report import formatting, geometry, palette
 from pit.report.board import METRIC_PREFIX, StageBoard, boards
 from pit.report.formatting import Piece
@@ -84,13 +84,6 @@ class AccuracyBar:
     beats_length: bool
 
 
-class LengthRuler(NamedTuple):
-    """The rule of length that ranks more held-out pairs right: whether it prefers the longer answer, its accuracy."""
-
-    longer: bool
-    accuracy: float
-
-
 @dataclass(frozen=True)
 class StepView:
     """One answer of an example: its figures, and its differences from its reference."""
@@ -147,7 +140,7 @@ def render_html(results: Results, metrics: StageMetrics) -> str:
             quality=geometry.quality_plot(results.quality),
             accuracies=accuracies,
             accuracy_axis=accuracy_axis,
-            ruler=length_ruler(results),
+            length_rule=length_rule,
             sensitivity=sensitivity_table(results.sensitivity),
             examples=[(example.prompt, example_steps(example.steps)) for example in results.examples],
             curves=stage_curves(results, metrics),
@@ -219,22 +212,13 @@ def headline(results: Results, comparisons: Mapping[str, Comparison]) -> Headlin
     return Headline(sentence, MEASURES.get(measure, measure), comparison)
 
 
-def length_ruler(results: Results) -> LengthRuler | None:
-    """Return the better of the two rules of length, None if no accuracy was measured."""
-    if not results.accuracies:
-        return None
-    value = results.accuracies[schema.LENGTH_BASELINE].value
-    return LengthRuler(value >= 0.5, max(value, 1.0 - value))
-
-
 def accuracy_bars(results: Results) -> tuple[list[AccuracyBar], Axis | None]:
     """Return the accuracies with the length baseline, best first, and an axis that holds one half."""
-    ruler = length_ruler(results)
-    if ruler is None:
+    if not results.accuracies:
         return [], None
-    ends = [end for a in results.accuracies.values() for end in (a.low, a.high)]
-    axis = geometry.make_axis([0.5, ruler.accuracy, *ends], 5, 0.0, 1.0)
     length = results.accuracies[schema.LENGTH_BASELINE]
+    ends = [end for a in results.accuracies.values() for end in (a.low, a.high)]
+    axis = geometry.make_axis([0.5, length_rule(length).accuracy, *ends], 5, 0.0, 1.0)
     ordered = sorted(results.accuracies.items(), key=lambda item: -item[1].value)
     return [
         AccuracyBar(name, a, geometry.make_bar(axis, a.low, a.value, a.high), judge_verdict_allowed(a, length))
