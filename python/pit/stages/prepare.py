@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from pit.config import ConfigError, RunConfig
 from pit.data.atomic import write_file
+from pit.data.chat import ChatTemplate
 from pit.data.errors import DataError
 from pit.data.folds import Folds
 from pit.data.readers import ReadReport, Reason, read_preferences
@@ -113,8 +114,7 @@ def prepare(run: Run) -> Prepared | None:
     config, folder = run.config, run.folder
     require_data(config)
     run.require_config()
-    chat = _chat(run)
-    chat_template(run)
+    chat = chat_template(run)
     source = _source(run)
     made_of = stamps.made_of(config, source, chat)
     stamp, trained = stamps.read_stamp(folder), stamps.trained_stages(folder)
@@ -123,17 +123,16 @@ def prepare(run: Run) -> Prepared | None:
     if trained:
         stamps.require_same(run, stamp, made_of, trained)
     rows = _read(run, source)
-    tokenizer, format = (_tokenizer(config, rows), None) if chat is None else chat
-    template = run.template_of(tokenizer, format)
+    template = run.template_of(_tokenizer(config, rows), None) if chat is None else chat
     if trained and stamp is not None and template.hash != stamp["template"]:
         raise stamps.other_result(run, "tokenizer.json")
     run.save_config()
     if not trained:
         (folder / stamps.STAMP).unlink(missing_ok=True)  # it vouches for what is replaced now
-    if format is None:
-        tokenizer.save(folder / "tokenizer.json")
+    if chat is None:
+        template.tokenizer.save(folder / "tokenizer.json")
     else:
-        run.adopt(tokenizer, format)
+        run.adopt(chat.tokenizer, chat.format)
     store = _build(run, rows, template)
     if trained and stamp is not None and store.hash != stamp["store"]:
         raise stamps.other_result(run, "store")
@@ -148,17 +147,24 @@ def prepare(run: Run) -> Prepared | None:
     return prepared
 
 
-def chat_template(run: Run) -> Template | None:
+def chat_template(run: Run) -> ChatTemplate | None:
     """Return the template of the chat format of a run, prepared or not; None in role tokens.
+
+    It is that of the pretrained model, or the one that the folder holds.
 
     Raises:
         ConfigError: rows do not hold the longest path of the template.
         DataError: the chat format cannot be used.
     """
-    chat = _chat(run)
-    if chat is None:
+    held = run.format
+    if run.pretrained is not None:
+        tokenizer, format = chat_of(run.pretrained, run.config.template)
+        template = run.template_of(tokenizer, run.dated(format))
+    elif held is not None:
+        template = run.template_of(run.tokenizer, held)
+    else:
         return None
-    template = run.template_of(*chat)
+    assert isinstance(template, ChatTemplate)
     policy, improver = template.path(referenced=False), template.path(referenced=True)
     run.config.require_paths(policy, improver, "of windows and what the chat format adds")
     return template
@@ -258,14 +264,6 @@ def _report(rows: _Rows, store: Store, template: Template) -> Prepared:
         unusable={**rows.unusable, **manifest["dropped"]},
         notes=(*rows.notes, *([_FORGETS] if forgets else [])),
     )
-
-
-def _chat(run: Run) -> stamps.Chat | None:
-    """Return tokenizer and chat format of the pretrained model, or those that the folder holds; None without one."""
-    if run.pretrained is None:
-        return None if run.format is None else (run.tokenizer, run.format)
-    tokenizer, format = chat_of(run.pretrained, run.config.template)
-    return tokenizer, run.dated(format)
 
 
 def _tokenizer(config: RunConfig, rows: _Rows) -> Tokenizer:

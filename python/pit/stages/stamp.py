@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pit.config import RunConfig, digest
-from pit.data.chat import ChatFormat
+from pit.data.chat import ChatTemplate
 from pit.data.errors import DataError
 from pit.data.readers import find_files, label
 from pit.data.store import VERSION, Store
 from pit.data.store.format import file_digest
-from pit.data.tokenizer import Tokenizer
 from pit.run.folder import Run
 
 STAMP = "prepared.json"
@@ -25,11 +24,7 @@ RULES = 2
 """Version of the rules by which raw rows become stored rows; another one makes another store."""
 
 
-Chat = tuple[Tokenizer, ChatFormat]
-"""Tokenizer and chat format of a pretrained model."""
-
-
-def made_of(config: RunConfig, source: Path, chat: Chat | None) -> dict[str, Any]:
+def made_of(config: RunConfig, source: Path, chat: ChatTemplate | None) -> dict[str, Any]:
     """Return what the store depends on: settings, and the digest of every file that is opened, links followed."""
     splits = ["train", *([config.data.eval_split] if config.data.eval_split else [])]
     files = {file for split in splits for file in find_files(source, split).files}
@@ -39,7 +34,7 @@ def made_of(config: RunConfig, source: Path, chat: Chat | None) -> dict[str, Any
         "settings": digest(config.data, config.tokenizer, config.windows, config.seed),
         "files": {label(file, source): file_digest(file) for file in sorted(files)},
         "tokenizer": None if path is None else {path: _digest_of(Path(path))},
-        "chat": None if chat is None else [part.hash for part in chat],
+        "chat": None if chat is None else [chat.tokenizer.hash, chat.format.hash],
     }
 
 
