@@ -96,7 +96,7 @@ def chat(model: Pretrained, sizes: Sizes) -> RunConfig:
 def smollm2(model: Pretrained, sizes: Sizes) -> RunConfig:
     """SmolLM2-135M-Instruct, or a model of its size, on two CPU cores: hours, resumable at any step.
 
-    Needs: `--model` and `--data`, two CPU cores, 4 GiB of memory. Command: `pit run smollm2 --model FILE.gguf --data
+    Needs: `--model` and `--data`, two CPU cores, 6 GiB of memory. Command: `pit run smollm2 --model FILE.gguf --data
     FOLDER`. Expect: a proof that the whole method runs on a pretrained model, not a helpful assistant.
     """
     config = chat(model, sizes.within(prompt=224, answer=128))
@@ -121,6 +121,7 @@ def smollm2(model: Pretrained, sizes: Sizes) -> RunConfig:
     }
     for name in ("rl_policy", "rl_improver_0", "rl_improver_1", "rl_improver_2"):
         sections[name] = dataclasses.replace(getattr(config, name), **rl)
+    sections["refresh"] = dataclasses.replace(config.refresh, packing=packing)
     return dataclasses.replace(
         config,
         name="smollm2",
