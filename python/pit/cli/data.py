@@ -99,7 +99,8 @@ def _template_of(tokenizer: Path | None, model: str | None) -> "Template | None"
         from pit.data.chat import ChatTemplate
         from pit.run.base import chat_of, open_pretrained
 
-        return ChatTemplate(*chat_of(open_pretrained(model), TemplateConfig()), WINDOWS, TemplateConfig().request)
+        settings = TemplateConfig()
+        return ChatTemplate(*chat_of(open_pretrained(model), settings), WINDOWS, settings.request)
     return None if tokenizer is None else RoleTemplate(Tokenizer.load(tokenizer), WINDOWS)
 
 

@@ -56,7 +56,7 @@ REMEDIES: Mapping[int, str] = MappingProxyType(
         errno.EHOSTUNREACH: "check the network, then run the command again",
     }
 )
-"""What to do about an error of the operating system, by its number."""
+"""Remedies of errors of the operating system, by number."""
 
 _OF_LIBRARIES: Mapping[str, str] = MappingProxyType(
     {

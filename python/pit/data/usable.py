@@ -15,7 +15,7 @@ DETAILS = {
     Reason.EQUAL_CUT: "both answers are the same tokens once cut to the window; raise windows.output and "
     "windows.reference to train on what differs",
 }
-"""What is wrong with a row, by reason, and what helps."""
+"""Fault of a row and its remedy, by reason."""
 
 
 def flaw(row: EncodedPreference | None) -> Reason | None:

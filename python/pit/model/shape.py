@@ -1,4 +1,4 @@
-"""What a model folder holds: family, decoder, rows of the embedding, and kind; read from config.json and checked.
+"""The contents of a model folder: family, decoder, embedding rows, and kind; read from config.json and checked.
 
 Reading (`pit.model.pretrained`) and writing (`pit.model.saving`) share it.
 """
