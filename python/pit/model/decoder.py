@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from pit.config import ModelConfig, RopeScaling
 from pit.model.axes import PARTITION
+from pit.model.linear import linear
 from pit.model.low_rank import Adaptable
 from pit_kernels import cached_attention, three_way_attention
 
@@ -140,13 +141,13 @@ class Attention(Adaptable):
         self, x: Float[Array, "B T D"], position: Int32[Array, "B T"]
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
         """Return rotated queries and keys, and values."""
-        dtype, config = x.dtype, self.config
-        q = self.with_term("q", x, jnp.einsum("btd,dnh->btnh", x, self.q[...].astype(dtype)))
-        k = self.with_term("k", x, jnp.einsum("btd,dkh->btkh", x, self.k[...].astype(dtype)))
-        v = self.with_term("v", x, jnp.einsum("btd,dkh->btkh", x, self.v[...].astype(dtype)))
+        config = self.config
+        q = self.with_term("q", x, linear(x, self.q[...]))
+        k = self.with_term("k", x, linear(x, self.k[...]))
+        v = self.with_term("v", x, linear(x, self.v[...]))
         if config.qkv_bias:
             q, k, v = (
-                x + bias[...].astype(dtype)[None, None]
+                x + bias[...].astype(x.dtype)[None, None]
                 for x, bias in zip((q, k, v), (self.q_bias, self.k_bias, self.v_bias), strict=True)
             )
         if config.qk_norm:
@@ -164,7 +165,7 @@ class Attention(Adaptable):
 
     def output(self, out: Float[Array, "*b N H"]) -> Float[Array, "*b D"]:
         """Mix the heads back into the residual width."""
-        return self.with_term("o", out, jnp.einsum("...nh,nhd->...d", out, self.o[...].astype(out.dtype)))
+        return self.with_term("o", out, linear(out, self.o[...], 2))
 
 
 class Mlp(Adaptable):
@@ -178,10 +179,10 @@ class Mlp(Adaptable):
 
     def __call__(self, x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
         """Return the MLP of each token."""
-        gate = self.with_term("gate", x, x @ self.gate[...].astype(x.dtype))
+        gate = self.with_term("gate", x, linear(x, self.gate[...]))
         gate = jax.nn.silu(gate) if self.activation == "silu" else jax.nn.gelu(gate, approximate=True)
-        inner = gate * self.with_term("up", x, x @ self.up[...].astype(x.dtype))
-        return self.with_term("down", inner, inner @ self.down[...].astype(x.dtype))
+        inner = gate * self.with_term("up", x, linear(x, self.up[...]))
+        return self.with_term("down", inner, linear(inner, self.down[...]))
 
 
 class Layer(nnx.Module):

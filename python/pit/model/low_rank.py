@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt32
 
 from pit.config import AdapterConfig
+from pit.model.linear import linear
 
 
 def draw_a(key: Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
@@ -41,12 +42,11 @@ class LowRank(nnx.Module):
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return the term for x, in its dtype; the last axes of x are the inputs."""
-        dtype = x.dtype
         if self.key is not None and self.dropout:
             keep = jax.random.bernoulli(jax.random.wrap_key_data(self.key), 1.0 - self.dropout, x.shape)
-            x = jnp.where(keep, x / (1.0 - self.dropout), jnp.zeros((), dtype))
-        low = jnp.tensordot(x, self.a[...].astype(dtype), axes=self.a[...].ndim - 1)
-        return jnp.tensordot(low * self.scale, self.b[...].astype(dtype), axes=1)
+            x = jnp.where(keep, x / (1.0 - self.dropout), jnp.zeros((), x.dtype))
+        low = linear(x, self.a[...], self.a[...].ndim - 1)
+        return linear(low * self.scale, self.b[...])
 
 
 class Adaptable(nnx.Module):

@@ -100,8 +100,9 @@ def smollm2(model: Pretrained, sizes: Sizes) -> RunConfig:
     FOLDER`. Expect: a proof that the whole method runs on a pretrained model, not a helpful assistant.
     """
     config = chat(model, sizes.within(prompt=224, answer=128))
-    # Small microbatches: activations of all layers are what fills the memory.
-    packing = dataclasses.replace(config.sft_policy.packing, rows=2, microbatches=6)
+    # Products of bfloat16 take a fifth of the time where the processor has AMX; activations take half the memory.
+    shape = dataclasses.replace(config.policy, compute_dtype="bfloat16")
+    packing = dataclasses.replace(config.sft_policy.packing, rows=4, microbatches=2)
     supervised: dict[str, Any] = {
         "packing": packing,
         "evaluate_every": 20,
@@ -110,12 +111,12 @@ def smollm2(model: Pretrained, sizes: Sizes) -> RunConfig:
     }
     rl: dict[str, Any] = {
         "packing": dataclasses.replace(packing, microbatches=1),
-        "steps": 12,
-        "evaluate_every": 6,
+        "steps": 6,
+        "evaluate_every": 3,
         "evaluate_prompts": 8,
-        "checkpoint_every": 2,
+        "checkpoint_every": 1,
     }
-    steps = {"sft_policy": 60, "sft_improver": 60, "reward_quality": 80, "reward_gap": 80, "reward_judge": 40}
+    steps = {"sft_policy": 40, "sft_improver": 40, "reward_quality": 60, "reward_gap": 60, "reward_judge": 30}
     sections: dict[str, Any] = {
         name: dataclasses.replace(getattr(config, name), steps=count, **supervised) for name, count in steps.items()
     }
@@ -125,6 +126,9 @@ def smollm2(model: Pretrained, sizes: Sizes) -> RunConfig:
     return dataclasses.replace(
         config,
         name="smollm2",
+        base=dataclasses.replace(config.base, dtype="bfloat16"),
+        policy=shape,
+        reward_model=shape,
         **sections,
         improve=dataclasses.replace(config.improve, iterations=2),
         evaluate=dataclasses.replace(config.evaluate, prompts=96, examples=4),
