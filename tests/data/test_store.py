@@ -152,7 +152,7 @@ def test_compressed_files_are_refused(tmp_path, compression):
     fold = s.Store.open(folder).fold("sft")
     message = (
         f"{folder}/sft-00000.arrow: record batch 0, column 'prompt', buffer of offsets lies outside the memory map of "
-        "its file, as happens with a compressed file; write the store uncompressed"
+        "its file: the file is damaged, or compressed; build the store again"
     )
     for read in (fold.lengths, lambda: fold.row(0)):
         with pytest.raises(s.StoreError, match=re.escape(message)):

@@ -80,6 +80,23 @@ def test_two_data_shards_make_the_step_of_one(columns):
 
 
 @pytest.mark.slow
+def test_microbatches_are_added_by_one_program():
+    traced = []
+
+    def loss(params, batch):
+        traced.append(batch)
+        return Total(jnp.sum(params["w"] * batch["x"]), jnp.float32(1)), {}
+
+    step = Update(loss, optax.sgd(0.5))
+    state = step.start({"w": jnp.ones(2)})
+    for _ in range(2):
+        state, metrics = step(state, [{"x": jnp.full(2, 1.0 + i)} for i in range(3)])
+    assert len(traced) == 1
+    # The mean gradient is (1 + 2 + 3) / 3 in both steps.
+    np.testing.assert_allclose(state.params["w"], [-1, -1])
+    assert float(metrics["loss"].weight) == 3
+
+
 @pytest.mark.parametrize("axis", ["fsdp", "tensor"])
 def test_split_parameters_make_the_step_of_whole_ones(axis):
     columns = [[[4, 5], []], [[6], [7, 8]], [[9, 10, 11], [12]]]

@@ -70,8 +70,8 @@ const T* elements(const ArrowArray& array, std::int64_t count, std::int64_t byte
     const auto map_size = static_cast<std::uintptr_t>(map.size);
     if (begin < low || begin - low > map_size || static_cast<std::uintptr_t>(bytes) > map_size - (begin - low)) {
         throw Error(name +
-                    " lies outside the memory map of its file, as happens with a compressed file; write the "
-                    "store uncompressed");
+                    " lies outside the memory map of its file: the file is damaged, or compressed; build the "
+                    "store again");
     }
     if (begin % alignof(T) != 0) {
         throw_damaged(name, "begins at byte " + std::to_string(begin - low) + " of the file, not at a multiple of " +

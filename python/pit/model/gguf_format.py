@@ -42,7 +42,7 @@ class Place:
 
     @property
     def quantised(self) -> bool:
-        """Whether `read` dequantises it."""
+        """Return whether `read` dequantises it."""
         return self.kind not in _EXACT
 
     @property

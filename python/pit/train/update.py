@@ -5,6 +5,7 @@ step whose loss or gradient is not finite is refused: it counts, but weights and
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, islice
 from typing import NamedTuple
 
 import jax
@@ -78,6 +79,10 @@ def _decays(params: Params) -> dict[str, bool]:
     return {name: value.ndim >= 2 for name, value in params.items()}
 
 
+def _place(value: Array) -> NamedSharding | None:
+    return value.sharding if isinstance(value.sharding, NamedSharding) else None
+
+
 class Update:
     """The jitted step of one loss: `state, metrics = update(state, microbatches)`; the state's buffers are donated.
 
@@ -98,12 +103,12 @@ class Update:
             total, metrics = loss({**frozen, **params}, batch)
             return total.sum, (total, metrics)
 
-        def first(params: Params, frozen: Params, batch: Arrays) -> Sums:
+        def only(params: Params, frozen: Params, batch: Arrays) -> Sums:
             (_, (total, metrics)), grads = jax.value_and_grad(summed, has_aux=True)(params, frozen, batch)
             return Sums(grads, total, metrics)
 
         def more(params: Params, frozen: Params, sums: Sums, batch: Arrays) -> Sums:
-            added: Sums = jax.tree.map(jnp.add, sums, first(params, frozen, batch))
+            added: Sums = jax.tree.map(jnp.add, sums, self._only(params, frozen, batch))
             return added
 
         def apply(state: TrainState, sums: Sums) -> tuple[TrainState, dict[str, Total]]:
@@ -128,7 +133,8 @@ class Update:
             return state, {**metrics, REFUSED: Total(1.0 - finite.astype(jnp.float32), jnp.float32(1.0))}
 
         self._optimizer, self._frozen = optimizer, frozen or {}
-        self._first = jax.jit(first)
+        self._only = jax.jit(only)
+        self._zero: tuple[Mapping[str, NamedSharding | None], Callable[[], Sums]] | None = None
         self._more = jax.jit(more, donate_argnums=2)
         self._apply = jax.jit(apply, donate_argnums=0)
 
@@ -148,7 +154,7 @@ class Update:
     def sums(self, params: Params, batch: Arrays) -> Sums:
         """Return gradient, loss and metrics of one microbatch, not divided yet."""
         with on_mesh(params):
-            result: Sums = self._first(params, self._frozen, batch)
+            result: Sums = self._only(params, self._frozen, batch)
         return result
 
     def __call__(self, state: TrainState, batches: Iterable[Arrays]) -> tuple[TrainState, dict[str, Total]]:
@@ -157,15 +163,33 @@ class Update:
         Raises:
             ValueError: there is no microbatch.
         """
-        sums: Sums | None = None
+        rest = iter(batches)
+        begin = list(islice(rest, 2))
+        if not begin:
+            raise ValueError("batches: empty; a step needs at least one microbatch")
+        weights = state.params, self._frozen
         with on_mesh(state.params):
-            for batch in batches:
-                weights = state.params, self._frozen
-                sums = self._first(*weights, batch) if sums is None else self._more(*weights, sums, batch)
-            if sums is None:
-                raise ValueError("batches: empty; a step needs at least one microbatch")
+            if len(begin) == 1:
+                sums = self._only(*weights, begin[0])
+            else:
+                sums = self._zeros(state.params, begin[0])
+                for batch in chain(begin, rest):
+                    sums = self._more(*weights, sums, batch)
             result: tuple[TrainState, dict[str, Total]] = self._apply(state, sums)
         return result
+
+    def _zeros(self, params: Params, batch: Arrays) -> Sums:
+        """Return sums of nothing, so that one program adds every microbatch: compiling takes long at size."""
+        # Each gradient lies where its weight does: a whole one may not fit on a device.
+        places = {name: _place(value) for name, value in params.items()}
+        if self._zero is None or self._zero[0] != places:
+            shapes: Sums = jax.eval_shape(self._only, params, self._frozen, batch)
+            zeros = jax.jit(
+                lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+                out_shardings=Sums(places, None, None),  # type: ignore[arg-type]
+            )
+            self._zero = places, zeros
+        return self._zero[1]()
 
 
 class Evaluation:
