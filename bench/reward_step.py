@@ -1,6 +1,6 @@
 """Pairs per second of a reward model's step on a pretrained model: R_P and R_PIT, and TRL's RewardTrainer.
 
-    python bench/reward_step.py --model MODEL --data PREFERENCES              # a few pairs
+    python bench/reward_step.py                                               # ours on the recipe tiny, a few pairs
     pip install torch trl peft                                                # the peer; without it, ours alone
     python bench/reward_step.py --full --model SmolLM2-135M-Instruct.Q4_1.gguf --data HH_FOLDER
 
@@ -27,19 +27,14 @@ from typing import Any
 import jax
 
 from _measure import alternate, keep, origin, results_file, size_options, spread
-from pit.config import DataConfig, TemplateConfig
+from _pretrained import prepared, tiny, written
 from pit.data.packing import pack
 from pit.data.template import quality
-from pit.model.pretrained import Pretrained, save_pretrained
+from pit.model.pretrained import Pretrained
 from pit.model.sharding import row_sharding
-from pit.recipes.chat_model import smollm2
-from pit.recipes.lengths import measure as measured_sizes
-from pit.run.base import load_base
 from pit.run.folder import Run
 from pit.run.stage import Stage
-from pit.seeds import Seed
 from pit.stages import reward
-from pit.stages.prepare import prepare
 from pit.train.feed import to_device
 from pit.train.update import LossFunction, Update, make_optimizer
 
@@ -145,58 +140,34 @@ def best_trl(folder: Path, rows: list[dict[str, list[int]]]) -> tuple[Contender,
     return trl_trainer(folder, rows, *best), named
 
 
-def prepared(model: Pretrained, data: str, folder: Path) -> Run:
-    """Return a run of the recipe smollm2 whose data are prepared."""
-    preferences, template = DataConfig(path=data, task=None), TemplateConfig()
-    config = smollm2(model, measured_sizes(model, preferences, template))
-    run = Run(folder, replace(config, data=preferences))
-    with contextlib.redirect_stderr(io.StringIO()):
-        prepare(run)
-    return run
-
-
-def written(run: Run, model: Pretrained, folder: Path) -> Path:
-    """Write the run's base in float32 as a folder of transformers, and return it."""
-    base = load_base(
-        replace(run.config, base=replace(run.config.base, dtype="float32")), run.vocab_size, Seed((0,)), run.mesh
-    )
-    save_pretrained(
-        folder,
-        run.config.policy,
-        base.params,
-        run.vocab_size,
-        tokenizer=run.tokenizer.to_json(),
-        eos_ids=model.eos_ids,
-        pad_id=model.eos_ids[0],
-    )
-    return folder
-
-
 def in_float32(run: Run) -> Run:
     """Return the run in float32 throughout."""
     shape, base = replace(run.config.policy, compute_dtype="float32"), replace(run.config.base, dtype="float32")
     return Run(run.folder, replace(run.config, policy=shape, reward_model=shape, base=base))
 
 
-def measure(model: Pretrained, data: str, count: int, rounds: int) -> dict[str, Any]:
+def measure(model: Pretrained | None, data: str, count: int, rounds: int) -> dict[str, Any]:
     """Return the figures of all contenders on the first pairs of the reward fold."""
     with TemporaryDirectory() as name:
-        run = prepared(model, data, Path(name) / "run")
+        place = Path(name) / "run"
+        run = tiny(place) if model is None else prepared(model, data, place)
         fold = run.fold("reward")
-        pairs: Pairs = [tuple([int(t) for t in part] for part in fold.row(i)) for i in range(count)]  # type: ignore[misc]
+        rows = ([part.tolist() for part in fold.row(i)] for i in range(count))
+        pairs = [(x, better, worse) for x, better, worse in rows]
         contenders = {
             "R_P": ours(run, reward.QUALITY, reward.quality_loss, pairs),
             "R_PIT": ours(run, reward.GAP, reward.gap_loss, pairs),
             "R_P in float32": ours(in_float32(run), reward.QUALITY, reward.quality_loss, pairs),
         }
         tried: dict[str, float] = {}
-        if all(importlib.util.find_spec(module) is not None for module in ("torch", "trl", "peft")):
-            contenders["TRL"], tried = best_trl(written(run, model, Path(name) / "model"), sequences(run, pairs))
+        if model is None or any(importlib.util.find_spec(module) is None for module in ("torch", "trl", "peft")):
+            print("left out: TRL: needs --model, and torch, trl and peft", file=sys.stderr)
         else:
-            print("left out: TRL: torch, trl or peft is not installed", file=sys.stderr)
+            contenders["TRL"], tried = best_trl(written(run, Path(name) / "model"), sequences(run, pairs))
         seconds = alternate({name: contender.step for name, contender in contenders.items()}, rounds)
+    named = "recipe tiny" if model is None else f"LoRA of rank 16, {model.path.name}"
     return {
-        "what": f"one optimizer step with LoRA of rank 16 on {count} pairs, {model.path.name}",
+        "what": f"one optimizer step on {count} pairs, {named}",
         "trl_tried_s": tried,
         "contenders": {
             name: {
@@ -216,18 +187,20 @@ def measure(model: Pretrained, data: str, count: int, rounds: int) -> dict[str, 
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of transformers, or GGUF file")
-    parser.add_argument("--data", required=True, help="preferences")
+    parser.add_argument("--model", help="folder of transformers, or GGUF file; needs --data")
+    parser.add_argument("--data", help="preferences")
     parser.add_argument("--pairs", type=int, help="pairs of a step, a multiple of 16 [16; with --full 32]")
     parser.add_argument("--rounds", type=int, help="timed rounds [1; with --full 3]")
     size_options(parser, "reward_step")
     options = parser.parse_args()
+    if (options.model is None) != (options.data is None) or (options.full and options.model is None):
+        parser.error("--model and --data go together, and --full needs them")
     count, rounds = options.pairs or (32 if options.full else 16), options.rounds or (3 if options.full else 1)
-    model = Pretrained.open(options.model)
+    model = None if options.model is None else Pretrained.open(options.model)
     row = measure(model, options.data, count, rounds) | origin(0, rounds)
     rates = {name: figures["pairs_per_s"]["median"] for name, figures in row["contenders"].items()}
     summary = ", ".join(f"{name} {rate:.2f}" for name, rate in rates.items()) + " pairs per second"
-    keep(results_file(options, "reward_step"), {model.path.stem: row}, summary)
+    keep(results_file(options, "reward_step"), {"tiny" if model is None else model.path.stem: row}, summary)
 
 
 if __name__ == "__main__":
