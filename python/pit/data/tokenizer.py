@@ -46,6 +46,7 @@ class Tokenizer:
         roles: names of the role tokens, None for the tokenizer of a pretrained model.
         role_ids: id of each role, keyed by the field names of `RoleTokens`; empty without roles.
         added: text of each added token, special or not, by id.
+        adds_space: whether it puts a space before a text that begins without one.
         vocab_size: number of rows of an embedding table (largest id + 1).
         hash: hex digest of the canonical JSON and the role tokens; equal hashes mean equal ids.
     """
@@ -58,7 +59,7 @@ class Tokenizer:
         self._inner = inner
         self._json = inner.to_str(pretty=False)
         settings: dict[str, Any] = json.loads(self._json)
-        self._adds_space = _adds_prefix_space(settings.get("pre_tokenizer"))
+        self.adds_space = _adds_prefix_space(settings.get("pre_tokenizer"))
         self.roles = roles
         self.role_ids = {} if roles is None else _role_ids(inner, roles)
         self.added = {token_id: token.content for token_id, token in inner.get_added_tokens_decoder().items()}
@@ -179,7 +180,7 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids, without role and other special tokens; invalid UTF-8 becomes U+FFFD."""
         text = self._inner.decode([int(token_id) for token_id in ids], skip_special_tokens=True)
-        return text.removeprefix(" ") if self._adds_space else text
+        return text.removeprefix(" ") if self.adds_space else text
 
     def to_json(self) -> str:
         """Return the text of the tokenizer.json; it does not include role names other than the default ones."""
@@ -216,7 +217,7 @@ class Tokenizer:
 
     def _prepare(self, text: str) -> str:
         # The library adds its prefix space only to a text without one, so " a" and "a" would have the same ids.
-        return f" {text}" if self._adds_space and text.startswith(" ") else text
+        return f" {text}" if self.adds_space and text.startswith(" ") else text
 
 
 def _rebuilt(text: str, roles: RoleTokens | None) -> Tokenizer:
