@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from pit.config import ModelConfig
 from pit.data.tokenizer import Tokenizer
-from pit.model import saving
+from pit.model import tensor_files
 from pit.model.decoder import Decoder
 from pit.model.errors import ModelFileError
 from pit.model.families import FAMILIES
@@ -343,8 +343,9 @@ def test_shards_that_do_not_fit_their_index_are_refused(
         ({"post_norm": True}, "model.post_norm = True: Llama has only False"),
         ({"attention_soft_cap": 50.0}, "model.attention_soft_cap = 50.0: Llama has only None"),
         ({"final_soft_cap": 30.0}, "model.final_soft_cap = 30.0: Llama has only None"),
-        ({"rotary_fraction": 0.0}, "model.rotary_fraction = 0.0: Llama has only 1.0"),
-        ({"learned_positions": 9}, "model.learned_positions = 9: Llama has only 0"),
+        ({"rotary_fraction": 0.0, "qk_norm": True}, "model.rotary_fraction = 0.0: Llama has only 1.0"),
+        ({"learned_positions": 9, "qk_norm": True}, "model.learned_positions = 9: Llama has only 0"),
+        ({"learned_positions": 9, "activation": "gelu"}, "model.activation = 'gelu': Pit has only 'silu'"),
         ({"query_scale": 0.1}, "model.query_scale = 0.1: Llama has only None, which is head_dim**-0.5 = 0.707"),
     ],
 )
@@ -422,7 +423,7 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def full(*_: object, **__: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(saving, "save_file", full)
+    monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(OSError, match="no space left"):
         save_pretrained(tmp_path / "m", SMALL, random_params(Decoder, SMALL, 3), 3)
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,8 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pit.config import ConfigError, ModelConfig
@@ -54,6 +55,7 @@ class Family:
         config that the family cannot express.
     tensors: name in the files of each parameter in `pit.model.layout.PARAMETERS`.
     reward_name: the name before `ForSequenceClassification`, where it is another.
+    files: texts that a folder needs besides weights and config.json, such as code: name there, and place here.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Family:
     write: Callable[[ModelConfig], dict[str, Any]]
     tensors: Mapping[str, str]
     reward_name: str | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     def architecture(self, *, reward: bool) -> str:
         """Return the name in config.json's `architectures` of a language model or a reward model."""

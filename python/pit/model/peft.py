@@ -6,13 +6,15 @@ models are written by `pit.model.pretrained` from the weights that `pit.model.ad
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from pit.config import AdapterConfig, ConfigError, ModelConfig
 from pit.model.adapters import input_axes, module_name, targets
@@ -20,7 +22,7 @@ from pit.model.config_json import ConfigJson, read_json
 from pit.model.errors import ModelFileError, refusal
 from pit.model.layout import PARAMETERS, SCORE, Parameter, Weight, sizes
 from pit.model.params import Params
-from pit.model.tensor_files import new_folder
+from pit.model.tensor_files import new_folder, write_tensor_file
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -58,7 +60,13 @@ class PeftAdapter(NamedTuple):
 
 
 def save_adapter(
-    folder: str | Path, config: ModelConfig, adapter: AdapterConfig, params: Params, *, base: str | None = None
+    folder: str | Path,
+    config: ModelConfig,
+    adapter: AdapterConfig,
+    params: Params,
+    *,
+    base: str | None = None,
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write the adapters of a model as PEFT does; the folder appears whole or not at all.
 
@@ -68,6 +76,7 @@ def save_adapter(
         adapter: config of the adapters.
         params: trained weights of a Decoder or a RewardModel on a base (`pit.model.model.Model.trained`).
         base: name or path of the base, under which PEFT loads it.
+        files: further text files by name.
 
     Raises:
         ModelFileError: the folder is not empty, or the parameters are not those of the config.
@@ -98,11 +107,21 @@ def save_adapter(
         raise refusal("params: name", min(extra), "its adapter has none of this name", remedy)
     with new_folder(Path(folder)) as temporary:
         text = json.dumps(_fields(adapter, reward=reward, base=base), indent=2, sort_keys=True) + "\n"
-        (temporary / CONFIG).write_text(text, encoding="utf-8")
-        arrays = {weight.file_name: weight.to_file(np.asarray(params[weight.name]), "float32") for weight in weights}
-        save_file(arrays, temporary / WEIGHTS, metadata={"format": "pt"})
-        # The library lets only its user read the file; it gets the mode of any new file.
-        (temporary / WEIGHTS).chmod((temporary / CONFIG).stat().st_mode)
+        for name, content in {**files, CONFIG: text}.items():
+            (temporary / name).write_text(content, encoding="utf-8")
+        write_tensor_file(temporary / WEIGHTS, adapter_tensors(config, adapter, params))
+
+
+def adapter_tensors(config: ModelConfig, adapter: AdapterConfig, params: Params) -> dict[str, np.ndarray]:
+    """Return adapters, and the head of a reward model, as PEFT names and shapes them, float32.
+
+    Args:
+        config: shape of the decoder.
+        adapter: config of the adapters.
+        params: their weights by name.
+    """
+    weights = _weights(config, adapter, reward="score" in params)
+    return {weight.file_name: weight.to_file(np.asarray(params[weight.name]), "float32") for weight in weights}
 
 
 def load_adapter(folder: str | Path, config: ModelConfig) -> PeftAdapter:

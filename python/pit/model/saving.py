@@ -3,22 +3,29 @@
 Everything here holds for all families; what differs between them is in `pit.model.families`.
 """
 
+import functools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 import tokenizers
-from safetensors.numpy import save_file
 
 from pit.config import ModelConfig
 from pit.model.errors import ModelFileError, refusal
 from pit.model.families import FAMILIES
+from pit.model.layout import Weight
 from pit.model.params import Params
 from pit.model.shape import Shape
-from pit.model.tensor_files import WEIGHTS, new_folder
-from pit.model.token_facts import TEMPLATE
+from pit.model.tensor_files import new_folder, write_tensors
+from pit.model.token_facts import SETTINGS, TEMPLATE, TOKENIZER
+
+SHARD_BYTES = 5 * 10**9
+"""Size above which weights are split over several files, as transformers splits them."""
 
 
 def save_pretrained(
@@ -29,11 +36,15 @@ def save_pretrained(
     *,
     tokenizer: str | None = None,
     chat_template: str | None = None,
+    special_tokens: Mapping[str, str] = MappingProxyType({}),
     eos_ids: Sequence[int] = (),
     bos_id: int | None = None,
     pad_id: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     max_positions: int = 4096,
+    shard_bytes: int = SHARD_BYTES,
+    fields: Mapping[str, Any] = MappingProxyType({}),
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write a folder that transformers loads; it appears whole or not at all. Each option is a field of the folder.
 
@@ -46,11 +57,16 @@ def save_pretrained(
         vocab_size: rows of the embedding.
         tokenizer: text of a tokenizer.json to put next to the weights (`pit.data.tokenizer.Tokenizer.to_json`).
         chat_template: jinja text that renders a conversation, for chat_template.jinja.
+        special_tokens: texts of special tokens by their names in tokenizer_config.json, such as "eos_token"; the others
+            are those of the ids below.
         eos_ids: tokens that end an answer.
         bos_id: token that opens a text.
         pad_id: token of padding; a reward model needs one, outside `eos_ids`.
         dtype: of the weights in the file.
         max_positions: longest input in tokens that other programs should accept; the weights do not depend on it.
+        shard_bytes: size of the weights above which they are split over several files.
+        fields: further fields of config.json, which transformers keeps and does not use.
+        files: further text files by name.
 
     Raises:
         ModelFileError: the folder is not empty, no family can express the config, the parameters are not those of the
@@ -67,24 +83,42 @@ def save_pretrained(
         >>> load_pretrained(folder)[:2] == (config, 7)
         True
     """
-    shape, family_fields = _write_shape(config, vocab_size, reward="score" in params)
-    fields = _common_fields(shape, dtype=dtype, max_positions=max_positions)
-    fields |= _token_fields(shape, eos_ids=eos_ids, bos_id=bos_id, pad_id=pad_id) | family_fields
+    shape, family_fields = written_shape(config, vocab_size, reward="score" in params)
+    values = _common_fields(shape, dtype=dtype, max_positions=max_positions)
+    values |= _token_fields(shape, eos_ids=eos_ids, bos_id=bos_id, pad_id=pad_id) | family_fields | dict(fields)
     _check_params(params, shape)
-    texts = {"config.json": _json(fields)} | ({} if chat_template is None else {TEMPLATE: chat_template})
+    code = {name: path.read_text(encoding="utf-8") for name, path in shape.family.files.items()}
+    texts = {**files, **code, "config.json": _json(values)}
+    texts |= {} if chat_template is None else {TEMPLATE: chat_template}
     if tokenizer is not None:
-        texts |= {"tokenizer.json": tokenizer, "tokenizer_config.json": _tokenizer_config(tokenizer, fields)}
+        texts |= {TOKENIZER: tokenizer, SETTINGS: _tokenizer_config(tokenizer, values, special_tokens)}
     with new_folder(Path(folder)) as temporary:
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8")
-        arrays = {weight.file_name: weight.to_file(np.asarray(params[weight.name]), dtype) for weight in shape.weights}
-        save_file(arrays, temporary / WEIGHTS, metadata={"format": "pt"})
-        # The library lets only its user read the file; it gets the mode of any new file.
-        (temporary / WEIGHTS).chmod((temporary / "config.json").stat().st_mode)
+        size = jnp.dtype(dtype).itemsize
+        write_tensors(
+            temporary,
+            {weight.file_name: math.prod(weight.shape) * size for weight in shape.weights},
+            {weight.file_name: functools.partial(_tensor, weight, params, dtype) for weight in shape.weights},
+            shard_bytes,
+        )
 
 
-def _write_shape(config: ModelConfig, vocab_size: int, *, reward: bool) -> tuple[Shape, dict[str, Any]]:
-    """Return the shape in the first family that can express it, and the fields of its config.json."""
+def _tensor(weight: Weight, params: Params, dtype: str) -> np.ndarray:
+    return weight.to_file(np.asarray(params[weight.name]), dtype)
+
+
+def written_shape(config: ModelConfig, vocab_size: int, *, reward: bool) -> tuple[Shape, dict[str, Any]]:
+    """Return the shape in the first family that can express it, and the fields of its config.json.
+
+    Args:
+        config: shape of the decoder.
+        vocab_size: rows of the embedding.
+        reward: whether the model is a reward model.
+
+    Raises:
+        ModelFileError: no family can.
+    """
     refusals = []
     for family in FAMILIES:
         try:
@@ -140,8 +174,41 @@ def _check_params(params: Params, shape: Shape) -> None:
         raise refusal("params: name", min(extra), "its config has none of this name", remedy)
 
 
-def _tokenizer_config(tokenizer: str, fields: Mapping[str, Any]) -> str:
-    """Return a tokenizer_config.json that makes transformers take tokenizer.json as it is, not rebuild a Llama's."""
+def _tokenizer_config(tokenizer: str, fields: Mapping[str, Any], special_tokens: Mapping[str, str]) -> str:
+    """Return a tokenizer_config.json in which the special tokens are those of config.json, unless they are named."""
+    inner = _parsed(tokenizer, fields["vocab_size"])
+    eos, pad = fields["eos_token_id"], fields["pad_token_id"]
+    first = eos[0] if isinstance(eos, list) else eos
+    tokens = {"bos_token": fields["bos_token_id"], "eos_token": first, "pad_token": pad}
+    ids = {name: token for name, token in tokens.items() if token is not None}
+    texts = {name: text for name, token in ids.items() if (text := inner.id_to_token(token)) is not None}
+    longest = fields["max_position_embeddings"]
+    return tokenizer_settings(tokenizer, fields["vocab_size"], longest, texts | dict(special_tokens))
+
+
+def tokenizer_settings(tokenizer: str, vocab_size: int, max_positions: int, special_tokens: Mapping[str, str]) -> str:
+    """Return a tokenizer_config.json that makes transformers take tokenizer.json as it is, not rebuild a Llama's.
+
+    Args:
+        tokenizer: text of the tokenizer.json.
+        vocab_size: rows of the embedding.
+        max_positions: longest input in tokens.
+        special_tokens: texts of special tokens by their names, such as "eos_token".
+
+    Raises:
+        ModelFileError: the text is something else, or has more tokens than the embedding rows.
+    """
+    _parsed(tokenizer, vocab_size)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    settings["model_max_length"] = max_positions
+    pre_tokenizer = json.loads(tokenizer).get("pre_tokenizer") or {}
+    if "add_prefix_space" in pre_tokenizer:
+        # transformers 4 would turn it off in the tokenizer itself.
+        settings["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
+    return _json(settings | dict(special_tokens))
+
+
+def _parsed(tokenizer: str, vocab_size: int) -> tokenizers.Tokenizer:
     try:
         inner = tokenizers.Tokenizer.from_buffer(tokenizer.encode())
     except ValueError as error:
@@ -149,19 +216,10 @@ def _tokenizer_config(tokenizer: str, fields: Mapping[str, Any]) -> str:
             f"tokenizer: not the text of a tokenizer.json ({error}); pass Tokenizer.to_json()"
         ) from error
     rows = max(inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-    if rows > fields["vocab_size"]:
-        rule = f"must fit into the embedding of {fields['vocab_size']} rows"
+    if rows > vocab_size:
+        rule = f"must fit into the embedding of {vocab_size} rows"
         raise refusal("tokenizer: largest id + 1", rows, rule, "pass the tokenizer that the model was trained with")
-    eos, pad = fields["eos_token_id"], fields["pad_token_id"]
-    first = eos[0] if isinstance(eos, list) else eos
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    settings["model_max_length"] = fields["max_position_embeddings"]
-    pre_tokenizer = json.loads(tokenizer).get("pre_tokenizer") or {}
-    if "add_prefix_space" in pre_tokenizer:
-        # transformers 4 would turn it off in the tokenizer itself.
-        settings["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
-    tokens = {"bos_token": fields["bos_token_id"], "eos_token": first, "pad_token": pad}
-    return _json(settings | {name: inner.id_to_token(token) for name, token in tokens.items() if token is not None})
+    return inner
 
 
 def _json(values: Mapping[str, Any]) -> str:

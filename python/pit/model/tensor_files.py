@@ -1,11 +1,12 @@
 """Folders of safetensors: one file, or shards with an index that names the file of every tensor.
 
-Reading opens the headers only, so that a folder is checked before gigabytes of it are read.
+Reading opens the headers only, so that a folder is checked before gigabytes of it are read; writing holds one shard.
 """
 
+import json
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from pit.model.config_json import read_json
 from pit.model.errors import ModelFileError, refusal
@@ -108,6 +110,44 @@ def _weight_map(index: Path) -> dict[str, str]:
             rule = "must be the name of a file in the folder of the index"
             raise refusal(f"{index}: weight_map", file, rule, "correct it")
     return file_of
+
+
+def write_tensors(
+    folder: Path, sizes: Mapping[str, int], tensors: Mapping[str, Callable[[], np.ndarray]], shard_bytes: int
+) -> None:
+    """Write tensors into one file, or into shards with an index where they are larger than one may be.
+
+    Args:
+        folder: an existing folder.
+        sizes: size of each tensor in bytes.
+        tensors: return the tensors, one shard of which is held at a time.
+        shard_bytes: most bytes of a file; a larger tensor has a file of its own.
+    """
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    count = len(shards)
+    file_of: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        path = folder / (WEIGHTS if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors")
+        write_tensor_file(path, {name: tensors[name]() for name in names})
+        file_of |= dict.fromkeys(names, path.name)
+    if count > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(file_of.items()))}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def write_tensor_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write one safetensors file with the mode of any new file; the library lets only its user read it."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def _open_file(path: Path, stack: ExitStack) -> dict[str, FileTensor]:

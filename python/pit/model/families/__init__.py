@@ -6,6 +6,7 @@ A model is written as the first family that can express it. docs/guides/add-a-mo
 from pit.model.families.gemma import GEMMA, GEMMA_2, GEMMA_3
 from pit.model.families.llama import LLAMA
 from pit.model.families.mistral import MISTRAL
+from pit.model.families.own import PIT
 from pit.model.families.qwen import QWEN_2, QWEN_3
 from pit.model.family import Family
 
@@ -17,4 +18,5 @@ FAMILIES: tuple[Family, ...] = (
     GEMMA,
     GEMMA_2,
     GEMMA_3,
+    PIT,
 )

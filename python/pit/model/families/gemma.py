@@ -69,8 +69,6 @@ def _write_capped(config: ModelConfig) -> dict[str, Any]:
     if scalar < 1 or scalar**-0.5 != scale:
         rule = "must be the inverse root of a whole number, query_pre_attn_scalar"
         raise refusal("model.query_scale", scale, rule, "train with such a scale to export the model")
-    if config.window is None:
-        raise refusal("model.window", None, "a Gemma 2 or 3 has local layers", "export the model as another family")
     if config.width % config.heads:
         # transformers 5 insists, even where head_dim is given.
         rule = f"model.heads = {config.heads} must divide the width of a Gemma 2 or 3"
@@ -79,7 +77,8 @@ def _write_capped(config: ModelConfig) -> dict[str, Any]:
         "query_pre_attn_scalar": scalar,
         "attn_logit_softcapping": config.attention_soft_cap,
         "final_logit_softcapping": config.final_soft_cap,
-        "sliding_window": config.window,
+        # Where no layer is local, the window of the first Gemma 2.
+        "sliding_window": config.window or 4096,
         "layer_types": layer_types(config),
     }
 
@@ -119,6 +118,8 @@ def _rope_blocks(file: ConfigJson) -> tuple[ConfigJson, ConfigJson]:
 
 def _write_3(config: ModelConfig) -> dict[str, Any]:
     fields = _write_capped(config)
+    if config.window is None:
+        raise refusal("model.window", None, "a Gemma 3 has local layers", "export the model as another family")
     if config.local_rope_theta is None:
         rule = "local layers of a Gemma 3 have a rotary base of their own"
         raise refusal("model.local_rope_theta", None, rule, "export the model as another family")
