@@ -16,6 +16,7 @@ import click
 
 from pit.cli.bench import bench
 from pit.cli.data import data
+from pit.cli.export import export_command
 from pit.cli.failures import fills_disk, message_of
 from pit.cli.options import (
     FOLDER,
@@ -24,6 +25,7 @@ from pit.cli.options import (
     PNG,
     Group,
     Verbatim,
+    adapter_option,
     checkpoints_option,
     config_option,
     data_option,
@@ -162,12 +164,14 @@ def cli() -> None:
       pit run hh --data FOLDER --out runs/hh     Anthropic's HH-RLHF as published, from random weights
       pit improve --run runs/demo                prompts in, improved answers out
       pit check runs/demo                        invariants of the reward model, and what it has learned
+      pit export --run runs/demo rl-policy DIR   a model as a folder for transformers
     """
 
 
 @cli.command("run")
 @click.argument("recipe", required=False)
 @model_option
+@adapter_option
 @data_option
 @click.option("--out", type=FOLDER, help="Folder of the run [runs/NAME].")
 @config_option
@@ -175,10 +179,11 @@ def cli() -> None:
 @checkpoints_option
 @click.option("--dry-run", is_flag=True, help="Show stages, steps, tokens and memory; train nothing.")
 @profile_option
-# Nine parameters: the options of the command.
+# Ten parameters: the options of the command.
 def run_command(
     recipe: str | None,
     model: str | None,
+    adapter: str | None,
     data: Path | None,
     out: Path | None,
     file: Path | None,
@@ -194,6 +199,8 @@ def run_command(
     Examples:
       pit run demo
       pit run chat --model SmolLM2-135M-Instruct/ --data pairs.jsonl --out runs/mine
+      pit run chat --model improver/ --data more.jsonl --out runs/next   (a folder of `pit export`)
+      pit run chat --model BASE --adapter lora/ --data pairs.jsonl
       pit run hh --data ~/hh-rlhf --out runs/hh --set rl_improver_1.steps=50
       pit run --config runs/hh/config.json --out runs/again
       pit run hh --data ~/hh-rlhf --checkpoints gs://my-bucket/hh   (outlives this machine)
@@ -205,7 +212,7 @@ def run_command(
     from pit.stages.prepare import require_data
 
     console = Terminal()
-    config = make_config(recipe, data, checkpoints, settings, file, model)
+    config = make_config(recipe, data, checkpoints, settings, file, model, adapter)
     folder = out or Path("runs") / config.name
     if dry_run:
         for table in tables(config, folder):
@@ -220,14 +227,16 @@ def run_command(
 @cli.command("config")
 @click.argument("recipe", required=False)
 @model_option
+@adapter_option
 @data_option
 @config_option
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
-# Six parameters: the options of the command.
+# Seven parameters: the options of the command.
 def config_command(
     recipe: str | None,
     model: str | None,
+    adapter: str | None,
     data: Path | None,
     file: Path | None,
     settings: tuple[str, ...],
@@ -238,7 +247,7 @@ def config_command(
     Example:
       pit config demo --set seed=3 > mine.yaml && pit run --config mine.yaml --out runs/mine
     """
-    config = make_config(recipe, data, None, settings, file, model)
+    config = make_config(recipe, data, None, settings, file, model, adapter)
     click.echo(json.dumps(to_dict(config), indent=2) if as_json else to_yaml(config), nl=as_json)
 
 
@@ -333,4 +342,5 @@ def env() -> None:
 
 cli.add_command(data)
 cli.add_command(bench)
+cli.add_command(export_command)
 cli.add_command(check)

@@ -76,7 +76,13 @@ data_option = click.option(
 model_option = click.option(
     "--model",
     metavar="PATH",
-    help="Pretrained model that the run starts from: a folder of transformers, a GGUF file, or hf:OWNER/NAME.",
+    help="Pretrained model that the run starts from: a folder of transformers, of `pit export` or of PEFT (whose "
+    "adapters are merged into the base that it names), a GGUF file, or hf:OWNER/NAME.",
+)
+adapter_option = click.option(
+    "--adapter",
+    metavar="FOLDER",
+    help="PEFT folder, or hf:OWNER/NAME, whose adapters are merged into the model first.",
 )
 checkpoints_option = click.option(
     "--checkpoints",
@@ -127,7 +133,7 @@ def open_run(folder: Path, settings: Sequence[str] = ()) -> "Run":
     return Run.open(folder).with_settings(settings)
 
 
-# Six parameters: the options that decide a config.
+# Seven parameters: the options that decide a config.
 def make_config(
     recipe: str | None,
     data: Path | None,
@@ -135,6 +141,7 @@ def make_config(
     settings: Sequence[str],
     file: Path | None = None,
     model: str | None = None,
+    adapter: str | None = None,
 ) -> RunConfig:
     """Return a recipe's config, with the fields of a file, then those of the options, in the place of its own."""
     from pit import recipes
@@ -158,4 +165,6 @@ def make_config(
         config = RunConfig() if pretrained is None else from_model(RunConfig(), pretrained)
     if file is not None:
         config = read_config(file, config)
+    if adapter is not None:
+        given.append(f"base.adapter={adapter if adapter.startswith(SCHEME) else Path(adapter).absolute()}")
     return override(config, [*given, *settings])

@@ -54,9 +54,21 @@ class AdapterConfig(Section):
 class BaseConfig(Section):
     """Model that all models of a run start from, and that stays frozen under their adapters.
 
-    path: folder of a pretrained language model as transformers writes it, or a GGUF file; None: random weights.
+    path: folder of a pretrained language model as transformers writes it, a GGUF file, or a folder of PEFT; None:
+        random weights.
+    adapter: folder of PEFT whose adapters are merged into that model first.
     dtype: dtype in which the frozen weights are held. What trains, and the states of optimizers, are float32.
     """
 
     path: str | None = None
+    adapter: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.adapter is None or self.path is not None,
+            "adapter",
+            "needs a model that it adapts",
+            "name that model with --model, or leave {path} out",
+        )

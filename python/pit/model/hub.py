@@ -16,7 +16,20 @@ from pit.model.token_facts import FILES
 
 SCHEME = "hf:"
 _NAME = re.compile(r"hf:(?P<repo>[^/@:]+/[^/@:]+)(/(?P<file>[^@:]+\.gguf))?(@(?P<revision>[^:]+))?")
-_PATTERNS = ("config.json", *FILES, INDEX, "model*.safetensors")
+_PATTERNS = ("config.json", *FILES, INDEX, "model*.safetensors", "adapter_config.json", "adapter_model.safetensors")
+
+
+def hub_name(path: str | Path) -> str | None:
+    """Return the name `owner/name` of a model on a hub: of `hf:owner/name`, or of its place in the cache; else None.
+
+    >>> hub_name("hf:owner/name@main"), hub_name("/c/models--owner--name/snapshots/0a1b"), hub_name("owner/name")
+    ('owner/name', 'owner/name', None)
+    """
+    named = _NAME.fullmatch(str(path))
+    if named is not None:
+        return named["repo"]
+    folders = [re.fullmatch(r"models--(.+?)--(.+)", part) for part in Path(path).parts]
+    return next((f"{match[1]}/{match[2]}" for match in folders if match is not None), None)
 
 
 def fetch(name: str) -> Path:

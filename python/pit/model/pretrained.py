@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from pit.config import ModelConfig
+from pit.model.adapted_source import AdaptedSource, base_of, is_adapter
 from pit.model.decoder import Decoder
 from pit.model.errors import ModelFileError, refusal
 from pit.model.gguf_file import GgufFile
@@ -66,19 +67,20 @@ class Pretrained:
         return f"Pretrained({str(self.path)!r})"
 
     @classmethod
-    def open(cls, path: str | Path) -> "Pretrained":
+    def open(cls, path: str | Path, adapter: str | Path | None = None) -> "Pretrained":
         """Open a model and check its config and the headers of its tensors; no weight is read.
 
         Args:
             path: a folder with config.json and model.safetensors, or model.safetensors.index.json with its shards; or
                 a GGUF file, whose quantised tensors are dequantised; or a name on a hub, `hf:owner/name` (see
-                `pit.model.hub.fetch`).
+                `pit.model.hub.fetch`); or a folder of PEFT, whose adapters are merged into the model that it names.
+            adapter: a folder of PEFT, or its name on a hub, whose adapters are merged into the model.
 
         Raises:
             ModelFileError: a file is missing or damaged, no family has the architecture, the decoder does not compute
                 all parts of it, or the tensors differ from those of the config.
         """
-        source = _source(path)
+        source = _source(path, adapter)
         shape = read_shape(source.config)
         if shape.reward:
             rule = "a run starts from a language model (...ForCausalLM)"
@@ -132,6 +134,11 @@ class Pretrained:
         for name, path in sorted(self.source.files().items()):
             total.update(f"{name}\0{_hash_of(path)}\0".encode())
         return total.hexdigest()
+
+    @property
+    def adapted(self) -> bool:
+        """Whether adapters are merged into the model."""
+        return isinstance(self.source, AdaptedSource)
 
     @property
     def dequantised(self) -> tuple[str, ...]:
@@ -229,10 +236,18 @@ def load_pretrained(folder: str | Path) -> tuple[ModelConfig, int, Params]:
     return shape.config, shape.vocab_size, params
 
 
-def _source(path: str | Path) -> Source:
+def _source(path: str | Path, adapter: str | Path | None = None) -> Source:
     """Return what a path or a name on a hub stands for."""
-    path = fetch(str(path)) if str(path).startswith(SCHEME) else Path(path)
-    return GgufFile.open(path) if path.suffix == ".gguf" else HfFolder.open(path)
+    place = _place(path)
+    if adapter is not None:
+        return AdaptedSource(_source(place), _place(adapter), place)
+    if is_adapter(place):
+        return AdaptedSource(_source(base_of(place)), place, place)
+    return GgufFile.open(place) if place.suffix == ".gguf" else HfFolder.open(place)
+
+
+def _place(path: str | Path) -> Path:
+    return fetch(str(path)) if str(path).startswith(SCHEME) else Path(path)
 
 
 def _hash_of(path: Path) -> str:

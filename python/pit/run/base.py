@@ -16,17 +16,18 @@ from pit.data.tokenizer import Tokenizer
 from pit.model.decoder import Decoder
 from pit.model.model import Model
 from pit.model.pretrained import Pretrained
+from pit.run.exported import ExportFacts
 from pit.seeds import Seed
 
 
 @cache
-def open_pretrained(path: str) -> Pretrained:
-    """Return the pretrained model of a path, opened once per process.
+def open_pretrained(path: str, adapter: str | None = None) -> Pretrained:
+    """Return the pretrained model of a path, with the adapters of a folder if one is given, opened once per process.
 
     Raises:
         ModelFileError: it is missing, or cannot be read.
     """
-    return Pretrained.open(path)
+    return Pretrained.open(path, adapter)
 
 
 def pretrained_of(config: RunConfig) -> Pretrained | None:
@@ -35,7 +36,7 @@ def pretrained_of(config: RunConfig) -> Pretrained | None:
     Raises:
         ModelFileError: it is missing, or cannot be read.
     """
-    return None if config.base.path is None else open_pretrained(config.base.path)
+    return None if config.base.path is None else open_pretrained(config.base.path, config.base.adapter)
 
 
 def chat_of(model: Pretrained, settings: TemplateConfig) -> tuple[Tokenizer, ChatFormat]:
@@ -46,10 +47,16 @@ def chat_of(model: Pretrained, settings: TemplateConfig) -> tuple[Tokenizer, Cha
         settings: `path` names a chat template in the place of the model's own.
 
     Raises:
-        ConfigError: there is no chat template.
+        ConfigError: there is no chat template, or the model has PIT's role tokens.
         DataError: the chat template cannot be read, or the tokenizer cannot be used.
         ModelFileError: the model has no tokenizer.
     """
+    facts = ExportFacts.of(model.source.config.values, model.source.config.path)
+    if facts is not None and facts.roles:
+        raise ConfigError(
+            f"base.path = {model.path}: was exported from a run with PIT's own tokenizer, whose role tokens no new "
+            "run can read as a chat format; start from a pretrained chat model"
+        )
     source = model.chat_template if settings.path is None else _text_of(Path(settings.path))
     if source is None:
         raise ConfigError(
