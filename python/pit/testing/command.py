@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 # A constant and not the docstring, where \b would need a control character.
 _HELP = """Check the reward model MODEL: what holds for any weights, and what it has learned.
 
-MODEL is the folder of a run (its gap model, or the model of --stage), the folder of a transformers sequence classifier,
-or MODULE:NAME of a scorer or function in Python. An exact invariant is held or violated; a violation is a bug, and the
-exit status is then 1. The other invariants are figures over the data with 95 % intervals. An invariant that needs a
-method that the model lacks is not applicable.
+MODEL is the folder of a run (its gap model, or the model of --stage), a folder of `pit export`, the folder of a
+transformers sequence classifier, or MODULE:NAME of a scorer or function in Python. An exact invariant is held
+or violated; a violation is a bug, and the exit status is then 1. The other invariants are figures over the data with
+95 % intervals. An invariant that needs a method that the model lacks is not applicable.
 
 \b
 Examples:

@@ -10,6 +10,7 @@ from typing import Any
 from pit.evaluate.gold import best_gold
 from pit.evaluate.sensitivity import sampled_pairs
 from pit.records import read_object
+from pit.run.exported import ExportFacts
 from pit.run.folder import Run
 from pit.run.stage import DECODER
 from pit.seeds import Seed
@@ -17,6 +18,7 @@ from pit.stages.graph import STAGES, stage_named
 from pit.testing.adapters import Difference, SequenceClassifier
 from pit.testing.checkpoint import CheckpointScorer
 from pit.testing.errors import CheckError
+from pit.testing.exported import open_exported
 from pit.testing.policy import PolicyScorer
 from pit.types import Preference
 
@@ -25,7 +27,7 @@ def open_folder(model: str, stage: str = "reward-gap") -> Any:
     """Load the scorer of a folder.
 
     Args:
-        model: folder of a run or of a transformers sequence classifier.
+        model: folder of a run, of an exported model, or of a transformers sequence classifier.
         stage: stage of a run; a policy becomes a sampler, a reward model a scorer with every other method.
 
     Raises:
@@ -34,10 +36,15 @@ def open_folder(model: str, stage: str = "reward-gap") -> Any:
         CheckError: the run does not have such a stage.
         ConfigError: the folder does not hold a run.
         CheckpointError: the stage has not finished.
+        ModelFileError: a file of an exported model is missing or damaged.
     """
     folder = Path(model)
     remedy = "give the folder of a run, or of a transformers sequence classifier"
-    if "architectures" in read_object(folder / "config.json", remedy):
+    values = read_object(folder / "config.json", remedy)
+    facts = ExportFacts.of(values, folder / "config.json")
+    if facts is not None:
+        return open_exported(folder, facts)
+    if "architectures" in values:
         return Difference(SequenceClassifier.open(folder))
     named = stage_named(stage)
     if named is not None and named.trains == DECODER:
