@@ -6,9 +6,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors.numpy import load_file, save_file
 from small_model import write_model, write_preferences
 
 from pit.config import DataConfig, override
+from pit.data.tokenizer import Tokenizer
 from pit.model.pretrained import Pretrained
 from pit.recipes import recipe
 from pit.run.folder import Run
@@ -28,11 +30,24 @@ ADAPTERS = tuple(
 
 def chat_run(folder: Path, start: str | Path, *settings: str) -> Run:
     """Return a prepared run of the recipe `chat` on a small model: one in a format of `chat_cases`, or a folder."""
-    model = start if isinstance(start, Path) else write_model(folder / "base", start)
+    model = start if isinstance(start, Path) else _plain(write_model(folder / "base", start))
     data = write_preferences(folder / "pairs.jsonl")
     settings = (f"data.path={data}", "template.request=Once more, please.", *settings)
     config = recipe("chat", Pretrained.open(model), DataConfig(task=None, path=str(data)))
     return prepared(Run(folder / "run", override(config, settings)))
+
+
+def _plain(model: Path) -> Path:
+    """Make a model answer in printable ASCII: bytes that are no text are shown otherwise in a later turn."""
+    tokenizer = Tokenizer.pretrained((model / "tokenizer.json").read_text())
+    tensors = dict(load_file(model / "model.safetensors"))
+    table = np.array(tensors["model.embed_tokens.weight"])
+    for token_id in range(len(table)):
+        text = tokenizer.decode([token_id])
+        if not (text.isascii() and text.isprintable()):
+            table[token_id] = 0
+    save_file({**tensors, "model.embed_tokens.weight": table}, model / "model.safetensors", metadata={"format": "pt"})
+    return model
 
 
 def role_run(folder: Path, name: str = "hh", *settings: str) -> Run:

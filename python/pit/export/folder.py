@@ -48,6 +48,11 @@ class _Export:
         return any(segment.kind == SegmentKind.REFERENCE for segment in segments)
 
     @property
+    def own_code(self) -> bool:
+        shape = self.stage.trains.config(self.run.config)
+        return bool(written_shape(shape, self.run.vocab_size, reward=self.reward)[0].family.files)
+
+    @property
     def request(self) -> str:
         return self.run.config.template.request
 
@@ -96,7 +101,8 @@ def _write_merged(task: _Export, speech: Speech, card: str, dtype: Literal["floa
     model, adapter = stage.load(run), stage.adapter(run.config)
     files = {CARD: card}
     if not task.reward:
-        files[GENERATION] = generation_config(speech, run.config.improve, run.template.capacity)
+        cache = not task.own_code
+        files[GENERATION] = generation_config(speech, run.config.improve, run.template.capacity, cache=cache)
     save_pretrained(
         task.folder,
         stage.trains.config(run.config),
@@ -203,7 +209,7 @@ def _facts(task: _Export) -> ExportFacts:
 
 
 def _card(task: _Export, speech: Speech, record: Mapping[str, Any]) -> Card:
-    path, shape = task.run.config.base.path, task.stage.trains.config(task.run.config)
+    path = task.run.config.base.path
     return Card(
         run=task.run,
         stage=task.stage,
@@ -215,6 +221,6 @@ def _card(task: _Export, speech: Speech, record: Mapping[str, Any]) -> Card:
         base_file=None if path is None else Path(path).name,
         thinks=speech.thinks,
         pad_id=speech.pad_id,
-        own_code=bool(written_shape(shape, task.run.vocab_size, reward=task.reward)[0].family.files),
+        own_code=task.own_code,
         record=record,
     )

@@ -74,13 +74,14 @@ def _padding(format: ChatFormat, ids: Mapping[str, int], eos: int) -> int:
     return pad
 
 
-def generation_config(speech: Speech, improve: ImproveConfig, capacity: int) -> str:
+def generation_config(speech: Speech, improve: ImproveConfig, capacity: int, *, cache: bool = True) -> str:
     """Return the text of a generation_config.json: the sampling of the run's own inference.
 
     Args:
         speech: facts about the tokens.
         improve: settings of the inference.
         capacity: most tokens of an answer, its end included.
+        cache: whether the model keeps keys and values.
     """
     values: dict[str, Any] = {
         "bos_token_id": speech.bos_id,
@@ -89,6 +90,8 @@ def generation_config(speech: Speech, improve: ImproveConfig, capacity: int) -> 
         "max_new_tokens": capacity,
         "pad_token_id": speech.pad_id,
     }
+    if not cache:
+        values["use_cache"] = False
     if improve.temperature > 0:
         # transformers would keep the 50 likeliest tokens where the file says nothing.
         values |= {"temperature": improve.temperature, "top_k": improve.top_k or 0, "top_p": improve.top_p or 1.0}

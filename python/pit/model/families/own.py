@@ -39,6 +39,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
         "learned_positions": config.learned_positions,
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tied,
+        "use_cache": False,
         "auto_map": {auto: f"{_CODE}.Pit{name}" for auto, name in _CLASSES.items()},
     }
 
