@@ -218,6 +218,18 @@ def test_the_card_says_data_settings_and_acceptance(run, improver):
     assert str(run.folder) not in card
 
 
+def test_the_card_names_the_model_that_accepts_and_its_gap(run, tmp_path):
+    other = finished_run.reset(run, "improve.accept_by=likelihood", "improve.gap=centred", "improve.threshold=0.5")
+    export(other, rl_iterated.IMPROVER_1, tmp_path / "improver")
+    card = (tmp_path / "improver" / "README.md").read_text()
+    assert "exceeds\n0.5;" in card
+    assert "pit export --run RUN sft-improver FOLDER" in card
+    assert "half of log p(candidate | prompt, answer)" in card
+    export(other, reward.GAP, tmp_path / "gap")
+    (code,) = CODE.findall((tmp_path / "gap" / "README.md").read_text())
+    assert "offset = score(prompt, answer, answer) + score(prompt, reference, reference)" in code
+
+
 def test_results_of_the_run_are_on_the_card_with_intervals(run, tmp_path):
     results = Results(
         recipe="chat",
@@ -262,6 +274,7 @@ def test_greedy_sampling_is_written_as_such(run):
 
 def test_what_cannot_be_exported_is_refused(run, improver, tmp_path):
     full = finished_run.reset(run, "sft_policy.adapter=none")
+    fresh = finished_run.reset(run, "base.path=none")
     gguf = finished_run.reset(run, "base.path=/models/small.gguf")
     cases = [
         (run, rl.POLICY, improver, {}, DataError, r"improver: already exists and is not an empty folder; remove it"),
@@ -270,6 +283,15 @@ def test_what_cannot_be_exported_is_refused(run, improver, tmp_path):
         (full, sft.POLICY, None, {"form": "adapter"}, ExportError, r"^--adapter: stage sft-policy trained all its"),
         (run, rl.POLICY, None, {"form": "adapter", "dtype": "bfloat16"}, ExportError, r"^--dtype bfloat16: adapters"),
         (run, rl.POLICY, run.folder / "stages" / "x", {}, ExportError, r"lies among the files of the run"),
+        (fresh, rl.POLICY, None, {"form": "adapter"}, ExportError, r"has random weights that no file holds; export it"),
+        (
+            fresh,
+            rl.POLICY,
+            None,
+            {"base": "a/b"},
+            ExportError,
+            r"^--base a/b: the run started from random weights, not",
+        ),
         (gguf, rl.POLICY, None, {"form": "adapter"}, ExportError, r"PEFT loads no GGUF file; name the model .* --base"),
     ]
     for of, stage, folder, options, kind, words in cases:

@@ -64,12 +64,17 @@ def forms(run):
     return ("merged", "adapter") if rl.POLICY.adapter(run.config) is not None else ("merged",)
 
 
-def answers_of(run: Run, folder, *, threshold=-1e9) -> list[list[str]]:
+def as_served(run: Run, text: str) -> str:
+    """Return an answer as PIT keeps it in a chat format: trimmed as the next turn shows it, and cut to the window."""
+    return text if run.format is None else run.template.decode_answer(run.template.encode_answer(text))
+
+
+def answers_of(run: Run, folder) -> list[list[str]]:
     """Return the answers of `pit improve --temperature 0`, every candidate kept."""
     lines = [json.dumps({"prompt": prompt, "answer": answer}) for prompt, answer in ASKED]
     (folder / "asked.jsonl").write_text("\n".join(lines) + "\n")
     words = ["--input", str(folder / "asked.jsonl"), "--output", str(folder / "answers.jsonl")]
-    words += ["--temperature", "0", "--threshold", str(threshold), "--iterations", "1"]
+    words += ["--temperature", "0", "--threshold", "-1e9", "--iterations", "1"]
     main(["improve", "--run", str(run.folder), *words])
     return [json.loads(line)["answers"] for line in (folder / "answers.jsonl").read_text().splitlines()]
 
@@ -81,9 +86,8 @@ def test_the_code_of_the_card_improves_as_the_run_does(run, forms, tmp_path):
     assert run.format is None or "\ufffd" not in "".join(expected)
     for form in forms:
         export(run, rl_iterated.IMPROVER_1, tmp_path / form, form=form)
-        # PIT trims an answer as the format trims it in the next turn.
         improve = card(tmp_path / form)["improve"]
-        assert [improve(*asked).strip() for asked in ASKED] == [text.strip() for text in expected], form
+        assert [as_served(run, improve(*asked)) for asked in ASKED] == expected, form
 
 
 def test_the_code_of_the_card_scores_as_the_run_does(run, forms, tmp_path):
@@ -133,8 +137,8 @@ def test_the_policy_answers_as_the_run_does(run, tmp_path):
     prompts = [run.template.encode_prompt([Message("user", prompt)]) for prompt, _ in ASKED]
     sampler = run.sampler(run.config.improve.rollout)
     ours = sampler.answers(rl.POLICY.load(run), [0, 1, 2], prompts, strategy=0.0, seed=0)
-    texts = [run.template.decode_answer(ids) for ids in ours.rows()]
-    assert [answer(prompt).strip() for prompt, _ in ASKED] == [text.strip() for text in texts]
+    expected = [run.template.decode_answer(ids) for ids in ours.rows()]
+    assert [as_served(run, answer(prompt)) for prompt, _ in ASKED] == expected
 
 
 def test_the_tokenizer_has_our_ids(run, tmp_path):

@@ -419,6 +419,25 @@ def test_a_taken_folder_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
+@pytest.mark.parametrize(("limit", "files"), [(1, 11), (100, 6), (10**6, 1)])
+def test_large_weights_are_split_over_files(tmp_path: Path, limit: int, files: int) -> None:
+    """A file holds the tensors that fit, and one that is larger than a file may be has its own."""
+    params = random_params(Decoder, SMALL, 3)
+    save_pretrained(tmp_path / "m", SMALL, params, 3, shard_bytes=limit)
+    names = sorted(path.name for path in (tmp_path / "m").glob("*.safetensors"))
+    assert len(names) == files
+    if files > 1:
+        assert names[0] == f"model-00001-of-{files:05d}.safetensors"
+        index = json.loads((tmp_path / "m" / INDEX).read_text())
+        assert index["metadata"] == {"total_size": 4 * sum(value.size for value in params.values())}
+        assert set(index["weight_map"].values()) == set(names)
+        sizes = [sum(v.nbytes for v in load_file(tmp_path / "m" / name).values()) for name in names]
+        assert all(
+            size <= limit or len(load_file(tmp_path / "m" / name)) == 1 for size, name in zip(sizes, names, strict=True)
+        )
+    assert bits(load_pretrained(tmp_path / "m")[2]) == bits(params)
+
+
 def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError("no space left")

@@ -81,13 +81,15 @@ def export(
         CheckpointError: the stage has not finished.
         ConfigError: the run does not include the stage.
         DataError: the folder is not empty.
-        ExportError: the stage has no adapters, or PEFT could not find their base.
+        ExportError: the stage has no adapters, PEFT could not find their base, or a base is named where there is none.
         ModelFileError: no family of transformers can express the model.
     """
     stage.require(run.config)
     require_absent_or_empty(folder)
     _require_outside(run, folder)
     task = _Export(run, stage, form or "merged", base, folder)
+    if base is not None and run.config.base.path is None:
+        raise ExportError(f"--base {base}: the run started from random weights, not from a model; leave --base out")
     if task.form == "adapter":
         _require_adapter(task, dtype)
     speech = speech_of(run.template, task.request, reward=task.reward)
