@@ -6,7 +6,9 @@ from pathlib import Path
 import finished_run
 import numpy as np
 import pytest
+from small_model import write_preferences
 
+from pit.cli import main
 from pit.config import ConfigError
 from pit.export import export
 from pit.run.exported import ExportFacts
@@ -44,6 +46,27 @@ def test_a_policy_reads_and_writes_as_in_its_run(run, tmp_path):
     ours = open_folder(str(tmp_path / "exported"))
     assert isinstance(ours, PolicyScorer)
     assert ours.format == PolicyScorer.open(run.folder, rl.POLICY).format
+
+
+def test_adapters_alone_are_not_checked(tmp_path, capsys):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        main(["check", str(tmp_path)])
+    assert "holds adapters without their base; export the stage with --merged to check it" in capsys.readouterr().err
+
+
+def test_the_command_checks_an_export(run, tmp_path, capsys):
+    """Its figures are those of the run, on the same rows."""
+    export(run, reward.GAP, tmp_path / "gap")
+    pairs = write_preferences(tmp_path / "pairs.jsonl", rows=12)
+    tables = []
+    for model in (run.folder, tmp_path / "gap"):
+        report = tmp_path / "report.json"
+        words = ["--data", str(pairs), "--invariant", "order_wl_lw", "--invariant", "batch_size", "--examples", "3"]
+        main(["check", str(model), *words, "--json", str(report)])
+        results = json.loads(report.read_text())["results"]
+        tables.append([(result["name"], result["status"], result["interval"]) for result in results])
+    assert tables[0] == tables[1]
 
 
 FACTS = ExportFacts("reward-gap", True, False, "Again.", (8, 8, 8), (3, 1), "2024-07-26")

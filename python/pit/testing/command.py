@@ -123,6 +123,8 @@ def _open_scorer(model: str, stage: str) -> Any:
         from pit.testing.adapters import import_scorer
 
         return import_scorer(model)
+    if (Path(model) / "adapter_config.json").is_file():
+        raise CheckError(f"{model}: holds adapters without their base; export the stage with --merged to check it")
     if not (Path(model) / "config.json").is_file():
         raise CheckError(
             f"{model}: does not hold a model (config.json is missing); give the folder of a run, the folder of a "
