@@ -56,5 +56,5 @@ def export_command(
     if named is None:
         names = ", ".join(each.name for each in stages_of(run.config))
         raise ConfigError(f"STAGE = {stage!r}: is not a stage; give one of {names}")
-    export(run, named, folder, form=form, dtype=dtype, base=base)
+    export(run, named, folder, form=form or "merged", dtype=dtype, base=base)
     say(str(folder))

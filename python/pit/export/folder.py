@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pit.data.atomic import RUN_PARTS, require_absent_or_empty
 from pit.export.card import Card, card_of
@@ -20,8 +20,7 @@ from pit.run.stage import REWARD_MODEL, Stage
 from pit.types import SegmentKind
 
 Form = Literal["merged", "adapter"]
-FORMS: tuple[Form, ...] = get_args(Form)
-"""Forms of an export: whole weights for transformers, or adapters for PEFT."""
+"""Form of an export: whole weights for transformers, or adapters for PEFT."""
 
 CARD = "README.md"
 MAX_POSITIONS = 4096
@@ -63,7 +62,7 @@ def export(
     stage: Stage,
     folder: Path,
     *,
-    form: Form | None = None,
+    form: Form = "merged",
     dtype: Literal["float32", "bfloat16"] = "float32",
     base: str | None = None,
 ) -> None:
@@ -73,7 +72,7 @@ def export(
         run: the run.
         stage: one of its stages.
         folder: must be missing or empty.
-        form: "merged", the default, or "adapter".
+        form: whole weights, or adapters alone.
         dtype: of the weights in the file; adapters are merged in float32 before, and adapters alone stay float32.
         base: name of the pretrained model for the card and for PEFT; None: as the run knows it.
 
@@ -87,7 +86,7 @@ def export(
     stage.require(run.config)
     require_absent_or_empty(folder)
     _require_outside(run, folder)
-    task = _Export(run, stage, form or "merged", base, folder)
+    task = _Export(run, stage, form, base, folder)
     if base is not None and run.config.base.path is None:
         raise ExportError(f"--base {base}: the run started from random weights, not from a model; leave --base out")
     if task.form == "adapter":
