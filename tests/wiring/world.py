@@ -263,7 +263,7 @@ class World:
         logp = np.where(np.arange(capacity) < length[:, :, None], np.float32(-1), np.float32(0))
         temperature = getattr(strategy, "temperature", 0.0)
         self.asks.append(Ask(self.where, name, seed, ids, n, rows, temperature, token, frozenset(model.params)))
-        return Samples(token, length, finished, logp, logp, 1.0)
+        return Samples(token, length, finished, logp, logp, 1.0, model.version)
 
     # Scores.
 

@@ -279,9 +279,10 @@ class Stage(Job):
         graphdef, shapes = Model.abstract(self.trains.module, shape, run.vocab_size, run.mesh, adapter)
         with self.checkpoints(run, keep=1) as checkpoints:
             params: Params = checkpoints.restore_params(shapes)
+        version = f"{self.name}@{self.settings(run.config).steps}"
         if adapter is None:
-            return Model(graphdef, params)
-        return Model(graphdef, on_base(run.base, params), frozenset(params))
+            return Model(graphdef, params, version=version)
+        return Model(graphdef, on_base(run.base, params), frozenset(params), version)
 
     def models(self, run: Run) -> dict[Role, Model[Any]]:
         """Return the models of the inputs by role, each stage loaded once; "start" has buffers of its own."""

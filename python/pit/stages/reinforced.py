@@ -98,6 +98,7 @@ def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
         references = References(config, sampler, models.get("writer"), models.get("rewriter"), passes)
         form = config.gap
     return RlStep(
+        name=session.stage.name,
         config=config,
         fold=run.fold(session.stage.fold),
         seed=run.seed.of(session.stage.name),
@@ -204,7 +205,7 @@ class RlTask:
         ids = np.arange(min(config.evaluate_prompts, len(fold)))
         weights = source_weights(config)[-1][1]
         cycle = np.repeat(np.arange(len(weights), dtype=np.uint8), weights)
-        draws = Draws(0, ids, cycle[ids % len(cycle)])
+        draws = Draws(int(state.step), ids, cycle[ids % len(cycle)])
         seed = self.steps.seed.of("held-out")
         return self.steps.collect(state.params, fold, draws, self._control, seed, adapt=False)[0].values
 

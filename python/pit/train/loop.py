@@ -19,6 +19,10 @@ class Interrupted(Interruption):
     """The stage was asked to stop; its checkpoint is saved."""
 
 
+class StepError(PitError):
+    """A step that could not be taken for a reason outside of training, which left the state as it was before."""
+
+
 class InterruptFlag:
     """A flag that the first SIGINT or SIGTERM raises and the loop reads between steps; the second signal kills."""
 
