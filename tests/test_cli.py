@@ -1,5 +1,6 @@
 """`--help` of every command, and `pit config`."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +75,23 @@ def test_settings_win_over_a_file_and_a_file_over_a_recipe(tmp_path: Path) -> No
     printed.write_text(result.output)
     expected = override(recipe("tiny"), ["seed=3", "rl_policy.steps=9", "rl_policy.beta=0.5"])
     assert read_config(printed, recipe("demo")) == expected
+
+
+def test_a_reward_of_the_command_line_is_that_of_every_rl_stage_and_settings_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--reward", "mine.py:score", "--set", "rl_policy.reward.function=none", "--json"]
+    printed = json.loads(CliRunner().invoke(cli, ["config", "tiny", *options]).output)
+    named = {name: section["reward"]["function"] for name, section in printed.items() if name.startswith("rl_")}
+    file = f"{tmp_path / 'mine.py'}:score"
+    assert named == {"rl_policy": None, **{f"rl_improver_{number}": file for number in range(3)}}
+    printed = json.loads(CliRunner().invoke(cli, ["config", "tiny", "--reward", "pkg.mine:score", "--json"]).output)
+    assert printed["rl_policy"]["reward"] == {
+        "function": "pkg.mine:score",
+        "model_weight": 1.0,
+        "function_weight": 1.0,
+    }
 
 
 @pytest.mark.parametrize("command", [["config"], ["run"]])

@@ -32,6 +32,7 @@ from pit.cli.options import (
     open_run,
     profile_option,
     require_outside,
+    reward_option,
     run_option,
     set_option,
 )
@@ -172,10 +173,11 @@ def cli() -> None:
 @click.option("--out", type=FOLDER, help="Folder of the run [runs/NAME].")
 @config_option
 @set_option
+@reward_option
 @checkpoints_option
 @click.option("--dry-run", is_flag=True, help="Show stages, steps, tokens and memory; train nothing.")
 @profile_option
-# Nine parameters: the options of the command.
+# Ten parameters: the options of the command.
 def run_command(
     recipe: str | None,
     model: str | None,
@@ -183,6 +185,7 @@ def run_command(
     out: Path | None,
     file: Path | None,
     settings: tuple[str, ...],
+    reward: str | None,
     checkpoints: str | None,
     dry_run: bool,
     profile_steps: int,
@@ -196,6 +199,7 @@ def run_command(
       pit run chat --model SmolLM2-135M-Instruct/ --data pairs.jsonl --out runs/mine
       pit run hh --data ~/hh-rlhf --out runs/hh --set rl_improver_1.steps=50
       pit run --config runs/hh/config.json --out runs/again
+      pit run chat --model M/ --data pairs.jsonl --reward rewards.py:score   (a reward of your own)
       pit run hh --data ~/hh-rlhf --checkpoints gs://my-bucket/hh   (outlives this machine)
       pit run paper --dry-run
     """
@@ -205,7 +209,7 @@ def run_command(
     from pit.stages.prepare import require_data
 
     console = Terminal()
-    config = make_config(recipe, data, checkpoints, settings, file, model)
+    config = make_config(recipe, data, checkpoints, settings, file, model, reward)
     folder = out or Path("runs") / config.name
     if dry_run:
         for table in tables(config, folder):
@@ -223,14 +227,16 @@ def run_command(
 @data_option
 @config_option
 @set_option
+@reward_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
-# Six parameters: the options of the command.
+# Seven parameters: the options of the command.
 def config_command(
     recipe: str | None,
     model: str | None,
     data: Path | None,
     file: Path | None,
     settings: tuple[str, ...],
+    reward: str | None,
     as_json: bool,
 ) -> None:
     """Print the config of RECIPE with all defaults filled in; `pit run --config FILE` starts from such a file.
@@ -238,7 +244,7 @@ def config_command(
     Example:
       pit config demo --set seed=3 > mine.yaml && pit run --config mine.yaml --out runs/mine
     """
-    config = make_config(recipe, data, None, settings, file, model)
+    config = make_config(recipe, data, None, settings, file, model, reward)
     click.echo(json.dumps(to_dict(config), indent=2) if as_json else to_yaml(config), nl=as_json)
 
 

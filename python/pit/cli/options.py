@@ -78,6 +78,13 @@ model_option = click.option(
     metavar="PATH",
     help="Pretrained model that the run starts from: a folder of transformers, a GGUF file, or hf:OWNER/NAME.",
 )
+reward_option = click.option(
+    "--reward",
+    metavar="MODULE:FUNCTION",
+    help="Reward every RL stage also by a Python function of yours, FILE.py:FUNCTION too: function(prompts, "
+    "references, answers, rows) returns a number per answer. Weights: --set SECTION.reward.model_weight=0 (the "
+    "function alone), .function_weight.",
+)
 checkpoints_option = click.option(
     "--checkpoints",
     metavar="ROOT",
@@ -127,7 +134,11 @@ def open_run(folder: Path, settings: Sequence[str] = ()) -> "Run":
     return Run.open(folder).with_settings(settings)
 
 
-# Six parameters: the options that decide a config.
+RL_SECTIONS = ("rl_policy", "rl_improver_0", "rl_improver_1", "rl_improver_2")
+"""Config sections of the RL stages, which `--reward` sets."""
+
+
+# Seven parameters: the options that decide a config.
 def make_config(
     recipe: str | None,
     data: Path | None,
@@ -135,6 +146,7 @@ def make_config(
     settings: Sequence[str],
     file: Path | None = None,
     model: str | None = None,
+    reward: str | None = None,
 ) -> RunConfig:
     """Return a recipe's config, with the fields of a file, then those of the options, in the place of its own."""
     from pit import recipes
@@ -148,6 +160,10 @@ def make_config(
     if checkpoints is not None:
         given.append(f"checkpoints={checkpoints if '://' in checkpoints else Path(checkpoints).absolute()}")
     # Jobs of a run are processes of their own, and may have another working directory.
+    if reward is not None:
+        file_or_module, colon, name = reward.rpartition(":")
+        where = str(Path(file_or_module).absolute()) if file_or_module.endswith(".py") else file_or_module
+        given += [f"{section}.reward.function={where}{colon}{name}" for section in RL_SECTIONS]
     place = model if model is None or model.startswith(SCHEME) else str(Path(model).absolute())
     pretrained = None if place is None else open_pretrained(place)
     if recipe is not None:

@@ -24,11 +24,12 @@ from pit.model.model import Model
 from pit.model.params import Params
 from pit.rl.algorithm import Algorithm
 from pit.rl.controllers import Controllers
+from pit.rl.function import Rows
 from pit.rl.metrics import metrics
 from pit.rl.readings import PolicyAndAnchor
 from pit.rl.records import Measures, Prompts, Rollout, Trees, by_slot
 from pit.rl.references import References
-from pit.rl.reward import Reward
+from pit.rl.reward import Reward, score
 from pit.rl.shaping import shaped
 from pit.rollout.protocol import SamplerProtocol
 from pit.rollout.strategy import Temperature
@@ -105,10 +106,11 @@ class RlStep:
         prompts = self.prompts(fold, draws, seed.of("references"))
         rollout = self.sample(params, prompts, seed.of("samples"), draws.step)
         trees = self.pack(rollout)
-        scores = self.reward(prompts.inputs, prompts.references, rollout.outputs, trees.batches)
+        columns = prompts.inputs, prompts.references, rollout.outputs
+        scores, parts = score(self.reward, *columns, trees.batches, Rows(fold, prompts.ids))
         control = control.seen(self.config, scores) if adapt else control
         measures = self.measure(params, rollout, trees, scores, control)
-        values = metrics(self.config, rollout, scores, measures, control)
+        values = metrics(self.config, rollout, scores, measures, control) | parts
         return Scored(rollout, trees, scores, measures, values), control
 
     def prompts(self, fold: Fold, draws: Draws, seed: Seed) -> Prompts:

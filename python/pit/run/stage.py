@@ -132,6 +132,10 @@ def _unchecked(config: RunConfig) -> None:
     """Accept any config."""
 
 
+def _no_sources(run: Run) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage(Job):
     """A job that trains a model.
@@ -142,6 +146,7 @@ class Stage(Job):
     fold: fold of the data that it trains on.
     topology: returns the tree that each of its examples becomes.
     check: raises a ConfigError where the config cannot work, before anything is trained.
+    sources: returns digests of code of the user that the result depends on.
 
     With an adapter in its section, a stage trains adapters, and a head, on the run's base.
     """
@@ -152,6 +157,7 @@ class Stage(Job):
     fold: str
     topology: Callable[[RunConfig], Topology]
     check: Callable[[RunConfig], None] = _unchecked
+    sources: Callable[[Run], tuple[str, ...]] = _no_sources
 
     def needs(self, config: RunConfig) -> tuple[Job, ...]:
         """Return the stages of the inputs, and the other jobs that must be finished before."""
@@ -203,7 +209,7 @@ class Stage(Job):
         return run.checkpoints(self.name, keep=keep, base=self.base_digest(run))
 
     def hash(self, run: Run) -> str:
-        """Return a digest of everything that the result depends on: config, model, base, data, seed and inputs."""
+        """Return a digest of all that the result depends on: config, model, base, data, seed, inputs, code of users."""
         config = run.config
         return digest(
             self.name,
@@ -215,6 +221,7 @@ class Stage(Job):
             run.store.hash,
             run.base_digest if config.base.path is not None else self.base_digest(run),
             *run.template.facts,
+            *self.sources(run),
             {role: stage.hash(run) for role, stage in self.inputs(config).items()},
         )
 
