@@ -1,5 +1,6 @@
 """`--help` of every command, and `pit config`."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,11 @@ from click.testing import CliRunner
 
 from pit.cli import main
 from pit.cli.app import cli
-from pit.config import override, read_config
-from pit.pipeline import JOBS
+from pit.config import JudgeConfig, override, read_config
+from pit.pipeline import EVALUATE, JOBS
 from pit.recipes import RECIPES, recipe
+from pit.recipes.demo import tiny
+from pit.run.folder import Run
 
 
 def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -75,6 +78,22 @@ def test_settings_win_over_a_file_and_a_file_over_a_recipe(tmp_path: Path) -> No
     printed.write_text(result.output)
     expected = override(recipe("tiny"), ["seed=3", "rl_policy.steps=9", "rl_policy.beta=0.5"])
     assert read_config(printed, recipe("demo")) == expected
+
+
+def test_a_judge_of_the_command_line_is_a_setting_that_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, seen = Run(tmp_path, tiny()), []
+    run.save_config()
+    recorded = dataclasses.replace(EVALUATE, work=lambda run, services: seen.append(run.config.evaluate.judge))
+    monkeypatch.setattr("pit.pipeline.JOBS", (recorded,))
+    words = ["evaluate", "--run", str(tmp_path), "--judge-url", "http://x/v1", "--set", "evaluate.judge.prompts=9"]
+    main([*words, "--judge-model", "m"])
+    main(words[:3])
+    assert seen == [JudgeConfig("http://x/v1", "m", prompts=9), None]
+    assert Run.open(tmp_path).config == tiny()
+    with pytest.raises(SystemExit):
+        main(words)
 
 
 def test_a_reward_of_the_command_line_is_that_of_every_rl_stage_and_settings_win(

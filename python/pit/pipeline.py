@@ -55,7 +55,16 @@ def _evaluate(run: Run, services: Services) -> None:
     print_results(results)
 
 
-EVALUATE = Job(name="evaluate", title="improve, judge, report", work=_evaluate, after=jobs_of)
+EVALUATE = Job(
+    name="evaluate",
+    title="improve, judge, report",
+    work=_evaluate,
+    after=jobs_of,
+    flags=(
+        ("--judge-url", "evaluate.judge.url", "Also ask an LLM judge behind this URL; its key is in PIT_JUDGE_KEY."),
+        ("--judge-model", "evaluate.judge.model", "Name of the judging model there."),
+    ),
+)
 """Measures a finished run and writes results.json and report.html."""
 
 JOBS: tuple[Job, ...] = (*GRAPH, GATE, EVALUATE)

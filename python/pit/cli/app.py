@@ -143,11 +143,15 @@ def _job_command(job: "Job") -> click.Command:
     @click.option(
         "--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change board or evaluate, this once."
     )
-    def command(folder: Path, profile_steps: int, settings: tuple[str, ...]) -> None:
+    def command(folder: Path, profile_steps: int, settings: tuple[str, ...], **flags: str | None) -> None:
         from pit.evaluate.gold import services
 
-        job.work(open_run(folder, settings), services(profile_steps))
+        given = [(path, flags[path.replace(".", "_")]) for _, path, _ in job.flags]
+        chosen = [f"{path}={value}" for path, value in given if value is not None]
+        job.work(open_run(folder, (*chosen, *settings)), services(profile_steps))
 
+    for flag, path, text in reversed(job.flags):
+        click.option(flag, path.replace(".", "_"), metavar="TEXT", help=text)(command)
     return command
 
 

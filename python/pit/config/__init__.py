@@ -5,6 +5,7 @@ Nothing here repairs a value: a value that cannot work is refused with its path,
 
 from pit.config.adapter import AdapterConfig, BaseConfig
 from pit.config.board import BoardConfig, Limit
+from pit.config.judge import JudgeConfig
 from pit.config.model import ModelConfig, RopeScaling, gemma_like
 from pit.config.plain import digest, from_dict, override, read_config, to_dict, to_yaml
 from pit.config.rl import (
@@ -67,6 +68,7 @@ __all__ = [
     "ImproveConfig",
     "ImproverRlConfig",
     "ImproverSftConfig",
+    "JudgeConfig",
     "KlConfig",
     "KlEstimator",
     "KlPlace",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from pit.config.judge import JudgeConfig
 from pit.config.rules import COUNT, DECAY, FINITE, LATER, POSITIVE, SHARE, UNSIGNED, Range, Section
 
 GapForm = Literal["raw", "centred", "symmetric"]
@@ -277,6 +278,7 @@ class EvaluateConfig(Section):
     sensitivity_floor: least share of clean answers ranked above a copy with one fault, per aspect of the synthetic
         task; progress_floor: of answers ranked above a copy that is one step further from the clean one; pairs_floor:
         of held-out pairs ranked as the data rank them.
+    judge: an LLM judge behind an API, which compares answers besides the other measures; None: none.
     """
 
     prompts: Annotated[int, Range(low=2.0)] = 1000
@@ -287,6 +289,7 @@ class EvaluateConfig(Section):
     sensitivity_floor: Annotated[float, SHARE] = 0.8
     progress_floor: Annotated[float, SHARE] = 0.8
     pairs_floor: Annotated[float, SHARE] = 0.55
+    judge: JudgeConfig | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)

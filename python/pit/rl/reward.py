@@ -1,7 +1,7 @@
 """Rewards of samples: R_P, the forms of the gap model, R_P's difference, a function of the user, weighted sums.
 
 Whatever has the same signature is a reward as well: adding one is a class with this `__call__`. A judge behind an API
-is none: it compares texts after training (`pit.evaluate.api_judge`).
+is none: it compares texts after training (`pit.evaluate.llm_judge`).
 """
 
 from collections.abc import Callable, Mapping, Sequence

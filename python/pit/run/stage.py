@@ -95,6 +95,7 @@ class Job:
     after: returns the jobs that must be finished before, beyond a stage's inputs.
     included: returns whether a config includes the job in a run.
     option: setting that includes an optional job, as `--set` takes it.
+    flags: further options of its command: each one's name, the setting that it stands for, and its help.
     finished: returns whether there is nothing left to do.
     """
 
@@ -104,6 +105,7 @@ class Job:
     after: Callable[[RunConfig], tuple["Job", ...]] = _nothing
     included: Callable[[RunConfig], bool] = _always
     option: str = ""
+    flags: tuple[tuple[str, str, str], ...] = ()
     finished: Callable[[Run], bool] = _never
 
     def needs(self, config: RunConfig) -> tuple["Job", ...]:
