@@ -35,6 +35,8 @@ from pit.cli.options import (
     reward_option,
     run_option,
     set_option,
+    tracked,
+    tracker_option,
 )
 from pit.config import AcceptBy, to_dict, to_yaml
 from pit.data.atomic import require_apart
@@ -140,15 +142,22 @@ def _job_command(job: "Job") -> click.Command:
     @click.command(job.name, cls=Verbatim, help=f"{job.title[0].upper()}{job.title[1:]}.")
     @run_option
     @profile_option
+    @tracker_option
     @click.option(
-        "--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change board or evaluate, this once."
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="SECTION.FIELD=VALUE",
+        help="Change board, evaluate or trackers, this once.",
     )
-    def command(folder: Path, profile_steps: int, settings: tuple[str, ...], **flags: str | None) -> None:
+    def command(
+        folder: Path, profile_steps: int, trackers: tuple[str, ...], settings: tuple[str, ...], **flags: str | None
+    ) -> None:
         from pit.evaluate.gold import services
 
         given = [(path, flags[path.replace(".", "_")]) for _, path, _ in job.flags]
         chosen = [f"{path}={value}" for path, value in given if value is not None]
-        job.work(open_run(folder, (*chosen, *settings)), services(profile_steps))
+        job.work(open_run(folder, (*chosen, *tracked(trackers), *settings)), services(profile_steps))
 
     for flag, path, text in reversed(job.flags):
         click.option(flag, path.replace(".", "_"), metavar="TEXT", help=text)(command)
@@ -179,9 +188,10 @@ def cli() -> None:
 @set_option
 @reward_option
 @checkpoints_option
+@tracker_option
 @click.option("--dry-run", is_flag=True, help="Show stages, steps, tokens and memory; train nothing.")
 @profile_option
-# Ten parameters: the options of the command.
+# Eleven parameters: the options of the command.
 def run_command(
     recipe: str | None,
     model: str | None,
@@ -191,6 +201,7 @@ def run_command(
     settings: tuple[str, ...],
     reward: str | None,
     checkpoints: str | None,
+    trackers: tuple[str, ...],
     dry_run: bool,
     profile_steps: int,
 ) -> None:
@@ -213,7 +224,7 @@ def run_command(
     from pit.stages.prepare import require_data
 
     console = Terminal()
-    config = make_config(recipe, data, checkpoints, settings, file, model, reward)
+    config = make_config(recipe, data, checkpoints, [*tracked(trackers), *settings], file, model, reward)
     folder = out or Path("runs") / config.name
     if dry_run:
         for table in tables(config, folder):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pit.config import ConfigError, RunConfig, override, read_config
+from pit.config import TRACKERS, ConfigError, RunConfig, override, read_config
 
 if TYPE_CHECKING:
     from pit.run.folder import Run
@@ -127,6 +127,11 @@ def require_outside(out: Path, data: str | None) -> None:
         )
 
 
+def tracked(trackers: Sequence[str]) -> list[str]:
+    """Return the setting of the trackers of the command line; none where it names none."""
+    return [f"trackers={','.join(trackers)}"] if trackers else []
+
+
 def open_run(folder: Path, settings: Sequence[str] = ()) -> "Run":
     """Open the run of a folder, with settings that are not saved."""
     from pit.run.folder import Run
@@ -134,6 +139,13 @@ def open_run(folder: Path, settings: Sequence[str] = ()) -> "Run":
     return Run.open(folder).with_settings(settings)
 
 
+tracker_option = click.option(
+    "--tracker",
+    "trackers",
+    multiple=True,
+    type=click.Choice([*TRACKERS, "none"]),
+    help="Where metrics go besides metrics.jsonl; repeatable [tensorboard].",
+)
 RL_SECTIONS = ("rl_policy", "rl_improver_0", "rl_improver_1", "rl_improver_2")
 """Config sections of the RL stages, which `--reward` sets."""
 

@@ -24,7 +24,7 @@ from pit.config.rl import (
     SourceWeights,
 )
 from pit.config.rules import ConfigError, FieldError
-from pit.config.run import FREE, RunConfig
+from pit.config.run import FREE, TRACKERS, RunConfig
 from pit.config.sections import (
     AcceptBy,
     DataConfig,
@@ -52,6 +52,7 @@ from pit.config.supervised import (
 
 __all__ = [
     "FREE",
+    "TRACKERS",
     "AcceptBy",
     "AdapterConfig",
     "BaseConfig",
