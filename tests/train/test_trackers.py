@@ -1,8 +1,10 @@
 """Trackers: every line once, also over a resume; one that fails, stalls or is not there never stops a stage."""
 
+import contextlib
 import importlib.util
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -178,7 +180,7 @@ def test_a_tracker_that_is_not_installed_is_one_error_at_the_start(tmp_path, mon
     with pytest.raises(TrackerError) as caught:
         Trackers(["trackio"], tmp_path, FACTS)
     assert str(caught.value) == (
-        "trackers = 'trackio': its package is not installed; `pip install 'pit-jax[trackio]'`, or leave it out: "
+        "trackers = 'trackio': its package is not installed; `pip install trackio`, or leave it out: "
         "--tracker tensorboard"
     )
 
@@ -249,7 +251,10 @@ def test_trackio_itself_keeps_every_step_once(tmp_path):
     really("trackio", tmp_path, 1, 3, environment)
     really("trackio", tmp_path, 3, 5, environment)
     assert read_state(tmp_path)["trackio"]["lines"] == 5
-    assert list((tmp_path / "trackio").rglob("*pit*"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "pit.db")) as database:
+        rows = database.execute("select run_name, step from metrics order by step").fetchall()
+    assert [step for _, step in rows] == [1, 2, 3, 4, 5]
+    assert len({name for name, _ in rows}) == 1
 
 
 def test_the_makers_are_those_of_the_config():

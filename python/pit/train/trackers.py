@@ -157,7 +157,7 @@ def require(names: Sequence[str]) -> None:
     for name in names:
         if name in REMOTE and importlib.util.find_spec(name) is None:
             raise TrackerError(
-                f"trackers = {name!r}: its package is not installed; `pip install 'pit-jax[{name}]'`, or leave it out: "
+                f"trackers = {name!r}: its package is not installed; `pip install {name}`, or leave it out: "
                 "--tracker tensorboard"
             )
 
