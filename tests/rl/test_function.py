@@ -166,6 +166,15 @@ def test_a_function_that_raises_is_named_with_its_line_and_a_prompt(here):
     )
 
 
+def test_any_callable_may_be_a_reward_and_raise():
+    class Failing:
+        def __call__(self, *_):
+            raise OSError("gone")
+
+    with pytest.raises(RewardError, match=r"it raised OSError \(\"gone\"\), given 4 answers, the first to the prompt"):
+        scores_of(Failing())
+
+
 def test_a_module_of_the_working_directory_comes_first(here):
     (here / "pkg").mkdir()
     (here / "pkg" / "__init__.py").write_text("raise RuntimeError('not run to find a source')\n")
@@ -215,18 +224,21 @@ def test_the_digest_is_of_the_file_and_a_kept_copy_stands_in_for_it(here):
     source = here / "mine.py"
     source.write_text("def f(*_): return 1\n")
     first = digest_of("mine:f", kept)
-    keep_source("mine:f", kept, "rl-policy")
-    keep_source("mine:f", kept, "rl-policy")
+    for trained in (False, True):
+        keep_source("mine:f", kept, "rl-policy", lambda trained=trained: trained)
     source.write_text("def f(*_): return 2\n")
     assert digest_of("mine:f", kept) != first
     with pytest.raises(FunctionError) as caught:
-        keep_source("mine:f", kept, "rl-policy")
+        keep_source("mine:f", kept, "rl-policy", lambda: True)
     assert str(caught.value) == (
         f"reward.function = 'mine:f': {source} has changed since rl-policy was trained with it ({kept} is its text of "
         f"then); put that text back, or delete {kept.parent} to train the stage again"
     )
     source.unlink()
+    source.with_name("other.py").write_text("def f(*_): return 3\n")
     assert digest_of("mine:f", kept) == first
+    keep_source("other:f", kept, "rl-policy", lambda: False)
+    assert digest_of("mine:f", kept) == digest_of("other:f", kept) != first, "nothing was trained with the other text"
     kept.unlink()
     with pytest.raises(FunctionError, match="there is no module 'mine'"):
         digest_of("mine:f", kept)

@@ -140,6 +140,7 @@ def test_a_function_that_changed_under_a_stage_is_refused_by_name():
     world, run = World(), run_of(*settings(path))
     world.work(run, RL)
     kept = run.stage_folder(RL) / "reward.py"
+    assert world.saved[RL]
     assert kept.read_text() == SOURCE
     path.write_text(SOURCE + "# another text\n")
     message = f"{path} has changed since {RL} was trained with it ({kept} is its text of then)"

@@ -167,6 +167,11 @@ class Memory(Checkpoints):
         assert restored.meta["hash"] == stage_hash
         return restored
 
+    @property
+    def latest(self) -> int | None:
+        """Return the newest step."""
+        return max(self.saved, default=None)
+
     def restore_params(self, like: Any, step: int | None = None) -> Any:
         """Return weights that name their stage."""
         return filled(like, NUMBER[self.name])

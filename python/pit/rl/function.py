@@ -114,14 +114,20 @@ def digest_of(function: str, kept: Path) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
-def keep_source(function: str, kept: Path, stage: str) -> None:
+def keep_source(function: str, kept: Path, stage: str, trained: Callable[[], bool]) -> None:
     """Copy the file that holds a function to where its stage keeps it.
+
+    Args:
+        function: its name.
+        kept: place of the copy.
+        stage: name of the stage.
+        trained: returns whether the stage has a checkpoint.
 
     Raises:
         FunctionError: the stage was trained with another text of the file.
     """
     source = source_of(function).read_bytes()
-    if not kept.is_file():
+    if not kept.is_file() or (kept.read_bytes() != source and not trained()):
         write_file(kept, source)
     elif kept.read_bytes() != source:
         raise FunctionError(
@@ -220,7 +226,7 @@ class FunctionReward:
             values = self.function(*lists)
             return asyncio.run(_awaited(values)) if inspect.isawaitable(values) else values
         except Exception as error:  # Whatever the user's function raises.
-            cause = _cause(error, Path(inspect.getsourcefile(inspect.unwrap(self.function)) or ""))
+            cause = _cause(error, _file_of(self.function))
             raise RewardError(
                 f"{_named(self.name)}: {cause}, given {len(answers)} answers, the first to the prompt "
                 f"{_shown(prompts[0])}; {_REMEDY}"
@@ -247,6 +253,14 @@ class FunctionReward:
                 f"{_shown(answers[first])} to the prompt {_shown(prompts[first])}; {_REMEDY}"
             )
         return scores
+
+
+def _file_of(function: Function) -> Path:
+    """Return the file of a function; an empty path for other callables, of which Python knows none."""
+    try:
+        return Path(inspect.getsourcefile(inspect.unwrap(function)) or "")
+    except TypeError:
+        return Path()
 
 
 async def _awaited(values: Any) -> Any:

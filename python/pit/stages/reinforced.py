@@ -60,8 +60,7 @@ def rl_stage(
 
     def work(run: Run, services: Services) -> None:
         session = Session(run, stage, profile_steps=services.profile_steps)
-        if session.settings.reward.function is not None:
-            function.keep_source(session.settings.reward.function, _kept(run, stage), stage.name)
+        _keep_source(stage, run)
         models = stage.models(run)
         task = RlTask(session, models, services.gold(run))
         visits = expected_visits(session.settings, examples_of(session.settings, task.steps.fold))
@@ -98,6 +97,20 @@ def _check(stage: Stage, config: RunConfig) -> None:
 def _sources(stage: Stage, run: Run) -> tuple[str, ...]:
     name = stage.settings(run.config).reward.function
     return () if name is None else (function.digest_of(name, _kept(run, stage)),)
+
+
+def _keep_source(stage: Stage, run: Run) -> None:
+    """Keep the file of the reward function, if there is one."""
+
+    def trained() -> bool:
+        with stage.checkpoints(run, keep=stage.settings(run.config).keep) as checkpoints:
+            return checkpoints.latest is not None
+
+    name = stage.settings(run.config).reward.function
+    if name is not None:
+        path = _kept(run, stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        function.keep_source(name, path, stage.name, trained)
 
 
 def _kept(run: Run, stage: Stage) -> Path:
