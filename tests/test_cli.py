@@ -1,5 +1,7 @@
 """`--help` of every command, and `pit config`."""
 
+import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +11,11 @@ from click.testing import CliRunner
 
 from pit.cli import main
 from pit.cli.app import cli
-from pit.config import override, read_config
-from pit.pipeline import JOBS
+from pit.config import JudgeConfig, override, read_config
+from pit.pipeline import EVALUATE, JOBS
 from pit.recipes import RECIPES, recipe
+from pit.recipes.demo import tiny
+from pit.run.folder import Run
 
 
 def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -74,6 +78,39 @@ def test_settings_win_over_a_file_and_a_file_over_a_recipe(tmp_path: Path) -> No
     printed.write_text(result.output)
     expected = override(recipe("tiny"), ["seed=3", "rl_policy.steps=9", "rl_policy.beta=0.5"])
     assert read_config(printed, recipe("demo")) == expected
+
+
+def test_a_judge_of_the_command_line_is_a_setting_that_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, seen = Run(tmp_path, tiny()), []
+    run.save_config()
+    recorded = dataclasses.replace(EVALUATE, work=lambda run, services: seen.append(run.config.evaluate.judge))
+    monkeypatch.setattr("pit.pipeline.JOBS", (recorded,))
+    words = ["evaluate", "--run", str(tmp_path), "--judge-url", "http://x/v1", "--set", "evaluate.judge.prompts=9"]
+    main([*words, "--judge-model", "m"])
+    main(words[:3])
+    assert seen == [JudgeConfig("http://x/v1", "m", prompts=9), None]
+    assert Run.open(tmp_path).config == tiny()
+    with pytest.raises(SystemExit):
+        main(words)
+
+
+def test_a_reward_of_the_command_line_is_that_of_every_rl_stage_and_settings_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--reward", "mine.py:score", "--set", "rl_policy.reward.function=none", "--json"]
+    printed = json.loads(CliRunner().invoke(cli, ["config", "tiny", *options]).output)
+    named = {name: section["reward"]["function"] for name, section in printed.items() if name.startswith("rl_")}
+    file = f"{tmp_path / 'mine.py'}:score"
+    assert named == {"rl_policy": None, **{f"rl_improver_{number}": file for number in range(3)}}
+    printed = json.loads(CliRunner().invoke(cli, ["config", "tiny", "--reward", "pkg.mine:score", "--json"]).output)
+    assert printed["rl_policy"]["reward"] == {
+        "function": "pkg.mine:score",
+        "model_weight": 1.0,
+        "function_weight": 1.0,
+    }
 
 
 @pytest.mark.parametrize("command", [["config"], ["run"]])

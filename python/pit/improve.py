@@ -13,7 +13,7 @@ from pit.config import AcceptBy, ImproveConfig, PackingConfig
 from pit.data.tokens import Sequences, Tokens
 from pit.model.decoder import Decoder
 from pit.model.model import Model
-from pit.rollout.sample import Sampler
+from pit.rollout.protocol import SamplerProtocol
 from pit.rollout.score import LikelihoodScorer, ModelScorer, Scorer
 from pit.rollout.strategy import Filter, MinP, Strategy, TopK, TopP, strategy_at
 from pit.run.folder import Run
@@ -54,7 +54,7 @@ class Models:
     policy: Model[Decoder]
     improver: Model[Decoder]
     scorer: Scorer
-    sampler: Sampler
+    sampler: SamplerProtocol
 
     @classmethod
     def load(

@@ -33,11 +33,13 @@ from pit.evaluate.collect import collect
 from pit.evaluate.gates import GATE
 from pit.evaluate.schema import FILE_NAME, Results, write_results
 from pit.run.folder import Run
+from pit.run.session import identity_of
 from pit.run.stage import Job, Services, Stage
 from pit.stages.graph import GRAPH, jobs_of
 from pit.stages.prepare import prepare, require_folds
 from pit.terminal import say, styled
 from pit.train.log import PROGRESS_VARIABLE
+from pit.train.trackers import REMOTE, STATE, Trackers, require
 
 
 class PipelineError(PitError):
@@ -53,9 +55,35 @@ def _evaluate(run: Run, services: Services) -> None:
     write_results(results, run.folder / FILE_NAME)
     report.render(run.folder)
     print_results(results)
+    track_results(run, results)
 
 
-EVALUATE = Job(name="evaluate", title="improve, judge, report", work=_evaluate, after=jobs_of)
+def track_results(run: Run, results: Results) -> None:
+    """Send the key figures of a run to its trackers, each evaluation as a run of its own there."""
+    values = {f"delta/{name}": d.value for name, d in results.delta.items()}
+    values |= {f"delta/{name}/{end}": getattr(d, end) for name, d in results.delta.items() for end in ("low", "high")}
+    values |= {f"accuracy/{name}": a.value for name, a in results.accuracies.items()}
+    values |= {f"perplexity/{name}": p.value for name, p in results.perplexity.items()}
+    folder = run.folder / "evaluate"
+    names = [name for name in run.config.tracker_names if name in REMOTE]
+    if names:
+        folder.mkdir(exist_ok=True)
+        (folder / STATE).unlink(missing_ok=True)
+        trackers = Trackers(names, folder, identity_of(run, "evaluate"), note=say)
+        trackers.log(0, values)
+        trackers.close()
+
+
+EVALUATE = Job(
+    name="evaluate",
+    title="improve, judge, report",
+    work=_evaluate,
+    after=jobs_of,
+    flags=(
+        ("--judge-url", "evaluate.judge.url", "Also ask an LLM judge behind this URL; its key is in PIT_JUDGE_KEY."),
+        ("--judge-model", "evaluate.judge.model", "Name of the judging model there."),
+    ),
+)
 """Measures a finished run and writes results.json and report.html."""
 
 JOBS: tuple[Job, ...] = (*GRAPH, GATE, EVALUATE)
@@ -105,6 +133,7 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
     for job in needs:
         if isinstance(job, Stage):
             job.validate(run.config)
+    require(run.config.tracker_names)
     run.require_config()
     data = run.config.data
     source = data.path or f"synthetic task {data.task}"

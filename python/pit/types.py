@@ -52,12 +52,14 @@ class Preference(NamedTuple):
     """One preference triple (x, y_w, y_l): a conversation and two answers, the first one preferred.
 
     difficulty: difficulty of the example in any unit (larger is harder), None where it is not known.
+    facts: further columns of its row as a JSON object, None where none were asked for.
     """
 
     prompt: tuple[Message, ...]
     better: str
     worse: str
     difficulty: float | None = None
+    facts: str | None = None
 
 
 class SegmentKind(enum.IntEnum):

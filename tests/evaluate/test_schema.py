@@ -55,6 +55,17 @@ steps = st.builds(
 accuracy = ordered("low", "value", "high", shares, n=counts)
 outcomes = {"win": counts, "lose": counts, "tie": st.integers(1, 9), "method": texts, "unit": st.just("points")}
 point = ordered("low", "mean", "high", numbers, accepted_share=st.none() | shares, mean_tokens=numbers)
+comparison = st.builds(
+    lambda one, other, more: {"asked": one + other + more, "no_verdict": one, "inconsistent": other},
+    *[st.integers(0, 9)] * 3,
+)
+llm_judge = st.fixed_dictionaries(
+    {
+        **dict.fromkeys(("url", "model", "prompt"), texts),
+        "comparisons": named(comparison),
+        **dict.fromkeys(("calls", "cached", "unreadable", "failed", "prompt_tokens", "completion_tokens"), counts),
+    }
+)
 raw_results = st.fixed_dictionaries(
     {
         "version": st.just(1),
@@ -87,6 +98,7 @@ raw_results = st.fixed_dictionaries(
         "copy_rate": named(st.fixed_dictionaries({"exact": shares, "similarity": shares, "n": counts})),
         "examples": listed(st.fixed_dictionaries({"prompt": texts, "steps": steps})),
         "notes": listed(texts),
+        "llm_judge": st.none() | llm_judge,
     }
 )
 

@@ -197,3 +197,15 @@ def test_the_command_prints_the_report_and_keeps_what_may_change(tmp_path):
     again = CliRunner().invoke(data_prepare, [*arguments, "--set", "workers=1"])
     assert again.stdout == f"{out / 'store'}: up to date\n"
     assert json.loads((out / "config.json").read_text())["workers"] == 1
+
+
+def test_further_columns_reach_the_rows_of_a_fold_and_a_wrong_name_is_refused(tmp_path):
+    data = put(tmp_path / "d.jsonl", [{**row, "answer": i} for i, row in enumerate(rows("Why"))])
+    run = run_on(data, "data.columns=answer")
+    prepare(run)
+    fold = run.fold("rl")
+    for index, fact in enumerate(fold.facts(range(len(fold)))):
+        assert run.template.decode_prompt(fold.row(index)[0])[0].content == f"Why {fact['answer']}?"
+    wrong = run_on(data, "data.columns=answers", out="wrong")
+    with pytest.raises(DataError, match=r"^data.columns = 'answers': no row of .*d.jsonl has a column 'answers'"):
+        prepare(wrong)

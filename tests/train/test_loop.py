@@ -14,7 +14,7 @@ from pit.errors import PitError
 from pit.losses.total import Total
 from pit.train.checkpoint import Checkpoints
 from pit.train.log import PROGRESS_VARIABLE, StageLog
-from pit.train.loop import Interrupted, Schedule, run_steps
+from pit.train.loop import Interrupted, Schedule, StepError, run_steps
 from pit.train.update import Update, make_optimizer
 
 STEPS = 6
@@ -35,12 +35,15 @@ def _json_progress(monkeypatch):
 class Counter:
     """Work whose feed is a counter that is saved, and which may be a reason to stop or send a signal."""
 
-    def __init__(self, restored, *, interrupt_at, number, halt_at):
+    def __init__(self, restored, *, interrupt_at, number, halt_at, fail_at=None, unmeasured_at=None):
         self.feed = 0 if restored is None else restored.loader["feed"]
         assert restored is None or restored.controllers["steps"] == self.feed
         self._interrupt_at, self._number, self._halt_at = interrupt_at, number, halt_at
+        self._fail_at, self._unmeasured_at = fail_at, unmeasured_at
 
     def step(self, state):
+        if self.feed + 1 == self._fail_at:
+            raise StepError("no reward came")
         rng = np.random.default_rng(self.feed)
         self.feed += 1
         if self.feed == self._interrupt_at:
@@ -48,6 +51,8 @@ class Counter:
         return UPDATE(state, [{"x": jnp.asarray(rng.normal(size=3).astype(np.float32))}])
 
     def evaluate(self, state):
+        if self.feed == self._unmeasured_at:
+            raise StepError("no reward came")
         return {"norm": float(jnp.sum(state.params["w"]))}
 
     def loader_state(self):
@@ -61,13 +66,21 @@ class Counter:
 
 
 def train(
-    folder, *, interrupt_at=None, number=signal.SIGTERM, checkpoint_every=0, evaluate_every=0, halt_at=None, every=1
+    folder,
+    *,
+    interrupt_at=None,
+    number=signal.SIGTERM,
+    checkpoint_every=0,
+    evaluate_every=0,
+    halt_at=None,
+    every=1,
+    **fails,
 ):
     """Run, or resume from the newest checkpoint."""
     state = UPDATE.start({"w": jnp.ones(3)})
     with Checkpoints(folder / "checkpoints", keep=9) as checkpoints:
         restored = checkpoints.restore(state, "ab")
-        work = Counter(restored, interrupt_at=interrupt_at, number=number, halt_at=halt_at)
+        work = Counter(restored, interrupt_at=interrupt_at, number=number, halt_at=halt_at, **fails)
         pending = [] if restored is None else restored.controllers["log"]
         state = state if restored is None else restored.state
         with StageLog(folder, "demo", resumed_step=int(state.step), every=every, pending=pending) as log:
@@ -128,3 +141,24 @@ def test_a_reason_to_stop_ends_the_loop_once_the_state_is_saved_and_again_at_onc
     resumed = train(tmp_path / "cut")
     np.testing.assert_array_equal(resumed.params["w"], whole.params["w"])
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+
+
+def saved_steps(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+
+
+@pytest.mark.parametrize(
+    ("fails", "saved"),
+    [({"fail_at": 1}, []), ({"fail_at": 4}, [3]), ({"unmeasured_at": 3}, [3]), ({"unmeasured_at": STEPS}, [])],
+)
+def test_a_step_that_cannot_be_taken_leaves_a_checkpoint_of_the_state_before_it(tmp_path, fails, saved):
+    """At the last step nothing is saved: it is taken again, so that it is measured."""
+    whole = train(tmp_path / "whole", evaluate_every=3)
+    with pytest.raises(StepError, match=r"^no reward came$"):
+        train(tmp_path / "cut", evaluate_every=3, **fails)
+    assert saved_steps(tmp_path / "cut") == saved
+    resumed = train(tmp_path / "cut", evaluate_every=3)
+    np.testing.assert_array_equal(resumed.params["w"], whole.params["w"])
+    assert [line for line in lines(tmp_path / "cut") if line["step"] == STEPS] == [
+        line for line in lines(tmp_path / "whole") if line["step"] == STEPS
+    ]

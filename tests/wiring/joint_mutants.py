@@ -348,8 +348,8 @@ REFERENCE = (
         rewritten(
             steps.RlStep,
             "collect",
-            "self.reward(prompts.inputs, prompts.references,",
-            "self.reward(prompts.inputs, prompts.references.take([1, 2, 3, 0]),",
+            "prompts.inputs, prompts.references, rollout.outputs",
+            "prompts.inputs, prompts.references.take([1, 2, 3, 0]), rollout.outputs",
         ),
     ),
     Mutant(

@@ -167,6 +167,11 @@ class Memory(Checkpoints):
         assert restored.meta["hash"] == stage_hash
         return restored
 
+    @property
+    def latest(self) -> int | None:
+        """Return the newest step."""
+        return max(self.saved, default=None)
+
     def restore_params(self, like: Any, step: int | None = None) -> Any:
         """Return weights that name their stage."""
         return filled(like, NUMBER[self.name])
@@ -263,7 +268,7 @@ class World:
         logp = np.where(np.arange(capacity) < length[:, :, None], np.float32(-1), np.float32(0))
         temperature = getattr(strategy, "temperature", 0.0)
         self.asks.append(Ask(self.where, name, seed, ids, n, rows, temperature, token, frozenset(model.params)))
-        return Samples(token, length, finished, logp, logp, 1.0)
+        return Samples(token, length, finished, logp, logp, 1.0, model.version)
 
     # Scores.
 

@@ -34,8 +34,11 @@ from pit.cli.options import (
     open_run,
     profile_option,
     require_outside,
+    reward_option,
     run_option,
     set_option,
+    tracked,
+    tracker_option,
 )
 from pit.config import AcceptBy, to_dict, to_yaml
 from pit.data.atomic import require_apart
@@ -141,14 +144,25 @@ def _job_command(job: "Job") -> click.Command:
     @click.command(job.name, cls=Verbatim, help=f"{job.title[0].upper()}{job.title[1:]}.")
     @run_option
     @profile_option
+    @tracker_option
     @click.option(
-        "--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change board or evaluate, this once."
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="SECTION.FIELD=VALUE",
+        help="Change board, evaluate or trackers, this once.",
     )
-    def command(folder: Path, profile_steps: int, settings: tuple[str, ...]) -> None:
+    def command(
+        folder: Path, profile_steps: int, trackers: tuple[str, ...], settings: tuple[str, ...], **flags: str | None
+    ) -> None:
         from pit.evaluate.gold import services
 
-        job.work(open_run(folder, settings), services(profile_steps))
+        given = [(path, flags[path.replace(".", "_")]) for _, path, _ in job.flags]
+        chosen = [f"{path}={value}" for path, value in given if value is not None]
+        job.work(open_run(folder, (*chosen, *tracked(trackers), *settings)), services(profile_steps))
 
+    for flag, path, text in reversed(job.flags):
+        click.option(flag, path.replace(".", "_"), metavar="TEXT", help=text)(command)
     return command
 
 
@@ -176,10 +190,12 @@ def cli() -> None:
 @click.option("--out", type=FOLDER, help="Folder of the run [runs/NAME].")
 @config_option
 @set_option
+@reward_option
 @checkpoints_option
+@tracker_option
 @click.option("--dry-run", is_flag=True, help="Show stages, steps, tokens and memory; train nothing.")
 @profile_option
-# Ten parameters: the options of the command.
+# Twelve parameters: the options of the command.
 def run_command(
     recipe: str | None,
     model: str | None,
@@ -188,7 +204,9 @@ def run_command(
     out: Path | None,
     file: Path | None,
     settings: tuple[str, ...],
+    reward: str | None,
     checkpoints: str | None,
+    trackers: tuple[str, ...],
     dry_run: bool,
     profile_steps: int,
 ) -> None:
@@ -203,6 +221,7 @@ def run_command(
       pit run chat --model BASE --adapter lora/ --data pairs.jsonl
       pit run hh --data ~/hh-rlhf --out runs/hh --set rl_improver_1.steps=50
       pit run --config runs/hh/config.json --out runs/again
+      pit run chat --model M/ --data pairs.jsonl --reward rewards.py:score   (a reward of your own)
       pit run hh --data ~/hh-rlhf --checkpoints gs://my-bucket/hh   (outlives this machine)
       pit run paper --dry-run
     """
@@ -212,7 +231,8 @@ def run_command(
     from pit.stages.prepare import require_data
 
     console = Terminal()
-    config = make_config(recipe, data, checkpoints, settings, file, model, adapter)
+    chosen = [*tracked(trackers), *settings]
+    config = make_config(recipe, data, checkpoints, chosen, file, model, adapter, reward)
     folder = out or Path("runs") / config.name
     if dry_run:
         for table in tables(config, folder):
@@ -231,6 +251,7 @@ def run_command(
 @data_option
 @config_option
 @set_option
+@reward_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
 # Seven parameters: the options of the command.
 def config_command(
@@ -240,6 +261,7 @@ def config_command(
     data: Path | None,
     file: Path | None,
     settings: tuple[str, ...],
+    reward: str | None,
     as_json: bool,
 ) -> None:
     """Print the config of RECIPE with all defaults filled in; `pit run --config FILE` starts from such a file.
@@ -247,7 +269,7 @@ def config_command(
     Example:
       pit config demo --set seed=3 > mine.yaml && pit run --config mine.yaml --out runs/mine
     """
-    config = make_config(recipe, data, None, settings, file, model, adapter)
+    config = make_config(recipe, data, None, settings, file, model, adapter, reward)
     click.echo(json.dumps(to_dict(config), indent=2) if as_json else to_yaml(config), nl=as_json)
 
 

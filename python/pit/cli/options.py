@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pit.config import ConfigError, RunConfig, override, read_config
+from pit.config import TRACKERS, ConfigError, RunConfig, override, read_config
 
 if TYPE_CHECKING:
     from pit.run.folder import Run
@@ -84,6 +84,13 @@ adapter_option = click.option(
     metavar="FOLDER",
     help="PEFT folder, or hf:OWNER/NAME, whose adapters are merged into the model first.",
 )
+reward_option = click.option(
+    "--reward",
+    metavar="MODULE:FUNCTION",
+    help="Reward every RL stage also by a Python function of yours, FILE.py:FUNCTION too: function(prompts, "
+    "references, answers, rows) returns a number per answer. Weights: --set SECTION.reward.model_weight=0 (the "
+    "function alone), .function_weight.",
+)
 checkpoints_option = click.option(
     "--checkpoints",
     metavar="ROOT",
@@ -126,11 +133,27 @@ def require_outside(out: Path, data: str | None) -> None:
         )
 
 
+def tracked(trackers: Sequence[str]) -> list[str]:
+    """Return the setting of the trackers of the command line; none where it names none."""
+    return [f"trackers={','.join(trackers)}"] if trackers else []
+
+
 def open_run(folder: Path, settings: Sequence[str] = ()) -> "Run":
     """Open the run of a folder, with settings that are not saved."""
     from pit.run.folder import Run
 
     return Run.open(folder).with_settings(settings)
+
+
+tracker_option = click.option(
+    "--tracker",
+    "trackers",
+    multiple=True,
+    type=click.Choice([*TRACKERS, "none"]),
+    help="Where metrics go besides metrics.jsonl; repeatable [tensorboard].",
+)
+RL_SECTIONS = ("rl_policy", "rl_improver_0", "rl_improver_1", "rl_improver_2")
+"""Config sections of the RL stages, which `--reward` sets."""
 
 
 # Seven parameters: the options that decide a config.
@@ -142,6 +165,7 @@ def make_config(
     file: Path | None = None,
     model: str | None = None,
     adapter: str | None = None,
+    reward: str | None = None,
 ) -> RunConfig:
     """Return a recipe's config, with the fields of a file, then those of the options, in the place of its own."""
     from pit import recipes
@@ -155,6 +179,10 @@ def make_config(
     if checkpoints is not None:
         given.append(f"checkpoints={checkpoints if '://' in checkpoints else Path(checkpoints).absolute()}")
     # Jobs of a run are processes of their own, and may have another working directory.
+    if reward is not None:
+        file_or_module, colon, name = reward.rpartition(":")
+        where = str(Path(file_or_module).absolute()) if file_or_module.endswith(".py") else file_or_module
+        given += [f"{section}.reward.function={where}{colon}{name}" for section in RL_SECTIONS]
     place = model if model is None or model.startswith(SCHEME) else str(Path(model).absolute())
     pretrained = None if place is None else open_pretrained(place)
     if recipe is not None:

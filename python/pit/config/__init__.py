@@ -5,6 +5,7 @@ Nothing here repairs a value: a value that cannot work is refused with its path,
 
 from pit.config.adapter import AdapterConfig, BaseConfig
 from pit.config.board import BoardConfig, Limit
+from pit.config.judge import JudgeConfig
 from pit.config.model import ModelConfig, RopeScaling, gemma_like
 from pit.config.plain import digest, from_dict, override, read_config, to_dict, to_yaml
 from pit.config.rl import (
@@ -17,12 +18,13 @@ from pit.config.rl import (
     Passes,
     PolicyRlConfig,
     RewardForm,
+    RewardMix,
     RewrittenRlConfig,
     RlConfig,
     SourceWeights,
 )
 from pit.config.rules import ConfigError, FieldError
-from pit.config.run import FREE, RunConfig
+from pit.config.run import FREE, TRACKERS, RunConfig
 from pit.config.sections import (
     AcceptBy,
     DataConfig,
@@ -50,6 +52,7 @@ from pit.config.supervised import (
 
 __all__ = [
     "FREE",
+    "TRACKERS",
     "AcceptBy",
     "AdapterConfig",
     "BaseConfig",
@@ -66,6 +69,7 @@ __all__ = [
     "ImproveConfig",
     "ImproverRlConfig",
     "ImproverSftConfig",
+    "JudgeConfig",
     "KlConfig",
     "KlEstimator",
     "KlPlace",
@@ -80,6 +84,7 @@ __all__ = [
     "RefreshConfig",
     "RewardConfig",
     "RewardForm",
+    "RewardMix",
     "RewrittenRlConfig",
     "RlConfig",
     "RolloutConfig",

@@ -193,6 +193,22 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def digest(*parts: object) -> str:
-    """Return a short stable hash of plain values and configs, for stamps that say what a result was made from."""
-    plain = [to_dict(p) if dataclasses.is_dataclass(p) else p for p in parts]
+    """Return a short stable hash of plain values and configs, for stamps that say what a result was made from.
+
+    A field that is marked `LATER` counts only where it differs from its default.
+    """
+    plain = [_counted(p) for p in parts]
     return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _counted(value: Any) -> Any:
+    """Return a config as nested plain values of the fields that a digest holds; any other value as it is."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    fields = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+    return {f.name: _counted(held) for f, held in fields if not (f.metadata.get("later") and held == _default(f))}
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()

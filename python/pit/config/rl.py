@@ -1,10 +1,11 @@
 """Sections of the RL stages: what they draw, what they reward, and how they stay near their anchor."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pit.config.adapter import AdapterConfig
-from pit.config.rules import COUNT, POSITIVE, SHARE, UNSIGNED, FieldError, Range, Section
+from pit.config.rules import COUNT, FINITE, LATER, POSITIVE, SHARE, UNSIGNED, FieldError, Range, Section
 from pit.config.sections import OptimizerConfig, PackingConfig, RolloutConfig
 
 RewardForm = Literal["raw", "centred", "symmetric", "difference"]
@@ -145,6 +146,41 @@ class KlConfig(Section):
 
 
 @dataclass(frozen=True)
+class RewardMix(Section):
+    """Reward of an RL stage: model_weight x score of the reward model + function_weight x score of a function.
+
+    function: a Python function of your own, MODULE:NAME or FILE.py:NAME (docs/guides/your-own-reward.md).
+    model_weight: weight of the reward model's score; 0 leaves the model out, and the stage then needs none.
+    function_weight: weight of the function's score.
+    """
+
+    function: str | None = None
+    model_weight: Annotated[float, UNSIGNED] = 1.0
+    function_weight: Annotated[float, FINITE] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.function is None or re.fullmatch(r"[^:]+:[^\W\d]\w*", self.function) is not None,
+            "function",
+            "must name a module or a file, and a function in it",
+            "for example {path}=my_rewards:score or {path}=/home/me/rewards.py:score",
+        )
+        self._require(
+            self.model_weight > 0 or self.function is not None,
+            "model_weight",
+            "must be > 0 without a function, because nothing else is rewarded",
+            "set it to 1, or name a function",
+        )
+        self._require(
+            self.function_weight != 0 or self.function is None,
+            "function_weight",
+            "must not be 0 with a function, which would count for nothing",
+            "set it to 1, or the function to none",
+        )
+
+
+@dataclass(frozen=True)
 class RlConfig(Section):
     """Fields of every RL stage.
 
@@ -161,6 +197,7 @@ class RlConfig(Section):
     curriculum: which prompts come when.
     anchor: model of the KL term: the fine-tuned model ("sft"), or the checkpoint that the stage starts from ("init").
     rollout: how samples are decoded.
+    reward: weights of the reward model and of a function of your own.
     adapter: adapters to train on the run's base, those of the stage that it starts from; None trains all weights.
     """
 
@@ -187,6 +224,7 @@ class RlConfig(Section):
     checkpoint_every: Annotated[int, UNSIGNED] = 25
     keep: Annotated[int, COUNT] = 2
     adapter: AdapterConfig | None = None
+    reward: RewardMix = field(default_factory=RewardMix, metadata=LATER)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -247,6 +285,14 @@ class ImproverRlConfig(RlConfig):
             f"must not be raw with strategy {self.curriculum.strategy}, which asks which samples beat their reference",
             "set it to centred, symmetric or difference",
         )
+        if self.curriculum.difficulty == "margin" and not self.reward.model_weight:
+            raise FieldError(
+                "curriculum.difficulty",
+                "margin",
+                "is the reward model's margin, and reward.model_weight = 0 leaves that model out",
+                "set {path} to length or edit, or reward.model_weight above 0",
+                type(self).__name__,
+            )
 
     @property
     def policy_references(self) -> bool:

@@ -3,8 +3,10 @@
 import dataclasses
 import math
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any, cast
 
 from pit.errors import PitError
@@ -83,6 +85,8 @@ UNSIGNED = Range(low=0.0)
 SHARE = Range(low=0.0, high=1.0)
 DECAY = Range(low=0.0, high=1.0, open_high=True)
 """Weight of the past in a running mean."""
+LATER: Mapping[str, bool] = MappingProxyType({"later": True})
+"""Metadata of a field that came after runs without it: at its default no digest holds it, so theirs stay valid."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pit.config.adapter import BaseConfig
 from pit.config.board import BoardConfig
 from pit.config.model import ModelConfig
 from pit.config.rl import ImproverRlConfig, Passes, PolicyRlConfig, RewrittenRlConfig
-from pit.config.rules import COUNT, UNSIGNED, Section, require
+from pit.config.rules import COUNT, LATER, UNSIGNED, Section, require
 from pit.config.sections import (
     DataConfig,
     EvaluateConfig,
@@ -20,8 +20,11 @@ from pit.config.sections import (
 )
 from pit.config.supervised import GapConfig, ImproverSftConfig, RefreshConfig, RewardConfig, SftConfig
 
-FREE = ("workers", "board", "evaluate")
+FREE = ("workers", "board", "evaluate", "trackers")
 """Parts of a config that change nothing of what is trained, so that they may change while a run is on."""
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+"""Names that `trackers` may hold."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class RunConfig(Section):
         the paper, adds RL,1, whose references M_P^RL writes; "own", beyond the paper, adds RL,2, whose references the
         improver of RL,1 rewrites.
     workers: stages that run at a time.
+    trackers: where metrics go besides metrics.jsonl: tensorboard, wandb, trackio, or several with commas between; or
+        none. It changes nothing of what is trained.
     checkpoints: root for the checkpoints of all stages, an absolute path or gs://bucket/..., instead of the run's
         folder.
     """
@@ -62,6 +67,12 @@ class RunConfig(Section):
     mesh: MeshConfig = field(default_factory=MeshConfig)
     workers: Annotated[int, COUNT] = 2
     checkpoints: str | None = None
+    trackers: str = field(default="tensorboard", metadata=LATER)
+
+    @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """The names in `trackers`; empty for none."""
+        return () if self.trackers == "none" else tuple(name.strip() for name in self.trackers.split(","))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,6 +80,14 @@ class RunConfig(Section):
         policy = windows.input + windows.output
         self.require_paths(policy, policy + windows.reference)
         self._check_stages()
+        names = self.tracker_names
+        require(
+            {*names} <= {*TRACKERS} and len({*names}) == len(names),
+            "trackers",
+            self.trackers,
+            f"must be none, or different ones of {', '.join(TRACKERS)} with commas between",
+            "for example trackers=wandb,tensorboard",
+        )
         root = self.checkpoints
         require(
             root is None or root.startswith("/") or re.fullmatch("gs://[^/]+(/.*)?", root) is not None,

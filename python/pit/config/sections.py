@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pit.config.rules import COUNT, DECAY, FINITE, POSITIVE, SHARE, UNSIGNED, Range, Section
+from pit.config.judge import JudgeConfig
+from pit.config.rules import COUNT, DECAY, FINITE, LATER, POSITIVE, SHARE, UNSIGNED, Range, Section
 
 GapForm = Literal["raw", "centred", "symmetric"]
 
@@ -35,6 +36,10 @@ class FoldFractions(Section):
         )
 
 
+RESERVED = frozenset({"fold", "messages", "row"})
+"""Names of what a reward function gets with any row."""
+
+
 @dataclass(frozen=True)
 class DataConfig(Section):
     """Preferences, and how they are split into folds.
@@ -52,6 +57,7 @@ class DataConfig(Section):
         continuation are in two folds; or "prompt", all of it, for data that all open alike.
     difficulty_column: column of the data with a number per row, larger is harder, as prior of a curriculum; "-NAME"
         reads it negated.
+    columns: further columns, their names separated by commas, whose values a reward function gets with each row.
     strict: stop at the first unusable row instead of counting and dropping it.
     """
 
@@ -65,15 +71,34 @@ class DataConfig(Section):
     fold_by: Literal["opening", "prompt"] = "opening"
     difficulty_column: str | None = None
     strict: bool = False
+    columns: str | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        names = self.named_columns
+        self._require(
+            self.columns is None or (all(names) and len(set(names)) == len(names) and not {*names} & RESERVED),
+            "columns",
+            f"must be different names, separated by commas, none of them {', '.join(sorted(RESERVED))}",
+            "for example {path}=solution,level",
+        )
+        self._require(
+            self.columns is None or self.path is not None,
+            "columns",
+            "needs data of your own, because rows of a synthetic task have no further columns",
+            "set {path}=none, or give data.path",
+        )
         self._require(
             self.eval_split is None or self.path is not None or self.task is None,
             "eval_split",
             "needs data of your own, a synthetic task has one split",
             "set {path}=none, or give data.path",
         )
+
+    @property
+    def named_columns(self) -> tuple[str, ...]:
+        """The names in `columns`."""
+        return () if self.columns is None else tuple(name.strip() for name in self.columns.split(","))
 
     @property
     def synthetic(self) -> bool:
@@ -253,6 +278,7 @@ class EvaluateConfig(Section):
     sensitivity_floor: least share of clean answers ranked above a copy with one fault, per aspect of the synthetic
         task; progress_floor: of answers ranked above a copy that is one step further from the clean one; pairs_floor:
         of held-out pairs ranked as the data rank them.
+    judge: an LLM judge behind an API, which compares answers besides the other measures; None: none.
     """
 
     prompts: Annotated[int, Range(low=2.0)] = 1000
@@ -263,6 +289,7 @@ class EvaluateConfig(Section):
     sensitivity_floor: Annotated[float, SHARE] = 0.8
     progress_floor: Annotated[float, SHARE] = 0.8
     pairs_floor: Annotated[float, SHARE] = 0.55
+    judge: JudgeConfig | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)

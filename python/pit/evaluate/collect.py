@@ -5,7 +5,7 @@ from importlib import metadata
 import jax
 
 from pit.config import digest, to_dict
-from pit.evaluate import measure
+from pit.evaluate import llm_verdicts, measure
 from pit.evaluate.schema import RAW, STOP_RULE, Results, StageCost
 from pit.evaluate.sensitivity import sensitivity
 from pit.evaluate.stats import judge_verdict_allowed, length_rule
@@ -31,6 +31,8 @@ def collect(run: Run) -> Results:
         STOP_RULE: measure.quality_series(judge, answers, stop_rule=True, seed=seed),
         RAW: measure.quality_series(judge, answers, stop_rule=False, seed=seed),
     }
+    asked = llm_verdicts.ask(run, answers)
+    found |= asked.deltas
     return Results(
         recipe=config.name,
         dataset=f"synthetic instructions, {config.data.task}" if synthetic else "the preferences given",
@@ -49,7 +51,8 @@ def collect(run: Run) -> Results:
         tokens={name: int(outputs.length.sum()) for name, outputs in answers.methods.items()},
         copy_rate=measure.copy_rates(answers),
         examples=measure.examples(run, answers, judge),
-        notes=_notes(run, model_judge, accuracies),
+        notes=(*_notes(run, model_judge, accuracies), *asked.notes),
+        llm_judge=asked.record,
     )
 
 

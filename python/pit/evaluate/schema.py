@@ -29,6 +29,8 @@ LENGTH_BASELINE = "length"
 """Key in `Results.accuracies` of the judge that prefers the longer answer."""
 JUDGE = "judge"
 """Key in `Results.accuracies`, and measure in `Results.delta`, of the judge model that takes no part in training."""
+LLM_JUDGE = "llm_judge"
+"""Measure in `Results.delta` of the LLM judge behind an API."""
 HEADLINES = ("improved_over_policy/oracle", "improved_over_policy/judge")
 """Deltas that tell whether the run improved answers; the first that was measured is the headline of the report."""
 RAW, STOP_RULE = "raw", "stop_rule"
@@ -111,6 +113,41 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Comparisons:
+    """Comparisons of two methods by the LLM judge.
+
+    asked: number of prompts. no_verdict: those without a verdict, because no reply came or none could be read.
+    inconsistent: those whose verdict changed with the order of the answers; they count as ties.
+    """
+
+    asked: int
+    no_verdict: int
+    inconsistent: int
+
+
+@dataclass(frozen=True)
+class LlmJudgeRecord:
+    """What an LLM judge was asked, and its cost.
+
+    prompt: digest of its instructions. comparisons: name of a delta's two methods to its counts.
+    calls: replies that the server gave. cached: replies from an earlier evaluation. unreadable: replies that were none
+    of those asked for. failed: replies that did not come.
+    prompt_tokens, completion_tokens: tokens of all replies, as the server counts them.
+    """
+
+    url: str
+    model: str
+    prompt: str
+    comparisons: Mapping[str, Comparisons]
+    calls: int
+    cached: int
+    unreadable: int
+    failed: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
 class Results:
     """All measurements of a run. Raises `ResultsError` for values that contradict each other.
 
@@ -126,6 +163,7 @@ class Results:
     accuracies: model name to pair accuracy, 0 to 1; must hold `LENGTH_BASELINE` if it holds any other.
     perplexity: model name to perplexity, per token, of the better answers of held-out pairs.
     sensitivity: accuracies by kind of difference.
+    llm_judge: counts and cost of the LLM judge; None without one.
     stages: costs, in the order in which the stages ran.
     tokens: sampler ("policy", "improver", ...) to the number of tokens it sampled.
     copy_rate: name of a set of outputs to how much of their references they repeat.
@@ -152,6 +190,7 @@ class Results:
     copy_rate: Mapping[str, CopyRate] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
+    llm_judge: LlmJudgeRecord | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -226,6 +265,12 @@ def _check(results: Results) -> None:
         )
     for name, perplexity in results.perplexity.items():
         _check_interval(f"perplexity[{name!r}]", perplexity.low, perplexity.value, perplexity.high, 1.0, math.inf)
+    for name, counts in results.llm_judge.comparisons.items() if results.llm_judge is not None else ():
+        if min(counts.no_verdict, counts.inconsistent) < 0 or counts.no_verdict + counts.inconsistent > counts.asked:
+            raise ResultsError(
+                f"llm_judge.comparisons[{name!r}]: no_verdict {counts.no_verdict} + inconsistent "
+                f"{counts.inconsistent} must be at most asked = {counts.asked}, both at least 0"
+            )
     for i, row in enumerate(results.sensitivity):
         _check_interval(f"sensitivity[{i}]", row.low, row.accuracy, row.high, 0.0, 1.0)
     for name, points in results.quality.items():

@@ -27,11 +27,13 @@ class Model(Generic[M]):
     graphdef: static, hashable.
     params: weights by name, for example `layers.0.attention.q`.
     trainable: names of the weights that train; None for all. The others are frozen, and models may share them.
+    version: name of these very weights, STAGE@UPDATES, for samplers that hold weights of their own; empty without one.
     """
 
     graphdef: nnx.GraphDef[M]
     params: Params
     trainable: frozenset[str] | None = None
+    version: str = ""
 
     @classmethod
     def build(

@@ -30,6 +30,7 @@ FILE_NAME = "report.html"
 MEASURES = {
     "oracle": "an exact oracle, which knows the quality of any answer",
     schema.JUDGE: "a judge model, a reward model that takes no part in training",
+    schema.LLM_JUDGE: "an LLM judge behind an API, asked in both orders",
 }
 """Descriptions of the measures; any other measure has its name."""
 

@@ -15,7 +15,7 @@ from pit.data.tokens import Tokens
 from pit.model.decoder import Decoder
 from pit.model.model import Model
 from pit.rl.records import Prompts
-from pit.rollout.sample import Sampler
+from pit.rollout.protocol import SamplerProtocol
 from pit.seeds import Seed
 from pit.types import Source
 
@@ -34,7 +34,7 @@ class References:
     def __init__(
         self,
         config: ImproverRlConfig,
-        sampler: Sampler,
+        sampler: SamplerProtocol,
         writer: Model[Decoder] | None,
         rewriter: Model[Decoder] | None = None,
         passes: Passes | None = None,

@@ -1,21 +1,24 @@
-"""Rewards of samples: R_P, the forms of the gap model, R_P's difference, and whatever else has the same signature.
+"""Rewards of samples: R_P, the forms of the gap model, R_P's difference, a function of the user, weighted sums.
 
-The oracle of a synthetic task, a function of the user or another judge are rewards as well: adding one is a class with
-this `__call__`.
+Whatever has the same signature is a reward as well: adding one is a class with this `__call__`. A judge behind an API
+is none: it compares texts after training (`pit.evaluate.llm_judge`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
 
-from pit.config import GapForm, RewardForm
+from pit.config import GapForm, RewardForm, RewardMix
 from pit.data.packing import Layout
+from pit.data.template import Template
 from pit.data.tokens import Tokens
 from pit.model.heads import RewardModel
 from pit.model.model import Model
+from pit.rl.function import FunctionReward, Rows, load
+from pit.rl.signals import agreement
 from pit.rollout.score import ModelScorer, Scorer
 from pit.types import Batch
 
@@ -30,6 +33,7 @@ class Reward(Protocol):
         references: Tokens | None,
         outputs: Sequence[Tokens],
         packed: Sequence[Batch] | None = None,
+        rows: Rows | None = None,
     ) -> Float32[np.ndarray, "G N"]:
         """Return the scores.
 
@@ -38,6 +42,7 @@ class Reward(Protocol):
             references: contents of the references; None where there are none.
             outputs: contents of the answers, `outputs[n][g]`.
             packed: the trees x -> [reference ->] outputs, packed; a reward that scores these very trees reads them.
+            rows: rows of the data that the inputs come from; None for other inputs.
         """
 
 
@@ -53,6 +58,7 @@ class Quality:
         references: Tokens | None,
         outputs: Sequence[Tokens],
         packed: Sequence[Batch] | None = None,
+        rows: Rows | None = None,
     ) -> Float32[np.ndarray, "G N"]:
         """Return the scores; see `Reward`."""
         return self.scorer.quality(inputs, outputs, packed if references is None else None)
@@ -71,6 +77,7 @@ class Gap:
         references: Tokens | None,
         outputs: Sequence[Tokens],
         packed: Sequence[Batch] | None = None,
+        rows: Rows | None = None,
     ) -> Float32[np.ndarray, "G N"]:
         """Return the gaps; see `Reward`."""
         assert references is not None
@@ -89,10 +96,58 @@ class Difference:
         references: Tokens | None,
         outputs: Sequence[Tokens],
         packed: Sequence[Batch] | None = None,
+        rows: Rows | None = None,
     ) -> Float32[np.ndarray, "G N"]:
         """Return the differences; see `Reward`."""
         assert references is not None
         return self.scorer.difference(inputs, references, outputs)
+
+
+MODEL, FUNCTION = "model", "function"
+"""Names of the parts of a sum."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A weighted sum of rewards: parts by name, each with its weight."""
+
+    parts: Mapping[str, tuple[float, Reward]]
+
+    def __call__(
+        self,
+        inputs: Tokens,
+        references: Tokens | None,
+        outputs: Sequence[Tokens],
+        packed: Sequence[Batch] | None = None,
+        rows: Rows | None = None,
+    ) -> Float32[np.ndarray, "G N"]:
+        """Return the scores; see `Reward`."""
+        return self.total(self.of_parts(inputs, references, outputs, packed, rows))
+
+    def of_parts(
+        self,
+        inputs: Tokens,
+        references: Tokens | None,
+        outputs: Sequence[Tokens],
+        packed: Sequence[Batch] | None = None,
+        rows: Rows | None = None,
+    ) -> dict[str, Float32[np.ndarray, "G N"]]:
+        """Return the scores of each part, not weighted."""
+        return {name: part(inputs, references, outputs, packed, rows) for name, (_, part) in self.parts.items()}
+
+    def total(self, scores: Mapping[str, Float32[np.ndarray, "G N"]]) -> Float32[np.ndarray, "G N"]:
+        """Return the weighted sum of the scores of the parts."""
+        weighted = [np.float32(weight) * scores[name] for name, (weight, _) in self.parts.items()]
+        return sum(weighted[1:], start=weighted[0])
+
+    def metrics(self, scores: Mapping[str, Float32[np.ndarray, "G N"]]) -> dict[str, float]:
+        """Return mean and spread of the parts, and how often model and function rank two samples of a prompt alike."""
+        values = {f"rewards/{name}": float(part.mean()) for name, part in scores.items()}
+        values |= {f"rewards/{name}_std": float(part.std(axis=1).mean()) for name, part in scores.items()}
+        if {MODEL, FUNCTION} <= scores.keys():
+            alike = agreement(scores[MODEL], scores[FUNCTION].astype(np.float64))
+            values |= {} if alike is None else {"rewards/agreement": alike}
+        return values
 
 
 FORMS: dict[RewardForm, Callable[[ModelScorer], Reward]] = {
@@ -108,3 +163,49 @@ def model_reward(model: Model[RewardModel], layout: Layout, form: RewardForm | N
     """Return the reward that a reward model gives: R_P without a form, otherwise that form of the gap."""
     scorer = ModelScorer(model, layout)
     return Quality(scorer) if form is None else FORMS[form](scorer)
+
+
+# Five parameters: weights, and what the model and the function need.
+def mixed(
+    config: RewardMix,
+    template: Template,
+    layout: Layout,
+    model: Model[RewardModel] | None,
+    form: RewardForm | None,
+) -> Reward:
+    """Return the reward of an RL stage: the reward model, a function, or their weighted sum.
+
+    Args:
+        config: the function, and the weights.
+        template: layout of texts as tokens, from which the function gets its texts.
+        layout: shape of the rows that the reward model reads.
+        model: the reward model; None where its weight is 0.
+        form: form of the gap; None for R_P.
+
+    Raises:
+        FunctionError: the function cannot be found or imported.
+    """
+    if model is not None and config == RewardMix():
+        return model_reward(model, layout, form)
+    parts: dict[str, tuple[float, Reward]] = {}
+    if model is not None:
+        parts[MODEL] = config.model_weight, model_reward(model, layout, form)
+    if config.function is not None:
+        parts[FUNCTION] = config.function_weight, FunctionReward(config.function, load(config.function), template)
+    return Sum(parts)
+
+
+# Six parameters: a reward and its own five.
+def score(
+    reward: Reward,
+    inputs: Tokens,
+    references: Tokens | None,
+    outputs: Sequence[Tokens],
+    packed: Sequence[Batch] | None,
+    rows: Rows,
+) -> tuple[Float32[np.ndarray, "G N"], dict[str, float]]:
+    """Return the scores of a reward, and metrics of its parts where it is a sum."""
+    if not isinstance(reward, Sum):
+        return reward(inputs, references, outputs, packed, rows), {}
+    parts = reward.of_parts(inputs, references, outputs, packed, rows)
+    return reward.total(parts), reward.metrics(parts)

@@ -24,17 +24,24 @@ from pit.model.model import Model
 from pit.model.params import Params
 from pit.rl.algorithm import Algorithm
 from pit.rl.controllers import Controllers
+from pit.rl.function import Rows
 from pit.rl.metrics import metrics
 from pit.rl.readings import PolicyAndAnchor
 from pit.rl.records import Measures, Prompts, Rollout, Trees, by_slot
 from pit.rl.references import References
-from pit.rl.reward import Reward
+from pit.rl.reward import Reward, score
 from pit.rl.shaping import shaped
-from pit.rollout.sample import Sampler
+from pit.rollout.protocol import SamplerProtocol
 from pit.rollout.strategy import Temperature
 from pit.seeds import Seed
 from pit.train.feed import put, to_device
+from pit.train.loop import StepError
 from pit.train.update import Arrays, TrainState
+
+
+class StaleSamplesError(StepError):
+    """Samples that other weights drew than those that the step trains."""
+
 
 UpdateFunction = Callable[[TrainState, Sequence[Arrays], Sequence[np.ndarray]], tuple[TrainState, dict[str, Total]]]
 """Takes an optimizer step on microbatches, given the rows of the fold in their tree slots."""
@@ -54,19 +61,21 @@ class Scored(NamedTuple):
 class RlStep:
     """Everything that a step is made of.
 
-    config: section of the stage. fold: examples that prompts come from. seed: root of the step's random numbers.
+    name: name of the stage. config: its section. fold: examples that prompts come from.
+    seed: root of the step's random numbers.
     graphdef: definition of the policy. frozen: those of its weights that do not train. sampler: sampler of answers.
     references: maker of references, None for the policy's own stage. reward: reward of the samples.
     models: policy and anchor, for the KL. algorithm: loss and minibatches.
     layout, shards, sharding: shape of packed rows, and their places on the devices.
     """
 
+    name: str
     config: RlConfig
     fold: Fold
     seed: Seed
     graphdef: nnx.GraphDef[Decoder]
     frozen: Params
-    sampler: Sampler
+    sampler: SamplerProtocol
     references: References | None
     reward: Reward
     models: PolicyAndAnchor
@@ -91,16 +100,17 @@ class RlStep:
     ) -> tuple[Scored, Controllers]:
         """Sample, score and measure; without `adapt` the scale of the scores stays as it is.
 
-        `params` are the policy's weights that train.
+        `params` are the policy's weights that train, after `draws.step` updates.
         """
         params = {**self.frozen, **params}
         prompts = self.prompts(fold, draws, seed.of("references"))
-        rollout = self.sample(params, prompts, seed.of("samples"))
+        rollout = self.sample(params, prompts, seed.of("samples"), draws.step)
         trees = self.pack(rollout)
-        scores = self.reward(prompts.inputs, prompts.references, rollout.outputs, trees.batches)
+        columns = prompts.inputs, prompts.references, rollout.outputs
+        scores, parts = score(self.reward, *columns, trees.batches, Rows(fold, prompts.ids))
         control = control.seen(self.config, scores) if adapt else control
         measures = self.measure(params, rollout, trees, scores, control)
-        values = metrics(self.config, rollout, scores, measures, control)
+        values = metrics(self.config, rollout, scores, measures, control) | parts
         return Scored(rollout, trees, scores, measures, values), control
 
     def prompts(self, fold: Fold, draws: Draws, seed: Seed) -> Prompts:
@@ -109,10 +119,20 @@ class RlStep:
             return Prompts(draws.ids, fold.columns(draws.ids.tolist())[0], None)
         return self.references(fold, draws.ids, draws.sources, seed)
 
-    def sample(self, params: Params, prompts: Prompts, seed: Seed) -> Rollout:
-        """Sample N answers of every prefix."""
-        policy, strategy = Model(self.graphdef, params), Temperature(self.config.temperature)
+    def sample(self, params: Params, prompts: Prompts, seed: Seed, updates: int) -> Rollout:
+        """Sample N answers of every prefix from the weights after a number of updates.
+
+        Raises:
+            StaleSamplesError: the sampler drew them from other weights.
+        """
+        policy = Model(self.graphdef, params, version=f"{self.name}@{updates}")
+        strategy = Temperature(self.config.temperature)
         samples = self.sampler.samples(policy, *prompts, n=self.config.samples, strategy=strategy, seed=seed.number)
+        if samples.version != policy.version:
+            raise StaleSamplesError(
+                f"samples.version = {samples.version!r}: the step trains {policy.version!r}, and its gradient is that "
+                "of samples of these very weights; hand them to the sampler before it draws"
+            )
         return Rollout(prompts, samples)
 
     def pack(self, rollout: Rollout) -> Trees:

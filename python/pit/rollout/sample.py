@@ -41,6 +41,7 @@ class Samples(NamedTuple):
         beyond `length`.
     drawn_logp: the same under the distribution that it was drawn from, which filters may have cut.
     fill: share of the slots' decode steps that a sample used.
+    version: version of the weights that drew the samples (`Model.version`).
     """
 
     token: Int32[np.ndarray, "G N C"]
@@ -49,6 +50,7 @@ class Samples(NamedTuple):
     logp: Float32[np.ndarray, "G N C"]
     drawn_logp: Float32[np.ndarray, "G N C"]
     fill: float
+    version: str = ""
 
     def answers(self) -> list[Tokens]:
         """Return the contents of the samples, without EOS: a column per sample number, a sequence per prefix."""
@@ -121,7 +123,7 @@ def sample(
         for values in (on_host.token, on_host.length, on_host.finished, on_host.logp, on_host.drawn_logp)
     )
     fill = int(on_host.length.sum()) / (int(on_host.steps.max()) * sizes.slots * shards)
-    return Samples(token, length, finished, logp, drawn_logp, fill)
+    return Samples(token, length, finished, logp, drawn_logp, fill, model.version)
 
 
 def _as_sampled(answers: Tokens) -> Tokens:
@@ -130,7 +132,7 @@ def _as_sampled(answers: Tokens) -> Tokens:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Answers of a run's models to its prompts.
+    """PIT's own sampler of answers, in the process that trains (`pit.rollout.protocol.SamplerProtocol`).
 
     A sample that ends in another EOS than the template's own counts as cut off, and that token is part of its content:
     a tree holds the very tokens that were sampled, so their log-probs are exact.

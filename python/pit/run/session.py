@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from pit.config import OptimizerConfig
+from pit.config import OptimizerConfig, to_dict
 from pit.data.atomic import write_file
 from pit.errors import PitError
 from pit.model.model import Model
@@ -25,6 +25,7 @@ from pit.train.checkpoint import Restored
 from pit.train.guard import Guard
 from pit.train.log import CompileClock, StageLog, peak_memory_bytes
 from pit.train.loop import Schedule, Work, run_steps
+from pit.train.trackers import Identity, require
 from pit.train.update import LossFunction, Update, make_optimizer
 
 LOCK = "lock"
@@ -79,6 +80,7 @@ class Session:
     def __init__(self, run: Run, stage: Stage, *, profile_steps: int = 0) -> None:
         stage.require(run.config)
         stage.validate(run.config)
+        require(run.config.tracker_names)
         self.run, self.stage, self.settings = run, stage, stage.settings(run.config)
         self.folder = run.stage_folder(stage.name)
         self.process = (jax.process_index(), jax.process_count())
@@ -106,7 +108,15 @@ class Session:
                 refused, pending = restored.controllers["refused_in_a_row"], restored.controllers["log"]
             done = int(state.step)
             self.guard = Guard(update, self.folder, stage.name, limit=task.optimizer.refusals, in_a_row=refused)
-            log = StageLog(self.folder, stage.name, resumed_step=done, every=task.log_every, pending=pending)
+            log = StageLog(
+                self.folder,
+                stage.name,
+                resumed_step=done,
+                every=task.log_every,
+                pending=pending,
+                trackers=run.config.tracker_names,
+                facts=identity_of(run, stage.name),
+            )
             with log as self.log:
                 schedule = Schedule(steps, settings.checkpoint_every, settings.evaluate_every, self._profile_steps)
                 try:
@@ -136,6 +146,11 @@ class Session:
             **facts,
         }
         write_file(self.folder / "done.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def identity_of(run: Run, stage: str) -> Identity:
+    """Return what trackers call a stage of a run; each adds an id of its own."""
+    return Identity(run.folder.absolute().name, stage, "", to_dict(run.config))
 
 
 @contextmanager

@@ -95,6 +95,7 @@ class Job:
     after: returns the jobs that must be finished before, beyond a stage's inputs.
     included: returns whether a config includes the job in a run.
     option: setting that includes an optional job, as `--set` takes it.
+    flags: further options of its command: each one's name, the setting that it stands for, and its help.
     finished: returns whether there is nothing left to do.
     """
 
@@ -104,6 +105,7 @@ class Job:
     after: Callable[[RunConfig], tuple["Job", ...]] = _nothing
     included: Callable[[RunConfig], bool] = _always
     option: str = ""
+    flags: tuple[tuple[str, str, str], ...] = ()
     finished: Callable[[Run], bool] = _never
 
     def needs(self, config: RunConfig) -> tuple["Job", ...]:
@@ -132,6 +134,10 @@ def _unchecked(config: RunConfig) -> None:
     """Accept any config."""
 
 
+def _no_sources(run: Run) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage(Job):
     """A job that trains a model.
@@ -142,6 +148,7 @@ class Stage(Job):
     fold: fold of the data that it trains on.
     topology: returns the tree that each of its examples becomes.
     check: raises a ConfigError where the config cannot work, before anything is trained.
+    sources: returns digests of code of the user that the result depends on.
 
     With an adapter in its section, a stage trains adapters, and a head, on the run's base.
     """
@@ -152,6 +159,7 @@ class Stage(Job):
     fold: str
     topology: Callable[[RunConfig], Topology]
     check: Callable[[RunConfig], None] = _unchecked
+    sources: Callable[[Run], tuple[str, ...]] = _no_sources
 
     def needs(self, config: RunConfig) -> tuple[Job, ...]:
         """Return the stages of the inputs, and the other jobs that must be finished before."""
@@ -203,7 +211,7 @@ class Stage(Job):
         return run.checkpoints(self.name, keep=keep, base=self.base_digest(run))
 
     def hash(self, run: Run) -> str:
-        """Return a digest of everything that the result depends on: config, model, base, data, seed and inputs."""
+        """Return a digest of all that the result depends on: config, model, base, data, seed, inputs, code of users."""
         config = run.config
         return digest(
             self.name,
@@ -215,6 +223,7 @@ class Stage(Job):
             run.store.hash,
             run.base_digest if config.base.path is not None else self.base_digest(run),
             *run.template.facts,
+            *self.sources(run),
             {role: stage.hash(run) for role, stage in self.inputs(config).items()},
         )
 
@@ -279,9 +288,10 @@ class Stage(Job):
         graphdef, shapes = Model.abstract(self.trains.module, shape, run.vocab_size, run.mesh, adapter)
         with self.checkpoints(run, keep=1) as checkpoints:
             params: Params = checkpoints.restore_params(shapes)
+        version = f"{self.name}@{self.settings(run.config).steps}"
         if adapter is None:
-            return Model(graphdef, params)
-        return Model(graphdef, on_base(run.base, params), frozenset(params))
+            return Model(graphdef, params, version=version)
+        return Model(graphdef, on_base(run.base, params), frozenset(params), version)
 
     def models(self, run: Run) -> dict[Role, Model[Any]]:
         """Return the models of the inputs by role, each stage loaded once; "start" has buffers of its own."""

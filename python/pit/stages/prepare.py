@@ -70,6 +70,9 @@ class Prepared:
         return [*lines, *losses(report, self.held_out, self.unusable), *self.notes]
 
 
+STORE_FILES = ("*.arrow", "*.difficulty.npy", "*.facts.jsonl")
+"""Files of a store besides its manifest."""
+
 _FORGETS = "note: the chat format drops part of an earlier turn: policy and improver share no prefix beyond x"
 _NAMES = {"prompt": "prompts", "better": "better answers", "worse": "worse answers"}
 
@@ -228,13 +231,20 @@ def _read(run: Run, source: Path) -> _Rows:
 
 def _read_split(config: RunConfig, source: Path, split: str) -> tuple[list[Preference], ReadReport]:
     data = config.data
-    rows, report = read_preferences(source, data.format, split, data.strict, data.difficulty_column)
+    columns = data.named_columns
+    rows, report = read_preferences(source, data.format, split, data.strict, data.difficulty_column, columns)
     preferences = list(rows)
     if not preferences:
         raise DataError(
             f"{source}: none of its {report.rows + report.other_split:,} rows can be used ({split} split): "
             f"{'; '.join(report.losses())}"
         )
+    for name in columns:
+        if all(json.loads(row.facts or "{}").get(name) is None for row in preferences):
+            raise DataError(
+                f"data.columns = {data.columns!r}: no row of {source} has a column {name!r} ({split} split); correct "
+                "the name, or leave it out"
+            )
     return preferences, report
 
 
@@ -281,6 +291,6 @@ def _texts(rows: _Rows) -> Iterator[str]:
 def _remove_store(store: Path) -> None:
     """Delete a store made from something else: only the files that a store consists of."""
     if store.is_dir():
-        for path in [*store.glob("*.arrow"), *store.glob("*.difficulty.npy"), store / "manifest.json"]:
+        for path in [*chain.from_iterable(map(store.glob, STORE_FILES)), store / "manifest.json"]:
             path.unlink(missing_ok=True)
         store.rmdir()

@@ -6,6 +6,7 @@ The step itself is `pit.rl.step`; this is the half of a stage that meets files, 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +23,7 @@ from pit.losses.total import Total
 from pit.model.heads import RewardModel
 from pit.model.model import Model
 from pit.model.sharding import row_sharding
+from pit.rl import function
 from pit.rl.algorithms import algorithm_of
 from pit.rl.board import Board
 from pit.rl.controllers import Controllers
@@ -29,7 +31,7 @@ from pit.rl.curriculum import difficulty_of, examples_of, expected_visits, make_
 from pit.rl.readings import PolicyAndAnchor
 from pit.rl.records import Gold
 from pit.rl.references import References
-from pit.rl.reward import model_reward
+from pit.rl.reward import mixed, model_reward
 from pit.rl.step import RlStep
 from pit.run.folder import Run
 from pit.run.session import Session
@@ -58,6 +60,7 @@ def rl_stage(
 
     def work(run: Run, services: Services) -> None:
         session = Session(run, stage, profile_steps=services.profile_steps)
+        _keep_source(stage, run)
         models = stage.models(run)
         task = RlTask(session, models, services.gold(run))
         visits = expected_visits(session.settings, examples_of(session.settings, task.steps.fold))
@@ -77,6 +80,7 @@ def rl_stage(
         inputs=inputs,
         work=work,
         check=lambda config: _check(stage, config),
+        sources=lambda run: _sources(stage, run),
         after=lambda config: (reward.JUDGE,) if config.board.gold == "judge" else (),
         **optional,
     )
@@ -84,7 +88,34 @@ def rl_stage(
 
 
 def _check(stage: Stage, config: RunConfig) -> None:
-    algorithm_of(stage.settings(config), stage.section)
+    settings: RlConfig = stage.settings(config)
+    algorithm_of(settings, stage.section)
+    if settings.reward.function is not None:
+        function.load(settings.reward.function)
+
+
+def _sources(stage: Stage, run: Run) -> tuple[str, ...]:
+    name = stage.settings(run.config).reward.function
+    return () if name is None else (function.digest_of(name, _kept(run, stage)),)
+
+
+def _keep_source(stage: Stage, run: Run) -> None:
+    """Keep the file of the reward function, if there is one."""
+
+    def trained() -> bool:
+        with stage.checkpoints(run, keep=stage.settings(run.config).keep) as checkpoints:
+            return checkpoints.latest is not None
+
+    name = stage.settings(run.config).reward.function
+    if name is not None:
+        path = _kept(run, stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        function.keep_source(name, path, stage.name, trained)
+
+
+def _kept(run: Run, stage: Stage) -> Path:
+    """Return where a stage keeps the file of its reward function."""
+    return run.stage_folder(stage.name) / "reward.py"
 
 
 def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
@@ -98,6 +129,7 @@ def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
         references = References(config, sampler, models.get("writer"), models.get("rewriter"), passes)
         form = config.gap
     return RlStep(
+        name=session.stage.name,
         config=config,
         fold=run.fold(session.stage.fold),
         seed=run.seed.of(session.stage.name),
@@ -105,7 +137,7 @@ def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
         frozen=models["start"].frozen,
         sampler=sampler,
         references=references,
-        reward=model_reward(models["reward"], layout, form),
+        reward=mixed(config.reward, run.template, layout, models.get("reward"), form),
         models=PolicyAndAnchor(graphdef, config, models["anchor"].params, capacity),
         algorithm=algorithm_of(config, session.stage.section)(graphdef, config, capacity),
         layout=layout,
@@ -114,8 +146,8 @@ def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
     )
 
 
-def stage_draws(session: Session, step: RlStep, reward_model: Model[RewardModel]) -> DrawLoader:
-    """Return the curriculum's draws of a stage, from its first step on."""
+def stage_draws(session: Session, step: RlStep, reward_model: Model[RewardModel] | None) -> DrawLoader:
+    """Return the curriculum's draws of a stage, from its first step on; a reward model is needed for margins alone."""
     config = step.config
     difference = isinstance(config, ImproverRlConfig) and config.gap == "difference"
     form: RewardForm = "difference" if difference else "symmetric"
@@ -131,9 +163,10 @@ def stage_draws(session: Session, step: RlStep, reward_model: Model[RewardModel]
 
 
 def margins(
-    fold: Fold, model: Model[RewardModel], layout: Layout, form: RewardForm, examples: int
+    fold: Fold, model: Model[RewardModel] | None, layout: Layout, form: RewardForm, examples: int
 ) -> Float32[np.ndarray, " n"]:
     """Return the gap of the better over the worse answer of the first examples of a fold."""
+    assert model is not None, "the config asks for a reward model where its margin is asked for"
     gap, blocks = model_reward(model, layout, form), []
     for first in range(0, examples, MARGIN_BLOCK):
         inputs, better, worse = fold.columns(range(first, min(first + MARGIN_BLOCK, examples)))
@@ -157,9 +190,10 @@ class RlTask:
         self.loss: LossFunction = self.steps.algorithm.loss
         self.optimizer: OptimizerConfig = session.settings.optimizer
         self._config: RlConfig = session.settings
-        self._draws = stage_draws(session, self.steps, models["reward"])
+        self._draws = stage_draws(session, self.steps, models.get("reward"))
         self._open = ExitStack()
         self._control = Controllers(self._config.beta)
+        self._before: bytes | None = None
 
     def begin(self, step: int, restored: Restored | None) -> None:
         """Start at a step, from restored draws, controllers and board if there are any."""
@@ -181,9 +215,12 @@ class RlTask:
         """Take the next step of the curriculum."""
         session, config = self._session, self._config
         begin_s = perf_counter()
+        # Of a step that cannot be taken, the checkpoint of the state before it needs the draws before it.
+        self._before = self._draws.state()
         draws = next(self._draws)
         wait_s = perf_counter() - begin_s
         state, totals, scored, control = self.steps(state, draws, self._control, session.guard)
+        self._before = None
         self._done += 1
         values = scored.values | self._board.signals(self._done, scored.rollout, scored.scores, scored.values)
         # The next rollout waits for this step anyway; a refused one teaches the controllers nothing.
@@ -204,13 +241,13 @@ class RlTask:
         ids = np.arange(min(config.evaluate_prompts, len(fold)))
         weights = source_weights(config)[-1][1]
         cycle = np.repeat(np.arange(len(weights), dtype=np.uint8), weights)
-        draws = Draws(0, ids, cycle[ids % len(cycle)])
+        draws = Draws(int(state.step), ids, cycle[ids % len(cycle)])
         seed = self.steps.seed.of("held-out")
         return self.steps.collect(state.params, fold, draws, self._control, seed, adapt=False)[0].values
 
     def loader_state(self) -> Mapping[str, Any]:
         """Return the state of the draws."""
-        return {"draws": self._draws.state()}
+        return {"draws": self._draws.state() if self._before is None else self._before}
 
     def controller_state(self) -> Mapping[str, Any]:
         """Return the state of controllers, guard and board."""

@@ -1,15 +1,22 @@
 """The first two RL stages: M_P against R_P, and the improver over references from the data (PIT, algorithm 1)."""
 
-from pit.config import ImproverRlConfig, RewrittenRlConfig
+from pit.config import ImproverRlConfig, PolicyRlConfig, RewrittenRlConfig
 from pit.run.stage import Role, Stage
 from pit.stages import reward, sft
 from pit.stages.reinforced import rl_stage
+
+
+def policy_inputs(settings: PolicyRlConfig) -> dict[Role, Stage]:
+    """Return the inputs of the policy's RL stage; R_P is one of them where it has a weight in the reward."""
+    inputs: dict[Role, Stage] = {"start": sft.POLICY, "anchor": sft.POLICY}
+    return {**inputs, "reward": reward.QUALITY} if settings.reward.model_weight else inputs
+
 
 POLICY = rl_stage(
     name="rl-policy",
     title="M_P^RL against R_P",
     section="rl_policy",
-    inputs=lambda config: {"start": sft.POLICY, "anchor": sft.POLICY, "reward": reward.QUALITY},
+    inputs=lambda config: policy_inputs(config.rl_policy),
 )
 
 
@@ -25,8 +32,9 @@ def improver_inputs(settings: ImproverRlConfig, start: Stage, quality: Stage, ga
     inputs: dict[Role, Stage] = {
         "start": start,
         "anchor": sft.IMPROVER if settings.anchor == "sft" else start,
-        "reward": quality if settings.gap == "difference" else gap,
     }
+    if settings.reward.model_weight:
+        inputs["reward"] = quality if settings.gap == "difference" else gap
     if settings.policy_references:
         inputs["writer"] = POLICY
     if isinstance(settings, RewrittenRlConfig) and settings.passes.most:

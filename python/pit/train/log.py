@@ -1,4 +1,4 @@
-"""Metrics to JSONL and TensorBoard, progress to the terminal (or, for a parent process, as JSON lines on stdout)."""
+"""Metrics to JSONL and trackers, progress to the terminal (or, for a parent process, as JSON lines on stdout)."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from typing import Protocol, runtime_checkable
 
 import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from pit.data.atomic import write_file
 from pit.losses.total import Total
 from pit.records import read_lines
 from pit.terminal import Terminal
+from pit.train.trackers import Identity, Trackers
 from pit.train.update import REFUSED
 
 PROGRESS_VARIABLE = "PIT_PROGRESS"
@@ -125,8 +125,11 @@ class StageLog:
         resumed_step: last step whose lines stay.
         every: steps per line, which holds their means.
         pending: `state` of the log at the resumed step, with which its next line begins.
+        trackers: names of the trackers that get every line.
+        facts: run, stage and config, for trackers other than TensorBoard.
     """
 
+    # Seven parameters: what is logged, from where on, and to whom else.
     def __init__(
         self,
         folder: Path,
@@ -135,22 +138,30 @@ class StageLog:
         resumed_step: int = 0,
         every: int = 5,
         pending: Sequence[Mapping[str, Sequence[float]]] = (),
+        trackers: Sequence[str] = ("tensorboard",),
+        facts: Identity | None = None,
     ) -> None:
         self.folder, self.every = folder, every
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
-        self._drop_after(resumed_step)
+        kept = self._drop_after(resumed_step)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step or None)
         self.reporter = make_reporter(name)
+        self._trackers = Trackers(
+            trackers, folder, facts, resumed_step=resumed_step, kept=kept, note=self.reporter.note
+        )
         self._carried = list(pending)
         self._pending: list[Mapping[str, Total | float]] = []
         self._text = ""
 
-    def _drop_after(self, step: int) -> None:
-        if self._path.exists():
-            lines = read_lines(self._path, "delete that line, and run the command again", {"step": int}, whole=False)
-            write_file(self._path, b"".join(line for line, values in lines if values["step"] <= step))
+    def _drop_after(self, step: int) -> list[tuple[int, dict[str, float]]]:
+        """Drop the lines after a step; return step and metrics of the others."""
+        if not self._path.exists():
+            return []
+        lines = read_lines(self._path, "delete that line, and run the command again", {"step": int}, whole=False)
+        kept = [(line, values) for line, values in lines if values["step"] <= step]
+        write_file(self._path, b"".join(line for line, _ in kept))
+        return [(values.pop("step"), values) for _, values in kept]
 
     def step(self, done: int, total: int, metrics: Mapping[str, Total | float]) -> None:
         """Take the metrics of a finished step; every `every` steps their mean is written."""
@@ -183,16 +194,15 @@ class StageLog:
                 )
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._trackers.log(step, values)
 
     def __enter__(self) -> "StageLog":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._trackers.close()
         self.reporter.close()
         self._file.close()
-        self._board.close()
 
 
 def _pair(value: Total | float) -> tuple[float, float]:

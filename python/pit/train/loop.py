@@ -19,6 +19,10 @@ class Interrupted(Interruption):
     """The stage was asked to stop; its checkpoint is saved."""
 
 
+class StepError(PitError):
+    """A step that could not be taken for a reason outside of training, which left the state as it was before."""
+
+
 class InterruptFlag:
     """A flag that the first SIGINT or SIGTERM raises and the loop reads between steps; the second signal kills."""
 
@@ -123,31 +127,41 @@ def run_steps(
     Raises:
         Interrupted: SIGINT or SIGTERM arrived; the state is saved.
         PitError: the reason of `work.halt`; the state is saved.
+        StepError: a step could not be taken; the state before it is saved.
     """
     done = first = int(state.step)
     steps = schedule.steps
     if (reason := work.halt()) is not None:
         raise reason
+
+    def save() -> None:
+        checkpoints.save(state, work.loader_state(), {**work.controller_state(), "log": log.state()}, meta())
+
     profiler = Profiler(log.folder, schedule.profile_steps)
     with InterruptFlag() as flag:
-        while done < steps:
-            profiler.before(done - first)
-            state, metrics = work.step(state)
-            profiler.after()
-            done += 1
-            log.step(done, steps, metrics)
-            if done == steps or (schedule.evaluate_every and done % schedule.evaluate_every == 0):
-                log.write(done, {f"eval/{name}": value for name, value in work.evaluate(state).items()})
-            reason = work.halt()
-            due = done == steps or (schedule.checkpoint_every and done % schedule.checkpoint_every == 0)
-            if due or flag.raised or reason is not None:
-                controllers = {**work.controller_state(), "log": log.state()}
-                checkpoints.save(state, work.loader_state(), controllers, meta())
-            stopped = Interrupted(f"stopped after step {done} of {steps}") if flag.raised and done < steps else None
-            if (ending := reason or stopped) is not None:
-                profiler.close()
-                checkpoints.wait()
-                raise ending
-    profiler.close()
-    checkpoints.wait()
+        try:
+            while done < steps:
+                profiler.before(done - first)
+                state, metrics = work.step(state)
+                profiler.after()
+                done += 1
+                log.step(done, steps, metrics)
+                if done == steps or (schedule.evaluate_every and done % schedule.evaluate_every == 0):
+                    log.write(done, {f"eval/{name}": value for name, value in work.evaluate(state).items()})
+                reason = work.halt()
+                due = done == steps or (schedule.checkpoint_every and done % schedule.checkpoint_every == 0)
+                if due or flag.raised or reason is not None:
+                    save()
+                if reason is not None:
+                    raise reason
+                if flag.raised and done < steps:
+                    raise Interrupted(f"stopped after step {done} of {steps}")
+        except StepError:
+            # A last step is taken again, because nothing else would measure it.
+            if first < done < steps:
+                save()
+            raise
+        finally:
+            profiler.close()
+            checkpoints.wait()
     return state

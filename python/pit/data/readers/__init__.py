@@ -3,9 +3,11 @@
 Unusable rows are never repaired: they are counted by reason, with their first places, or raise if `strict`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from pit.data.errors import DataError
 from pit.data.readers import hh, scored, sharegpt, summarize, trl
@@ -50,6 +52,7 @@ def read_preferences(
     split: str = "train",
     strict: bool = False,
     difficulty_column: str | None = None,
+    columns: Sequence[str] = (),
 ) -> tuple[Iterator[Preference], ReadReport]:
     """Stream the preferences of a file or folder.
 
@@ -65,6 +68,7 @@ def read_preferences(
         strict: raise at the first unusable row.
         difficulty_column: numeric column for `Preference.difficulty`, negated if the name begins with "-"; None reads
             no difficulty.
+        columns: further columns for `Preference.facts`; a row without one has null there.
 
     Returns:
         The preferences in the order of the sorted file names, and a report that is filled while they are read.
@@ -86,24 +90,33 @@ def read_preferences(
         raise DataError(f"{root}: no rows in {[file.name for file in sources.files]}; name a file or folder with rows")
     report = ReadReport(passed_over=dict(sources.passed_over))
     report.files |= {label(file, root): name for file, name in formats.items()}
-    return _read(root, formats, split, strict, difficulty_column, report), report
+    return _read(root, formats, _Wanted(split, strict, difficulty_column, tuple(columns)), report), report
 
 
-def _read(
-    root: Path, formats: Mapping[Path, str], split: str, strict: bool, difficulty: str | None, report: ReadReport
-) -> Iterator[Preference]:
+class _Wanted(NamedTuple):
+    """What is read of a file: the arguments of `read_preferences`."""
+
+    split: str
+    strict: bool
+    difficulty: str | None
+    columns: tuple[str, ...]
+
+
+def _read(root: Path, formats: Mapping[Path, str], wanted: _Wanted, report: ReadReport) -> Iterator[Preference]:
+    numbers = [wanted.difficulty.removeprefix("-")] if wanted.difficulty else []
     for file, name in formats.items():
-        for number, record in records(file, [difficulty.removeprefix("-")] if difficulty else []):
-            if isinstance(record, Mapping) and _of_other_split(record, split):
+        for number, record in records(file, numbers, wanted.columns):
+            if isinstance(record, Mapping) and _of_other_split(record, wanted.split):
                 report.other_splits[str(record["split"])] += 1
                 continue
             report.rows += 1
             try:
                 if isinstance(record, RowError):
                     raise record
-                rows = FORMATS[name](record, difficulty)
+                rows = FORMATS[name](record, wanted.difficulty)
+                facts = _facts(record, wanted.columns)
             except RowError as error:
-                if strict:
+                if wanted.strict:
                     raise DataError(
                         f"{file}:{number}: {error}; correct or remove the row, or read without strict"
                     ) from error
@@ -113,7 +126,14 @@ def _read(
                 for row in rows:
                     report.pairs += 1
                     report.marked.update(markers(row))
-                    yield row
+                    yield row if facts is None else row._replace(facts=facts)
+
+
+def _facts(record: Mapping[str, object], columns: Sequence[str]) -> str | None:
+    """Return some columns of a row as a JSON object; values that JSON has not, such as dates, become text."""
+    if not columns:
+        return None
+    return json.dumps({name: record.get(name) for name in columns}, ensure_ascii=True, default=str)
 
 
 def _of_other_split(record: Mapping[str, object], split: str) -> bool:

@@ -39,7 +39,7 @@ Record = Mapping[str, object] | RowError
 """A raw row, or the reason why it cannot be read."""
 
 
-def records(path: Path, more: Sequence[str] = ()) -> Iterator[tuple[int, Record]]:
+def records(path: Path, more: Sequence[str] = (), others: Sequence[str] = ()) -> Iterator[tuple[int, Record]]:
     """Yield the line (of CSV and binary files the row) number, from 1, and the raw row.
 
     A row that cannot be read is yielded as a `RowError`.
@@ -47,13 +47,14 @@ def records(path: Path, more: Sequence[str] = ()) -> Iterator[tuple[int, Record]
     Args:
         path: the file.
         more: columns of numbers to read in addition to `COLUMNS`.
+        others: columns of any values to read in addition.
 
     Raises:
         DataError: the file itself is damaged.
     """
     kind = kind_of(path)
     if kind in (".parquet", ".arrow"):
-        yield from _arrow_records(path, more)
+        yield from _arrow_records(path, (*more, *others))
     elif kind == ".csv":
         yield from _csv_records(path, more)
     elif kind == ".json" and _begins_array(path):

@@ -57,6 +57,11 @@ def record_digest(record: Mapping[str, Any]) -> str:
     return digest({name: value for name, value in record.items() if name != "hash"})
 
 
+def parts_of(file: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the entries of one file of rows and, where they were given, of the rows' difficulty and facts."""
+    return [part for part in (file, file.get("difficulty"), file.get("facts")) if part]
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """Return the manifest of a store after checking its format, version and digest.
 

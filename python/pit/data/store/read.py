@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import itertools
+import json
 import mmap
 import os
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ import pyarrow as pa
 from jaxtyping import Float64, Int32
 
 from pit.data import _core
-from pit.data.store.format import MANIFEST, SCHEMA, StoreError, digest, file_digest, read_manifest
+from pit.data.store.format import MANIFEST, SCHEMA, StoreError, digest, file_digest, parts_of, read_manifest
 from pit.data.tokens import Tokens
 from pit.types import COLUMNS
 
@@ -51,7 +52,7 @@ class Fold:
 
     def __init__(self, folder: Path, name: str, entry: Mapping[str, Any], vocab_size: int) -> None:
         self.name = name
-        self.hash = digest([part["blake2b"] for file in entry["files"] for part in _parts(file)])
+        self.hash = digest([part["blake2b"] for file in entry["files"] for part in parts_of(file)])
         self._folder = folder.absolute()  # the working directory may change before the files are mapped
         self._files: list[dict[str, Any]] = entry["files"]
         self._vocab_size = vocab_size
@@ -59,7 +60,7 @@ class Fold:
         self._first: list[int] = list(itertools.accumulate(rows, initial=0))
         self._mapped: list[_Mapped] = []
         for file in self._files:
-            for path in (folder / part["file"] for part in _parts(file)):
+            for path in (folder / part["file"] for part in parts_of(file)):
                 if not path.is_file():
                     raise StoreError(f"{path}: missing; the store is damaged, build it again")
             path = folder / file["file"]
@@ -144,6 +145,26 @@ class Fold:
             )
         return difficulty
 
+    def facts(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the further columns of some rows by name; empty where the data were read without any.
+
+        Raises:
+            IndexError: no such row.
+            StoreError: a file is damaged.
+        """
+        lines = self._facts
+        return [json.loads(lines[range(len(self))[index]]) if lines else {} for index in ids]
+
+    @cached_property
+    def _facts(self) -> list[bytes]:
+        lines: list[bytes] = []
+        for file in self._files:
+            if (part := file.get("facts")) is not None:
+                content = (self._folder / part["file"]).read_bytes()
+                _require_digest(self._folder / part["file"], hashlib.blake2b(content, digest_size=32).hexdigest(), part)
+                lines += content.splitlines()
+        return lines
+
     def check_unchanged(self) -> None:
         """Raise if a mapped file has changed; call it before and after reading a batch.
 
@@ -168,7 +189,7 @@ class Fold:
         for file in self._files:
             if file_digest(self._folder / file["file"]) != file["blake2b"]:
                 self._verify_table()  # its message is more precise, if the fault lies in the tokens
-            for part in _parts(file):
+            for part in parts_of(file):
                 path = self._folder / part["file"]
                 _require_digest(path, file_digest(path), part)
         self._verify_table()
@@ -244,11 +265,6 @@ class Store:
             raise StoreError(f"{self.path / MANIFEST}: changed since the store was opened; open it again")
         for fold in self._folds.values():
             fold.verify()
-
-
-def _parts(file: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the entries of one file of rows and, if it was given, of their difficulty."""
-    return [part for part in (file, file.get("difficulty")) if part]
 
 
 def _require_digest(path: Path, actual: str, part: Mapping[str, Any]) -> None:

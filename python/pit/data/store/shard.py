@@ -1,4 +1,4 @@
-"""The file of one shard and fold of a store: record batches of token lists, and the difficulty of the rows."""
+"""The file of one shard and fold of a store: record batches of token lists, difficulty and facts of the rows."""
 
 import io
 import itertools
@@ -15,7 +15,7 @@ import pyarrow as pa
 from pit.data.atomic import write_file
 from pit.data.store.format import BATCH_ROWS, SCHEMA, file_digest
 from pit.data.template import EncodedPreference
-from pit.types import COLUMNS
+from pit.types import COLUMNS, Preference
 
 
 class ShardFile:
@@ -29,10 +29,12 @@ class ShardFile:
         self._pending_rows = 0
         self._batches: list[dict[str, int]] = []
         self._difficulty: list[float] = []
+        self._facts: list[str | None] = []
 
-    def add(self, rows: Sequence[EncodedPreference], difficulties: Sequence[float | None]) -> None:
-        """Append rows, each with its difficulty."""
-        self._difficulty.extend(math.nan if value is None else value for value in difficulties)
+    def add(self, rows: Sequence[EncodedPreference], sources: Sequence[Preference]) -> None:
+        """Append rows, each with the preference that it encodes, for its difficulty and its facts."""
+        self._difficulty.extend(math.nan if row.difficulty is None else row.difficulty for row in sources)
+        self._facts.extend(row.facts for row in sources)
         while rows:
             part = rows[: BATCH_ROWS - self._pending_rows]
             rows = rows[len(part) :]
@@ -58,6 +60,7 @@ class ShardFile:
             "blake2b": file_digest(self._path),
             "batches": self._batches,
             **self._finish_difficulty(),
+            **self._finish_facts(),
         }
 
     def _finish_difficulty(self) -> dict[str, Any]:
@@ -70,6 +73,14 @@ class ShardFile:
         np.save(buffer, values)
         write_file(path, buffer.getvalue())
         return {"difficulty": {"file": path.name, "blake2b": file_digest(path)}}
+
+    def _finish_facts(self) -> dict[str, Any]:
+        """Write the facts of the rows, a line each, to a file of their own, if the data give any; return its entry."""
+        if None in self._facts:
+            return {}
+        path = self._path.with_suffix(".facts.jsonl")
+        write_file(path, "".join(f"{facts}\n" for facts in self._facts).encode())
+        return {"facts": {"file": path.name, "blake2b": file_digest(path)}}
 
     def close(self) -> None:
         """Close the file, finished or not."""

@@ -30,6 +30,7 @@ from pit.data.store.format import (
     digest,
     file_digest,
     partial_folder,
+    parts_of,
     record_digest,
 )
 from pit.data.store.read import Store
@@ -225,8 +226,9 @@ def _make_shard(job: _Job, index: int, rows: Sequence[Placed]) -> dict[str, Any]
     """Write a shard, unless it is already complete, and return its record."""
     path = job.folder / f"shard-{index:05}.json"
     data = hashlib.blake2b(digest_size=32)
-    for row in rows:
-        data.update(json.dumps(row).encode())
+    for fold, row in rows:
+        # Without facts the digest is that of stores from before there were any.
+        data.update(json.dumps((fold, row if row.facts is not None else row[:4])).encode())
     source = {"data": data.hexdigest(), "settings": digest(job.settings())}
     record = _finished(job, path, source)
     if record is not None:
@@ -244,7 +246,7 @@ def _finished(job: _Job, path: Path, source: Mapping[str, str]) -> dict[str, Any
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
         same = record["hash"] == record_digest(record) and all(record[name] == source[name] for name in source)
-        files = [part for entry in record["folds"].values() for part in (entry, entry.get("difficulty")) if part]
+        files = [part for entry in record["folds"].values() for part in parts_of(entry)]
         intact = same and all(file_digest(job.store / part["file"]) == part["blake2b"] for part in files)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
@@ -260,7 +262,7 @@ def _write_shard(job: _Job, index: int, rows: Sequence[Placed]) -> dict[str, Any
             if job.stop.is_set():
                 raise _StoppedError
             folds: dict[str, list[EncodedPreference]] = {name: [] for name in FOLDS}
-            difficulties: dict[str, list[float | None]] = {name: [] for name in FOLDS}
+            sources: dict[str, list[Preference]] = {name: [] for name in FOLDS}
             before = tokens
             every = job.template.encode_rows([row for _, row in group])
             for (name, row), encoded in zip(group, every, strict=True):
@@ -269,11 +271,11 @@ def _write_shard(job: _Job, index: int, rows: Sequence[Placed]) -> dict[str, Any
                     dropped[str(reason)] += 1
                     continue
                 folds[name].append(encoded)
-                difficulties[name].append(row.difficulty)
+                sources[name].append(row)
                 truncated = [count + cut for count, cut in zip(truncated, encoded.truncated, strict=True)]
                 tokens += len(encoded.prompt) + len(encoded.better) + len(encoded.worse)
             for name, encoded_rows in folds.items():
-                files[name].add(encoded_rows, difficulties[name])
+                files[name].add(encoded_rows, sources[name])
             job.count(len(group), tokens - before)
         written = {name: file.finish() for name, file in files.items()}
     finally:
@@ -304,9 +306,7 @@ def _finish(job: _Job, shards: Sequence[dict[str, Any]]) -> None:
         },
     }
     manifest["hash"] = record_digest(manifest)
-    written = {
-        part["file"] for files in folds.values() for file in files for part in (file, file.get("difficulty")) if part
-    }
+    written = {part["file"] for files in folds.values() for file in files for part in parts_of(file)}
     for path in job.store.iterdir():
         if path.name not in written:
             path.unlink()
