@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import cache
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ ids = st.lists(st.integers(0, 2**32 - 1), min_size=TREES, max_size=TREES)
 
 
 def draw_samples(
-    config, prefixes, request_ids, seed, strategy, eos_ids=(EOS,), n=N, capacity=CAPACITY, rollout=DEFAULT
+    config, prefixes, request_ids, seed, strategy, eos_ids=(EOS,), n=N, capacity=CAPACITY, rollout=DEFAULT, watch=None
 ):
     return sample(
         Model(*twins.random_decoder(config)),
@@ -53,6 +54,7 @@ def draw_samples(
         eos_ids=eos_ids,
         seed=seed,
         config=rollout,
+        watch=watch,
     )
 
 
@@ -329,6 +331,60 @@ def test_first_tokens_are_drawn_from_the_softmax_at_the_temperature():
     chi_square = np.sum((counts - n * probability) ** 2 / (n * probability))
     # 23 degrees of freedom: mean 23, standard deviation 6.8; 60 is a chance of 4e-5 (and the seed is fixed).
     assert chi_square < 60
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4])
+@settings(max_examples=examples(4))
+@given(prefixes=prefixes_of, seed=seeds)
+def test_watched_samples_are_the_same_and_grow_token_by_token(steps, prefixes, seed):
+    seen = []
+
+    def watch(token, length):
+        seen.append((token.copy(), length.copy()))
+        return np.ones(length.shape, bool)
+
+    arguments = ([*prefixes, prefixes[0]], [5, 9, 7, 5], seed, Temperature(1.0))
+    plain = draw_samples(twins.LLAMA, *arguments, rollout=RolloutConfig(slots=3))
+    with mock.patch.object(sampling, "WATCHED_STEPS", steps):
+        watched = draw_samples(twins.LLAMA, *arguments, rollout=RolloutConfig(slots=3), watch=watch)
+    for name in ("token", "length", "finished", "logp", "drawn_logp"):
+        np.testing.assert_array_equal(getattr(watched, name), getattr(plain, name))
+    lengths = np.stack([length for _, length in seen])
+    assert np.all(np.diff(lengths, axis=0) >= 0)
+    assert np.all(np.diff(lengths, axis=0, prepend=0) <= steps)
+    np.testing.assert_array_equal(lengths[-1], plain.length)
+    for token, length in seen:
+        there = np.arange(CAPACITY) < length[:, :, None]
+        np.testing.assert_array_equal(token[there], plain.token[there])
+
+
+@pytest.mark.parametrize("split", [MeshConfig(), MeshConfig(data=2)])
+def test_a_sample_that_is_not_wanted_ends_and_changes_no_other(split):
+    model = Model(*twins.random_decoder(ONE_LAYER))
+    if split != MeshConfig():
+        model = model.sharded(make_mesh(split))
+    prefixes, requests = [[3, 1], [5, 6, 1], [7, 1], [3, 1]], [1, 2, 3, 1]
+    options = {"n": 2, "capacity": 24, "strategy": Temperature(1.0), "eos_ids": (twins.PAD,), "seed": 3}
+    plain = sample(model, prefixes, requests, **options)
+
+    def watch(token, length):
+        # The second sample of the second prefix, and one of two equal requests, which lasts with the other.
+        wanted = np.ones(length.shape, bool)
+        wanted[1, 1] = length[1, 1] < 5
+        wanted[0] = False
+        return wanted
+
+    watched = sample(model, prefixes, requests, **options, watch=watch)
+    assert plain.length[1, 1] > 10
+    # A look every few steps, and one more token.
+    assert 5 <= watched.length[1, 1] <= 5 + sampling.WATCHED_STEPS
+    assert not watched.finished[1, 1]
+    others = np.ones(plain.length.shape, bool)
+    others[1, 1] = False
+    np.testing.assert_array_equal(watched.length[others], plain.length[others])
+    np.testing.assert_array_equal(watched.token[others], plain.token[others])
+    cut = watched.length[1, 1]
+    np.testing.assert_array_equal(watched.token[1, 1, :cut], plain.token[1, 1, :cut])
 
 
 @pytest.mark.parametrize("prefixes", [[], [[4], []]])

@@ -11,7 +11,7 @@ from world import World, run_of
 from pit.data.errors import DataError
 from pit.data.readers.report import RowError
 from pit.data.readers.trl import convert
-from pit.serve import TOLD_CUTS, improve_lines
+from pit.serve.lines import TOLD_CUTS, improve_lines
 
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant:"
 TOLD: list[str] = []

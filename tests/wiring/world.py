@@ -244,7 +244,7 @@ class World:
 
     # Samples.
 
-    def sample(self, model, prefixes, request_ids, *, n, capacity, strategy, eos_ids, seed, config=None):
+    def sample(self, model, prefixes, request_ids, *, n, capacity, strategy, eos_ids, seed, config=None, watch=None):
         """Answer a call of the sampler by tokens that are a hash of model, prefix and random numbers."""
         rows = sampling.Tokens.of(prefixes).rows()
         ids, name = [int(i) for i in request_ids], trained_by(model.params)
@@ -260,6 +260,8 @@ class World:
                 if finished[g, k]:
                     token[g, k, count - 1] = eos_ids[0]
                 length[g, k] = count
+        for step in range(1, capacity + 1 if watch else 0):
+            watch(token, np.minimum(length, step))
         logp = np.where(np.arange(capacity) < length[:, :, None], np.float32(-1), np.float32(0))
         temperature = getattr(strategy, "temperature", 0.0)
         self.asks.append(Ask(self.where, name, seed, ids, n, rows, temperature, token, frozenset(model.params)))

@@ -35,6 +35,7 @@ from pit.cli.options import (
     run_option,
     set_option,
 )
+from pit.cli.serve import serve
 from pit.config import AcceptBy, to_dict, to_yaml
 from pit.data.atomic import require_apart
 from pit.data.errors import DataError
@@ -161,6 +162,7 @@ def cli() -> None:
       pit run chat --model FOLDER --data FILE    a pretrained chat model, and your preferences
       pit run hh --data FOLDER --out runs/hh     Anthropic's HH-RLHF as published, from random weights
       pit improve --run runs/demo                prompts in, improved answers out
+      pit serve --run runs/demo                  the same over HTTP, as OpenAI's chat API
       pit check runs/demo                        invariants of the reward model, and what it has learned
     """
 
@@ -270,7 +272,7 @@ def improve(folder: Path, source: str, sink: str, strict: bool, seed: int, **cha
         | pit improve --run runs/demo
     """
     from pit.data.arrivals import ByteStream
-    from pit.serve import improve_lines
+    from pit.serve.lines import improve_lines
 
     _require_apart(source, sink, folder)
     run = open_run(folder)
@@ -334,3 +336,4 @@ def env() -> None:
 cli.add_command(data)
 cli.add_command(bench)
 cli.add_command(check)
+cli.add_command(serve)

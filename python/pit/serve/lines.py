@@ -15,17 +15,17 @@ from typing import Any, Protocol, runtime_checkable
 from pit.config import ImproveConfig
 from pit.data.arrivals import ByteStream, arriving
 from pit.data.errors import DataError
-from pit.data.readers.columns import column, require_prompt, require_unicode, text_column
+from pit.data.readers.columns import column, text_column
 from pit.data.readers.report import RowError
 from pit.data.readers.streams import parsed
 from pit.data.readers.trl import prompt_of
-from pit.data.template import EncodedPreference, Template
+from pit.data.template import Template
 from pit.data.tokens import Tokens
 from pit.improve import Models, Trajectory, improve
 from pit.run.folder import Run
 from pit.seeds import Seed
+from pit.serve.question import Question, question
 from pit.terminal import json_line, say
-from pit.types import Message, Preference
 
 OUTPUT = ("prompt", "answers", "steps", "cut")
 """Fields of a line of output; every other field of the input is passed on."""
@@ -47,13 +47,11 @@ class TextSink(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """One line of input: its number, its prompt, y0 if it is given, its other fields, and its tokens."""
+    """One line of input: its number, its question, and its other fields."""
 
     line: int
-    prompt: tuple[Message, ...]
-    answer: str | None
+    question: Question
     others: Mapping[str, object]
-    tokens: EncodedPreference
 
 
 def improve_lines(
@@ -138,11 +136,12 @@ class _Server:
         self._sink.flush()
 
     def _improved(self, requests: Sequence[_Request]) -> Iterator[Trajectory]:
-        prompts, ids = [request.tokens.prompt for request in requests], [self._id(request) for request in requests]
-        lacking = [i for i, request in enumerate(requests) if request.answer is None]
+        prompts = [request.question.tokens.prompt for request in requests]
+        ids = [self._id(request) for request in requests]
+        lacking = [i for i, request in enumerate(requests) if request.question.answer is None]
         answers = None
         if len(lacking) < len(requests):
-            answers = [request.tokens.better for request in requests]
+            answers = [request.question.tokens.better for request in requests]
             if lacking:
                 xs, own = Tokens.of([prompts[i] for i in lacking]), [ids[i] for i in lacking]
                 first = self._models.respond(xs, own, self._config, self._seed)
@@ -152,14 +151,14 @@ class _Server:
 
     def _id(self, request: _Request) -> int:
         """Return the id of a request: of its prompt, and of how often the prompt came before."""
-        identity = zlib.crc32(json.dumps(request.prompt).encode())
+        identity = zlib.crc32(json.dumps(request.question.prompt).encode())
         before = self._prompts[identity]
         self._prompts[identity] += 1
         return zlib.crc32(str(before).encode(), identity) if before else identity
 
     def _cut(self, request: _Request) -> list[str]:
         """Return the names of what did not fit into its window, and tell of it."""
-        windows, cut_at, parts = self._template.windows, request.tokens.truncated, []
+        windows, cut_at, parts = self._template.windows, request.question.tokens.truncated, []
         for name, cut, window, end in (
             ("prompt", cut_at[0], windows[0], "beginning"),
             ("answer", cut_at[1], windows[2], "end"),
@@ -180,7 +179,7 @@ class _Server:
         decode = self._template.decode_answer
         return {
             **request.others,
-            "prompt": [message._asdict() for message in request.prompt],
+            "prompt": [message._asdict() for message in request.question.prompt],
             "answers": [decode(trajectory.answer(k)) for k in range(len(trajectory.steps) + 1)],
             "steps": [
                 {"candidate": decode(s.candidate), "gap": round(s.gap, 6), "accepted": s.accepted}
@@ -202,17 +201,10 @@ def _request(line: bytes, number: int, template: Template) -> _Request:
         raise row
     column(row, "prompt")
     prompt = prompt_of(row) or ()
-    require_prompt(prompt)
-    require_unicode(*(message.content for message in prompt))
-    answer = None
-    if row.get("answer") is not None:
-        answer = text_column(row, "answer").strip()
-        require_unicode(answer)
-        if not answer:
-            raise DataError("empty answer: 'answer' has no text; give one, or leave it out and the policy answers")
+    answer = text_column(row, "answer") if row.get("answer") is not None else None
+    asked = question(prompt, answer, template)
     for name in OUTPUT[1:]:
         if name in row:
             raise DataError(f"{name!r} is a field of the output; give it another name")
     others = {name: value for name, value in row.items() if name not in ("prompt", "answer")}
-    (tokens,) = template.encode_preferences([Preference(prompt, answer or "", "")])
-    return _Request(number, prompt, answer, others, tokens)
+    return _Request(number, asked, others)
