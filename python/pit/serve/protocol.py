@@ -17,7 +17,7 @@ from pit.data.template import Template
 from pit.errors import PitError
 from pit.improve import sampling
 from pit.rollout.strategy import Strategy
-from pit.serve.question import Question, question
+from pit.serve.question import Question, checked, question
 
 ModelName = Literal["policy", "improved"]
 
@@ -220,9 +220,10 @@ def _question(fields: Mapping[str, object], model: ModelName, template: Template
                 "is one; add one",
                 param="messages",
             )
+        answer = checked(turns, answer)
         _require_fits("conversation", template.prompt_size(turns), template.windows[0])
         if answer is not None:
-            _require_fits("answer", template.answer_size(answer.strip()), template.windows[2])
+            _require_fits("answer", template.answer_size(answer), template.windows[2])
         return question(turns, answer, template)
     except (RowError, DataError) as error:
         raise ApiError(f"the conversation cannot be answered: {error}", param="messages") from error

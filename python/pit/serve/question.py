@@ -30,12 +30,24 @@ def question(prompt: tuple[Message, ...], answer: str | None, template: Template
         RowError: the prompt is empty, or a text is not valid Unicode.
         DataError: the answer is empty, or the template refuses the conversation.
     """
-    require_prompt(prompt)
-    require_unicode(*(message.content for message in prompt))
-    if answer is not None:
-        answer = answer.strip()
-        require_unicode(answer)
-        if not answer:
-            raise DataError("empty answer: 'answer' has no text; give one, or leave it out and the policy answers")
+    answer = checked(prompt, answer)
     (tokens,) = template.encode_preferences([Preference(prompt, answer or "", "")])
     return Question(prompt, answer, tokens)
+
+
+def checked(prompt: tuple[Message, ...], answer: str | None) -> str | None:
+    """Return the answer, stripped, once it and the prompt are texts that can be read.
+
+    Raises:
+        RowError: the prompt is empty, or a text is not valid Unicode.
+        DataError: the answer is empty.
+    """
+    require_prompt(prompt)
+    require_unicode(*(message.content for message in prompt))
+    if answer is None:
+        return None
+    answer = answer.strip()
+    require_unicode(answer)
+    if not answer:
+        raise DataError("empty answer: 'answer' has no text; give one, or leave it out and the policy answers")
+    return answer

@@ -23,7 +23,7 @@ from pit.serve.protocol import MODELS
 from pit.serve.service import Service
 from pit.terminal import say
 
-_LAST_S = 5
+_LAST_S = 5.0
 """Seconds that responses and the worker get for their end once all requests have ended."""
 
 
@@ -124,7 +124,7 @@ class _Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=int(drain_s) + _LAST_S,
+                timeout_graceful_shutdown=int(drain_s + _LAST_S),
             )
         )
         self._service, self._drain_s = service, drain_s
