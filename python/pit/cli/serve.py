@@ -1,7 +1,8 @@
-"""The command `pit serve`, and keys that commands read from the environment."""
+"""The command `pit serve`, and the options of commands that use the server of another model."""
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,6 +10,13 @@ import click
 
 from pit.cli.options import open_run, run_option
 from pit.config import AcceptBy, ConfigError
+from pit.types import Message
+
+MOST_NAMES = 10
+"""Models of a server that an error names."""
+
+POLICY_TIMEOUT_S = 300.0
+"""Seconds until an attempt to get an answer of another server is given up."""
 
 NEEDED = ("starlette", "uvicorn")
 """Packages that the command needs, the extra `serve`."""
@@ -70,3 +78,45 @@ def key_from(variable: str | None) -> str | None:
     if not key.strip():
         raise ConfigError(f"--api-key-env = {variable}: is not set or empty; set it to the key: export {variable}=...")
     return key.strip()
+
+
+def policy_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that name the server of another policy."""
+    url = click.option("--policy", metavar="URL", help="Let a server with OpenAI's chat API give the first answers.")
+    model = click.option("--policy-model", metavar="NAME", help="Its model [the only one that it has].")
+    key = click.option("--api-key-env", metavar="VAR", help="Environment variable with the server's API key.")
+    return url(model(key(command)))
+
+
+def policy_of(
+    url: str | None, model: str | None, variable: str | None, temperature: float | None
+) -> Callable[[tuple[Message, ...]], str] | None:
+    """Return a function that lets a server answer; None where no server is named.
+
+    Args:
+        url: base URL of the server.
+        model: its model; the only one that it has if not given.
+        variable: environment variable with its key.
+        temperature: temperature that is asked for; the server's own if not given.
+
+    Raises:
+        click.UsageError: there is no URL, but another option of a server.
+        ConfigError: the key is not set, or it is not clear which model is meant.
+        ChatError: the server cannot be asked for its models.
+    """
+    if url is None:
+        if model is not None or variable is not None:
+            raise click.UsageError("--policy-model and --api-key-env belong to --policy URL; give it too.")
+        return None
+    from pit.chat_client import ChatClient
+
+    key = key_from(variable)
+    if model is None:
+        names = ChatClient(url, "", key=key).models()
+        if len(names) != 1:
+            told = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "") or "none"
+            raise ConfigError(f"--policy = {url}: has the models {told}; name one of them with --policy-model")
+        model = names[0]
+    client = ChatClient(url, model, key=key, timeout_s=POLICY_TIMEOUT_S)
+    parameters = {} if temperature is None else {"temperature": temperature}
+    return lambda messages: client.complete(messages, **parameters).text

@@ -9,8 +9,9 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from pit.config import ImproveConfig
 from pit.data.arrivals import ByteStream, arriving
@@ -21,17 +22,26 @@ from pit.data.readers.streams import parsed
 from pit.data.readers.trl import prompt_of
 from pit.data.template import Template
 from pit.data.tokens import Tokens
+from pit.errors import PitError
 from pit.improve import Models, Trajectory, improve
 from pit.run.folder import Run
 from pit.seeds import Seed
 from pit.serve.question import Question, question
 from pit.terminal import json_line, say
+from pit.types import Message
 
 OUTPUT = ("prompt", "answers", "steps", "cut")
 """Fields of a line of output; every other field of the input is passed on."""
 
 TOLD_CUTS = 5
 """Lines with a cut prompt, or answer, that are named on stderr; further ones are only marked in the output."""
+
+
+ASKED_AT_A_TIME = 8
+"""Prompts for which another server is asked at a time."""
+
+Ask: TypeAlias = Callable[[tuple[Message, ...]], str]
+"""A function that answers a conversation; a `PitError` says why it cannot."""
 
 
 @runtime_checkable
@@ -54,6 +64,7 @@ class _Request:
     others: Mapping[str, object]
 
 
+# Seven parameters: where lines come from and go to, and how they are answered.
 def improve_lines(
     run: Run,
     source: ByteStream,
@@ -62,6 +73,7 @@ def improve_lines(
     *,
     seed: int,
     strict: bool = False,
+    ask: Ask | None = None,
     tell: Callable[[str], None] = lambda text: say(text, error=True),
 ) -> None:
     """Improve the prompts of `source` and write the trajectories to `sink`.
@@ -73,6 +85,7 @@ def improve_lines(
         changes: fields of the run's config section `improve` to change.
         seed: root of the random numbers; equal prompts of one input get answers of their own.
         strict: stop at the first line that cannot be answered.
+        ask: answers prompts without an answer in the place of the run's policy.
         tell: receives a text about every line that cannot be answered, and about cuts.
 
     Raises:
@@ -84,27 +97,64 @@ def improve_lines(
     numbers = count(1)
     lines, refused = 0, 0
     for batch in arriving(source, config.batch):
-        requests, error = [], None
-        for line, number in zip(batch, numbers, strict=False):
-            if not line or line.isspace():
-                continue
-            lines += 1
-            try:
-                requests.append(_request(line, number, run.template))
-            except (RowError, DataError) as fault:
-                error = DataError(f"line {number}: {fault}")
-                refused += 1
-                if strict:
-                    break
-                tell(str(error))
-        server.answer(requests)
-        if error is not None and strict:
-            raise DataError(f"{error}; correct or remove the line, or leave --strict out to answer the others")
+        numbered = [(line, number) for line, number in zip(batch, numbers, strict=False) if line and not line.isspace()]
+        entries = _entries(numbered, run.template, strict=strict)
+        if ask is not None:
+            entries = _asked(entries, ask, run.template, strict=strict)
+        errors = [entry for entry in entries if isinstance(entry, DataError)]
+        for error in errors if not strict else ():
+            tell(str(error))
+        server.answer([entry for entry in entries if isinstance(entry, _Request)])
+        if errors and strict:
+            raise DataError(f"{errors[0]}; correct or remove the line, or leave --strict out to answer the others")
+        lines, refused = lines + len(numbered), refused + len(errors)
     if refused:
         raise DataError(
             f"{refused} of {lines} lines could not be answered, each is named above; correct or remove them, or stop "
             "at the first with --strict"
         )
+
+
+def _entries(
+    numbered: Sequence[tuple[bytes, int]], template: Template, *, strict: bool
+) -> list["_Request | DataError"]:
+    """Return the request on each line, or the error that names it; with `strict` an error is the last."""
+    entries: list[_Request | DataError] = []
+    for line, number in numbered:
+        try:
+            entries.append(_request(line, number, template))
+        except (RowError, DataError) as fault:
+            entries.append(DataError(f"line {number}: {fault}"))
+            if strict:
+                break
+    return entries
+
+
+def _asked(
+    entries: Sequence["_Request | DataError"], ask: Ask, template: Template, *, strict: bool
+) -> list["_Request | DataError"]:
+    """Return the entries with the answers of another policy, several of which are asked for at a time.
+
+    An answer is held to the checks of a given one; the error of one names its line.
+    """
+
+    def one(entry: "_Request | DataError") -> "_Request | DataError":
+        if isinstance(entry, DataError) or entry.question.answer is not None:
+            return entry
+        try:
+            asked = question(entry.question.prompt, ask(entry.question.prompt), template)
+        except (RowError, PitError) as fault:
+            return DataError(f"line {entry.line}: {fault}")
+        return dataclasses.replace(entry, question=asked)
+
+    answered: list[_Request | DataError] = []
+    with ThreadPoolExecutor(ASKED_AT_A_TIME) as pool:
+        for entry in pool.map(one, entries):
+            answered.append(entry)
+            if strict and isinstance(entry, DataError):
+                pool.shutdown(cancel_futures=True)
+                break
+    return answered
 
 
 class _Server:
