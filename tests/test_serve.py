@@ -48,7 +48,7 @@ class Server:
             f"{self.url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=300) as response:
+            with urllib.request.urlopen(request, timeout=600) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             with error:
@@ -57,7 +57,7 @@ class Server:
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """Send a signal, and return the exit status and what was said on stderr."""
         self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=120)
+        _, errors = self.process.communicate(timeout=700)
         return self.process.returncode, errors
 
 
@@ -117,7 +117,7 @@ def test_openais_own_client_asks_streams_and_sees_errors(finished: Path) -> None
 def test_64_requests_at_once_get_the_answers_that_each_gets_alone_and_a_signal_answers_what_waits(
     finished: Path,
 ) -> None:
-    with serving(finished, "--batch", "64", "--iterations", "1") as server:
+    with serving(finished, "--batch", "64", "--iterations", "1", "--drain", "600") as server:
         plans = [{"seed": number, "model": ("policy", "improved")[number % 2]} for number in range(64)]
         alone = [server.post(**plan) for plan in plans[:4]]
         with ThreadPoolExecutor(64) as pool:
