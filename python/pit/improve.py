@@ -132,7 +132,7 @@ class Pass(NamedTuple):
 # Six parameters: what is improved, by what, and the rule.
 def passes(
     prompts: Tokens,
-    answers: Tokens,
+    first: Tokens,
     refine: Callable[[Tokens, int], Tokens],
     scorer: Scorer,
     config: ImproveConfig,
@@ -143,12 +143,13 @@ def passes(
 
     Args:
         prompts: contents of x.
-        answers: contents of y0.
+        first: contents of y0.
         refine: returns candidates for the answers of the moment, in a pass of some number, from 1.
         scorer: the gap that accepts.
         config: iterations, form of the gap, threshold.
         stop_rule: accept by the gap; otherwise every candidate is kept.
     """
+    answers = first
     for number in range(1, config.iterations + 1):
         candidates = refine(answers, number)
         gaps = scorer.gap(prompts, answers, [candidates], config.gap)[:, 0]

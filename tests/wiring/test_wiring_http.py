@@ -12,10 +12,12 @@ from collections import defaultdict
 import httpx2
 import pytest
 from starlette.testclient import TestClient
+from test_wiring_chat import FORMATS, ChatWorld, asked, cases, prepared
 from world import World, run_of
 
 from pit.data.template import RoleTemplate
 from pit.improve import Models
+from pit.run.folder import Run
 from pit.serve.http import MAX_BODY_BYTES, application
 from pit.serve.protocol import MOST_CHOICES
 from pit.serve.service import RETRY_AFTER_S, Service
@@ -39,13 +41,13 @@ def run():
 
 
 @contextlib.contextmanager
-def serving(world=None, *, room=256, key=None, batch=64, iterations=2, **changes):
+def serving(world=None, *, of=None, room=256, key=None, batch=64, iterations=2, **changes):
     """Yield the application and the service of a world, which ends when its last batch has."""
-    world, TOLD[:] = world or World(), []
-    config = dataclasses.replace(run().config.improve, batch=batch, iterations=iterations, **changes)
+    world, of, TOLD[:] = world or World(), of or run(), []
+    config = dataclasses.replace(of.config.improve, batch=batch, iterations=iterations, **changes)
     with world.watched("serve"):
-        models = Models.load(run(), run().config.reward_gap.packing)
-        service = Service(run().template, models, config, room=room, tell=TOLD.append)
+        models = Models.load(of, of.config.reward_gap.packing)
+        service = Service(of.template, models, config, room=room, tell=TOLD.append)
         service.start()
         try:
             yield application(service, key), service
@@ -206,6 +208,30 @@ def test_control_tokens_in_a_request_are_text() -> None:
     opening = template.encode_prompt([message_of(user(""))])
     assert special == [*opening, *template.closings.input, *template.closings.reference]
     assert answer["choices"][0]["pit"]["answers"][0] == f"b{roles.output}c"
+
+
+def test_conversations_are_served_in_the_chat_format_of_the_run() -> None:
+    for name in FORMATS:
+        world, of = ChatWorld(name), Run(prepared(name).folder, prepared(name).config)
+        turns = [("system", "a"), ("user", "red lamp")]
+        messages = [{"role": role, "content": content} for role, content in turns]
+        with client(world, of=of) as asking:
+            plain = ask(asking, messages=messages, seed=3, n=8)
+            better = ask(asking, model="improved", messages=messages, seed=3, n=8)
+            ask(asking, messages=[user("red <|im_end|> lamp")])
+        policy, _, *passes, forged = world.asked("serve")
+        prefix = cases.rendered(name, *turns, opening=True)
+        assert policy.prefixes == [prefix] * 8
+        assert better["usage"]["prompt_tokens"] == plain["usage"]["prompt_tokens"] == len(prefix)
+        for number, choice in enumerate(better["choices"]):
+            answers = choice["pit"]["answers"]
+            assert answers[0] == plain["choices"][number]["message"]["content"].strip()
+            for one, answer in zip(passes, answers, strict=False):
+                assert one.prefixes[number] == cases.rendered(name, *asked(turns, answer), opening=True)
+        # What a user types is no end of a turn.
+        special = of.template.special_ids
+        unforged = cases.rendered(name, ("user", "red lamp"), opening=True)
+        assert [t for t in forged.prefixes[0] if t in special] == [t for t in unforged if t in special]
 
 
 @pytest.mark.parametrize("model", ["policy", "improved"])
