@@ -25,7 +25,7 @@ from pit.rl.readings import places, predictions
 from pit.rl.records import by_slot
 from pit.rollout import sample as sampling
 from pit.rollout.sample import DEFAULT, Sampler, Samples, sample
-from pit.rollout.strategy import Greedy, Temperature
+from pit.rollout.strategy import Greedy, Temperature, TopK, strategy_at
 from pit.types import Closings
 
 CONFIGS = {"llama": twins.LLAMA, "gemma": twins.GEMMA, "learned": twins.LEARNED, "windowed": twins.WINDOWED}
@@ -312,6 +312,25 @@ def test_greedy_takes_the_most_likely_token_of_the_whole_context(prefixes, seed)
             assert before[path[at]] >= before.max() - 1e-4
             expected = before[path[at]] - np.log(np.exp(before.astype(float)).sum())
             assert drawn.logp[row, 0, at - len(prefix)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_requests_draw_at_temperatures_of_their_own():
+    model = Model(*twins.random_decoder(ONE_LAYER))
+    prefixes, requests = [[3, 1], [3, 1], [5, 6, 1], [3, 1]], [1, 1, 2, 1]
+    # The first two are equal but for their temperature; the last is the first again.
+    each = [Temperature(0.5), Greedy(), Temperature(2.0), Temperature(0.5)]
+    options = {"n": 2, "capacity": CAPACITY, "eos_ids": (EOS,), "seed": 3}
+    together = sample(model, prefixes, requests, strategy=each, **options)
+    for place, strategy in enumerate(each):
+        alone = sample(model, prefixes, requests, strategy=strategy, **options)
+        for name in ("token", "length", "finished"):
+            np.testing.assert_array_equal(getattr(together, name)[place], getattr(alone, name)[place])
+        np.testing.assert_allclose(together.logp[place], alone.logp[place], rtol=1e-4, atol=1e-5)
+    assert not np.array_equal(together.token[0], together.token[1])
+    with pytest.raises(ValueError, match="3 strategies for 4 requests"):
+        sample(model, prefixes, requests, strategy=each[:3], **options)
+    with pytest.raises(ValueError, match="which differ in temperature and top-p alone; draw the others apart"):
+        sample(model, prefixes, requests, strategy=[*each[:3], strategy_at(1.0, TopK(2))], **options)
 
 
 def test_equal_requests_draw_equal_samples_and_the_samples_of_one_differ():

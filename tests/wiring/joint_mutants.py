@@ -907,8 +907,14 @@ SERVE = (
     ),
     Mutant(
         "serve",
-        "settings of the first request are those of all",
-        f"{HTTP}.test_settings_that_differ_are_not_drawn_together",
+        "all have the temperature of the first request",
+        f"{HTTP}.test_temperatures_are_drawn_together_and_filters_apart",
+        rewritten(serving.Answerer, "_draw", "[row.request.strategy for", "[rows[0].request.strategy for"),
+    ),
+    Mutant(
+        "serve",
+        "kinds of sampling are drawn together",
+        f"{HTTP}.test_temperatures_are_drawn_together_and_filters_apart",
         rewritten(batching.Batcher, "_next", "and self._kind(item) == kind", ""),
     ),
     Mutant(

@@ -293,19 +293,30 @@ def test_seeds_decide_and_without_one_each_answer_is_another() -> None:
     assert len(set(texts[1:])) == 4
 
 
-def test_settings_that_differ_are_not_drawn_together() -> None:
-    world = World()
+def test_temperatures_are_drawn_together_and_filters_apart() -> None:
+    world = Gated()
+    temperatures = [0.5, 1.5, 0, 0.5]
 
-    async def all_at_once(app):
-        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://here") as asking:
-            plans = [body(temperature=temperature, seed=seed) for seed in range(4) for temperature in (0.5, 1.5)]
-            await asyncio.gather(*[asking.post(CHAT, json=plan, timeout=60) for plan in plans])
+    async def scenario(app, service):
+        first = asyncio.create_task(Call(app, text="first").run())
+        await until(world.begun.is_set)
+        calls = [Call(app, text=f"q{n}", temperature=t, seed=n) for n, t in enumerate(temperatures)]
+        calls.append(Call(app, text="q", top_p=0.5))
+        tasks = [asyncio.create_task(call.run()) for call in calls]
+        await until(lambda: service.waiting == 5)
+        world.gate.set()
+        await asyncio.wait_for(asyncio.gather(first, *tasks), 20)
 
-    with serving(world) as (app, _):
-        asyncio.run(all_at_once(app))
-    asks = world.asked("serve")
-    assert sorted({one.temperature for one in asks}) == [0.5, 1.5]
-    assert sum(len(one.ids) for one in asks) == 8
+    with serving(world) as (app, service):
+        asyncio.run(scenario(app, service))
+    _, together, apart = world.asked("serve")
+    template = run().template
+    for number, temperature in enumerate(temperatures):
+        prompt = template.encode_prompt([message_of(user(f"q{number}"))])
+        place = together.prefixes.index([*prompt, *template.closings.input])
+        assert together.temperature[place] == temperature
+    assert len(together.ids) == 4
+    assert len(apart.ids) == 1
 
 
 def test_limits_and_stop_texts_end_an_answer_in_a_stream_too() -> None:

@@ -21,7 +21,7 @@ from pit.model.params import Params, merge
 from pit.model.sharding import each_shard
 from pit.rollout.prefill import Prefixes
 from pit.rollout.sizes import Sizes
-from pit.rollout.strategy import Strategy
+from pit.rollout.strategy import Drawn, Individual, Strategy
 
 NONE = -1
 """Number of an idle slot's sample."""
@@ -83,10 +83,11 @@ def decode(
     params: Params,
     prefixes: Prefixes,
     request_id: UInt32[Array, "X G"],
+    settings: Float32[Array, "X G 2"],
     key: UInt32[Array, " 2"],
     *,
     sizes: Sizes,
-    strategy: Strategy,
+    strategy: Strategy | Individual,
     eos_ids: tuple[int, ...],
 ) -> Results:
     """Draw all samples of all prefixes, of each of X shards; all devices get all results.
@@ -96,18 +97,19 @@ def decode(
         params: its weights.
         prefixes: prefilled prefixes. Prefixes of length 0 are at the end, and have no samples.
         request_id: id of each prefix; with the key and the number of the sample it decides the random numbers.
+        settings: temperature and top-p of each prefix, which an `Individual` strategy reads.
         key: root of the random numbers.
         sizes: static sizes.
         strategy: choice of each token.
         eos_ids: ids that end a sample.
     """
 
-    def samples(whole: tuple[Params, Array], prefixes: Prefixes, request_id: Array) -> Results:
+    def samples(whole: tuple[Params, Array], prefixes: Prefixes, request_id: Array, settings: Array) -> Results:
         params, key = whole
-        context = _Context(merge(graphdef, params), prefixes, request_id, key, sizes, strategy, eos_ids)
+        context = _Context(merge(graphdef, params), prefixes, request_id, settings, key, sizes, strategy, eos_ids)
         return jax.lax.while_loop(context.unfinished, context.step, _start(context.model, sizes)).results
 
-    results: Results = each_shard(samples, sizes.shards)((params, key), prefixes, request_id)
+    results: Results = each_shard(samples, sizes.shards)((params, key), prefixes, request_id, settings)
     return results if sizes.shards == 1 else jax.lax.with_sharding_constraint(results, P())
 
 
@@ -133,13 +135,14 @@ def advance(
     params: Params,
     prefixes: Prefixes,
     request_id: UInt32[Array, "X G"],
+    settings: Float32[Array, "X G 2"],
     key: UInt32[Array, " 2"],
     loop: Loop,
     wanted: Bool[Array, "X Q"],
     steps: Int32[Array, ""],
     *,
     sizes: Sizes,
-    strategy: Strategy,
+    strategy: Strategy | Individual,
     eos_ids: tuple[int, ...],
 ) -> tuple[Loop, Progress]:
     """Run at most some steps of the loop; all devices get the progress.
@@ -149,6 +152,7 @@ def advance(
         params: its weights.
         prefixes: prefilled prefixes, as `decode` takes them.
         request_id: id of each prefix.
+        settings: temperature and top-p of each prefix, which an `Individual` strategy reads.
         key: root of the random numbers.
         loop: the state, which is used up.
         wanted: samples that go on; any other one ends, unfinished, with its next token.
@@ -160,8 +164,8 @@ def advance(
 
     def some(whole: tuple[Params, Array, Array], *parts: Any) -> tuple[Loop, Progress]:
         params, key, steps = whole
-        prefixes, request_id, loop, wanted = parts
-        context = _Context(merge(graphdef, params), prefixes, request_id, key, sizes, strategy, eos_ids)
+        prefixes, request_id, settings, loop, wanted = parts
+        context = _Context(merge(graphdef, params), prefixes, request_id, settings, key, sizes, strategy, eos_ids)
         until = loop.results.steps + steps
         loop = jax.lax.while_loop(
             lambda loop: context.unfinished(loop) & (loop.results.steps < until),
@@ -173,7 +177,7 @@ def advance(
         length = results.length.at[running].set(slots.length, mode="drop")
         return loop, Progress(results.token, length, context.unfinished(loop))
 
-    loop, progress = each_shard(some, sizes.shards)((params, key, steps), prefixes, request_id, loop, wanted)
+    loop, progress = each_shard(some, sizes.shards)((params, key, steps), prefixes, request_id, settings, loop, wanted)
     return loop, progress if sizes.shards == 1 else jax.lax.with_sharding_constraint(progress, P())
 
 
@@ -183,9 +187,10 @@ class _Context(NamedTuple):
     model: Decoder
     prefixes: Prefixes
     request_id: UInt32[Array, " G"]
+    settings: Float32[Array, "G 2"]
     key: UInt32[Array, " 2"]
     sizes: Sizes
-    strategy: Strategy
+    strategy: Strategy | Individual
     eos_ids: tuple[int, ...]
 
     @property
@@ -200,7 +205,16 @@ class _Context(NamedTuple):
     def step(self, loop: Loop, wanted: Bool[Array, " Q"] | None = None) -> Loop:
         """Refill the slots, and draw a token for each."""
         loop = _refill(loop, self.prefixes, self.request_id, self.key, self.total, self.sizes)
-        return _step(loop, self.model, self.sizes, self.strategy, jnp.asarray(self.eos_ids, jnp.int32), wanted)
+        drawn = self._draw(loop.slots)
+        return _step(loop, drawn, self.model, self.sizes, jnp.asarray(self.eos_ids, jnp.int32), wanted)
+
+    def _draw(self, slots: _Slots) -> Drawn:
+        """Return a token for every slot."""
+        logits, key = self.model.logits(slots.hidden), _fold_each(slots.key, slots.length)
+        if not isinstance(self.strategy, Individual):
+            return self.strategy.draw(logits, key)
+        own = self.settings[jnp.maximum(slots.sample, 0) // self.sizes.samples]
+        return self.strategy.draw(logits, key, own[:, 0], own[:, 1])
 
 
 def _start(model: Decoder, sizes: Sizes) -> Loop:
@@ -284,19 +298,18 @@ def _refill(
     return jax.lax.while_loop(has_room, open_one, take(loop, (n - loop.following % n) % n))
 
 
-# Six parameters: the state, all that decides a token, and whose samples go on.
+# Six parameters: the state, the tokens and who reads them, and when samples end.
 def _step(
     loop: Loop,
+    drawn: Drawn,
     model: Decoder,
     sizes: Sizes,
-    strategy: Strategy,
     eos: Int32[Array, " E"],
     wanted: Bool[Array, " Q"] | None,
 ) -> Loop:
-    """Draw a token for every slot, record it, and feed it; samples that are not `wanted` end."""
+    """Record the token that was drawn for every slot, and feed it; samples that are not `wanted` end."""
     slots, held, results = loop.slots, loop.held, loop.results
     samples = results.length.shape[0]
-    drawn = strategy.draw(model.logits(slots.hidden), _fold_each(slots.key, slots.length))
     live = slots.sample != NONE
     token = jnp.where(live, drawn.token, 0)
     length = slots.length + live.astype(jnp.int32)

@@ -6,7 +6,7 @@ first, so the order in which they are given changes no bit. Other neighbours or 
 rounding (below 1e-5), which changes a token only at a tie.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,7 +21,7 @@ from pit.model.model import Model
 from pit.rollout.engine import Results, advance, begin, decode
 from pit.rollout.prefill import pack_prefixes, prefill
 from pit.rollout.sizes import few, sizes_of
-from pit.rollout.strategy import Strategy, strategy_at
+from pit.rollout.strategy import Individual, Settings, Strategy, individual, strategy_at
 from pit.types import Closings
 
 Ids: TypeAlias = Iterable[int] | Int64[np.ndarray, " _"]
@@ -71,7 +71,7 @@ def sample(
     *,
     n: int,
     capacity: int,
-    strategy: Strategy,
+    strategy: Strategy | Sequence[Strategy],
     eos_ids: tuple[int, ...],
     seed: int,
     config: RolloutConfig = DEFAULT,
@@ -85,38 +85,44 @@ def sample(
         request_ids: id of each request, below 2^32; with `seed` and the sample's number it decides the random numbers.
         n: samples per prefix.
         capacity: most tokens of a sample, EOS included.
-        strategy: choice of each token.
+        strategy: choice of each token; or one per request, which differ in temperature and top-p alone.
         eos_ids: ids that end a sample (the padding id may be one of them: lengths decide, not values).
         seed: root of the random numbers, below 2^64.
         config: slots, and tokens that are prefilled at once.
         watch: sees the samples while they are drawn, and may end them before their time; None watches nothing.
 
     Raises:
-        ValueError: a prefix is empty, or there is none.
+        ValueError: a prefix is empty, or there is none; or strategies differ in more than that.
     """
     tokens = Tokens.of(prefixes).rows()
-    requests = [(int(request), tuple(prefix)) for request, prefix in zip(request_ids, tokens, strict=True)]
+    shared, settings = _shared(strategy, len(tokens))
+    requests = [
+        (int(request), tuple(prefix), setting)
+        for request, prefix, setting in zip(request_ids, tokens, settings, strict=True)
+    ]
     distinct = sorted(set(requests))
-    lengths = [len(prefix) for _, prefix in distinct]
+    lengths = [len(prefix) for _, prefix, _ in distinct]
     if min(lengths, default=0) == 0:
         raise ValueError("prefixes: every request needs at least one token; give each its closing tokens")
     shards = model.shards
     sizes = sizes_of(lengths, n=n, capacity=capacity, config=config, shards=shards)
     dealt = [distinct[x::shards] for x in range(shards)]
-    batches = pack_prefixes([[prefix for _, prefix in requests_X] for requests_X in dealt], sizes)
+    batches = pack_prefixes([[prefix for _, prefix, _ in requests_X] for requests_X in dealt], sizes)
     sizes = replace(sizes, batches=few(len(batches)))
     ids = np.zeros((shards, sizes.requests), np.uint32)
     held = np.zeros((shards, sizes.requests), np.int32)
+    own = np.ones((shards, sizes.requests, 2), np.float32)
     for x, requests_X in enumerate(dealt):
-        ids[x, : len(requests_X)] = [request for request, _ in requests_X]
-        held[x, : len(requests_X)] = [len(prefix) for _, prefix in requests_X]
+        ids[x, : len(requests_X)] = [request for request, *_ in requests_X]
+        held[x, : len(requests_X)] = [len(prefix) for _, prefix, _ in requests_X]
+        own[x, : len(requests_X)] = [setting for *_, setting in requests_X]
     place = {request: number for number, request in enumerate(distinct)}
     order = _Order(*np.divmod([place[request] for request in requests], shards), shards, sizes.requests, n)
     with model.on_mesh():
         weights = model.gathered().params
         read = prefill(model.graphdef, weights, batches, held, sizes)
-        call = model.graphdef, weights, read, ids, np.array([seed >> 32, seed & 0xFFFF_FFFF], np.uint32)
-        chosen: dict[str, Any] = {"sizes": sizes, "strategy": strategy, "eos_ids": eos_ids}
+        call = model.graphdef, weights, read, ids, own, np.array([seed >> 32, seed & 0xFFFF_FFFF], np.uint32)
+        chosen: dict[str, Any] = {"sizes": sizes, "strategy": shared, "eos_ids": eos_ids}
         results = decode(*call, **chosen) if watch is None else _watched(call, chosen, order, watch)
     on_host = jax.device_get(results)
     token, length, finished, logp, drawn_logp = (
@@ -125,6 +131,23 @@ def sample(
     )
     fill = int(on_host.length.sum()) / (int(on_host.steps.max()) * sizes.slots * shards)
     return Samples(token, length, finished, logp, drawn_logp, fill)
+
+
+def _shared(strategy: Strategy | Sequence[Strategy], requests: int) -> tuple[Strategy | Individual, list[Settings]]:
+    """Return the strategy of all requests, and the settings of each.
+
+    Raises:
+        ValueError: the strategies of the requests differ in more than temperature and top-p.
+    """
+    if not isinstance(strategy, Sequence):
+        return strategy, [Settings(1.0, 1.0)] * requests
+    kinds, settings = zip(*map(individual, strategy), strict=True)
+    if len(settings) != requests or len(set(kinds)) > 1:
+        raise ValueError(
+            f"{len(settings)} strategies for {requests} requests, of the kinds {set(kinds)}: must be one per request, "
+            "which differ in temperature and top-p alone; draw the others apart"
+        )
+    return kinds[0], list(settings)
 
 
 class _Order(NamedTuple):
@@ -193,7 +216,7 @@ class Sampler:
         references: Sequences | None = None,
         *,
         n: int,
-        strategy: Strategy,
+        strategy: Strategy | Sequence[Strategy],
         seed: int,
         watch: Watch | None = None,
     ) -> Samples:
@@ -205,7 +228,7 @@ class Sampler:
             inputs: contents of x.
             references: contents of the references, None for the policy.
             n: samples per prefix.
-            strategy: choice of each token.
+            strategy: choice of each token; or one per prompt, which differ in temperature and top-p alone.
             seed: root of the random numbers.
             watch: sees the samples while they are drawn, and may end them before their time.
         """

@@ -109,7 +109,7 @@ class Answerer:
         self._stopped.set()
 
     def __call__(self, rows: Sequence[Row]) -> None:
-        """Answer rows of one sampling strategy, and tell their listeners."""
+        """Answer rows of one kind of sampling, and tell their listeners."""
         lacking = [row for row in rows if row.request.question.answer is None and not row.listener.gone]
         drawn = self._draw(self._models.policy, lacking, None, _SEED.of("y0")) if lacking else []
         improving: list[tuple[Row, Ended]] = []
@@ -189,7 +189,7 @@ class Answerer:
             Tokens.of([row.request.question.tokens.prompt for row in rows]),
             references,
             n=1,
-            strategy=rows[0].request.strategy,
+            strategy=[row.request.strategy for row in rows],
             seed=seed.number,
             watch=watch,
         )

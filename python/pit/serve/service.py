@@ -9,6 +9,7 @@ from pathlib import Path
 from pit.config import ImproveConfig
 from pit.data.template import Template
 from pit.improve import Models
+from pit.rollout.strategy import Individual, individual
 from pit.serve.answers import Answerer, Listener, Row, rows_of
 from pit.serve.batcher import Batcher, QueueFullError
 from pit.serve.protocol import MOST_CHOICES, ApiError, ChatRequest, chat_request
@@ -49,9 +50,7 @@ class Service:
         self._answerer = Answerer(template, models, config)
         self._running: set[Listener] = set()
         self._lock = threading.Lock()
-        self._batcher: Batcher[Row] = Batcher(
-            self._answerer, kind=lambda row: row.request.strategy, fail=self._fail, most=config.batch, room=room
-        )
+        self._batcher: Batcher[Row] = Batcher(self._answerer, kind=_kind, fail=self._fail, most=config.batch, room=room)
 
     def start(self) -> None:
         """Start the worker."""
@@ -124,3 +123,8 @@ class Service:
 
     def _fail(self, row: Row, error: Exception) -> None:
         row.listener.failed(self.unexpected(error))
+
+
+def _kind(row: Row) -> Individual:
+    """Return the sampling that all rows of a batch share; temperature and top-p are each row's own."""
+    return individual(row.request.strategy)[0]
