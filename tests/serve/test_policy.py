@@ -1,12 +1,14 @@
-"""The options that name the server of another policy: whom it asks, with which settings, and what is refused."""
+"""Options of servers: which server and model are asked, under which settings, and what is refused."""
 
+import importlib.util
 import json
 
 import click
 import pytest
+from click.testing import CliRunner
 from test_chat_client import GOOD, Server
 
-from pit.cli.serve import MOST_NAMES, key_from, policy_of
+from pit.cli.serve import MOST_NAMES, key_from, policy_of, serve
 from pit.config import ConfigError
 from pit.types import Message
 
@@ -60,6 +62,15 @@ def test_without_a_server_its_other_options_are_refused() -> None:
     for options in (("m", None), (None, "VAR")):
         with pytest.raises(click.UsageError, match="belong to --policy URL"):
             policy_of(None, *options, None)
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    present = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else present(name))
+    result = CliRunner().invoke(serve, ["--run", "runs/none"])
+    assert str(result.exception) == (
+        "pit serve needs uvicorn, which this Python lacks; install the extra: pip install 'pit-jax[serve]'"
+    )
 
 
 def test_a_key_must_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
