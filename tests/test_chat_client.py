@@ -42,8 +42,8 @@ class Server:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                server.requests.append((self.path, dict(self.headers), json.loads(body)))
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                server.requests.append((self.path, dict(self.headers), json.loads(body or b"null")))
                 reply = server.replies.pop(0) if len(server.replies) > 1 else server.replies[0]
                 if callable(reply):
                     reply(self)
@@ -54,6 +54,8 @@ class Server:
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
+
+            do_GET = do_POST
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -68,11 +70,13 @@ class Server:
                 thread.join()
 
     def ask(self, **options: Any) -> Completion:
+        """Return the server's answer to `HELLO`."""
         with self.started() as url:
             client = ChatClient(url, "other", sleep=self.waits.append, **options)
             return client.complete(HELLO, temperature=0, max_tokens=5)
 
     def refusal(self, **options: Any) -> str:
+        """Return the error about it, without the URL in front."""
         with pytest.raises(ChatError) as refused:
             self.ask(**options)
         text = str(refused.value)
@@ -172,6 +176,17 @@ def test_a_redirect_is_not_followed_because_the_key_is_for_this_server() -> None
 )
 def test_a_response_without_an_answer_is_named(body: bytes, text: str) -> None:
     assert Server((200, {}, body)).refusal().startswith(text)
+
+
+def test_the_models_of_a_server_are_listed() -> None:
+    listed = json.dumps({"object": "list", "data": [{"id": "a"}, {"id": "b"}]}).encode()
+    server = Server((503, {}, b""), (200, {}, listed), (200, {}, b'{"data": 3}'))
+    with server.started() as url:
+        client = ChatClient(url, "", sleep=server.waits.append)
+        assert client.models() == ["a", "b"]
+        with pytest.raises(ChatError, match=r"the response holds no list of models: .*; check that the URL"):
+            client.models()
+    assert [path for path, *_ in server.requests] == ["/v1/models"] * 3
 
 
 def test_a_connection_that_breaks_off_is_tried_again() -> None:

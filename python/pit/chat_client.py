@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pit.errors import PitError
@@ -30,12 +30,16 @@ _CHUNK_BYTES = 1 << 16
 _TOLD = 300
 """Characters of a server's own words that an error repeats."""
 
+_NO_API = "check that the URL is that of a chat API in OpenAI's format"
 _REFUSALS = {
     401: "the server wants another key: set the environment variable of the key",
     403: "the server forbids it to this key: use another key or model",
     404: "check the URL, which usually ends in /v1, and the name of the model",
     429: "the server limits its requests: send fewer, or try again later",
 }
+
+
+_Value = TypeVar("_Value")
 
 
 class ChatError(PitError):
@@ -119,6 +123,14 @@ class ChatClient:
         self._timeout_s, self._attempts, self._sleep = timeout_s, attempts, sleep
         self._opener = urllib.request.build_opener(_NoRedirect)
 
+    def models(self) -> list[str]:
+        """Return the names of the server's models.
+
+        Raises:
+            ChatError: no usable answer after all attempts.
+        """
+        return self._tried("/models", None, _models)
+
     def complete(self, messages: Sequence[Message], **parameters: object) -> Completion:
         """Return the server's answer to a conversation.
 
@@ -130,10 +142,13 @@ class ChatClient:
             ChatError: no usable answer after all attempts.
         """
         fields = {"model": self.model, "messages": [message._asdict() for message in messages], **parameters}
-        body = json.dumps(fields).encode()
+        return self._tried("/chat/completions", json.dumps(fields).encode(), _completion)
+
+    def _tried(self, path: str, body: bytes | None, read: Callable[[bytes], _Value]) -> _Value:
+        """Return what is read of the response to a request, tried again where that may help."""
         for attempt in range(1, self._attempts + 1):
             try:
-                return _completion(self._post(body))
+                return read(self._request(path, body))
             except _Attempt as failure:
                 if failure.again and attempt < self._attempts:
                     backoff_s = _FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(1, 1.25)
@@ -143,8 +158,8 @@ class ChatClient:
                 raise ChatError(f"{self.url}: {failure.reason}{tried}; {failure.remedy}") from failure
         raise AssertionError("the last attempt returns or raises")
 
-    def _post(self, body: bytes) -> bytes:
-        request = urllib.request.Request(f"{self.url}/chat/completions", body, self._headers, method="POST")
+    def _request(self, path: str, body: bytes | None) -> bytes:
+        request = urllib.request.Request(f"{self.url}{path}", body, self._headers)
         until_s = time.monotonic() + self._timeout_s
         try:
             with self._opener.open(request, timeout=self._timeout_s) as response:
@@ -244,13 +259,25 @@ def _line(text: str) -> str:
     return line if len(line) <= _TOLD else f"{line[: _TOLD - 1]}…"
 
 
+def _models(body: bytes) -> list[str]:
+    """Return the names in the body of a list of models.
+
+    Raises:
+        _Attempt: it is none.
+    """
+    try:
+        return [str(model["id"]) for model in json.loads(body)["data"]]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        begin = _line(body[:_TOLD].decode("utf-8", "replace"))
+        raise _Attempt(f"the response holds no list of models: {begin!r}", _NO_API, again=False) from error
+
+
 def _completion(body: bytes) -> Completion:
     """Return the completion in the body of a response.
 
     Raises:
         _Attempt: it holds none, or one without text.
     """
-    remedy = "check that the URL is that of a chat API in OpenAI's format"
     try:
         answer = json.loads(body)
         choice = answer["choices"][0]
@@ -258,7 +285,7 @@ def _completion(body: bytes) -> Completion:
         prompt_tokens, completion_tokens = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         begin = body[:_TOLD].decode("utf-8", "replace")
-        raise _Attempt(f"the response holds no chat completion: {_line(begin)!r}", remedy, again=False) from error
+        raise _Attempt(f"the response holds no chat completion: {_line(begin)!r}", _NO_API, again=False) from error
     if not isinstance(text, str) or not text.strip():
         finish = choice.get("finish_reason")
         raise _Attempt(
@@ -267,5 +294,5 @@ def _completion(body: bytes) -> Completion:
             again=False,
         )
     if type(prompt_tokens) is not int or type(completion_tokens) is not int:
-        raise _Attempt(f"the usage {usage!r} holds no numbers of tokens", remedy, again=False)
+        raise _Attempt(f"the usage {usage!r} holds no numbers of tokens", _NO_API, again=False)
     return Completion(text, prompt_tokens, completion_tokens)

@@ -4,10 +4,12 @@ The paper has no working stop rule. Here a candidate replaces the answer only if
 exceeds a threshold; a rejected candidate leaves the answer as it was.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float32
 
 from pit.config import AcceptBy, ImproveConfig, PackingConfig
 from pit.data.tokens import Sequences, Tokens
@@ -100,15 +102,60 @@ class Models:
 
 
 def strategy_of(config: ImproveConfig) -> Strategy:
-    """Return the sampling strategy of a config: temperature, then top-k, top-p and min-p, in this order."""
+    """Return the sampling strategy of a config."""
+    return sampling(config.temperature, top_k=config.top_k, top_p=config.top_p, min_p=config.min_p)
+
+
+def sampling(
+    temperature: float, *, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None
+) -> Strategy:
+    """Return the strategy of a temperature, then top-k, top-p and min-p where they are given, in this order."""
     filters: list[Filter] = []
-    if config.top_k is not None:
-        filters.append(TopK(config.top_k))
-    if config.top_p is not None:
-        filters.append(TopP(config.top_p))
-    if config.min_p is not None:
-        filters.append(MinP(config.min_p))
-    return strategy_at(config.temperature, *filters)
+    if top_k is not None:
+        filters.append(TopK(top_k))
+    if top_p is not None:
+        filters.append(TopP(top_p))
+    if min_p is not None:
+        filters.append(MinP(min_p))
+    return strategy_at(temperature, *filters)
+
+
+class Pass(NamedTuple):
+    """One pass over n answers: candidates, their gaps over the answers before, which are accepted, and what is kept."""
+
+    candidates: Tokens
+    gaps: Float32[np.ndarray, " n"]
+    accepted: Bool[np.ndarray, " n"]
+    kept: Tokens
+
+
+# Six parameters: what is improved, by what, and the rule.
+def passes(
+    prompts: Tokens,
+    first: Tokens,
+    refine: Callable[[Tokens, int], Tokens],
+    scorer: Scorer,
+    config: ImproveConfig,
+    *,
+    stop_rule: bool = True,
+) -> Iterator[Pass]:
+    """Yield the passes of the improver over a batch of answers, one after the other.
+
+    Args:
+        prompts: contents of x.
+        first: contents of y0.
+        refine: returns candidates for the answers of the moment, in a pass of some number, from 1.
+        scorer: the gap that accepts.
+        config: iterations, form of the gap, threshold.
+        stop_rule: accept by the gap; otherwise every candidate is kept.
+    """
+    answers = first
+    for number in range(1, config.iterations + 1):
+        candidates = refine(answers, number)
+        gaps = scorer.gap(prompts, answers, [candidates], config.gap)[:, 0]
+        accepted = gaps > config.threshold if stop_rule else np.ones(len(gaps), bool)
+        answers = candidates.where(accepted, answers)
+        yield Pass(candidates, gaps, accepted, answers)
 
 
 def improve(
@@ -138,16 +185,17 @@ def improve(
         piece = slice(begin, begin + config.batch)
         xs, ids = prompts[piece], list(requests[piece])
         first = models.respond(xs, ids, config, seed) if given is None else given[piece]
-        current, passes = first, []
-        for number in range(1, config.iterations + 1):
-            candidates = models.refine(xs, current, ids, config, seed, number)
-            gaps = models.scorer.gap(xs, current, [candidates], config.gap)[:, 0]
-            accepted = gaps > config.threshold if stop_rule else np.ones(len(ids), bool)
-            current = candidates.where(accepted, current)
-            passes.append((candidates, gaps, accepted, current))
+
+        def refine(current: Tokens, number: int, xs: Tokens = xs, ids: Sequence[int] = ids) -> Tokens:
+            return models.refine(xs, current, ids, config, seed, number)
+
+        batch = list(passes(xs, first, refine, models.scorer, config, stop_rule=stop_rule))
         for row, request in enumerate(ids):
-            steps = tuple(
-                Step(candidates[row].tolist(), float(gaps[row]), bool(accepted[row]), kept[row].tolist())
-                for candidates, gaps, accepted, kept in passes
-            )
-            yield Trajectory(request, xs[row].tolist(), first[row].tolist(), steps)
+            yield Trajectory(request, xs[row].tolist(), first[row].tolist(), steps_of(batch, row))
+
+
+def steps_of(batch: Sequence[Pass], row: int) -> tuple[Step, ...]:
+    """Return the steps of one answer of a batch."""
+    return tuple(
+        Step(p.candidates[row].tolist(), float(p.gaps[row]), bool(p.accepted[row]), p.kept[row].tolist()) for p in batch
+    )

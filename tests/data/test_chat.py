@@ -185,6 +185,7 @@ def test_a_long_prompt_keeps_its_end_behind_the_opening(case, window):
     (encoded,) = template.encode_preferences([row])
     x, kept = encoded.prompt, template.decode_prompt(encoded.prompt)
     assert len(x) <= template.longest[0]
+    assert (template.prompt_size(row.prompt) > window) == encoded.truncated[0]
     if not encoded.truncated[0]:
         assert x == whole
         return
@@ -231,6 +232,7 @@ def test_a_long_answer_keeps_its_beginning(name, text, window):
     )
     encoded = template.encode_preferences([Preference((Message("user", "a"),), text, "b")])[0]
     assert encoded.truncated == (False, len(whole) > window, False)
+    assert template.answer_size(text) == len(whole)
     assert encoded.better == whole[: len(encoded.better)]
     assert len(encoded.better) == len(whole) if len(whole) <= window else len(encoded.better) <= window
     shown = template.decode_answer(encoded.better)

@@ -21,7 +21,9 @@ sizes = st.integers(3, 40)
 @given(messages, sizes)
 def test_a_prompt_keeps_its_end_behind_a_role_token(conversation: list[Message], window: int) -> None:
     whole = t.RoleTemplate(TOKENIZER, (10_000, 3, 3)).encode_prompt(conversation)
-    cut = t.RoleTemplate(TOKENIZER, (window, 3, 3)).encode_prompt(conversation)
+    template = t.RoleTemplate(TOKENIZER, (window, 3, 3))
+    cut = template.encode_prompt(conversation)
+    assert template.prompt_size(conversation) == len(whole) + 1
     assert len(cut) <= window - 1
     if len(whole) <= window - 1:
         assert cut == whole
@@ -47,6 +49,7 @@ def test_an_answer_keeps_its_beginning(text: str, window: int) -> None:
     template = t.RoleTemplate(TOKENIZER, (3, window, window))
     content = template.encode_answer(text)
     assert content == whole[: window - 1]
+    assert template.answer_size(text) == len(whole) + 1
     if len(whole) < window:
         closing = (*template.closings.input, *template.closings.reference, template.closings.eos)
         assert template.decode_answer([*content, *closing]) == text

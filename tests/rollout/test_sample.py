@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import cache
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from pit.rl.readings import places, predictions
 from pit.rl.records import by_slot
 from pit.rollout import sample as sampling
 from pit.rollout.sample import DEFAULT, Sampler, Samples, sample
-from pit.rollout.strategy import Greedy, Temperature
+from pit.rollout.strategy import Greedy, Temperature, TopK, strategy_at
 from pit.types import Closings
 
 CONFIGS = {"llama": twins.LLAMA, "gemma": twins.GEMMA, "learned": twins.LEARNED, "windowed": twins.WINDOWED}
@@ -41,7 +42,7 @@ ids = st.lists(st.integers(0, 2**32 - 1), min_size=TREES, max_size=TREES)
 
 
 def draw_samples(
-    config, prefixes, request_ids, seed, strategy, eos_ids=(EOS,), n=N, capacity=CAPACITY, rollout=DEFAULT
+    config, prefixes, request_ids, seed, strategy, eos_ids=(EOS,), n=N, capacity=CAPACITY, rollout=DEFAULT, watch=None
 ):
     return sample(
         Model(*twins.random_decoder(config)),
@@ -53,6 +54,7 @@ def draw_samples(
         eos_ids=eos_ids,
         seed=seed,
         config=rollout,
+        watch=watch,
     )
 
 
@@ -312,6 +314,25 @@ def test_greedy_takes_the_most_likely_token_of_the_whole_context(prefixes, seed)
             assert drawn.logp[row, 0, at - len(prefix)] == pytest.approx(expected, abs=1e-4)
 
 
+def test_requests_draw_at_temperatures_of_their_own():
+    model = Model(*twins.random_decoder(ONE_LAYER))
+    prefixes, requests = [[3, 1], [3, 1], [5, 6, 1], [3, 1]], [1, 1, 2, 1]
+    # The first two are equal but for their temperature; the last is the first again.
+    each = [Temperature(0.5), Greedy(), Temperature(2.0), Temperature(0.5)]
+    options = {"n": 2, "capacity": CAPACITY, "eos_ids": (EOS,), "seed": 3}
+    together = sample(model, prefixes, requests, strategy=each, **options)
+    for place, strategy in enumerate(each):
+        alone = sample(model, prefixes, requests, strategy=strategy, **options)
+        for name in ("token", "length", "finished"):
+            np.testing.assert_array_equal(getattr(together, name)[place], getattr(alone, name)[place])
+        np.testing.assert_allclose(together.logp[place], alone.logp[place], rtol=1e-4, atol=1e-5)
+    assert not np.array_equal(together.token[0], together.token[1])
+    with pytest.raises(ValueError, match="3 strategies for 4 requests"):
+        sample(model, prefixes, requests, strategy=each[:3], **options)
+    with pytest.raises(ValueError, match="which differ in temperature and top-p alone; draw the others apart"):
+        sample(model, prefixes, requests, strategy=[*each[:3], strategy_at(1.0, TopK(2))], **options)
+
+
 def test_equal_requests_draw_equal_samples_and_the_samples_of_one_differ():
     drawn = draw_samples(twins.LLAMA, [[5, 9, 1]] * TREES, [4, 4, 5], 0, Temperature(1.0))
     np.testing.assert_array_equal(drawn.token[0], drawn.token[1])
@@ -329,6 +350,60 @@ def test_first_tokens_are_drawn_from_the_softmax_at_the_temperature():
     chi_square = np.sum((counts - n * probability) ** 2 / (n * probability))
     # 23 degrees of freedom: mean 23, standard deviation 6.8; 60 is a chance of 4e-5 (and the seed is fixed).
     assert chi_square < 60
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4])
+@settings(max_examples=examples(4))
+@given(prefixes=prefixes_of, seed=seeds)
+def test_watched_samples_are_the_same_and_grow_token_by_token(steps, prefixes, seed):
+    seen = []
+
+    def watch(token, length):
+        seen.append((token.copy(), length.copy()))
+        return np.ones(length.shape, bool)
+
+    arguments = ([*prefixes, prefixes[0]], [5, 9, 7, 5], seed, Temperature(1.0))
+    plain = draw_samples(twins.LLAMA, *arguments, rollout=RolloutConfig(slots=3))
+    with mock.patch.object(sampling, "WATCHED_STEPS", steps):
+        watched = draw_samples(twins.LLAMA, *arguments, rollout=RolloutConfig(slots=3), watch=watch)
+    for name in ("token", "length", "finished", "logp", "drawn_logp"):
+        np.testing.assert_array_equal(getattr(watched, name), getattr(plain, name))
+    lengths = np.stack([length for _, length in seen])
+    assert np.all(np.diff(lengths, axis=0) >= 0)
+    assert np.all(np.diff(lengths, axis=0, prepend=0) <= steps)
+    np.testing.assert_array_equal(lengths[-1], plain.length)
+    for token, length in seen:
+        there = np.arange(CAPACITY) < length[:, :, None]
+        np.testing.assert_array_equal(token[there], plain.token[there])
+
+
+@pytest.mark.parametrize("split", [MeshConfig(), MeshConfig(data=2)])
+def test_a_sample_that_is_not_wanted_ends_and_changes_no_other(split):
+    model = Model(*twins.random_decoder(ONE_LAYER))
+    if split != MeshConfig():
+        model = model.sharded(make_mesh(split))
+    prefixes, requests = [[3, 1], [5, 6, 1], [7, 1], [3, 1]], [1, 2, 3, 1]
+    options = {"n": 2, "capacity": 24, "strategy": Temperature(1.0), "eos_ids": (twins.PAD,), "seed": 3}
+    plain = sample(model, prefixes, requests, **options)
+
+    def watch(token, length):
+        # The second sample of the second prefix, and one of two equal requests, which lasts with the other.
+        wanted = np.ones(length.shape, bool)
+        wanted[1, 1] = length[1, 1] < 5
+        wanted[0] = False
+        return wanted
+
+    watched = sample(model, prefixes, requests, **options, watch=watch)
+    assert plain.length[1, 1] > 10
+    # A look every few steps, and one more token.
+    assert 5 <= watched.length[1, 1] <= 5 + sampling.WATCHED_STEPS
+    assert not watched.finished[1, 1]
+    others = np.ones(plain.length.shape, bool)
+    others[1, 1] = False
+    np.testing.assert_array_equal(watched.length[others], plain.length[others])
+    np.testing.assert_array_equal(watched.token[others], plain.token[others])
+    cut = watched.length[1, 1]
+    np.testing.assert_array_equal(watched.token[1, 1, :cut], plain.token[1, 1, :cut])
 
 
 @pytest.mark.parametrize("prefixes", [[], [[4], []]])

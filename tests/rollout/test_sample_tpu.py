@@ -40,12 +40,11 @@ def program(kind):
     lengths = shape(requests, jnp.int32)
     prefixes = prefill.Prefixes(split(stored), split(last), lengths, lengths)
 
-    def decode(params, prefixes, request_id, key):
-        return engine.decode(
-            graphdef, params, prefixes, request_id, key, sizes=sizes, strategy=Temperature(1.0), eos_ids=(3,)
-        )
+    def decode(params, *rest):
+        return engine.decode(graphdef, params, *rest, sizes=sizes, strategy=Temperature(1.0), eos_ids=(3,))
 
-    arrays = (params, prefixes, shape(requests, jnp.uint32), shape((2,), jnp.uint32, P()))
+    settings = shape((*requests, 2), jnp.float32)
+    arrays = (params, prefixes, shape(requests, jnp.uint32), settings, shape((2,), jnp.uint32, P()))
     return compiled(chips, jax.jit(decode), *arrays).as_text()
 
 

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit.rollout.strategy import Filtered, Greedy, MinP, Temperature, TopK, TopP, _first_above, strategy_at
+from pit.rollout.strategy import (
+    Filtered,
+    Greedy,
+    Individual,
+    MinP,
+    Temperature,
+    TopK,
+    TopP,
+    _first_above,
+    individual,
+    strategy_at,
+)
 
 P = np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32)
 
@@ -128,3 +139,42 @@ def test_the_first_above_a_share_is_found_and_has_weight(weight, uniform):
     assert weight[found] > 0
     assert until[found] > np.float32(uniform) * until[-1] or not any(weight[found + 1 :])
     assert found == 0 or until[found - 1] <= np.float32(uniform) * until[-1]
+
+
+TWINS = [
+    Greedy(),
+    Temperature(0.5),
+    Temperature(2.0),
+    Filtered(Temperature(0.5), (TopP(0.6),)),
+    Filtered(Temperature(2.0), (TopP(0.9),)),
+    Filtered(Temperature(0.5), (TopK(3), TopP(0.6), MinP(0.3))),
+    Filtered(Temperature(2.0), (MinP(0.2),)),
+]
+"""Temperatures whose reciprocals are exact, so that a division is the same in every program."""
+
+
+@pytest.mark.parametrize("twin", TWINS, ids=str)
+def test_a_setting_of_ones_own_draws_as_the_strategy_of_all(twin):
+    strategy, (temperature, top_p) = individual(twin)
+    n = 256
+    keys = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(jax.random.key(1), i)))(jnp.arange(n))
+    logits = jnp.broadcast_to(jnp.log(P), (n, len(P)))
+    # Every other slot has other settings, which change nothing of its neighbours.
+    own = [np.where(np.arange(n) % 2, np.float32(value), np.float32(0.7)) for value in (temperature, top_p)]
+    drawn, expected = strategy.draw(logits, keys, *map(jnp.asarray, own)), twin.draw(logits, keys)
+    for name in ("token", "logp", "drawn_logp"):
+        np.testing.assert_allclose(getattr(drawn, name)[1::2], getattr(expected, name)[1::2], rtol=1e-5, atol=1e-6)
+
+
+def test_strategies_that_share_all_but_two_numbers_have_one_kind():
+    kinds = {individual(strategy)[0] for strategy in (Greedy(), Temperature(0.3), Temperature(2.0))}
+    assert kinds == {Individual()}
+    filtered = [Filtered(Temperature(t), (TopK(5), TopP(p))) for t, p in ((0.3, 0.5), (2.0, 0.9))]
+    assert {individual(strategy)[0] for strategy in filtered} == {Individual(TopK(5), True, None)}
+    assert individual(filtered[0])[1] == (0.3, 0.5)
+
+
+@pytest.mark.parametrize("filters", [(TopP(0.5), TopK(2)), (TopP(0.5), TopP(0.4)), (MinP(0.5), TopP(0.4))], ids=str)
+def test_filters_in_another_order_have_no_kind(filters):
+    with pytest.raises(ValueError, match="must be top-k, top-p and min-p, in this order; reorder them"):
+        individual(Filtered(Temperature(1.0), filters))

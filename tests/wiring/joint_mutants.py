@@ -26,6 +26,8 @@ from pit.rollout import sample as sampling
 from pit.rollout import score as scoring
 from pit.run import session as sessions
 from pit.run import stage as stages
+from pit.serve import answers as serving
+from pit.serve import batcher as batching
 from pit.stages import graph, refresh, reinforced, reward, rl, rl_iterated, sft, supervised
 from pit.types import Closings
 
@@ -451,7 +453,7 @@ GAP = (
         "form",
         "improvement's gap is centred whatever `gap` says",
         f"{IMPROVE}.test_the_gap_has_the_form_that_the_config_says",
-        rewritten(improving, "improve", "config.gap)", '"centred")'),
+        rewritten(improving, "passes", "config.gap)", '"centred")'),
     ),
     Mutant(
         "form",
@@ -463,43 +465,43 @@ GAP = (
         "accept",
         "the threshold is ignored",
         f"{IMPROVE}.test_the_threshold_is_that_of_the_config",
-        rewritten(improving, "improve", "gaps > config.threshold", "gaps > 0"),
+        rewritten(improving, "passes", "gaps > config.threshold", "gaps > 0"),
     ),
     Mutant(
         "accept",
         "a candidate is compared with y0",
         REPLACES,
-        rewritten(improving, "improve", "scorer.gap(xs, current,", "scorer.gap(xs, first,"),
+        rewritten(improving, "passes", "scorer.gap(prompts, answers,", "scorer.gap(prompts, first,"),
     ),
     Mutant(
         "accept",
         "candidate and answer are swapped",
         REPLACES,
-        rewritten(improving, "improve", "gap(xs, current, [candidates]", "gap(xs, candidates, [current]"),
+        rewritten(improving, "passes", "gap(prompts, answers, [candidates]", "gap(prompts, candidates, [answers]"),
     ),
     Mutant(
         "accept",
         "the accepted flag is inverted",
         REPLACES,
-        rewritten(improving, "improve", "gaps > config.threshold", "gaps <= config.threshold"),
+        rewritten(improving, "passes", "gaps > config.threshold", "gaps <= config.threshold"),
     ),
     Mutant(
         "accept",
         "what was rejected is kept",
         REPLACES,
-        rewritten(improving, "improve", "candidates.where(accepted, current)", "current.where(accepted, candidates)"),
+        rewritten(improving, "passes", "candidates.where(accepted, answers)", "answers.where(accepted, candidates)"),
     ),
     Mutant(
         "accept",
         "every pass refines y0",
         f"{IMPROVE}.test_the_policy_answers_and_the_improver_refines_the_answer_that_was_kept",
-        rewritten(improving, "improve", "refine(xs, current,", "refine(xs, first,"),
+        rewritten(improving, "passes", "refine(answers,", "refine(first,"),
     ),
     Mutant(
         "accept",
         "plain iteration obeys the stop rule",
         f"{IMPROVE}.test_without_a_stop_rule_every_candidate_is_kept",
-        rewritten(improving, "improve", "if stop_rule else", "if True else"),
+        rewritten(improving, "passes", "if stop_rule else", "if True else"),
     ),
 )
 
@@ -871,5 +873,57 @@ CHATS = (
     ),
 )
 
-MUTANTS = (*FOLDS, *TREE, *ROLE, *REFERENCE, *SEED, *GAP, *RESULTS, *ONE_STEP, *RESUMED, *ADAPTERS, *CHATS)
+HTTP = "test_wiring_http"
+IMPROVES = f"{HTTP}.test_improved_answers_with_the_policy_and_improves_by_the_gap"
+CHOICES = f"{HTTP}.test_an_answer_alone_is_the_answer_among_64_and_each_choice_is_another"
+
+SERVE = (
+    Mutant(
+        "serve",
+        "the policy makes the candidates",
+        IMPROVES,
+        rewritten(serving.Answerer, "_improve", "self._models.improver", "self._models.policy"),
+    ),
+    Mutant(
+        "serve",
+        "a pass has the numbers of y0",
+        IMPROVES,
+        rewritten(serving.Answerer, "_improve", '_SEED.of("pass", number)', '_SEED.of("y0")'),
+    ),
+    Mutant(
+        "serve",
+        "the policy answers in the place of a given answer",
+        f"{HTTP}.test_an_answer_at_the_end_of_the_conversation_is_y0",
+        rewritten(serving.Answerer, "__call__", "row.request.question.answer is None and not", "not"),
+    ),
+    Mutant(
+        "serve", "choices share numbers", CHOICES, rewritten(serving, "rows_of", "seed, choice, prompt", "seed, prompt")
+    ),
+    Mutant(
+        "serve",
+        "the seed of a request is not used",
+        f"{HTTP}.test_seeds_decide_and_without_one_each_answer_is_another",
+        rewritten(serving, "rows_of", "seed, choice, prompt", "choice, prompt"),
+    ),
+    Mutant(
+        "serve",
+        "all have the temperature of the first request",
+        f"{HTTP}.test_temperatures_are_drawn_together_and_filters_apart",
+        rewritten(serving.Answerer, "_draw", "[row.request.strategy for", "[rows[0].request.strategy for"),
+    ),
+    Mutant(
+        "serve",
+        "kinds of sampling are drawn together",
+        f"{HTTP}.test_temperatures_are_drawn_together_and_filters_apart",
+        rewritten(batching.Batcher, "_next", "and self._kind(item) == kind", ""),
+    ),
+    Mutant(
+        "serve",
+        "an answer goes to the improver as sampled, not as served",
+        f"{HTTP}.test_conversations_are_served_in_the_chat_format_of_the_run",
+        rewritten(serving.Answerer, "_improve", "first = served(", "first = ("),
+    ),
+)
+
+MUTANTS = (*FOLDS, *TREE, *ROLE, *REFERENCE, *SEED, *GAP, *RESULTS, *ONE_STEP, *RESUMED, *ADAPTERS, *CHATS, *SERVE)
 """All of them."""

@@ -13,7 +13,7 @@ from world import World, config, named, remembered, temporary_folder
 from pit.config import override
 from pit.data.errors import DataError
 from pit.run.folder import Run
-from pit.serve import improve_lines
+from pit.serve.lines import improve_lines
 from pit.stages.prepare import prepare
 from pit.train.log import PROGRESS_VARIABLE
 

@@ -13,7 +13,7 @@ from pit.data import loader as loaders
 from pit.data.curriculum import DrawLoader
 from pit.evaluate import gold, measure
 from pit.rl import curriculum, references
-from pit.serve import improve_lines
+from pit.serve.lines import improve_lines
 from pit.stages import refresh
 
 SETTINGS = (

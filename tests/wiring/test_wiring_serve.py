@@ -8,28 +8,29 @@ import threading
 import pytest
 from world import World, run_of
 
+from pit.chat_client import ChatError
 from pit.data.errors import DataError
 from pit.data.readers.report import RowError
 from pit.data.readers.trl import convert
-from pit.serve import TOLD_CUTS, improve_lines
+from pit.serve.lines import ASKED_AT_A_TIME, TOLD_CUTS, improve_lines
 
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant:"
 TOLD: list[str] = []
 
 
-def improved(*lines, strict=False, batch=None, world=None, seed=0):
+def improved(*lines, strict=False, batch=None, world=None, seed=0, ask=None):
     """Return the rows that improve some lines, given as objects, texts or bytes; `TOLD` holds what was said."""
     content = b"".join((line if isinstance(line, bytes) else text_of(line).encode()) + b"\n" for line in lines)
-    return served(io.BytesIO(content), strict=strict, batch=batch, world=world, seed=seed)
+    return served(io.BytesIO(content), strict=strict, batch=batch, world=world, seed=seed, ask=ask)
 
 
-def served(source, *, strict=False, batch=None, world=None, seed=0):
+def served(source, *, strict=False, batch=None, world=None, seed=0, ask=None):
     TOLD.clear()
     world, sink, run = world or World(), io.StringIO(), run_of()
     changes = {"iterations": 2} if batch is None else {"iterations": 2, "batch": batch}
     try:
         with watched(world):
-            improve_lines(run, source, sink, changes, seed=seed, strict=strict, tell=TOLD.append)
+            improve_lines(run, source, sink, changes, seed=seed, strict=strict, ask=ask, tell=TOLD.append)
     finally:
         rows = [json.loads(line) for line in sink.getvalue().splitlines()]
         served.rows = rows
@@ -216,3 +217,65 @@ def test_output_holds_no_control_characters_of_other_fields():
         improve_lines(run, io.BytesIO(line), sink, {"iterations": 1}, seed=0)
     assert r'"id": "\u001b[2J\u009b\u202e\ud800"' in sink.getvalue()
     assert json.loads(sink.getvalue())["id"] == "\x1b[2J\x9b\u202e\ud800"
+
+
+# Answers of another server.
+
+
+def test_another_policy_gives_the_answers_that_lines_lack() -> None:
+    world, asked = World(), []
+
+    def ask(messages):
+        asked.append(messages)
+        return f" {messages[-1].content} indeed. "
+
+    lines = [{"prompt": "a", "id": 1}, {"prompt": "b", "answer": "Given."}, {"prompt": HH}]
+    rows = improved(*lines, world=world, ask=ask)
+    assert [row["answers"][0] for row in rows] == ["a indeed.", "Given.", "Why? indeed."]
+    assert rows[0]["id"] == 1
+    assert sorted(len(messages) for messages in asked) == [1, 3]
+    assert {one.model for one in world.asks} == {"rl-improver-1"}
+    # As if the answers had been in the lines.
+    given = [{**line, "answer": row["answers"][0]} for line, row in zip(lines, rows, strict=True)]
+    assert improved(*given) == rows
+
+
+def failing(messages):
+    text = messages[-1].content
+    if text == "b":
+        raise ChatError("http://there: status 500; try again later")
+    return " " if text == "c" else "word " * 200 if text == "long" else "Yes."
+
+
+def test_a_prompt_that_the_other_server_fails_at_is_named_and_the_others_are_improved() -> None:
+    with pytest.raises(DataError, match=r"^3 of 5 lines could not be answered"):
+        improved({"prompt": "a"}, {"prompt": "b"}, {"prompt": 3}, {"prompt": "c"}, {"prompt": "long"}, ask=failing)
+    assert TOLD[:3] == [
+        "line 2: http://there: status 500; try again later",
+        TOLD[1],
+        "line 4: empty answer: 'answer' has no text; give one, or leave it out and the policy answers",
+    ]
+    assert TOLD[1].startswith("line 3: wrong type: 'prompt' is int")
+    assert [row["prompt"] for row in served.rows] == [user("a"), user("long")]
+    assert served.rows[1]["cut"] == ["answer"]
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_strict_stops_at_the_first_prompt_that_the_other_server_fails_at(batch) -> None:
+    with pytest.raises(DataError, match=r"^line 2: http://there: status 500; try again later; correct or remove"):
+        improved(
+            {"prompt": "a"}, {"prompt": "b"}, {"prompt": "d"}, {"prompt": 3}, strict=True, batch=batch, ask=failing
+        )
+    assert [row["prompt"] for row in served.rows] == [user("a")]
+    assert TOLD == []
+
+
+def test_other_servers_are_asked_for_several_prompts_at_a_time() -> None:
+    together = threading.Barrier(ASKED_AT_A_TIME, timeout=20)
+
+    def ask(messages):
+        together.wait()
+        return "Yes."
+
+    rows = improved(*[{"prompt": f"p{number}"} for number in range(2 * ASKED_AT_A_TIME)], ask=ask)
+    assert [row["prompt"] for row in rows] == [user(f"p{number}") for number in range(2 * ASKED_AT_A_TIME)]

@@ -125,7 +125,7 @@ class Ask(NamedTuple):
     ids: list[int]
     n: int
     prefixes: list[list[int]]
-    temperature: float
+    temperature: float | list[float]
     tokens: np.ndarray
     weights: frozenset[str]
 
@@ -249,7 +249,7 @@ class World:
 
     # Samples.
 
-    def sample(self, model, prefixes, request_ids, *, n, capacity, strategy, eos_ids, seed, config=None):
+    def sample(self, model, prefixes, request_ids, *, n, capacity, strategy, eos_ids, seed, config=None, watch=None):
         """Answer a call of the sampler by tokens that are a hash of model, prefix and random numbers."""
         rows = sampling.Tokens.of(prefixes).rows()
         ids, name = [int(i) for i in request_ids], trained_by(model.params)
@@ -265,8 +265,12 @@ class World:
                 if finished[g, k]:
                     token[g, k, count - 1] = eos_ids[0]
                 length[g, k] = count
+        for step in range(1, capacity + 1 if watch else 0):
+            watch(token, np.minimum(length, step))
         logp = np.where(np.arange(capacity) < length[:, :, None], np.float32(-1), np.float32(0))
-        temperature = getattr(strategy, "temperature", 0.0)
+        each = strategy if isinstance(strategy, list) else [strategy]
+        temperature = [getattr(one, "temperature", 0.0) for one in each]
+        temperature = temperature if isinstance(strategy, list) else temperature[0]
         self.asks.append(Ask(self.where, name, seed, ids, n, rows, temperature, token, frozenset(model.params)))
         return Samples(token, length, finished, logp, logp, 1.0, model.version)
 

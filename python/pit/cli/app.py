@@ -40,6 +40,7 @@ from pit.cli.options import (
     tracked,
     tracker_option,
 )
+from pit.cli.serve import policy_of, policy_options, serve
 from pit.config import AcceptBy, to_dict, to_yaml
 from pit.data.atomic import require_apart
 from pit.data.errors import DataError
@@ -177,6 +178,7 @@ def cli() -> None:
       pit run chat --model FOLDER --data FILE    a pretrained chat model, and your preferences
       pit run hh --data FOLDER --out runs/hh     Anthropic's HH-RLHF as published, from random weights
       pit improve --run runs/demo                prompts in, improved answers out
+      pit serve --run runs/demo                  the same over HTTP, as OpenAI's chat API
       pit check runs/demo                        invariants of the reward model, and what it has learned
       pit export --run runs/demo rl-policy DIR   a model as a folder for transformers
     """
@@ -287,8 +289,19 @@ def config_command(
     help="The gap that accepts: R_PIT's, or the log-likelihood gap of the fine-tuned improver [the run's config].",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-# Six parameters: the options of the command.
-def improve(folder: Path, source: str, sink: str, strict: bool, seed: int, **changes: Any) -> None:
+@policy_options
+# Nine parameters: the options of the command.
+def improve(
+    folder: Path,
+    source: str,
+    sink: str,
+    strict: bool,
+    seed: int,
+    policy: str | None,
+    policy_model: str | None,
+    api_key_env: str | None,
+    **changes: Any,
+) -> None:
     r"""Answer prompts and improve the answers, again and again.
 
     Reads one JSON object per line with `prompt` (text, or messages with role and content) and, if the first answer is
@@ -296,20 +309,24 @@ def improve(folder: Path, source: str, sink: str, strict: bool, seed: int, **cha
     did not fit into its window) and all other fields of the line. Answers follow as the lines arrive. A line that
     cannot be answered is named on stderr, and the exit status is then 1.
 
-    Example:
+    With --policy another server with OpenAI's chat API gives the first answers, and this run improves them.
+
+    Examples:
       echo '{"prompt": "Describe this red small cheap old round lamp: price, colour and size. End fondly."}' \
         | pit improve --run runs/demo
+      pit improve --run runs/demo --policy http://127.0.0.1:8080/v1 < prompts.jsonl
     """
     from pit.data.arrivals import ByteStream
-    from pit.serve import improve_lines
+    from pit.serve.lines import improve_lines
 
     _require_apart(source, sink, folder)
     run = open_run(folder)
     given = {name: value for name, value in changes.items() if value is not None}
+    ask = policy_of(policy, policy_model, api_key_env, given.get("temperature"))
     # The output is opened, and what it held is lost, when the first answer is there.
     with click.open_file(source, "rb") as lines, click.open_file(sink, "w", encoding="utf-8", lazy=True) as answers:
         assert isinstance(lines, ByteStream), "files and stdin are buffered"
-        improve_lines(run, lines, answers, given, seed=seed, strict=strict)
+        improve_lines(run, lines, answers, given, seed=seed, strict=strict, ask=ask)
 
 
 def _require_apart(source: str, sink: str, folder: Path) -> None:
@@ -366,3 +383,4 @@ cli.add_command(data)
 cli.add_command(bench)
 cli.add_command(export_command)
 cli.add_command(check)
+cli.add_command(serve)

@@ -110,6 +110,18 @@ class Template(ABC):
         """Return the content of a reference or output segment, cut at the end."""
         return self._answers([text])[0][0]
 
+    @abstractmethod
+    def prompt_size(self, messages: Sequence[Message]) -> int:
+        """Return the tokens of a conversation that the input window counts, before any cut.
+
+        Raises:
+            DataError: no messages, an unknown role, or the template refuses the conversation.
+        """
+
+    @abstractmethod
+    def answer_size(self, text: str) -> int:
+        """Return the tokens of an answer that the output window counts, before any cut."""
+
     def encode_preferences(self, rows: Sequence[Preference]) -> list[EncodedPreference]:
         """Return the contents of many preferences, tokenised together on all cores."""
         prompts = self._prompts([row.prompt for row in rows])
@@ -181,6 +193,19 @@ class RoleTemplate(Template):
         self.hash = tokenizer.hash
         self._opening: dict[RoleName, int] = {role: ids[role] for role in ROLES}
         self._role_of: dict[int, RoleName] = {token: role for role, token in self._opening.items()}
+
+    def prompt_size(self, messages: Sequence[Message]) -> int:
+        """Return the tokens of a conversation that the input window counts, before any cut: roles and closing too.
+
+        Raises:
+            DataError: no messages, or an unknown role.
+        """
+        require_messages(messages)
+        return 1 + sum(1 + len(ids) for ids in self.tokenizer.encode_batch([message.content for message in messages]))
+
+    def answer_size(self, text: str) -> int:
+        """Return the tokens of an answer that the output window counts, before any cut: its closing token too."""
+        return 1 + len(self.tokenizer.encode(text))
 
     def decode_prompt(self, ids: Iterable[int] | Int32[np.ndarray, " _"]) -> tuple[Message, ...]:
         """Return the messages of an input segment's content, without closing and padding tokens.

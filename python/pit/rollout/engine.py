@@ -2,12 +2,13 @@
 
 Samples are numbered by prefix and then by sample, and slots take them in that order. A few prefixes are held at a time,
 their keys and values cut out of the store of prefilled rows when their first sample starts; all samples of a prefix
-read the one copy. The host waits until the last sample has ended. On a mesh every shard of the rows decodes its own
-samples at its own pace: no step waits for a neighbour.
+read the one copy. `decode` runs until the last sample has ended; `begin` and `advance` are the same loop a few steps
+at a time, for a host that watches. On a mesh every shard of the rows decodes its own samples at its own pace: no step
+waits for a neighbour.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from pit.model.params import Params, merge
 from pit.model.sharding import each_shard
 from pit.rollout.prefill import Prefixes
 from pit.rollout.sizes import Sizes
-from pit.rollout.strategy import Strategy
+from pit.rollout.strategy import Drawn, Individual, Strategy
 
 NONE = -1
 """Number of an idle slot's sample."""
@@ -58,7 +59,9 @@ class _Held(NamedTuple):
     newest: Int32[Array, ""]
 
 
-class _Loop(NamedTuple):
+class Loop(NamedTuple):
+    """State between two steps: slots, held prefixes, caches, number of the next sample, and results so far."""
+
     slots: _Slots
     held: _Held
     prefixes: tuple[Cache, ...]
@@ -80,10 +83,11 @@ def decode(
     params: Params,
     prefixes: Prefixes,
     request_id: UInt32[Array, "X G"],
+    settings: Float32[Array, "X G 2"],
     key: UInt32[Array, " 2"],
     *,
     sizes: Sizes,
-    strategy: Strategy,
+    strategy: Strategy | Individual,
     eos_ids: tuple[int, ...],
 ) -> Results:
     """Draw all samples of all prefixes, of each of X shards; all devices get all results.
@@ -93,46 +97,131 @@ def decode(
         params: its weights.
         prefixes: prefilled prefixes. Prefixes of length 0 are at the end, and have no samples.
         request_id: id of each prefix; with the key and the number of the sample it decides the random numbers.
+        settings: temperature and top-p of each prefix, which an `Individual` strategy reads.
         key: root of the random numbers.
         sizes: static sizes.
         strategy: choice of each token.
         eos_ids: ids that end a sample.
     """
 
-    def samples(whole: tuple[Params, Array], prefixes: Prefixes, request_id: Array) -> Results:
+    def samples(whole: tuple[Params, Array], prefixes: Prefixes, request_id: Array, settings: Array) -> Results:
         params, key = whole
-        eos = jnp.asarray(eos_ids, jnp.int32)
-        return _decode_shard(merge(graphdef, params), prefixes, request_id, key, sizes, strategy, eos)
+        context = _Context(merge(graphdef, params), prefixes, request_id, settings, key, sizes, strategy, eos_ids)
+        return jax.lax.while_loop(context.unfinished, context.step, _start(context.model, sizes)).results
 
-    results: Results = each_shard(samples, sizes.shards)((params, key), prefixes, request_id)
+    results: Results = each_shard(samples, sizes.shards)((params, key), prefixes, request_id, settings)
     return results if sizes.shards == 1 else jax.lax.with_sharding_constraint(results, P())
 
 
-def _decode_shard(
-    model: Decoder,
+@partial(jax.jit, static_argnames=("graphdef", "sizes"))
+def begin(graphdef: nnx.GraphDef[Decoder], params: Params, *, sizes: Sizes) -> Loop:
+    """Return the state before the first step, of each shard."""
+    loop: Loop = each_shard(lambda params: _start(merge(graphdef, params), sizes), sizes.shards)(params)
+    return loop
+
+
+class Progress(NamedTuple):
+    """Samples Q of each shard so far, by number, and whether a step is left; tokens beyond `length` may be any."""
+
+    token: Int32[Array, "*X Q C"]
+    length: Int32[Array, "*X Q"]
+    unfinished: Bool[Array, "*X"]
+
+
+# Twelve arguments: those of `decode`, and of the steps.
+@partial(jax.jit, static_argnames=("graphdef", "sizes", "strategy", "eos_ids"), donate_argnames=("loop",))
+def advance(
+    graphdef: nnx.GraphDef[Decoder],
+    params: Params,
     prefixes: Prefixes,
-    request_id: UInt32[Array, " G"],
+    request_id: UInt32[Array, "X G"],
+    settings: Float32[Array, "X G 2"],
     key: UInt32[Array, " 2"],
+    loop: Loop,
+    wanted: Bool[Array, "X Q"],
+    steps: Int32[Array, ""],
+    *,
     sizes: Sizes,
-    strategy: Strategy,
-    eos: Int32[Array, " E"],
-) -> Results:
-    total = jnp.sum(prefixes.length > 0, dtype=jnp.int32) * sizes.samples
+    strategy: Strategy | Individual,
+    eos_ids: tuple[int, ...],
+) -> tuple[Loop, Progress]:
+    """Run at most some steps of the loop; all devices get the progress.
 
-    def unfinished(loop: _Loop) -> Bool[Array, ""]:
-        return (loop.following < total) | jnp.any(loop.slots.sample != NONE)
+    Args:
+        graphdef: definition of the decoder.
+        params: its weights.
+        prefixes: prefilled prefixes, as `decode` takes them.
+        request_id: id of each prefix.
+        settings: temperature and top-p of each prefix, which an `Individual` strategy reads.
+        key: root of the random numbers.
+        loop: the state, which is used up.
+        wanted: samples that go on; any other one ends, unfinished, with its next token.
+        steps: most steps.
+        sizes: static sizes.
+        strategy: choice of each token.
+        eos_ids: ids that end a sample.
+    """
 
-    def body(loop: _Loop) -> _Loop:
-        return _step(_refill(loop, prefixes, request_id, key, total, sizes), model, sizes, strategy, eos)
+    def some(whole: tuple[Params, Array, Array], *parts: Any) -> tuple[Loop, Progress]:
+        params, key, steps = whole
+        prefixes, request_id, settings, loop, wanted = parts
+        context = _Context(merge(graphdef, params), prefixes, request_id, settings, key, sizes, strategy, eos_ids)
+        until = loop.results.steps + steps
+        loop = jax.lax.while_loop(
+            lambda loop: context.unfinished(loop) & (loop.results.steps < until),
+            lambda loop: context.step(loop, wanted),
+            loop,
+        )
+        slots, results = loop.slots, loop.results
+        running = jnp.where(slots.sample != NONE, slots.sample, results.length.shape[0])
+        length = results.length.at[running].set(slots.length, mode="drop")
+        return loop, Progress(results.token, length, context.unfinished(loop))
 
-    return jax.lax.while_loop(unfinished, body, _start(model, sizes)).results
+    loop, progress = each_shard(some, sizes.shards)((params, key, steps), prefixes, request_id, settings, loop, wanted)
+    return loop, progress if sizes.shards == 1 else jax.lax.with_sharding_constraint(progress, P())
 
 
-def _start(model: Decoder, sizes: Sizes) -> _Loop:
+class _Context(NamedTuple):
+    """All that the steps of a shard share."""
+
+    model: Decoder
+    prefixes: Prefixes
+    request_id: UInt32[Array, " G"]
+    settings: Float32[Array, "G 2"]
+    key: UInt32[Array, " 2"]
+    sizes: Sizes
+    strategy: Strategy | Individual
+    eos_ids: tuple[int, ...]
+
+    @property
+    def total(self) -> Int32[Array, ""]:
+        """Number of samples."""
+        return jnp.sum(self.prefixes.length > 0, dtype=jnp.int32) * self.sizes.samples
+
+    def unfinished(self, loop: Loop) -> Bool[Array, ""]:
+        """Return whether a step is left."""
+        return (loop.following < self.total) | jnp.any(loop.slots.sample != NONE)
+
+    def step(self, loop: Loop, wanted: Bool[Array, " Q"] | None = None) -> Loop:
+        """Refill the slots, and draw a token for each."""
+        loop = _refill(loop, self.prefixes, self.request_id, self.key, self.total, self.sizes)
+        drawn = self._draw(loop.slots)
+        return _step(loop, drawn, self.model, self.sizes, jnp.asarray(self.eos_ids, jnp.int32), wanted)
+
+    def _draw(self, slots: _Slots) -> Drawn:
+        """Return a token for every slot."""
+        logits, key = self.model.logits(slots.hidden), _fold_each(slots.key, slots.length)
+        if not isinstance(self.strategy, Individual):
+            return self.strategy.draw(logits, key)
+        own = self.settings[jnp.maximum(slots.sample, 0) // self.sizes.samples]
+        return self.strategy.draw(logits, key, own[:, 0], own[:, 1])
+
+
+def _start(model: Decoder, sizes: Sizes) -> Loop:
     slots, config, samples = sizes.slots, model.config, sizes.requests * sizes.samples
     nothing = jnp.zeros(slots, jnp.int32)
     by_token = jnp.zeros((samples, sizes.output_tokens), jnp.float32)
-    return _Loop(
+    return Loop(
         _Slots(
             sample=jnp.full(slots, NONE, jnp.int32),
             place=nothing,
@@ -156,17 +245,17 @@ def _start(model: Decoder, sizes: Sizes) -> _Loop:
 
 
 def _refill(
-    loop: _Loop,
+    loop: Loop,
     prefixes: Prefixes,
     request_id: UInt32[Array, " G"],
     key: UInt32[Array, " 2"],
     total: Int32[Array, ""],
     sizes: Sizes,
-) -> _Loop:
+) -> Loop:
     """Give idle slots the next samples: the rest of the newest prefix, then those of new prefixes while places last."""
     n = sizes.samples
 
-    def take(loop: _Loop, left: Array) -> _Loop:
+    def take(loop: Loop, left: Array) -> Loop:
         """Give the next samples of the newest prefix, which has `left` of them, to idle slots in their order."""
         owner, number = loop.following // n, loop.following % n
         idle = loop.slots.sample == NONE
@@ -182,11 +271,11 @@ def _refill(
         )
         return loop._replace(slots=slots, following=loop.following + jnp.sum(takes, dtype=jnp.int32))
 
-    def has_room(loop: _Loop) -> Bool[Array, ""]:
+    def has_room(loop: Loop) -> Bool[Array, ""]:
         waits = (loop.following < total) & jnp.any(loop.slots.sample == NONE)
         return waits & jnp.any(loop.held.unfinished == 0)
 
-    def open_one(loop: _Loop) -> _Loop:
+    def open_one(loop: Loop) -> Loop:
         """Hold the next prefix in the first free place, and give its samples to slots."""
         owner, place = loop.following // n, jnp.argmin(loop.held.unfinished).astype(jnp.int32)
 
@@ -209,16 +298,25 @@ def _refill(
     return jax.lax.while_loop(has_room, open_one, take(loop, (n - loop.following % n) % n))
 
 
-def _step(loop: _Loop, model: Decoder, sizes: Sizes, strategy: Strategy, eos: Int32[Array, " E"]) -> _Loop:
-    """Draw a token for every slot, record it, and feed it."""
+# Six parameters: the state, the tokens and who reads them, and when samples end.
+def _step(
+    loop: Loop,
+    drawn: Drawn,
+    model: Decoder,
+    sizes: Sizes,
+    eos: Int32[Array, " E"],
+    wanted: Bool[Array, " Q"] | None,
+) -> Loop:
+    """Record the token that was drawn for every slot, and feed it; samples that are not `wanted` end."""
     slots, held, results = loop.slots, loop.held, loop.results
     samples = results.length.shape[0]
-    drawn = strategy.draw(model.logits(slots.hidden), _fold_each(slots.key, slots.length))
     live = slots.sample != NONE
     token = jnp.where(live, drawn.token, 0)
     length = slots.length + live.astype(jnp.int32)
     ends = jnp.any(token[:, None] == eos[None, :], axis=1)
     done = live & (ends | (length == sizes.output_tokens))
+    if wanted is not None:
+        done |= live & ~wanted[slots.sample]
     # Rows past the end are dropped: those of idle slots, and of samples that go on.
     here = jnp.where(live, slots.sample, samples), slots.length
     ended = jnp.where(done, slots.sample, samples)

@@ -6,9 +6,9 @@ first, so the order in which they are given changes no bit. Other neighbours or 
 rounding (below 1e-5), which changes a token only at a tie.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -18,14 +18,22 @@ from pit.config import RolloutConfig
 from pit.data.tokens import Sequences, Tokens, joined
 from pit.model.decoder import Decoder
 from pit.model.model import Model
-from pit.rollout.engine import decode
+from pit.rollout.engine import Results, advance, begin, decode
 from pit.rollout.prefill import pack_prefixes, prefill
 from pit.rollout.sizes import few, sizes_of
-from pit.rollout.strategy import Strategy, strategy_at
+from pit.rollout.strategy import Individual, Settings, Strategy, individual, strategy_at
 from pit.types import Closings
 
 Ids: TypeAlias = Iterable[int] | Int64[np.ndarray, " _"]
 """Ids of requests, below 2^32."""
+
+Watch: TypeAlias = Callable[[Int32[np.ndarray, "G N C"], Int32[np.ndarray, "G N"]], Bool[np.ndarray, "G N"]]
+"""A function that sees samples while they are drawn, as tokens and lengths so far, and returns which go on.
+
+It is called every few steps and once at the end. Tokens beyond a length may be any."""
+
+WATCHED_STEPS = 4
+"""Decode steps between two looks of a watch."""
 
 DEFAULT = RolloutConfig()
 """Slots and prefill of a call that names none."""
@@ -65,10 +73,11 @@ def sample(
     *,
     n: int,
     capacity: int,
-    strategy: Strategy,
+    strategy: Strategy | Sequence[Strategy],
     eos_ids: tuple[int, ...],
     seed: int,
     config: RolloutConfig = DEFAULT,
+    watch: Watch | None = None,
 ) -> Samples:
     """Draw `n` samples of at most `capacity` tokens after each prefix.
 
@@ -78,52 +87,103 @@ def sample(
         request_ids: id of each request, below 2^32; with `seed` and the sample's number it decides the random numbers.
         n: samples per prefix.
         capacity: most tokens of a sample, EOS included.
-        strategy: choice of each token.
+        strategy: choice of each token; or one per request, which differ in temperature and top-p alone.
         eos_ids: ids that end a sample (the padding id may be one of them: lengths decide, not values).
         seed: root of the random numbers, below 2^64.
         config: slots, and tokens that are prefilled at once.
+        watch: sees the samples while they are drawn, and may end them before their time; None watches nothing.
 
     Raises:
-        ValueError: a prefix is empty, or there is none.
+        ValueError: a prefix is empty, or there is none; or strategies differ in more than that.
     """
     tokens = Tokens.of(prefixes).rows()
-    requests = [(int(request), tuple(prefix)) for request, prefix in zip(request_ids, tokens, strict=True)]
+    shared, settings = _shared(strategy, len(tokens))
+    requests = [
+        (int(request), tuple(prefix), setting)
+        for request, prefix, setting in zip(request_ids, tokens, settings, strict=True)
+    ]
     distinct = sorted(set(requests))
-    lengths = [len(prefix) for _, prefix in distinct]
+    lengths = [len(prefix) for _, prefix, _ in distinct]
     if min(lengths, default=0) == 0:
         raise ValueError("prefixes: every request needs at least one token; give each its closing tokens")
     shards = model.shards
     sizes = sizes_of(lengths, n=n, capacity=capacity, config=config, shards=shards)
     dealt = [distinct[x::shards] for x in range(shards)]
-    batches = pack_prefixes([[prefix for _, prefix in requests_X] for requests_X in dealt], sizes)
+    batches = pack_prefixes([[prefix for _, prefix, _ in requests_X] for requests_X in dealt], sizes)
     sizes = replace(sizes, batches=few(len(batches)))
     ids = np.zeros((shards, sizes.requests), np.uint32)
     held = np.zeros((shards, sizes.requests), np.int32)
+    own = np.ones((shards, sizes.requests, 2), np.float32)
     for x, requests_X in enumerate(dealt):
-        ids[x, : len(requests_X)] = [request for request, _ in requests_X]
-        held[x, : len(requests_X)] = [len(prefix) for _, prefix in requests_X]
+        ids[x, : len(requests_X)] = [request for request, *_ in requests_X]
+        held[x, : len(requests_X)] = [len(prefix) for _, prefix, _ in requests_X]
+        own[x, : len(requests_X)] = [setting for *_, setting in requests_X]
+    place = {request: number for number, request in enumerate(distinct)}
+    order = _Order(*np.divmod([place[request] for request in requests], shards), shards, sizes.requests, n)
     with model.on_mesh():
         weights = model.gathered().params
-        results = decode(
-            model.graphdef,
-            weights,
-            prefill(model.graphdef, weights, batches, held, sizes),
-            ids,
-            np.array([seed >> 32, seed & 0xFFFF_FFFF], np.uint32),
-            sizes=sizes,
-            strategy=strategy,
-            eos_ids=eos_ids,
-        )
+        read = prefill(model.graphdef, weights, batches, held, sizes)
+        call = model.graphdef, weights, read, ids, own, np.array([seed >> 32, seed & 0xFFFF_FFFF], np.uint32)
+        chosen: dict[str, Any] = {"sizes": sizes, "strategy": shared, "eos_ids": eos_ids}
+        results = decode(*call, **chosen) if watch is None else _watched(call, chosen, order, watch)
     on_host = jax.device_get(results)
-    place = {request: number for number, request in enumerate(distinct)}
-    turn, shard = np.divmod([place[request] for request in requests], shards)
-    # Results lie by shard and then by sample of its prefixes; they are wanted by request.
     token, length, finished, logp, drawn_logp = (
-        values.reshape(shards, sizes.requests, n, *values.shape[2:])[shard, turn]
+        order.by_request(values)
         for values in (on_host.token, on_host.length, on_host.finished, on_host.logp, on_host.drawn_logp)
     )
     fill = int(on_host.length.sum()) / (int(on_host.steps.max()) * sizes.slots * shards)
     return Samples(token, length, finished, logp, drawn_logp, fill, model.version)
+
+
+def _shared(strategy: Strategy | Sequence[Strategy], requests: int) -> tuple[Strategy | Individual, list[Settings]]:
+    """Return the strategy of all requests, and the settings of each.
+
+    Raises:
+        ValueError: the strategies of the requests differ in more than temperature and top-p.
+    """
+    if not isinstance(strategy, Sequence):
+        return strategy, [Settings(1.0, 1.0)] * requests
+    kinds, settings = zip(*map(individual, strategy), strict=True)
+    if len(settings) != requests or len(set(kinds)) > 1:
+        raise ValueError(
+            f"{len(settings)} strategies for {requests} requests, of the kinds {set(kinds)}: must be one per request, "
+            "which differ in temperature and top-p alone; draw the others apart"
+        )
+    return kinds[0], list(settings)
+
+
+class _Order(NamedTuple):
+    """The place of each request's samples among the results, which lie by shard and then by sample of its prefixes."""
+
+    turn: Int64[np.ndarray, " G"]
+    shard: Int64[np.ndarray, " G"]
+    shards: int
+    requests: int
+    samples: int
+
+    def by_request(self, values: Any) -> Any:
+        """Return results by request and sample."""
+        return values.reshape(self.shards, self.requests, self.samples, *values.shape[2:])[self.shard, self.turn]
+
+    def wanted(self, wanted: Bool[np.ndarray, "G N"]) -> Bool[np.ndarray, "X Q"]:
+        """Return which results are wanted; equal requests share theirs."""
+        of_results = np.zeros((self.shards, self.requests, self.samples), bool)
+        np.logical_or.at(of_results, (self.shard, self.turn), wanted)
+        return of_results.reshape(self.shards, -1)
+
+
+def _watched(call: tuple[Any, ...], chosen: Mapping[str, Any], order: _Order, watch: Watch) -> Results:
+    """Return the results of `decode`, a few steps at a time, under the eyes of a watch."""
+    graphdef, params = call[:2]
+    loop = begin(graphdef, params, sizes=chosen["sizes"])
+    wanted = order.wanted(np.ones((len(order.turn), order.samples), bool))
+    while True:
+        loop, progress = advance(*call, loop, wanted, np.int32(WATCHED_STEPS), **chosen)
+        now = jax.device_get(progress)
+        wanted = order.wanted(watch(order.by_request(now.token), order.by_request(now.length)))
+        if not now.unfinished.any():
+            results: Results = loop.results
+            return results
 
 
 def _as_sampled(answers: Tokens) -> Tokens:
@@ -158,8 +218,9 @@ class Sampler:
         references: Sequences | None = None,
         *,
         n: int,
-        strategy: Strategy,
+        strategy: Strategy | Sequence[Strategy],
         seed: int,
+        watch: Watch | None = None,
     ) -> Samples:
         """Draw n samples of every prefix: the input, or the input and its reference.
 
@@ -169,8 +230,9 @@ class Sampler:
             inputs: contents of x.
             references: contents of the references, None for the policy.
             n: samples per prefix.
-            strategy: choice of each token.
+            strategy: choice of each token; or one per prompt, which differ in temperature and top-p alone.
             seed: root of the random numbers.
+            watch: sees the samples while they are drawn, and may end them before their time.
         """
         closings, xs = self.closings, Tokens.of(inputs)
         if references is None:
@@ -187,6 +249,7 @@ class Sampler:
             eos_ids=(closings.eos, *self.other_eos),
             seed=seed,
             config=self.rollout,
+            **({} if watch is None else {"watch": watch}),
         )
         last = np.take_along_axis(samples.token, np.maximum(samples.length[:, :, None] - 1, 0), axis=2)[:, :, 0]
         return samples._replace(finished=samples.finished & (last == closings.eos))

@@ -124,9 +124,14 @@ class TopP:
 
     def least(self, logp: Float32[Array, "S V"]) -> Float32[Array, " S"]:
         """Return the least log-prob that is kept."""
-        falling = -jnp.sort(-logp, axis=-1)
-        before = jnp.cumsum(jnp.exp(falling), axis=-1) - jnp.exp(falling)
-        return jnp.min(jnp.where(before < jnp.float32(self.p), falling, jnp.inf), axis=-1)
+        return _least_of_top(logp, jnp.full(logp.shape[0], self.p, jnp.float32))
+
+
+def _least_of_top(logp: Float32[Array, "S V"], p: Float32[Array, " S"]) -> Float32[Array, " S"]:
+    """Return the log-prob of the last of the fewest most likely tokens of total probability p."""
+    falling = -jnp.sort(-logp, axis=-1)
+    before = jnp.cumsum(jnp.exp(falling), axis=-1) - jnp.exp(falling)
+    return jnp.min(jnp.where(before < p[:, None], falling, jnp.inf), axis=-1)
 
 
 @dataclass(frozen=True)
@@ -160,12 +165,86 @@ class Filtered:
         logp = self.base.log_probs(logits)
         kept = logp
         for filter_ in self.filters:
-            kept = jax.nn.log_softmax(jnp.where(kept >= filter_.least(kept)[:, None], kept, -jnp.inf), axis=-1)
+            kept = _cut(kept, filter_.least(kept))
         token, drawn_logp = _categorical(kept, key)
         return Drawn(token, _at(logp, token), drawn_logp)
 
 
+@dataclass(frozen=True)
+class Individual:
+    """A draw at a temperature, and perhaps a top-p, of each slot's own; all slots share top-k and min-p.
+
+    Requests that differ in these two numbers are drawn together, by one compiled program.
+
+    top_k: filter before top-p, if any.
+    top_p: whether there is a top-p.
+    min_p: filter after top-p, if any.
+    """
+
+    top_k: TopK | None = None
+    top_p: bool = False
+    min_p: MinP | None = None
+
+    def draw(
+        self,
+        logits: Float32[Array, "S V"],
+        key: UInt32[Array, "S 2"],
+        temperature: Float32[Array, " S"],
+        top_p: Float32[Array, " S"],
+    ) -> Drawn:
+        """Return one token per slot, from its own key; the most likely one at temperature 0."""
+        greedy = temperature == 0
+        scaled = logits / jnp.where(greedy, jnp.float32(1), temperature)[:, None]
+        logp = kept = jax.nn.log_softmax(scaled, axis=-1)
+        if self.top_k is not None:
+            kept = _cut(kept, self.top_k.least(kept))
+        if self.top_p:
+            kept = _cut(kept, _least_of_top(kept, top_p))
+        if self.min_p is not None:
+            kept = _cut(kept, self.min_p.least(kept))
+        token, drawn_logp = _categorical(kept, key)
+        token = jnp.where(greedy, jnp.argmax(logits, axis=-1).astype(jnp.int32), token)
+        return Drawn(token, _at(logp, token), jnp.where(greedy, jnp.float32(0), drawn_logp))
+
+
+def _cut(logp: Float32[Array, "S V"], least: Float32[Array, " S"]) -> Float32[Array, "S V"]:
+    """Return the log-probs among the tokens of at least some log-prob."""
+    return jax.nn.log_softmax(jnp.where(logp >= least[:, None], logp, -jnp.inf), axis=-1)
+
+
 Strategy = Greedy | Temperature | Filtered
+
+
+class Settings(NamedTuple):
+    """Temperature and top-p of a request, 1 where it has none."""
+
+    temperature: float
+    top_p: float
+
+
+def individual(strategy: Strategy) -> tuple[Individual, Settings]:
+    """Return a strategy as what it shares with others, and its own temperature and top-p.
+
+    Raises:
+        ValueError: its filters are not top-k, top-p and min-p in this order, each at most once.
+
+    Example:
+        >>> individual(strategy_at(0.7, TopK(50), TopP(0.9)))
+        (Individual(top_k=TopK(k=50), top_p=True, min_p=None), Settings(temperature=0.7, top_p=0.9))
+    """
+    if isinstance(strategy, Greedy):
+        return Individual(), Settings(0.0, 1.0)
+    if isinstance(strategy, Temperature):
+        return Individual(), Settings(strategy.temperature, 1.0)
+    of_kind = {type(each): each for each in strategy.filters}
+    top_k, top_p, min_p = of_kind.get(TopK), of_kind.get(TopP), of_kind.get(MinP)
+    if strategy.filters != tuple(each for each in (top_k, top_p, min_p) if each is not None):
+        raise ValueError(f"filters {strategy.filters}: must be top-k, top-p and min-p, in this order; reorder them")
+    assert isinstance(top_k, TopK | None)
+    assert isinstance(top_p, TopP | None)
+    assert isinstance(min_p, MinP | None)
+    settings = Settings(strategy.base.temperature, 1.0 if top_p is None else top_p.p)
+    return Individual(top_k, top_p is not None, min_p), settings
 
 
 def strategy_at(temperature: float, *filters: Filter) -> Strategy:

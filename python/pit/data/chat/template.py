@@ -94,6 +94,19 @@ class ChatTemplate(Template):
         self._separators = self._known_separators()
         self._require_apart()
 
+    def prompt_size(self, messages: Sequence[Message]) -> int:
+        """Return the tokens of a conversation that the input window counts, before any cut.
+
+        Raises:
+            DataError: no messages, an unknown role, or the format refuses the conversation.
+        """
+        ids = self._contents.encode_batch(self._shown(messages))
+        return self._size(_Texts(tuple(message.role for message in messages), ids))
+
+    def answer_size(self, text: str) -> int:
+        """Return the tokens of an answer that the output window counts, before any cut."""
+        return len(self._contents.encode(self._shown_answer(text)))
+
     def encode_rows(self, rows: Sequence[Preference]) -> list[EncodedPreference | None]:
         """Return the contents of many preferences; None for a row that the format does not take."""
         taken = [self._takes(row) for row in rows]

@@ -9,29 +9,39 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from pit.config import ImproveConfig
 from pit.data.arrivals import ByteStream, arriving
 from pit.data.errors import DataError
-from pit.data.readers.columns import column, require_prompt, require_unicode, text_column
+from pit.data.readers.columns import column, text_column
 from pit.data.readers.report import RowError
 from pit.data.readers.streams import parsed
 from pit.data.readers.trl import prompt_of
-from pit.data.template import EncodedPreference, Template
+from pit.data.template import Template
 from pit.data.tokens import Tokens
+from pit.errors import PitError
 from pit.improve import Models, Trajectory, improve
 from pit.run.folder import Run
 from pit.seeds import Seed
+from pit.serve.question import Question, question
 from pit.terminal import json_line, say
-from pit.types import Message, Preference
+from pit.types import Message
 
 OUTPUT = ("prompt", "answers", "steps", "cut")
 """Fields of a line of output; every other field of the input is passed on."""
 
 TOLD_CUTS = 5
 """Lines with a cut prompt, or answer, that are named on stderr; further ones are only marked in the output."""
+
+
+ASKED_AT_A_TIME = 8
+"""Prompts for which another server is asked at a time."""
+
+Ask: TypeAlias = Callable[[tuple[Message, ...]], str]
+"""A function that answers a conversation; a `PitError` says why it cannot."""
 
 
 @runtime_checkable
@@ -47,15 +57,14 @@ class TextSink(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """One line of input: its number, its prompt, y0 if it is given, its other fields, and its tokens."""
+    """One line of input: its number, its question, and its other fields."""
 
     line: int
-    prompt: tuple[Message, ...]
-    answer: str | None
+    question: Question
     others: Mapping[str, object]
-    tokens: EncodedPreference
 
 
+# Seven parameters: where lines come from and go to, and how they are answered.
 def improve_lines(
     run: Run,
     source: ByteStream,
@@ -64,6 +73,7 @@ def improve_lines(
     *,
     seed: int,
     strict: bool = False,
+    ask: Ask | None = None,
     tell: Callable[[str], None] = lambda text: say(text, error=True),
 ) -> None:
     """Improve the prompts of `source` and write the trajectories to `sink`.
@@ -75,6 +85,7 @@ def improve_lines(
         changes: fields of the run's config section `improve` to change.
         seed: root of the random numbers; equal prompts of one input get answers of their own.
         strict: stop at the first line that cannot be answered.
+        ask: answers prompts without an answer in the place of the run's policy.
         tell: receives a text about every line that cannot be answered, and about cuts.
 
     Raises:
@@ -86,27 +97,64 @@ def improve_lines(
     numbers = count(1)
     lines, refused = 0, 0
     for batch in arriving(source, config.batch):
-        requests, error = [], None
-        for line, number in zip(batch, numbers, strict=False):
-            if not line or line.isspace():
-                continue
-            lines += 1
-            try:
-                requests.append(_request(line, number, run.template))
-            except (RowError, DataError) as fault:
-                error = DataError(f"line {number}: {fault}")
-                refused += 1
-                if strict:
-                    break
-                tell(str(error))
-        server.answer(requests)
-        if error is not None and strict:
-            raise DataError(f"{error}; correct or remove the line, or leave --strict out to answer the others")
+        numbered = [(line, number) for line, number in zip(batch, numbers, strict=False) if line and not line.isspace()]
+        entries = _entries(numbered, run.template, strict=strict)
+        if ask is not None:
+            entries = _asked(entries, ask, run.template, strict=strict)
+        errors = [entry for entry in entries if isinstance(entry, DataError)]
+        for error in errors if not strict else ():
+            tell(str(error))
+        server.answer([entry for entry in entries if isinstance(entry, _Request)])
+        if errors and strict:
+            raise DataError(f"{errors[0]}; correct or remove the line, or leave --strict out to answer the others")
+        lines, refused = lines + len(numbered), refused + len(errors)
     if refused:
         raise DataError(
             f"{refused} of {lines} lines could not be answered, each is named above; correct or remove them, or stop "
             "at the first with --strict"
         )
+
+
+def _entries(
+    numbered: Sequence[tuple[bytes, int]], template: Template, *, strict: bool
+) -> list["_Request | DataError"]:
+    """Return the request on each line, or the error that names it; with `strict` an error is the last."""
+    entries: list[_Request | DataError] = []
+    for line, number in numbered:
+        try:
+            entries.append(_request(line, number, template))
+        except (RowError, DataError) as fault:
+            entries.append(DataError(f"line {number}: {fault}"))
+            if strict:
+                break
+    return entries
+
+
+def _asked(
+    entries: Sequence["_Request | DataError"], ask: Ask, template: Template, *, strict: bool
+) -> list["_Request | DataError"]:
+    """Return the entries with the answers of another policy, several of which are asked for at a time.
+
+    An answer is held to the checks of a given one; the error of one names its line.
+    """
+
+    def one(entry: "_Request | DataError") -> "_Request | DataError":
+        if isinstance(entry, DataError) or entry.question.answer is not None:
+            return entry
+        try:
+            asked = question(entry.question.prompt, ask(entry.question.prompt), template)
+        except (RowError, PitError) as fault:
+            return DataError(f"line {entry.line}: {fault}")
+        return dataclasses.replace(entry, question=asked)
+
+    answered: list[_Request | DataError] = []
+    with ThreadPoolExecutor(ASKED_AT_A_TIME) as pool:
+        for entry in pool.map(one, entries):
+            answered.append(entry)
+            if strict and isinstance(entry, DataError):
+                pool.shutdown(cancel_futures=True)
+                break
+    return answered
 
 
 class _Server:
@@ -138,11 +186,12 @@ class _Server:
         self._sink.flush()
 
     def _improved(self, requests: Sequence[_Request]) -> Iterator[Trajectory]:
-        prompts, ids = [request.tokens.prompt for request in requests], [self._id(request) for request in requests]
-        lacking = [i for i, request in enumerate(requests) if request.answer is None]
+        prompts = [request.question.tokens.prompt for request in requests]
+        ids = [self._id(request) for request in requests]
+        lacking = [i for i, request in enumerate(requests) if request.question.answer is None]
         answers = None
         if len(lacking) < len(requests):
-            answers = [request.tokens.better for request in requests]
+            answers = [request.question.tokens.better for request in requests]
             if lacking:
                 xs, own = Tokens.of([prompts[i] for i in lacking]), [ids[i] for i in lacking]
                 first = self._models.respond(xs, own, self._config, self._seed)
@@ -152,14 +201,14 @@ class _Server:
 
     def _id(self, request: _Request) -> int:
         """Return the id of a request: of its prompt, and of how often the prompt came before."""
-        identity = zlib.crc32(json.dumps(request.prompt).encode())
+        identity = zlib.crc32(json.dumps(request.question.prompt).encode())
         before = self._prompts[identity]
         self._prompts[identity] += 1
         return zlib.crc32(str(before).encode(), identity) if before else identity
 
     def _cut(self, request: _Request) -> list[str]:
         """Return the names of what did not fit into its window, and tell of it."""
-        windows, cut_at, parts = self._template.windows, request.tokens.truncated, []
+        windows, cut_at, parts = self._template.windows, request.question.tokens.truncated, []
         for name, cut, window, end in (
             ("prompt", cut_at[0], windows[0], "beginning"),
             ("answer", cut_at[1], windows[2], "end"),
@@ -180,7 +229,7 @@ class _Server:
         decode = self._template.decode_answer
         return {
             **request.others,
-            "prompt": [message._asdict() for message in request.prompt],
+            "prompt": [message._asdict() for message in request.question.prompt],
             "answers": [decode(trajectory.answer(k)) for k in range(len(trajectory.steps) + 1)],
             "steps": [
                 {"candidate": decode(s.candidate), "gap": round(s.gap, 6), "accepted": s.accepted}
@@ -202,17 +251,10 @@ def _request(line: bytes, number: int, template: Template) -> _Request:
         raise row
     column(row, "prompt")
     prompt = prompt_of(row) or ()
-    require_prompt(prompt)
-    require_unicode(*(message.content for message in prompt))
-    answer = None
-    if row.get("answer") is not None:
-        answer = text_column(row, "answer").strip()
-        require_unicode(answer)
-        if not answer:
-            raise DataError("empty answer: 'answer' has no text; give one, or leave it out and the policy answers")
+    answer = text_column(row, "answer") if row.get("answer") is not None else None
+    asked = question(prompt, answer, template)
     for name in OUTPUT[1:]:
         if name in row:
             raise DataError(f"{name!r} is a field of the output; give it another name")
     others = {name: value for name, value in row.items() if name not in ("prompt", "answer")}
-    (tokens,) = template.encode_preferences([Preference(prompt, answer or "", "")])
-    return _Request(number, prompt, answer, others, tokens)
+    return _Request(number, asked, others)

@@ -1,0 +1,163 @@
+"""The process of `pit serve`: a socket, the models of a run, uvicorn, and an orderly end on a signal."""
+
+import asyncio
+import contextlib
+import dataclasses
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from pit.config import ConfigError
+from pit.improve import Models
+from pit.run.folder import Run
+from pit.serve.http import application
+from pit.serve.protocol import MODELS
+from pit.serve.service import Service
+from pit.terminal import say
+
+_LAST_S = 5.0
+"""Seconds that responses and the worker get for their end once all requests have ended."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Address of a server, and its guards.
+
+    host: name or IP address to listen on; port: 0 takes a free one.
+    key: bearer token that requests must have; None for no key.
+    room: most answers that wait.
+    drain_s: seconds that requests get to end after a signal.
+    """
+
+    host: str
+    port: int
+    key: str | None
+    room: int
+    drain_s: float
+
+
+def serve(run: Run, changes: Mapping[str, Any], address: Address, tell: Callable[[str], None] = say) -> None:
+    """Serve a finished run until SIGTERM or SIGINT.
+
+    Args:
+        run: the run.
+        changes: fields of the run's config section `improve` to change.
+        address: where, and under which guards.
+        tell: receives a line once the server listens.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+
+    def warn(text: str) -> None:
+        say(text, error=True)
+
+    config = dataclasses.replace(run.config.improve, **changes)
+    with _bound(address.host, address.port) as listening:
+        models = Models.load(run, run.config.reward_gap.packing, accept_by=config.accept_by)
+        service = Service(run.template, models, config, room=address.room, tell=warn)
+        service.start()
+        host, port = listening.getsockname()[:2]
+        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            unguarded = ", without a key (--api-key-env sets one)" if address.key is None else ""
+            warn(f"pit: listens on {host}, which other machines can reach{unguarded}, over HTTP that is not encrypted")
+        server = _Server(service, application(service, address.key), address.drain_s)
+        name = f"[{host}]" if ":" in host else host
+        server.on_start = lambda: tell(f"serves {run.folder} at http://{name}:{port}/v1, models {', '.join(MODELS)}")
+        server.run(sockets=[listening])
+    service.close()
+    if not service.join(_LAST_S):
+        # The worker is inside a compiled program that nothing can interrupt.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+@contextlib.contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    """Bind a socket, which refuses connections until the server listens on it.
+
+    Raises:
+        ConfigError: the address is in use, forbidden, or none of this machine.
+    """
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ConfigError(
+            f"--host = {host}: is no address of this machine ({error.strerror}); use 127.0.0.1"
+        ) from error
+    with socket.socket(family, kind, protocol) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(place)
+        except OSError as error:
+            raise ConfigError(
+                f"--host = {host}, --port = {port}: cannot be listened on ({error.strerror}); give another port, for "
+                f"example --port {port + 1 if 0 < port < 65535 else 8000}, or another address of this machine"
+            ) from error
+        yield listening
+
+
+class _Server(uvicorn.Server):
+    """A server that ends in order: after a signal no new request is taken, and those in progress get some time.
+
+    A second signal ends them at once.
+    """
+
+    def __init__(self, service: Service, app: Any, drain_s: float) -> None:
+        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                loop="asyncio",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=int(drain_s + _LAST_S),
+            )
+        )
+        self._service, self._drain_s = service, drain_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.on_start: Callable[[], None] = lambda: None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        self.on_start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let the requests in progress end, or end them after some time."""
+        self._service.close()
+        end = asyncio.get_running_loop().call_later(self._drain_s, self._service.end)
+        await super().shutdown(sockets)
+        end.cancel()
+        self._service.end()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals that end the server, instead of raising them again after its end."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """End the server; a second signal ends all requests at once."""
+        if self.should_exit and self._loop is not None:
+            # Not from here: the signal may have interrupted whoever holds the lock.
+            self._loop.call_soon_threadsafe(self._service.end)
+        self.should_exit = True
