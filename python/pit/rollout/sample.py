@@ -115,9 +115,8 @@ def sample(
     held = np.zeros((shards, sizes.requests), np.int32)
     own = np.ones((shards, sizes.requests, 2), np.float32)
     for x, requests_X in enumerate(dealt):
-        ids[x, : len(requests_X)] = [request for request, *_ in requests_X]
-        held[x, : len(requests_X)] = [len(prefix) for _, prefix, _ in requests_X]
-        own[x, : len(requests_X)] = [setting for *_, setting in requests_X]
+        for turn, (request, prefix, setting) in enumerate(requests_X):
+            ids[x, turn], held[x, turn], own[x, turn] = request, len(prefix), setting
     place = {request: number for number, request in enumerate(distinct)}
     order = _Order(*np.divmod([place[request] for request in requests], shards), shards, sizes.requests, n)
     with model.on_mesh():
@@ -143,13 +142,14 @@ def _shared(strategy: Strategy | Sequence[Strategy], requests: int) -> tuple[Str
     """
     if not isinstance(strategy, Sequence):
         return strategy, [Settings(1.0, 1.0)] * requests
-    kinds, settings = zip(*map(individual, strategy), strict=True)
-    if len(settings) != requests or len(set(kinds)) > 1:
+    each = [individual(one) for one in strategy]
+    kinds = {kind for kind, _ in each}
+    if len(each) != requests or len(kinds) != 1:
         raise ValueError(
-            f"{len(settings)} strategies for {requests} requests, of the kinds {set(kinds)}: must be one per request, "
-            "which differ in temperature and top-p alone; draw the others apart"
+            f"{len(each)} strategies for {requests} requests, of the kinds {kinds}: must be one per request, which "
+            "differ in temperature and top-p alone; draw the others apart"
         )
-    return kinds[0], list(settings)
+    return kinds.pop(), [settings for _, settings in each]
 
 
 class _Order(NamedTuple):

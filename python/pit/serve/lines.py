@@ -64,7 +64,7 @@ class _Request:
     others: Mapping[str, object]
 
 
-# Seven parameters: where lines come from and go to, and how they are answered.
+# Eight parameters: where lines come from and go to, and how they are answered.
 def improve_lines(
     run: Run,
     source: ByteStream,
