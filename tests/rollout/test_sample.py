@@ -377,7 +377,7 @@ def test_watched_samples_are_the_same_and_grow_token_by_token(steps, prefixes, s
         np.testing.assert_array_equal(token[there], plain.token[there])
 
 
-@pytest.mark.parametrize("split", [MeshConfig(), MeshConfig(data=2)])
+@pytest.mark.parametrize("split", [MeshConfig(), pytest.param(MeshConfig(data=2), marks=pytest.mark.slow)])
 def test_a_sample_that_is_not_wanted_ends_and_changes_no_other(split):
     model = Model(*twins.random_decoder(ONE_LAYER))
     if split != MeshConfig():
