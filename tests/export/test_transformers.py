@@ -55,7 +55,8 @@ def run(request, tmp_path_factory) -> Run:
     """Adapters on chat models, and all weights with role tokens: a Llama, and a decoder of PIT's own."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param in ("hh", "demo"):
-        return finished(finished_run.role_run(folder, request.param))
+        short = ("windows.input=48", "windows.reference=24", "windows.output=24") if request.param == "hh" else ()
+        return finished(finished_run.role_run(folder, request.param, *short))
     return finished(finished_run.chat_run(folder, request.param, *finished_run.ADAPTERS))
 
 

@@ -46,6 +46,9 @@ def test_a_policy_reads_and_writes_as_in_its_run(run, tmp_path):
     ours = open_folder(str(tmp_path / "exported"))
     assert isinstance(ours, PolicyScorer)
     assert ours.format == PolicyScorer.open(run.folder, rl.POLICY).format
+    # Qwen 3 would think otherwise, which it never did in training.
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert ("enable_thinking=False" in card) == (run.format is not None)
 
 
 def test_adapters_alone_are_not_checked(tmp_path, capsys):
