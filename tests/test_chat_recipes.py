@@ -79,7 +79,8 @@ def test_a_chat_recipe_asks_for_its_model_and_data(name, model, data):
     with pytest.raises(ConfigError, match=f"recipe {name}: sizes itself by the preferences; .* --data PATH"):
         recipe(name, pretrained)
     config = recipe(name, pretrained, DataConfig(task=None, path=str(data)))
-    assert (config.name, config.base.path, config.policy) == (name, str(model), SHAPE)
+    assert (config.name, config.base.path) == (name, str(model))
+    assert config.policy == config.reward_model == dataclasses.replace(SHAPE, compute_dtype=config.policy.compute_dtype)
 
 
 def test_any_recipe_starts_from_a_model(model):
