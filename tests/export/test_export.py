@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load_file
+from small_model import write_preferences
 
 from pit.cli import main
-from pit.config import ConfigError, digest
+from pit.config import ConfigError, DataConfig, digest, override
 from pit.data.errors import DataError
 from pit.evaluate.schema import Results, write_results
 from pit.evaluate.stats import Delta, Interval
@@ -25,6 +26,7 @@ from pit.model.adapters import merged
 from pit.model.errors import ModelFileError
 from pit.model.peft import load_adapter, save_adapter
 from pit.model.pretrained import Pretrained, load_pretrained, save_pretrained
+from pit.recipes import recipe
 from pit.run.folder import Run
 from pit.stages import reward, rl, rl_iterated, sft
 from pit.train.checkpoint import CheckpointError
@@ -325,3 +327,29 @@ def test_an_adapter_of_a_reward_model_is_no_start(run, tmp_path):
     export(run, reward.GAP, tmp_path / "gap", form="adapter")
     with pytest.raises(ModelFileError, match=r"task_type = 'SEQ_CLS': a run starts from a language model"):
         Pretrained.open(tmp_path / "gap")
+
+
+def test_a_run_starts_from_an_export_with_role_tokens(tmp_path):
+    first = finished_run.finish(finished_run.role_run(tmp_path / "first", "tiny"), "rl-policy")
+    folder = tmp_path / "policy"
+    export(first, rl.POLICY, folder)
+    config = recipe("tiny", Pretrained.open(folder))
+    second = finished_run.prepared(Run(tmp_path / "second", override(config, ["data.synthetic_rows=400"])))
+    assert second.template.hash == first.template.hash
+    trained, started = rl.POLICY.load(first).params, sft.POLICY.fresh(second).params
+    assert trained.keys() == started.keys()
+    for name, value in trained.items():
+        np.testing.assert_array_equal(started[name], value, err_msg=name)
+
+
+def test_the_tokenizer_of_an_export_with_role_tokens_must_be_named(tmp_path):
+    first = finished_run.finish(finished_run.role_run(tmp_path / "first", "tiny"), "rl-policy")
+    folder = tmp_path / "policy"
+    export(first, rl.POLICY, folder)
+    config = override(recipe("tiny"), [f"base.path={folder}", "data.synthetic_rows=400"])
+    with pytest.raises(ConfigError, match=f"tokenizer.path = None: .*--set tokenizer.path={folder}/tokenizer.json"):
+        finished_run.prepared(Run(tmp_path / "second", config))
+    with pytest.raises(ConfigError, match="has role tokens and no chat format; start from it with another recipe"):
+        recipe(
+            "chat", Pretrained.open(folder), DataConfig(task=None, path=str(write_preferences(tmp_path / "p.jsonl")))
+        )

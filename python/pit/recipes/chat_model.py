@@ -23,9 +23,12 @@ from pit.config import (
     RolloutConfig,
     RunConfig,
     SftConfig,
+    TokenizerConfig,
 )
 from pit.model.pretrained import Pretrained
+from pit.model.token_facts import TOKENIZER
 from pit.recipes.lengths import Sizes
+from pit.run.base import has_role_tokens
 
 FULL_BELOW = 50_000_000
 """Parameters below which all weights are trained; from there on, adapters."""
@@ -141,9 +144,15 @@ def parameters(model: Pretrained) -> int:
 
 
 def from_model(config: RunConfig, model: Pretrained) -> RunConfig:
-    """Return a config whose models start from a pretrained one, in the place of random weights."""
+    """Return a config whose models start from a pretrained one, in the place of random weights.
+
+    A model that was exported from a run with PIT's own tokenizer brings that tokenizer.
+    """
     shape = dataclasses.replace(
         model.config, compute_dtype=config.policy.compute_dtype, remat=config.policy.remat, longest_path=None
     )
     base = dataclasses.replace(config.base, path=str(model.path))
-    return dataclasses.replace(config, base=base, policy=shape, reward_model=shape)
+    tokenizer = config.tokenizer
+    if has_role_tokens(model):
+        tokenizer = TokenizerConfig(str(model.path / TOKENIZER))
+    return dataclasses.replace(config, base=base, policy=shape, reward_model=shape, tokenizer=tokenizer)

@@ -39,6 +39,12 @@ def pretrained_of(config: RunConfig) -> Pretrained | None:
     return None if config.base.path is None else open_pretrained(config.base.path, config.base.adapter)
 
 
+def has_role_tokens(model: Pretrained) -> bool:
+    """Return whether a model was exported from a run with PIT's own tokenizer, whose role tokens lay out text."""
+    facts = ExportFacts.of(model.source.config.values, model.source.config.path)
+    return facts is not None and facts.roles
+
+
 def chat_of(model: Pretrained, settings: TemplateConfig) -> tuple[Tokenizer, ChatFormat]:
     """Return the tokenizer and the chat format of a pretrained model.
 
@@ -51,11 +57,10 @@ def chat_of(model: Pretrained, settings: TemplateConfig) -> tuple[Tokenizer, Cha
         DataError: the chat template cannot be read, or the tokenizer cannot be used.
         ModelFileError: the model has no tokenizer.
     """
-    facts = ExportFacts.of(model.source.config.values, model.source.config.path)
-    if facts is not None and facts.roles:
+    if has_role_tokens(model):
         raise ConfigError(
-            f"base.path = {model.path}: was exported from a run with PIT's own tokenizer, whose role tokens no new "
-            "run can read as a chat format; start from a pretrained chat model"
+            f"base.path = {model.path}: was exported from a run with PIT's own tokenizer, so it has role tokens and no "
+            "chat format; start from it with another recipe, for example `pit run hh --model`"
         )
     source = model.chat_template if settings.path is None else _text_of(Path(settings.path))
     if source is None:

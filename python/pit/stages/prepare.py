@@ -23,7 +23,8 @@ from pit.data.synthetic import write as write_synthetic
 from pit.data.template import Template
 from pit.data.tokenizer import Tokenizer
 from pit.data.usable import DETAILS
-from pit.run.base import chat_of
+from pit.model.token_facts import TOKENIZER
+from pit.run.base import chat_of, has_role_tokens
 from pit.run.folder import Run
 from pit.stages import stamp as stamps
 from pit.stages.graph import stages_of
@@ -156,10 +157,18 @@ def chat_template(run: Run) -> ChatTemplate | None:
     It is that of the pretrained model, or the one that the folder holds.
 
     Raises:
-        ConfigError: rows do not hold the longest path of the template.
+        ConfigError: rows do not hold the longest path of the template, or the tokenizer of a model with role tokens
+            is not named.
         DataError: the chat format cannot be used.
     """
-    held = run.format
+    held, path = run.format, run.config.tokenizer.path
+    if run.pretrained is not None and has_role_tokens(run.pretrained):
+        if path is None:
+            raise ConfigError(
+                f"tokenizer.path = None: base.path = {run.pretrained.path} was exported with PIT's own tokenizer; give "
+                f"it with --set tokenizer.path={run.pretrained.path / TOKENIZER}"
+            )
+        return None
     if run.pretrained is not None:
         tokenizer, format = chat_of(run.pretrained, run.config.template)
         template = run.template_of(tokenizer, run.dated(format))
