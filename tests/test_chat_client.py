@@ -218,8 +218,15 @@ def test_a_server_that_is_silent_or_sends_byte_by_byte_is_given_up() -> None:
                 handler.wfile.write(b" ")
                 time.sleep(0.02)
 
+    def dawdle(handler: Any) -> None:
+        with contextlib.suppress(OSError):
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            while not ended.is_set():
+                handler.wfile.write(b"X-A: i\r\n")
+                time.sleep(0.02)
+
     try:
-        for slow in (silent, trickle):
+        for slow in (silent, trickle, dawdle):
             begin_s = time.monotonic()
             text = "no answer within 0.2 s; wait until the server is less busy"
             with Server(slow).started() as url:

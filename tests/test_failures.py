@@ -326,6 +326,18 @@ def test_a_redirected_output_that_is_the_input_is_refused(tmp_path: Path) -> Non
     assert source.read_text() == '{"prompt": "a"}\n'
 
 
+def test_a_named_output_that_is_the_redirected_input_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"prompt": "a"}\n')
+    with source.open("rb") as lines:
+        command = [sys.executable, "-m", "pit", "improve", "--run", "r", "--output", str(source)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        result = subprocess.run(command, stdin=lines, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    assert result.returncode == 1
+    assert result.stderr == f"pit: error: {source}: is both the input and the output; write into another file\n"
+    assert source.read_text() == '{"prompt": "a"}\n'
+
+
 @pytest.mark.parametrize("name", ["config.json", "results.json", "stages/rl-policy/done.json", "store/manifest.json"])
 def test_no_output_is_written_over_a_part_of_the_run(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

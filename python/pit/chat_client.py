@@ -5,9 +5,11 @@ Only the standard library is used. A client holds no connection and no state, so
 
 import http.client
 import json
+import queue
 import random
 import socket
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -159,6 +161,28 @@ class ChatClient:
         raise AssertionError("the last attempt returns or raises")
 
     def _request(self, path: str, body: bytes | None) -> bytes:
+        """Return the body of a response, in a thread that is left behind when its time is over.
+
+        The timeout of a socket is one of each read, which a server can draw out by sending little by little.
+        """
+        outcomes: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                outcomes.put(self._fetch(path, body))
+            except Exception as error:
+                outcomes.put(error)
+
+        threading.Thread(target=ask, name="pit-chat", daemon=True).start()
+        try:
+            outcome = outcomes.get(timeout=self._timeout_s)
+        except queue.Empty:
+            raise self._broken(TimeoutError()) from None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _fetch(self, path: str, body: bytes | None) -> bytes:
         request = urllib.request.Request(f"{self.url}{path}", body, self._headers)
         until_s = time.monotonic() + self._timeout_s
         try:

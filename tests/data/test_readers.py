@@ -292,3 +292,25 @@ def test_the_real_hh_rows() -> None:
         well_formed = [row.prompt[0].role == "user" == row.prompt[-1].role for row in found]
         assert sum(well_formed) > 0.99 * len(found)
         assert not any("\n\nAssistant:" in text for row in found for text in (row.better, row.worse))
+
+
+def test_transcripts_with_line_ends_of_windows_are_read_as_transcripts(tmp_path: Path) -> None:
+    def text(answer: str) -> str:
+        return f"\r\n\r\nHuman: Hi\r\n\r\nAssistant: Hello\r\n\r\nHuman: Why?\r\n\r\nAssistant: {answer}"
+
+    (tmp_path / "a.jsonl").write_text(json.dumps({"chosen": text("one"), "rejected": text("two")}))
+    (row,) = read_preferences(tmp_path / "a.jsonl")[0]
+    turns = (Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Why?"))
+    assert row == Preference(turns, "one", "two")
+
+
+def test_a_damaged_arrow_file_is_one_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.arrow"
+    columns = {name: [f"{name} {i}" for i in range(50)] for name in ("prompt", "chosen", "rejected")}
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, pa.table(columns).schema) as writer:
+        writer.write_table(pa.table(columns))
+    whole = path.read_bytes()
+    offsets = whole.index(b"prompt 0prompt 1") - 64
+    path.write_bytes(whole[:offsets] + b"\xff\xff\xff\x7f" + whole[offsets + 4 :])
+    with pytest.raises(DataError, match=r"a.arrow: not a readable Arrow file after row 0 \(.*\); write it again"):
+        list(read_preferences(path)[0])

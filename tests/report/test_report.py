@@ -20,7 +20,7 @@ from pit.evaluate.schema import Example, ExampleStep, Results, ResultsError
 from pit.evaluate.stats import Delta, accuracy_interval
 from pit.report import formatting, geometry, metrics, page, palette, plots, render, render_html
 from pit.report.metrics import StageMetrics
-from pit.report.plots import PlotError, quality_png, rl_png
+from pit.report.plots import PlotError, quality_png, rl_png, save_png
 from pit.stages.graph import STAGES
 
 VOID = {"meta", "br"}
@@ -454,3 +454,12 @@ def test_the_plot_of_rl_is_a_png(curves: StageMetrics, tmp_path: Path) -> None:
     assert rl_png(curves, tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(PlotError, match="metrics of RL"):
         rl_png({"sft-policy": curves["sft-policy"]}, tmp_path / "d.png")
+
+
+def test_a_plot_replaces_a_link_and_not_what_it_names(tmp_path):
+    kept, link = tmp_path / "results.json", tmp_path / "q.png"
+    kept.write_text("{}")
+    link.symlink_to(kept)
+    save_png(Figure(), link)
+    assert kept.read_text() == "{}"
+    assert link.read_bytes().startswith(b"\x89PNG")

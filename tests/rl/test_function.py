@@ -297,3 +297,17 @@ def test_the_example_of_the_guide_works(here):
     solved = [column([text, "8"]) for text in ("it is 70", "no idea")]
     rows = Rows(Held(), np.array([7, 3]))
     np.testing.assert_array_equal(reward(inputs(), None, solved, None, rows), np.array([[1, 0], [0, 0]], np.float32))
+
+
+def test_a_function_that_exits_is_an_error_with_a_prompt():
+    def leaves(prompts, references, answers, rows):
+        sys.exit(0)
+
+    with pytest.raises(RewardError, match=r"it raised SystemExit.*the first to the prompt"):
+        FunctionReward("f.py:leaves", leaves, TEMPLATE)(inputs(), None, outputs())
+
+
+def test_a_file_that_exits_on_import_is_an_error(here):
+    (here / "leaves.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(FunctionError, match=r"cannot be imported, it raised SystemExit at leaves.py:2"):
+        load("leaves.py:score")

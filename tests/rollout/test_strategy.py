@@ -178,3 +178,10 @@ def test_strategies_that_share_all_but_two_numbers_have_one_kind():
 def test_filters_in_another_order_have_no_kind(filters):
     with pytest.raises(ValueError, match="must be top-k, top-p and min-p, in this order; reorder them"):
         individual(Filtered(Temperature(1.0), filters))
+
+
+def test_the_least_top_p_keeps_the_most_likely_token():
+    logits = jnp.asarray([[0.0, 1.0, 2.0]])
+    drawn = Filtered(Temperature(1.0), (TopP(1e-44),)).draw(logits, jnp.zeros((1, 2), jnp.uint32))
+    assert int(drawn.token[0]) == 2
+    assert float(drawn.drawn_logp[0]) == 0

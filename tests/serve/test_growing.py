@@ -1,5 +1,7 @@
 """Texts that grow: what was shown, joined, is the text at the end, whatever was held back, and limits hold."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,3 +98,9 @@ def test_half_a_character_and_half_a_stop_text_are_held_back() -> None:
 )
 def test_the_longest_beginning_of_a_stop_text_is_held_back(text: str, stop: list[str], length: int) -> None:
     assert held_back(text, stop) == length
+
+
+def test_a_stop_text_longer_than_any_answer_costs_nothing() -> None:
+    begin = time.perf_counter()
+    assert held_back("ab" * 200, ["ab" * 1_000_000]) == 400
+    assert time.perf_counter() - begin < 1

@@ -41,7 +41,7 @@ from pit.cli.options import (
     tracker_option,
 )
 from pit.cli.serve import policy_of, policy_options, serve
-from pit.config import AcceptBy, to_dict, to_yaml
+from pit.config import AcceptBy, ConfigError, to_dict, to_yaml
 from pit.data.atomic import require_apart
 from pit.data.errors import DataError
 from pit.errors import Interruption
@@ -157,10 +157,13 @@ def _job_command(job: "Job") -> click.Command:
         folder: Path, profile_steps: int, trackers: tuple[str, ...], settings: tuple[str, ...], **flags: str | None
     ) -> None:
         from pit.evaluate.gold import services
+        from pit.train.trackers import require as require_trackers
 
         given = [(path, flags[path.replace(".", "_")]) for _, path, _ in job.flags]
         chosen = [f"{path}={value}" for path, value in given if value is not None]
-        job.work(open_run(folder, (*chosen, *tracked(trackers), *settings)), services(profile_steps))
+        run = open_run(folder, (*chosen, *tracked(trackers), *settings))
+        require_trackers(run.config.tracker_names)
+        job.work(run, services(profile_steps))
 
     for flag, path, text in reversed(job.flags):
         click.option(flag, path.replace(".", "_"), metavar="TEXT", help=text)(command)
@@ -333,14 +336,13 @@ def _require_apart(source: str, sink: str, folder: Path) -> None:
     """Raise unless the output leaves the input and the run as they are, redirected streams included."""
     if sink != "-":
         require_apart("--output", sink, *([] if source == "-" else [source]), folder)
-        return
     try:
         read = os.fstat(sys.stdin.fileno()) if source == "-" else Path(source).stat()
-        written = os.fstat(sys.stdout.fileno())
-    except UnsupportedOperation:
+        written = os.fstat(sys.stdout.fileno()) if sink == "-" else Path(sink).stat()
+    except (UnsupportedOperation, FileNotFoundError):
         return
     if stat.S_ISREG(read.st_mode) and os.path.samestat(read, written):
-        raise DataError(f"{source}: is both the input and the output; write into another file")
+        raise DataError(f"{source if sink == '-' else sink}: is both the input and the output; write into another file")
 
 
 @cli.command("report")
@@ -355,6 +357,8 @@ def report_command(folder: Path, plot: Path | None, rl_plot: Path | None) -> Non
     from pit.report.metrics import read_metrics
     from pit.stages.graph import STAGES
 
+    if plot is not None and rl_plot is not None and plot.resolve() == rl_plot.resolve():
+        raise ConfigError(f"--rl-plot = {rl_plot}: is the file of --plot too; name another one")
     say(str(report.render(folder)))
     if plot is not None:
         say(str(plots.quality_png(read_results(folder), plot)))

@@ -43,8 +43,10 @@ class PngPath(LocalPath):
             ConfigError: the value is an address, or does not end in .png.
         """
         path = super().convert(value, param, ctx)
+        name = param.opts[0] if param else "path"
+        if not os.fspath(path):
+            raise ConfigError(f"{name} = '': must name a file; for example {name} plot.png")
         if Path(path).suffix.lower() != ".png":
-            name = param.opts[0] if param else "path"
             raise ConfigError(
                 f"{name} = {os.fspath(value)!r}: must end in .png, because plots are PNG; for example "
                 f"{name} {shlex.quote(str(Path(path).with_suffix('.png')))}"

@@ -1,5 +1,6 @@
 """Plots of a run as PNG files, for pages that cannot hold the report's SVG, such as a README."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -8,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pit.data.atomic import write_file
 from pit.errors import PitError
 from pit.evaluate.schema import RAW, Results
 from pit.report.formatting import answer_symbol
@@ -135,10 +137,12 @@ def _draw_metric(axes: Axes, curves: Mapping[str, Curve], metric: str, start: in
 
 
 def save_png(figure: Figure, path: Path) -> Path:
-    """Write a figure as a PNG, without a display; return `path`.
+    """Write a figure as a PNG, without a display; return `path`, which is replaced as a whole, a link included.
 
     Equal figures give equal bytes with the same matplotlib.
     """
     FigureCanvasAgg(figure)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    write_file(path, drawn.getvalue())
     return path

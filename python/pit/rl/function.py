@@ -145,7 +145,7 @@ def load(function: str) -> Function:
     path, (module, _, name) = source_of(function), function.rpartition(":")
     try:
         loaded = _from_file(path) if module.endswith(".py") else _by_name(module)
-    except Exception as error:  # Whatever the user's module raises.
+    except (Exception, SystemExit) as error:  # Whatever the user's module raises.
         raise FunctionError(f"{_named(function)}: cannot be imported, {_cause(error, path)}; correct it") from error
     if Path(loaded.__file__ or "").resolve() != path.resolve():
         raise FunctionError(
@@ -225,7 +225,7 @@ class FunctionReward:
         try:
             values = self.function(*lists)
             return asyncio.run(_awaited(values)) if inspect.isawaitable(values) else values
-        except Exception as error:  # Whatever the user's function raises.
+        except (Exception, SystemExit) as error:  # Whatever the user's function raises.
             cause = _cause(error, _file_of(self.function))
             raise RewardError(
                 f"{_named(self.name)}: {cause}, given {len(answers)} answers, the first to the prompt "
@@ -304,7 +304,7 @@ def _kind_of(values: Any) -> str:
     return f"{type(values).__name__}" + (f" of shape {values.shape}" if isinstance(values, np.ndarray) else "")
 
 
-def _cause(error: Exception, path: Path) -> str:
+def _cause(error: BaseException, path: Path) -> str:
     """Return type, text and the last place in the user's own file of an error, on one line."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == path.name]
     place = f" at {path.name}:{frames[-1].lineno}" if frames else ""

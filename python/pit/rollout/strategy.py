@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt32
 
 
@@ -131,6 +132,8 @@ def _least_of_top(logp: Float32[Array, "S V"], p: Float32[Array, " S"]) -> Float
     """Return the log-prob of the last of the fewest most likely tokens of total probability p."""
     falling = -jnp.sort(-logp, axis=-1)
     before = jnp.cumsum(jnp.exp(falling), axis=-1) - jnp.exp(falling)
+    # A smaller number is taken for 0, and then not even the most likely token would stay.
+    p = jnp.maximum(p, jnp.float32(np.finfo(np.float32).tiny))
     return jnp.min(jnp.where(before < p[:, None], falling, jnp.inf), axis=-1)
 
 

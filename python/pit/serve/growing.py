@@ -118,5 +118,5 @@ def held_back(text: str, stop: Sequence[str]) -> int:
     >>> held_back("one\n", ["\n\n", "two"])
     1
     """
-    lengths = (k for each in stop for k in range(1, len(each)) if text.endswith(each[:k]))
+    lengths = (k for each in stop for k in range(1, min(len(each), len(text) + 1)) if text.endswith(each[:k]))
     return max(lengths, default=0)

@@ -29,10 +29,16 @@ def convert(record: Mapping[str, object]) -> Preference:
     return preference(turns(prompt, "chosen"), better, worse)
 
 
+def unix(text: str) -> str:
+    """Return a text with the line ends of HH-RLHF, in the place of those of Windows."""
+    return text.replace("\r\n", "\n")
+
+
 def is_transcript(value: object) -> bool:
     """Return whether a value is a transcript, whose leading newlines may be stripped if it has an Assistant turn."""
     if not isinstance(value, str):
         return False
+    value = unix(value)
     return value.startswith(HUMAN) or (value.lstrip().startswith(HUMAN.strip()) and ASSISTANT in value)
 
 
@@ -42,7 +48,7 @@ def split_answer(transcript: str, name: str) -> tuple[str, str]:
     Raises:
         RowError: there is no Assistant turn, or a Human turn follows it; the message calls the column `name`.
     """
-    prompt, mark, answer = transcript.rpartition(ASSISTANT)
+    prompt, mark, answer = unix(transcript).rpartition(ASSISTANT)
     if not mark:
         raise RowError(Reason.TRANSCRIPT, f"{name!r} has no Assistant turn")
     require_one_answer(answer, name)
@@ -71,7 +77,7 @@ def turns(transcript: str, name: str) -> tuple[Message, ...]:
     """
     if not is_transcript(transcript):
         raise RowError(Reason.TRANSCRIPT, f"{name!r} does not begin with {HUMAN!r}")
-    parts = _TURN.split(f"\n\n{transcript.lstrip()}")[1:]
+    parts = _TURN.split(f"\n\n{unix(transcript).lstrip()}")[1:]
     return tuple(
         Message("user" if speaker == "Human" else "assistant", text.strip())
         for speaker, text in zip(parts[::2], parts[1::2], strict=True)

@@ -235,6 +235,8 @@ def _arrow_records(path: Path, more: Sequence[str]) -> Iterator[tuple[int, Recor
     with _arrow_errors(path, done), _table(path) as (schema, batches):
         _require_unique(path, schema.names)
         for batch in batches([name for name in (*COLUMNS, *more) if name in schema.names]):
+            if kind_of(path) == ".arrow":
+                batch.validate(full=True)  # Offsets of a damaged file may lie anywhere in memory.
             for record in _rows_of(batch):
                 done[0] += 1
                 yield done[0], record
@@ -246,7 +248,8 @@ def _arrow_errors(path: Path, done: Sequence[int]) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable {kind} file after row {done[0]} ({error}); write it again") from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: not a readable {kind} file after row {done[0]} ({reason}); write it again") from error
 
 
 @contextlib.contextmanager

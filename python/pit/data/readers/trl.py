@@ -89,7 +89,7 @@ def prompt_of(record: Mapping[str, object]) -> Messages | None:
         return messages(value, "prompt")
     first = (Message("system", system),) if isinstance(system, str) and system.strip() else ()
     if hh.is_transcript(value):
-        return (*first, *hh.turns(value.rstrip().removesuffix(hh.ASSISTANT), "prompt"))
+        return (*first, *hh.turns(hh.unix(value).rstrip().removesuffix(hh.ASSISTANT), "prompt"))
     return (*first, Message("user", plain_text(value, "prompt")))
 
 
