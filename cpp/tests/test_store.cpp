@@ -175,7 +175,8 @@ void test_streams_that_are_refused() {
     check_refused([](Stream& s) { s.value_array[1].offset = INT64_MAX; }, "of 4 bytes, but its buffer has 4 bytes");
     check_refused([](Stream& s) { s.sizes[1].offsets = 23; }, column + ", buffer of offsets needs 3 elements from 0");
     check_refused([](Stream& s) { s.sizes[1].values = -8; }, column + ", buffer of values needs 1 elements from 0");
-    check_refused([](Stream& s) { s.map.size = 1 << 20; }, "lies outside the memory map of its file, as happens with");
+    check_refused([](Stream& s) { s.map.size = 1 << 20; },
+                  "lies outside the memory map of its file: the file is damaged");
     check_refused([](Stream& s) { s.map = {s.batch.columns[0].offsets.data(), 23}; },
                   "column 'prompt', buffer of offsets lies outside the memory map");
     check_refused([](Stream& s) { s.value_buffers[0][1] = reinterpret_cast<const char*>(s.value_buffers[0][1]) + 1; },
