@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import shutil
 from pathlib import Path
 
 import finished_run
@@ -354,14 +353,3 @@ def test_the_tokenizer_of_an_export_with_role_tokens_must_be_named(tmp_path):
         recipe(
             "chat", Pretrained.open(folder), DataConfig(task=None, path=str(write_preferences(tmp_path / "p.jsonl")))
         )
-
-
-def test_a_finished_stage_whose_checkpoint_is_gone_or_another_one_is_not_loaded(tmp_path):
-    run = finished_run.finish(finished_run.role_run(tmp_path / "run", "tiny"), "rl-policy", "sft-policy")
-    folder, other = (run.stage_folder(name) / "checkpoints" for name in ("rl-policy", "sft-policy"))
-    (folder / "3").rename(tmp_path / "taken")
-    with pytest.raises(CheckpointError, match=r"the checkpoint of step 3, at which stage rl-policy finished, is gone"):
-        rl.POLICY.load(run)
-    shutil.copytree(other / "3", folder / "3")
-    with pytest.raises(CheckpointError, match="was trained on other data or with another config"):
-        rl.POLICY.load(run)

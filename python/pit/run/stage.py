@@ -280,19 +280,14 @@ class Stage(Job):
         """Return the trained model.
 
         Raises:
-            CheckpointError: the stage has not finished with this config and data, or its last checkpoint is gone.
+            CheckpointError: the stage has not finished with this config and data.
         """
-        last = self.finished_record(run)["steps"]
+        if not self.done(run):
+            raise self._unfinished(run)
         shape, adapter = self.trains.config(run.config), self.adapter(run.config)
         graphdef, shapes = Model.abstract(self.trains.module, shape, run.vocab_size, run.mesh, adapter)
         with self.checkpoints(run, keep=1) as checkpoints:
-            if checkpoints.latest != last:
-                raise CheckpointError(
-                    f"{run.stage_folder(self.name)}: the checkpoint of step {last}, at which stage {self.name} "
-                    f"finished, is gone (the newest is of step {checkpoints.latest}); put it back, or delete the "
-                    f"stage's done.json and run `{self.command(run)}` again"
-                )
-            params: Params = checkpoints.restore_params(shapes, last, self.hash(run))
+            params: Params = checkpoints.restore_params(shapes)
         version = f"{self.name}@{self.settings(run.config).steps}"
         if adapter is None:
             return Model(graphdef, params, version=version)

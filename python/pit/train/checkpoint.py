@@ -155,26 +155,16 @@ class Checkpoints:
         blobs = {name: np.asarray(value).tobytes() for name, value in (items.get(_BYTES) or {}).items()}
         return Restored(state, {**items["loader"], **blobs}, items["controllers"], meta)
 
-    def restore_params(self, like: Mapping[str, Any], step: int | None = None, stage_hash: str | None = None) -> Params:
+    def restore_params(self, like: Mapping[str, Any], step: int | None = None) -> Params:
         """Return the weights of a checkpoint, the newest where no step is named.
 
-        Args:
-            like: names, shapes and places of the weights.
-            step: step of the checkpoint.
-            stage_hash: hash of what its stage was made from, where that is to be compared.
-
         Raises:
-            CheckpointError: there is none, it is damaged, or it is of another architecture, base or stage.
+            CheckpointError: there is none, it is damaged, or it is of another architecture or base.
         """
         step = self.latest if step is None else step
         if step is None:
             raise CheckpointError(f"{self._folder}: holds no finished checkpoint; run the stage that writes it first")
-        meta = self._meta(step, like)
-        if stage_hash is not None and meta["hash"] != stage_hash:
-            raise CheckpointError(
-                f"{self._folder}/{step}: was trained on other data or with another config (hash {meta['hash']}, now "
-                f"{stage_hash}); put the stage's own checkpoints back, or delete its folder to train it again"
-            )
+        self._meta(step, like)
         try:
             items = self._manager.restore(
                 step, args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like)))
