@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # JAX reads these once, when it is first imported.
@@ -43,3 +44,15 @@ settings.load_profile("pit")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort files with whole runs first, because they take longest: the workers then end at about the same time."""
     items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
+@pytest.fixture(scope="module")
+def fresh_stages() -> Iterator[None]:
+    """Let finished stages be fresh weights."""
+    from pit.run.stage import Stage
+    from pit.train.log import PROGRESS_VARIABLE
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "load", Stage.fresh)
+        patch.setenv(PROGRESS_VARIABLE, "json")
+        yield

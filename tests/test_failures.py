@@ -1,6 +1,7 @@
 """Whatever goes wrong ends in one clear line, and every command that a message advises can be run as it is printed."""
 
 import errno
+import importlib.util
 import os
 import re
 import shlex
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -21,6 +23,7 @@ from pit.data.curriculum import read_history
 from pit.errors import Interruption, PitError
 from pit.evaluate.schema import read_results
 from pit.pipeline import JOBS
+from pit.recipes import recipe
 from pit.recipes.demo import tiny
 from pit.run.folder import Run
 from pit.stages.graph import STAGES
@@ -313,29 +316,46 @@ def test_the_input_of_improve_is_not_written_over(
         assert source.read_text() == content
 
 
-def test_a_redirected_output_that_is_the_input_is_refused(tmp_path: Path) -> None:
-    """Otherwise `>>` would answer its own answers for ever."""
+@pytest.mark.parametrize("redirected", ["input", "output"])
+def test_a_redirected_stream_that_is_the_other_side_is_refused(redirected: str, tmp_path: Path) -> None:
+    """Otherwise `>>` would answer its own answers for ever, and an output would destroy what is read."""
     source = tmp_path / "in.jsonl"
     source.write_text('{"prompt": "a"}\n')
-    with source.open("a") as sink:
-        command = [sys.executable, "-m", "pit", "improve", "--run", "r", "--input", str(source)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        result = subprocess.run(command, stdout=sink, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    command = [sys.executable, "-m", "pit", "improve", "--run", "r"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with source.open("rb") as lines, source.open("a") as sink:
+        streams: dict[str, Any] = {"stdin": lines} if redirected == "input" else {"stdout": sink}
+        command += ["--output" if redirected == "input" else "--input", str(source)]
+        result = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, check=False, **streams)
     assert result.returncode == 1
     assert result.stderr == f"pit: error: {source}: is both the input and the output; write into another file\n"
     assert source.read_text() == '{"prompt": "a"}\n'
 
 
-def test_a_named_output_that_is_the_redirected_input_is_refused(tmp_path: Path) -> None:
-    source = tmp_path / "in.jsonl"
-    source.write_text('{"prompt": "a"}\n')
-    with source.open("rb") as lines:
-        command = [sys.executable, "-m", "pit", "improve", "--run", "r", "--output", str(source)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        result = subprocess.run(command, stdin=lines, stderr=subprocess.PIPE, text=True, env=environment, check=False)
-    assert result.returncode == 1
-    assert result.stderr == f"pit: error: {source}: is both the input and the output; write into another file\n"
-    assert source.read_text() == '{"prompt": "a"}\n'
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--plot", ""], "--plot = '': must name a file; for example --plot plot.png"),
+        (["--plot", "a.png", "--rl-plot", "./a.png"], "--rl-plot = a.png: is the file of --plot too; name another one"),
+    ],
+)
+def test_a_plot_without_a_file_of_its_own_is_refused(
+    options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", "--run", "r", *options])
+    assert capsys.readouterr().err == f"pit: error: {words}\n"
+
+
+def test_an_evaluation_asks_for_its_trackers_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(pipeline, "collect", lambda run: pytest.fail("it began"))
+    Run(tmp_path, recipe("tiny")).save_config()
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--run", str(tmp_path), "--tracker", "wandb"])
+    assert "trackers = 'wandb': its package is not installed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["config.json", "results.json", "stages/rl-policy/done.json", "store/manifest.json"])

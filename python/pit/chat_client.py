@@ -230,7 +230,7 @@ def _checked_url(url: str) -> str:
 
 
 def _read(response: Any, until_s: float) -> bytes:
-    """Return the body of a response; a server that sends it byte by byte does not hold us for ever."""
+    """Return the body of a response, or give up at a time, so that the thread of a given-up attempt ends as well."""
     chunks, size = [], 0
     while chunk := response.read1(_CHUNK_BYTES):
         chunks.append(chunk)

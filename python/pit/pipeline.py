@@ -51,6 +51,7 @@ class PipelineInterrupted(Interruption):
 
 
 def _evaluate(run: Run, services: Services) -> None:
+    require(run.config.tracker_names)
     results = collect(run)
     write_results(results, run.folder / FILE_NAME)
     report.render(run.folder)

@@ -26,29 +26,21 @@ from pit.rl.rloo import Rloo, advantages
 from pit.rollout.score import Scorer
 from pit.run.folder import Run
 from pit.run.session import Session
-from pit.run.stage import Services, Stage
+from pit.run.stage import Services
 from pit.seeds import Seed
 from pit.stages import rl, sft
 from pit.stages.prepare import prepare
 from pit.stages.reinforced import make_step
 from pit.train.guard import DivergedError
-from pit.train.log import PROGRESS_VARIABLE
 from pit.train.update import Update
 from pit.types import Source
+
+pytestmark = pytest.mark.usefixtures("fresh_stages")
 
 STAGE = rl.IMPROVER_0
 CONTROL = Controllers(beta=0.1)
 SEED = Seed((0, "test"))
 DRAWS = Draws(0, np.arange(4), np.array([Source.BETTER, Source.WORSE] * 2, np.uint8))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fresh():
-    """Finished stages are fresh weights."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stage, "load", Stage.fresh)
-        patch.setenv(PROGRESS_VARIABLE, "json")
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,14 @@ from pit.evaluate.gold import labeller_of, services
 from pit.recipes.demo import tiny
 from pit.rollout.sample import Sampler
 from pit.run.folder import Run
-from pit.run.stage import Services, Stage
+from pit.run.stage import Services
 from pit.seeds import Seed
 from pit.stages import refresh, reward, rl, rl_iterated, supervised
 from pit.stages.prepare import prepare
 from pit.stages.refresh import Mix, Pair, has_pairs, labelled, make_pairs, read_pairs
-from pit.train.log import PROGRESS_VARIABLE
 from pit.types import Closings
+
+pytestmark = pytest.mark.usefixtures("fresh_stages")
 
 LAYOUT = Layout(closings=Closings.roles(1, 2, 3), pad=0, row_length=16, rows=4, trees=8)
 
@@ -95,15 +96,6 @@ def test_a_restored_mix_resumes_as_if_it_had_not_been_stopped(skipped):
     cut.restore(json.loads(json.dumps(whole.state())))
     for _ in range(3):
         assert prompts(next(whole)) == prompts(next(cut))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fresh():
-    """Finished stages are fresh weights."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stage, "load", Stage.fresh)
-        patch.setenv(PROGRESS_VARIABLE, "json")
-        yield
 
 
 @pytest.fixture(scope="module")

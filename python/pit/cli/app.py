@@ -157,13 +157,10 @@ def _job_command(job: "Job") -> click.Command:
         folder: Path, profile_steps: int, trackers: tuple[str, ...], settings: tuple[str, ...], **flags: str | None
     ) -> None:
         from pit.evaluate.gold import services
-        from pit.train.trackers import require as require_trackers
 
         given = [(path, flags[path.replace(".", "_")]) for _, path, _ in job.flags]
         chosen = [f"{path}={value}" for path, value in given if value is not None]
-        run = open_run(folder, (*chosen, *tracked(trackers), *settings))
-        require_trackers(run.config.tracker_names)
-        job.work(run, services(profile_steps))
+        job.work(open_run(folder, (*chosen, *tracked(trackers), *settings)), services(profile_steps))
 
     for flag, path, text in reversed(job.flags):
         click.option(flag, path.replace(".", "_"), metavar="TEXT", help=text)(command)

@@ -4,12 +4,13 @@ import inspect
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pit.config import TRACKERS, ConfigError, RunConfig, override, read_config
+from pit.config import TRACKERS, ConfigError, RlConfig, RunConfig, override, read_config
 
 if TYPE_CHECKING:
     from pit.run.folder import Run
@@ -44,7 +45,7 @@ class PngPath(LocalPath):
         """
         path = super().convert(value, param, ctx)
         name = param.opts[0] if param else "path"
-        if not os.fspath(path):
+        if not os.fspath(value):
             raise ConfigError(f"{name} = '': must name a file; for example {name} plot.png")
         if Path(path).suffix.lower() != ".png":
             raise ConfigError(
@@ -92,6 +93,13 @@ reward_option = click.option(
     help="Reward every RL stage also by a Python function of yours, FILE.py:FUNCTION too: function(prompts, "
     "references, answers, rows) returns a number per answer. Weights: --set SECTION.reward.model_weight=0 (the "
     "function alone), .function_weight.",
+)
+tracker_option = click.option(
+    "--tracker",
+    "trackers",
+    multiple=True,
+    type=click.Choice([*TRACKERS, "none"]),
+    help="Where metrics go besides metrics.jsonl; repeatable [tensorboard].",
 )
 checkpoints_option = click.option(
     "--checkpoints",
@@ -147,18 +155,7 @@ def open_run(folder: Path, settings: Sequence[str] = ()) -> "Run":
     return Run.open(folder).with_settings(settings)
 
 
-tracker_option = click.option(
-    "--tracker",
-    "trackers",
-    multiple=True,
-    type=click.Choice([*TRACKERS, "none"]),
-    help="Where metrics go besides metrics.jsonl; repeatable [tensorboard].",
-)
-RL_SECTIONS = ("rl_policy", "rl_improver_0", "rl_improver_1", "rl_improver_2")
-"""Config sections of the RL stages, which `--reward` sets."""
-
-
-# Seven parameters: the options that decide a config.
+# Eight parameters: the options that decide a config.
 def make_config(
     recipe: str | None,
     data: Path | None,
@@ -180,11 +177,7 @@ def make_config(
     given = [] if data is None else [f"data.path={data}"]
     if checkpoints is not None:
         given.append(f"checkpoints={checkpoints if '://' in checkpoints else Path(checkpoints).absolute()}")
-    # Jobs of a run are processes of their own, and may have another working directory.
-    if reward is not None:
-        file_or_module, colon, name = reward.rpartition(":")
-        where = str(Path(file_or_module).absolute()) if file_or_module.endswith(".py") else file_or_module
-        given += [f"{section}.reward.function={where}{colon}{name}" for section in RL_SECTIONS]
+    # Jobs of a run are processes of their own, and may have another working directory: files are named by whole paths.
     place = model if model is None or model.startswith(SCHEME) else str(Path(model).absolute())
     pretrained = None if place is None else open_pretrained(place)
     if recipe is not None:
@@ -197,4 +190,9 @@ def make_config(
         config = read_config(file, config)
     if adapter is not None:
         given.append(f"base.adapter={adapter if adapter.startswith(SCHEME) else Path(adapter).absolute()}")
+    if reward is not None:
+        file_or_module, colon, name = reward.rpartition(":")
+        where = str(Path(file_or_module).absolute()) if file_or_module.endswith(".py") else file_or_module
+        sections = [field.name for field in fields(config) if isinstance(getattr(config, field.name), RlConfig)]
+        given += [f"{section}.reward.function={where}{colon}{name}" for section in sections]
     return override(config, [*given, *settings])

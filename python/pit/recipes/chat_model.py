@@ -100,7 +100,7 @@ def smollm2(model: Pretrained, sizes: Sizes) -> RunConfig:
     """SmolLM2-135M-Instruct, or a model of its size, on two CPU cores: hours, resumable at any step.
 
     Needs: `--model` and `--data`, two CPU cores, 6 GiB of memory. Command: `pit run smollm2 --model FILE.gguf --data
-    FOLDER`. Expect: a proof that the whole method runs on a pretrained model, not a helpful assistant.
+    FOLDER`. Expect: every stage of the method on a pretrained model, not a helpful assistant.
     """
     config = chat(model, sizes.within(prompt=224, answer=128))
     # Products of bfloat16 take a fifth of the time where the processor has AMX; activations take half the memory.

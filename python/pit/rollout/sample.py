@@ -249,7 +249,7 @@ class Sampler:
             eos_ids=(closings.eos, *self.other_eos),
             seed=seed,
             config=self.rollout,
-            **({} if watch is None else {"watch": watch}),
+            watch=watch,
         )
         last = np.take_along_axis(samples.token, np.maximum(samples.length[:, :, None] - 1, 0), axis=2)[:, :, 0]
         return samples._replace(finished=samples.finished & (last == closings.eos))

@@ -24,6 +24,7 @@ from pit.rollout.sample import Sampler
 from pit.seeds import Seed
 from pit.serve.growing import Ended, Finish, Growing, Limits
 from pit.serve.protocol import ApiError, ChatRequest
+from pit.serve.record import record_of
 
 _SEED = Seed((0, "serve"))
 """Root of all random numbers; the ids of rows hold the seeds of the requests."""
@@ -157,18 +158,11 @@ class Answerer:
 
     def _improved(self, first: list[int], batch: Sequence[Pass], number: int, draws: Sequence[Ended]) -> Answer:
         """Return the answer of one row after all passes; `draws` are y0 and the candidates."""
-        decode, steps = self._template.decode_answer, steps_of(batch, number)
+        steps = steps_of(batch, number)
         kept = draws[max((k for k, step in enumerate(steps, start=1) if step.accepted), default=0)]
-        answers = [decode(first), *(decode(step.answer) for step in steps)]
-        record = {
-            "answers": answers,
-            "steps": [
-                {"candidate": decode(step.candidate), "gap": round(step.gap, 6), "accepted": step.accepted}
-                for step in steps
-            ],
-        }
+        record = record_of(self._template, first, steps)
         tokens = sum(ended.tokens for ended in draws)
-        return Answer(answers[-1], kept.finish, tokens, tokens - kept.tokens, record)
+        return Answer(record["answers"][-1], kept.finish, tokens, tokens - kept.tokens, record)
 
     def _draw(self, model: Model[Decoder], rows: Sequence[Row], references: Tokens | None, seed: Seed) -> list[Ended]:
         """Return an answer for each row, of the policy, or with references a candidate of the improver.

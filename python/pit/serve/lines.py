@@ -27,6 +27,7 @@ from pit.improve import Models, Trajectory, improve
 from pit.run.folder import Run
 from pit.seeds import Seed
 from pit.serve.question import Question, question
+from pit.serve.record import record_of
 from pit.terminal import json_line, say
 from pit.types import Message
 
@@ -226,15 +227,10 @@ class _Server:
         return parts
 
     def _record(self, request: _Request, cut: list[str], trajectory: Trajectory) -> dict[str, Any]:
-        decode = self._template.decode_answer
         return {
             **request.others,
             "prompt": [message._asdict() for message in request.question.prompt],
-            "answers": [decode(trajectory.answer(k)) for k in range(len(trajectory.steps) + 1)],
-            "steps": [
-                {"candidate": decode(s.candidate), "gap": round(s.gap, 6), "accepted": s.accepted}
-                for s in trajectory.steps
-            ],
+            **record_of(self._template, trajectory.first, trajectory.steps),
             **({"cut": cut} if cut else {}),
         }
 

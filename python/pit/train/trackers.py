@@ -262,8 +262,8 @@ class Trackers:
     ) -> None:
         require(names)
         self._board = TensorBoard(folder, resumed_step) if "tensorboard" in names else None
-        chosen = [name for name in names if name in REMOTE and facts is not None]
-        self._feeds = [Feed(name, REMOTE[name], folder, facts, note) for name in chosen if facts is not None]
+        remote = [name for name in names if name in REMOTE]
+        self._feeds = [] if facts is None else [Feed(name, REMOTE[name], folder, facts, note) for name in remote]
         self._lines = 0
         for step, values in kept:
             self._send(step, values)
