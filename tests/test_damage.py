@@ -131,7 +131,7 @@ def _restored(run: Run) -> None:
         restored = checkpoints.restore(_state(), "ab")
         assert restored is None or (restored.meta["tokens"], restored.controllers["log"]) == (12, [])
         if restored is not None:
-            checkpoints.restore_params(_state().params)
+            checkpoints.restore_params(_state().params, int(restored.state.step), "ab")
 
 
 def _rendered(run: Run) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import finished_run
@@ -300,6 +301,25 @@ def test_what_cannot_be_exported_is_refused(run, improver, tmp_path):
         with pytest.raises(kind, match=words):
             export(of, stage, folder or tmp_path / "new", **options)
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("", "its newest checkpoint is None, but the stage finished at step"),
+        ("rl-improver-1", "was trained on other data or with another config"),
+    ],
+)
+def test_a_finished_stage_whose_checkpoint_is_gone_or_another_ones_is_refused(run, other, words, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "run")
+    copy = Run.open(tmp_path / "run")
+    checkpoints = copy.stage_folder("rl-policy") / "checkpoints"
+    shutil.rmtree(checkpoints)
+    if other:
+        shutil.copytree(copy.stage_folder(other) / "checkpoints", checkpoints)
+    with pytest.raises(CheckpointError, match=words):
+        export(copy, rl.POLICY, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("form", ["merged", "adapter"])

@@ -284,6 +284,6 @@ def test_steps_that_are_not_finite_are_refused_and_end_the_stage(run, monkeypatc
         assert any(np.isnan(value) for value in np.ravel(cause["of_tree"]["advantage"]))
     begun = sft.IMPROVER.fresh(run).params
     with run.checkpoints(STAGE.name, keep=2) as checkpoints:
-        restored = checkpoints.restore_params(begun)
+        restored = checkpoints.restore_params(begun, checkpoints.latest, STAGE.hash(run))
     for name, value in restored.items():
         np.testing.assert_array_equal(value, begun[name])

@@ -187,7 +187,7 @@ def test_a_refreshed_model_starts_from_the_one_it_refreshes_and_is_trained(run, 
     assert (record["steps"], record["hash"]) == (4, stage.hash(run))
     before = stage.inputs(run.config)["start"].fresh(run).params
     with run.checkpoints(stage.name, keep=2) as checkpoints:
-        after = checkpoints.restore_params(before)
+        after = checkpoints.restore_params(before, 4, record["hash"])
     # Four steps of at most 2e-3: near the model that it refreshes, and moved.
     moved = max(float(np.abs(np.asarray(after[k]) - np.asarray(before[k])).max()) for k in before)
     assert 0 < moved < 0.02

@@ -73,7 +73,7 @@ def test_a_checkpoint_gives_back_weights_optimizer_and_meta(saved):
         assert restored.loader == LOADER
         assert restored.controllers == CONTROLLERS
         assert {name: restored.meta[name] for name in META} == META
-        assert_equal_bits(checkpoints.restore_params(fresh()), state.params)
+        assert_equal_bits(checkpoints.restore_params(fresh(), 3, META["hash"]), state.params)
 
 
 def test_steps_taken_while_a_checkpoint_is_written_do_not_reach_it(tmp_path):
@@ -94,9 +94,9 @@ def test_an_empty_folder_restores_nothing_and_has_no_weights(tmp_path):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         assert checkpoints.latest is None
         assert checkpoints.restore(UPDATE.start(fresh()), META["hash"]) is None
-        message = f"^{tmp_path}: holds no finished checkpoint; run the stage that writes it first$"
+        message = f"^{tmp_path}: its newest checkpoint is None, but the stage finished at step 3; put 3 back, or delete"
         with pytest.raises(CheckpointError, match=message):
-            checkpoints.restore_params(fresh())
+            checkpoints.restore_params(fresh(), 3, META["hash"])
 
 
 @pytest.mark.parametrize("mesh", [None, MeshConfig(data=2), MeshConfig(fsdp=2)], ids=["one", "data", "fsdp"])
@@ -126,8 +126,9 @@ def test_only_the_newest_are_kept_and_a_saved_step_is_left_alone(tmp_path):
         checkpoints.wait()
         assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [2, 3]
         assert checkpoints.steps == [2, 3]
-        for step in (2, 3):
-            assert_equal_bits(checkpoints.restore_params(fresh(), step), weights[step])
+        assert_equal_bits(checkpoints.restore_params(fresh(), 3, META["hash"]), weights[3])
+        with pytest.raises(CheckpointError, match="its newest checkpoint is 3, but the stage finished at step 2"):
+            checkpoints.restore_params(fresh(), 2, META["hash"])
         assert checkpoints.restore(UPDATE.start(fresh()), META["hash"]).loader == {"at": 3}
 
 
@@ -136,15 +137,18 @@ def test_a_checkpoint_made_from_something_else_is_refused_not_mixed(saved):
     message = (
         rf"^{folder}/3: was trained on other data or with another config \(hash ab, now cd\); choose another --out"
     )
-    with Checkpoints(folder, keep=2) as checkpoints, pytest.raises(CheckpointError, match=message):
-        checkpoints.restore(UPDATE.start(fresh()), "cd")
+    with Checkpoints(folder, keep=2) as checkpoints:
+        with pytest.raises(CheckpointError, match=message):
+            checkpoints.restore(UPDATE.start(fresh()), "cd")
+        with pytest.raises(CheckpointError, match=message):
+            checkpoints.restore_params(fresh(), 3, "cd")
 
 
 def test_trained_weights_of_another_base_are_refused_by_name(tmp_path):
     with Checkpoints(tmp_path, keep=1, base="ab") as checkpoints:
         checkpoints.save(UPDATE.start(fresh()), LOADER, CONTROLLERS, META)
         checkpoints.wait()
-        assert checkpoints.restore_params(fresh()).keys() == fresh().keys()
+        assert checkpoints.restore_params(fresh(), 0, META["hash"]).keys() == fresh().keys()
     for base in ("cd", ""):
         message = (
             rf"^{tmp_path}/0: base = 'ab': its adapters were trained on that base, but the run has base '{base}'; use "
@@ -152,7 +156,7 @@ def test_trained_weights_of_another_base_are_refused_by_name(tmp_path):
         )
         with Checkpoints(tmp_path, keep=1, base=base) as checkpoints:
             with pytest.raises(CheckpointError, match=message):
-                checkpoints.restore_params(fresh())
+                checkpoints.restore_params(fresh(), 0, META["hash"])
             with pytest.raises(CheckpointError, match=message):
                 checkpoints.restore(UPDATE.start(fresh()), META["hash"])
 
@@ -175,11 +179,11 @@ def test_another_architecture_is_refused_with_both_shapes(saved):
     )
     with Checkpoints(folder, keep=2) as checkpoints:
         with pytest.raises(CheckpointError, match=message):
-            checkpoints.restore_params(other)
+            checkpoints.restore_params(other, 3, META["hash"])
         with pytest.raises(CheckpointError, match=message):
             checkpoints.restore(UPDATE.start(other), META["hash"])
         with pytest.raises(CheckpointError, match=r"parameter extra\.scale has shape None there.* asks for \[2\]"):
-            checkpoints.restore_params({**fresh(), "extra.scale": jnp.ones(2)})
+            checkpoints.restore_params({**fresh(), "extra.scale": jnp.ones(2)}, 3, META["hash"])
 
 
 def files_of(folder):

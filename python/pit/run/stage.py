@@ -280,15 +280,16 @@ class Stage(Job):
         """Return the trained model.
 
         Raises:
-            CheckpointError: the stage has not finished with this config and data.
+            CheckpointError: the stage has not finished with this config and data, or its last checkpoint is gone,
+                damaged or another stage's.
+            DamagedFileError: its record is damaged.
         """
-        if not self.done(run):
-            raise self._unfinished(run)
+        last: int = self.finished_record(run)["steps"]
         shape, adapter = self.trains.config(run.config), self.adapter(run.config)
         graphdef, shapes = Model.abstract(self.trains.module, shape, run.vocab_size, run.mesh, adapter)
         with self.checkpoints(run, keep=1) as checkpoints:
-            params: Params = checkpoints.restore_params(shapes)
-        version = f"{self.name}@{self.settings(run.config).steps}"
+            params: Params = checkpoints.restore_params(shapes, last, self.hash(run))
+        version = f"{self.name}@{last}"
         if adapter is None:
             return Model(graphdef, params, version=version)
         return Model(graphdef, on_base(run.base, params), frozenset(params), version)

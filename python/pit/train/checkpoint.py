@@ -130,12 +130,7 @@ class Checkpoints:
         step = self.latest
         if step is None:
             return None
-        meta = self._meta(step, like.params)
-        if meta["hash"] != stage_hash:
-            raise CheckpointError(
-                f"{self._folder}/{step}: was trained on other data or with another config (hash {meta['hash']}, now "
-                f"{stage_hash}); choose another --out, or delete {self._folder} to train the stage again"
-            )
+        meta = self._meta(step, like.params, stage_hash)
         try:
             items = self._manager.restore(
                 step,
@@ -155,16 +150,19 @@ class Checkpoints:
         blobs = {name: np.asarray(value).tobytes() for name, value in (items.get(_BYTES) or {}).items()}
         return Restored(state, {**items["loader"], **blobs}, items["controllers"], meta)
 
-    def restore_params(self, like: Mapping[str, Any], step: int | None = None) -> Params:
-        """Return the weights of a checkpoint, the newest where no step is named.
+    def restore_params(self, like: Mapping[str, Any], step: int, stage_hash: str) -> Params:
+        """Return the weights of a step.
 
         Raises:
-            CheckpointError: there is none, it is damaged, or it is of another architecture or base.
+            CheckpointError: the newest checkpoint is of another step, or the one of that step is damaged, of another
+                architecture or base, or its stage was made from something else.
         """
-        step = self.latest if step is None else step
-        if step is None:
-            raise CheckpointError(f"{self._folder}: holds no finished checkpoint; run the stage that writes it first")
-        self._meta(step, like)
+        if step != self.latest:
+            raise CheckpointError(
+                f"{self._folder}: its newest checkpoint is {self.latest}, but the stage finished at step {step}; put "
+                f"{step} back, or delete done.json there and run the stage again, which goes on from what is there"
+            )
+        self._meta(step, like, stage_hash)
         try:
             items = self._manager.restore(
                 step, args=ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like)))
@@ -174,7 +172,7 @@ class Checkpoints:
         params: Params = items["params"]
         return params
 
-    def _meta(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+    def _meta(self, step: int, like: Mapping[str, Any], stage_hash: str) -> dict[str, Any]:
         try:
             meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         except Exception as error:  # Orbax has no error of its own.
@@ -195,6 +193,11 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self._folder}/{step}: base = {base!r}: its adapters were trained on that base, but the run "
                 f"has base {self._base!r}; use the base that they were trained on, or another output folder"
+            )
+        if meta["hash"] != stage_hash:
+            raise CheckpointError(
+                f"{self._folder}/{step}: was trained on other data or with another config (hash {meta['hash']}, now "
+                f"{stage_hash}); choose another --out, or delete {self._folder} to train the stage again"
             )
         checked: dict[str, Any] = meta
         return checked
