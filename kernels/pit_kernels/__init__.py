@@ -9,9 +9,11 @@ from pit_kernels.gap_reward.api import centred_gap, leaf_scores, symmetric_gap
 from pit_kernels.operations import unsupported_reason
 from pit_kernels.partition import Partition
 from pit_kernels.three_way_attention.api import three_way_attention
+from pit_kernels.three_way_attention.autodiff import ATTENTION_RESULTS
 from pit_kernels.token_logprob.api import TokenLogprob, token_logprob
 
 __all__ = [
+    "ATTENTION_RESULTS",
     "Partition",
     "TokenLogprob",
     "UnsupportedImplementationError",

@@ -186,8 +186,10 @@ def _resident(config: RunConfig) -> Table:
 
     Models with adapters hold their base once.
     """
-    # Decoding gathers the weights over fsdp first.
-    decoding = _chip_bytes(config, DECODER) * config.mesh.fsdp if config.mesh.fsdp > 1 else 0
+    # Decoding gathers the weights over fsdp first, in the compute dtype.
+    read_bytes = jnp.dtype(config.policy.compute_dtype).itemsize
+    decoding = _chip_bytes(config, DECODER) // FLOAT_BYTES * read_bytes * config.mesh.fsdp
+    decoding = decoding if config.mesh.fsdp > 1 else 0
     table = Table("stage", "models by role", "bytes per chip", title="models resident in each RL stage")
     if decoding:
         table.caption = f"{_bytes(decoding)} of it while sampling: the weights that decode, not split over fsdp"

@@ -10,11 +10,14 @@ import numpy as np
 import path_twins as twins
 import pytest
 
+from pit.config import MeshConfig
 from pit.data.packing import pack
 from pit.data.template import improver_sft
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
-from pit.model.params import build
+from pit.model.model import Model
+from pit.model.params import build, merge
+from pit.model.sharding import make_mesh
 from pit.stages.sft import nll
 
 CONFIG = dataclasses.replace(twins.GEMMA, layers=1)
@@ -39,8 +42,9 @@ def gradient(**changes):
     return value, grads, re.search("remat|checkpoint", str(traced.jaxpr)) is not None
 
 
-def test_recomputed_activations_give_the_same_gradients():
-    (value, grads, once), (again, remat, twice) = gradient(), gradient(remat=True)
+@pytest.mark.parametrize("policy", ["full", "save_attention"])
+def test_recomputed_activations_give_the_same_gradients(policy):
+    (value, grads, once), (again, remat, twice) = gradient(), gradient(remat=policy)
     assert (once, twice) == (False, True)
     np.testing.assert_allclose(again, value, rtol=1e-6)
     for name, grad in grads.items():
@@ -66,3 +70,23 @@ def test_fresh_weights_depend_on_the_seed_alone():
         assert one[name].dtype == jnp.float32
         np.testing.assert_array_equal(one[name], two[name], name)
         assert name.endswith("scale") or np.any(np.asarray(one[name]) != np.asarray(other[name])), name
+
+
+@pytest.mark.parametrize("shape", [twins.LLAMA, twins.GEMMA, twins.LEARNED], ids=["untied", "scaled", "learned"])
+def test_weights_gathered_for_decoding_give_the_bits_of_those_they_come_from(shape):
+    config = dataclasses.replace(shape, layers=1, compute_dtype="bfloat16")
+    graphdef, params = twins.random_decoder(config)
+    model = Model(graphdef, params).sharded(make_mesh(MeshConfig(fsdp=2)))
+    gathered = model.gathered()
+    assert {str(value.dtype) for name, value in gathered.params.items() if "attention.q" in name} == {"bfloat16"}
+    for name, value in gathered.params.items():
+        assert value.sharding.is_fully_replicated, name
+    (batch,) = pack(COLUMNS, improver_sft(), twins.SPLIT)
+    rows = twins.arrays_of(batch)
+
+    def logits(params):
+        model = merge(graphdef, params)
+        hidden, _ = model.prefill(rows["token"], rows["position"], rows["visible_until"])
+        return model.logits(hidden)
+
+    np.testing.assert_array_equal(*(twins.jit(logits)(one) for one in (gathered.params, params)))

@@ -98,7 +98,7 @@ def test_a_loaded_model_runs_in_either_dtype() -> None:
 def test_fields_without_weights_may_change() -> None:
     pretrained, mesh = Pretrained.open(GOLDEN / "llama_tied"), make_mesh(ONE)
     values = {name: getattr(pretrained.config, name) for name in pretrained.config.__dataclass_fields__}
-    model = pretrained.load(mesh, config=ModelConfig(**values | {"compute_dtype": "bfloat16", "remat": True}))
+    model = pretrained.load(mesh, config=ModelConfig(**values | {"compute_dtype": "bfloat16", "remat": "full"}))
     assert model.merge().config.compute_dtype == "bfloat16"
     with pytest.raises(ModelFileError, match="has other weights; change only fields without weights"):
         pretrained.load(mesh, config=ModelConfig(**values | {"layers": 1}))

@@ -63,7 +63,7 @@ def compiled_text(kind, data, tensor, step):
         for name, x in shapes.items()
     }
     update = Update(loss(graphdef), optax.sgd(0.1))
-    return compiled(chips, update._first, params, batch).as_text()
+    return compiled(chips, update._only, params, {}, batch).as_text()
 
 
 KERNELS = {

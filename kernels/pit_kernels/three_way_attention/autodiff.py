@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import numerics, partition
@@ -14,6 +15,9 @@ from pit_kernels.three_way_attention.visible_blocks import alive
 
 _Mask = tuple[Array, ...]
 """`visible_until`, and with a window `position`."""
+
+ATTENTION_RESULTS = ("attention_output", "attention_log_sum_exp")
+"""Names of the results that policies of `jax.checkpoint` can save, so that attention runs forward once."""
 
 _Residuals = tuple[Array, Array, Array, _Mask, Array, Array]
 
@@ -51,7 +55,7 @@ def _attend(q: Array, k: Array, v: Array, mask: _Mask, settings: Settings, route
 def _attend_fwd(
     q: Array, k: Array, v: Array, mask: _Mask, settings: Settings, route: Route
 ) -> tuple[tuple[Array, Array], _Residuals]:
-    out, lse = _attend(q, k, v, mask, settings, route)
+    out, lse = map(checkpoint_name, _attend(q, k, v, mask, settings, route), ATTENTION_RESULTS)
     return (out, lse), (q, k, v, mask, out, lse)
 
 

@@ -45,6 +45,8 @@ class ModelConfig(Section):
     qkv_bias: whether queries, keys and values have a bias (Qwen 2).
     qk_norm: whether each head of queries and keys is normalised before it is rotated (Qwen 3, Gemma 3).
     learned_positions: size of a learned table of positions that is added to the embedding (GPT-2); 0 for none.
+    remat: activations that the backward pass computes again: "none"; "full", all of a layer but its input;
+        "save_attention", all but that and the output of attention.
     matched_heads: KV heads per layer whose key projection starts equal to the query projection, so that equal tokens
         find each other from the first step (a small model trained from scratch otherwise learns a lookup late).
     """
@@ -76,7 +78,7 @@ class ModelConfig(Section):
     final_soft_cap: Annotated[float | None, POSITIVE] = None
     query_scale: Annotated[float | None, POSITIVE] = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
+    remat: Literal["none", "full", "save_attention"] = "none"
     matched_heads: Annotated[int, UNSIGNED] = 0
 
     def __post_init__(self) -> None:

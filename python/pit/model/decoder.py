@@ -13,8 +13,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32, Int32
 
 from pit.config import ModelConfig, RopeScaling
-from pit.model.axes import PARTITION
+from pit.model.axes import PARTITION, on_rows
 from pit.model.linear import linear
+from pit.model.loops import in_loops, recomputed
 from pit.model.low_rank import Adaptable
 from pit_kernels import cached_attention, three_way_attention
 
@@ -281,6 +282,17 @@ class Decoder(nnx.Module):
             x = x + self.positions[...][position].astype(jnp.float32)
         return x.astype(jnp.dtype(config.compute_dtype))
 
+    def as_read(self, name: str, weight: Array) -> Array:
+        """Return a weight in the dtype in which products read it; those read in float32, by its name, stay as they are.
+
+        Norms compute in float32, and so does `embed` where it scales embeddings or adds positions.
+        """
+        config = self.config
+        sums = config.embed_scale or config.learned_positions > 0
+        if name.endswith("scale") or name == "positions" or (name == "embedding" and sums):
+            return weight
+        return weight.astype(jnp.dtype(config.compute_dtype))
+
     @property
     def table(self) -> Float[Array, "V D"]:
         """Weights that turn a normalised hidden state into logits."""
@@ -290,19 +302,26 @@ class Decoder(nnx.Module):
         self, token: Int32[Array, "B T"], position: Int32[Array, "B T"], visible_until: Int32[Array, "B T"]
     ) -> Float[Array, "B T D"]:
         """Return hidden states before the final norm."""
-        x = self.embed(token, position)
-        for layer in self.layers:
-            x = _block(layer, self.config.remat)(x, position, visible_until)
+
+        def apply(layer: Layer, x: Array) -> tuple[Array, None]:
+            def block(x: Array) -> Array:
+                return layer(x, position, visible_until)[0]
+
+            return on_rows(recomputed(block, self.config.remat)(x)), None
+
+        # The table lies split by width: without this, so would the activations, with all rows on every device.
+        x, _ = in_loops(self.layers, on_rows(self.embed(token, position)), apply)
         return x
 
     def prefill(
         self, token: Int32[Array, "B T"], position: Int32[Array, "B T"], visible_until: Int32[Array, "B T"]
     ) -> tuple[Float[Array, "B T D"], tuple[Cache, ...]]:
         """Return hidden states of packed rows before the final norm, and keys and values [B T K H] of every layer."""
-        x, caches = self.embed(token, position), []
-        for layer in self.layers:
-            x, cache = layer(x, position, visible_until)
-            caches.append(cache)
+
+        def apply(layer: Layer, x: Array) -> tuple[Array, Cache]:
+            return layer(x, position, visible_until)
+
+        x, caches = in_loops(self.layers, self.embed(token, position), apply)
         return x, tuple(caches)
 
     def empty_caches(self, *shape: int) -> tuple[Cache, ...]:
@@ -331,12 +350,3 @@ class Decoder(nnx.Module):
         logits = jnp.einsum("...d,vd->...v", normed, table, preferred_element_type=jnp.float32)
         cap = self.config.final_soft_cap
         return logits if cap is None else jnp.float32(cap) * jnp.tanh(logits / jnp.float32(cap))
-
-
-def _block(layer: Layer, remat: bool):  # type: ignore[no-untyped-def]
-    def run(
-        x: Float[Array, "B T D"], position: Int32[Array, "B T"], visible_until: Int32[Array, "B T"]
-    ) -> Float[Array, "B T D"]:
-        return layer(x, position, visible_until)[0]
-
-    return jax.checkpoint(run) if remat else run

@@ -95,16 +95,17 @@ class Model(Generic[M]):
         return self.with_params(shard_params(self.params, mesh))
 
     def gathered(self) -> "Model[M]":
-        """Return the model with its weights gathered over fsdp, still split over tensor.
+        """Return the decoder with its weights gathered over fsdp, still split over tensor.
 
-        Decoding needs them: it reads all weights at every step, and shards share no step with their neighbours.
+        Decoding needs them: it reads all weights at every step, and shards share no step with their neighbours. They
+        are gathered in the dtype that products read them in, which changes no result.
         """
-        whole = dict(self.params)
+        whole, decoder = dict(self.params), self.merge()
         for name, value in whole.items():
             sharding = value.sharding
-            if isinstance(sharding, NamedSharding) and "fsdp" in sharding.spec:
+            if isinstance(sharding, NamedSharding) and "fsdp" in sharding.spec and sharding.mesh.shape["fsdp"] > 1:
                 spec = P(*(None if axis == "fsdp" else axis for axis in sharding.spec))
-                whole[name] = jax.device_put(value, NamedSharding(sharding.mesh, spec))
+                whole[name] = jax.device_put(decoder.as_read(name, value), NamedSharding(sharding.mesh, spec))
         return replace(self, params=whole)
 
     @property

@@ -70,6 +70,16 @@ def shard_params(params: Params, mesh: Mesh) -> Params:
     return {name: jax.device_put(value, _checked(name, value, mesh)) for name, value in params.items()}
 
 
+def by_rules(params: Mapping[str, Array]) -> Params:
+    """Return parameters, or their gradients, laid by the rules on the mesh in context, inside a compiled function.
+
+    Without a mesh of several devices they stay as they are.
+    """
+    if jax.sharding.get_abstract_mesh().size <= 1:
+        return dict(params)
+    return {name: jax.lax.with_sharding_constraint(value, spec_of(name)) for name, value in params.items()}
+
+
 def place(params: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """Return shapes of parameters with the places that the rules give them on the mesh."""
     return {

@@ -45,7 +45,7 @@ def paper() -> RunConfig:
             attention_soft_cap=50.0,
             final_soft_cap=30.0,
             compute_dtype="bfloat16",
-            remat=True,
+            remat="save_attention",
         )
     )
     packing = PackingConfig(row_length=4096, rows=2, microbatches=2, window=1024, trees=64)

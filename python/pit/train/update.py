@@ -17,7 +17,7 @@ from jaxtyping import Array, Float32, Int32
 from pit.config import OptimizerConfig
 from pit.losses.total import Total
 from pit.model.params import Params
-from pit.model.sharding import on_mesh, replicated
+from pit.model.sharding import by_rules, on_mesh, replicated
 
 Arrays = Mapping[str, Array]
 LossFunction = Callable[[Params, Arrays], tuple[Total, dict[str, Total]]]
@@ -105,7 +105,8 @@ class Update:
 
         def only(params: Params, frozen: Params, batch: Arrays) -> Sums:
             (_, (total, metrics)), grads = jax.value_and_grad(summed, has_aux=True)(params, frozen, batch)
-            return Sums(grads, total, metrics)
+            # Each gradient is summed onto the devices that hold its weight, and is whole on none.
+            return Sums(by_rules(grads), total, metrics)
 
         def more(params: Params, frozen: Params, sums: Sums, batch: Arrays) -> Sums:
             added: Sums = jax.tree.map(jnp.add, sums, self._only(params, frozen, batch))
