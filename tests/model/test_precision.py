@@ -15,7 +15,7 @@ from pit.data.packing import pack
 from pit.data.template import improver_sft
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
-from pit.model.model import Model
+from pit.model.model import Model, gathered
 from pit.model.params import build, merge
 from pit.model.sharding import make_mesh
 from pit.stages.sft import nll
@@ -77,9 +77,9 @@ def test_weights_gathered_for_decoding_give_the_bits_of_those_they_come_from(sha
     config = dataclasses.replace(shape, layers=1, compute_dtype="bfloat16")
     graphdef, params = twins.random_decoder(config)
     model = Model(graphdef, params).sharded(make_mesh(MeshConfig(fsdp=2)))
-    gathered = model.gathered()
-    assert {str(value.dtype) for name, value in gathered.params.items() if "attention.q" in name} == {"bfloat16"}
-    for name, value in gathered.params.items():
+    whole = gathered(model).params
+    assert {str(value.dtype) for name, value in whole.items() if "attention.q" in name} == {"bfloat16"}
+    for name, value in whole.items():
         assert value.sharding.is_fully_replicated, name
     (batch,) = pack(COLUMNS, improver_sft(), twins.SPLIT)
     rows = twins.arrays_of(batch)
@@ -89,4 +89,4 @@ def test_weights_gathered_for_decoding_give_the_bits_of_those_they_come_from(sha
         hidden, _ = model.prefill(rows["token"], rows["position"], rows["visible_until"])
         return model.logits(hidden)
 
-    np.testing.assert_array_equal(*(twins.jit(logits)(one) for one in (gathered.params, params)))
+    np.testing.assert_array_equal(*(twins.jit(logits)(one) for one in (whole, params)))

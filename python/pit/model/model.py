@@ -94,20 +94,6 @@ class Model(Generic[M]):
         """Return the model with its weights placed on a mesh by the rules of `pit.model.sharding`."""
         return self.with_params(shard_params(self.params, mesh))
 
-    def gathered(self) -> "Model[M]":
-        """Return the decoder with its weights gathered over fsdp, still split over tensor.
-
-        Decoding needs them: it reads all weights at every step, and shards share no step with their neighbours. They
-        are gathered in the dtype that products read them in, which changes no result.
-        """
-        whole, decoder = dict(self.params), self.merge()
-        for name, value in whole.items():
-            sharding = value.sharding
-            if isinstance(sharding, NamedSharding) and "fsdp" in sharding.spec and sharding.mesh.shape["fsdp"] > 1:
-                spec = P(*(None if axis == "fsdp" else axis for axis in sharding.spec))
-                whole[name] = jax.device_put(decoder.as_read(name, value), NamedSharding(sharding.mesh, spec))
-        return replace(self, params=whole)
-
     @property
     def shards(self) -> int:
         """Number of devices over which rows are split where the weights lie; 1 for plain arrays."""
@@ -117,6 +103,21 @@ class Model(Generic[M]):
     def on_mesh(self) -> AbstractContextManager[object]:
         """Return the context of the mesh that the weights lie on; of none, for plain arrays."""
         return on_mesh(self.params)
+
+
+def gathered(model: Model[Decoder]) -> Model[Decoder]:
+    """Return a decoder with its weights gathered over fsdp, still split over tensor.
+
+    Decoding needs them: it reads all weights at every step, and shards share no step with their neighbours. They
+    are gathered in the dtype that products read them in, which changes no result.
+    """
+    whole, decoder = dict(model.params), model.merge()
+    for name, value in whole.items():
+        sharding = value.sharding
+        if isinstance(sharding, NamedSharding) and "fsdp" in sharding.spec and sharding.mesh.shape["fsdp"] > 1:
+            spec = P(*(None if axis == "fsdp" else axis for axis in sharding.spec))
+            whole[name] = jax.device_put(decoder.as_read(name, value), NamedSharding(sharding.mesh, spec))
+    return model.with_params(whole)
 
 
 # Five arguments: the kind of model and its shape, what it is made on, and its own random numbers.

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, Int32, Int64
 from pit.config import RolloutConfig
 from pit.data.tokens import Sequences, Tokens, joined
 from pit.model.decoder import Decoder
-from pit.model.model import Model
+from pit.model.model import Model, gathered
 from pit.rollout.engine import Results, advance, begin, decode
 from pit.rollout.prefill import pack_prefixes, prefill
 from pit.rollout.sizes import few, sizes_of
@@ -120,7 +120,7 @@ def sample(
     place = {request: number for number, request in enumerate(distinct)}
     order = _Order(*np.divmod([place[request] for request in requests], shards), shards, sizes.requests, n)
     with model.on_mesh():
-        weights = model.gathered().params
+        weights = gathered(model).params
         read = prefill(model.graphdef, weights, batches, held, sizes)
         call = model.graphdef, weights, read, ids, own, np.array([seed >> 32, seed & 0xFFFF_FFFF], np.uint32)
         chosen: dict[str, Any] = {"sizes": sizes, "strategy": shared, "eos_ids": eos_ids}
