@@ -98,10 +98,13 @@ def permuted(value: np.ndarray, heads: int) -> np.ndarray:
     return np.stack([first, second], axis=2).reshape(value.shape)
 
 
-def write(path: Path, architecture: str, kind: str = "F32", **metadata: Any) -> Path:
-    """Write the model of an architecture as llama.cpp's converter does; matrices have the type `kind`."""
+def write(path: Path, architecture: str, kind: str = "F32", *, tensors: int = 0, **metadata: Any) -> Path:
+    """Write the model of an architecture as llama.cpp's converter does; matrices have the type `kind`.
+
+    With `tensors`, it is in parts of at most so many.
+    """
     config, params = CONFIGS[architecture], params_of(architecture)
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors)
     add_config(writer, config)
     add_tokenizer(writer)
     for key, value in metadata.items():
@@ -259,7 +262,7 @@ BAD: list[tuple[dict[str, int], str]] = [
     ({"qwen2__expert_count": 8}, "qwen2.expert_count = 8: may change the result, and is not supported"),
     ({"qwen2__attention__clamp_kqv": 8}, "qwen2.attention.clamp_kqv = 8: may change the result"),
     ({"qwen2__rope__dimension_count": 4}, "qwen2.rope.dimension_count = 4: must be 8, the size of a head"),
-    ({"split__count": 2}, "split.count = 2: only files in one part are supported"),
+    ({"split__count": 2}, "split.no = 0: the first of 2 parts must be named, and be called NAME-00001-of-00002.gguf"),
     ({"general__alignment": 0}, "general.alignment = 0: must be a positive integer"),
     ({"tokenizer__ggml__padding_token_id": 9999}, "tokenizer.ggml.padding_token_id = 9999: must be one of the"),
 ]
@@ -293,6 +296,45 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(ModelFileError, match=r"general.architecture = 'mamba': must be one of llama"):
         Pretrained.open(path)
+
+
+def test_a_model_in_parts_is_the_model_in_one_file(tmp_path: Path) -> None:
+    one = Pretrained.open(write(tmp_path / "m.gguf", "llama", "Q8_0"))
+    write(tmp_path / "p.gguf", "llama", "Q8_0", tensors=12)
+    names = sorted(path.name for path in tmp_path.glob("p-*"))
+    assert names == [f"p-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+    parts = Pretrained.open(tmp_path / names[0])
+    assert (parts.config, parts.vocab_size, parts.dequantised) == (one.config, one.vocab_size, ("Q8_0",))
+    params, expected = loaded(tmp_path / names[0]), loaded(tmp_path / "m.gguf")
+    assert params.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(params[name], value, name)
+    last = tmp_path / names[2]
+    digest = parts.digest
+    last.write_bytes(last.read_bytes() + b"\0")
+    assert Pretrained.open(tmp_path / names[0]).digest != digest
+
+
+def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "p.gguf", "llama", tensors=16)
+    first, second = (tmp_path / f"p-0000{n}-of-00002.gguf" for n in (1, 2))
+    with pytest.raises(ModelFileError, match=r"00002-of-00002.gguf: split.no = 1: the first of 2 parts must be named"):
+        Pretrained.open(second)
+    kept = second.read_bytes()
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(
+        ModelFileError, match=r"00002-of-00002.gguf: split.no, split.count = \(0, 2\): must be \(1, 2\)"
+    ):
+        Pretrained.open(first)
+    second.unlink()
+    with pytest.raises(
+        ModelFileError, match=r"00002-of-00002.gguf: no such file; a model in 2 parts needs all of them"
+    ):
+        Pretrained.open(first)
+    second.write_bytes(kept)
+    renamed = first.rename(tmp_path / "model.gguf")
+    with pytest.raises(ModelFileError, match=r"must be named, and be called NAME-00001-of-00002.gguf"):
+        Pretrained.open(renamed)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A GGUF file as the source of a pretrained model: metadata as a config.json, tensors by the names of transformers.
+"""A GGUF model as the source of a pretrained model: metadata as a config.json, tensors by the names of transformers.
 
 Quantised tensors are dequantised: what is loaded is the rounded model, in full precision. llama.cpp's converter
 permutes the rows of a Llama's queries and keys, and adds 1 to the norms of a Gemma; both are undone.
@@ -87,10 +87,14 @@ _NAMES = {
 class GgufTensor:
     """A tensor of an open GGUF file, as transformers keeps it."""
 
-    path: Path
     place: Place
     file: mmap.mmap
     undo: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def path(self) -> Path:
+        """File that holds it."""
+        return self.place.path
 
     @property
     def dtype(self) -> str:
@@ -109,7 +113,7 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A GGUF file of one part."""
+    """A GGUF model, in one file or in parts, of which `path` is the first."""
 
     path: Path
     config: ConfigJson
@@ -118,10 +122,10 @@ class GgufFile:
 
     @classmethod
     def open(cls, path: Path) -> "GgufFile":
-        """Read the header of the file at a path.
+        """Read the header of the model at a path.
 
         Raises:
-            ModelFileError: the file is missing or damaged, no family has its architecture, or a field of its metadata
+            ModelFileError: a file is missing or damaged, no family has its architecture, or a field of its metadata
                 may change the result and is not known here.
         """
         if not path.is_file():
@@ -136,12 +140,14 @@ class GgufFile:
 
     @property
     def dequantised(self) -> tuple[str, ...]:
-        """Types of quantised tensors in the file, in the words of ggml."""
+        """Types of quantised tensors in the model, in the words of ggml."""
         return tuple(sorted({place.kind for place in self.header.tensors.values() if place.quantised}))
 
     def files(self) -> dict[str, Path]:
-        """Return the file."""
-        return {"gguf": self.path}
+        """Return the files."""
+        if len(self.header.paths) == 1:
+            return {"gguf": self.path}
+        return {f"gguf/{number:05d}": path for number, path in enumerate(self.header.paths)}
 
     def token_facts(self, vocab_size: int) -> TokenFacts:
         """Return the facts about the tokens."""
@@ -153,7 +159,7 @@ class GgufFile:
 
     def tensors(self, stack: ExitStack) -> Mapping[str, Tensor]:
         """Return all tensors by the names of transformers; they can be read as long as the stack is open."""
-        file = map_file(self.path, stack)
+        files = {path: map_file(path, stack) for path in self.header.paths}
         names = {}
         for name, file_name in self.family.tensors.items():
             for layer in range(self.config.integer("num_hidden_layers") if "{}" in name else 1):
@@ -162,7 +168,7 @@ class GgufFile:
         for name, place in self.header.tensors.items():
             parameter, file_name = names.get(name, (name, name))
             if name != _FREQUENCIES:
-                tensors[file_name] = GgufTensor(self.path, place, file, self._undo(parameter))
+                tensors[file_name] = GgufTensor(place, files[place.path], self._undo(parameter))
         return tensors
 
     def _undo(self, parameter: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -247,7 +253,7 @@ def _llama3(path: Path, header: Header, config: ConfigJson) -> dict[str, Any] | 
     if place is None:
         return None
     with ExitStack() as stack:
-        divisors = np.array(place.read(map_file(path, stack)), np.float64)
+        divisors = np.array(place.read(map_file(place.path, stack)), np.float64)
     factor, low, high, original = float(divisors.max()), 1.0, 4.0, 8192
     half = config.sizes()["head_dim"] // 2
     rule = f"must be the divisors of Llama 3 ({low:g} to {high:g} turns in {original} tokens)"

@@ -1,4 +1,4 @@
-"""The header of a GGUF file: metadata, and where each tensor lies (versions 2 and 3, little-endian).
+"""The header of a GGUF model, in one file or in parts: metadata, and where each tensor lies (versions 2 and 3).
 
 The format is that of the ggml project's docs/gguf.md. The `gguf` package reads it as well, but takes seconds for the
 strings of a vocabulary; PIT has the package's tables of quantised types and its dequantisation.
@@ -6,6 +6,7 @@ strings of a vocabulary; PIT has the package's tables of quantised types and its
 
 import math
 import mmap
+import re
 import struct
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -32,8 +33,9 @@ _EXACT = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.d
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor in the file: its name, its type in the words of ggml, its shape (outermost axis first), its bytes."""
+    """A tensor in a file: its name, its type in the words of ggml, its shape (outermost axis first), its bytes."""
 
+    path: Path
     name: str
     kind: str
     shape: tuple[int, ...]
@@ -62,10 +64,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Header:
-    """Metadata by key, and tensors by name."""
+    """Metadata by key, tensors by name, and the files that hold them."""
 
     metadata: Mapping[str, Any]
     tensors: Mapping[str, Place]
+    paths: tuple[Path, ...]
 
 
 def map_file(path: Path, stack: ExitStack) -> mmap.mmap:
@@ -78,11 +81,42 @@ def map_file(path: Path, stack: ExitStack) -> mmap.mmap:
 
 
 def read_header(path: Path) -> Header:
-    """Return the header of a GGUF file.
+    """Return the header of a GGUF model; one in parts, as gguf-split writes them, is named by its first part.
 
     Raises:
-        ModelFileError: the file is missing, damaged, of another format or version, or one part of several.
+        ModelFileError: a file is missing, damaged, of another format or version, another part, or of another model.
     """
+    first = _read(path)
+    count, number = (first.metadata.get(f"split.{key}", 0) for key in ("count", "no"))
+    if count in (0, 1):
+        return first
+    named = _PART.fullmatch(path.name)
+    if number != 0 or named is None or int(named["count"]) != count:
+        rule = f"the first of {count} parts must be named, and be called NAME-00001-of-{count:05d}.gguf"
+        raise refusal(f"{path}: split.no", number, rule, "name that file; the others lie beside it")
+    paths = tuple(path.with_name(f"{named['stem']}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1))
+    tensors = dict(first.tensors)
+    for n, other in enumerate(paths[1:], start=1):
+        if not other.is_file():
+            raise ModelFileError(f"{other}: no such file; a model in {count} parts needs all of them beside the first")
+        part = _read(other)
+        said = tuple(part.metadata.get(f"split.{key}") for key in ("no", "count"))
+        if said != (n, count) or not tensors.keys().isdisjoint(part.tensors):
+            rule = f"must be {(n, count)}, with tensors that no other part has"
+            raise refusal(f"{other}: split.no, split.count", said, rule, "fetch all parts of one model again")
+        tensors |= part.tensors
+    total = first.metadata.get("split.tensors.count", len(tensors))
+    if total != len(tensors):
+        rule = f"the parts have {len(tensors)} tensors"
+        raise refusal(f"{path}: split.tensors.count", total, rule, "fetch all parts of one model again")
+    return Header(first.metadata, tensors, paths)
+
+
+_PART = re.compile(r"(?P<stem>.+)-00001-of-(?P<count>\d{5})\.gguf")
+
+
+def _read(path: Path) -> Header:
+    """Return the header of one file."""
     with ExitStack() as stack:
         cursor = _Cursor(map_file(path, stack))
         try:
@@ -146,9 +180,6 @@ def _header(path: Path, cursor: _Cursor) -> Header:
     for _ in range(entries):
         key = cursor.text()
         metadata[key] = cursor.value(cursor.number("<I"))
-    if metadata.get("split.count", 1) not in (0, 1):
-        rule = "only files in one part are supported"
-        raise refusal(f"{path}: split.count", metadata["split.count"], rule, "merge the parts with gguf-split --merge")
     headers = [_tensor(cursor) for _ in range(tensors)]
     alignment = metadata.get("general.alignment", _ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:
@@ -161,7 +192,7 @@ def _header(path: Path, cursor: _Cursor) -> Header:
             rule = f"ends at byte {place.start + place.size}, and the file has {len(cursor.content)}"
             raise ModelFileError(f"{path}: is damaged: tensor {name!r} {rule}; fetch it again")
         places[name] = place
-    return Header(metadata, places)
+    return Header(metadata, places, (path,))
 
 
 def _tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
@@ -185,4 +216,4 @@ def _place(path: Path, name: str, shape: tuple[int, ...], code: int, start: int)
     if not shape or 0 in shape or shape[-1] % block:
         rule = f"must be positive and end in a multiple of {block}, a block of {kind.name}"
         raise refusal(f"{path}: shape of tensor {name!r}", shape, rule, "fetch the file again")
-    return Place(name, kind.name, shape, start, math.prod(shape) // block * size)
+    return Place(path, name, kind.name, shape, start, math.prod(shape) // block * size)
