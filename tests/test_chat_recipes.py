@@ -15,6 +15,7 @@ from pit.evaluate.schema import read_results
 from pit.model.pretrained import Pretrained
 from pit.recipes import CHAT_RECIPES, chat_model, lengths, recipe
 from pit.recipes.lengths import Sizes
+from pit.rl.reward import scored_tree
 from pit.run.folder import Run
 from pit.stages import reward, sft
 
@@ -62,6 +63,16 @@ def test_large_models_train_adapters_and_small_ones_all_weights(model, monkeypat
     assert len(sections) == 10
     assert {getattr(large, name).adapter for name in sections} == {AdapterConfig()}
     assert large.policy == large.reward_model == SHAPE
+
+
+@pytest.mark.parametrize("name", CHAT_RECIPES)
+def test_a_group_holds_all_trees_in_which_samples_are_scored(name, model):
+    # Eight leaves of 533 tokens: no row of 640 holds two.
+    sizes = Sizes(WindowConfig(224, 128, 128), 53)
+    config = getattr(chat_model, name)(Pretrained.open(model), sizes)
+    assert sizes.rows(scored_tree(4, "symmetric")) == config.rl_improver_0.packing.rows == 8
+    assert config.rl_improver_1.packing.rows == config.rl_improver_2.packing.rows == 8
+    assert config.rl_policy.packing.rows == config.sft_policy.packing.rows < 8
 
 
 def test_a_sliding_window_is_told_the_longest_path(model):

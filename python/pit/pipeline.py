@@ -36,7 +36,7 @@ from pit.run.folder import Run
 from pit.run.session import identity_of
 from pit.run.stage import Job, Services, Stage
 from pit.stages.graph import GRAPH, jobs_of
-from pit.stages.prepare import prepare, require_folds
+from pit.stages.prepare import prepare, require_folds, require_rows
 from pit.terminal import say, styled
 from pit.train.log import PROGRESS_VARIABLE
 from pit.train.trackers import REMOTE, STATE, Trackers, require
@@ -140,6 +140,7 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
     source = data.path or f"synthetic task {data.task}"
     console.print(styled(("data", "bold"), f"  {source} -> {run.folder / 'store'}"), soft_wrap=True)
     prepared = prepare(run)
+    require_rows(run)
     run.save_config()  # parts that may change while a run is on
     for line in prepared.lines() if prepared is not None else ():
         console.print(styled(f"      {line}"), highlight=False)

@@ -9,10 +9,22 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 from core_cases import GAP, PAIR
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pit.data import _core, packing
 from pit.data.errors import DataError
-from pit.data.packing import Layout, core_topology, default_threads, empty_batch, materialise, token_table
+from pit.data.packing import (
+    Layout,
+    core_topology,
+    default_threads,
+    empty_batch,
+    materialise,
+    pack,
+    rows_needed,
+    token_table,
+)
+from pit.data.template import gap_scoring
 from pit.types import Batch, Closings
 
 LAYOUT = Layout(Closings.roles(3, 4, 5), 1, row_length=60, rows=2, trees=3)
@@ -143,3 +155,23 @@ def test_rows_are_full(topology):
     filled = [int(planner.next_step().piece_length.sum()) / (4 * 2048) for _ in range(300)]
     assert np.mean(filled) >= 0.98
     assert min(filled) >= 0.9
+
+
+@given(st.data())
+def test_trees_within_their_windows_fit_in_the_rows_needed(data):
+    outputs = data.draw(st.integers(1, 4))
+    form = data.draw(st.sampled_from([{}, {"identity": True}, {"swapped": True}]))
+    tree, _ = gap_scoring(outputs, **form)
+    longest = (data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9)))
+    path = longest[0] + 2 * longest[1] + 3
+    layout = replace(LAYOUT, row_length=path + data.draw(st.integers(0, 20)))
+    layout = replace(layout, rows=rows_needed(tree, layout, (longest[0], longest[1], longest[1])))
+    assert layout.rows <= tree.leaves
+    contents = [[0] * data.draw(st.integers(0, longest[column > 0])) for column in range(2 + outputs)]
+    assert len(pack([[content] for content in contents], tree, layout)) == 1
+    full = [[0] * longest[column > 0] for column in range(2 + outputs)]
+    if layout.rows > 1:
+        with pytest.raises(_core.CoreError, match=f"needs {layout.rows} rows"):
+            pack([[content] for content in full], tree, replace(layout, rows=layout.rows - 1))
+    with pytest.raises(_core.CoreError, match="more than row_length"):
+        rows_needed(tree, replace(layout, row_length=path - 1), (longest[0], longest[1], longest[1]))

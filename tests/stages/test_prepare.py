@@ -8,14 +8,14 @@ from click.testing import CliRunner
 from prepare_cases import put, rows, run_on
 
 from pit.cli.data import data_prepare
-from pit.config import ConfigError, override
+from pit.config import ConfigError, FieldError, override
 from pit.data.errors import DataError
 from pit.data.readers import read_preferences
 from pit.data.store import write
 from pit.data.tokenizer import Tokenizer
 from pit.recipes import recipe
 from pit.run.folder import Run
-from pit.stages.prepare import prepare, require_folds
+from pit.stages.prepare import prepare, require_folds, require_rows
 from pit.types import FOLDS
 
 
@@ -115,6 +115,25 @@ def test_empty_folds_are_named_before_anything_trains(tmp_path):
     with pytest.raises(DataError, match="has no rows"):
         require_folds(run)
     assert len(run.fold(full)) == 1
+
+
+def test_groups_too_small_for_the_trees_of_a_stage_are_named_before_anything_trains(run):
+    prepare(run)
+    require_rows(run)
+
+    def changed(rows):
+        small = [f"rl_improver_0.packing.{name}" for name in (f"rows={rows}", "row_length=80")]
+        return Run(run.folder, override(run.config, [*small, "rl_improver_0.gap=symmetric"]))
+
+    # Two samples, each seen from either side: four leaves of 80 tokens.
+    rule = r"a tree gap_scoring_2_raw_swapped whose texts fill the windows needs 4 rows of 80 tokens"
+    with pytest.raises(
+        FieldError, match=rf"^rl_improver_0.packing.rows = 3: {rule}; set rl_improver_0.packing.rows=4$"
+    ):
+        require_rows(changed(3))
+    with pytest.raises(FieldError, match=r"rl_improver_0.packing.rows = 1: a tree rollout_2_reference .* needs 2 rows"):
+        require_rows(changed(1))
+    require_rows(changed(4))
 
 
 def test_a_published_split_is_the_eval_fold(tmp_path):

@@ -189,6 +189,38 @@ def pack_trees(
     return [materialise(plan, first, shards, table, topology, layout) for first in range(0, plan.groups, shards)]
 
 
+def rows_needed(topology: Topology, layout: Layout, longest: Sequence[int]) -> int:
+    """Return the rows of a group that hold a tree whose segments are all as long as they may be.
+
+    Args:
+        topology: the tree.
+        layout: static shape; its own number of rows does not count.
+        longest: most tokens of the contents of an (input, reference, output) segment.
+
+    Raises:
+        CoreError: a path is longer than a row.
+    """
+    segments, core = topology.segments, core_topology(topology, layout.closings)
+    columns = range(1 + max(segment.column for segment in segments))
+    lengths = [max((longest[each.kind] for each in segments if each.column == column), default=0) for column in columns]
+    # Each row ends with another tip of the tree.
+    for rows in range(1, len(segments) + 1):
+        try:
+            _core.plan_trees(
+                np.array([lengths], np.int32),
+                core,
+                row_length=layout.row_length,
+                rows_per_group=rows,
+                trees_per_group=1,
+            )
+        except _core.CoreError:
+            if rows == len(segments):
+                raise
+        else:
+            break
+    return rows
+
+
 def pack(columns: Sequence[Sequences], topology: Topology, layout: Layout, *, shards: int = 1) -> list[Batch]:
     """Pack trees of token sequences: `columns[c][i]` fills the segments of tree i that name column c.
 

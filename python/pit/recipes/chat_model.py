@@ -28,6 +28,7 @@ from pit.config import (
 from pit.model.pretrained import Pretrained
 from pit.model.token_facts import TOKENIZER
 from pit.recipes.lengths import Sizes
+from pit.rl.reward import scored_tree
 from pit.run.base import has_role_tokens
 
 FULL_BELOW = 50_000_000
@@ -70,7 +71,10 @@ def chat(model: Pretrained, sizes: Sizes) -> RunConfig:
         "evaluate_prompts": 16,
         "checkpoint_every": 10,
     }
-    improver = rl | {"gap": "symmetric", "beta": 0.025}
+    # A group holds all trees in which the samples of a prompt are scored.
+    rows = sizes.rows(scored_tree(rl["samples"], "symmetric"))
+    wide = dataclasses.replace(rl["packing"], rows=max(rl["packing"].rows, rows))
+    improver = rl | {"gap": "symmetric", "beta": 0.025, "packing": wide}
     # A sliding window that no path outgrows costs nothing, if it is known.
     shape = model.config if model.config.window is None else dataclasses.replace(model.config, longest_path=sizes.path)
     return RunConfig(
@@ -113,7 +117,6 @@ def smollm2(model: Pretrained, sizes: Sizes) -> RunConfig:
         "checkpoint_every": 10,
     }
     rl: dict[str, Any] = {
-        "packing": dataclasses.replace(packing, microbatches=1),
         "steps": 6,
         "evaluate_every": 3,
         "evaluate_prompts": 8,
@@ -125,6 +128,8 @@ def smollm2(model: Pretrained, sizes: Sizes) -> RunConfig:
     }
     for name in ("rl_policy", "rl_improver_0", "rl_improver_1", "rl_improver_2"):
         sections[name] = dataclasses.replace(getattr(config, name), **rl)
+    own = dataclasses.replace(packing, microbatches=1)
+    sections["rl_policy"] = dataclasses.replace(sections["rl_policy"], packing=own)
     sections["refresh"] = dataclasses.replace(config.refresh, packing=packing)
     return dataclasses.replace(
         config,

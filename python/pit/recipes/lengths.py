@@ -8,10 +8,12 @@ import numpy as np
 from pit.config import DataConfig, TemplateConfig, WindowConfig
 from pit.data.chat import ChatTemplate
 from pit.data.errors import DataError
+from pit.data.packing import Layout, rows_needed
 from pit.data.readers import Reason, read_preferences
 from pit.data.usable import DETAILS
 from pit.model.pretrained import Pretrained
 from pit.run.base import chat_of
+from pit.types import Closings, Topology
 
 SAMPLED = 2_000
 """Preferences whose texts are counted, spread evenly over the data."""
@@ -44,6 +46,13 @@ class Sizes(NamedTuple):
     def row_length(self) -> int:
         """Tokens of a row: the longest path, and at least 512, in multiples of 128."""
         return max(512, 4 * _STEP * math.ceil(self.path / (4 * _STEP)))
+
+    def rows(self, tree: Topology) -> int:
+        """Return the rows that hold a tree whose texts fill the windows."""
+        # Most of what the format adds closes references, which a tree may have many of.
+        closings = Closings((0,), (0,), (0,) * max(1, self.added - 2), 0)
+        layout = Layout(closings, pad=0, row_length=self.row_length, rows=1, trees=1)
+        return rows_needed(tree, layout, (self.windows.input, self.windows.reference, self.windows.output))
 
     def within(self, *, prompt: int, answer: int) -> "Sizes":
         """Return the sizes with windows of at most so many tokens."""

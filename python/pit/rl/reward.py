@@ -13,14 +13,14 @@ from jaxtyping import Float32
 
 from pit.config import GapForm, RewardForm, RewardMix
 from pit.data.packing import Layout
-from pit.data.template import Template
+from pit.data.template import Template, rollout
 from pit.data.tokens import Tokens
 from pit.model.heads import RewardModel
 from pit.model.model import Model
 from pit.rl.function import FunctionReward, Rows, load
 from pit.rl.signals import agreement
-from pit.rollout.score import ModelScorer, Scorer
-from pit.types import Batch
+from pit.rollout.score import ModelScorer, Scorer, gap_tree
+from pit.types import Batch, Topology
 
 
 @runtime_checkable
@@ -101,6 +101,13 @@ class Difference:
         """Return the differences; see `Reward`."""
         assert references is not None
         return self.scorer.difference(inputs, references, outputs)
+
+
+def scored_tree(samples: int, form: RewardForm | None) -> Topology:
+    """Return the tree in which a reward model scores the samples of a prompt; `form` is None for R_P's quality."""
+    if form is None or form == "difference":
+        return rollout(samples + (form is not None), with_reference=False)
+    return gap_tree(samples, form)[0]
 
 
 MODEL, FUNCTION = "model", "function"

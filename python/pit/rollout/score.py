@@ -11,7 +11,7 @@ from jaxtyping import Array, Float32, Int32
 
 from pit.config import GapForm
 from pit.data.packing import Layout, pack
-from pit.data.template import gap_scoring, rollout
+from pit.data.template import GapLeaves, gap_scoring, rollout
 from pit.data.tokens import Sequences, Tokens
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel, row_logprobs
@@ -19,6 +19,11 @@ from pit.model.model import Model
 from pit.model.params import Params, merge
 from pit.types import Batch, Topology
 from pit_kernels import centred_gap, symmetric_gap
+
+
+def gap_tree(outputs: int, form: GapForm) -> tuple[Topology, GapLeaves]:
+    """Return the tree in which outputs are scored against a reference, and its leaves; see `Scorer.gap`."""
+    return gap_scoring(outputs, identity=form == "centred", swapped=form == "symmetric")
 
 
 class Scorer(ABC):
@@ -71,7 +76,7 @@ class Scorer(ABC):
             packed: the trees x -> ref -> outputs where they are packed already (raw form alone).
         """
         references, columns = Tokens.of(references), [Tokens.of(column) for column in outputs]
-        topology, leaf = gap_scoring(len(columns), identity=form == "centred", swapped=form == "symmetric")
+        topology, leaf = gap_tree(len(columns), form)
         scores = self.leaves([inputs, references, *columns], topology, packed)
         raw = scores[:, list(leaf.raw)]
         if form == "raw":

@@ -73,7 +73,7 @@ RECORD: Mapping[str, Any] = MappingProxyType(
 """Fields of a finished stage's record (done.json) that are read back, and their types."""
 
 
-def _nothing(config: RunConfig) -> tuple["Job", ...]:
+def _nothing(config: RunConfig) -> tuple[Any, ...]:
     return ()
 
 
@@ -147,6 +147,7 @@ class Stage(Job):
     inputs: returns the stages whose models it uses, by role.
     fold: fold of the data that it trains on.
     topology: returns the tree that each of its examples becomes.
+    scored: returns further trees that it packs, in which a reward model scores what it trains on.
     check: raises a ConfigError where the config cannot work, before anything is trained.
     sources: returns digests of code of the user that the result depends on.
 
@@ -158,6 +159,7 @@ class Stage(Job):
     inputs: Callable[[RunConfig], Mapping[Role, "Stage"]]
     fold: str
     topology: Callable[[RunConfig], Topology]
+    scored: Callable[[RunConfig], tuple[Topology, ...]] = _nothing
     check: Callable[[RunConfig], None] = _unchecked
     sources: Callable[[Run], tuple[str, ...]] = _no_sources
 

@@ -11,11 +11,12 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from pit.config import ConfigError, RunConfig
+from pit.config import ConfigError, FieldError, RunConfig
 from pit.data.atomic import write_file
 from pit.data.chat import ChatTemplate
 from pit.data.errors import DataError
 from pit.data.folds import Folds
+from pit.data.packing import rows_needed
 from pit.data.readers import ReadReport, Reason, read_preferences
 from pit.data.store import Progress, Store, build
 from pit.data.survey import Survey
@@ -190,6 +191,24 @@ def require_folds(run: Run) -> None:
     """
     for name in dict.fromkeys([*(stage.fold for stage in stages_of(run.config)), "eval"]):
         run.fold(name)
+
+
+def require_rows(run: Run) -> None:
+    """Raise unless a group of each stage's packing holds every tree that the windows allow.
+
+    Raises:
+        FieldError: a tree needs more rows.
+    """
+    config, template = run.config, run.template
+    for stage in stages_of(config):
+        layout = run.layout(stage.settings(config).packing)
+        for tree in (stage.topology(config), *stage.scored(config)):
+            rows = rows_needed(tree, layout, template.longest)
+            if rows > layout.rows:
+                rule = (
+                    f"a tree {tree.name} whose texts fill the windows needs {rows} rows of {layout.row_length} tokens"
+                )
+                raise FieldError(f"{stage.section}.packing.rows", layout.rows, rule, f"set {{path}}={rows}")
 
 
 class _Rows(NamedTuple):

@@ -31,7 +31,7 @@ from pit.rl.curriculum import difficulty_of, examples_of, expected_visits, make_
 from pit.rl.readings import PolicyAndAnchor
 from pit.rl.records import Gold
 from pit.rl.references import References
-from pit.rl.reward import mixed, model_reward
+from pit.rl.reward import mixed, model_reward, scored_tree
 from pit.rl.step import RlStep
 from pit.run.folder import Run
 from pit.run.session import Session
@@ -79,12 +79,18 @@ def rl_stage(
         topology=topology,
         inputs=inputs,
         work=work,
+        scored=lambda config: (scored_tree(stage.settings(config).samples, _form(stage.settings(config))),),
         check=lambda config: _check(stage, config),
         sources=lambda run: _sources(stage, run),
         after=lambda config: (reward.JUDGE,) if config.board.gold == "judge" else (),
         **optional,
     )
     return stage
+
+
+def _form(settings: RlConfig) -> RewardForm | None:
+    """Return the form of the gap that an improver's stage maximises, None for a policy's."""
+    return settings.gap if isinstance(settings, ImproverRlConfig) else None
 
 
 def _check(stage: Stage, config: RunConfig) -> None:
@@ -123,11 +129,10 @@ def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
     run, config = session.run, session.settings
     layout, sampler = run.layout(config.packing), run.sampler(config.rollout)
     graphdef, capacity = models["start"].graphdef, sampler.capacity
-    references, form = None, None
+    references = None
     if isinstance(config, ImproverRlConfig):
         passes = config.passes if isinstance(config, RewrittenRlConfig) else None
         references = References(config, sampler, models.get("writer"), models.get("rewriter"), passes)
-        form = config.gap
     return RlStep(
         name=session.stage.name,
         config=config,
@@ -137,7 +142,7 @@ def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
         frozen=models["start"].frozen,
         sampler=sampler,
         references=references,
-        reward=mixed(config.reward, run.template, layout, models.get("reward"), form),
+        reward=mixed(config.reward, run.template, layout, models.get("reward"), _form(config)),
         models=PolicyAndAnchor(graphdef, config, models["anchor"].params, capacity),
         algorithm=algorithm_of(config, session.stage.section)(graphdef, config, capacity),
         layout=layout,
