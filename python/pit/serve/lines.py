@@ -16,10 +16,10 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from pit.config import ImproveConfig
 from pit.data.arrivals import ByteStream, arriving
 from pit.data.errors import DataError
-from pit.data.readers.columns import column, text_column
+from pit.data.readers.columns import require_no_pictures, with_system
 from pit.data.readers.report import RowError
 from pit.data.readers.streams import parsed
-from pit.data.readers.trl import prompt_of
+from pit.data.readers.trl import request_of
 from pit.data.template import Template
 from pit.data.tokens import Tokens
 from pit.errors import PitError
@@ -245,10 +245,9 @@ def _request(line: bytes, number: int, template: Template) -> _Request:
     row = parsed(line)
     if isinstance(row, RowError):
         raise row
-    column(row, "prompt")
-    prompt = prompt_of(row) or ()
-    answer = text_column(row, "answer") if row.get("answer") is not None else None
-    asked = question(prompt, answer, template)
+    require_no_pictures(row)
+    prompt, answer = request_of(row)
+    asked = question(with_system(row, prompt), answer, template)
     for name in OUTPUT[1:]:
         if name in row:
             raise DataError(f"{name!r} is a field of the output; give it another name")
