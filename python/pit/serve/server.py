@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,14 +45,22 @@ class Address:
     drain_s: float
 
 
-def serve(run: Run, changes: Mapping[str, Any], address: Address, tell: Callable[[str], None] = say) -> None:
+def serve(
+    run: Run,
+    changes: Mapping[str, Any],
+    address: Address,
+    *,
+    warm: bool = True,
+    tell: Callable[[str], None] = say,
+) -> None:
     """Serve a finished run until SIGTERM or SIGINT.
 
     Args:
         run: the run.
         changes: fields of the run's config section `improve` to change.
         address: where, and under which guards.
-        tell: receives a line once the server listens.
+        warm: compile what requests will use before the first of them.
+        tell: receives a line about that, and one once the server listens.
 
     Raises:
         ConfigError: the address cannot be listened on.
@@ -64,6 +73,8 @@ def serve(run: Run, changes: Mapping[str, Any], address: Address, tell: Callable
     with _bound(address.host, address.port) as listening:
         models = Models.load(run, run.config.reward_gap.packing, accept_by=config.accept_by)
         service = Service(run.template, models, config, room=address.room, tell=warn)
+        if warm:
+            _warm_up(service, run, config.batch, tell)
         service.start()
         host, port = listening.getsockname()[:2]
         if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
@@ -79,6 +90,18 @@ def serve(run: Run, changes: Mapping[str, Any], address: Address, tell: Callable
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _warm_up(service: Service, run: Run, most: int, tell: Callable[[str], None]) -> None:
+    """Compile the programs of the batches that conversations of the run's own data make."""
+    begin_s = time.perf_counter()
+    fold = run.fold("eval")
+    inputs = fold.columns(list(range(min(most, len(fold)))))[0]
+    sizes = service.warm_up([run.template.decode_prompt(ids) for ids in inputs])
+    tell(
+        f"compiled in {time.perf_counter() - begin_s:.0f} s for prompts as in the run's data, in batches of up to "
+        f"{max(sizes, default=0)} answers ({len(sizes)} sizes); --no-warmup starts without"
+    )
 
 
 @contextlib.contextmanager
