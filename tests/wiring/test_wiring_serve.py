@@ -13,6 +13,9 @@ from pit.data.errors import DataError
 from pit.data.readers.hh import ASSISTANT
 from pit.data.readers.report import RowError
 from pit.data.readers.trl import convert
+from pit.data.tokens import Tokens
+from pit.improve import Models
+from pit.seeds import Seed
 from pit.serve.lines import ASKED_AT_A_TIME, TOLD_CUTS, improve_lines
 
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant:"
@@ -261,6 +264,21 @@ def test_another_policy_gives_the_answers_that_lines_lack() -> None:
     # As if the answers had been in the lines.
     given = [{**line, "answer": row["answers"][0]} for line, row in zip(lines, rows, strict=True)]
     assert improved(*given) == rows
+
+
+def test_the_runs_own_policy_is_loaded_only_where_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, load = [], Models.load
+
+    def spy(*arguments, **options):
+        loaded.append(load(*arguments, **options))
+        return loaded[-1]
+
+    monkeypatch.setattr(Models, "load", spy)
+    improved({"prompt": "a"}, ask=lambda messages: "Yes.")
+    improved({"prompt": "a", "answer": "Yes."})
+    assert [models.policy is None for models in loaded] == [True, False]
+    with pytest.raises(ValueError, match=r"^policy = None: these models answer no prompts; load them with one, or"):
+        loaded[0].respond(Tokens.of([[1]]), [0], run_of().config.improve, Seed((0, "improve")))
 
 
 def failing(messages):

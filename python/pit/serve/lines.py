@@ -28,6 +28,7 @@ from pit.run.folder import Run
 from pit.seeds import Seed
 from pit.serve.question import Question, question
 from pit.serve.record import record_of
+from pit.stages import rl
 from pit.terminal import json_line, say
 from pit.types import Message
 
@@ -93,7 +94,8 @@ def improve_lines(
         DataError: a line could not be answered; the others were, unless `strict`.
     """
     config = dataclasses.replace(run.config.improve, **changes)
-    models = Models.load(run, run.config.reward_gap.packing, accept_by=config.accept_by)
+    policy = rl.POLICY if ask is None else None
+    models = Models.load(run, run.config.reward_gap.packing, policy, accept_by=config.accept_by)
     server = _Server(run.template, models, config, seed, sink, tell)
     numbers = count(1)
     lines, refused = 0, 0
