@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from pit.data.atomic import write_file
+from pit.atomic import write_file
 from pit.data.store import Fold
 from pit.data.template import Template
 from pit.data.tokens import Tokens

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pit.data.atomic import require_apart
+from pit.atomic import require_apart
 from pit.terminal import Terminal, say
 from pit.testing.errors import CheckError, InvariantError
 from pit.types import Preference
