@@ -587,11 +587,18 @@ def test_a_warm_up_draws_improves_and_scores_in_batches_of_every_size() -> None:
     world = World()
     conversations = [[Message("user", "a b c")], [Message("user", "word " * 500)], [Message("user", "d")]]
     with serving(world, batch=5, iterations=1) as (_, service):
-        assert service.warm_up(conversations) == (1, 2, 3, 4, 5)
-        assert service.warm_up(conversations[1:2]) == ()
+        assert service.warm_up(conversations, budget_s=1e9) == ([1, 2, 3, 4, 5], [])
+        assert service.warm_up(conversations[1:2], budget_s=1e9) == ([], [1, 2, 3, 4, 5])
     asked = [(one.model, len(one.ids)) for one in world.asked("serve")]
-    assert asked == [(model, size) for size in (1, 2, 3, 4, 5) for model in ("rl-policy", "rl-improver-1")]
+    assert asked == [(model, size) for size in (1, 5, 4, 3, 2) for model in ("rl-policy", "rl-improver-1")]
     assert {one.model for one in world.scorings} == {"reward-gap"}
+
+
+def test_a_warm_up_begins_no_size_after_its_time() -> None:
+    times = iter([0.0, 0.0, 40.0, 80.0])
+    with serving(batch=5, iterations=1) as (_, service):
+        done = service.warm_up([[Message("user", "a")]], budget_s=60.0, clock=lambda: next(times))
+    assert done == ([1, 5], [2, 3, 4])
 
 
 def test_close_alone_answers_all_that_wait() -> None:

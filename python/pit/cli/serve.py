@@ -41,7 +41,7 @@ NEEDED = ("starlette", "uvicorn")
 )  # fmt: skip
 @click.option(
     "--warmup/--no-warmup", "warm", default=True, show_default=True,
-    help="Compile for batches of every size before the first request.",
+    help="Compile for batches of many sizes before the first request, for about a minute.",
 )  # fmt: skip
 # Eight parameters: the options of the command.
 def serve(

@@ -10,19 +10,23 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 
 from pit.config import ConfigError
+from pit.data.errors import DataError
 from pit.improve import Models
 from pit.run.folder import Run
 from pit.serve.http import application
 from pit.serve.protocol import MODELS
 from pit.serve.service import Service
 from pit.terminal import say
+
+WARM_UP_S = 60.0
+"""Seconds of a warm-up after which it compiles for no further size of batch; later starts find programs on disk."""
 
 _LAST_S = 5.0
 """Seconds that responses and the worker get for their end once all requests have ended."""
@@ -93,15 +97,25 @@ def serve(
 
 
 def _warm_up(service: Service, run: Run, most: int, tell: Callable[[str], None]) -> None:
-    """Compile the programs of the batches that conversations of the run's own data make."""
+    """Compile programs of the batches that conversations of the run's own data make, and say which."""
     begin_s = time.perf_counter()
-    fold = run.fold("eval")
-    inputs = fold.columns(list(range(min(most, len(fold)))))[0]
-    sizes = service.warm_up([run.template.decode_prompt(ids) for ids in inputs])
+    try:
+        fold = run.fold("eval")
+        inputs = fold.columns(list(range(min(most, len(fold)))))[0]
+    except DataError as error:
+        # A run answers without its data too.
+        say(f"pit: starts without a warm-up, because it has no prompts of the run: {error}", error=True)
+        return
+    sizes, left = service.warm_up([run.template.decode_prompt(ids) for ids in inputs], budget_s=WARM_UP_S)
+    later = f"; those of {_listed(left)} when they come, unless they are on disk" if left else ""
     tell(
-        f"compiled in {time.perf_counter() - begin_s:.0f} s for prompts as in the run's data, in batches of up to "
-        f"{max(sizes, default=0)} answers ({len(sizes)} sizes); --no-warmup starts without"
+        f"compiled in {time.perf_counter() - begin_s:.0f} s for prompts as in the run's data, in batches of "
+        f"{_listed(sizes)} answers{later}"
     )
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes)) or "no"
 
 
 @contextlib.contextmanager

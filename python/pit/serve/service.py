@@ -5,6 +5,7 @@ import itertools
 import json
 import secrets
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,28 +78,40 @@ class Service:
         """Start the worker."""
         self._batcher.start()
 
-    def warm_up(self, conversations: Sequence[Sequence[Message]]) -> tuple[int, ...]:
-        """Answer and improve conversations in batches of every size, so that no request waits for a compiler.
+    def warm_up(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        budget_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> tuple[list[int], list[int]]:
+        """Answer and improve conversations in batches of many sizes, so that requests need not wait for a compiler.
+
+        The sizes are those that `pit.rollout.sizes.few` rounds to: one answer first, then from the largest batch down,
+        as a burst makes them.
 
         Args:
             conversations: as those that requests will hold; sizes of programs follow from their lengths.
+            budget_s: seconds after which no further size is begun.
+            clock: tells the time.
 
         Returns:
-            The sizes of the batches: up to the largest one, those that `pit.rollout.sizes.few` rounds to.
+            The sizes of batches that were drawn, and those that were left out.
         """
         requests = []
         for conversation in conversations:
             fields = {"model": "improved", "messages": [message._asdict() for message in conversation]}
             with contextlib.suppress(ApiError):
                 requests.append(self.read(json.dumps(fields).encode()))
-        if not requests:
-            return ()
-        most = self._config.batch
-        sizes = tuple(sorted({min(few(size), most) for size in range(1, most + 1)}))
-        for size in sizes:
+        most, begin_s = self._config.batch, clock()
+        one, *others = sorted({min(few(size), most) for size in range(1, most + 1)})
+        left, drawn = [one, *reversed(others)], []
+        while requests and left and clock() - begin_s <= budget_s:
+            size = left.pop(0)
             batch = itertools.islice(itertools.cycle(requests), size)
-            self._answerer([row for seed, one in enumerate(batch) for row in rows_of(one, seed, _Nobody())])
-        return sizes
+            self._answerer([row for seed, each in enumerate(batch) for row in rows_of(each, seed, _Nobody())])
+            drawn.append(size)
+        return sorted(drawn), sorted(left)
 
     @property
     def waiting(self) -> int:
