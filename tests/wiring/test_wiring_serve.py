@@ -85,6 +85,7 @@ BAD = [
     ({"prompt": HH, "answer": "A.\n\nHuman: So?\n\nAssistant: B."}, "several turns differ: 'answer' holds turns after"),
     ({"prompt": "Hi", "answer": f"{HH.removesuffix(ASSISTANT)}"}, "no answer at the end: 'answer' does not end with"),
     ({"prompt": "Ho", "answer": f"{HH} A."}, "prompts differ: the message lists do not begin with"),
+    ({"prompt": user(json.dumps(user("x")))}, "messages as text: a message holds messages written as text"),
     ({"prompt": "x", "images": ["a.png"]}, "content that is not text: 'images' holds pictures"),
     ({"prompt": user("x"), "system": 3}, "wrong type: 'system' is int, not text"),
     ({"question": "x"}, "missing column: 'prompt' is missing or null, but there is 'question'; rename it"),

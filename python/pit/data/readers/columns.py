@@ -38,6 +38,7 @@ MARKERS = (
 )
 """Markers of chat formats, which a template adds and a text should not hold."""
 
+_WRITTEN = "messages written as text; decode it (json.loads) before writing"
 _MARKER = re.compile("|".join(map(re.escape, MARKERS)))
 
 SYSTEMS = ("system", "system_prompt", "system_message")
@@ -60,8 +61,7 @@ def preference(prompt: tuple[Message, ...], better: str, worse: str) -> Preferen
         raise RowError(Reason.EMPTY_ANSWER, f"the {'rejected' if better else 'chosen'} answer has no text")
     if better == worse:
         raise RowError(Reason.EQUAL, "both answers are the same text")
-    for text in (*(message.content for message in prompt), better, worse):
-        plain_text(text, "the text of a message")
+    require_plain(*(message.content for message in prompt), better, worse)
     repeated = repeats(prompt, better, worse)
     if repeated is not None:
         begins = "begin" if repeated == "both answers" else "begins"
@@ -100,6 +100,12 @@ def require_no_pictures(record: Mapping[str, object]) -> None:
             raise RowError(
                 Reason.PARTS, f"{name!r} holds pictures, and only text can be read; leave the row out, or the column"
             )
+
+
+def require_plain(*texts: str) -> None:
+    """Raise `RowError` if a text of a message encodes a conversation."""
+    if any(map(is_encoded, texts)):
+        raise RowError(Reason.ENCODED, f"a message holds {_WRITTEN}")
 
 
 def require_unicode(*texts: str) -> None:
@@ -160,9 +166,7 @@ def plain_text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise RowError(Reason.TYPE, f"{name!r} is {type(value).__name__}, not text")
     if is_encoded(value):
-        raise RowError(
-            Reason.ENCODED, f"{name!r} holds messages written as text; decode it (json.loads) before writing"
-        )
+        raise RowError(Reason.ENCODED, f"{name!r} holds {_WRITTEN}")
     return value
 
 

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Mapping
 
 from pit.data.readers import hh
-from pit.data.readers.columns import column, messages, plain_text, preference, text_column
+from pit.data.readers.columns import column, messages, plain_text, preference, require_plain, text_column
 from pit.data.readers.report import Reason, RowError
 from pit.types import Message, Preference
 
@@ -115,6 +115,7 @@ def request_of(record: Mapping[str, object]) -> tuple[Messages, str | None]:
         require_no_other_name(record)
     column(record, "prompt")
     prompt = prompt_of(record) or ()
+    require_plain(*(turn.content for turn in prompt))
     if record.get("answer") is None:
         return prompt, None
     answer = text_column(record, "answer")
