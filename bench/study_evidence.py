@@ -40,8 +40,8 @@ from _evidence.variants import (
     stages_for,
 )
 from _measure import commit
+from pit.atomic import write_file
 from pit.config import digest
-from pit.data.atomic import write_file
 from pit.evaluate.collect import versions
 from pit.stages.graph import STAGES
 from pit_kernels.microbench.tables import write_place

@@ -171,11 +171,29 @@ def test_a_redirect_is_not_followed_because_the_key_is_for_this_server() -> None
         (b"\xff" * 10, "the response holds no chat completion"),
         (answer(None)[2], "the answer has no text (finish_reason 'stop'); allow it more tokens"),
         (answer(" \n")[2], "the answer has no text"),
-        (answer("x", {"prompt_tokens": "7"})[2], "the usage {'prompt_tokens': '7'} holds no numbers of tokens"),
     ],
 )
 def test_a_response_without_an_answer_is_named(body: bytes, text: str) -> None:
     assert Server((200, {}, body)).refusal().startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        (None, (0, 0)),
+        ({}, (0, 0)),
+        ("none", (0, 0)),
+        ([7, 2], (0, 0)),
+        ({"prompt_tokens": "7", "completion_tokens": 2}, (0, 2)),
+        ({"prompt_tokens": None, "completion_tokens": -1}, (0, 0)),
+        ({"prompt_tokens": 7.5, "completion_tokens": True}, (0, 0)),
+    ],
+)
+def test_an_answer_counts_without_the_numbers_of_its_tokens(usage: Any, counts: tuple[int, int]) -> None:
+    _, _, body = answer("Yes.", {})
+    with Server((200, {}, json.dumps({**json.loads(body), "usage": usage}).encode())).started() as url:
+        completion = ChatClient(url, "m").complete([Message("user", "Well?")])
+    assert completion == Completion("Yes.", *counts)
 
 
 def test_the_models_of_a_server_are_listed() -> None:

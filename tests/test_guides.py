@@ -35,11 +35,12 @@ assert advantage.tolist() == [[-1.0, 1.0], [0.0, 0.0]]
 
 import numpy as np
 from pit.data.tokens import Tokens
+from pit.rl.records import Answers
 from pit.rl.reward import model_reward
 from pit.stages import reward
 layout, model = run.layout(config.rl_improver_0.packing), reward.GAP.fresh(run)
 x, ref, y = run.fold("rl").columns(range(3))
-brief, plain = (model_reward(model, layout, form)(x, ref, [y]) for form in ("brief", "symmetric"))
+brief, plain = (model_reward(model, layout, form)(Answers(x, ref, [y])) for form in ("brief", "symmetric"))
 np.testing.assert_allclose(brief[:, 0], plain[:, 0] - 0.02 * np.maximum(y.length - ref.length, 0), rtol=1e-5)
 print("done")
 """

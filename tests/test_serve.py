@@ -36,7 +36,10 @@ class Server:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
         assert process.stdout is not None
-        self.line = process.stdout.readline()
+        self.lines = [process.stdout.readline()]
+        if self.lines[0].startswith("compiled"):
+            self.lines.append(process.stdout.readline())
+        self.line = self.lines[-1]
         found = re.search(r"at (http://127\.0\.0\.1:\d+/v1), models policy, improved$", self.line)
         assert found, self.line
         self.url = found[1]
@@ -64,7 +67,8 @@ class Server:
 @contextlib.contextmanager
 def serving(folder: Path, *options: str) -> Iterator[Server]:
     """Start a server on a free port, and kill it at the end if it still runs."""
-    words = [sys.executable, "-m", "pit", "serve", "--run", str(folder), "--port", "0", *options]
+    warm = [] if "--warmup" in options else ["--no-warmup"]
+    words = [sys.executable, "-m", "pit", "serve", "--run", str(folder), "--port", "0", *warm, *options]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     ) as process:
@@ -152,6 +156,15 @@ def test_a_signal_ends_what_does_not_end_in_time(finished: Path) -> None:
             assert status == 200 or (status, body["error"]["code"]) == (503, "shutdown")
 
 
+def test_a_warm_server_says_what_it_compiled_and_answers_at_once(finished: Path) -> None:
+    with serving(finished, "--warmup", "--batch", "4", "--iterations", "1") as server:
+        said = r"compiled in \d+ s for prompts as in the run's data, in batches of 1, 2, 3, 4 answers$"
+        assert re.match(said, server.lines[0])
+        with ThreadPoolExecutor(4) as pool:
+            assert [status for status, _ in pool.map(lambda seed: server.post(seed=seed), range(4))] == [200] * 4
+        assert server.end() == (0, "")
+
+
 def test_addresses_and_keys_are_checked_before_anything_is_loaded(finished: Path) -> None:
     with serving(finished) as server:
         port = re.findall(r"\d+", server.url)[-2]
@@ -170,7 +183,8 @@ def test_a_server_that_others_can_reach_says_so_and_asks_for_its_key(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIT_TEST_KEY", "secret")
-    words = ["serve", "--run", str(finished), "--host", "0.0.0.0", "--port", "0", "--api-key-env", "PIT_TEST_KEY"]
+    words = ["serve", "--run", str(finished), "--host", "0.0.0.0", "--port", "0", "--no-warmup"]
+    words += ["--api-key-env", "PIT_TEST_KEY"]
     with subprocess.Popen(
         [sys.executable, "-m", "pit", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment() | {"PIT_TEST_KEY": "secret"},

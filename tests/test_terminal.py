@@ -20,6 +20,7 @@ from rich.tree import Tree
 from pit import terminal
 from pit.cli import main
 from pit.cli.app import cli
+from pit.config import RunConfig, read_config
 from pit.data.check import draw_tree
 from pit.terminal import Terminal, json_line, printable, say, styled
 from pit.types import Message, Preference
@@ -138,7 +139,7 @@ def test_an_error_shows_the_control_characters_of_what_it_names(
 
 
 def test_nothing_prints_but_through_the_terminal_module() -> None:
-    """Output that programs read, as JSON or YAML, is printed as it is; all other texts are shown."""
+    """Output that programs read, as JSON or YAML, has escapes of its own, which `say` leaves."""
     root = Path(terminal.__file__).parent
     found = set()
     for file in root.rglob("*.py"):
@@ -148,8 +149,26 @@ def test_nothing_prints_but_through_the_terminal_module() -> None:
                 found.add((file.relative_to(root).as_posix(), name))
     assert found == {
         ("terminal.py", "print"),
-        ("cli/app.py", "click.echo"),
-        ("cli/data.py", "click.echo"),
         # Lines of progress and notes to a parent, which shows them.
         ("train/log.py", "sys.stdout.write"),
     }
+
+
+def test_the_printed_config_obeys_nothing_and_means_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = HOSTILE.replace("\ud800", "").replace("\x00", "")
+    for more in ([], ["--json"]):
+        main(["config", "demo", "--set", f"template.request={hostile}", *more])
+        text = capsys.readouterr().out
+        assert not OBEYED.search(text)
+        file = tmp_path / "config"
+        file.write_text(text)
+        assert read_config(file, RunConfig()).template.request == hostile
+
+
+def test_words_that_click_repeats_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([HOSTILE], ["config", "demo", HOSTILE], ["config", f"--{HOSTILE}"], ["report", "--run", HOSTILE]):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert not OBEYED.search("".join(capsys.readouterr()))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pit.data.atomic import write_file
+from pit.atomic import write_file
 
 
 class ArchiveError(ValueError):

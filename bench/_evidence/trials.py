@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from _evidence.variants import MAIN, VARIANTS, stages_for
+from pit.atomic import write_file
 from pit.config import ImproveConfig, ImproverRlConfig, Passes, RewrittenRlConfig, RlConfig, RunConfig, digest
-from pit.data.atomic import write_file
 from pit.data.tokens import Tokens
 from pit.evaluate import sensitivity
 from pit.evaluate.gold import oracle_of

@@ -305,8 +305,7 @@ def _completion(body: bytes) -> Completion:
     try:
         answer = json.loads(body)
         choice = answer["choices"][0]
-        text, usage = choice["message"]["content"], answer.get("usage") or {}
-        prompt_tokens, completion_tokens = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+        text, usage = choice["message"]["content"], answer.get("usage")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         begin = body[:_TOLD].decode("utf-8", "replace")
         raise _Attempt(f"the response holds no chat completion: {_line(begin)!r}", _NO_API, again=False) from error
@@ -317,6 +316,10 @@ def _completion(body: bytes) -> Completion:
             "allow it more tokens, or change the prompt",
             again=False,
         )
-    if type(prompt_tokens) is not int or type(completion_tokens) is not int:
-        raise _Attempt(f"the usage {usage!r} holds no numbers of tokens", _NO_API, again=False)
-    return Completion(text, prompt_tokens, completion_tokens)
+    return Completion(text, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
+
+
+def _count(usage: object, name: str) -> int:
+    """Return a number of tokens, 0 where the server tells none: the answer does not depend on it."""
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if type(value) is int and value >= 0 else 0

@@ -51,9 +51,12 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Models:
-    """Models of an improvement: the policy that answers, the improver, and the scorer whose gap accepts."""
+    """Models of an improvement: the policy that answers, the improver, and the scorer whose gap accepts.
 
-    policy: Model[Decoder]
+    The policy is None where all answers are given.
+    """
+
+    policy: Model[Decoder] | None
     improver: Model[Decoder]
     scorer: Scorer
     sampler: SamplerProtocol
@@ -63,7 +66,7 @@ class Models:
         cls,
         run: Run,
         packing: PackingConfig,
-        policy: Stage = rl.POLICY,
+        policy: Stage | None = rl.POLICY,
         improver: Stage | None = None,
         accept_by: AcceptBy | None = None,
     ) -> "Models":
@@ -72,7 +75,7 @@ class Models:
         Args:
             run: the run.
             packing: shape of the rows that the scorer reads.
-            policy: stage that answers.
+            policy: stage that answers; None where all answers are given.
             improver: stage that improves; the last RL stage of the improver if not given.
             accept_by: the gap that accepts; the config's if not given.
         """
@@ -83,10 +86,17 @@ class Models:
         else:
             scorer = ModelScorer(refresh.last_gap(run.config).load(run), layout)
         improver = improver or improver_of(run.config)
-        return cls(policy.load(run), improver.load(run), scorer, run.sampler(run.config.improve.rollout))
+        answering = None if policy is None else policy.load(run)
+        return cls(answering, improver.load(run), scorer, run.sampler(run.config.improve.rollout))
 
     def respond(self, prompts: Tokens, requests: Sequence[int], config: ImproveConfig, seed: Seed) -> Tokens:
-        """Return y0 of each prompt."""
+        """Return y0 of each prompt.
+
+        Raises:
+            ValueError: there is no policy.
+        """
+        if self.policy is None:
+            raise ValueError("policy = None: these models answer no prompts; load them with one, or give the answers")
         return self.sampler.answers(
             self.policy, requests, prompts, strategy=strategy_of(config), seed=seed.of("y0").number
         )

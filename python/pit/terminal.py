@@ -19,7 +19,6 @@ _CONTROLS = "\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udf
 """Control characters, line and paragraph separators, marks that change the direction of text, lone surrogates."""
 
 _UNSAFE = re.compile(f"(?![\t\n])[{_CONTROLS}]")
-_UNSAFE_IN_JSON = re.compile(f"[{_CONTROLS}]")
 
 
 def printable(text: str) -> str:
@@ -36,14 +35,17 @@ def _escape(character: str) -> str:
     return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
-def json_line(value: Any) -> str:
-    r"""Return a value as one line of JSON: readable Unicode, but control characters and lone surrogates as escapes.
+def json_line(value: Any, *, indent: int | None = None) -> str:
+    r"""Return a value as JSON: readable Unicode, but control characters and lone surrogates as escapes.
+
+    It is one line, or with `indent` a line per item.
 
     >>> json_line({"text": "caf\u00e9 \x9b \ud800"})
     '{"text": "café \\u009b \\ud800"}'
     """
-    text = json.dumps(value, ensure_ascii=False)
-    return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    # JSON has its own escapes for tabs and line ends; those that are left part its items.
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def say(text: str, *, error: bool = False) -> None:

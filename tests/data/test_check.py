@@ -85,6 +85,17 @@ def test_what_is_checked_as_text_is_checked_as_tokens(tmp_path: Path) -> None:
     assert (plain.cut, plain.unusable, plain.tokens) == (None, None, None)
 
 
+def test_a_prompt_of_no_token_is_counted_and_named(tmp_path: Path) -> None:
+    dropped = {"prompt": "\u200b\u200b", "chosen": "a", "rejected": "b"}
+    rows = [dropped, {**dropped, "system": "Be brief."}, {**dropped, "prompt": "a\u200b"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    content = json.loads(Tokenizer.train_bpe([], 300).to_json())
+    normalizer = {"type": "Replace", "pattern": {"String": "\u200b"}, "content": ""}
+    tokenizer = Tokenizer.from_json(json.dumps({**content, "normalizer": normalizer}))
+    assert check(tmp_path, template=RoleTemplate(tokenizer)).unusable == {"prompt without tokens": 2}
+    assert check(tmp_path).unusable is None
+
+
 def lower_case() -> Tokenizer:
     """Return a tokenizer that drops the case of letters."""
     content = json.loads(Tokenizer.train_bpe([], 300).to_json())

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pit.atomic import PlaceError
 from pit.data.errors import DataError
 from pit.data.folds import fold_of
 from pit.data.readers import read_preferences
@@ -190,7 +191,7 @@ def test_files_hold_the_rows_in_order(tmp_path: Path) -> None:
 def test_files_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
-    with pytest.raises(DataError, match="taken: already exists and is not an empty folder"):
+    with pytest.raises(PlaceError, match="taken: already exists and is not an empty folder"):
         write(tmp_path / "taken", 1, 0)
     with pytest.raises(DataError, match="2 rows in 3 shards"):
         write(tmp_path / "data", 2, 0, shards=3)

@@ -99,6 +99,21 @@ def part(text: str) -> dict[str, str]:
             Preference((Message("user", "Hi"),), "Hi you.", "Hi."),
             "trl",
         ),
+        # A system column beside every form of prompt.
+        ({"system": "Be brief.", "prompt": [ASKS], "chosen": [GOOD], "rejected": [BAD]}, WITH_SYSTEM, "trl"),
+        ({"system": "Be brief.", "prompt": [SYSTEM, ASKS], "chosen": [GOOD], "rejected": [BAD]}, WITH_SYSTEM, "trl"),
+        ({"system_prompt": "Be brief.", "system": None, **lists(ASKS)}, WITH_SYSTEM, "trl"),
+        ({"system": "Be brief.", "conversations": [ASKS], "chosen": GOOD, "rejected": BAD}, WITH_SYSTEM, "sharegpt"),
+        (
+            {"system": "Be brief.", "chosen": f"{DIALOGUE} Red and tall.", "rejected": f"{DIALOGUE} A lamp."},
+            LONGER._replace(prompt=(WITH_SYSTEM.prompt[0], *LONGER.prompt)),
+            "hh",
+        ),
+        (
+            {"system": "Be brief.", "prompt": DIALOGUE, **TEXTS},
+            LONGER._replace(prompt=(WITH_SYSTEM.prompt[0], *LONGER.prompt)),
+            "trl",
+        ),
         # A null system message or a null prompt beside lists says nothing.
         ({"system": None, "prompt": None, **lists(ASKS)}, LAMP, "trl"),
     ],
@@ -140,14 +155,41 @@ def encoded(answer: str) -> str:
         ),
         ({"chosen": [HI, GOOD, ASKS, GOOD], "rejected": [HI, BAD]}, Reason.SEVERAL, "differ at message 2"),
         ({"prompt": [SYSTEM, ASKS], **lists(says("system", "Rhyme."), ASKS)}, Reason.PROMPTS, "different system"),
+        ({"system": "Rhyme.", **lists(SYSTEM, ASKS)}, Reason.PROMPTS, "the column 'system' and the messages have diff"),
+        ({"system": "Rhyme.", "system_prompt": "Sing.", "prompt": "q", **TEXTS}, Reason.PROMPTS, "have different syst"),
+        ({"system": ["Rhyme."], "prompt": "q", **TEXTS}, Reason.TYPE, "'system' is list, not text"),
+        ({"system": "\ud800", "prompt": "q", **TEXTS}, Reason.UTF8, "a lone surrogate at character 0"),
         ({"prompt": "Describe a boat.", **lists(HI, HELLO, ASKS)}, Reason.PROMPTS, "do not begin with"),
         (
             {"chosen": encoded("Good."), "rejected": encoded("Bad.")},
             Reason.ENCODED,
-            "'chosen' is a list of messages",
+            "'chosen' holds messages written as text",
         ),
-        ({"prompt": str([ASKS]), **TEXTS}, Reason.ENCODED, "'prompt' is a list of messages written as text"),
+        ({"prompt": str([ASKS]), **TEXTS}, Reason.ENCODED, "'prompt' holds messages written as text"),
         ({"question": "Describe a lamp.", **TEXTS}, Reason.MISSING, "there is 'question'; rename it to 'prompt'"),
+        *(
+            (
+                {name: [ASKS], "chosen": [GOOD], "rejected": [BAD]},
+                Reason.MISSING,
+                f"there is {name!r}; rename it to 'pro",
+            )
+            for name in ("messages", "dialogue", "conversation", "history")
+        ),
+        ({"chosen": [GOOD], "rejected": [BAD]}, Reason.NO_PROMPT, "the message lists have no message of a user"),
+        ({"dialogue": "Hi.", **TEXTS, "chosen": "A tall one."}, Reason.MISSING, "there is 'dialogue'; rename it"),
+        (
+            {"question": "q", "responses": ["It is a", "It is b"], "scores": [1, 2]},
+            Reason.MISSING,
+            "there is 'question'",
+        ),
+        ({"responses": ["It is a", "It is b"], "scores": [1, 2]}, Reason.MISSING, "'prompt' is missing or null"),
+        (
+            {"prompt": [says("user", json.dumps([ASKS]))], "chosen": [GOOD], "rejected": [BAD]},
+            Reason.ENCODED,
+            "messages wri",
+        ),
+        ({"prompt": "q", **TEXTS, "split": 0}, Reason.TYPE, "'split' is int, not text; write train, validation or te"),
+        ({"prompt": "q", **TEXTS, "split": ["train"]}, Reason.TYPE, "'split' is list, not text"),
         ({"prompt": None, **TEXTS, "chosen": "A tall one."}, Reason.MISSING, "'prompt' is null; give it, or leave"),
         (lists(ASKS, says("tool", "3")), Reason.ROLE, "a message of role 'tool'; only system, developer, user"),
         (lists({"from": "function", "value": "3"}), Reason.ROLE, "a message of role 'function'"),
@@ -193,6 +235,28 @@ def test_scored_answers_become_their_pairs(tmp_path: Path) -> None:
     assert (report.rows, report.kept, report.pairs, report.files) == (2, 2, 10, {"rows.jsonl": "scored"})
     assert {row.difficulty for row in read(tmp_path, record)[0]} == {None}
     assert read(tmp_path, {**record, "hard": 3}, difficulty_column="hard")[0][0].difficulty == 3
+
+
+@pytest.mark.parametrize("text", ["1e999", "-1e999", "NaN", "-Infinity"])
+def test_numbers_that_json_has_not_are_refused_in_lines_and_arrays(tmp_path: Path, text: str) -> None:
+    row = f'{{"prompt": "q", "chosen": "a", "rejected": "b", "id": {text}}}'
+    good = row.replace(text, "1e99")
+    for name, content in (("rows.jsonl", f"{row}\n{good}\n"), ("rows.json", f"[{row}, {good}]")):
+        (tmp_path / name).write_text(content)
+        found, report = read_preferences(tmp_path / name)
+        assert len(list(found)) == 1
+        assert report.places == {"bad JSON": [f"{name}:1"]}
+        assert report.details == {
+            "bad JSON": f"the number {text} is not finite, which JSON cannot say; write it as text"
+        }
+
+
+def test_what_comes_after_the_probed_rows_is_held_to_the_same_rules(tmp_path: Path) -> None:
+    plain = [{"prompt": f"Question {i}?", **TEXTS} for i in range(120)]
+    parts = {"prompt": [says("user", [part("Look: "), {"type": "image_url", "image_url": "x"}])], **lists()}
+    found, report = read(tmp_path, *plain, {**plain[0], "images": ["x.png"]}, {**plain[0], "images": []}, parts)
+    assert len(found) == 121
+    assert report.places == {"content that is not text": ["rows.jsonl:121", "rows.jsonl:123"]}
 
 
 @given(st.lists(st.integers(-3, 3), max_size=6))

@@ -28,6 +28,7 @@ from store_cases import (
     write_store,
 )
 
+from pit.atomic import PlaceError
 from pit.data import store as s
 from pit.data.errors import DataError
 from pit.data.folds import Folds, fold_of
@@ -265,7 +266,7 @@ def test_wrong_requests_are_named(built, tmp_path):
             fold.row(index)
     with pytest.raises(DataError, match=r"sum to 0.5"):
         s.build(generate(3, 0), tmp_path / "s", TEMPLATE, folds=Folds({"sft": 0.5}))
-    with pytest.raises(DataError, match="already exists and is not an empty folder"):
+    with pytest.raises(PlaceError, match="already exists and is not an empty folder"):
         s.build(generate(3, 0), built.path, TEMPLATE)
     with pytest.raises(DataError, match="s: no preferences to store; give usable rows"):
         s.build([], tmp_path / "s", TEMPLATE)

@@ -13,6 +13,7 @@ import time
 import pytest
 from store_cases import TEMPLATE, copy_of, environment, rows_of_task, small_shards, without_privilege
 
+from pit.atomic import PlaceError
 from pit.data import store as s
 from pit.data.errors import DataError
 from pit.data.folds import Folds
@@ -174,7 +175,7 @@ def test_a_second_build_into_the_same_folder_is_refused(tmp_path):
 
     store = s.build(rows(), out, TEMPLATE)
     store.verify()
-    with pytest.raises(DataError, match="already exists and is not an empty folder"):
+    with pytest.raises(PlaceError, match="already exists and is not an empty folder"):
         s.build(rows_of_task(90), out, TEMPLATE)
 
 

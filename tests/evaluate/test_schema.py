@@ -221,6 +221,13 @@ def test_text_that_is_not_a_json_object_is_refused(text: str, message: str) -> N
         schema.from_json(text)
 
 
+def test_a_missing_folder_is_named_and_no_other_is_advised(tmp_path: Path) -> None:
+    with pytest.raises(schema.ResultsError, match=r"nosuch dir: no such folder; name the folder of a run that was ev"):
+        schema.read_results(tmp_path / "nosuch dir")
+    with pytest.raises(schema.ResultsError, match=rf"run pit evaluate --run {tmp_path} first"):
+        schema.read_results(tmp_path)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(schema.ResultsError, match=r"results\.json does not exist; run pit evaluate"):
         schema.read_results(tmp_path / "results.json")

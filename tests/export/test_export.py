@@ -15,9 +15,9 @@ import yaml
 from safetensors.numpy import load_file
 from small_model import write_preferences
 
+from pit.atomic import PlaceError
 from pit.cli import main
 from pit.config import ConfigError, DataConfig, digest, override
-from pit.data.errors import DataError
 from pit.evaluate.schema import Results, write_results
 from pit.evaluate.stats import Delta, Interval
 from pit.export import ExportError, export
@@ -280,7 +280,7 @@ def test_what_cannot_be_exported_is_refused(run, improver, tmp_path):
     fresh = finished_run.reset(run, "base.path=none")
     gguf = finished_run.reset(run, "base.path=/models/small.gguf")
     cases = [
-        (run, rl.POLICY, improver, {}, DataError, r"improver: already exists and is not an empty folder; remove it"),
+        (run, rl.POLICY, improver, {}, PlaceError, r"improver: already exists and is not an empty folder; remove it"),
         (run, sft.POLICY, None, {}, CheckpointError, r"stage sft-policy has not finished .* run `pit sft-policy"),
         (run, rl_iterated.IMPROVER_2, None, {}, ConfigError, r"is not part of this run"),
         (full, sft.POLICY, None, {"form": "adapter"}, ExportError, r"^--adapter: stage sft-policy trained all its"),

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from pit.atomic import PlaceError
 from pit.config import ModelConfig
 from pit.data.tokenizer import Tokenizer
 from pit.model import tensor_files
@@ -414,7 +415,7 @@ def test_parameters_of_another_model_are_refused(tmp_path: Path) -> None:
 
 def test_a_taken_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("")
-    with pytest.raises(ModelFileError, match="already exists"):
+    with pytest.raises(PlaceError, match="already exists"):
         save_pretrained(tmp_path, SMALL, random_params(Decoder, SMALL, 3), 3)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 

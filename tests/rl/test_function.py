@@ -19,7 +19,8 @@ from pit.data.template import RoleTemplate
 from pit.data.tokenizer import Tokenizer
 from pit.data.tokens import Tokens
 from pit.rl import function as functions
-from pit.rl.function import FunctionError, FunctionReward, RewardError, Rows, digest_of, keep_source, load, source_of
+from pit.rl.function import FunctionError, FunctionReward, RewardError, digest_of, keep_source, load, source_of
+from pit.rl.records import Answers, Rows
 from pit.rl.reward import Sum, mixed
 from pit.types import Message
 
@@ -51,7 +52,7 @@ def outputs():
 
 
 def scores_of(function, references=None, rows=None):
-    return FunctionReward("my:f", function, TEMPLATE)(inputs(), references, outputs(), None, rows)
+    return FunctionReward("my:f", function, TEMPLATE)(Answers(inputs(), references, outputs(), None, rows))
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_a_conversation_is_one_text_with_its_roles():
     turns = [Message("user", "why"), Message("assistant", "hot"), Message("user", "red")]
     seen = []
     reward = FunctionReward("my:f", lambda prompts, *_: seen.extend(prompts) or [0.0], TEMPLATE)
-    reward(Tokens.of([TEMPLATE.encode_prompt(turns)]), None, [column(["a"])])
+    reward(Answers(Tokens.of([TEMPLATE.encode_prompt(turns)]), None, [column(["a"])]))
     assert seen == ["user: why\n\nassistant: hot\n\nuser: red"]
 
 
@@ -159,7 +160,7 @@ def test_the_prompt_of_a_bad_score_is_shown_with_escapes():
 def test_a_function_that_raises_is_named_with_its_line_and_a_prompt(here):
     (here / "bad.py").write_text("def score(prompts, references, answers, rows):\n    return prompts[99]\n")
     with pytest.raises(RewardError) as caught:
-        FunctionReward("bad:score", load("bad:score"), TEMPLATE)(inputs(), None, outputs())
+        FunctionReward("bad:score", load("bad:score"), TEMPLATE)(Answers(inputs(), None, outputs()))
     assert str(caught.value) == (
         "reward.function = 'bad:score': it raised IndexError at bad.py:2 (\"list index out of range\"), given 4 "
         f'answers, the first to the prompt "why red?"{REMEDY}'
@@ -249,7 +250,7 @@ class Fixed(NamedTuple):
 
     scores: np.ndarray
 
-    def __call__(self, inputs, references, outputs, packed=None, rows=None):
+    def __call__(self, answers):
         return self.scores
 
 
@@ -259,8 +260,9 @@ ARRAY = hnp.arrays(np.float32, (3, 4), elements=st.integers(-5, 5).map(float))
 @given(ARRAY, ARRAY, st.floats(-3, 3, width=32), st.floats(-3, 3, width=32))
 def test_a_sum_is_the_weighted_sum_of_its_parts(model, function, a, b):
     total = Sum({"model": (a, Fixed(model)), "function": (b, Fixed(function))})
-    parts = total.of_parts(inputs(), None, outputs())
-    np.testing.assert_allclose(total(inputs(), None, outputs()), a * model + b * function, rtol=1e-5, atol=1e-5)
+    answers = Answers(inputs(), None, outputs())
+    parts = total.of_parts(answers)
+    np.testing.assert_allclose(total(answers), a * model + b * function, rtol=1e-5, atol=1e-5)
     values = total.metrics(parts)
     assert values["rewards/model"] == pytest.approx(model.mean(), abs=1e-5)
     assert values["rewards/function_std"] == pytest.approx(function.std(axis=1).mean(), abs=1e-5)
@@ -281,7 +283,9 @@ def test_a_function_alone_needs_no_model(here):
     (here / "mine.py").write_text("def f(prompts, references, answers, rows): return [len(a) for a in answers]\n")
     config = RewardMix("mine:f", model_weight=0.0, function_weight=-2.0)
     reward = mixed(config, TEMPLATE, LAYOUT, None, None)
-    np.testing.assert_array_equal(reward(inputs(), None, outputs()), np.array([[-2, -4], [-6, -8]], np.float32))
+    np.testing.assert_array_equal(
+        reward(Answers(inputs(), None, outputs())), np.array([[-2, -4], [-6, -8]], np.float32)
+    )
 
 
 def test_long_texts_are_cut_in_messages():
@@ -296,7 +300,9 @@ def test_the_example_of_the_guide_works(here):
     reward = FunctionReward("rewards.py:score", load("rewards.py:score"), TEMPLATE)
     solved = [column([text, "8"]) for text in ("it is 70", "no idea")]
     rows = Rows(Held(), np.array([7, 3]))
-    np.testing.assert_array_equal(reward(inputs(), None, solved, None, rows), np.array([[1, 0], [0, 0]], np.float32))
+    np.testing.assert_array_equal(
+        reward(Answers(inputs(), None, solved, None, rows)), np.array([[1, 0], [0, 0]], np.float32)
+    )
 
 
 def test_a_function_that_exits_is_an_error_with_a_prompt():
@@ -304,7 +310,7 @@ def test_a_function_that_exits_is_an_error_with_a_prompt():
         sys.exit(0)
 
     with pytest.raises(RewardError, match=r"it raised SystemExit.*the first to the prompt"):
-        FunctionReward("f.py:leaves", leaves, TEMPLATE)(inputs(), None, outputs())
+        FunctionReward("f.py:leaves", leaves, TEMPLATE)(Answers(inputs(), None, outputs()))
 
 
 def test_a_file_that_exits_on_import_is_an_error(here):

@@ -21,7 +21,7 @@ from pit.rl.controllers import Controllers, Moments
 from pit.rl.curriculum import make_draws
 from pit.rl.metrics import metrics
 from pit.rl.readings import PolicyAndAnchor
-from pit.rl.records import by_slot
+from pit.rl.records import Answers, by_slot
 from pit.rl.rloo import Rloo, advantages
 from pit.rollout.score import Scorer
 from pit.run.folder import Run
@@ -96,7 +96,7 @@ def test_references_come_from_the_drawn_source(step, scored):
 
 def test_the_reward_scores_the_packed_samples_as_it_scores_them_alone(step, scored):
     prompts, outputs = scored.rollout.prompts, scored.rollout.outputs
-    alone = step.reward(prompts.inputs, prompts.references, outputs)
+    alone = step.reward(Answers(prompts.inputs, prompts.references, outputs))
     np.testing.assert_array_equal(scored.scores, alone)
     raw = step.reward.scorer.gap(prompts.inputs, prompts.references, outputs, "raw", scored.trees.batches)
     packed_again = step.reward.scorer.gap(prompts.inputs, prompts.references, outputs, "raw")

@@ -82,3 +82,18 @@ def test_a_key_must_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv("PIT_TEST_KEY", value)
         with pytest.raises(ConfigError, match="PIT_TEST_KEY: is not set or empty; set it to the key"):
             key_from("PIT_TEST_KEY")
+
+
+@pytest.mark.parametrize(
+    ("value", "place"), [("two\nlines", 4), ("a b", 2), ("caf\u00e9", 4), ("\u202ekey", 1), ("k\x7f", 2)]
+)
+def test_a_key_that_no_header_holds_is_refused_and_not_repeated(
+    value: str, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIT_TEST_KEY", value)
+    with pytest.raises(ConfigError) as error:
+        key_from("PIT_TEST_KEY")
+    assert str(error.value) == (
+        f"--api-key-env = PIT_TEST_KEY: character {place} of the key is a space, a line end or not ASCII, which a "
+        "header with a key cannot hold; set it to the key alone"
+    )

@@ -72,6 +72,15 @@ def test_the_command_checks_an_export(run, tmp_path, capsys):
     assert tables[0] == tables[1]
 
 
+def test_a_language_model_is_not_measured_on_pairs(run, tmp_path, capsys):
+    export(run, rl.POLICY, tmp_path / "policy")
+    pairs = write_preferences(tmp_path / "pairs.jsonl", rows=1)
+    with pytest.raises(SystemExit):
+        main(["check", str(tmp_path / "policy"), "--data", str(pairs)])
+    rule = "is a language model, which has samples and no scores, so nothing of it can be measured on pairs of"
+    assert f"{rule} {pairs};" in capsys.readouterr().err
+
+
 FACTS = ExportFacts("reward-gap", True, False, "Again.", (8, 8, 8), (3, 1), "2024-07-26")
 
 

@@ -375,8 +375,9 @@ def test_a_key_is_asked_for_but_not_of_health() -> None:
             for answer in (asking.get("/v1/models", headers=headers), asking.post(CHAT, json=body(), headers=headers)):
                 assert answer.status_code == 401
                 assert answer.json()["error"]["code"] == "invalid_api_key"
-        good = asking.post(CHAT, json=body(), headers={"Authorization": "Bearer secret"})
-    assert good.status_code == 200
+        for scheme in ("Bearer", "bearer", "BEARER"):
+            assert asking.post(CHAT, json=body(), headers={"Authorization": f"{scheme} secret"}).status_code == 200
+        assert asking.get("/v1/models", headers={"Authorization": "Basic secret"}).status_code == 401
 
 
 def test_an_error_of_the_models_ends_its_requests_and_tells_no_content() -> None:
@@ -553,6 +554,51 @@ def test_the_end_answers_what_waits_or_says_that_it_will_not() -> None:
     assert [call.sent[0]["status"] for call in calls] == [503, 503, 200]
     assert b"the server is shutting down" in b"".join(message.get("body", b"") for message in calls[2].sent)
     assert len(world.asked("serve")) == 1
+
+
+def test_a_body_that_is_not_sent_to_its_end_gets_the_error_of_the_end() -> None:
+    class Slow(Call):
+        async def receive(self):
+            if not self._given:
+                self._given = True
+                return {"type": "http.request", "body": self._body[:5], "more_body": True}
+            return await super().receive()
+
+    async def scenario(app, service):
+        call = Slow(app, text="a")
+        task = asyncio.create_task(call.run())
+        await until(lambda: len(service._running) == 1)
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        service.end()
+        await asyncio.wait_for(task, 20)
+        late = Call(app, text="late")
+        await asyncio.wait_for(late.run(), 20)
+        return call, late
+
+    with serving() as (app, service):
+        for call in asyncio.run(scenario(app, service)):
+            assert call.sent[0]["status"] == 503
+            assert json.loads(call.sent[1]["body"])["error"]["code"] == "shutdown"
+        assert service._running == set()
+
+
+def test_a_warm_up_draws_improves_and_scores_in_batches_of_every_size() -> None:
+    world = World()
+    conversations = [[Message("user", "a b c")], [Message("user", "word " * 500)], [Message("user", "d")]]
+    with serving(world, batch=5, iterations=1) as (_, service):
+        assert service.warm_up(conversations, budget_s=1e9) == ([1, 2, 3, 4, 5], [])
+        assert service.warm_up(conversations[1:2], budget_s=1e9) == ([], [1, 2, 3, 4, 5])
+    asked = [(one.model, len(one.ids)) for one in world.asked("serve")]
+    assert asked == [(model, size) for size in (1, 5, 4, 3, 2) for model in ("rl-policy", "rl-improver-1")]
+    assert {one.model for one in world.scorings} == {"reward-gap"}
+
+
+def test_a_warm_up_begins_no_size_after_its_time() -> None:
+    times = iter([0.0, 0.0, 40.0, 80.0])
+    with serving(batch=5, iterations=1) as (_, service):
+        done = service.warm_up([[Message("user", "a")]], budget_s=60.0, clock=lambda: next(times))
+    assert done == ([1, 5], [2, 3, 4])
 
 
 def test_close_alone_answers_all_that_wait() -> None:

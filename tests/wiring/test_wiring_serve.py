@@ -10,8 +10,12 @@ from world import World, run_of
 
 from pit.chat_client import ChatError
 from pit.data.errors import DataError
+from pit.data.readers.hh import ASSISTANT
 from pit.data.readers.report import RowError
 from pit.data.readers.trl import convert
+from pit.data.tokens import Tokens
+from pit.improve import Models
+from pit.seeds import Seed
 from pit.serve.lines import ASKED_AT_A_TIME, TOLD_CUTS, improve_lines
 
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant:"
@@ -62,7 +66,7 @@ BAD = [
     ('{"prompt": "x", "prompt": "y"}', "doubled key: the key 'prompt' occurs twice"),
     (
         {"prompt": '[{"role": "user", "content": "x"}]'},
-        "messages as text: 'prompt' is a list of messages written as text",
+        "messages as text: 'prompt' holds messages written as text",
     ),
     ({"prompt": [{"role": ["user"], "content": "x"}]}, "wrong type: 'prompt' has an item"),
     ({"prompt": [{"role": "tool", "content": "x"}]}, "unsupported role: 'prompt' has a message of role 'tool'"),
@@ -75,6 +79,16 @@ BAD = [
     (r'{"prompt": "x", "answer": "\ud83d"}', "bad UTF-8: a lone surrogate at character 0"),
     (b'{"prompt": "caf\xe9"}', "bad UTF-8: byte 15 of the line"),
     ('{"prompt": "x", "n": ' + "9" * 5000 + "}", "bad JSON: Exceeds the limit"),
+    ('{"prompt": "x", "id": 1e999}', "bad JSON: the number 1e999 is not finite"),
+    ('{"prompt": "x", "id": [NaN]}', "bad JSON: the number NaN is not finite"),
+    ({"prompt": HH, "answer": "A.\n\nHuman: So?"}, "no answer at the end: 'answer' ends with a Human turn"),
+    ({"prompt": HH, "answer": "A.\n\nHuman: So?\n\nAssistant: B."}, "several turns differ: 'answer' holds turns after"),
+    ({"prompt": "Hi", "answer": f"{HH.removesuffix(ASSISTANT)}"}, "no answer at the end: 'answer' does not end with"),
+    ({"prompt": "Ho", "answer": f"{HH} A."}, "prompts differ: the message lists do not begin with"),
+    ({"prompt": user(json.dumps(user("x")))}, "messages as text: a message holds messages written as text"),
+    ({"prompt": "x", "images": ["a.png"]}, "content that is not text: 'images' holds pictures"),
+    ({"prompt": user("x"), "system": 3}, "wrong type: 'system' is int, not text"),
+    ({"question": "x"}, "missing column: 'prompt' is missing or null, but there is 'question'; rename it"),
     ("[" * 100_000, "bad JSON: "),
     ('{"prompt": ', "bad JSON: "),
     ("3", "not an object: the row is a int"),
@@ -112,7 +126,7 @@ def test_strict_answers_what_is_before_the_first_bad_line_and_stops():
     assert TOLD == []
 
 
-PROMPTS = [row["prompt"] for row, _ in BAD if isinstance(row, dict) and row.get("prompt", "x") != "x"]
+PROMPTS = [row["prompt"] for row, _ in BAD if isinstance(row, dict) and row.keys() == {"prompt"}]
 
 
 @pytest.mark.parametrize("prompt", [prompt for prompt in PROMPTS if prompt is not None])
@@ -139,6 +153,19 @@ def test_a_prompt_comes_back_as_it_went_in():
     # As the reader of training data takes parts, and a transcript.
     assert rows[3]["prompt"] == user("ab")
     assert [message["content"] for message in rows[2]["prompt"]] == ["Hi", "Hello", "Why?"]
+
+
+def test_a_transcript_as_an_answer_is_read_as_in_data():
+    whole, lists = improved({"prompt": "Hi", "answer": f"{HH} Because.\n"}, {"prompt": HH, "answer": "Because."})
+    assert (whole["prompt"], whole["answers"][0]) == (lists["prompt"], "Because.")
+
+
+def test_the_system_column_is_the_system_turn_of_every_form_of_prompt():
+    first, second = improved({"prompt": user("x"), "system": "Be brief."}, {"prompt": HH, "system": "Be brief."})
+    assert first["prompt"] == [{"role": "system", "content": "Be brief."}, *user("x")]
+    assert [message["role"] for message in second["prompt"]] == ["system", "user", "assistant", "user"]
+    # What comes out may go in again.
+    assert improved({"prompt": first["prompt"], "system": "Be brief."})[0]["prompt"] == first["prompt"]
 
 
 def test_a_given_answer_is_y0_and_the_policy_answers_the_other_lines():
@@ -238,6 +265,21 @@ def test_another_policy_gives_the_answers_that_lines_lack() -> None:
     # As if the answers had been in the lines.
     given = [{**line, "answer": row["answers"][0]} for line, row in zip(lines, rows, strict=True)]
     assert improved(*given) == rows
+
+
+def test_the_runs_own_policy_is_loaded_only_where_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, load = [], Models.load
+
+    def spy(*arguments, **options):
+        loaded.append(load(*arguments, **options))
+        return loaded[-1]
+
+    monkeypatch.setattr(Models, "load", spy)
+    improved({"prompt": "a"}, ask=lambda messages: "Yes.")
+    improved({"prompt": "a", "answer": "Yes."})
+    assert [models.policy is None for models in loaded] == [True, False]
+    with pytest.raises(ValueError, match=r"^policy = None: these models answer no prompts; load them with one, or"):
+        loaded[0].respond(Tokens.of([[1]]), [0], run_of().config.improve, Seed((0, "improve")))
 
 
 def failing(messages):

@@ -15,6 +15,7 @@ from world import NUMBER, World, filled, named, path_of, remembered, role_tokens
 from pit.data.curriculum import Draws
 from pit.model.model import Model
 from pit.rl.controllers import Controllers, Moments
+from pit.rl.records import Answers
 from pit.run.session import Session
 from pit.seeds import Seed
 from pit.stages.reinforced import make_step
@@ -314,7 +315,7 @@ def test_the_reward_of_the_policy_is_the_plain_score():
         step = make_step(session, {"start": weights(1), "anchor": weights(2), "reward": quality})
         prompts = step.prompts(step.fold, Draws(0, IDS, SOURCES), Seed((5,)))
         ys = [[[300 + g] for g in range(4)], [[400]] * 4]
-        values = step.reward(prompts.inputs, None, [type(prompts.inputs).of(y) for y in ys])
+        values = step.reward(Answers(prompts.inputs, None, [type(prompts.inputs).of(y) for y in ys]))
     assert prompts.references is None
     expected = [[score("", (tuple(x), tuple(y[g]))) for y in ys] for g, x in enumerate(prompts.inputs.rows())]
     np.testing.assert_allclose(values, expected, atol=1e-5)

@@ -1,7 +1,7 @@
 """The command `pit`: a thin layer of click over jobs and tools. Every error that a user can cause ends in one line."""
 
 import ctypes
-import json
+import io
 import logging
 import os
 import shlex
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import click
 
+from pit.atomic import naming, require_apart
 from pit.cli.bench import bench
 from pit.cli.data import data
 from pit.cli.export import export_command
@@ -42,10 +43,9 @@ from pit.cli.options import (
 )
 from pit.cli.serve import policy_of, policy_options, serve
 from pit.config import AcceptBy, ConfigError, to_dict, to_yaml
-from pit.data.atomic import require_apart
 from pit.data.errors import DataError
 from pit.errors import Interruption
-from pit.terminal import Terminal, say, styled, tolerate_encodings
+from pit.terminal import Terminal, json_line, say, styled, tolerate_encodings
 from pit.testing.command import check
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         cli.main(args=words, prog_name="pit", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        words_of_click = io.StringIO()
+        error.show(words_of_click)
+        say(words_of_click.getvalue().rstrip("\n"), error=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
         # click makes an Abort of an EOFError too, which a damaged file can cause.
@@ -272,7 +274,7 @@ def config_command(
       pit config demo --set seed=3 > mine.yaml && pit run --config mine.yaml --out runs/mine
     """
     config = make_config(recipe, data, None, settings, file, model, adapter, reward)
-    click.echo(json.dumps(to_dict(config), indent=2) if as_json else to_yaml(config), nl=as_json)
+    say(json_line(to_dict(config), indent=2) if as_json else to_yaml(config).rstrip("\n"))
 
 
 @cli.command()
@@ -324,7 +326,11 @@ def improve(
     given = {name: value for name, value in changes.items() if value is not None}
     ask = policy_of(policy, policy_model, api_key_env, given.get("temperature"))
     # The output is opened, and what it held is lost, when the first answer is there.
-    with click.open_file(source, "rb") as lines, click.open_file(sink, "w", encoding="utf-8", lazy=True) as answers:
+    with (
+        naming("standard output" if sink == "-" else sink),
+        click.open_file(source, "rb") as lines,
+        click.open_file(sink, "w", encoding="utf-8", lazy=True) as answers,
+    ):
         assert isinstance(lines, ByteStream), "files and stdin are buffered"
         improve_lines(run, lines, answers, given, seed=seed, strict=strict, ask=ask)
 

@@ -12,8 +12,8 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pit.atomic import require_apart
 from pit.cli.options import PNG
-from pit.data.atomic import require_apart
 from pit.errors import PitError
 from pit.terminal import Terminal, styled
 

@@ -82,7 +82,7 @@ def data_check(
         template = _template_of(tokenizer, model)
         report = check(path, format=format_name, split=split, strict=strict, template=template)
     if as_json:
-        click.echo(report.to_json())
+        say(report.to_json())
     else:
         report.render(Terminal())
 

@@ -39,9 +39,13 @@ NEEDED = ("starlette", "uvicorn")
     "--drain", "drain_s", type=click.FloatRange(0, 3600), default=30.0, show_default=True,
     help="Seconds that requests get to end after SIGTERM or Ctrl-C.",
 )  # fmt: skip
-# Seven parameters: the options of the command.
+@click.option(
+    "--warmup/--no-warmup", "warm", default=True, show_default=True,
+    help="Compile for batches of many sizes before the first request, for about a minute.",
+)  # fmt: skip
+# Eight parameters: the options of the command.
 def serve(
-    folder: Path, host: str, port: int, room: int, api_key_env: str | None, drain_s: float, **changes: Any
+    folder: Path, host: str, port: int, room: int, api_key_env: str | None, drain_s: float, warm: bool, **changes: Any
 ) -> None:
     r"""Serve a finished run over HTTP, as OpenAI's chat API has it.
 
@@ -63,21 +67,27 @@ def serve(
 
     key = key_from(api_key_env)
     given = {name: value for name, value in changes.items() if value is not None}
-    serve(open_run(folder), given, Address(host, port, key, room, drain_s))
+    serve(open_run(folder), given, Address(host, port, key, room, drain_s), warm=warm)
 
 
 def key_from(variable: str | None) -> str | None:
     """Return the key in an environment variable; None where no variable is named.
 
     Raises:
-        ConfigError: the variable is not set, or empty.
+        ConfigError: the variable is not set, or empty, or holds a character that no header can hold.
     """
     if variable is None:
         return None
-    key = os.environ.get(variable, "")
-    if not key.strip():
+    key = os.environ.get(variable, "").strip()
+    if not key:
         raise ConfigError(f"--api-key-env = {variable}: is not set or empty; set it to the key: export {variable}=...")
-    return key.strip()
+    wrong = next((place for place, character in enumerate(key, 1) if not "!" <= character <= "~"), None)
+    if wrong is not None:
+        raise ConfigError(
+            f"--api-key-env = {variable}: character {wrong} of the key is a space, a line end or not ASCII, which a "
+            "header with a key cannot hold; set it to the key alone"
+        )
+    return key
 
 
 def policy_options(command: Callable[..., None]) -> Callable[..., None]:

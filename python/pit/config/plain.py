@@ -17,6 +17,7 @@ import yaml
 
 from pit.config.rules import ConfigError, FieldError
 from pit.config.run import RunConfig
+from pit.terminal import printable
 
 T = TypeVar("T")
 
@@ -187,9 +188,9 @@ def _merged(base: Mapping[str, Any], values: Mapping[Any, Any]) -> dict[str, Any
 
 
 def to_yaml(config: RunConfig) -> str:
-    """Return the config as YAML, fields in the order of their classes."""
-    text: str = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-    return text
+    """Return the config as YAML, fields in the order of their classes; control characters as escapes."""
+    texts: list[str] = [yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=each) for each in (True, False)]
+    return texts[0] if printable(texts[0]) == texts[0] else texts[1]
 
 
 def digest(*parts: object) -> str:

@@ -4,7 +4,6 @@ contents of a token store.
 
 import dataclasses
 import itertools
-import json
 import math
 from array import array
 from collections import Counter
@@ -26,7 +25,7 @@ from pit.data.survey import Survey
 from pit.data.template import Template
 from pit.data.tokenizer import Tokenizer
 from pit.data.usable import flaw
-from pit.terminal import printable
+from pit.terminal import json_line, printable
 from pit.types import COLUMNS, Preference
 
 QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)
@@ -88,7 +87,7 @@ class CheckReport:
         for name in ("longer_is_better", "longer_is_better_interval"):
             if math.isnan(self.longer_is_better):
                 content[name] = None
-        return json.dumps({"quantiles": QUANTILES, **content}, indent=1, allow_nan=False)
+        return json_line({"quantiles": QUANTILES, **content}, indent=1)
 
     def render(self, console: Console, example: bool = True) -> None:
         """Print the report; `example` adds the first pair as a tree."""
@@ -244,7 +243,7 @@ class StoreReport:
 
     def to_json(self) -> str:
         """Return the report as indented JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=1)
+        return json_line(dataclasses.asdict(self), indent=1)
 
     def render(self, console: Console) -> None:
         """Print the report."""

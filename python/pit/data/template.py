@@ -29,7 +29,10 @@ _PROMPT, _BETTER, _WORSE = 0, 1, 2
 
 
 class EncodedPreference(NamedTuple):
-    """Token contents of one preference, without closing tokens; `truncated` says which columns lost tokens."""
+    """Token contents of one preference, without closing tokens; `truncated` says which columns lost tokens.
+
+    A prompt whose messages have no tokens, the system's aside, has none either.
+    """
 
     prompt: list[int]
     better: list[int]
@@ -38,10 +41,11 @@ class EncodedPreference(NamedTuple):
 
 
 class Content(NamedTuple):
-    """Tokens of a segment without closing tokens, and whether any were cut off."""
+    """Tokens of a segment without closing tokens, whether any were cut off, and whether they say anything."""
 
     ids: list[int]
     cut: bool
+    said: bool = True
 
 
 class Template(ABC):
@@ -127,9 +131,9 @@ class Template(ABC):
         prompts = self._prompts([row.prompt for row in rows])
         answers = iter(self._answers([text for row in rows for text in (row.better, row.worse)]))
         encoded = []
-        for prompt, cut in prompts:
-            (better, better_cut), (worse, worse_cut) = next(answers), next(answers)
-            encoded.append(EncodedPreference(prompt, better, worse, (cut, better_cut, worse_cut)))
+        for prompt, cut, said in prompts:
+            (better, better_cut, _), (worse, worse_cut, _) = next(answers), next(answers)
+            encoded.append(EncodedPreference(prompt if said else [], better, worse, (cut, better_cut, worse_cut)))
         return encoded
 
     def encode_rows(self, rows: Sequence[Preference]) -> list[EncodedPreference | None]:
@@ -159,6 +163,11 @@ class Template(ABC):
     @abstractmethod
     def _answers(self, texts: Sequence[str]) -> list[Content]:
         """Return the contents of reference or output segments."""
+
+
+def says(roles: Sequence[RoleName], contents: Sequence[Sequence[int]]) -> bool:
+    """Return whether any message but the system's has tokens."""
+    return any(role != "system" and len(content) > 0 for role, content in zip(roles, contents, strict=True))
 
 
 def require_messages(messages: Sequence[Message]) -> None:
@@ -242,14 +251,15 @@ class RoleTemplate(Template):
             starts.append(len(ids))
             ids.append(self._opening[message.role])
             ids.extend(text)
+        said = says([message.role for message in messages], texts)
         if len(ids) <= room:
-            return Content(ids, False)
+            return Content(ids, False, said)
         # Keep one place for the role token of the message that the cut falls into.
         first = len(ids) - room + 1
         owner = max(start for start in starts if start <= first)
         if owner == first:
-            return Content(ids[first:], True)
-        return Content([ids[owner], *ids[first:]], True)
+            return Content(ids[first:], True, said)
+        return Content([ids[owner], *ids[first:]], True, said)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from pit.data.atomic import write_file
+from pit.atomic import write_file
 from pit.data.errors import DataError
 
 

@@ -11,6 +11,8 @@ DETAILS = {
     Reason.FORMAT: "the chat format takes no such sequence of roles (a system message, two turns of one role), or "
     "shows other text around the messages",
     Reason.NO_TOKENS: "an answer has no tokens; the tokenizer drops its text",
+    Reason.NO_PROMPT_TOKENS: "no message of the prompt has tokens; the tokenizer drops its text, or "
+    "windows.input is too small for any",
     Reason.EQUAL_TOKENS: "both answers are the same tokens; the tokenizer drops what differs",
     Reason.EQUAL_CUT: "both answers are the same tokens once cut to the window; raise windows.output and "
     "windows.reference to train on what differs",
@@ -26,6 +28,8 @@ def flaw(row: EncodedPreference | None) -> Reason | None:
     """
     if row is None:
         return Reason.FORMAT
+    if not row.prompt:
+        return Reason.NO_PROMPT_TOKENS
     if not row.better or not row.worse:
         return Reason.NO_TOKENS
     if row.better == row.worse:

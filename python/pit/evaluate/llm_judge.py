@@ -18,9 +18,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float64
 
+from pit.atomic import write_file
 from pit.chat_client import ChatError, Completion
 from pit.config import JudgeConfig
-from pit.data.atomic import write_file
 from pit.types import Message
 
 PROMPT = resources.files("pit.evaluate").joinpath("judge_prompt.txt").read_text(encoding="utf-8")

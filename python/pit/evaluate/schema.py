@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pit.data.atomic import write_file
+from pit.atomic import write_file
 from pit.errors import PitError
 from pit.evaluate.stats import CopyRate, Delta, Interval
 
@@ -237,7 +237,9 @@ def read_results(path: Path) -> Results:
 
     Raises ResultsError if there is no file, and as `from_json` does.
     """
-    file = path / FILE_NAME if path.is_dir() else path
+    file = path if path.is_file() or path.suffix == ".json" else path / FILE_NAME
+    if not file.parent.is_dir():
+        raise ResultsError(f"{file.parent}: no such folder; name the folder of a run that was evaluated")
     command = shlex.join(["pit", "evaluate", "--run", str(file.parent)])
     if not file.is_file():
         raise ResultsError(f"{file} does not exist; run {command} first")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pit.data.atomic import RUN_PARTS, require_absent_or_empty
+from pit.atomic import RUN_PARTS, require_absent_or_empty
 from pit.export.card import Card, card_of
 from pit.export.errors import ExportError
 from pit.export.speech import Speech, format_of, generation_config, speech_of
@@ -79,7 +79,7 @@ def export(
     Raises:
         CheckpointError: the stage has not finished.
         ConfigError: the run does not include the stage.
-        DataError: the folder is not empty.
+        PlaceError: the folder is a link, or not empty.
         ExportError: the stage has no adapters, PEFT could not find their base, or a base is named where there is none.
         ModelFileError: no family of transformers can express the model.
     """

@@ -16,13 +16,14 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from pit.atomic import new_folder
 from pit.config import AdapterConfig, ConfigError, ModelConfig
 from pit.model.adapters import input_axes, module_name, targets
 from pit.model.config_json import ConfigJson, read_json
 from pit.model.errors import ModelFileError, refusal
 from pit.model.layout import PARAMETERS, SCORE, Parameter, Weight, sizes
 from pit.model.params import Params
-from pit.model.tensor_files import new_folder, write_tensor_file
+from pit.model.tensor_files import write_tensor_file
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
+from pit.atomic import new_folder
 from pit.config import ModelConfig
 from pit.model.errors import ModelFileError, refusal
 from pit.model.families import FAMILIES
 from pit.model.layout import Weight
 from pit.model.params import Params
 from pit.model.shape import Shape
-from pit.model.tensor_files import new_folder, write_tensors
+from pit.model.tensor_files import write_tensors
 from pit.model.token_facts import SETTINGS, TEMPLATE, TOKENIZER
 
 SHARD_BYTES = 5 * 10**9

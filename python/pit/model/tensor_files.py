@@ -4,10 +4,10 @@ Reading opens the headers only, so that a folder is checked before gigabytes of 
 """
 
 import json
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -143,10 +143,20 @@ def write_tensors(
 
 
 def write_tensor_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write one safetensors file with the mode of any new file; the library lets only its user read it."""
+    """Write one safetensors file with the mode of any new file; the library lets only its user read it.
+
+    Raises:
+        OSError: it cannot be written, such as on a full disk; the library tells the number in its text alone.
+    """
     path.touch()
     mode = path.stat().st_mode
-    save_file(dict(tensors), path, metadata={"format": "pt"})
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     path.chmod(mode)
 
 
@@ -162,22 +172,3 @@ def _open_file(path: Path, stack: ExitStack) -> dict[str, FileTensor]:
         name: FileTensor(name, path, file, header.get_dtype(), tuple(header.get_shape()))
         for name, header in headers.items()
     }
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder next to `path`; it is renamed to `path` on success and removed on failure.
-
-    Raises:
-        ModelFileError: `path` exists and is not an empty folder.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ModelFileError(f"{path}: already exists and is not an empty folder; remove it or name another")
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

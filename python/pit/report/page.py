@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import jinja2
 
-from pit.data.atomic import write_file
+from pit.atomic import write_file
 from pit.evaluate import schema
 from pit.evaluate.schema import ExampleStep, Results, SensitivityRow
 from pit.evaluate.stats import Delta, Interval, judge_verdict_allowed, length_rule

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pit.data.atomic import write_file
+from pit.atomic import write_file
 from pit.errors import PitError
 from pit.evaluate.schema import RAW, Results
 from pit.report.formatting import answer_symbol

@@ -17,19 +17,18 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
-from pit.data.atomic import write_file
-from pit.data.store import Fold
+from pit.atomic import write_file
 from pit.data.template import Template
-from pit.data.tokens import Tokens
 from pit.errors import PitError
+from pit.rl.records import Answers, Rows
 from pit.terminal import json_line
 from pit.train.loop import StepError
-from pit.types import Batch, Message
+from pit.types import Message
 
 Function = Callable[[list[str], list[str] | None, list[str], list[dict[str, Any]]], Any]
 """`function(prompts, references, answers, rows) -> scores`, or a coroutine of them; docs/guides/your-own-reward.md."""
@@ -49,13 +48,6 @@ class FunctionError(PitError):
 
 class RewardError(StepError):
     """A reward function that raised, or returned something else than a finite number per answer."""
-
-
-class Rows(NamedTuple):
-    """Rows of the data that some inputs come from: a fold, and the place of each in it."""
-
-    fold: Fold
-    ids: Int64[np.ndarray, " G"]
 
 
 def source_of(function: str) -> Path:
@@ -194,29 +186,22 @@ class FunctionReward:
     function: Function
     template: Template
 
-    def __call__(
-        self,
-        inputs: Tokens,
-        references: Tokens | None,
-        outputs: Sequence[Tokens],
-        packed: Sequence[Batch] | None = None,
-        rows: Rows | None = None,
-    ) -> Float32[np.ndarray, "G N"]:
+    def __call__(self, answers: Answers) -> Float32[np.ndarray, "G N"]:
         """Return the scores; see `Reward`.
 
         Raises:
             RewardError: the function raised, or returned something else than a finite number per answer.
         """
-        template, n = self.template, len(outputs)
-        messages = [template.decode_prompt(x) for x in inputs]
+        template, n, g = self.template, len(answers.outputs), len(answers.inputs)
+        messages = [template.decode_prompt(x) for x in answers.inputs]
         prompts = [text for text in map(text_of, messages) for _ in range(n)]
-        answers = [template.decode_answer(column[g]) for g in range(len(inputs)) for column in outputs]
-        facts = [dict(fact) for fact in facts_of(messages, rows) for _ in range(n)]
-        given = None
-        if references is not None:
-            given = [text for text in map(template.decode_answer, references) for _ in range(n)]
-        values = self._called(prompts, given, answers, facts)
-        return self._checked(values, prompts, answers).reshape(len(inputs), n)
+        texts = [template.decode_answer(column[tree]) for tree in range(g) for column in answers.outputs]
+        facts = [dict(fact) for fact in facts_of(messages, answers.rows) for _ in range(n)]
+        references = None
+        if answers.references is not None:
+            references = [text for text in map(template.decode_answer, answers.references) for _ in range(n)]
+        values = self._called(prompts, references, texts, facts)
+        return self._checked(values, prompts, texts).reshape(g, n)
 
     def _called(
         self, prompts: list[str], references: list[str] | None, answers: list[str], rows: list[dict[str, Any]]

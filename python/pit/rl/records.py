@@ -9,10 +9,35 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float32, Float64, Int64
 
+from pit.data.store import Fold
 from pit.data.tokens import Sequences, Tokens
 from pit.rollout.sample import Samples
 from pit.train.feed import live_tokens
 from pit.types import Batch
+
+
+class Rows(NamedTuple):
+    """Rows of the data that some inputs come from: a fold, and the place of each in it."""
+
+    fold: Fold
+    ids: Int64[np.ndarray, " G"]
+
+
+class Answers(NamedTuple):
+    """N answers to each of G inputs, as a reward scores them.
+
+    inputs: contents of x. references: contents of the references; None where there are none.
+    outputs: contents of the answers, `outputs[n][g]`.
+    packed: the trees x -> [reference ->] outputs, packed; a reward that scores these very trees reads them.
+    rows: rows of the data that the inputs come from; None for other inputs.
+    """
+
+    inputs: Tokens
+    references: Tokens | None
+    outputs: Sequence[Tokens]
+    packed: Sequence[Batch] | None = None
+    rows: Rows | None = None
+
 
 Gold = Callable[[Sequences, Sequences], Float64[np.ndarray, " n"]]
 """True worth of answers, higher is better: of the contents of n inputs and of an answer to each."""

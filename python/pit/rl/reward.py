@@ -4,7 +4,7 @@ Whatever has the same signature is a reward as well: adding one is a class with 
 is none: it compares texts after training (`pit.evaluate.llm_judge`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -14,36 +14,21 @@ from jaxtyping import Float32
 from pit.config import GapForm, RewardForm, RewardMix
 from pit.data.packing import Layout
 from pit.data.template import Template, rollout
-from pit.data.tokens import Tokens
 from pit.model.heads import RewardModel
 from pit.model.model import Model
-from pit.rl.function import FunctionReward, Rows, load
+from pit.rl.function import FunctionReward, load
+from pit.rl.records import Answers
 from pit.rl.signals import agreement
 from pit.rollout.score import ModelScorer, Scorer, gap_tree
-from pit.types import Batch, Topology
+from pit.types import Topology
 
 
 @runtime_checkable
 class Reward(Protocol):
-    """A score of N outputs of each input, float32 [G, N]; higher is better."""
+    """A score of N answers to each of G inputs; higher is better."""
 
-    def __call__(
-        self,
-        inputs: Tokens,
-        references: Tokens | None,
-        outputs: Sequence[Tokens],
-        packed: Sequence[Batch] | None = None,
-        rows: Rows | None = None,
-    ) -> Float32[np.ndarray, "G N"]:
-        """Return the scores.
-
-        Args:
-            inputs: contents of x.
-            references: contents of the references; None where there are none.
-            outputs: contents of the answers, `outputs[n][g]`.
-            packed: the trees x -> [reference ->] outputs, packed; a reward that scores these very trees reads them.
-            rows: rows of the data that the inputs come from; None for other inputs.
-        """
+    def __call__(self, answers: Answers) -> Float32[np.ndarray, "G N"]:
+        """Return the scores."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +37,11 @@ class Quality:
 
     scorer: ModelScorer
 
-    def __call__(
-        self,
-        inputs: Tokens,
-        references: Tokens | None,
-        outputs: Sequence[Tokens],
-        packed: Sequence[Batch] | None = None,
-        rows: Rows | None = None,
-    ) -> Float32[np.ndarray, "G N"]:
+    def __call__(self, answers: Answers) -> Float32[np.ndarray, "G N"]:
         """Return the scores; see `Reward`."""
-        return self.scorer.quality(inputs, outputs, packed if references is None else None)
+        # Trees with a reference hold other paths than x -> y.
+        packed = answers.packed if answers.references is None else None
+        return self.scorer.quality(answers.inputs, answers.outputs, packed)
 
 
 @dataclass(frozen=True)
@@ -71,17 +51,12 @@ class Gap:
     scorer: Scorer
     form: GapForm
 
-    def __call__(
-        self,
-        inputs: Tokens,
-        references: Tokens | None,
-        outputs: Sequence[Tokens],
-        packed: Sequence[Batch] | None = None,
-        rows: Rows | None = None,
-    ) -> Float32[np.ndarray, "G N"]:
+    def __call__(self, answers: Answers) -> Float32[np.ndarray, "G N"]:
         """Return the gaps; see `Reward`."""
-        assert references is not None
-        return self.scorer.gap(inputs, references, outputs, self.form, packed if self.form == "raw" else None)
+        assert answers.references is not None
+        # The other forms read paths that the trees of a rollout do not hold.
+        packed = answers.packed if self.form == "raw" else None
+        return self.scorer.gap(answers.inputs, answers.references, answers.outputs, self.form, packed)
 
 
 @dataclass(frozen=True)
@@ -90,17 +65,10 @@ class Difference:
 
     scorer: ModelScorer
 
-    def __call__(
-        self,
-        inputs: Tokens,
-        references: Tokens | None,
-        outputs: Sequence[Tokens],
-        packed: Sequence[Batch] | None = None,
-        rows: Rows | None = None,
-    ) -> Float32[np.ndarray, "G N"]:
+    def __call__(self, answers: Answers) -> Float32[np.ndarray, "G N"]:
         """Return the differences; see `Reward`."""
-        assert references is not None
-        return self.scorer.difference(inputs, references, outputs)
+        assert answers.references is not None
+        return self.scorer.difference(answers.inputs, answers.references, answers.outputs)
 
 
 def scored_tree(samples: int, form: RewardForm | None) -> Topology:
@@ -120,27 +88,13 @@ class Sum:
 
     parts: Mapping[str, tuple[float, Reward]]
 
-    def __call__(
-        self,
-        inputs: Tokens,
-        references: Tokens | None,
-        outputs: Sequence[Tokens],
-        packed: Sequence[Batch] | None = None,
-        rows: Rows | None = None,
-    ) -> Float32[np.ndarray, "G N"]:
+    def __call__(self, answers: Answers) -> Float32[np.ndarray, "G N"]:
         """Return the scores; see `Reward`."""
-        return self.total(self.of_parts(inputs, references, outputs, packed, rows))
+        return self.total(self.of_parts(answers))
 
-    def of_parts(
-        self,
-        inputs: Tokens,
-        references: Tokens | None,
-        outputs: Sequence[Tokens],
-        packed: Sequence[Batch] | None = None,
-        rows: Rows | None = None,
-    ) -> dict[str, Float32[np.ndarray, "G N"]]:
+    def of_parts(self, answers: Answers) -> dict[str, Float32[np.ndarray, "G N"]]:
         """Return the scores of each part, not weighted."""
-        return {name: part(inputs, references, outputs, packed, rows) for name, (_, part) in self.parts.items()}
+        return {name: part(answers) for name, (_, part) in self.parts.items()}
 
     def total(self, scores: Mapping[str, Float32[np.ndarray, "G N"]]) -> Float32[np.ndarray, "G N"]:
         """Return the weighted sum of the scores of the parts."""
@@ -202,17 +156,9 @@ def mixed(
     return Sum(parts)
 
 
-# Six parameters: a reward and its own five.
-def score(
-    reward: Reward,
-    inputs: Tokens,
-    references: Tokens | None,
-    outputs: Sequence[Tokens],
-    packed: Sequence[Batch] | None,
-    rows: Rows,
-) -> tuple[Float32[np.ndarray, "G N"], dict[str, float]]:
+def score(reward: Reward, answers: Answers) -> tuple[Float32[np.ndarray, "G N"], dict[str, float]]:
     """Return the scores of a reward, and metrics of its parts where it is a sum."""
     if not isinstance(reward, Sum):
-        return reward(inputs, references, outputs, packed, rows), {}
-    parts = reward.of_parts(inputs, references, outputs, packed, rows)
+        return reward(answers), {}
+    parts = reward.of_parts(answers)
     return reward.total(parts), reward.metrics(parts)

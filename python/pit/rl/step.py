@@ -24,10 +24,9 @@ from pit.model.model import Model
 from pit.model.params import Params
 from pit.rl.algorithm import Algorithm
 from pit.rl.controllers import Controllers
-from pit.rl.function import Rows
 from pit.rl.metrics import metrics
 from pit.rl.readings import PolicyAndAnchor
-from pit.rl.records import Measures, Prompts, Rollout, Trees, by_slot
+from pit.rl.records import Answers, Measures, Prompts, Rollout, Rows, Trees, by_slot
 from pit.rl.references import References
 from pit.rl.reward import Reward, score
 from pit.rl.shaping import shaped
@@ -106,8 +105,9 @@ class RlStep:
         prompts = self.prompts(fold, draws, seed.of("references"))
         rollout = self.sample(params, prompts, seed.of("samples"), draws.step)
         trees = self.pack(rollout)
-        columns = prompts.inputs, prompts.references, rollout.outputs
-        scores, parts = score(self.reward, *columns, trees.batches, Rows(fold, prompts.ids))
+        rows = Rows(fold, prompts.ids)
+        answers = Answers(prompts.inputs, prompts.references, rollout.outputs, trees.batches, rows)
+        scores, parts = score(self.reward, answers)
         control = control.seen(self.config, scores) if adapt else control
         measures = self.measure(params, rollout, trees, scores, control)
         values = metrics(self.config, rollout, scores, measures, control) | parts

@@ -10,8 +10,8 @@ from pathlib import Path
 from etils import epath
 from jax.sharding import Mesh
 
+from pit.atomic import write_file
 from pit.config import FREE, ConfigError, PackingConfig, RolloutConfig, RunConfig, from_dict, override, to_dict
-from pit.data.atomic import write_file
 from pit.data.chat import ChatFormat, ChatTemplate
 from pit.data.errors import DataError
 from pit.data.packing import Layout
@@ -55,8 +55,9 @@ class Run:
         """
         path = folder / "config.json"
         if not path.is_file():
+            fault = "holds no run (no config.json)" if folder.exists() else "no such folder"
             command = shlex.join(["pit", "run", "demo", "--out", str(folder)])
-            raise ConfigError(f"{folder}: holds no run (no config.json); make one, for example with `{command}`")
+            raise ConfigError(f"{folder}: {fault}; name the folder of a run, or make one, for example with `{command}`")
         return cls(folder, _read(path))
 
     def with_settings(self, settings: Sequence[str]) -> "Run":

@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 
+from pit.atomic import write_file
 from pit.config import OptimizerConfig, to_dict
-from pit.data.atomic import write_file
 from pit.errors import PitError
 from pit.model.model import Model
 from pit.run.folder import Run

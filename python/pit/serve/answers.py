@@ -102,13 +102,16 @@ class Answerer:
         config: passes of the improver, form of the gap, threshold.
 
     Raises:
-        TypeError: the models' sampler is not PIT's own, which alone shows samples while it draws them.
+        TypeError: there is no policy, or the sampler is not PIT's own, which alone shows samples while it draws them.
     """
 
     def __init__(self, template: Template, models: Models, config: ImproveConfig) -> None:
         if not isinstance(models.sampler, Sampler):
             raise TypeError(f"models.sampler: {type(models.sampler).__name__} shows no samples while it draws them")
+        if models.policy is None:
+            raise TypeError("models.policy: is None, and requests without an answer need one; load it")
         self._template, self._models, self._config, self._sampler = template, models, config, models.sampler
+        self._policy = models.policy
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -118,7 +121,7 @@ class Answerer:
     def __call__(self, rows: Sequence[Row]) -> None:
         """Answer rows of one kind of sampling, and tell their listeners."""
         lacking = [row for row in rows if row.request.question.answer is None and not row.listener.gone]
-        drawn = self._draw(self._models.policy, lacking, None, _SEED.of("y0")) if lacking else []
+        drawn = self._draw(self._policy, lacking, None, _SEED.of("y0")) if lacking else []
         improving: list[tuple[Row, Ended]] = []
         for row, ended in zip(lacking, drawn, strict=True):
             if row.request.model == "improved":

@@ -119,10 +119,15 @@ async def _chat(service: Service, request: Request) -> Response:
     if kind != "application/json":
         # A web page cannot send this type to another site unasked, so none can use the server of its visitor.
         raise ApiError(f"the body is of type {kind!r}; send it with 'Content-Type: application/json'", status=415)
-    body = await _body(request)
-    asked = await anyio.to_thread.run_sync(service.read, body)
     waiting = _Waiting()
-    service.submit(asked, waiting)
+    service.enter(waiting)
+    try:
+        body = await _body_or_end(request, waiting)
+        asked = await anyio.to_thread.run_sync(service.read, body)
+        service.submit(asked, waiting)
+    except BaseException:
+        service.leave(waiting)
+        raise
     head = _Head(asked, service)
     if asked.stream:
         return _EventStream(service, head, waiting)
@@ -257,6 +262,25 @@ def _model(name: str, created: int) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "pit"}
 
 
+async def _body_or_end(request: Request, waiting: _Waiting) -> bytes:
+    """Return the body of a request; a client that sends it slowly does not outlast the service.
+
+    Raises:
+        ApiError: it is too long, or the service has ended.
+    """
+    reading, ending = asyncio.create_task(_body(request)), asyncio.create_task(waiting.events.get())
+    try:
+        await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if ending.done():
+            event = ending.result()
+            assert isinstance(event, ApiError), "nothing is drawn yet"
+            raise event
+        return reading.result()
+    finally:
+        reading.cancel()
+        ending.cancel()
+
+
 async def _body(request: Request) -> bytes:
     """Return the body of a request.
 
@@ -278,8 +302,9 @@ def _require_key(request: Request, key: str | None) -> None:
     Raises:
         ApiError: it has not.
     """
-    given = request.headers.get("authorization", "")
-    if key is not None and not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
+    # The scheme may be in any case (RFC 9110, section 11.1).
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if key is not None and not (hmac.compare_digest(given.encode(), key.encode()) and scheme.lower() == "bearer"):
         raise ApiError(
             "the API key is missing or wrong; send the server's key as 'Authorization: Bearer KEY'",
             status=401,

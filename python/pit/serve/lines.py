@@ -16,10 +16,10 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from pit.config import ImproveConfig
 from pit.data.arrivals import ByteStream, arriving
 from pit.data.errors import DataError
-from pit.data.readers.columns import column, text_column
+from pit.data.readers.columns import require_no_pictures, with_system
 from pit.data.readers.report import RowError
 from pit.data.readers.streams import parsed
-from pit.data.readers.trl import prompt_of
+from pit.data.readers.trl import request_of
 from pit.data.template import Template
 from pit.data.tokens import Tokens
 from pit.errors import PitError
@@ -28,6 +28,7 @@ from pit.run.folder import Run
 from pit.seeds import Seed
 from pit.serve.question import Question, question
 from pit.serve.record import record_of
+from pit.stages import rl
 from pit.terminal import json_line, say
 from pit.types import Message
 
@@ -93,7 +94,8 @@ def improve_lines(
         DataError: a line could not be answered; the others were, unless `strict`.
     """
     config = dataclasses.replace(run.config.improve, **changes)
-    models = Models.load(run, run.config.reward_gap.packing, accept_by=config.accept_by)
+    policy = rl.POLICY if ask is None else None
+    models = Models.load(run, run.config.reward_gap.packing, policy, accept_by=config.accept_by)
     server = _Server(run.template, models, config, seed, sink, tell)
     numbers = count(1)
     lines, refused = 0, 0
@@ -245,10 +247,9 @@ def _request(line: bytes, number: int, template: Template) -> _Request:
     row = parsed(line)
     if isinstance(row, RowError):
         raise row
-    column(row, "prompt")
-    prompt = prompt_of(row) or ()
-    answer = text_column(row, "answer") if row.get("answer") is not None else None
-    asked = question(prompt, answer, template)
+    require_no_pictures(row)
+    prompt, answer = request_of(row)
+    asked = question(with_system(row, prompt), answer, template)
     for name in OUTPUT[1:]:
         if name in row:
             raise DataError(f"{name!r} is a field of the output; give it another name")

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from pit.data.errors import DataError
 from pit.data.readers.columns import require_prompt, require_unicode
+from pit.data.readers.report import Reason, RowError
 from pit.data.template import EncodedPreference, Template
+from pit.data.usable import DETAILS
 from pit.types import Message, Preference
 
 
@@ -27,11 +29,13 @@ def question(prompt: tuple[Message, ...], answer: str | None, template: Template
     """Return the question of a prompt and perhaps its answer, which is stripped as answers of the data are.
 
     Raises:
-        RowError: the prompt is empty, or a text is not valid Unicode.
+        RowError: the prompt is empty or has no tokens, or a text is not valid Unicode.
         DataError: the answer is empty, or the template refuses the conversation.
     """
     answer = checked(prompt, answer)
     (tokens,) = template.encode_preferences([Preference(prompt, answer or "", "")])
+    if not tokens.prompt:
+        raise RowError(Reason.NO_PROMPT_TOKENS, DETAILS[Reason.NO_PROMPT_TOKENS])
     return Question(prompt, answer, tokens)
 
 

@@ -9,19 +9,24 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 
 from pit.config import ConfigError
+from pit.data.errors import DataError
 from pit.improve import Models
 from pit.run.folder import Run
 from pit.serve.http import application
 from pit.serve.protocol import MODELS
 from pit.serve.service import Service
 from pit.terminal import say
+
+WARM_UP_S = 60.0
+"""Seconds of a warm-up after which it compiles for no further size of batch; later starts find programs on disk."""
 
 _LAST_S = 5.0
 """Seconds that responses and the worker get for their end once all requests have ended."""
@@ -44,14 +49,22 @@ class Address:
     drain_s: float
 
 
-def serve(run: Run, changes: Mapping[str, Any], address: Address, tell: Callable[[str], None] = say) -> None:
+def serve(
+    run: Run,
+    changes: Mapping[str, Any],
+    address: Address,
+    *,
+    warm: bool = True,
+    tell: Callable[[str], None] = say,
+) -> None:
     """Serve a finished run until SIGTERM or SIGINT.
 
     Args:
         run: the run.
         changes: fields of the run's config section `improve` to change.
         address: where, and under which guards.
-        tell: receives a line once the server listens.
+        warm: compile what requests will use before the first of them.
+        tell: receives a line about that, and one once the server listens.
 
     Raises:
         ConfigError: the address cannot be listened on.
@@ -64,6 +77,8 @@ def serve(run: Run, changes: Mapping[str, Any], address: Address, tell: Callable
     with _bound(address.host, address.port) as listening:
         models = Models.load(run, run.config.reward_gap.packing, accept_by=config.accept_by)
         service = Service(run.template, models, config, room=address.room, tell=warn)
+        if warm:
+            _warm_up(service, run, config.batch, tell)
         service.start()
         host, port = listening.getsockname()[:2]
         if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
@@ -79,6 +94,28 @@ def serve(run: Run, changes: Mapping[str, Any], address: Address, tell: Callable
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _warm_up(service: Service, run: Run, most: int, tell: Callable[[str], None]) -> None:
+    """Compile programs of the batches that conversations of the run's own data make, and say which."""
+    begin_s = time.perf_counter()
+    try:
+        fold = run.fold("eval")
+        inputs = fold.columns(list(range(min(most, len(fold)))))[0]
+    except DataError as error:
+        # A run answers without its data too.
+        say(f"pit: starts without a warm-up, because it has no prompts of the run: {error}", error=True)
+        return
+    sizes, left = service.warm_up([run.template.decode_prompt(ids) for ids in inputs], budget_s=WARM_UP_S)
+    later = f"; those of {_listed(left)} when they come, unless they are on disk" if left else ""
+    tell(
+        f"compiled in {time.perf_counter() - begin_s:.0f} s for prompts as in the run's data, in batches of "
+        f"{_listed(sizes)} answers{later}"
+    )
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes)) or "no"
 
 
 @contextlib.contextmanager

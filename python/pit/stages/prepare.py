@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from pit.atomic import write_file
 from pit.config import ConfigError, FieldError, RunConfig
-from pit.data.atomic import write_file
 from pit.data.chat import ChatTemplate
 from pit.data.errors import DataError
 from pit.data.folds import Folds

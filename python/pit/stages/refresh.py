@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pit.atomic import write_file
 from pit.config import ConfigError, RefreshConfig, RunConfig, digest
 from pit.data import _core
-from pit.data.atomic import write_file
 from pit.data.errors import DataError
 from pit.data.packing import Layout, pack
 from pit.data.store import Fold

@@ -29,7 +29,7 @@ from pit.rl.board import Board
 from pit.rl.controllers import Controllers
 from pit.rl.curriculum import difficulty_of, examples_of, expected_visits, make_draws, source_weights
 from pit.rl.readings import PolicyAndAnchor
-from pit.rl.records import Gold
+from pit.rl.records import Answers, Gold
 from pit.rl.references import References
 from pit.rl.reward import mixed, model_reward, scored_tree
 from pit.rl.step import RlStep
@@ -175,7 +175,7 @@ def margins(
     gap, blocks = model_reward(model, layout, form), []
     for first in range(0, examples, MARGIN_BLOCK):
         inputs, better, worse = fold.columns(range(first, min(first + MARGIN_BLOCK, examples)))
-        blocks.append(gap(inputs, worse, [better])[:, 0])
+        blocks.append(gap(Answers(inputs, worse, [better]))[:, 0])
     return np.concatenate(blocks)
 
 

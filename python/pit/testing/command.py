@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pit.data.atomic import require_apart
+from pit.atomic import require_apart
 from pit.terminal import Terminal, say
 from pit.testing.errors import CheckError, InvariantError
 from pit.types import Preference
@@ -150,10 +150,18 @@ def _print_failures(report: "Report") -> None:
 
 
 def _run(scorer: Any, model: str, options: dict[str, Any], of_stage: tuple[str, ...]) -> "Report":
+    from pit.testing.invariants import ALL, Statistical
     from pit.testing.run import Request, run_check, select
+    from pit.testing.scorers import methods_of
 
     invariants = select(options["names"])
     rows, where = _rows(model, options)
+    measured = any(isinstance(each, Statistical) and each.applicable(scorer) for each in ALL)
+    if (options["data"] or options["samples_of"]) and methods_of(scorer) and not measured:
+        raise CheckError(
+            f"{model}: is a language model, which has samples and no scores, so nothing of it can be measured on pairs "
+            f"of {where}; leave the data out to check its samples, or give a reward model"
+        )
     request = Request(model, where, options["examples"], options["seed"], options["failures"], of_stage)
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=Terminal(stderr=True), transient=True) as progress:

@@ -14,7 +14,7 @@ import jinja2
 from rich.markup import escape
 from rich.table import Table
 
-from pit.data.atomic import write_file
+from pit.atomic import write_file
 from pit.evaluate.stats import Interval
 
 

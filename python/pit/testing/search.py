@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import example as fixed_example
 from hypothesis import seed as with_seed
 
-from pit.data.atomic import write_file
+from pit.atomic import write_file
 from pit.testing.errors import CheckError, InvariantError, NondeterminismError
 from pit.testing.invariants.base import Case, Exact, Invariant, Material
 from pit.testing.invariants.draws import DrawCall

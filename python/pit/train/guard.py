@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int32, Int64
 
-from pit.data.atomic import write_file
+from pit.atomic import write_file
 from pit.errors import PitError
 from pit.losses.total import Total
 from pit.model.params import Params

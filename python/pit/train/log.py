@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pit.data.atomic import write_file
+from pit.atomic import naming, write_file
 from pit.losses.total import Total
 from pit.records import read_lines
 from pit.terminal import Terminal
@@ -192,8 +192,9 @@ class StageLog:
                     f"{name} = {values[name]} at step {step}: training diverged; lower optimizer.learning_rate or "
                     "optimizer.clip_norm and start another run"
                 )
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
         self._trackers.log(step, values)
 
     def __enter__(self) -> "StageLog":
@@ -202,7 +203,8 @@ class StageLog:
     def __exit__(self, *_: object) -> None:
         self._trackers.close()
         self.reporter.close()
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
 
 
 def _pair(value: Total | float) -> tuple[float, float]:

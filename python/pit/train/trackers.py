@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from tensorboardX import SummaryWriter
 
-from pit.data.atomic import write_file
+from pit.atomic import write_file
 from pit.errors import PitError
 from pit.terminal import printable
 

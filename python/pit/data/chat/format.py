@@ -19,7 +19,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pit.data.atomic import write_file
+from pit.atomic import write_file
 from pit.data.errors import DataError
 from pit.types import Message
 

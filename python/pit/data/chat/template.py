@@ -16,7 +16,7 @@ from jaxtyping import Int32
 from pit.data.chat.cut import Cut, between, cut, mark, shown
 from pit.data.chat.format import ChatFormat
 from pit.data.errors import DataError
-from pit.data.template import Content, EncodedPreference, Template, require_messages
+from pit.data.template import Content, EncodedPreference, Template, require_messages, says
 from pit.data.tokenizer import Tokenizer
 from pit.data.tokens import Tokens
 from pit.types import Closings, Message, Preference, RoleName
@@ -237,7 +237,7 @@ class ChatTemplate(Template):
     def _fitted(self, texts: _Texts) -> Content:
         """Return the content of an input segment: the conversation, or as much of its end as the window holds."""
         if self._size(texts) <= self.windows[0]:
-            return Content(self._joined(texts), False)
+            return Content(self._joined(texts), False, says(texts.roles, texts.ids))
         head = texts.roles[0] == "system"
         if head:
             first = self._settled(texts.ids[0][: self.windows[0] // 2], -1, self._shown_user)
@@ -263,7 +263,7 @@ class ChatTemplate(Template):
                 f"windows.input = {self.windows[0]}: does not hold a token of the last message beside the system "
                 "message and what the format puts between them; set it to a larger size"
             )
-        return Content(self._joined(kept), True)
+        return Content(self._joined(kept), True, says(kept.roles, kept.ids))
 
     def _shown_user(self, text: str) -> str:
         """Return a user's text as the format shows it."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from pit.data.atomic import write_file
+from pit.atomic import naming, write_file
 from pit.data.curriculum.protocol import CurriculumError, Draws
 from pit.records import DamagedFileError, read_lines
 
@@ -41,7 +41,7 @@ class History:
 
     def __init__(self, folder: Path, resumed_step: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / FILE_NAME
+        self._path = path = folder / FILE_NAME
         if path.is_file():
             lines = read_lines(path, REMEDY, FIELDS, whole=False)
             write_file(path, b"".join(line for line, record in lines if record["step"] < resumed_step))
@@ -52,14 +52,16 @@ class History:
         step, ids, sources = visit.draws
         gap = None if visit.gap is None else [round(float(g), 5) for g in visit.gap]
         record = {"step": step, "id": ids.tolist(), "source": sources.tolist(), "gap": gap}
-        self._file.write(json.dumps(record, separators=(",", ":")) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(record, separators=(",", ":")) + "\n")
+            self._file.flush()
 
     def __enter__(self) -> "History":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
 
 
 def read_history(folder: Path) -> list[Visit]:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from pit.data.errors import DataError
 from pit.data.readers import hh, scored, sharegpt, summarize, trl
-from pit.data.readers.columns import markers, number_column
+from pit.data.readers.columns import markers, number_column, require_no_pictures, with_system
 from pit.data.readers.detect import detect
 from pit.data.readers.report import ReadReport, Reason, RowError
 from pit.data.readers.sources import SPLITS, find_files, label, split_of
-from pit.data.readers.streams import records
+from pit.data.readers.streams import Record, records
 from pit.types import Preference
 
 __all__ = ["FORMATS", "SPLITS", "ReadReport", "Reason", "RowError", "find_files", "label", "read_preferences"]
@@ -111,10 +111,7 @@ def _read(root: Path, formats: Mapping[Path, str], wanted: _Wanted, report: Read
                 continue
             report.rows += 1
             try:
-                if isinstance(record, RowError):
-                    raise record
-                rows = FORMATS[name](record, wanted.difficulty)
-                facts = _facts(record, wanted.columns)
+                rows = _pairs(record, FORMATS[name], wanted)
             except RowError as error:
                 if wanted.strict:
                     raise DataError(
@@ -126,7 +123,25 @@ def _read(root: Path, formats: Mapping[Path, str], wanted: _Wanted, report: Read
                 for row in rows:
                     report.pairs += 1
                     report.marked.update(markers(row))
-                    yield row if facts is None else row._replace(facts=facts)
+                    yield row
+
+
+def _pairs(record: Record, convert: Converter, wanted: _Wanted) -> list[Preference]:
+    """Return the preferences of a raw row, by the rules that hold for all formats.
+
+    Raises:
+        RowError: the row cannot be used.
+    """
+    if isinstance(record, RowError):
+        raise record
+    if not isinstance(record.get("split"), str | None):
+        kind = type(record["split"]).__name__
+        raise RowError(Reason.TYPE, f"'split' is {kind}, not text; write train, validation or test, or rename it")
+    require_no_pictures(record)
+    facts = _facts(record, wanted.columns)
+    return [
+        row._replace(prompt=with_system(record, row.prompt), facts=facts) for row in convert(record, wanted.difficulty)
+    ]
 
 
 def _facts(record: Mapping[str, object], columns: Sequence[str]) -> str | None:

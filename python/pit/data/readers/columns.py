@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from pit.data.readers.encoded import is_encoded
+from pit.data.readers.repeats import repeats
 from pit.data.readers.report import Reason, RowError
 from pit.types import Message, Preference, RoleName
 
@@ -36,18 +38,22 @@ MARKERS = (
 )
 """Markers of chat formats, which a template adds and a text should not hold."""
 
+_WRITTEN = "messages written as text; decode it (json.loads) before writing"
 _MARKER = re.compile("|".join(map(re.escape, MARKERS)))
-_ENCODED = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content|from|value)["']\s*:""")
-_WORDS = 2
-"""Fewest words of a prompt that both answers may not begin with; a single word, such as a greeting, is no sign."""
+
+SYSTEMS = ("system", "system_prompt", "system_message")
+"""Columns that hold the system message of a row."""
+
+PICTURES = ("images", "image", "image_path", "image_url", "picture", "pictures")
+"""Columns that hold pictures."""
 
 
 def preference(prompt: tuple[Message, ...], better: str, worse: str) -> Preference:
     """Return a preference with stripped answers.
 
     Raises:
-        RowError: the prompt or an answer is empty, both answers are equal or begin with the prompt, or a text is not
-            valid Unicode.
+        RowError: the prompt or an answer is empty, both answers are equal, one begins with the prompt, or a text is
+            not valid Unicode or encodes a conversation.
     """
     better, worse = better.strip(), worse.strip()
     require_prompt(prompt)
@@ -55,9 +61,13 @@ def preference(prompt: tuple[Message, ...], better: str, worse: str) -> Preferen
         raise RowError(Reason.EMPTY_ANSWER, f"the {'rejected' if better else 'chosen'} answer has no text")
     if better == worse:
         raise RowError(Reason.EQUAL, "both answers are the same text")
-    last = prompt[-1].content.strip()
-    if len(last.split()) >= _WORDS and better.startswith(last) and worse.startswith(last):
-        raise RowError(Reason.REPEATED, "both answers begin with the prompt; cut it off, the prompt has its own column")
+    require_plain(*(message.content for message in prompt), better, worse)
+    repeated = repeats(prompt, better, worse)
+    if repeated is not None:
+        begins = "begin" if repeated == "both answers" else "begins"
+        raise RowError(
+            Reason.REPEATED, f"{repeated} {begins} with the prompt; cut it off, the prompt has its own column"
+        )
     require_unicode(*(message.content for message in prompt), better, worse)
     return Preference(prompt, better, worse)
 
@@ -66,6 +76,36 @@ def require_prompt(prompt: tuple[Message, ...]) -> None:
     """Raise `RowError` unless a message of the prompt has text."""
     if not any(message.content.strip() for message in prompt):
         raise RowError(Reason.EMPTY_PROMPT, "no message of the prompt has text")
+
+
+def with_system(record: Mapping[str, object], prompt: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return a prompt with the system message of the columns `SYSTEMS`, where it has none of its own.
+
+    Raises:
+        RowError: a column is not text, or there are two different system messages.
+    """
+    texts = [plain_text(record[name], name) for name in SYSTEMS if record.get(name) is not None]
+    require_unicode(*texts)
+    columns = [Message("system", text) for text in texts if text.strip()]
+    own = [message for message in prompt if message.role == "system"]
+    if len({message.content.strip() for message in (*columns, *own)}) > 1 and columns:
+        raise RowError(Reason.PROMPTS, "the column 'system' and the messages have different system messages; keep one")
+    return prompt if own or not columns else (columns[0], *prompt)
+
+
+def require_no_pictures(record: Mapping[str, object]) -> None:
+    """Raise `RowError` if a row has pictures, which its texts may be about."""
+    for name in PICTURES:
+        if record.get(name):
+            raise RowError(
+                Reason.PARTS, f"{name!r} holds pictures, and only text can be read; leave the row out, or the column"
+            )
+
+
+def require_plain(*texts: str) -> None:
+    """Raise `RowError` if a text of a message encodes a conversation."""
+    if any(map(is_encoded, texts)):
+        raise RowError(Reason.ENCODED, f"a message holds {_WRITTEN}")
 
 
 def require_unicode(*texts: str) -> None:
@@ -112,7 +152,7 @@ def text_column(record: Mapping[str, object], name: str) -> str:
     """Return the value of a text column.
 
     Raises:
-        RowError: it is missing, of another type, or a list of messages written as text.
+        RowError: it is missing, of another type, or encodes a conversation.
     """
     return plain_text(column(record, name), name)
 
@@ -121,14 +161,12 @@ def plain_text(value: object, name: str) -> str:
     """Return a value that is plain text.
 
     Raises:
-        RowError: it is anything else, or a list of messages written as text; the message calls it `name`.
+        RowError: it is anything else, or encodes a conversation; the message calls it `name`.
     """
     if not isinstance(value, str):
         raise RowError(Reason.TYPE, f"{name!r} is {type(value).__name__}, not text")
-    if _ENCODED.match(value):
-        raise RowError(
-            Reason.ENCODED, f"{name!r} is a list of messages written as text; decode it (json.loads) before writing"
-        )
+    if is_encoded(value):
+        raise RowError(Reason.ENCODED, f"{name!r} holds {_WRITTEN}")
     return value
 
 

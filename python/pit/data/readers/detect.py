@@ -7,10 +7,8 @@ from pathlib import Path
 
 from pit.data.errors import DataError
 from pit.data.readers import hh
+from pit.data.readers.columns import PICTURES
 from pit.data.readers.streams import column_names, records
-
-PICTURES = ("images", "image")
-"""Columns that hold pictures."""
 
 _PROBED_ROWS = 100
 

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     EQUAL_TOKENS = "answers with equal tokens"
     EQUAL_CUT = "answers equal in the window"
     NO_TOKENS = "answer without tokens"
+    NO_PROMPT_TOKENS = "prompt without tokens"
     FORMAT = "conversation that the chat format refuses"
 
 

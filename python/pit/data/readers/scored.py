@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pit.data.readers.columns import column, number_column, plain_text
 from pit.data.readers.report import Reason, RowError
 from pit.data.readers.trl import convert as convert_pair
+from pit.data.readers.trl import require_no_other_name
 from pit.types import Preference
 
 MARGIN = "margin"
@@ -26,6 +27,9 @@ def convert(record: Mapping[str, object], difficulty_column: str | None = None) 
     Raises:
         RowError: a column is missing or of another type, a pair is unusable, or all scores are equal.
     """
+    if record.get("prompt") is None:
+        require_no_other_name(record)
+    column(record, "prompt")
     responses, scores = column(record, "responses"), column(record, "scores")
     if not isinstance(responses, list) or not isinstance(scores, list) or len(responses) != len(scores):
         raise RowError(Reason.TYPE, "'responses' and 'scores' are not two lists of one length")

@@ -18,17 +18,21 @@ from pit.data.readers.streams import SUFFIXES, kind_of
 SPLITS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "train": ("train", "training"),
-        "validation": ("validation", "valid", "val", "dev"),
-        "test": ("test", "eval", "evaluation", "heldout"),
+        "validation": ("validation", "validate", "valid", "val", "dev", "development"),
+        "test": (
+            *("test", "tests", "testing", "eval", "evals", "evaluation", "evaluations"),
+            *("held out", "hold out", "held outs", "hold outs"),
+        ),
     }
 )
-"""Splits, and the words for them in the names of files and folders and in a column `split`."""
+"""Splits, and the words for them in the names of files and folders and in a column `split`; where a word has a space, a
+name may have nothing, or one of space, `_`, `-` and `.`."""
 
 METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files that the `datasets` library writes beside data; they hold no rows."""
 
-_SPLIT_OF_WORD = {word: split for split, words in SPLITS.items() for word in words}
-_WORDS = "|".join(sorted(_SPLIT_OF_WORD, key=len, reverse=True))
+_SPLIT_OF_WORD = {word.replace(" ", ""): split for split, words in SPLITS.items() for word in words}
+_WORDS = "|".join(word.replace(" ", "[ _.-]?") for words in SPLITS.values() for word in words)
 _NAMED = re.compile(rf"(?<![a-z])({_WORDS})(?![a-z])")
 
 
@@ -46,7 +50,7 @@ def split_of(name: str) -> str | None:
     ('test', 'train', None)
     """
     found = _NAMED.search(name.lower())
-    return _SPLIT_OF_WORD[found.group(1)] if found else None
+    return _SPLIT_OF_WORD[re.sub("[ _.-]", "", found.group(1))] if found else None
 
 
 def label(file: Path, root: Path) -> str:

@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from pit.data.errors import DataError
+from pit.data.readers.columns import PICTURES, SYSTEMS
 from pit.data.readers.report import Reason, RowError
 from pit.data.readers.trl import OTHER_NAMES
 
@@ -25,8 +27,10 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".par
 """Names of files that are read end in one of these."""
 
 COLUMNS = (
-    *("prompt", "chosen", "rejected", "system", "conversations", "responses", "scores"),
-    *("info", "summaries", "choice", "split", *OTHER_NAMES),
+    *("prompt", "chosen", "rejected", "responses", "scores", "info", "summaries", "choice", "split"),
+    *OTHER_NAMES,
+    *SYSTEMS,
+    *PICTURES,
 )
 """Columns that a reader looks at."""
 
@@ -93,7 +97,7 @@ def _json_records(path: Path) -> Iterator[tuple[int, Record]]:
 def parsed(line: bytes) -> Record:
     """Return the object on a line of JSON, or the reason why there is none."""
     try:
-        return _object(json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique))
+        return _object(_STRICT.decode(line.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
         return RowError(Reason.UTF8, f"byte {error.start} of the line: {error.reason}")
     except RowError as error:
@@ -151,7 +155,19 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return content
 
 
-_STRICT = json.JSONDecoder(object_pairs_hook=_unique)
+def _finite(text: str) -> float:
+    """Return a number of JSON, which has neither infinity nor NaN.
+
+    Raises:
+        RowError: it is none, or too large for a float.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise RowError(Reason.JSON, f"the number {text[:40]} is not finite, which JSON cannot say; write it as text")
+    return number
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
 _LAX = json.JSONDecoder()
 
 

@@ -1,21 +1,24 @@
 """Data with TRL's columns: `prompt`, `chosen`, `rejected`, or `chosen` and `rejected` that include the prompt.
 
 Each column is plain text, a transcript as in HH-RLHF, or a list of messages. Without a `prompt` column, the prompt is
-the common beginning of the other two. A text column `system` stands in front of a prompt that is plain text.
+the common beginning of the other two.
 """
 
 import itertools
 from collections.abc import Mapping
 
 from pit.data.readers import hh
-from pit.data.readers.columns import column, messages, plain_text, preference
+from pit.data.readers.columns import column, messages, plain_text, preference, require_plain, text_column
 from pit.data.readers.report import Reason, RowError
 from pit.types import Message, Preference
 
 Messages = tuple[Message, ...]
 
-OTHER_NAMES = ("question", "instruction", "query", "problem", "input", "context", "history", "post")
-"""Names that other sets give to the prompt; beside one of them, the answers do not include the prompt."""
+OTHER_NAMES = (
+    *("question", "instruction", "query", "problem", "input", "inputs", "context", "history", "post", "user_prompt"),
+    *("messages", "message", "dialogue", "dialog", "conversation", "conversations", "chat", "turns", "prompts"),
+)
+"""Names that other sets give to the prompt; beside one of them, answers without a prompt do not include it."""
 
 
 def convert(record: Mapping[str, object]) -> Preference:
@@ -32,6 +35,9 @@ def convert(record: Mapping[str, object]) -> Preference:
         lists = hh.turns(chosen, "chosen"), hh.turns(rejected, "rejected")
     else:
         lists = messages(chosen, "chosen"), messages(rejected, "rejected")
+    if prompt is None and lists[0] and lists[1] and not any(turn.role == "user" for each in lists for turn in each):
+        require_no_other_name(record)
+        raise RowError(Reason.NO_PROMPT, "there is no 'prompt', and the message lists have no message of a user")
     return from_messages(prompt, *lists)
 
 
@@ -42,8 +48,7 @@ def from_messages(prompt: Messages | None, chosen: Messages, rejected: Messages)
         RowError: they do not end with an answer, or differ before it.
     """
     for name, conversation in (("chosen", chosen), ("rejected", rejected)):
-        if not conversation or conversation[-1].role != "assistant":
-            raise RowError(Reason.NO_ANSWER, f"{name!r} does not end with an assistant message")
+        require_answer(conversation, name)
     before, other = chosen[:-1], rejected[:-1]
     if _stripped(before) != _stripped(other):
         part = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
@@ -82,15 +87,51 @@ def prompt_of(record: Mapping[str, object]) -> Messages | None:
     Raises:
         RowError: it is of another type.
     """
-    value, system = record.get("prompt"), record.get("system")
+    value = record.get("prompt")
     if value is None:
         return None
     if not isinstance(value, str):
         return messages(value, "prompt")
-    first = (Message("system", system),) if isinstance(system, str) and system.strip() else ()
     if hh.is_transcript(value):
-        return (*first, *hh.turns(hh.unix(value).rstrip().removesuffix(hh.ASSISTANT), "prompt"))
-    return (*first, Message("user", plain_text(value, "prompt")))
+        return hh.turns(hh.unix(value).rstrip().removesuffix(hh.ASSISTANT), "prompt")
+    return (Message("user", plain_text(value, "prompt")),)
+
+
+def require_no_other_name(record: Mapping[str, object]) -> None:
+    """Raise `RowError` if a row without a prompt has a column of `OTHER_NAMES`."""
+    other = next((name for name in OTHER_NAMES if record.get(name) is not None), None)
+    if other is not None:
+        raise RowError(Reason.MISSING, f"'prompt' is missing or null, but there is {other!r}; rename it to 'prompt'")
+
+
+def request_of(record: Mapping[str, object]) -> tuple[Messages, str | None]:
+    """Return the prompt of a row, and its `answer` if there is one, by the rules for the answers of preferences.
+
+    Raises:
+        RowError: there is no prompt, or a column is of another type, encodes a conversation, or holds turns after the
+            answer.
+    """
+    if record.get("prompt") is None:
+        require_no_other_name(record)
+    column(record, "prompt")
+    prompt = prompt_of(record) or ()
+    require_plain(*(turn.content for turn in prompt))
+    if record.get("answer") is None:
+        return prompt, None
+    answer = text_column(record, "answer")
+    if hh.is_transcript(answer):
+        turns = hh.turns(answer, "answer")
+        require_answer(turns, "answer")
+        return _whole_prompt(prompt, turns[:-1]), turns[-1].content
+    if hh.is_transcript(record["prompt"]):
+        hh.require_one_answer(answer, "answer")
+    return prompt, answer
+
+
+def require_answer(conversation: Messages, name: str) -> None:
+    """Raise `RowError` unless a conversation ends with an answer; the message calls it `name`."""
+    if not conversation or conversation[-1].role != "assistant":
+        raise RowError(Reason.NO_ANSWER, f"{name!r} does not end with an assistant message")
 
 
 def _from_texts(record: Mapping[str, object], prompt: Messages | None, chosen: str, rejected: str) -> Preference:
@@ -104,9 +145,7 @@ def _from_texts(record: Mapping[str, object], prompt: Messages | None, chosen: s
 
 
 def _from_common_beginning(record: Mapping[str, object], chosen: str, rejected: str) -> Preference:
-    other = next((name for name in OTHER_NAMES if record.get(name) is not None), None)
-    if other is not None:
-        raise RowError(Reason.MISSING, f"'prompt' is missing or null, but there is {other!r}; rename it to 'prompt'")
+    require_no_other_name(record)
     if "prompt" in record:
         raise RowError(Reason.MISSING, "'prompt' is null; give it, or leave the column out if the answers include it")
     common = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))

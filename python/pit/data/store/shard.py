@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pit.data.atomic import write_file
+from pit.atomic import naming, write_file
 from pit.data.store.format import BATCH_ROWS, SCHEMA, file_digest
 from pit.data.template import EncodedPreference
 from pit.types import COLUMNS, Preference
@@ -50,8 +50,9 @@ class ShardFile:
             self._flush()
         if self._writer is None:
             return None
-        self._writer.close()
-        self._sink.close()
+        with naming(self._path):
+            self._writer.close()
+            self._sink.close()
         with self._path.open("rb") as file:
             os.fsync(file.fileno())
         return {
@@ -85,7 +86,8 @@ class ShardFile:
     def close(self) -> None:
         """Close the file, finished or not."""
         if self._sink is not None and not self._sink.closed:
-            self._sink.close()
+            with naming(self._path):
+                self._sink.close()
 
     def _flush(self) -> None:
         if self._writer is None:
@@ -100,7 +102,8 @@ class ShardFile:
             # CRC of each column's offsets and values in turn, as little-endian bytes.
             crc = zlib.crc32(values.data, zlib.crc32(offsets.data, crc))
             arrays.append(pa.LargeListArray.from_arrays(offsets, values))
-        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
+        with naming(self._path):
+            self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
         self._batches.append({"rows": self._pending_rows, "crc32": crc})
         self._pending, self._pending_rows = [], 0
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from pit.data.atomic import require_absent_or_empty, write_file
+from pit.atomic import require_absent_or_empty, write_file
 from pit.data.errors import DataError
 from pit.data.folds import Folds
 from pit.data.store.format import (

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pit.data.atomic import new_folder
+from pit.atomic import naming, new_folder
 from pit.data.errors import DataError
 from pit.data.folds import DEFAULT_FRACTIONS, DEFAULT_KEY
 from pit.data.synthetic.family import FAMILIES
@@ -65,7 +65,7 @@ def write(
     with new_folder(out) as folder:
         for shard, name in enumerate(names):
             first, last = n * shard // shards, n * (shard + 1) // shards
-            with (folder / name).open("w", encoding="utf-8") as file:
+            with naming(folder / name), (folder / name).open("w", encoding="utf-8") as file:
                 for row in generate(last - first, seed, task=task, start=first, fractions=fractions, key=key):
                     record = {"prompt": row.prompt[0].content, "chosen": row.better, "rejected": row.worse}
                     file.write(json.dumps(record) + "\n")

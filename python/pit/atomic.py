@@ -3,6 +3,7 @@
 Output that would destroy what the same command reads is refused.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -10,7 +11,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pit.data.errors import DataError
+from pit.errors import PitError
+
+_OF_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LONGEST_PREFIX = 60
+"""Bytes of a name that its temporary name repeats, so that it stays within the limit of a file system."""
+
+
+class PlaceError(PitError):
+    """A file or folder cannot be written where it was asked for."""
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Give the name of the file that is written to an error of a disk that takes no more of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in _OF_WRITES:
+            error.filename = str(path)
+        raise
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name.encode(errors='surrogateescape')[:_LONGEST_PREFIX].decode(errors='ignore')}."
 
 
 def _default_mode(base: int) -> int:
@@ -24,9 +48,9 @@ def write_file(path: str | Path, content: bytes) -> None:
     """Write `content` to `path`; a reader sees the old file or the new one, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming(path), os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -53,25 +77,27 @@ def require_apart(name: str, out: str | Path, *sources: str | Path) -> None:
         sources: files and folders that the command reads; in the folder of a run, its own parts are kept.
 
     Raises:
-        DataError: `out` is one of them, in one of them, or a link to one.
+        PlaceError: `out` is one of them, in one of them, or a link to one.
     """
     out = Path(out)
     for source in map(Path, sources):
         if out.exists() and source.exists() and out.samefile(source):
-            raise DataError(f"{name} = {out}: is {source}, which is read, and would be destroyed; name another file")
+            raise PlaceError(f"{name} = {out}: is {source}, which is read, and would be destroyed; name another file")
         place, folder = out.resolve(), source.resolve()
         if not source.is_dir() or folder not in place.parents:
             continue
         part = place.relative_to(folder).parts[0]
         if part in RUN_PARTS if (source / "config.json").is_file() else out.exists():
-            raise DataError(f"{name} = {out}: would destroy a part of {source}, which is read; name another file")
+            raise PlaceError(f"{name} = {out}: would destroy a part of {source}, which is read; name another file")
 
 
 def require_absent_or_empty(path: str | Path) -> None:
-    """Raise `DataError` unless `path` is missing or an empty folder."""
+    """Raise `PlaceError` unless `path` is missing or an empty folder; a link to one cannot be replaced by a folder."""
     path = Path(path)
+    if path.is_symlink():
+        raise PlaceError(f"{path}: is a link to {path.readlink()}, which a new folder would replace; name that folder")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path}: already exists and is not an empty folder; remove it or name another folder")
+        raise PlaceError(f"{path}: already exists and is not an empty folder; remove it or name another folder")
 
 
 @contextmanager
@@ -79,14 +105,15 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     """Yield a new folder to fill; it is renamed to `path` on success and removed on failure.
 
     Raises:
-        DataError: `path` exists and is not an empty folder.
+        PlaceError: `path` is a link, or exists and is not an empty folder.
     """
     path = Path(path)
     require_absent_or_empty(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    part = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent))
     try:
-        yield part
+        with naming(path):
+            yield part
         part.chmod(_default_mode(0o777))
         part.rename(path)
     except BaseException:
