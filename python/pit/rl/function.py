@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from pit import processes
 from pit.data.atomic import write_file
 from pit.data.store import Fold
 from pit.data.template import Template
@@ -202,11 +203,28 @@ class FunctionReward:
         packed: Sequence[Batch] | None = None,
         rows: Rows | None = None,
     ) -> Float32[np.ndarray, "G N"]:
-        """Return the scores; see `Reward`.
+        """Return the scores; see `Reward`. Of several processes the first calls the function, once for all.
 
         Raises:
             RewardError: the function raised, or returned something else than a finite number per answer.
         """
+
+        def scored() -> bytes:
+            # An error goes to all processes too, so that all save the state before the step.
+            try:
+                return b"+" + self._scores(inputs, references, outputs, rows).tobytes()
+            except RewardError as error:
+                return b"-" + str(error).encode(errors="backslashreplace")
+
+        made = processes.from_first(scored, "reward")
+        if made[:1] == b"-":
+            raise RewardError(made[1:].decode())
+        return np.frombuffer(made, np.float32, offset=1).reshape(len(inputs), len(outputs)).copy()
+
+    def _scores(
+        self, inputs: Tokens, references: Tokens | None, outputs: Sequence[Tokens], rows: Rows | None
+    ) -> Float32[np.ndarray, " GN"]:
+        """Return the scores that the function gives here and now."""
         template, n = self.template, len(outputs)
         messages = [template.decode_prompt(x) for x in inputs]
         prompts = [text for text in map(text_of, messages) for _ in range(n)]
@@ -216,7 +234,7 @@ class FunctionReward:
         if references is not None:
             given = [text for text in map(template.decode_answer, references) for _ in range(n)]
         values = self._called(prompts, given, answers, facts)
-        return self._checked(values, prompts, answers).reshape(len(inputs), n)
+        return self._checked(values, prompts, answers)
 
     def _called(
         self, prompts: list[str], references: list[str] | None, answers: list[str], rows: list[dict[str, Any]]

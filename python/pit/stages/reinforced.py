@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from pit import processes
 from pit.config import ImproverRlConfig, OptimizerConfig, RewardForm, RewrittenRlConfig, RlConfig, RunConfig
 from pit.data.curriculum import DrawLoader, Draws, History, Visit
 from pit.data.packing import Layout
@@ -112,11 +113,16 @@ def _keep_source(stage: Stage, run: Run) -> None:
         with stage.checkpoints(run, keep=stage.settings(run.config).keep) as checkpoints:
             return checkpoints.latest is not None
 
+    def keep(known: bool | None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        function.keep_source(name, path, stage.name, trained if known is None else lambda: known)
+
     name = stage.settings(run.config).reward.function
     if name is not None:
         path = _kept(run, stage)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        function.keep_source(name, path, stage.name, trained)
+        # All processes open checkpoints together, so that the first one cannot look alone.
+        known = trained() if processes.many() else None
+        processes.by_first(lambda: keep(known), f"reward function of {stage.name}", path)
 
 
 def _kept(run: Run, stage: Stage) -> Path:
@@ -208,7 +214,8 @@ class RlTask:
             self._draws.restore(restored.loader["draws"], step)
             self._control, state = Controllers.of(restored.controllers), restored.controllers["board"]
         self._board = Board(session.run.config.board, stage.name, stage.command(session.run), self._gold, state)
-        self._history = self._open.enter_context(History(session.folder, step))
+        # All processes make the same draws; the first one writes them.
+        self._history = self._open.enter_context(History(session.folder, step)) if processes.first() else None
         self._done = step
 
     def close(self) -> None:
@@ -233,7 +240,8 @@ class RlTask:
             self._control = control.adapted(config, values["objective/kl_penalty"])
         self._draws.update(draws, scored.scores)
         gaps = scored.scores.mean(axis=1) if isinstance(config, ImproverRlConfig) else None
-        self._history.add(Visit(draws, gaps))
+        if self._history is not None:
+            self._history.add(Visit(draws, gaps))
         for line in self._board.judge(self._done, values):
             session.log.reporter.note(line)
         tokens = scored.trees.tokens

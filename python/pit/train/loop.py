@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
+from pit import processes
 from pit.errors import Interruption, PitError
 from pit.losses.total import Total
 from pit.train.checkpoint import Checkpoints
@@ -125,7 +126,7 @@ def run_steps(
         meta: returns JSON values that are saved with the weights.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM arrived; the state is saved.
+        Interrupted: SIGINT or SIGTERM arrived, at any of the processes; the state is saved.
         PitError: the reason of `work.halt`; the state is saved.
         StepError: a step could not be taken; the state before it is saved.
     """
@@ -149,17 +150,23 @@ def run_steps(
                 if done == steps or (schedule.evaluate_every and done % schedule.evaluate_every == 0):
                     log.write(done, {f"eval/{name}": value for name, value in work.evaluate(state).items()})
                 reason = work.halt()
+                stops = processes.agreed(flag.raised, f"step {done} of {log.folder.name}")
                 due = done == steps or (schedule.checkpoint_every and done % schedule.checkpoint_every == 0)
-                if due or flag.raised or reason is not None:
+                if due or stops or reason is not None:
                     save()
                 if reason is not None:
                     raise reason
-                if flag.raised and done < steps:
+                if stops and done < steps:
                     raise Interrupted(f"stopped after step {done} of {steps}")
         except StepError:
             # A last step is taken again, because nothing else would measure it.
             if first < done < steps:
                 save()
+            raise
+        except Exception as error:
+            if not isinstance(error, PitError | FloatingPointError | Interruption):
+                # Of this process alone: the others would wait for it in the checkpoint.
+                processes.fail(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
             raise
         finally:
             profiler.close()
