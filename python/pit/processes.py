@@ -37,7 +37,7 @@ ALONE_S = 86_400.0
 LATER_S = 60.0
 """Seconds after that in which a meeting that waits in vain says itself who is missing."""
 
-GRACE_S = 20.0
+GRACE_S = 5.0
 """Seconds that a process gets to end by itself after another one has failed."""
 
 VISIBLE_S = 60.0
@@ -341,6 +341,6 @@ def end_failed(status: int = 1) -> None:
     if not _group.failed:
         return
     if _group.process == 0:
-        # The others hear of it through the service that ends here.
-        time.sleep(2 * _POLL_S)
+        # The others hear of it, and end, through the service that ends here: without it JAX aborts them.
+        time.sleep(GRACE_S + _POLL_S)
     os._exit(status)

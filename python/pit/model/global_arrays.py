@@ -14,35 +14,20 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 
-def put(values: np.ndarray, sharding: Sharding, *, first: int = 0, rows: int | None = None) -> Array:
+def put(values: np.ndarray, sharding: Sharding) -> Array:
     """Return a global array of which this process places the parts of its own devices.
 
     Args:
-        values: the whole array, or its rows from `first` on, among which those of this process's devices are.
+        values: the whole array, the same in every process.
         sharding: places of the parts.
-        first: number of the first row in `values`.
-        rows: rows of the whole array; those of `values` if not given.
     """
-    shape = (len(values) if rows is None else rows, *values.shape[1:])
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
-        assert index is not None, "arrays have rows"
-        begin, end, _ = index[0].indices(shape[0])
-        taken: np.ndarray = values[(slice(begin - first, end - first), *index[1:])]
+        taken: np.ndarray = values[index]
         return taken
 
-    array: Array = jax.make_array_from_callback(shape, sharding, part)
+    array: Array = jax.make_array_from_callback(values.shape, sharding, part)
     return array
-
-
-def own_rows(sharding: NamedSharding, rows: int) -> range:
-    """Return the rows of an array, split over its leading axis alone, of which this process's devices hold any.
-
-    Rows between them that belong to others are included where the devices of a process are not neighbours.
-    """
-    indices = sharding.addressable_devices_indices_map((rows,)).values()
-    parts = [index[0].indices(rows) for index in indices if index is not None]
-    return range(min(begin for begin, _, _ in parts), max(end for _, end, _ in parts))
 
 
 def whole(tree: Any) -> Any:
