@@ -44,11 +44,10 @@ class Together:
     """
 
     def __init__(self, command: Sequence[object], count: int, *, devices: int = 1, **more: str) -> None:
-        port = free_port()
+        group = [f"--coordinator=localhost:{free_port()}", f"--processes={count}"]
         self.processes = [
             subprocess.Popen(
-                [sys.executable, *map(str, command), f"--coordinator=localhost:{port}"]
-                + [f"--processes={count}", f"--process={number}"],
+                [sys.executable, *map(str, command), *group, f"--process={number}"],
                 env=environment(devices, **more),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -33,6 +33,10 @@ def agreement(process: int, folder: Path) -> None:
     processes.by_first(lambda: (folder / f"by-{process}").touch(), "five", folder / "by-0")
     processes.require_same("value", "equal")
     print(sorted(path.name for path in folder.iterdir()))
+    # Values of meetings that all have left are gone: a long training holds as many meetings as steps.
+    group = processes._group
+    assert group is not None
+    assert [len(group.values(f"pit/{meeting}")) for meeting in range(1, 7)] == [0, 0, 0, 0, 0, 2]
 
 
 def difference(process: int, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A program that trains stages of a prepared run one after the other, from fresh weights in the place of its inputs'."""
+"""A program that trains stages of a prepared run one after the other; fresh weights are those of finished stages."""
 
 import argparse
 from pathlib import Path

@@ -278,7 +278,8 @@ class _Scheduler:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, PROGRESS_VARIABLE: "json"},
+            env={name: value for name, value in os.environ.items() if name not in processes.VARIABLES}
+            | {PROGRESS_VARIABLE: "json"},
             # Out of reach of the terminal's Ctrl-C: signals come from here, each once, whoever sent them.
             start_new_session=True,
         )

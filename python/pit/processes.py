@@ -43,6 +43,9 @@ GRACE_S = 5.0
 VISIBLE_S = 60.0
 """Seconds until a file that one process wrote must be visible to all: network disks remember what was not there."""
 
+VARIABLES = ("PIT_COORDINATOR", "PIT_PROCESSES", "PIT_PROCESS", "PIT_DISTRIBUTED")
+"""Environment variables that say who this process is."""
+
 _FAILED = "pit/failed"
 _POLL_S = 2.0
 
@@ -85,11 +88,13 @@ class _Group:
         try:
             self.client.wait_at_barrier(f"{place}/{purpose}", int(limit_s * 1000))
         except Exception as error:  # JAX raises one type for every error of the service.
-            raise ProcessError(_missing(str(error), purpose, limit_s, self.count)) from error
+            message = _missing(str(error), purpose, limit_s, self.count)
+            self.fail(message)
+            raise ProcessError(message) from error
         self.met_s, self.limit_s = time.monotonic(), _stall_s()
         if self.process == 0 and self.meetings > 1:
             # All have left the meeting before this one, so that nobody reads its values any more.
-            self.client.key_value_delete(f"pit/{self.meetings - 1}/")
+            self.client.key_value_delete(f"pit/{self.meetings - 1}")
         return place
 
     def put(self, value: bytes) -> None:
@@ -122,8 +127,7 @@ class _Group:
                     self._end("process 0, which holds the coordination service, is gone")
             else:
                 number, _, message = failed.partition(" ")
-                own = int(number) == self.process
-                self._end("does not end" if own else f"process {number} failed: {message}")
+                self._end(message if int(number) == self.process else f"process {number} failed: {message}")
             since = time.monotonic() - self.met_s
             # A meeting that waits in vain ends before, and names who is missing.
             if since > self.limit_s + LATER_S:
@@ -154,6 +158,8 @@ def start(members: Members) -> None:
     from jax._src import distributed  # The coordination service has no public name.
 
     _require_valid(members)
+    if members.count == 1:
+        return
     # Its handler of SIGTERM would take the place of the one that saves a checkpoint.
     jax.config.update("jax_enable_preemption_service", False)
     waiting = threading.Timer(START_S - 5.0, _late, (members,))
@@ -325,6 +331,11 @@ def _alone(group: _Group, make: Callable[[], Any]) -> Any:
         raise
     finally:
         group.met_s, group.limit_s = time.monotonic(), _stall_s()
+
+
+def failed() -> bool:
+    """Return whether this process has told the others that it fails."""
+    return _group is not None and _group.failed
 
 
 def fail(message: str) -> None:

@@ -3,6 +3,7 @@
 The step itself is `pit.rl.step`; this is the half of a stage that meets files, as `supervised.py` is for batches.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -33,7 +34,7 @@ from pit.rl.readings import PolicyAndAnchor
 from pit.rl.records import Gold
 from pit.rl.references import References
 from pit.rl.reward import mixed, model_reward, scored_tree
-from pit.rl.step import RlStep
+from pit.rl.step import RlStep, Scored
 from pit.run.folder import Run
 from pit.run.session import Session
 from pit.run.stage import DECODER, Role, Services, Stage
@@ -185,6 +186,12 @@ def margins(
     return np.concatenate(blocks)
 
 
+def _digest_of(scored: Scored) -> str:
+    """Return a digest of the samples of a step and of their scores."""
+    samples = scored.rollout.samples
+    return hashlib.blake2b(samples.token.tobytes() + scored.scores.tobytes(), digest_size=8).hexdigest()
+
+
 class RlTask:
     """The own half of an RL stage.
 
@@ -234,6 +241,8 @@ class RlTask:
         state, totals, scored, control = self.steps(state, draws, self._control, session.guard)
         self._before = None
         self._done += 1
+        # Whatever steers the next steps follows from these, in every process by itself.
+        processes.require_same(f"samples of step {self._done} of {session.stage.name}", _digest_of(scored))
         values = scored.values | self._board.signals(self._done, scored.rollout, scored.scores, scored.values)
         # The next rollout waits for this step anyway; a refused one teaches the controllers nothing.
         if not session.guard.settle():

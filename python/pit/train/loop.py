@@ -12,6 +12,7 @@ from pit import processes
 from pit.errors import Interruption, PitError
 from pit.losses.total import Total
 from pit.train.checkpoint import Checkpoints
+from pit.train.guard import DivergedError
 from pit.train.log import StageLog
 from pit.train.update import TrainState
 
@@ -164,11 +165,14 @@ def run_steps(
                 save()
             raise
         except Exception as error:
-            if not isinstance(error, PitError | FloatingPointError | Interruption):
+            if error is not reason and not isinstance(error, Interruption | DivergedError | FloatingPointError):
                 # Of this process alone: the others would wait for it in the checkpoint.
                 processes.fail(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
             raise
         finally:
             profiler.close()
             checkpoints.wait()
+            if not processes.failed():
+                # The end of one process ends the others, whose part may not be written yet.
+                processes.meet(f"checkpoints of {log.folder.name}")
     return state
