@@ -1,9 +1,12 @@
-"""A program that trains stages of a prepared run one after the other; fresh weights are those of finished stages."""
+"""The command `pit STAGE --run FOLDER` for stages of a prepared run in turn; finished stages have fresh weights.
 
-import argparse
+Options that say which process this is are the first command's: the others go on in the same group.
+"""
+
+import sys
 from pathlib import Path
 
-from pit import processes
+from pit.cli import main as pit
 from pit.evaluate.gold import services
 from pit.run.folder import Run
 from pit.run.stage import Stage
@@ -19,17 +22,12 @@ def work(folder: Path, names: list[str]) -> None:
 
 
 def main() -> None:
-    """Join the other processes, and train."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("stages", nargs="+")
-    parser.add_argument("--coordinator")
-    parser.add_argument("--processes", type=int)
-    parser.add_argument("--process", type=int)
-    given = parser.parse_args()
-    processes.start(processes.Members(given.coordinator, given.processes, given.process))
+    """Do the commands."""
+    folder, *words = sys.argv[1:]
+    names = [word for word in words if not word.startswith("--")]
     Stage.load = Stage.fresh  # type: ignore[method-assign]
-    work(given.folder, given.stages)
+    for number, name in enumerate(names):
+        pit([name, "--run", folder, *([] if number else words[len(names) :])])
 
 
 if __name__ == "__main__":

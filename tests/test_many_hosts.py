@@ -112,11 +112,19 @@ def test_the_same_number_of_processes_gives_the_same_bits(four: Path, tmp_path: 
     assert metrics(folder, sft.POLICY.name) == metrics(four, sft.POLICY.name)
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose data are prepared, on a mesh of four rows."""
+    folder = tmp_path_factory.mktemp("prepared") / "run"
+    prepare(Run(folder, override(tiny(), [DATA, *SETTINGS])))
+    return folder
+
+
 @pytest.mark.parametrize("mesh", MESHES)
 def test_every_mesh_is_that_of_one_process(mesh: str, tmp_path: Path) -> None:
     names = [sft.POLICY.name, reward.GAP.name, rl.IMPROVER_0.name]
-    settings = ["sft_policy.steps=3" if text.startswith("sft_policy.steps") else text for text in SETTINGS]
-    prepare(Run(tmp_path / "one", override(tiny(), [*mesh.split(","), *settings, "rl_improver_0.steps=3"])))
+    settings = [*mesh.split(","), *SETTINGS, "sft_policy.steps=3", "rl_improver_0.steps=3"]
+    prepare(Run(tmp_path / "one", override(tiny(), settings)))
     shutil.copytree(tmp_path / "one", tmp_path / "four")
     finished([PROGRAM, tmp_path / "one", *names], 1, devices=4)
     finished([PROGRAM, tmp_path / "four", *names], 4)
@@ -125,35 +133,25 @@ def test_every_mesh_is_that_of_one_process(mesh: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", [sft.POLICY.name, rl.IMPROVER_0.name])
-def test_killed_processes_end_the_others_and_another_number_resumes(stage: str, four: Path, tmp_path: Path) -> None:
-    folder, dice = tmp_path / "run", random.Random(stage)
-    shutil.copytree(four, folder)
-    shutil.rmtree(folder / "stages" / stage)
-    log, command = folder / "stages" / stage / "metrics.jsonl", ["-m", "pit", stage, "--run", folder]
-    killed = 0
-    for count in (4, 2):
+def test_killed_or_stopped_they_end_together_and_another_number_resumes(
+    stage: str, prepared: Path, tmp_path: Path
+) -> None:
+    folder, whole, dice = tmp_path / "run", tmp_path / "whole", random.Random(stage)
+    shutil.copytree(prepared, folder)
+    shutil.copytree(prepared, whole)
+    finished([PROGRAM, whole, stage], 1, devices=4)
+    log = folder / "stages" / stage / "metrics.jsonl"
+    for count, number in ((4, signal.SIGKILL), (2, signal.SIGTERM)):
         lines = (log.read_bytes().count(b"\n") if log.exists() else 0) + dice.choice([1, 2])
-        with Together(command, count, devices=4 // count, PIT_HEARTBEAT_S="10") as together:
+        with Together([PROGRAM, folder, stage], count, devices=4 // count, PIT_HEARTBEAT_S="10") as together:
             victim = dice.randrange(count)
-            together.signal_after(log, lines, victim, signal.SIGKILL)
-            statuses, outputs = together.wait(180)
-        assert statuses[victim] == -signal.SIGKILL
-        assert 0 not in statuses, outputs
-        killed += 1
-    finished(command, 1, devices=4)
-    assert killed == 2
-    require_close(folder, four, stage)
-    assert record(folder, stage) == record(four, stage)
-
-
-def test_a_signal_to_one_of_four_stops_all_in_rl(four: Path, tmp_path: Path) -> None:
-    folder, stage = tmp_path / "run", rl.IMPROVER_0.name
-    shutil.copytree(four, folder)
-    shutil.rmtree(folder / "stages" / stage)
-    command = ["-m", "pit", stage, "--run", folder]
-    with Together(command, 4) as together:
-        together.signal_after(folder / "stages" / stage / "metrics.jsonl", 1, 2, signal.SIGTERM)
-        statuses, outputs = together.wait()
-    assert statuses == [130] * 4, outputs
-    finished(command, 2, devices=2)
-    require_close(folder, four, stage)
+            together.signal_after(log, lines, victim, number)
+            statuses, outputs = together.wait(300)
+        if number == signal.SIGTERM:
+            assert statuses == [130] * count, outputs
+        else:
+            assert statuses[victim] == -signal.SIGKILL
+            assert 0 not in statuses, outputs
+    finished([PROGRAM, folder, stage], 1, devices=4)
+    require_close(folder, whole, stage)
+    assert record(folder, stage) == record(whole, stage)

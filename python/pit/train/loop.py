@@ -26,15 +26,23 @@ class StepError(PitError):
 
 
 class InterruptFlag:
-    """A flag that the first SIGINT or SIGTERM raises and the loop reads between steps; the second signal kills."""
+    """A flag that the first SIGINT or SIGTERM raises and the loop reads between steps; the second signal kills.
+
+    It raises a flag around it too, which somebody reads after the loop.
+    """
 
     def __init__(self) -> None:
         self.raised = False
         self._previous: dict[int, Any] = {}
 
-    def _raise(self, number: int, _: FrameType | None) -> None:
+    def _raise(self, number: int, frame: FrameType | None) -> None:
         self.raised = True
-        signal.signal(number, self._previous[number])
+        previous = self._previous[number]
+        outer = getattr(previous, "__self__", None)
+        if isinstance(outer, InterruptFlag):
+            outer._raise(number, frame)
+        else:
+            signal.signal(number, previous)
 
     def __enter__(self) -> "InterruptFlag":
         for number in (signal.SIGINT, signal.SIGTERM):
