@@ -1,6 +1,8 @@
 """A program of several processes that meets in every way of `pit.processes`; each case prints what it saw."""
 
 import argparse
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -56,7 +58,14 @@ def absent(process: int, folder: Path) -> None:
     processes.meet("step 3")
 
 
-CASES = {"agreement": agreement, "difference": difference, "alone": alone, "absent": absent}
+def killed(process: int, folder: Path) -> None:
+    processes.meet("all are here")
+    if process == int((folder / "victim").read_text()):
+        os.kill(os.getpid(), signal.SIGKILL)
+    processes.meet("step 3")
+
+
+CASES = {"agreement": agreement, "difference": difference, "alone": alone, "absent": absent, "killed": killed}
 
 if __name__ == "__main__":
     main()

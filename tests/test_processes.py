@@ -1,5 +1,6 @@
 """Processes that meet, agree, miss one of them, and end together: real ones, without devices."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,16 @@ def test_who_does_not_come_is_named(tmp_path: Path) -> None:
     message = "step 3: process 1 of 2 did not come within 2 s; look at its output, then start all again"
     assert f"error: {message}\n" in outputs[0]
     assert f"process 1: process 0 failed: {message}" in outputs[1]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_others(victim: int, tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text(str(victim))
+    with Together([PROGRAM, "killed", tmp_path], 2, PIT_HEARTBEAT_S="5") as together:
+        statuses, _ = together.wait(120)
+    assert statuses[victim] == -signal.SIGKILL
+    # An error status, or that of an abort: JAX itself ends a process whose others are gone.
+    assert statuses[1 - victim] != 0
 
 
 @pytest.mark.parametrize(
