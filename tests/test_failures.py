@@ -83,6 +83,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int | str 
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nlong"),
             "RESOURCE_EXHAUSTED: Out of memory; lower packing.rows",
         ),
+        (ValueError("UNKNOWN: Gloo all-reduce failed"), "UNKNOWN: Gloo all-reduce failed; another process of this run"),
         (RuntimeError("Unable to initialize backend 'tpu': no"), "Unable to initialize backend 'tpu': no; correct the"),
         (PitError("a = 3: must be 4"), "a = 3: must be 4"),
         (EOFError("Compressed file ended"), "EOFError at app.py"),

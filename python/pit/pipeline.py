@@ -2,6 +2,10 @@
 
 A job that is finished is skipped, a half-done stage resumes from its checkpoint. Progress of the children comes as JSON
 lines on their stdout and is drawn here.
+
+Several processes on several hosts do the same jobs in the same order, each of them in the process of `pit run` itself:
+they meet once, so that no two groups of processes share an address, a job that one process does alone is waited for by
+the others, and accelerators are taken once instead of once per job.
 """
 
 import json
@@ -14,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import jax
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -26,19 +31,22 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pit import report
-from pit.config import RunConfig
+from pit import processes, report
+from pit.config import RunConfig, digest, to_dict
 from pit.errors import Interruption, PitError
 from pit.evaluate.collect import collect
 from pit.evaluate.gates import GATE
+from pit.evaluate.gold import services
 from pit.evaluate.schema import FILE_NAME, Results, write_results
 from pit.run.folder import Run
 from pit.run.session import identity_of
 from pit.run.stage import Job, Services, Stage
 from pit.stages.graph import GRAPH, jobs_of
 from pit.stages.prepare import prepare, require_folds, require_rows
+from pit.stages.stamp import STAMP
 from pit.terminal import say, styled
 from pit.train.log import PROGRESS_VARIABLE
+from pit.train.loop import InterruptFlag
 from pit.train.trackers import REMOTE, STATE, Trackers, require
 
 
@@ -53,10 +61,14 @@ class PipelineInterrupted(Interruption):
 def _evaluate(run: Run, services: Services) -> None:
     require(run.config.tracker_names)
     results = collect(run)
-    write_results(results, run.folder / FILE_NAME)
-    report.render(run.folder)
-    print_results(results)
-    track_results(run, results)
+
+    def publish() -> None:
+        write_results(results, run.folder / FILE_NAME)
+        report.render(run.folder)
+        print_results(results)
+        track_results(run, results)
+
+    processes.by_first(publish, "results")
 
 
 def track_results(run: Run, results: Results) -> None:
@@ -129,25 +141,25 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
         ConfigError: a stage cannot work under this config.
         PipelineError: a job failed.
         PipelineInterrupted: SIGINT (Ctrl-C) or SIGTERM; running stages have saved a checkpoint.
+        ProcessError: the processes of the program have not the same config or folder.
     """
+    processes.require_same("config", digest(to_dict(run.config)))
     needs = needs_of(run.config)
     for job in needs:
         if isinstance(job, Stage):
             job.validate(run.config)
     require(run.config.tracker_names)
     run.require_config()
-    data = run.config.data
-    source = data.path or f"synthetic task {data.task}"
-    console.print(styled(("data", "bold"), f"  {source} -> {run.folder / 'store'}"), soft_wrap=True)
-    prepared = prepare(run)
-    require_rows(run)
-    run.save_config()  # parts that may change while a run is on
-    for line in prepared.lines() if prepared is not None else ():
-        console.print(styled(f"      {line}"), highlight=False)
+    processes.by_first(lambda: _prepare(run, console), "data", run.folder / "config.json", run.folder / STAMP)
     require_folds(run)
     done = {job for job in needs if job.done(run)}
-    for name in sorted(job.name for job in done):
+    names = sorted(job.name for job in done)
+    processes.require_same("finished jobs", ", ".join(names) or "none")
+    for name in names:
         console.print(f"[dim]{name}: finished before, skipped[/]")
+    if processes.many():
+        _work_together(run, [job for job in needs if job not in done], console, profile_steps)
+        return
     scheduler = _Scheduler(run, console, profile_steps)
     # SIGINT too: a shell that starts a run in the background has it ignored, and `kill -INT` must still be heard.
     before = {number: signal.signal(number, scheduler.stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -157,6 +169,43 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
         scheduler.close()
+
+
+def _prepare(run: Run, console: Console) -> None:
+    data = run.config.data
+    source = data.path or f"synthetic task {data.task}"
+    console.print(styled(("data", "bold"), f"  {source} -> {run.folder / 'store'}"), soft_wrap=True)
+    prepared = prepare(run)
+    require_rows(run)
+    run.save_config()  # parts that may change while a run is on
+    for line in prepared.lines() if prepared is not None else ():
+        console.print(styled(f"      {line}"), highlight=False)
+
+
+def _work_together(run: Run, jobs: Sequence[Job], console: Console, profile_steps: int) -> None:
+    """Do jobs one after the other in this process, while all other processes do the same.
+
+    Raises:
+        PipelineInterrupted: a process was asked to stop between two jobs.
+    """
+    with InterruptFlag() as flag:
+        for job in jobs:
+            if processes.agreed(flag.raised, f"start of {job.name}"):
+                raise PipelineInterrupted
+            begin_s = time.monotonic()
+            console.print(f"{job.name}: started ({job.title})")
+            # A run of its own, as in a process of its own, so that no job keeps the models of another.
+            job.work(Run(run.folder, run.config), services(profile_steps))
+            jax.clear_caches()
+            seconds = time.monotonic() - begin_s
+            console.print(f"[green]done[/]  {job.name:<15} {seconds:6.1f} s  {job.title}")
+    processes.meet("end of the run")
+
+
+def _workers(config: RunConfig) -> int:
+    """Return how many jobs run at a time: one where they would share an accelerator."""
+    on_cpu = sys.platform == "darwin" or os.environ.get("JAX_PLATFORMS") == "cpu"
+    return config.workers if on_cpu else 1
 
 
 @dataclass
@@ -200,7 +249,7 @@ class _Scheduler:
         try:
             while running or (waiting and not self._asked):
                 ready = [job for job in waiting if set(needs[job]) <= done and not self._asked]
-                for job in ready[: self._run.config.workers - len(running)]:
+                for job in ready[: _workers(self._run.config) - len(running)]:
                     waiting.remove(job)
                     running.append(self._start(job))
                 time.sleep(0.05)
@@ -229,7 +278,8 @@ class _Scheduler:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, PROGRESS_VARIABLE: "json"},
+            env={name: value for name, value in os.environ.items() if name not in processes.VARIABLES}
+            | {PROGRESS_VARIABLE: "json"},
             # Out of reach of the terminal's Ctrl-C: signals come from here, each once, whoever sent them.
             start_new_session=True,
         )

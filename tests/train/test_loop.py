@@ -14,7 +14,7 @@ from pit.errors import PitError
 from pit.losses.total import Total
 from pit.train.checkpoint import Checkpoints
 from pit.train.log import PROGRESS_VARIABLE, StageLog
-from pit.train.loop import Interrupted, Schedule, StepError, run_steps
+from pit.train.loop import Interrupted, InterruptFlag, Schedule, StepError, run_steps
 from pit.train.update import Update, make_optimizer
 
 STEPS = 6
@@ -162,3 +162,20 @@ def test_a_step_that_cannot_be_taken_leaves_a_checkpoint_of_the_state_before_it(
     assert [line for line in lines(tmp_path / "cut") if line["step"] == STEPS] == [
         line for line in lines(tmp_path / "whole") if line["step"] == STEPS
     ]
+
+
+def test_a_flag_raises_the_one_around_it_and_the_second_signal_is_nobodys() -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    try:
+        with InterruptFlag() as outer:
+            with InterruptFlag() as inner:
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert (inner.raised, outer.raised, seen) == (True, True, [])
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert seen == [signal.SIGTERM]
+            with InterruptFlag() as next_one:
+                assert not next_one.raised
+            assert outer.raised
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import click
 
+from pit import processes
 from pit.atomic import naming, require_apart
 from pit.cli.bench import bench
 from pit.cli.data import data
@@ -33,6 +34,7 @@ from pit.cli.options import (
     make_config,
     model_option,
     open_run,
+    processes_options,
     profile_option,
     require_outside,
     reward_option,
@@ -63,11 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         words_of_click = io.StringIO()
         error.show(words_of_click)
         say(words_of_click.getvalue().rstrip("\n"), error=True)
+        processes.fail(error.format_message())
+        processes.end_failed(error.exit_code)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
         # click makes an Abort of an EOFError too, which a damaged file can cause.
         if isinstance(error.__cause__, EOFError):
             _fail(error.__cause__)
+        processes.fail("was stopped")
         _stopped(words, "stopped")
     except Interruption as error:
         _stopped(words, str(error) or "stopped")
@@ -77,9 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _fail(error: BaseException) -> NoReturn:
     """Print the one line about an error, and exit."""
-    Terminal(stderr=True).print(
-        styled(("pit: error: ", "bold red"), message_of(error)), highlight=False, soft_wrap=True
-    )
+    message = message_of(error)
+    Terminal(stderr=True).print(styled(("pit: error: ", "bold red"), message), highlight=False, soft_wrap=True)
+    processes.fail(message)
+    processes.end_failed()
     if fills_disk(error):
         # Writers that still hold data would each complain on the way out.
         os._exit(1)
@@ -91,6 +97,7 @@ def _stopped(words: Sequence[str], message: str) -> NoReturn:
     again = "run it again with:  " if words and words[0] in cli.commands.keys() - {"run"} else "resume with:  "
     line = styled(f"pit: {message}; {again}", (shlex.join(["pit", *words]), "bold"))
     Terminal(stderr=True).print(line, highlight=False, soft_wrap=True)
+    processes.end_failed(Interruption.exit_status)
     sys.exit(Interruption.exit_status)
 
 
@@ -155,6 +162,7 @@ def _job_command(job: "Job") -> click.Command:
         metavar="SECTION.FIELD=VALUE",
         help="Change board, evaluate or trackers, this once.",
     )
+    @processes_options
     def command(
         folder: Path, profile_steps: int, trackers: tuple[str, ...], settings: tuple[str, ...], **flags: str | None
     ) -> None:
@@ -199,6 +207,7 @@ def cli() -> None:
 @tracker_option
 @click.option("--dry-run", is_flag=True, help="Show stages, steps, tokens and memory; train nothing.")
 @profile_option
+@processes_options
 # Twelve parameters: the options of the command.
 def run_command(
     recipe: str | None,
@@ -228,6 +237,7 @@ def run_command(
       pit run chat --model M/ --data pairs.jsonl --reward rewards.py:score   (a reward of your own)
       pit run hh --data ~/hh-rlhf --checkpoints gs://my-bucket/hh   (outlives this machine)
       pit run paper --dry-run
+      pit run hh --out /shared/hh --coordinator host0:1234 --processes 4 --process 0 ...   (on host 0 of four)
     """
     from pit.pipeline import run_pipeline
     from pit.plan import tables
@@ -235,6 +245,7 @@ def run_command(
     from pit.stages.prepare import require_data
 
     console = Terminal()
+    console.quiet = not processes.first()
     chosen = [*tracked(trackers), *settings]
     config = make_config(recipe, data, checkpoints, chosen, file, model, adapter, reward)
     folder = out or Path("runs") / config.name

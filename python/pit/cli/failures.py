@@ -62,6 +62,7 @@ _OF_LIBRARIES: Mapping[str, str] = MappingProxyType(
     {
         "RESOURCE_EXHAUSTED": "lower packing.rows or packing.row_length of the stage, or use more devices (mesh.fsdp)",
         "Unable to initialize backend": "correct the environment variable JAX_PLATFORMS, or unset it",
+        "Gloo": "another process of this run ended: look at its output, then run the same command on all hosts again",
         "Unknown backend": "correct the environment variable JAX_PLATFORMS, or unset it",
     }
 )

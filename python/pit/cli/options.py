@@ -3,8 +3,9 @@
 import inspect
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,44 @@ checkpoints_option = click.option(
 profile_option = click.option(
     "--profile", "profile_steps", type=click.IntRange(min=0), default=0, help="Steps to trace with JAX's profiler."
 )
+
+
+def processes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a command that several processes, on several hosts, run together; it joins them first."""
+
+    @wraps(command)
+    def joined(
+        *, coordinator: str | None, processes: int | None, process: int | None, distributed: bool, **options: Any
+    ) -> None:
+        from pit.processes import CLUSTER, Members, start
+
+        members = Members(coordinator, processes, process)
+        if distributed and members != CLUSTER:
+            raise click.UsageError("--distributed asks the cluster; leave out --coordinator, --processes, --process.")
+        # Plans are made without other processes.
+        if (distributed or members != CLUSTER) and not options.get("dry_run"):
+            start(members)
+        command(**options)
+
+    for option in (
+        click.option(
+            "--distributed", is_flag=True, envvar="PIT_DISTRIBUTED",
+            help="One of several processes, as the cluster says: Cloud TPU, SLURM, Open MPI.",
+        ),
+        click.option(
+            "--process", type=int, metavar="K", envvar="PIT_PROCESS", help="Number of this process, from 0."
+        ),
+        click.option(
+            "--processes", type=click.IntRange(min=1), metavar="N", envvar="PIT_PROCESSES",
+            help="Processes of this run.",
+        ),
+        click.option(
+            "--coordinator", metavar="HOST:PORT", envvar="PIT_COORDINATOR",
+            help="Run as one of several processes that share --out; a free port of process 0's host.",
+        ),
+    ):  # fmt: skip
+        joined = option(joined)
+    return joined
 
 
 class Verbatim(click.Command):

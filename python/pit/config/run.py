@@ -34,7 +34,7 @@ class RunConfig(Section):
     references: how far RL of the improver goes: "data" ends it after RL,0, whose references are the data's; "policy",
         the paper, adds RL,1, whose references M_P^RL writes; "own", beyond the paper, adds RL,2, whose references the
         improver of RL,1 rewrites.
-    workers: stages that run at a time.
+    workers: stages that run at a time; one where they would share an accelerator, and on several hosts.
     trackers: where metrics go besides metrics.jsonl: tensorboard, wandb, trackio, or several with commas between; or
         none. It changes nothing of what is trained.
     checkpoints: root for the checkpoints of all stages, an absolute path or gs://bucket/..., instead of the run's

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pit import processes
 from pit.config import ConfigError, EvaluateConfig
 from pit.evaluate import sensitivity
 from pit.evaluate.schema import SensitivityRow
@@ -65,8 +66,10 @@ def require_seeing(rows: Sequence[SensitivityRow], config: EvaluateConfig, comma
 
 def _work(run: Run, services: Services) -> None:
     rows = gate_rows(run)
-    Terminal(width=110).print(sensitivity.sensitivity_table(rows))
-    for line in require_seeing(rows, run.config.evaluate, GATE.command(run)):
+    if processes.first():
+        Terminal(width=110).print(sensitivity.sensitivity_table(rows))
+    lines = require_seeing(rows, run.config.evaluate, GATE.command(run))
+    for line in lines if processes.first() else ():
         say(f"warning: a reward model is below a floor, {line}")
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pit import processes
 from pit.chat_client import ChatClient
 from pit.data.tokens import Tokens
 from pit.evaluate.llm_judge import PROMPT, LlmJudge, Pair, outcomes_of
@@ -36,13 +37,13 @@ class Asked(NamedTuple):
 
 
 def ask(run: Run, answers: Answers) -> Asked:
-    """Return the verdicts of the run's LLM judge; nothing where the config names none.
+    """Return the verdicts of the run's LLM judge; nothing where the config names none, or another process asks.
 
     Raises:
         ChatError: its URL or key cannot be used.
     """
     config = run.config.evaluate.judge
-    if config is None:
+    if config is None or not processes.first():
         return Asked({}, None, ())
     client = ChatClient(
         config.url, config.model, key=os.environ.get(KEY), timeout_s=config.timeout_s, attempts=config.attempts

@@ -10,12 +10,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from pit.config import ConfigError, MeshConfig
 from pit.model.axes import ROWS
+from pit.model.global_arrays import put
 from pit.model.params import Params
 
 RULES: tuple[tuple[str, P], ...] = (
@@ -41,7 +43,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
     """Return the mesh of a run over the first data x fsdp x tensor devices.
 
     Raises:
-        ConfigError: there are fewer devices than the mesh needs.
+        ConfigError: there are fewer devices than the mesh needs, or more, some of them other processes'.
     """
     shape = (config.data, config.fsdp, config.tensor)
     needed, devices = config.shards * config.tensor, jax.devices()
@@ -49,6 +51,11 @@ def make_mesh(config: MeshConfig) -> Mesh:
         raise ConfigError(
             f"mesh = {shape}: needs {needed} devices, but this process sees {len(devices)}; lower mesh.data, mesh.fsdp "
             "or mesh.tensor"
+        )
+    if needed < len(devices) and jax.process_count() > 1:
+        raise ConfigError(
+            f"mesh = {shape}: has {needed} devices, but the {jax.process_count()} processes have {len(devices)}, and "
+            "each must take part; raise mesh.data, mesh.fsdp or mesh.tensor"
         )
     return jax.make_mesh(shape, ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=devices[:needed])
 
@@ -67,7 +74,11 @@ def spec_of(name: str) -> P:
 
 def shard_params(params: Params, mesh: Mesh) -> Params:
     """Place parameters on the mesh by the rules."""
-    return {name: jax.device_put(value, _checked(name, value, mesh)) for name, value in params.items()}
+    placed = {name: _checked(name, value, mesh) for name, value in params.items()}
+    if jax.process_count() > 1:
+        # Every process has the same values: `device_put` would compare them over the network.
+        return {name: put(np.asarray(value), placed[name]) for name, value in params.items()}
+    return {name: jax.device_put(value, placed[name]) for name, value in params.items()}
 
 
 def by_rules(params: Mapping[str, Array]) -> Params:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from pit import processes
 from pit.atomic import write_file
 from pit.data.template import Template
 from pit.errors import PitError
@@ -187,11 +188,26 @@ class FunctionReward:
     template: Template
 
     def __call__(self, answers: Answers) -> Float32[np.ndarray, "G N"]:
-        """Return the scores; see `Reward`.
+        """Return the scores; see `Reward`. Of several processes the first calls the function, once for all.
 
         Raises:
             RewardError: the function raised, or returned something else than a finite number per answer.
         """
+
+        def scored() -> bytes:
+            # An error goes to all processes too, so that all save the state before the step.
+            try:
+                return b"+" + self._scores(answers).tobytes()
+            except RewardError as error:
+                return b"-" + str(error).encode(errors="backslashreplace")
+
+        made = processes.from_first(scored, "reward")
+        if made[:1] == b"-":
+            raise RewardError(made[1:].decode())
+        return np.frombuffer(made, np.float32, offset=1).reshape(len(answers.inputs), len(answers.outputs)).copy()
+
+    def _scores(self, answers: Answers) -> Float32[np.ndarray, " GN"]:
+        """Return the scores that the function gives here and now."""
         template, n, g = self.template, len(answers.outputs), len(answers.inputs)
         messages = [template.decode_prompt(x) for x in answers.inputs]
         prompts = [text for text in map(text_of, messages) for _ in range(n)]
@@ -201,7 +217,7 @@ class FunctionReward:
         if answers.references is not None:
             references = [text for text in map(template.decode_answer, answers.references) for _ in range(n)]
         values = self._called(prompts, references, texts, facts)
-        return self._checked(values, prompts, texts).reshape(g, n)
+        return self._checked(values, prompts, texts)
 
     def _called(
         self, prompts: list[str], references: list[str] | None, answers: list[str], rows: list[dict[str, Any]]

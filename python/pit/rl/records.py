@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float32, Float64, Int64
 
 from pit.data.store import Fold
 from pit.data.tokens import Sequences, Tokens
+from pit.model.global_arrays import whole
 from pit.rollout.sample import Samples
 from pit.train.feed import live_tokens
 from pit.types import Batch
@@ -112,7 +113,7 @@ class Trees(NamedTuple):
         result = np.zeros((n, *values[0].shape[1:]), values[0].dtype)
         for batch, array in zip(self.batches, values, strict=True):
             present = batch.example_id >= 0
-            result[batch.example_id[present]] = np.asarray(array)[present]
+            result[batch.example_id[present]] = whole(array)[present]
         return result
 
 

@@ -16,12 +16,12 @@ from pit.losses.kl import kl_cost
 from pit.losses.rl import expected_cost, leave_one_out, reinforce
 from pit.losses.total import Total
 from pit.model.decoder import Decoder
+from pit.model.global_arrays import put
 from pit.model.params import Params, merge
 from pit.rl.algorithm import Algorithm
 from pit.rl.controllers import Controllers
 from pit.rl.readings import full_kl, places, predictions
 from pit.rl.records import Measures, Minibatch, Trees, by_slot
-from pit.train.feed import put
 from pit.train.update import Arrays, LossFunction
 
 

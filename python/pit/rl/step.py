@@ -20,6 +20,7 @@ from pit.data.store import Fold
 from pit.data.template import rollout as rollout_tree
 from pit.losses.total import Total
 from pit.model.decoder import Decoder
+from pit.model.global_arrays import put
 from pit.model.model import Model
 from pit.model.params import Params
 from pit.rl.algorithm import Algorithm
@@ -33,7 +34,7 @@ from pit.rl.shaping import shaped
 from pit.rollout.protocol import SamplerProtocol
 from pit.rollout.strategy import Temperature
 from pit.seeds import Seed
-from pit.train.feed import put, to_device
+from pit.train.feed import to_device
 from pit.train.loop import StepError
 from pit.train.update import Arrays, TrainState
 

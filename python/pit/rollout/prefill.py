@@ -33,8 +33,8 @@ class Prefixes(NamedTuple):
 
     stored: tuple[Cache, ...]
     last: Float[Array, "*X G D"]
-    first: Int32[Array, "*X G"]
-    length: Int32[Array, "*X G"]
+    first: Int32[Array | np.ndarray, "*X G"]
+    length: Int32[Array | np.ndarray, "*X G"]
 
 
 def pack_prefixes(prefixes: Sequence[Sequence[Sequence[int]]], sizes: Sizes) -> list[list[Batch]]:
@@ -95,7 +95,7 @@ def prefill(
             leaf[x] = np.where(present[:, None], batch.leaf[:, 0], 0)
         rows_of = (np.stack([getattr(batch, name) for batch in shards]) for name in ROW_ARRAYS)
         stored, last = _read(graphdef, params, stored, last, (*rows_of, leaf, owner), np.int32(begin), sizes=sizes)
-    return Prefixes(stored, last, jnp.asarray(first), jnp.asarray(length))
+    return Prefixes(stored, last, first, length)
 
 
 ROW_ARRAYS = ("token", "position", "visible_until")

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from pit.config import RolloutConfig
 from pit.data.tokens import Sequences, Tokens, joined
 from pit.model.decoder import Decoder
+from pit.model.global_arrays import whole
 from pit.model.model import Model, gathered
 from pit.rollout.engine import Results, advance, begin, decode
 from pit.rollout.prefill import pack_prefixes, prefill
@@ -125,7 +125,7 @@ def sample(
         call = model.graphdef, weights, read, ids, own, np.array([seed >> 32, seed & 0xFFFF_FFFF], np.uint32)
         chosen: dict[str, Any] = {"sizes": sizes, "strategy": shared, "eos_ids": eos_ids}
         results = decode(*call, **chosen) if watch is None else _watched(call, chosen, order, watch)
-    on_host = jax.device_get(results)
+    on_host = whole(results)
     token, length, finished, logp, drawn_logp = (
         order.by_request(values)
         for values in (on_host.token, on_host.length, on_host.finished, on_host.logp, on_host.drawn_logp)
@@ -179,7 +179,7 @@ def _watched(call: tuple[Any, ...], chosen: Mapping[str, Any], order: _Order, wa
     wanted = order.wanted(np.ones((len(order.turn), order.samples), bool))
     while True:
         loop, progress = advance(*call, loop, wanted, np.int32(WATCHED_STEPS), **chosen)
-        now = jax.device_get(progress)
+        now = whole(progress)
         wanted = order.wanted(watch(order.by_request(now.token), order.by_request(now.length)))
         if not now.unfinished.any():
             results: Results = loop.results

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float32, Int32
 
 from pit.config import GapForm
@@ -14,9 +15,11 @@ from pit.data.packing import Layout, pack
 from pit.data.template import GapLeaves, gap_scoring, rollout
 from pit.data.tokens import Sequences, Tokens
 from pit.model.decoder import Decoder
+from pit.model.global_arrays import put, whole
 from pit.model.heads import RewardModel, row_logprobs
 from pit.model.model import Model
 from pit.model.params import Params, merge
+from pit.model.sharding import row_sharding
 from pit.types import Batch, Topology
 from pit_kernels import centred_gap, symmetric_gap
 
@@ -35,6 +38,13 @@ class Scorer(ABC):
     @abstractmethod
     def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
         """Return the scores of a batch's leaves; `contents` counts the tokens of each before its EOS."""
+
+    def _placed(self, *arrays: np.ndarray) -> tuple[np.ndarray | Array, ...]:
+        """Return arrays of a batch, their rows or trees split over the devices of the model."""
+        place = next(iter(self.model.params.values())).sharding
+        if not isinstance(place, NamedSharding) or not isinstance(place.mesh, Mesh):
+            return arrays
+        return tuple(put(values, row_sharding(place.mesh)) for values in arrays)
 
     def leaves(
         self, columns: Sequence[Sequences], topology: Topology, packed: Sequence[Batch] | None = None
@@ -107,8 +117,9 @@ class ModelScorer(Scorer):
         self._score = jax.jit(score)
 
     def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
-        arrays = (batch.token, batch.position, batch.visible_until, batch.leaf)
-        return np.asarray(jax.device_get(self._score(self.model.params, *arrays)))
+        arrays = self._placed(batch.token, batch.position, batch.visible_until, batch.leaf)
+        scores: Float32[np.ndarray, "G L"] = whole(self._score(self.model.params, *arrays))
+        return scores
 
     def quality(
         self, inputs: Sequences, outputs: Sequence[Sequences], packed: Sequence[Batch] | None = None
@@ -151,8 +162,8 @@ class LikelihoodScorer(Scorer):
         self._logprobs = jax.jit(logprobs)
 
     def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
-        arrays = (batch.token, batch.position, batch.visible_until, batch.previous)
-        logp = jax.device_get(self._logprobs(self.model.params, *arrays))
+        arrays = self._placed(batch.token, batch.position, batch.visible_until, batch.previous)
+        logp = whole(self._logprobs(self.model.params, *arrays))
         before = np.pad(np.cumsum(logp, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
         row, end = batch.leaf[:, :, 0], batch.leaf[:, :, 1]
         # An output is contiguous: its content, and EOS at `end`.

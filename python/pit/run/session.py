@@ -9,12 +9,13 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 
+from pit import processes
 from pit.atomic import write_file
 from pit.config import OptimizerConfig, to_dict
 from pit.errors import PitError
@@ -69,7 +70,6 @@ class Session:
         run: the run.
         stage: the stage.
         settings: the stage's config section.
-        process: index and number of the processes that share each step.
         tokens: tokens trained on so far.
         log, guard: receiver of metrics and progress, and guard of the updates, while the session trains.
     """
@@ -83,7 +83,6 @@ class Session:
         require(run.config.tracker_names)
         self.run, self.stage, self.settings = run, stage, stage.settings(run.config)
         self.folder = run.stage_folder(stage.name)
-        self.process = (jax.process_index(), jax.process_count())
         self.tokens = 0
         self._profile_steps = profile_steps
         self._begin_s, self._compile = time.perf_counter(), CompileClock()
@@ -101,7 +100,7 @@ class Session:
         update = Update(task.loss, make_optimizer(task.optimizer, steps), initial.frozen)
         state = update.start(initial.trained)
         stage_hash, refused, pending = stage.hash(run), 0, []
-        with claim(self.folder), stage.checkpoints(run, keep=settings.keep) as checkpoints:
+        with claimed_by_first(self.folder), stage.checkpoints(run, keep=settings.keep) as checkpoints:
             restored = checkpoints.restore(state, stage_hash)
             if restored is not None:
                 state, self.tokens = restored.state, restored.meta["tokens"]
@@ -145,12 +144,25 @@ class Session:
             "process": os.getpid(),
             **facts,
         }
-        write_file(self.folder / "done.json", (json.dumps(record, indent=2) + "\n").encode())
+        path, content = self.folder / "done.json", (json.dumps(record, indent=2) + "\n").encode()
+        processes.by_first(lambda: write_file(path, content), f"record of {self.stage.name}", path)
 
 
 def identity_of(run: Run, stage: str) -> Identity:
     """Return what trackers call a stage of a run; each adds an id of its own."""
     return Identity(run.folder.absolute().name, stage, "", to_dict(run.config))
+
+
+@contextmanager
+def claimed_by_first(folder: Path) -> Iterator[None]:
+    """Hold a stage's folder for all processes of this program: the first one alone has its lock.
+
+    Raises:
+        BusyError: another program held it all the time.
+    """
+    with ExitStack() as held:
+        processes.by_first(lambda: held.enter_context(claim(folder)), f"lock of {folder.name}")
+        yield
 
 
 @contextmanager

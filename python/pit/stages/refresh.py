@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pit import processes
 from pit.atomic import write_file
 from pit.config import ConfigError, RefreshConfig, RunConfig, digest
 from pit.data import _core
@@ -68,21 +69,30 @@ def make_pairs(run: Run, labeller: Labeller) -> int | None:
             for purpose in ("first", "second")
         )
         rewritten = sampler.answers(improver, ids, inputs, one, strategy=temperature, seed=seed.of("rewritten").number)
-        for other in (two, rewritten):
+        # All processes sample; the first one labels and writes, because a labeller need not say the same twice.
+        for other in (two, rewritten) if processes.first() else ():
             pairs += labelled(inputs, one, other, labeller)
         reporter.update(first + len(ids), count, f"{len(pairs):,} pairs")
     reporter.close()
+    processes.by_first(lambda: _write(run, pairs), PAIRS.name, _path(run))
+    return len(pairs)
+
+
+def _write(run: Run, pairs: Sequence[Pair]) -> None:
+    """Write the pairs of a run.
+
+    Raises:
+        DataError: there is none.
+    """
     if not pairs:
         raise DataError(
-            f"refresh.prompts = {config.prompts}: the labeller called all pairs of answers ties, so there is nothing "
-            "to learn; raise refresh.prompts or refresh.temperature, or set refresh.prompts=0 to keep the models"
+            f"refresh.prompts = {run.config.refresh.prompts}: the labeller called all pairs of answers ties, so there "
+            "is nothing to learn; raise refresh.prompts or refresh.temperature, or set refresh.prompts=0 to keep the "
+            "models"
         )
-    path = _path(run)
-    path.parent.mkdir(parents=True, exist_ok=True)
     head = {"made_of": pairs_hash(run), "digest": digest([pair._asdict() for pair in pairs])}
     lines = [json.dumps(head), *(json.dumps(pair._asdict()) for pair in pairs)]
-    write_file(path, ("\n".join(lines) + "\n").encode())
-    return len(pairs)
+    write_file(_path(run), ("\n".join(lines) + "\n").encode())
 
 
 def labelled(

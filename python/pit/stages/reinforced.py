@@ -3,6 +3,7 @@
 The step itself is `pit.rl.step`; this is the half of a stage that meets files, as `supervised.py` is for batches.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from pit import processes
 from pit.config import ImproverRlConfig, OptimizerConfig, RewardForm, RewrittenRlConfig, RlConfig, RunConfig
 from pit.data.curriculum import DrawLoader, Draws, History, Visit
 from pit.data.packing import Layout
@@ -32,7 +34,7 @@ from pit.rl.readings import PolicyAndAnchor
 from pit.rl.records import Answers, Gold
 from pit.rl.references import References
 from pit.rl.reward import mixed, model_reward, scored_tree
-from pit.rl.step import RlStep
+from pit.rl.step import RlStep, Scored
 from pit.run.folder import Run
 from pit.run.session import Session
 from pit.run.stage import DECODER, Role, Services, Stage
@@ -112,11 +114,16 @@ def _keep_source(stage: Stage, run: Run) -> None:
         with stage.checkpoints(run, keep=stage.settings(run.config).keep) as checkpoints:
             return checkpoints.latest is not None
 
+    def keep(known: bool | None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        function.keep_source(name, path, stage.name, trained if known is None else lambda: known)
+
     name = stage.settings(run.config).reward.function
     if name is not None:
         path = _kept(run, stage)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        function.keep_source(name, path, stage.name, trained)
+        # All processes open checkpoints together, so that the first one cannot look alone.
+        known = trained() if processes.many() else None
+        processes.by_first(lambda: keep(known), f"reward function of {stage.name}", path)
 
 
 def _kept(run: Run, stage: Stage) -> Path:
@@ -179,6 +186,12 @@ def margins(
     return np.concatenate(blocks)
 
 
+def _digest_of(scored: Scored) -> str:
+    """Return a digest of the samples of a step and of their scores."""
+    samples = scored.rollout.samples
+    return hashlib.blake2b(samples.token.tobytes() + scored.scores.tobytes(), digest_size=8).hexdigest()
+
+
 class RlTask:
     """The own half of an RL stage.
 
@@ -208,7 +221,8 @@ class RlTask:
             self._draws.restore(restored.loader["draws"], step)
             self._control, state = Controllers.of(restored.controllers), restored.controllers["board"]
         self._board = Board(session.run.config.board, stage.name, stage.command(session.run), self._gold, state)
-        self._history = self._open.enter_context(History(session.folder, step))
+        # All processes make the same draws; the first one writes them.
+        self._history = self._open.enter_context(History(session.folder, step)) if processes.first() else None
         self._done = step
 
     def close(self) -> None:
@@ -227,13 +241,16 @@ class RlTask:
         state, totals, scored, control = self.steps(state, draws, self._control, session.guard)
         self._before = None
         self._done += 1
+        # Whatever steers the next steps follows from these, in every process by itself.
+        processes.require_same(f"samples of step {self._done} of {session.stage.name}", _digest_of(scored))
         values = scored.values | self._board.signals(self._done, scored.rollout, scored.scores, scored.values)
         # The next rollout waits for this step anyway; a refused one teaches the controllers nothing.
         if not session.guard.settle():
             self._control = control.adapted(config, values["objective/kl_penalty"])
         self._draws.update(draws, scored.scores)
         gaps = scored.scores.mean(axis=1) if isinstance(config, ImproverRlConfig) else None
-        self._history.add(Visit(draws, gaps))
+        if self._history is not None:
+            self._history.add(Visit(draws, gaps))
         for line in self._board.judge(self._done, values):
             session.log.reporter.note(line)
         tokens = scored.trees.tokens

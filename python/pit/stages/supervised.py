@@ -123,7 +123,6 @@ def fold_batches(session: Session, topology: Topology) -> Batches:
     """Return planned batches of the stage's fold, and trees of the eval fold in the stage's shape, packed once."""
     run, stage, config = session.run, session.stage, session.settings
     layout, shards = run.layout(config.packing), run.config.mesh.shards
-    index, count = session.process
     loader = Loader(
         run.fold(stage.fold),
         topology,
@@ -132,8 +131,6 @@ def fold_batches(session: Session, topology: Topology) -> Batches:
         shards=shards,
         seed=order_seed(run, stage),
         config_hash=stage.hash(run),
-        process_index=index,
-        process_count=count,
     )
     held_out = run.fold("eval")
     trees = min(config.evaluate_trees, len(held_out))

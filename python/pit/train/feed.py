@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Int64
 
+from pit.model.global_arrays import put
 from pit.train.update import Arrays
 from pit.types import Batch
 
@@ -18,15 +19,9 @@ _MODEL_ARRAYS = ("token", "position", "visible_until", "previous", "loss_weight"
 def to_device(batch: Batch, sharding: NamedSharding) -> dict[str, jax.Array]:
     """Return the arrays of a batch that models and losses read, rows and trees split over the data shards.
 
-    Each process gives the rows of its own shards; leaf rows count from the first row of the whole batch.
+    Every process has the whole batch, and places the rows of its own devices.
     """
     return {name: put(getattr(batch, name), sharding) for name in _MODEL_ARRAYS}
-
-
-def put(values: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """Return this process's part of an array as a part of the global one."""
-    array: jax.Array = jax.make_array_from_process_local_data(sharding, values)
-    return array
 
 
 def live_tokens(batch: Batch) -> int:

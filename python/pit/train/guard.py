@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int32, Int64
 
+from pit import processes
 from pit.atomic import write_file
 from pit.errors import PitError
 from pit.losses.total import Total
+from pit.model.global_arrays import put, whole
 from pit.model.params import Params
 from pit.train.update import REFUSED, Arrays, Sums, TrainState, Update
 
@@ -111,7 +113,7 @@ class Guard:
             sums = self._update.sums(last.params, batch)
             if not finite(sums):
                 guilty = self._guilty(last.params, batch)
-                arrays = {name: np.asarray(batch[name]) for name in batch if np.ndim(batch[name])}
+                arrays = whole({name: batch[name] for name in batch if np.ndim(batch[name])})
                 slots = _slots_in(arrays["leaf"], guilty)
                 cause |= {
                     "microbatch": microbatch,
@@ -122,13 +124,14 @@ class Guard:
                     # Trees without leaves (fine-tuning) do not say which slot they fill.
                     "examples": ids[slots].tolist() if slots.size else ids[ids >= 0].tolist(),
                     "of_tree": {
-                        name: np.asarray(arrays[name])[slots].tolist()
+                        name: arrays[name][slots].tolist()
                         for name in ("advantage", "kl_coefficient", "length", "finished")
                         if name in arrays
                     },
                 }
                 break
-        write_file(path, (json.dumps(cause, indent=1) + "\n").encode())
+        if processes.first():
+            write_file(path, (json.dumps(cause, indent=1) + "\n").encode())
         return path
 
     def _guilty(self, params: Params, batch: Arrays) -> list[Piece]:
@@ -157,7 +160,7 @@ def pieces_of(batch: Mapping[str, Any]) -> list[Piece]:
     >>> pieces_of({"position": np.array([[0, 1, 0, 1, 0]]), "visible_until": np.array([[2, 2, 4, 4, 0]])})
     [Piece(row=0, first=0, end=2), Piece(row=0, first=2, end=4)]
     """
-    position, until = np.asarray(batch["position"]), np.asarray(batch["visible_until"])
+    position, until = whole((batch["position"], batch["visible_until"]))
     alive = until > np.arange(until.shape[1])
     begins = np.argwhere(alive & (position == 0)).tolist()
     return [Piece(row, first, int(until[row, first])) for row, first in begins]
@@ -165,14 +168,14 @@ def pieces_of(batch: Mapping[str, Any]) -> list[Piece]:
 
 def only(batch: Arrays, pieces: Sequence[Piece]) -> dict[str, Array]:
     """Return the batch with these trees alone: the others' leaves are absent and their tokens carry no loss."""
-    inside = _inside(np.asarray(batch["token"]).shape, pieces)
-    leaf = np.asarray(batch["leaf"])
+    inside = _inside(batch["token"].shape, pieces)
+    leaf, loss_weight = whole((batch["leaf"], batch["loss_weight"]))
     there = (leaf[..., 0] >= 0) & inside[leaf[..., 0], leaf[..., 1]]
     changed = {
         "leaf": np.where(there[..., None], leaf, np.int32(-1)),
-        "loss_weight": np.where(inside, np.asarray(batch["loss_weight"]), np.float32(0)),
+        "loss_weight": np.where(inside, loss_weight, np.float32(0)),
     }
-    return {**batch, **{name: jax.device_put(value, batch[name].sharding) for name, value in changed.items()}}
+    return {**batch, **{name: put(value, batch[name].sharding) for name, value in changed.items()}}
 
 
 def _inside(shape: tuple[int, ...], pieces: Sequence[Piece]) -> Bool[np.ndarray, "R T"]:

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pit import processes
 from pit.atomic import naming, write_file
 from pit.losses.total import Total
 from pit.records import read_lines
@@ -90,8 +91,23 @@ class JsonReporter:
         """Do nothing: nothing is held open."""
 
 
+class SilentReporter:
+    """The reporter of all processes but the first."""
+
+    def update(self, done: int, total: int, text: str) -> None:
+        """Show nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Do nothing: nothing is held open."""
+
+
 def make_reporter(name: str) -> Reporter:
-    """Return a reporter: a terminal line, or JSON lines where a parent process asks for them."""
+    """Return a reporter: a terminal line, or JSON lines where a parent process asks for them; the first process's."""
+    if not processes.first():
+        return SilentReporter()
     return JsonReporter(name) if os.environ.get(PROGRESS_VARIABLE) == "json" else RichReporter(name)
 
 
@@ -117,7 +133,8 @@ class StageLog:
     """Metrics and progress of one stage.
 
     Device values are kept as they are until the next logged step, so that logging does not wait for the device at every
-    one. `metrics.jsonl` holds one line a logged step; lines after the resumed step are dropped when a run resumes.
+    one. `metrics.jsonl` holds one line a logged step; lines after the resumed step are dropped when a run resumes. Of
+    several processes all have the same metrics, and the first alone writes them.
 
     Args:
         folder: folder of the stage.
@@ -143,12 +160,13 @@ class StageLog:
     ) -> None:
         self.folder, self.every = folder, every
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "metrics.jsonl"
-        kept = self._drop_after(resumed_step)
+        writes = processes.first()
+        self._path = folder / "metrics.jsonl" if writes else Path(os.devnull)
+        kept = self._drop_after(resumed_step) if writes else []
         self._file = self._path.open("a", encoding="utf-8")
         self.reporter = make_reporter(name)
         self._trackers = Trackers(
-            trackers, folder, facts, resumed_step=resumed_step, kept=kept, note=self.reporter.note
+            trackers if writes else (), folder, facts, resumed_step=resumed_step, kept=kept, note=self.reporter.note
         )
         self._carried = list(pending)
         self._pending: list[Mapping[str, Total | float]] = []

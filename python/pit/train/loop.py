@@ -8,9 +8,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
+from pit import processes
 from pit.errors import Interruption, PitError
 from pit.losses.total import Total
 from pit.train.checkpoint import Checkpoints
+from pit.train.guard import DivergedError
 from pit.train.log import StageLog
 from pit.train.update import TrainState
 
@@ -24,15 +26,23 @@ class StepError(PitError):
 
 
 class InterruptFlag:
-    """A flag that the first SIGINT or SIGTERM raises and the loop reads between steps; the second signal kills."""
+    """A flag that the first SIGINT or SIGTERM raises and the loop reads between steps; the second signal kills.
+
+    It raises a flag around it too, which somebody reads after the loop.
+    """
 
     def __init__(self) -> None:
         self.raised = False
         self._previous: dict[int, Any] = {}
 
-    def _raise(self, number: int, _: FrameType | None) -> None:
+    def _raise(self, number: int, frame: FrameType | None) -> None:
         self.raised = True
-        signal.signal(number, self._previous[number])
+        previous = self._previous[number]
+        outer = getattr(previous, "__self__", None)
+        if isinstance(outer, InterruptFlag):
+            outer._raise(number, frame)
+        else:
+            signal.signal(number, previous)
 
     def __enter__(self) -> "InterruptFlag":
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -125,7 +135,7 @@ def run_steps(
         meta: returns JSON values that are saved with the weights.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM arrived; the state is saved.
+        Interrupted: SIGINT or SIGTERM arrived, at any of the processes; the state is saved.
         PitError: the reason of `work.halt`; the state is saved.
         StepError: a step could not be taken; the state before it is saved.
     """
@@ -149,19 +159,28 @@ def run_steps(
                 if done == steps or (schedule.evaluate_every and done % schedule.evaluate_every == 0):
                     log.write(done, {f"eval/{name}": value for name, value in work.evaluate(state).items()})
                 reason = work.halt()
+                stops = processes.agreed(flag.raised, f"step {done} of {log.folder.name}")
                 due = done == steps or (schedule.checkpoint_every and done % schedule.checkpoint_every == 0)
-                if due or flag.raised or reason is not None:
+                if due or stops or reason is not None:
                     save()
                 if reason is not None:
                     raise reason
-                if flag.raised and done < steps:
+                if stops and done < steps:
                     raise Interrupted(f"stopped after step {done} of {steps}")
         except StepError:
             # A last step is taken again, because nothing else would measure it.
             if first < done < steps:
                 save()
             raise
+        except Exception as error:
+            if error is not reason and not isinstance(error, Interruption | DivergedError | FloatingPointError):
+                # Of this process alone: the others would wait for it in the checkpoint.
+                processes.fail(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            raise
         finally:
             profiler.close()
             checkpoints.wait()
+            if not processes.failed():
+                # The end of one process ends the others, whose part may not be written yet.
+                processes.meet(f"checkpoints of {log.folder.name}")
     return state

@@ -1,0 +1,157 @@
+"""One, two and four processes through every stage, on every mesh of four devices; killed, and resumed by others."""
+
+import json
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from many import LONG_S, Together, finished
+
+from pit.config import override
+from pit.recipes.demo import tiny
+from pit.run.folder import Run
+from pit.stages import reward, rl, sft
+from pit.stages.graph import STAGES
+from pit.stages.prepare import prepare
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * LONG_S)]
+
+PROGRAM = Path(__file__).parent / "stages_together.py"
+
+SETTINGS = [
+    "policy.kv_heads=2",
+    "reward_model.kv_heads=2",
+    "sft_policy.steps=14",
+    "sft_policy.checkpoint_every=5",
+    "references=own",
+    "rl_improver_0.steps=6",
+    "rl_improver_0.checkpoint_every=2",
+    "rl_improver_0.gap=centred",
+    "rl_improver_0.curriculum.strategy=learnability",
+    "rl_improver_0.curriculum.examples=8",
+    "rl_improver_0.curriculum.difficulty=margin",
+    "rl_improver_0.curriculum.lag=2",
+    "rl_improver_0.curriculum.prefetch=1",
+    "rl_improver_0.kl.target=0.01",
+    "rl_improver_0.running_scale=true",
+    "rl_improver_1.gap=symmetric",
+    "rl_improver_1.kl.estimator=full",
+    "refresh.prompts=8",
+    "refresh.steps=2",
+]
+DATA = "mesh.data=4"
+MESHES = [
+    "mesh.data=4",
+    "mesh.fsdp=4",
+    "mesh.data=2,mesh.fsdp=2",
+    "mesh.data=2,mesh.tensor=2",
+    "mesh.fsdp=2,mesh.tensor=2",
+]
+
+
+def words(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def metrics(folder: Path, stage: str) -> list[dict[str, float]]:
+    lines = (folder / "stages" / stage / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith("perf/")} for line in lines]
+
+
+def draws(folder: Path, stage: str) -> list[tuple[list[int], list[int]]]:
+    path = folder / "stages" / stage / "draws.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [(line["id"], line["source"]) for line in lines]
+
+
+def require_close(one: Path, other: Path, stage: str) -> None:
+    """Raise unless a stage of two runs drew the same and measured the same, up to the rounding of sums."""
+    assert draws(one, stage) == draws(other, stage)
+    lines, like = metrics(one, stage), metrics(other, stage)
+    assert [line.keys() for line in lines] == [line.keys() for line in like]
+    for line, reference in zip(lines, like, strict=True):
+        for name, value in line.items():
+            message = f"{stage}: {name} of step {line['step']}"
+            np.testing.assert_allclose(value, reference[name], rtol=1e-2, atol=1e-3, err_msg=message)
+
+
+def record(folder: Path, stage: str) -> dict[str, object]:
+    made = json.loads((folder / "stages" / stage / "done.json").read_text())
+    return {name: made[name] for name in ("hash", "steps", "tokens")}
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four processes, a device each."""
+    folder = tmp_path_factory.mktemp("four") / "run"
+    finished(["-m", "pit", "run", "tiny", "--out", folder, *words(DATA, *SETTINGS)], 4)
+    return folder
+
+
+def test_a_run_of_four_processes_leaves_what_a_run_leaves(four: Path) -> None:
+    assert (four / "report.html").exists()
+    assert json.loads((four / "results.json").read_text())["device"] == "4 x cpu"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_other_numbers_of_processes_draw_and_measure_the_same(count: int, four: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    finished(["-m", "pit", "run", "tiny", "--out", folder, *words(DATA, *SETTINGS)], count, devices=4 // count)
+    for stage in STAGES:
+        require_close(folder, four, stage.name)
+        assert record(folder, stage.name) == record(four, stage.name)
+
+
+def test_the_same_number_of_processes_gives_the_same_bits(four: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(four, folder, ignore=shutil.ignore_patterns("stages"))
+    finished(["-m", "pit", sft.POLICY.name, "--run", folder], 4)
+    assert metrics(folder, sft.POLICY.name) == metrics(four, sft.POLICY.name)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose data are prepared, on a mesh of four rows."""
+    folder = tmp_path_factory.mktemp("prepared") / "run"
+    prepare(Run(folder, override(tiny(), [DATA, *SETTINGS])))
+    return folder
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_every_mesh_is_that_of_one_process(mesh: str, tmp_path: Path) -> None:
+    names = [sft.POLICY.name, reward.GAP.name, rl.IMPROVER_0.name]
+    settings = [*mesh.split(","), *SETTINGS, "sft_policy.steps=3", "rl_improver_0.steps=3"]
+    prepare(Run(tmp_path / "one", override(tiny(), settings)))
+    shutil.copytree(tmp_path / "one", tmp_path / "four")
+    finished([PROGRAM, tmp_path / "one", *names], 1, devices=4)
+    finished([PROGRAM, tmp_path / "four", *names], 4)
+    for name in names:
+        require_close(tmp_path / "four", tmp_path / "one", name)
+
+
+@pytest.mark.parametrize("stage", [sft.POLICY.name, rl.IMPROVER_0.name])
+def test_killed_or_stopped_they_end_together_and_another_number_resumes(
+    stage: str, prepared: Path, tmp_path: Path
+) -> None:
+    folder, whole, dice = tmp_path / "run", tmp_path / "whole", random.Random(stage)
+    shutil.copytree(prepared, folder)
+    shutil.copytree(prepared, whole)
+    finished([PROGRAM, whole, stage], 1, devices=4)
+    log = folder / "stages" / stage / "metrics.jsonl"
+    for count, number in ((4, signal.SIGKILL), (2, signal.SIGTERM)):
+        lines = (log.read_bytes().count(b"\n") if log.exists() else 0) + dice.choice([1, 2])
+        with Together([PROGRAM, folder, stage], count, devices=4 // count, PIT_HEARTBEAT_S="10") as together:
+            victim = dice.randrange(count)
+            together.signal_after(log, lines, victim, number)
+            statuses, outputs = together.wait(300)
+        if number == signal.SIGTERM:
+            assert statuses == [130] * count, outputs
+        else:
+            assert statuses[victim] == -signal.SIGKILL
+            assert 0 not in statuses, outputs
+    finished([PROGRAM, folder, stage], 1, devices=4)
+    require_close(folder, whole, stage)
+    assert record(folder, stage) == record(whole, stage)
