@@ -15,7 +15,7 @@ CPP_SOURCES := $(shell find cpp -type f)
 # The virtual environment's tools come first, so that cmake and ninja are those of constraints.txt.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test test-all properties lint bench sanitize fuzz clean
+.PHONY: help venv demo test test-gpu test-all properties lint bench sanitize fuzz clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,20 @@ demo: $(STAMP)  ## run the whole method on a small synthetic task; results go to
 test: $(STAMP)  ## run the fast tests
 	@echo "test: all but the tests marked slow (those are part of make test-all)"
 	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
+
+# Apart from .venv: where JAX finds a CUDA plugin, it looks for a GPU in every command.
+GPU_TEST := $(CURDIR)/build/gpu-test
+
+test-gpu: $(STAMP) $(GPU_TEST)/.stamp  ## interpret and compile the GPU kernels, without a GPU (downloads 470 MB the first time)
+	@echo "test-gpu 1/2: in Triton's interpreter, float32 and float16"
+	PYTHONPATH=$(GPU_TEST) TRITON_INTERPRET=1 $(BIN)/python -m pytest $(WORKERS) tests/kernels/test_triton_interpreted.py
+	@echo "test-gpu 2/2: lowered and assembled for sm_80, sm_90 and sm_100"
+	PYTHONPATH=$(GPU_TEST) $(BIN)/python -m pytest $(WORKERS) tests/kernels/test_triton_compiled.py
+
+$(GPU_TEST)/.stamp: constraints.txt
+	@echo "test-gpu: installing Triton into build/gpu-test (1.5 GB on disk)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade -c constraints.txt --target $(GPU_TEST) triton jax-triton jax-cuda12-plugin jax-cuda12-pjrt
+	@touch $@
 
 test-all: $(STAMP)  ## run every test, the slow ones too
 	$(BIN)/python -m pytest $(WORKERS) --timeout=7200

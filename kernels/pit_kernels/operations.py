@@ -33,8 +33,8 @@ def unsupported_reason(operation: str, implementation: str) -> str | None:
     Example:
       >>> unsupported_reason("token_logprob", "xla") is None
       True
-      >>> print(unsupported_reason("token_logprob", "triton_gpu"))
-      token_logprob has no triton_gpu backend; available: pallas_tpu, xla
+      >>> print(unsupported_reason("token_logprob", "sparse"))
+      token_logprob has no sparse backend; available: pallas_tpu, triton_gpu, xla
     """
     if operation not in BACKENDS:
         raise ValueError(f"operation is {operation!r}; it must be one of {', '.join(BACKENDS)}")

@@ -160,7 +160,10 @@ def call(slots=6, prefixes=3, **changes):
         ({"suffix_length": jnp.zeros(6, jnp.uint32)}, r"suffix_length has dtype uint32; it must be int32"),
         ({"prefix_length": jnp.zeros(6, jnp.int32)}, r"prefix_length has shape \(6,\); it must be \[P\] = \(3,\)"),
         ({"suffix_v": jnp.zeros((6, K, C1, H), jnp.bfloat16)}, r"dtypes are .*suffix_v bfloat16; they must be one"),
-        ({"implementation": "triton_gpu"}, r"cached_attention has no triton_gpu backend; available: pallas_tpu, xla"),
+        (
+            {"implementation": "sparse"},
+            "has no sparse backend; available: pallas_tpu, triton_gpu, xla",
+        ),
     ],
 )
 def test_bad_arguments_are_named(changes, message):

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import triton_kernels
 
 from pit_kernels import UnsupportedImplementationError, three_way_attention
 from pit_kernels.conformance import OPERATIONS, attention_cases, errors, judge, judge_backend
@@ -29,7 +30,11 @@ TELLING = {
 }
 """Cases of the fast tests: one program per operation and backend, and the rows that reveal most mistakes."""
 
-of_the_lists = pytest.mark.parametrize(("operation", "backend"), LISTED, ids=lambda x: getattr(x, "name", x))
+of_the_lists = pytest.mark.parametrize(
+    ("operation", "backend"),
+    [pytest.param(*pair, marks=triton_kernels.interpreted if pair[1].name == "triton_gpu" else ()) for pair in LISTED],
+    ids=lambda x: getattr(x, "name", x),
+)
 
 
 @of_the_lists

@@ -456,7 +456,7 @@ def test_an_offset_leaves_both_gaps_alone(scores, offset):
         ({"head_weight": jnp.zeros((D, 1))}, r"head_weight has shape \(5, 1\); it must be \[D\] = \(5,\)"),
         ({"head_bias": jnp.zeros(1)}, r"head_bias has shape \(1,\); it must be \[\] = \(\)"),
         ({"eps": -1.0}, r"eps is -1\.0; it must be a Python float, finite and above 0"),
-        ({"implementation": "triton_gpu"}, r"gap_reward has no triton_gpu backend; available: pallas_tpu, xla"),
+        ({"implementation": "sparse"}, r"gap_reward has no sparse backend; available: pallas_tpu, xla"),
     ],
 )
 def test_bad_arguments_are_named(changes, message):

@@ -393,8 +393,8 @@ def test_int64_is_refused():
     ("arguments", "message"),
     [
         (
-            {"implementation": "triton_gpu"},
-            'three_way_attention has no triton_gpu backend; available: pallas_tpu, xla. Ask for implementation="auto"',
+            {"implementation": "sparse"},
+            'has no sparse backend; available: pallas_tpu, triton_gpu, xla. Ask for implementation="auto"',
         ),
         (
             {"implementation": "pallas_tpu", "dtype": jnp.float16},

@@ -1,6 +1,6 @@
 """The commands `pit bench kernels`, which compares kernels, and `pit bench tune`, which finds their tiles.
 
-Both count what the TPU compiler produces, or time an attached device.
+Both count what the TPU compiler produces, or time an attached device; for GPUs `pit bench kernels` counts resources.
 """
 
 import json
@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from pit.atomic import require_apart
+from pit.cli.bench_gpu import GPUS, count_for_gpus
 from pit.cli.options import PNG
 from pit.errors import PitError
 from pit.terminal import Terminal, styled
@@ -28,6 +29,7 @@ Examples:
   pit bench kernels --lengths lengths.txt --contender my_package.kernels:attention
   pit bench kernels --json bench/results/kernels.json --readme kernels/README.md
   pit bench kernels --check bench/results/kernels.json
+  pit bench kernels --target sm_90 --workload packed-4096
 """
 
 
@@ -49,7 +51,13 @@ def bench() -> None:
 
 
 @bench.command("kernels", cls=_WithExamples, epilog=_EXAMPLES)
-@click.option("--op", type=click.Choice(OPERATIONS), default=OPERATIONS[0], show_default=True, help="Operation.")
+@click.option(
+    "--op",
+    type=click.Choice((*OPERATIONS, "cached_attention")),
+    default=OPERATIONS[0],
+    show_default=True,
+    help="Operation; cached_attention for GPUs only.",
+)
 @click.option("--workload", "workloads", multiple=True, help="Problem, by name; repeatable [all of the operation].")
 @click.option(
     "--lengths",
@@ -60,7 +68,13 @@ def bench() -> None:
 @click.option("--row-length", default=4096, show_default=True, help="Tokens of a row for --lengths.")
 @click.option("--peers", default=",".join(PEERS), show_default=True, help="Other contenders, by name.")
 @click.option("--contender", "users", multiple=True, metavar="MODULE:FUNCTION", help="Your function; repeatable.")
-@click.option("--target", "targets", type=click.Choice(TARGETS), multiple=True, help="TPU; repeatable [v5e].")
+@click.option(
+    "--target",
+    "targets",
+    type=click.Choice((*TARGETS, *GPUS)),
+    multiple=True,
+    help="TPU, or architecture of a GPU; repeatable [v5e].",
+)
 @click.option("--time", "timed", is_flag=True, help="Time on the attached device instead of counting for a target.")
 @click.option(
     "--json",
@@ -106,6 +120,13 @@ def kernels(
     for name, path in (("--json", out), ("--plot", plot), ("--readme", readme)):
         if path is not None:
             require_apart(name, path, *(source for source in (lengths, check) if source is not None and source != out))
+    if set(targets) & set(GPUS) or op not in OPERATIONS:
+        unused = {"--lengths": lengths, "--contender": users, "--plot": plot, "--readme": readme, "--time": timed}
+        try:
+            count_for_gpus(op, workloads, targets, out, check, [name for name, value in unused.items() if value], _tell)
+        except (ValueError, RuntimeError) as error:
+            raise BenchError(str(error)) from error
+        return
     names = _names(op, peers, users)
     given = (
         None if lengths is None else {"triples": read_lengths(lengths), "row_length": row_length, "model": "llama-3-8b"}
@@ -114,9 +135,12 @@ def kernels(
     try:
         baseline = [] if check is None else suite.load(check)
         if timed:
-            from pit_kernels.microbench.timing import time_suite
+            from pit_kernels.microbench import gpu_timing, timing
 
-            outcome = time_suite(op, names, chosen, lengths=given, tell=_tell)
+            if gpu_timing.attached():
+                outcome = gpu_timing.time_suite(op, chosen, lengths=given, tell=_tell)
+            else:
+                outcome = timing.time_suite(op, names, chosen, lengths=given, tell=_tell)
         else:
             swept = suite.load(out) if out is not None and out.exists() else ()
             outcome = suite.run_suite(
