@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rich import box
 from rich.table import Table
 
 from pit.data.atomic import write_file
@@ -23,17 +24,17 @@ FORMAT = 1
 
 def program_table(plan: StagePlan, target: Target) -> Table:
     """Return the programs of a stage: memory, network and least time of each, on one chip."""
-    columns = ("program", "arguments", "temporaries", "results", "beside", "peak", "sent", "at least", "bound by")
-    table = Table(*columns, title=f"{plan.stage.name}: bytes per chip of {target.name}")
+    columns = ("program", "in and out", "temporary", "beside", "peak", "sent", "at least")
+    table = Table(*columns, title=f"{plan.stage.name}: per chip of {target.name}", box=box.SIMPLE_HEAD)
     for row in plan.rows:
         account = row.account
         if account.refused:
-            table.add_row(row.name, *["-"] * 4, f"> {_bytes(account.refused)}", "-", "-", "does not compile")
+            table.add_row(row.name, "", f"> {_bytes(account.refused)}", "", "", "", "does not compile")
             continue
         seconds, bound = account.floor(target.generation)
-        results = account.outputs - account.aliased
-        sizes = map(_bytes, (account.arguments, account.temporaries, results, row.placed.beside_bytes, row.peak))
-        table.add_row(row.name, *sizes, _bytes(account.sent_bytes), _seconds(seconds), bound)
+        held = account.arguments + account.outputs - account.aliased
+        sizes = map(_bytes, (held, account.temporaries, row.placed.beside_bytes, row.peak, account.sent_bytes))
+        table.add_row(row.name, *sizes, f"{_seconds(seconds)}, {bound}")
     equal = [f"{row.name} = {row.twin}" for row in plan.rows if row.twin]
     lines = [f"code of all programs {_bytes(plan.code)}", *([f"compiled before: {', '.join(equal)}"] if equal else [])]
     table.caption = "; ".join(lines)
@@ -45,7 +46,7 @@ def network_table(plan: StagePlan) -> Table | None:
     kinds = sorted({kind for row in plan.rows for kind in row.account.by_kind()})
     if not kinds:
         return None
-    table = Table("program", *kinds, title=f"{plan.stage.name}: bytes of collectives per chip")
+    table = Table("program", *kinds, title=f"{plan.stage.name}: collectives per chip", box=box.SIMPLE_HEAD)
     for row in plan.rows:
         totals = row.account.by_kind()
         table.add_row(row.name, *(_bytes(totals[kind]) if kind in totals else "" for kind in kinds))
@@ -167,8 +168,14 @@ def _version(package: str) -> str:
 
 
 def _bytes(size: float) -> str:
-    return f"{size / GIB:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"
+    for unit, scale in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= scale / 4:
+            return f"{size / scale:.2f} {unit}" if unit == "GiB" else f"{size / scale:.0f} {unit}"
+    return f"{size:.0f} B"
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.2f} ms"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
