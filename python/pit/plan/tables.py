@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from pit.data.atomic import write_file
+from pit.atomic import write_file
 from pit.plan.compiling import Row, StagePlan
 from pit.plan.programs import Setting
 from pit.plan.target import GIB, Target
