@@ -4,7 +4,7 @@ import guide
 import pytest
 
 STAGE = """
-import pit.pipeline, pit.plan
+import pit.pipeline, pit.plan.dry_run
 from pathlib import Path
 from pit.cli import main
 from pit.config import override
@@ -20,7 +20,7 @@ run.save_config()
 prepare(run)
 names = [job.name for job in pit.pipeline.needs_of(config)]
 assert names.index("reward-second-quality") == names.index("reward-judge") + 1
-assert "reward-second-quality" in list(pit.plan.tables(config, run.folder)[0].columns[0].cells)
+assert "reward-second-quality" in list(pit.plan.dry_run.tables(config, run.folder)[0].columns[0].cells)
 main(["reward-second-quality", "--run", str(run.folder)])
 assert stage_named("reward-second-quality").done(run)
 

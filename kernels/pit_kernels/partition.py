@@ -83,9 +83,9 @@ def split(
     """
     mesh = jax.sharding.get_abstract_mesh()
     free = _free(mesh)
-    if math.prod(mesh.shape[axis] for axis in free) == 1:
+    if mesh.size <= 1 or not free:
         return function
-    # All axes that XLA could still split: it refuses a kernel if any is left to it.
+    # All axes that XLA could still split: it refuses a kernel if any is left to it, even one of a single device.
     mapped: Callable[..., tuple[Any, ...]] = jax.shard_map(
         function,
         in_specs=tuple(map(partition.spec, ins)),

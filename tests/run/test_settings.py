@@ -7,7 +7,7 @@ import pytest
 from pit.config import ConfigError, FieldError, Limit, override
 from pit.evaluate.gates import GATE
 from pit.pipeline import EVALUATE, JOBS, needs_of
-from pit.plan import tables
+from pit.plan.dry_run import tables
 from pit.recipes import RECIPES
 from pit.recipes.demo import tiny
 from pit.rl.curriculum import source_weights

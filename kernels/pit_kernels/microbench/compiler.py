@@ -51,8 +51,11 @@ def unavailable_reason() -> str | None:
     return None
 
 
-def prepare() -> Path:
-    """Tell libtpu to dump, which works only before its first compilation, and return the folder of the dumps.
+def without_tpu() -> None:
+    """Tell libtpu that no TPU is attached, which works only before it is loaded.
+
+    Without this libtpu asks the metadata server of Google's cloud which machine this is, and only one process of a
+    machine may compile at a time.
 
     Raises:
       NoCompilerError: if libtpu is not installed.
@@ -60,6 +63,22 @@ def prepare() -> Path:
     reason = unavailable_reason()
     if reason is not None:
         raise NoCompilerError(f"no TPU compiler: {reason}")
+    for name, value in (
+        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+        ("TPU_SKIP_MDS_QUERY", "1"),
+        ("TPU_WORKER_HOSTNAMES", "localhost"),
+        ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
+    ):
+        os.environ.setdefault(name, value)
+
+
+def prepare() -> Path:
+    """Tell libtpu to dump, which works only before its first compilation, and return the folder of the dumps.
+
+    Raises:
+      NoCompilerError: if libtpu is not installed.
+    """
+    without_tpu()
     flags = os.environ.get("LIBTPU_INIT_ARGS", "")
     for flag in flags.split():
         if flag.startswith(_FLAG):
@@ -69,15 +88,6 @@ def prepare() -> Path:
         folder = Path(tempfile.mkdtemp(prefix="pit-kernels-dumps-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {_FLAG}{folder} {_FLAGS}".strip()
-    # Without these libtpu asks the metadata server of Google's cloud which machine this is, and only one process of a
-    # machine may compile at a time.
-    for name, value in (
-        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
-        ("TPU_SKIP_MDS_QUERY", "1"),
-        ("TPU_WORKER_HOSTNAMES", "localhost"),
-        ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
-    ):
-        os.environ.setdefault(name, value)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

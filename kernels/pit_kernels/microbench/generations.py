@@ -1,7 +1,8 @@
 """Published figures of each generation of TPU, per chip; every estimated time of this package rests on this table.
 
-Peak and bandwidth are those of Google's pages on the system architecture of v4, v5e, v5p and v6e
-(cloud.google.com/tpu/docs). The clock follows from the peak: FLOP/s over two FLOP for each cell of the matrix units.
+Peak, memory and bandwidths are those of Google's pages on the system architecture of v4, v5e, v5p and v6e
+(cloud.google.com/tpu/docs). The network's is half of what they call bidirectional; v4's is six links of 50 GB/s (Jouppi
+et al. 2023, arXiv 2304.01433). The clock follows from the peak: FLOP/s over two FLOP for each cell of the matrix units.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ class Generation:
     peak_flops: bfloat16 FLOP/s.
     hbm_bytes_per_s: bandwidth of its memory.
     granule_bytes: unit of a DMA's size.
+    hbm_gib: memory that libtpu's compiler (0.0.42) gives a program, GiB: what is left of 32, 16, 95 and 32 GB.
+    network_bytes_per_s: all links of the chip to others of its slice together, in one direction.
     """
 
     name: str
@@ -26,6 +29,8 @@ class Generation:
     peak_flops: float
     hbm_bytes_per_s: float
     granule_bytes: int
+    hbm_gib: float
+    network_bytes_per_s: float
 
     @property
     def clock_hz(self) -> float:
@@ -36,9 +41,9 @@ class Generation:
 GENERATIONS = {
     generation.name: generation
     for generation in (
-        Generation("v4", "v4:2x2x1", 2, 4 * 128 * 128, 275e12, 1228e9, 512),
-        Generation("v5e", "v5e:2x2", 1, 4 * 128 * 128, 197e12, 819e9, 32),
-        Generation("v5p", "v5p:2x2x1", 2, 4 * 128 * 128, 459e12, 2765e9, 32),
-        Generation("v6e", "v6e:2x2", 1, 4 * 256 * 256, 918e12, 1640e9, 32),
+        Generation("v4", "v4:2x2x1", 2, 4 * 128 * 128, 275e12, 1228e9, 512, 30.75, 300e9),
+        Generation("v5e", "v5e:2x2", 1, 4 * 128 * 128, 197e12, 819e9, 32, 15.75, 200e9),
+        Generation("v5p", "v5p:2x2x1", 2, 4 * 128 * 128, 459e12, 2765e9, 32, 95.74, 600e9),
+        Generation("v6e", "v6e:2x2", 1, 4 * 256 * 256, 918e12, 1640e9, 32, 31.25, 400e9),
     )
 }

@@ -11,13 +11,17 @@ _OPCODE = re.compile(r"^([a-z][\w\-]*)\((.*)$")
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction: name, shape as printed, opcode, names of its operands, and the rest of its line."""
+    """One instruction: name, shape as printed, opcode, names of its operands, the rest of its line.
+
+    literal: value of a constant, number of a parameter.
+    """
 
     name: str
     shape: str
     opcode: str
     operands: tuple[str, ...]
     rest: str
+    literal: str = ""
 
     def called(self, key: str) -> str | None:
         """Return the name of the computation that it calls as `key`."""
@@ -38,6 +42,33 @@ class Module:
     entry: str
     computations: dict[str, list[Instruction]]
     by_name: dict[str, Instruction] = field(default_factory=dict)
+
+    def trips(self, loop: Instruction) -> int | None:
+        """Return the trips of a loop: as XLA knows them, else from its condition `i < n` where i starts at a constant.
+
+        The counter goes up by one, as that of `jax.lax.scan` does; None where the condition is another one.
+        """
+        if loop.trip_count is not None:
+            return loop.trip_count
+        condition = loop.called("condition")
+        test = self.computations[condition][-1] if condition is not None else None
+        if test is None or test.opcode != "compare" or "direction=LT" not in test.rest:
+            return None
+        counter, end = (self.by_name.get(name) for name in test.operands)
+        place = re.search(r"\bindex=(\d+)", counter.rest) if counter and counter.opcode == "get-tuple-element" else None
+        start = self.by_name.get(loop.operands[0])
+        if place is None or end is None or start is None or start.opcode != "tuple":
+            return None
+        first, last = self._constant(start.operands[int(place.group(1))]), self._constant(end.name)
+        return None if first is None or last is None else max(last - first, 0)
+
+    def _constant(self, name: str) -> int | None:
+        """Return the value of a scalar constant, also of a copy of one."""
+        instruction = self.by_name.get(name)
+        while instruction is not None and instruction.opcode in ("copy", "bitcast", "copy-start", "copy-done"):
+            instruction = self.by_name.get(instruction.operands[0])
+        known = instruction is not None and re.fullmatch(r"-?\d+", instruction.literal)
+        return int(instruction.literal) if instruction is not None and known else None
 
     def walk(
         self, computation: str | None = None, loops: tuple[str, ...] = ()
@@ -106,7 +137,8 @@ def _instruction(name: str, text: str) -> Instruction:
         return Instruction(name, shape, "", (), rest)
     opcode, rest = match.groups()
     inside, rest = _take_parenthesis(rest)
-    return Instruction(name, shape, opcode, tuple(re.findall(r"%([^\s,()]+)", inside)), rest)
+    literal = inside if opcode in ("constant", "parameter") else ""
+    return Instruction(name, shape, opcode, tuple(re.findall(r"%([^\s,()]+)", inside)), rest, literal)
 
 
 def _take_shape(text: str) -> tuple[str, str]:

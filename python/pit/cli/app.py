@@ -43,6 +43,7 @@ from pit.cli.options import (
     tracked,
     tracker_option,
 )
+from pit.cli.plan import plan_command
 from pit.cli.serve import policy_of, policy_options, serve
 from pit.config import AcceptBy, ConfigError, to_dict, to_yaml
 from pit.data.errors import DataError
@@ -191,6 +192,7 @@ def cli() -> None:
       pit serve --run runs/demo                  the same over HTTP, as OpenAI's chat API
       pit check runs/demo                        invariants of the reward model, and what it has learned
       pit export --run runs/demo rl-policy DIR   a model as a folder for transformers
+      pit plan paper --target v4:2x4x4           does it fit a TPU slice? compiled with no TPU
     """
 
 
@@ -240,7 +242,7 @@ def run_command(
       pit run hh --out /shared/hh --coordinator host0:1234 --processes 4 --process 0 ...   (on host 0 of four)
     """
     from pit.pipeline import run_pipeline
-    from pit.plan import tables
+    from pit.plan.dry_run import tables
     from pit.run.folder import Run
     from pit.stages.prepare import require_data
 
@@ -400,5 +402,6 @@ def env() -> None:
 cli.add_command(data)
 cli.add_command(bench)
 cli.add_command(export_command)
+cli.add_command(plan_command)
 cli.add_command(check)
 cli.add_command(serve)

@@ -52,7 +52,7 @@ def token_table(columns: Sequence[Sequences]) -> _core.TokenTable:
 
 def empty_batch(groups: int, topology: Topology, layout: Layout) -> Batch:
     """Return a batch of `groups` groups with arrays of the right shapes, their values not set."""
-    shapes = _shapes(groups, topology, layout)
+    shapes = batch_shapes(groups, topology, layout)
     return Batch(**{name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()})
 
 
@@ -124,7 +124,7 @@ def materialise(
     return batch
 
 
-def _shapes(groups: int, topology: Topology, layout: Layout) -> dict[str, tuple[tuple[int, ...], type]]:
+def batch_shapes(groups: int, topology: Topology, layout: Layout) -> dict[str, tuple[tuple[int, ...], type]]:
     """Return shape and dtype of every field of a batch of `groups` groups."""
     rows, trees = (groups * layout.rows, layout.row_length), groups * layout.trees
     return {
@@ -140,7 +140,7 @@ def _shapes(groups: int, topology: Topology, layout: Layout) -> dict[str, tuple[
 
 
 def _require_shapes(batch: Batch, groups: int, topology: Topology, layout: Layout) -> None:
-    for name, (shape, _) in _shapes(groups, topology, layout).items():
+    for name, (shape, _) in batch_shapes(groups, topology, layout).items():
         given = getattr(batch, name).shape
         if given != shape:
             raise DataError(f"out.{name} has shape {given}, must have {shape}; take `empty_batch` of the same sizes")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -109,14 +110,20 @@ def gathered(model: Model[Decoder]) -> Model[Decoder]:
     """Return a decoder with its weights gathered over fsdp, still split over tensor.
 
     Decoding needs them: it reads all weights at every step, and shards share no step with their neighbours. They
-    are gathered in the dtype that products read them in, which changes no result.
+    are gathered in the dtype that products read them in, which changes no result. Shapes of weights give shapes.
     """
-    whole, decoder = dict(model.params), model.merge()
+    whole: dict[str, Any] = dict(model.params)
+    decoder = model.merge()
     for name, value in whole.items():
         sharding = value.sharding
         if isinstance(sharding, NamedSharding) and "fsdp" in sharding.spec and sharding.mesh.shape["fsdp"] > 1:
             spec = P(*(None if axis == "fsdp" else axis for axis in sharding.spec))
-            whole[name] = jax.device_put(decoder.as_read(name, value), NamedSharding(sharding.mesh, spec))
+            place = NamedSharding(sharding.mesh, spec)
+            if isinstance(value, jax.ShapeDtypeStruct):
+                read = jax.eval_shape(partial(decoder.as_read, name), value)
+                whole[name] = jax.ShapeDtypeStruct(read.shape, read.dtype, sharding=place)
+            else:
+                whole[name] = jax.device_put(decoder.as_read(name, value), place)
     return model.with_params(whole)
 
 

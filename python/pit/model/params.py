@@ -5,7 +5,7 @@ A parameter's name is its path joined by dots, for example `layers.0.attention.q
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,11 @@ from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel, draw_head
 from pit.model.low_rank import draw_a
 
-Params = dict[str, Array]
+if TYPE_CHECKING:
+    Params = dict[str, Array]
+else:
+    # Checks at run time let shapes stand in for arrays, as in plans of programs that nobody runs.
+    Params = dict[str, Array | jax.ShapeDtypeStruct]
 M = TypeVar("M", Decoder, RewardModel)
 
 

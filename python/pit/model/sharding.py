@@ -5,7 +5,7 @@ their name. A dimension that a mesh axis does not divide is refused, never silen
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -39,14 +39,14 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """Return the mesh of a run over the first data x fsdp x tensor devices.
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return the mesh of a run over the first data x fsdp x tensor devices: of this process, or of those given.
 
     Raises:
         ConfigError: there are fewer devices than the mesh needs, or more, some of them other processes'.
     """
     shape = (config.data, config.fsdp, config.tensor)
-    needed, devices = config.shards * config.tensor, jax.devices()
+    needed, devices = config.shards * config.tensor, jax.devices() if devices is None else devices
     if needed > len(devices):
         raise ConfigError(
             f"mesh = {shape}: needs {needed} devices, but this process sees {len(devices)}; lower mesh.data, mesh.fsdp "

@@ -8,10 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
 
+import jax
 from flax import nnx
 
 from pit.config import RlConfig
 from pit.model.decoder import Decoder
+from pit.model.programs import Shapes
 from pit.rl.controllers import Controllers
 from pit.rl.records import Measures, Minibatch, Trees
 from pit.train.update import LossFunction
@@ -33,3 +35,12 @@ class Algorithm(ABC):
     @abstractmethod
     def prepare(self, trees: Trees, measures: Measures, control: Controllers) -> Iterator[Minibatch]:
         """Yield the minibatches of a rollout, an optimizer step each."""
+
+    @abstractmethod
+    def shapes(self, batch: Shapes, anchored: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shapes of a microbatch of `prepare`.
+
+        Args:
+            batch: shapes of a packed batch.
+            anchored: shapes of what the loss may need of the anchor.
+        """

@@ -16,6 +16,7 @@ from pit.data.packing import Layout
 from pit.data.template import Template, rollout
 from pit.model.heads import RewardModel
 from pit.model.model import Model
+from pit.model.programs import Program
 from pit.rl.function import FunctionReward, load
 from pit.rl.records import Answers
 from pit.rl.signals import agreement
@@ -118,6 +119,11 @@ FORMS: dict[RewardForm, Callable[[ModelScorer], Reward]] = {
     "difference": Difference,
 }
 """The reward of each form that `gap` of an improver's RL stage can name."""
+
+
+def model_programs(model: Model[RewardModel], layout: Layout, form: RewardForm | None, samples: int) -> list[Program]:
+    """Return the programs of `model_reward`, for trees of so many samples; the model's weights are shapes."""
+    return [ModelScorer(model, layout).program(scored_tree(samples, form))]
 
 
 def model_reward(model: Model[RewardModel], layout: Layout, form: RewardForm | None) -> Reward:

@@ -18,6 +18,7 @@ from pit.losses.total import Total
 from pit.model.decoder import Decoder
 from pit.model.global_arrays import put
 from pit.model.params import Params, merge
+from pit.model.programs import Shapes
 from pit.rl.algorithm import Algorithm
 from pit.rl.controllers import Controllers
 from pit.rl.readings import full_kl, places, predictions
@@ -113,3 +114,12 @@ class Rloo(Algorithm):
             slots = {name: put(by_slot(value, batch), trees.sharding) for name, value in values.items()}
             microbatches.append({**arrays, **(anchored if self._charges_kl else {}), **slots})
         yield Minibatch(microbatches, [batch.example_id for batch in trees.batches])
+
+    def shapes(self, batch: Shapes, anchored: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shapes of a microbatch; see `Algorithm.shapes`."""
+        (slots, n), place = batch["length"].shape, batch["length"].sharding
+        added = {"advantage": jax.ShapeDtypeStruct((slots, n), jnp.float32, sharding=place)}
+        if not self._charges_kl:
+            return {**batch, **added}
+        coefficient = jax.ShapeDtypeStruct((slots,), jnp.float32, sharding=place)
+        return {**batch, **anchored, **added, "kl_coefficient": coefficient}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
@@ -34,9 +35,28 @@ from pit.rl.shaping import shaped
 from pit.rollout.protocol import SamplerProtocol
 from pit.rollout.strategy import Temperature
 from pit.seeds import Seed
-from pit.train.feed import to_device
+from pit.train.feed import shapes_of, to_device
 from pit.train.loop import StepError
 from pit.train.update import Arrays, TrainState
+
+_SAMPLE_FACTS = {"length": np.int32, "finished": np.bool_}
+"""Facts of samples that packed trees carry to the devices, by tree slot, and their dtypes."""
+
+
+def packed_shapes(
+    samples: int, layout: Layout, sharding: NamedSharding, *, referenced: bool
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of a microbatch of packed rollouts.
+
+    Args:
+        samples: samples per tree.
+        layout: shape of packed rows.
+        sharding: places of rows and trees.
+        referenced: whether the trees have references.
+    """
+    shapes = shapes_of(rollout_tree(samples, referenced), layout, sharding)
+    slots = shapes["leaf"].shape[:2]
+    return shapes | {name: jax.ShapeDtypeStruct(slots, of, sharding=sharding) for name, of in _SAMPLE_FACTS.items()}
 
 
 class StaleSamplesError(StepError):
@@ -140,7 +160,7 @@ class RlStep:
         """Pack the trees x -> [reference ->] samples; the batches go to the devices with what the samples add."""
         topology = rollout_tree(self.config.samples, self.references is not None)
         batches = pack(rollout.columns, topology, self.layout, shards=self.shards)
-        samples = {"length": rollout.samples.length, "finished": rollout.samples.finished}
+        samples = {name: getattr(rollout.samples, name) for name in _SAMPLE_FACTS}
         arrays = []
         for batch in batches:
             slots = {name: put(by_slot(values, batch), self.sharding) for name, values in samples.items()}

@@ -17,7 +17,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float32, Int32, UInt32
 
 from pit.model.decoder import Cache, Decoder, DecodeStep
+from pit.model.model import Model
 from pit.model.params import Params, merge
+from pit.model.programs import Program
 from pit.model.sharding import each_shard
 from pit.rollout.prefill import Prefixes
 from pit.rollout.sizes import Sizes
@@ -111,6 +113,27 @@ def decode(
 
     results: Results = each_shard(samples, sizes.shards)((params, key), prefixes, request_id, settings)
     return results if sizes.shards == 1 else jax.lax.with_sharding_constraint(results, P())
+
+
+def decode_program(
+    model: Model[Decoder], prefixes: Prefixes, sizes: Sizes, strategy: Strategy, eos_ids: tuple[int, ...]
+) -> Program:
+    """Return the program that draws all samples of a call.
+
+    Args:
+        model: the decoder, whose weights are shapes, gathered over fsdp.
+        prefixes: shapes of all prefixes.
+        sizes: static sizes.
+        strategy: choice of each token.
+        eos_ids: ids that end a sample.
+    """
+    each = (sizes.shards, sizes.requests)
+    ids, key = jax.ShapeDtypeStruct(each, jnp.uint32), jax.ShapeDtypeStruct((2,), jnp.uint32)
+    call = (model.graphdef, model.params, prefixes, ids, jax.ShapeDtypeStruct((*each, 2), jnp.float32), key)
+    # Samples fill the slots one after the other, each as long as its window.
+    steps = -(-sizes.requests * sizes.samples // sizes.slots) * sizes.output_tokens
+    static = {"sizes": sizes, "strategy": strategy, "eos_ids": eos_ids}
+    return Program("decode", decode, call, static, loop_steps=steps)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "sizes"))

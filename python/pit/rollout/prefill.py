@@ -11,12 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int32
 
 from pit.data.packing import Layout, pack, padding_batch
 from pit.data.template import prefix
+from pit.model.axes import ROWS
 from pit.model.decoder import Cache, Decoder
+from pit.model.model import Model
 from pit.model.params import Params, merge
+from pit.model.programs import Program, shape_of
 from pit.model.sharding import each_shard
 from pit.rollout.sizes import Sizes
 from pit.types import Batch, Closings
@@ -96,6 +101,27 @@ def prefill(
         rows_of = (np.stack([getattr(batch, name) for batch in shards]) for name in ROW_ARRAYS)
         stored, last = _read(graphdef, params, stored, last, (*rows_of, leaf, owner), np.int32(begin), sizes=sizes)
     return Prefixes(stored, last, first, length)
+
+
+def prefill_program(model: Model[Decoder], sizes: Sizes) -> tuple[Program, Prefixes]:
+    """Return the program that reads a batch of prefixes, and the shapes of all prefixes of a call.
+
+    Args:
+        model: the decoder, whose weights are shapes, gathered over fsdp.
+        sizes: static sizes.
+    """
+    sharding = next(iter(model.params.values())).sharding
+    assert isinstance(sharding, NamedSharding)
+    with model.on_mesh():
+        empty = jax.eval_shape(lambda params: _empty(model.graphdef, params, sizes), model.params)
+    place = NamedSharding(sharding.mesh, ROWS if sizes.shards > 1 else P())
+    stored, last = jax.tree.map(lambda x: shape_of(x, place), empty)
+    each = (sizes.shards, sizes.requests)
+    rows = [jax.ShapeDtypeStruct((sizes.shards, sizes.rows, sizes.row_tokens), jnp.int32) for _ in ROW_ARRAYS]
+    leaf, owner = jax.ShapeDtypeStruct((*each, 2), jnp.int32), jax.ShapeDtypeStruct(each, jnp.int32)
+    begin = jax.ShapeDtypeStruct((), jnp.int32)
+    call = (model.graphdef, model.params, stored, last, (*rows, leaf, owner), begin)
+    return Program("prefill", _read, call, {"sizes": sizes}), Prefixes(stored, last, owner, owner)  # type: ignore[arg-type]
 
 
 ROW_ARRAYS = ("token", "position", "visible_until")

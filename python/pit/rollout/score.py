@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float32, Int32
 
 from pit.config import GapForm
-from pit.data.packing import Layout, pack
+from pit.data.packing import Layout, batch_shapes, pack
 from pit.data.template import GapLeaves, gap_scoring, rollout
 from pit.data.tokens import Sequences, Tokens
 from pit.model.decoder import Decoder
@@ -19,6 +19,7 @@ from pit.model.global_arrays import put, whole
 from pit.model.heads import RewardModel, row_logprobs
 from pit.model.model import Model
 from pit.model.params import Params, merge
+from pit.model.programs import Program
 from pit.model.sharding import row_sharding
 from pit.types import Batch, Topology
 from pit_kernels import centred_gap, symmetric_gap
@@ -100,6 +101,10 @@ class Scorer(ABC):
         return zero_over_itself(np.asarray(gap), references, columns)
 
 
+_SCORED = ("token", "position", "visible_until", "leaf")
+"""Arrays of a batch that a reward model reads."""
+
+
 class ModelScorer(Scorer):
     """A reward model as a scorer."""
 
@@ -116,8 +121,15 @@ class ModelScorer(Scorer):
         super().__init__(model, layout)
         self._score = jax.jit(score)
 
+    def program(self, topology: Topology) -> Program:
+        """Return the program that scores a batch of trees, where the model's weights are shapes."""
+        shapes, place = batch_shapes(self.model.shards, topology, self.layout), self.model.params["score"].sharding
+        assert isinstance(place, NamedSharding)
+        arrays = (jax.ShapeDtypeStruct(*shapes[name], sharding=row_sharding(place.mesh)) for name in _SCORED)  # type: ignore[arg-type]
+        return Program("scores", self._score, (self.model.params, *arrays))
+
     def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
-        arrays = self._placed(batch.token, batch.position, batch.visible_until, batch.leaf)
+        arrays = self._placed(*(getattr(batch, name) for name in _SCORED))
         scores: Float32[np.ndarray, "G L"] = whole(self._score(self.model.params, *arrays))
         return scores
 

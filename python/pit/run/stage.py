@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from flax import nnx
+
 from pit.config import AdapterConfig, ConfigError, FieldError, ModelConfig, RunConfig, digest
 from pit.model.adapters import targets
 from pit.model.decoder import Decoder
@@ -21,7 +23,11 @@ from pit.records import read_object
 from pit.rl.records import Gold, Labeller
 from pit.run.folder import Run
 from pit.train.checkpoint import CheckpointError, Checkpoints
+from pit.train.update import LossFunction
 from pit.types import Topology
+
+LossOf = Callable[[nnx.GraphDef[Any], RunConfig, int], LossFunction]
+"""Makes the loss of a stage from the graph definition of its model, the config, and the most tokens of an answer."""
 
 Role = Literal["start", "anchor", "reward", "writer", "rewriter"]
 """Use that a stage makes of another one's model.
@@ -147,6 +153,7 @@ class Stage(Job):
     inputs: returns the stages whose models it uses, by role.
     fold: fold of the data that it trains on.
     topology: returns the tree that each of its examples becomes.
+    loss: makes the loss of a microbatch.
     scored: returns further trees that it packs, in which a reward model scores what it trains on.
     check: raises a ConfigError where the config cannot work, before anything is trained.
     sources: returns digests of code of the user that the result depends on.
@@ -159,6 +166,7 @@ class Stage(Job):
     inputs: Callable[[RunConfig], Mapping[Role, "Stage"]]
     fold: str
     topology: Callable[[RunConfig], Topology]
+    loss: LossOf
     scored: Callable[[RunConfig], tuple[Topology, ...]] = _nothing
     check: Callable[[RunConfig], None] = _unchecked
     sources: Callable[[Run], tuple[str, ...]] = _no_sources

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from flax import nnx
 from jaxtyping import Float32
 
 from pit import processes
@@ -72,6 +73,10 @@ def rl_stage(
         settings = stage.settings(config)
         return rollout_tree(settings.samples, isinstance(settings, ImproverRlConfig))
 
+    def loss(graphdef: nnx.GraphDef[Any], config: RunConfig, capacity: int) -> LossFunction:
+        settings = stage.settings(config)
+        return algorithm_of(settings, section)(graphdef, settings, capacity).loss
+
     stage = Stage(
         name=name,
         title=title,
@@ -79,6 +84,7 @@ def rl_stage(
         trains=DECODER,
         fold="rl",
         topology=topology,
+        loss=loss,
         inputs=inputs,
         work=work,
         scored=lambda config: (scored_tree(stage.settings(config).samples, _form(stage.settings(config))),),

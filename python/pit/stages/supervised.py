@@ -26,9 +26,6 @@ from pit.train.feed import Feed, StepLoader, to_device
 from pit.train.update import Arrays, Evaluation, LossFunction, TrainState
 from pit.types import Batch, Topology
 
-LossOf = Callable[[nnx.GraphDef[Any], RunConfig], LossFunction]
-"""Makes the loss of a stage from the graph definition of its model and the config of the run."""
-
 
 @dataclass(frozen=True)
 class Batches:
@@ -47,7 +44,7 @@ def supervised_stage(
     trains: Kind,
     fold: str,
     topology: Topology,
-    loss: LossOf,
+    loss: Callable[[nnx.GraphDef[Any], RunConfig], LossFunction],
     inputs: Callable[[RunConfig], Mapping[Role, Stage]] = lambda config: {},
     batches: "Callable[[Session, Topology], Batches] | None" = None,
     **optional: Any,
@@ -61,7 +58,7 @@ def supervised_stage(
         trains: kind of the model.
         fold: fold of the data.
         topology: tree that each row becomes.
-        loss: makes its loss.
+        loss: makes its loss from the graph definition of its model and the config.
         inputs: returns its inputs; "start" is the model whose weights it begins with, fresh ones without it.
         batches: makes the batches; those of the fold if not given.
         optional: further fields of the stage.
@@ -81,6 +78,7 @@ def supervised_stage(
         trains=trains,
         fold=fold,
         topology=lambda config: topology,
+        loss=lambda graphdef, config, capacity: loss(graphdef, config),
         inputs=inputs,
         work=work,
         **optional,

@@ -9,9 +9,10 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Int64
 
+from pit.data.packing import Layout, batch_shapes
 from pit.model.global_arrays import put
 from pit.train.update import Arrays
-from pit.types import Batch
+from pit.types import Batch, Topology
 
 _MODEL_ARRAYS = ("token", "position", "visible_until", "previous", "loss_weight", "leaf")
 
@@ -22,6 +23,13 @@ def to_device(batch: Batch, sharding: NamedSharding) -> dict[str, jax.Array]:
     Every process has the whole batch, and places the rows of its own devices.
     """
     return {name: put(getattr(batch, name), sharding) for name in _MODEL_ARRAYS}
+
+
+def shapes_of(topology: Topology, layout: Layout, sharding: NamedSharding) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of what `to_device` makes of a batch with one group per shard of the mesh."""
+    mesh = sharding.mesh
+    shapes = batch_shapes(mesh.shape["data"] * mesh.shape["fsdp"], topology, layout)
+    return {name: jax.ShapeDtypeStruct(*shapes[name], sharding=sharding) for name in _MODEL_ARRAYS}
 
 
 def live_tokens(batch: Batch) -> int:

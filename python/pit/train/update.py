@@ -6,7 +6,7 @@ step whose loss or gradient is not finite is refused: it counts, but weights and
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float32, Int32
 from pit.config import OptimizerConfig
 from pit.losses.total import Total
 from pit.model.params import Params
+from pit.model.programs import Program, Shapes, shape_of
 from pit.model.sharding import by_rules, on_mesh, replicated
 
 Arrays = Mapping[str, Array]
@@ -83,6 +84,17 @@ def _place(value: Array) -> NamedSharding | None:
     return value.sharding if isinstance(value.sharding, NamedSharding) else None
 
 
+def _places(state: TrainState, whole: NamedSharding) -> TrainState:
+    """Return the place of each array of a state: that of the weight that it belongs to, on every device otherwise."""
+
+    def place(path: tuple[Any, ...], x: Any) -> Any:
+        weight = state.params.get(getattr(path[-1], "key", ""))
+        return weight.sharding if weight is not None and weight.shape == x.shape else whole
+
+    placed: TrainState = jax.tree_util.tree_map_with_path(place, state)
+    return placed
+
+
 class Update:
     """The jitted step of one loss: `state, metrics = update(state, microbatches)`; the state's buffers are donated.
 
@@ -146,11 +158,37 @@ class Update:
         if not isinstance(sharding, NamedSharding):
             return state
         # Counters start on one device; a restored one is committed there, and then refuses to meet sharded weights.
-        whole = replicated(sharding.mesh)
-        placed: TrainState = jax.tree.map(
-            lambda x: x if isinstance(x.sharding, NamedSharding) else jax.device_put(x, whole), state
-        )
+        placed: TrainState = jax.tree.map(jax.device_put, state, _places(state, replicated(sharding.mesh)))
         return placed
+
+    def shapes(self, params: Shapes) -> TrainState:
+        """Return the state that `start` makes of weights on a mesh, as shapes at its places."""
+        optimizer = jax.eval_shape(self._optimizer.init, params)
+        state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), dict(params), optimizer)  # type: ignore[arg-type]
+        sharding = next(iter(params.values())).sharding
+        placed: TrainState = jax.tree.map(shape_of, state, _places(state, replicated(sharding.mesh)))
+        return placed._replace(params=state.params)
+
+    def programs(self, state: TrainState, batch: Shapes, *, accumulates: bool) -> list[Program]:
+        """Return the programs of a step.
+
+        Args:
+            state: shapes of the state, see `shapes`.
+            batch: shapes of a microbatch.
+            accumulates: whether a step has several of them.
+        """
+        weights = state.params, self._frozen
+        with on_mesh(state.params):
+            sums = jax.eval_shape(self._only, *weights, batch)
+        whole = replicated(next(iter(batch.values())).sharding.mesh)
+        # As `by_rules` and `_zeros` lay them.
+        grads = {name: shape_of(x, state.params[name].sharding) for name, x in sums.grads.items()}  # type: ignore[arg-type]
+        sums = Sums(grads, *jax.tree.map(lambda x: shape_of(x, whole), (sums.loss, sums.metrics)))  # type: ignore[arg-type]
+        if accumulates:
+            gradient = Program("gradient, added", self._more, (*weights, sums, batch))
+        else:
+            gradient = Program("gradient", self._only, (*weights, batch))
+        return [gradient, Program("optimizer", self._apply, (state, sums))]
 
     def sums(self, params: Params, batch: Arrays) -> Sums:
         """Return gradient, loss and metrics of one microbatch, not divided yet."""
@@ -204,6 +242,10 @@ class Evaluation:
     def __init__(self, loss: LossFunction, frozen: Params | None = None) -> None:
         self._frozen = frozen or {}
         self._loss = jax.jit(loss)
+
+    def program(self, params: Params, batch: Shapes) -> Program:
+        """Return the program of a batch, from shapes."""
+        return Program("held-out loss", self._loss, ({**self._frozen, **params}, batch))
 
     def __call__(self, params: Params, batches: Iterable[Arrays]) -> dict[str, float]:
         """Return the means over all batches, on the host; `params` are the weights that train."""

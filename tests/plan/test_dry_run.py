@@ -7,14 +7,14 @@ import pytest
 
 from pit.config import ConfigError, FieldError, override
 from pit.data.tokenizer import Tokenizer
-from pit.plan import parameters, rollout_sizes, tables, vocabulary
+from pit.plan.dry_run import parameters, rollout_sizes, tables, vocabulary
 from pit.recipes.demo import tiny
 from pit.run.folder import Run
 from pit.run.stage import DECODER
 from pit.stages import rl, rl_iterated
 from pit.stages.graph import stages_of
 
-sys.path.append(str(Path(__file__).parent / "data"))
+sys.path.append(str(Path(__file__).parents[1] / "data"))
 import chat_cases as cases
 
 

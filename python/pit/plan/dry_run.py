@@ -74,7 +74,7 @@ def _stages(run: Run, template: Template | None) -> Table:
     for stage in stages_of(config):
         section = stage.settings(config)
         if isinstance(section, RlConfig):
-            slots = section.prompts * _tree_limit(config, stage, template)
+            slots = section.prompts * tree_limit(config, stage, template)
         else:
             slots = slots_per_step(section.packing, config.mesh.shards)
         steps = section.steps or (steps_of_fold(stage, run) if run.prepared else None)
@@ -103,7 +103,7 @@ def slots_per_step(packing: PackingConfig, shards: int) -> int:
     return packing.row_length * packing.rows * packing.microbatches * shards
 
 
-def _tree_limit(config: RunConfig, stage: Stage, template: Template | None) -> int:
+def tree_limit(config: RunConfig, stage: Stage, template: Template | None) -> int:
     """Return the most tokens of one tree of a stage; those of the windows in role tokens."""
     if template is not None:
         return template.tree(stage.topology(config))
@@ -162,18 +162,22 @@ def _rollouts(config: RunConfig, template: Template | None) -> Table:
     return table
 
 
-def rollout_sizes(config: RunConfig, stage: Stage, template: Template | None = None) -> Sizes:
+def rollout_sizes(
+    config: RunConfig, stage: Stage, template: Template | None = None, prompts: int | None = None
+) -> Sizes:
     """Return the sizes of the sampler in an RL stage's step, with prefixes as long as their windows.
 
     Args:
         config: the run.
         stage: the RL stage.
         template: template of the run's chat format, None in role tokens.
+        prompts: number of prefixes; None for those of a step.
     """
     section, output = stage.settings(config), config.windows.output
     answer, capacity = (output, output - 1) if template is None else (template.longest[2] + 1, template.capacity)
+    prompts = section.prompts if prompts is None else prompts
     return sizes_of(
-        [_tree_limit(config, stage, template) - section.samples * answer] * section.prompts,
+        [tree_limit(config, stage, template) - section.samples * answer] * prompts,
         n=section.samples,
         capacity=capacity,
         config=section.rollout,
