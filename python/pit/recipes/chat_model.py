@@ -103,7 +103,7 @@ def chat(model: Pretrained, sizes: Sizes) -> RunConfig:
 def smollm2(model: Pretrained, sizes: Sizes) -> RunConfig:
     """SmolLM2-135M-Instruct, or a model of its size, on two CPU cores: hours, resumable at any step.
 
-    Needs: `--model` and `--data`, two CPU cores, 6 GiB of memory. Command: `pit run smollm2 --model FILE.gguf --data
+    Needs: `--model` and `--data`, two CPU cores, 10 GiB of memory. Command: `pit run smollm2 --model FILE.gguf --data
     FOLDER`. Expect: every stage of the method on a pretrained model, not a helpful assistant.
     """
     config = chat(model, sizes.within(prompt=224, answer=128))
