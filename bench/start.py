@@ -39,7 +39,8 @@ def started(run: Run, folder: Path) -> dict[str, float]:
     copy.save_config()
     command = [sys.executable, "-m", "pit", STAGE, "--run", str(folder)]
     begin, ends = time.perf_counter(), []
-    environment = {**os.environ, PROGRESS_VARIABLE: "json"}
+    # Programs that an earlier round left on disk are not found.
+    environment = {**os.environ, PROGRESS_VARIABLE: "json", "PIT_CACHE": str(folder / "cache")}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         for line in process.stdout:

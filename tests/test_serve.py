@@ -67,8 +67,7 @@ class Server:
 @contextlib.contextmanager
 def serving(folder: Path, *options: str) -> Iterator[Server]:
     """Start a server on a free port, and kill it at the end if it still runs."""
-    warm = [] if "--warmup" in options else ["--no-warmup"]
-    words = [sys.executable, "-m", "pit", "serve", "--run", str(folder), "--port", "0", *warm, *options]
+    words = [sys.executable, "-m", "pit", "serve", "--run", str(folder), "--port", "0", *options]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     ) as process:
@@ -183,7 +182,7 @@ def test_a_server_that_others_can_reach_says_so_and_asks_for_its_key(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIT_TEST_KEY", "secret")
-    words = ["serve", "--run", str(finished), "--host", "0.0.0.0", "--port", "0", "--no-warmup"]
+    words = ["serve", "--run", str(finished), "--host", "0.0.0.0", "--port", "0"]
     words += ["--api-key-env", "PIT_TEST_KEY"]
     with subprocess.Popen(
         [sys.executable, "-m", "pit", *words],

@@ -40,7 +40,7 @@ NEEDED = ("starlette", "uvicorn")
     help="Seconds that requests get to end after SIGTERM or Ctrl-C.",
 )  # fmt: skip
 @click.option(
-    "--warmup/--no-warmup", "warm", default=True, show_default=True,
+    "--warmup", "warm", is_flag=True,
     help="Compile for batches of many sizes before the first request, for about a minute.",
 )  # fmt: skip
 # Eight parameters: the options of the command.
