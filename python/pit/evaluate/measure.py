@@ -20,7 +20,6 @@ from pit.evaluate.stats import (
     CopyRate,
     Delta,
     Interval,
-    accuracy_interval,
     copy_rate,
     delta,
     judge_verdict_allowed,
@@ -29,6 +28,7 @@ from pit.evaluate.stats import (
     mean_interval,
     pair_accuracy,
     perplexity_interval,
+    sign_accuracy,
 )
 from pit.improve import Models, Trajectory, improve
 from pit.rl.records import Gold
@@ -167,8 +167,8 @@ def model_accuracies(run: Run) -> dict[str, Interval]:
             scorer = ModelScorer(stage.load(run), run.layout(run.config.reward_gap.packing))
             leaves = scorer.leaves(columns, gap_topology()).astype(np.float64)
             result[f"{model} symmetric"] = pair_accuracy(leaves[:, GAP_WL], leaves[:, GAP_LW])
-            centred = leaves[:, GAP_WL] - (leaves[:, GAP_WW] + leaves[:, GAP_LL]) / 2
-            result[f"{model} centred"] = accuracy_interval(float(np.sum(centred > 0)), len(centred))
+            own = (leaves[:, GAP_WW] + leaves[:, GAP_LL]) / 2
+            result[f"{model} centred"] = sign_accuracy(leaves[:, GAP_WL] - own, leaves[:, GAP_LW] - own)
     better, worse = (column.length.astype(np.float64) for column in columns[1:])
     result["length"] = length_baseline_accuracy(better, worse)
     return result

@@ -17,7 +17,7 @@ from rich.table import Table
 from pit.data.synthetic import FAMILIES, Family
 from pit.data.tokens import Sequences, Tokens
 from pit.evaluate.schema import SensitivityRow
-from pit.evaluate.stats import accuracy_interval
+from pit.evaluate.stats import accuracy_interval, sign_accuracy
 from pit.improve import strategy_of
 from pit.model.decoder import Decoder
 from pit.model.model import Model
@@ -49,19 +49,23 @@ def sensitivity(run: Run) -> list[SensitivityRow]:
 def compared(run: Run, pairs: Mapping[str, Pairs]) -> list[SensitivityRow]:
     """Return how often the reward models of the data rank the better answer higher.
 
-    R_P compares its two scores; R_PIT is asked for the symmetric and for the centred gap of the better answer over the
-    worse one, which must be above 0.
+    R_P compares its two scores; R_PIT is asked for the symmetric gap of the better answer over the worse one, which
+    must be above 0, and for the centred gap both ways, which must be above 0 and below 0.
     """
     quality = ModelScorer(reward.QUALITY.load(run), run.layout(run.config.reward_quality.packing))
     gap = ModelScorer(reward.GAP.load(run), run.layout(run.config.reward_gap.packing))
     rows = []
     for aspect, (inputs, better, worse) in sorted(pairs.items()):
         scores = quality.quality(inputs, [better, worse])
-        wins = {"R_P": scores[:, 0] > scores[:, 1]}
-        for form in ("symmetric", "centred"):
-            wins[f"R_PIT {form}"] = gap.gap(inputs, worse, [better], form)[:, 0] > 0
-        for model, won in wins.items():
-            share = accuracy_interval(float(np.sum(won)), len(won))
+        symmetric = gap.gap(inputs, worse, [better], "symmetric")[:, 0]
+        forward = gap.gap(inputs, worse, [better], "centred")[:, 0]
+        backward = gap.gap(inputs, better, [worse], "centred")[:, 0]
+        shares = {
+            "R_P": accuracy_interval(float(np.sum(scores[:, 0] > scores[:, 1])), len(scores)),
+            "R_PIT symmetric": accuracy_interval(float(np.sum(symmetric > 0)), len(scores)),
+            "R_PIT centred": sign_accuracy(forward, backward),
+        }
+        for model, share in shares.items():
             rows.append(SensitivityRow(model, aspect, share.value, share.low, share.high, share.n))
     return rows
 

@@ -207,6 +207,22 @@ def pair_accuracy(better: Scores, worse: Scores) -> Interval:
     return accuracy_interval(float(np.sum(first > second) + 0.5 * np.sum(first == second)), first.size)
 
 
+def sign_accuracy(forward: Scores, backward: Scores) -> Interval:
+    """Return the share of right signs of a gap that is asked both ways, ties half, with Wilson's interval over pairs.
+
+    An offset that all gaps share gains nothing: it is right one way and wrong the other.
+
+    Args:
+        forward: gap of the better answer over the worse one.
+        backward: gap of the worse answer over the better one.
+
+    >>> sign_accuracy(np.array([0.5, 0.1]), np.array([-0.5, 0.1])).value
+    0.75
+    """
+    first, second = _as_vectors("forward", forward, "backward", backward)
+    return accuracy_interval(float(np.sum(2 + np.sign(first) - np.sign(second)) / 4), first.size)
+
+
 def length_baseline_accuracy(length_better: Scores, length_worse: Scores) -> Interval:
     """Return the accuracy of "the longer answer is better" (ties half), the baseline of every reward model.
 
