@@ -61,7 +61,7 @@ def built(tmp_path_factory):
 )
 def test_rows_come_back_in_order(tmp_path_factory, rows, batch_rows, shard_rows, workers):
     tokens = [list(TEMPLATE.encode_preferences([row])[0][:3]) for row in rows]
-    usable = [better != worse and better and worse for _, better, worse in tokens]
+    usable = [bool(prompt and better and worse) and better != worse for prompt, better, worse in tokens]
     assume(any(usable))
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:

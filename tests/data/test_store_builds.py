@@ -36,14 +36,14 @@ def built(tmp_path_factory):
 CHILD = """
 import sys
 from pit.data import store
-from pit.data.errors import DataError
+from pit.errors import PitError
 from pit.data.store import shard, write
 from pit.data.synthetic import generate
 from store_cases import TEMPLATE
 write.SHARD_ROWS, write.BATCH_ROWS, shard.BATCH_ROWS = 40, 8, 8
 try:
     store.build(generate(int(sys.argv[2]), 0), sys.argv[1], TEMPLATE, workers=2)
-except (DataError, OSError) as error:
+except (PitError, OSError) as error:
     print(getattr(error, "errno", None), error)
     sys.exit(3)
 """

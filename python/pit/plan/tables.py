@@ -167,7 +167,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _bytes(size: float) -> str:
+def _bytes(size: int | float) -> str:
     for unit, scale in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= scale / 4:
             return f"{size / scale:.2f} {unit}" if unit == "GiB" else f"{size / scale:.0f} {unit}"
