@@ -16,7 +16,7 @@ from pit.run.folder import Run
 from pit.stages import reward, rl, sft
 from pit.stages.prepare import prepare
 
-pytestmark = pytest.mark.usefixtures("fresh_stages")
+pytestmark = [pytest.mark.usefixtures("fresh_stages"), pytest.mark.slow]
 
 PROGRAM = Path(__file__).parent / "stages_together.py"
 NAMES = [reward.QUALITY.name, rl.IMPROVER_0.name]
