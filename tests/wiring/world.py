@@ -390,7 +390,9 @@ class World:
             mock.patch.object(Run, "checkpoints", lambda run, name, *, keep, base: Memory(self, name)),
             mock.patch.object(Run, "fold", folds),
             mock.patch.object(
-                Stage, "record", lambda stage, run: {"steps": max(self.saved.get(stage.name, ()), default=0)}
+                Stage,
+                "record",
+                lambda stage, run: {"hash": "", "steps": max(self.saved.get(stage.name, ()), default=0)},
             ),
             mock.patch.object(Model, "build", classmethod(built)),
             mock.patch.object(Model, "abstract", staticmethod(_shapes)),

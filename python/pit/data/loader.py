@@ -70,26 +70,21 @@ class _PlannedSteps(grain.DatasetIterator[list[Batch]]):
         layout: Layout,
         microbatches: int,
         shards: int,
-        groups: range,
     ) -> None:
         super().__init__()
         self._planner, self._fold, self._topology = planner, fold, topology
-        self._layout, self._microbatches, self._shards, self._groups = layout, microbatches, shards, groups
+        self._layout, self._microbatches, self._shards = layout, microbatches, shards
 
     def __next__(self) -> list[Batch]:
         plan = self._planner.next_step()
         # Before: a truncated file must not be read past its end. After: the bytes read must be the verified ones.
         self._fold.check_unchanged()
-        batches = [self._microbatch(plan, i * self._shards + self._groups.start) for i in range(self._microbatches)]
+        batches = [
+            materialise(plan, i * self._shards, self._shards, self._fold.table, self._topology, self._layout)
+            for i in range(self._microbatches)
+        ]
         self._fold.check_unchanged()
         return batches
-
-    def _microbatch(self, plan: _core.Plan, first_group: int) -> Batch:
-        """Return this process's groups of a microbatch; leaf rows count from the first row of the whole one."""
-        batch = materialise(plan, first_group, len(self._groups), self._fold.table, self._topology, self._layout)
-        row = batch.leaf[:, :, 0]
-        row[row >= 0] += self._groups.start * self._layout.rows
-        return batch
 
     def get_state(self) -> dict[str, Any]:
         return {"planner": base64.b64encode(self._planner.state()).decode()}
@@ -121,11 +116,6 @@ class Loader(Iterator[list[Batch]]):
         shards: data shards; a microbatch has one group per shard.
         seed: seed of the permutations.
         config_hash: part of the state; `restore` raises for a state of another config.
-        process_index, process_count: this process, and the number of processes that share each step. Every process
-            plans the whole step and writes the rows of its own shards.
-
-    Raises:
-        DataError: the shards cannot be divided among the processes.
     """
 
     def __init__(
@@ -138,18 +128,9 @@ class Loader(Iterator[list[Batch]]):
         shards: int,
         seed: int,
         config_hash: str,
-        process_index: int = 0,
-        process_count: int = 1,
     ) -> None:
-        if shards % process_count:
-            raise DataError(
-                f"mesh.data x mesh.fsdp = {shards} shards: must be a multiple of the {process_count} processes; change "
-                "the mesh or the number of processes"
-            )
-        part = shards // process_count
-        groups = range(process_index * part, (process_index + 1) * part)
         planner = make_planner(fold, topology, layout, packing, shards=shards, seed=seed, config_hash=config_hash)
-        dataset = _PlannedDataset(planner, fold, topology, layout, packing.microbatches, shards, groups)
+        dataset = _PlannedDataset(planner, fold, topology, layout, packing.microbatches, shards)
         self._steps: Prefetcher[list[Batch]] = Prefetcher(dataset, PREFETCH)
 
     def __next__(self) -> list[Batch]:

@@ -16,7 +16,7 @@ from pit.model.adapters import trainable_names
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
 from pit.model.params import Params, abstract, build, copy, initial, merge
-from pit.model.sharding import on_mesh, place, shard_params
+from pit.model.sharding import mesh_of, on_mesh, place, shard_params
 
 M = TypeVar("M", Decoder, RewardModel)
 
@@ -112,13 +112,15 @@ def gathered(model: Model[Decoder]) -> Model[Decoder]:
     Decoding needs them: it reads all weights at every step, and shards share no step with their neighbours. They
     are gathered in the dtype that products read them in, which changes no result. Shapes of weights give shapes.
     """
+    mesh = mesh_of(model.params)
+    if mesh is None or mesh.shape["fsdp"] == 1:
+        return model
     whole: dict[str, Any] = dict(model.params)
     decoder = model.merge()
     for name, value in whole.items():
-        sharding = value.sharding
-        if isinstance(sharding, NamedSharding) and "fsdp" in sharding.spec and sharding.mesh.shape["fsdp"] > 1:
-            spec = P(*(None if axis == "fsdp" else axis for axis in sharding.spec))
-            place = NamedSharding(sharding.mesh, spec)
+        spec = value.sharding.spec
+        if "fsdp" in spec:
+            place = NamedSharding(mesh, P(*(None if axis == "fsdp" else axis for axis in spec)))
             if isinstance(value, jax.ShapeDtypeStruct):
                 read = jax.eval_shape(partial(decoder.as_read, name), value)
                 whole[name] = jax.ShapeDtypeStruct(read.shape, read.dtype, sharding=place)

@@ -115,11 +115,17 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, ROWS)
 
 
-def on_mesh(params: Params) -> AbstractContextManager[object]:
-    """Return the context of the mesh that the parameters lie on, in which kernels split their work."""
+def mesh_of(params: Params) -> Mesh | None:
+    """Return the mesh that the parameters lie on, None for plain arrays."""
     sharding = next(iter(params.values())).sharding
     mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
-    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()
+    return mesh if isinstance(mesh, Mesh) else None
+
+
+def on_mesh(params: Params) -> AbstractContextManager[object]:
+    """Return the context of the mesh that the parameters lie on, in which kernels split their work."""
+    mesh = mesh_of(params)
+    return nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def each_shard(function: Callable[..., Any], shards: int) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Account of a compiled program, per chip: memory, collectives, operations, and the least time that they take."""
 
+import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -110,7 +111,5 @@ def refused(error: Exception) -> int | None:
 def bytes_on_chip(x: jax.ShapeDtypeStruct) -> int:
     """Return the bytes of an array on each chip that holds a part of it."""
     shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
-    size = x.dtype.itemsize
-    for n in shape:
-        size *= n
-    return int(size)
+    size: int = math.prod(shape) * x.dtype.itemsize
+    return size

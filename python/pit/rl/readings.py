@@ -132,6 +132,7 @@ class PolicyAndAnchor:
             return places(batch, capacity).of(kl)
 
         self._anchor, self._full = Model(graphdef, anchor), full
+        self._table = anchor["embedding" if self._anchor.merge().config.tied else "output"]
         self._read, self._over_vocabulary = jax.jit(read), jax.jit(over_vocabulary)
 
     def programs(self, params: Params, batch: Shapes) -> tuple[list[Program], dict[str, jax.ShapeDtypeStruct]]:
@@ -149,26 +150,21 @@ class PolicyAndAnchor:
         programs = [Program("policy and anchor", self._read, (params, batch))]
         if not self._full:
             return programs, {"anchor_logp": reading.logp}  # type: ignore[dict-item]
-        # The table is the anchor's own array, not a copy.
-        name = "embedding" if self._anchor.merge().config.tied else "output"
-        table = self._anchor.params[name]
-        programs.append(
-            Program("KL over the vocabulary", self._over_vocabulary, (params, reading, reading, table, batch))
-        )
-        return programs, {"anchor_hidden": reading.hidden, "anchor_table": table}  # type: ignore[dict-item]
+        arguments = params, reading, reading, self._table, batch
+        programs.append(Program("KL over the vocabulary", self._over_vocabulary, arguments))
+        return programs, {"anchor_hidden": reading.hidden, "anchor_table": self._table}  # type: ignore[dict-item]
 
     def read(self, params: Params, trees: Trees, n: int) -> Readings:
         """Read policy and anchor on all batches of a rollout of n trees; `params` are the policy's."""
         logp, anchor_logp, kl, anchored = [], [], [], []
-        table = self._anchor.merge().table
         with self._anchor.on_mesh():
             for arrays in trees.arrays:
                 policy, anchor = self._read(params, arrays), self._read(self._anchor.params, arrays)
                 logp.append(policy.logp)
                 anchor_logp.append(anchor.logp)
                 if self._full:
-                    kl.append(self._over_vocabulary(params, policy, anchor, table, arrays))
-                    anchored.append({"anchor_hidden": anchor.hidden, "anchor_table": table})
+                    kl.append(self._over_vocabulary(params, policy, anchor, self._table, arrays))
+                    anchored.append({"anchor_hidden": anchor.hidden, "anchor_table": self._table})
                 else:
                     anchored.append({"anchor_logp": anchor.logp})
         logp_GNC, anchor_GNC = (trees.unpacked(values, n) for values in (logp, anchor_logp))

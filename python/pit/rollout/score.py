@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float32, Int32
 
 from pit.config import GapForm
@@ -20,7 +19,7 @@ from pit.model.heads import RewardModel, row_logprobs
 from pit.model.model import Model
 from pit.model.params import Params, merge
 from pit.model.programs import Program
-from pit.model.sharding import row_sharding
+from pit.model.sharding import mesh_of, row_sharding
 from pit.types import Batch, Topology
 from pit_kernels import centred_gap, symmetric_gap
 
@@ -42,10 +41,8 @@ class Scorer(ABC):
 
     def _placed(self, *arrays: np.ndarray) -> tuple[np.ndarray | Array, ...]:
         """Return arrays of a batch, their rows or trees split over the devices of the model."""
-        place = next(iter(self.model.params.values())).sharding
-        if not isinstance(place, NamedSharding) or not isinstance(place.mesh, Mesh):
-            return arrays
-        return tuple(put(values, row_sharding(place.mesh)) for values in arrays)
+        mesh = mesh_of(self.model.params)
+        return arrays if mesh is None else tuple(put(values, row_sharding(mesh)) for values in arrays)
 
     def leaves(
         self, columns: Sequence[Sequences], topology: Topology, packed: Sequence[Batch] | None = None
@@ -123,9 +120,9 @@ class ModelScorer(Scorer):
 
     def program(self, topology: Topology) -> Program:
         """Return the program that scores a batch of trees, where the model's weights are shapes."""
-        shapes, place = batch_shapes(self.model.shards, topology, self.layout), self.model.params["score"].sharding
-        assert isinstance(place, NamedSharding)
-        arrays = (jax.ShapeDtypeStruct(*shapes[name], sharding=row_sharding(place.mesh)) for name in _SCORED)  # type: ignore[arg-type]
+        shapes, mesh = batch_shapes(self.model.shards, topology, self.layout), mesh_of(self.model.params)
+        assert mesh is not None
+        arrays = (jax.ShapeDtypeStruct(*shapes[name], sharding=row_sharding(mesh)) for name in _SCORED)
         return Program("scores", self._score, (self.model.params, *arrays))
 
     def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:

@@ -294,11 +294,12 @@ class Stage(Job):
                 damaged or another stage's.
             DamagedFileError: its record is damaged.
         """
-        last: int = self.finished_record(run)["steps"]
+        record = self.finished_record(run)
+        last: int = record["steps"]
         shape, adapter = self.trains.config(run.config), self.adapter(run.config)
         graphdef, shapes = Model.abstract(self.trains.module, shape, run.vocab_size, run.mesh, adapter)
         with self.checkpoints(run, keep=1) as checkpoints:
-            params: Params = checkpoints.restore_params(shapes, last, self.hash(run))
+            params: Params = checkpoints.restore_params(shapes, last, record["hash"])
         version = f"{self.name}@{last}"
         if adapter is None:
             return Model(graphdef, params, version=version)
