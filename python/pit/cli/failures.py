@@ -16,6 +16,8 @@ from types import MappingProxyType
 from pit.data._core import CoreError
 from pit.errors import PitError
 
+_PACKAGE = Path(__file__).parents[1]
+
 FULL: Mapping[int, str] = MappingProxyType(
     {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 )
@@ -102,7 +104,7 @@ def _of_system(error: OSError) -> str:
 
 def _unexpected(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if f"{os.sep}pit{os.sep}" in frame.filename] or frames
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)] or frames
     place = f" at {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
     return (
         f"{type(error).__name__}{place}: {_first_line(error)}; PIT did not expect this: please report it with the "
