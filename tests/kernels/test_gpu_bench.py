@@ -95,7 +95,7 @@ def test_a_kernel_without_a_row_is_named_and_rows_are_kept(tmp_path):
         ),
         (
             ["--target", "sm_90", "--target", "v5e", "--workload", "tile-512-full"],
-            "--workload is 'tile-512-full'; for TPUs and GPUs together it must be one of packed-2048",
+            "--workload is 'tile-512-full'; for TPUs and GPUs together it must be one of classic-1536, ",
         ),
         (["--op", "cached_attention"], "--target is v5e for --op cached_attention, which is counted for GPUs only"),
         (["--target", "sm_90", "--op", "gap_reward"], "--op is gap_reward, which has no GPU kernels"),

@@ -20,6 +20,7 @@ from pit.terminal import Terminal, styled
 
 TARGETS = ("v4", "v5e", "v5p", "v6e", "v7x")
 PEERS = ("jax_flash", "jax_splash", "tokamax", "xla")
+VARIANTS = ("pallas_tpu_btnh", "pallas_tpu_paths")
 OPERATIONS = ("three_way_attention", "token_logprob", "gap_reward")
 
 
@@ -230,7 +231,7 @@ def _names(op: str, peers: str, users: Sequence[str]) -> list[str]:
     chosen = [name.strip() for name in peers.split(",") if name.strip()]
     for name in chosen:
         if name not in known and name not in PEERS:
-            raise BenchError(f"--peers names {name!r}; it must be one of {', '.join((*PEERS, 'pallas_tpu_btnh'))}")
+            raise BenchError(f"--peers names {name!r}; it must be one of {', '.join((*PEERS, *VARIANTS))}")
     ours = [name for name in ("pallas_tpu",) if known[name].absent is None]
     return [*ours, *(name for name in chosen if name in known), *users]
 
