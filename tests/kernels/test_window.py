@@ -175,7 +175,7 @@ def test_slots_of_one_prefix_see_different_parts_of_it():
     np.testing.assert_allclose(out[:, 0, 0], [(1 + 2 + 3) / 3, (2 + 3 + 4) / 3], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["pallas_tpu", "xla"])
+@pytest.mark.parametrize("name", ["xla", pytest.param("pallas_tpu", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("operation", ["three_way_attention", "cached_attention"])
 def test_backends_conform_in_a_window(operation, name):
     (backend,) = [backend for backend in BACKENDS[operation] if backend.name == name]
