@@ -367,7 +367,7 @@ def call(
         ({"q": (4, 2, 8)}, r"three_way_attention: q has shape \(4, 2, 8\); it must have rank 4, \[B T N H\]"),
         ({"k": (1, 5, 1, 8)}, r"k has shape \(1, 5, 1, 8\); it must be \[B T K H\] = \(1, 4, 1, 8\)"),
         ({"axes": "NTBH"}, 'axes is \'NTBH\'; it must be "BTNH" or "BNTH"'),
-        ({"axes": "BNTH", "k": (1, 1, 5, 8)}, r"k has shape \(1, 1, 5, 8\); it must be \[B K T H\] = \(1, 4, 2, 8\)"),
+        ({"axes": "BNTH", "k": (1, 1, 5, 8)}, r"k has shape \(1, 1, 5, 8\); it must be \[B K T H\] = \(1, 1, 2, 8\)"),
         ({"v": (1, 4, 2, 8)}, r"v has shape \(1, 4, 2, 8\); it must be \[B T K H\] = \(1, 4, 1, 8\)"),
         ({"until": (1, 3)}, r"visible_until has shape \(1, 3\); it must be \[B T\] = \(1, 4\)"),
         ({"until_dtype": jnp.uint32}, r"visible_until has dtype uint32; it must be int32: convert it"),
