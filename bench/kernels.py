@@ -17,19 +17,24 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pit_kernels.microbench import across, gpu_static
 from pit_kernels.microbench.compiler import unavailable_reason
 from pit_kernels.microbench.generations import GENERATIONS
 from pit_kernels.microbench.plot import draw
 from pit_kernels.microbench.problems import Job
 from pit_kernels.microbench.scenario import PLAN, Refresh, stale, steps
 from pit_kernels.microbench.suite import ask_worker, load
-from pit_kernels.microbench.tables import TABLE, write_table
+from pit_kernels.microbench.tables import TABLE, write_place, write_table
 from pit_kernels.microbench.worker import named_contender
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench/results/kernels.json"
 README = ROOT / "kernels/README.md"
 PLOT = ROOT / "docs/kernels.png"
+GPUS = ROOT / "bench/results/gpu.json"
+EVERYWHERE = (("three_way_attention", "packed-4096"), ("token_logprob", "gemma-2-2b"))
+"""Operations and problems of the table of all targets."""
+
 PLOTTED = ("tile-512-full", "tile-512-partial", "packed-4096", "rollout-4096", "causal-4096", "gemma-2-2b")
 """Problems in the plot; the tables have the others too."""
 
@@ -86,6 +91,12 @@ def refresh(options: argparse.Namespace) -> str:
             progress.advance(task)
     rows = load(options.results)
     write_table(options.readme, rows, options.table)
+    if options.readme == README:
+        everywhere = across.lines(
+            [row for row in rows if (row.operation, row.problem) in EVERYWHERE],
+            [row for row in gpu_static.load(GPUS) if (row.operation, row.problem) in EVERYWHERE],
+        )
+        write_place(options.readme, "kernels targets", across.markdown(everywhere))
     if not options.no_plot:
         draw([row for row in rows if row.problem in PLOTTED and row.target in ("v5e", "v6e")], options.plot)
     return f"{len(todo)} steps measured, {len(rows)} rows in {options.results}"

@@ -9,9 +9,8 @@ import pytest
 from flax import nnx
 
 from pit.model.sharding import spec_of
-from pit_kernels.microbench.compiler import no_persistent_cache
-
-TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+from pit_kernels.microbench.compiler import devices_of, no_persistent_cache
+from pit_kernels.microbench.generations import GENERATIONS
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install 'jax[tpu]'"
@@ -28,10 +27,8 @@ os.environ.update(
 
 def mesh(kind, **axes):
     """Return a mesh of the first devices of a kind of TPU, with axes of type Auto."""
-    from jax.experimental import topologies
-
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[kind])
-    devices = np.array(topology.devices[: int(np.prod(list(axes.values())))]).reshape(tuple(axes.values()))
+    known = devices_of(GENERATIONS[kind], GENERATIONS[kind].topology)
+    devices = np.array(known[: int(np.prod(list(axes.values())))]).reshape(tuple(axes.values()))
     return jax.sharding.Mesh(devices, tuple(axes), axis_types=(jax.sharding.AxisType.Auto,) * len(axes))
 
 

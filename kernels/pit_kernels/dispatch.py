@@ -118,17 +118,18 @@ def choose(
       >>> route.on("tpu").name, route.on("cuda").name
       ('pallas_tpu', 'xla')
     """
+    refusals = {backend.name: backend.refuses(settings, *arrays) for backend in backends}
+    serving = [backend for backend in backends if refusals[backend.name] is None]
     reason = missing_reason(operation, backends, implementation)
     if reason is not None:
-        raise _unsupported(reason)
+        raise _unsupported(reason, serving)
     if interpret:
         implementation = _with_interpreter(operation, backends, implementation)
-    refusals = {backend.name: backend.refuses(settings, *arrays) for backend in backends}
     if implementation == "auto":
         return _automatic(operation, backends, refusals)
     reason = refusals[implementation]
     if reason is not None:
-        raise _unsupported(f"{operation}: {implementation} cannot serve this call: {reason}")
+        raise _unsupported(f"{operation}: {implementation} cannot serve this call: {reason}", serving)
     return Route(next(backend for backend in backends if backend.name == implementation))
 
 
@@ -138,9 +139,9 @@ def _with_interpreter(operation: str, backends: Sequence[Backend], implementatio
     if implementation == "auto" and names:
         return names[0]
     if implementation not in names:
-        raise _unsupported(
+        raise UnsupportedImplementationError(
             f"{operation}: interpret is for TPU kernels, and implementation is {implementation!r}; backends with an "
-            f"interpreter: {', '.join(names) or 'none'}"
+            f"interpreter: {', '.join(names) or 'none'}. Name one of them, or leave interpret out"
         )
     return implementation
 
@@ -169,8 +170,14 @@ def missing_reason(operation: str, backends: Sequence[Backend], implementation: 
     return f"{operation} has no {implementation} backend; available: {', '.join(names)}"
 
 
-def _unsupported(reason: str) -> UnsupportedImplementationError:
-    return UnsupportedImplementationError(f'{reason}. Ask for implementation="auto" to take what there is')
+def _unsupported(reason: str, serving: Sequence[Backend]) -> UnsupportedImplementationError:
+    """Return the error of a refusal, which ends with the backends that would serve the call."""
+    names = [
+        f"{backend.name} ({'any platform' if OTHERS in backend.platforms else ', '.join(backend.platforms)})"
+        for backend in serving
+    ]
+    what = f": {', '.join(names)}" if names else ""
+    return UnsupportedImplementationError(f'{reason}. Ask for implementation="auto" to take what there is{what}')
 
 
 def interpreter(interpret: Interpret) -> Interpret:

@@ -13,6 +13,12 @@ DEFAULT = "sm_90"
 
 _SHARED_KIB = {"sm_80": 163, "sm_90": 227, "sm_100": 227}
 
+PEAK_FLOPS = {"sm_80": 312e12, "sm_90": 989e12, "sm_100": 2250e12}
+"""Published bfloat16 FLOP/s of A100, H100 (SXM) and B200, without sparsity (NVIDIA's data sheets)."""
+
+BYTES_PER_S = {"sm_80": 2039e9, "sm_90": 3350e9, "sm_100": 8000e9}
+"""Published memory bandwidth of the same: A100 of 80 GB, H100 SXM, B200."""
+
 _MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148}
 
 

@@ -101,9 +101,12 @@ IDS = np.repeat(np.arange(PREFIXES, dtype=np.int32), SLOTS // PREFIXES)
 
 @settings(max_examples=examples(30))
 @given(
-    prefix_length=lengths_of(PREFIXES, C0), suffix_length=lengths_of(SLOTS, C1), suffix_start=lengths_of(SLOTS, C1 - 1)
+    prefix_length=lengths_of(PREFIXES, C0),
+    suffix_length=lengths_of(SLOTS, C1),
+    suffix_start=lengths_of(SLOTS, C1 - 1),
+    what=st.sampled_from((1e30, np.nan, np.inf)),
 )
-def test_what_is_not_held_reaches_nothing(prefix_length, suffix_length, suffix_start):
+def test_what_is_not_held_reaches_nothing(prefix_length, suffix_length, suffix_start, what):
     numbers = [np.array(x, np.int32) for x in (prefix_length, suffix_length, suffix_start)]
     prefix_length, suffix_length, suffix_start = numbers
     q, *caches = draw_arrays(0)
@@ -112,7 +115,7 @@ def test_what_is_not_held_reaches_nothing(prefix_length, suffix_length, suffix_s
     places = (prefix_length, zero), (prefix_length, zero), (suffix_length, suffix_start), (suffix_length, suffix_start)
     for x, (length, start) in zip(filled, places, strict=True):
         free = (np.arange(x.shape[2])[None] - start[:, None]) % x.shape[2] >= length[:, None]
-        x.swapaxes(1, 2)[free] = 1e30
+        x.swapaxes(1, 2)[free] = what
 
     def run(prefix_k, prefix_v, suffix_k, suffix_v):
         arguments = (q, prefix_k, prefix_v, prefix_length, suffix_k, suffix_v, suffix_length, IDS, suffix_start)
@@ -201,6 +204,11 @@ def check_interpreted(data, dtype, soft_cap):
     arguments = (q, prefix_k, prefix_v, numbers[0], suffix_k, suffix_v, *numbers[1:])
     truth = reference.cached_attention(*arguments, logit_soft_cap=soft_cap)
     bar = compiled(soft_cap, None)(*arguments)
+    starts = (np.zeros_like(numbers[0]), numbers[3])
+    for caches, length, start in zip(((prefix_k, prefix_v), (suffix_k, suffix_v)), numbers[:2], starts, strict=True):
+        for x in caches:
+            free = (np.arange(x.shape[2])[None] - start[:, None]) % x.shape[2] >= length[:, None]
+            x.swapaxes(1, 2)[free] = np.nan
     with no_races():
         actual = np.asarray(interpreted(soft_cap, slots)(*arguments))
     assert_within_rule(actual, bar, truth, factor=2, name="out")
@@ -226,6 +234,13 @@ def test_the_interpreted_kernel_matches_the_definition_in_many_cases(data, dtype
 def test_a_grid_step_takes_the_heads_and_then_the_groups_that_fit(monkeypatch, room, expected):
     monkeypatch.setattr("pit_kernels.device.vmem_bytes", lambda: 2 * room)
     assert pallas_tpu._step(64, 8, 128) == expected
+
+
+@pytest.mark.parametrize(("count", "expected"), [(64, (32, 8)), (1, (1, 4)), (3, (1, 4)), (2, (1, 8))])
+def test_steps_are_left_for_both_cores(monkeypatch, count, expected):
+    monkeypatch.setattr("pit_kernels.device.vmem_bytes", lambda: 2**30)
+    monkeypatch.setattr("pit_kernels.device.cores", lambda: 2)
+    assert pallas_tpu._step(count, 8, 128) == expected
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,15 @@ def test_a_kernel_without_a_row_is_named_and_rows_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--target", "sm_90", "--target", "v5e"], "--target is v5e for --op three_way_attention together with GPUs"),
-        (["--op", "cached_attention"], "--target is v5e for --op cached_attention together with GPUs; give GPUs alone"),
+        (
+            ["--target", "sm_90", "--target", "v5e", "--plot", "x.png"],
+            "--plot is given with --target v5e and --target sm_90, which share one table and no file; leave it out",
+        ),
+        (
+            ["--target", "sm_90", "--target", "v5e", "--workload", "tile-512-full"],
+            "--workload is 'tile-512-full'; for TPUs and GPUs together it must be one of classic-1536, ",
+        ),
+        (["--op", "cached_attention"], "--target is v5e for --op cached_attention, which is counted for GPUs only"),
         (["--target", "sm_90", "--op", "gap_reward"], "--op is gap_reward, which has no GPU kernels"),
         (["--target", "sm_90", "--time"], "--time is given with --target sm_90; only TPUs have it: leave it out"),
     ],

@@ -69,7 +69,7 @@ def test_compiling_afresh_neither_reads_nor_writes_the_persistent_cache(tmp_path
 
 
 def test_an_unknown_target_is_named():
-    with pytest.raises(ValueError, match=r"^target is 'v9'; it must be one of v4, v5e, v5p, v6e$"):
+    with pytest.raises(ValueError, match=r"^target is 'v9'; it must be one of v4, v5e, v5p, v6e, v7x$"):
         analyse(lambda x: x, (ROWS,), "v9")
 
 

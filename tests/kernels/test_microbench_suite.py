@@ -13,7 +13,7 @@ import pit_kernels
 from pit.cli.bench import BenchError, bench, read_lengths, show
 from pit_kernels.gap_reward.tiles import Tiles as GapTiles
 from pit_kernels.microbench import Hot, Kernel, scenario, suite, tune, unavailable_reason
-from pit_kernels.microbench.contenders import Contender, contenders, load_contender
+from pit_kernels.microbench.contenders import Contender, conforming, contenders, load_contender
 from pit_kernels.microbench.hot_tiles import HotTile, hot_tile
 from pit_kernels.microbench.plot import draw
 from pit_kernels.microbench.problems import Job, Problem, class_problem, problems, program, rows
@@ -219,6 +219,39 @@ def test_tables_put_contenders_side_by_side_and_say_how_many_times_the_best_othe
     assert "| p | forward | v5e | 900 | 1,800 | 0.50 |" in first
     assert "| p | forward | v5e | 900 | 1,200 | 0.75 |" in best
     assert "Estimated" not in markdown(tiles)
+
+
+def test_a_ratio_on_trees_is_taken_apart():
+    us = {"pallas_tpu": 3.0, "pallas_tpu_paths": 6.0, "pallas_tpu_btnh": 4.5, "jax_splash": 15.0, "xla": 20.0}
+    known = [make_row(contender=name, figures={"us": value}) for name, value in us.items()]
+    assert "Factors" not in markdown([row for row in known if row.contender != "pallas_tpu_paths"])
+    # 3 / 15 is 1/2 by sharing and 2/5 by the rest; tiles of 80 bundles against 100 leave 1/2 to skipping.
+    assert markdown(known).splitlines()[-1] == "| p | forward | v5e | 0.20 | 0.50 |  |  | 1.50 |"
+    for name, bundles in (("pallas_tpu", 80.0), ("jax_splash", 100.0)):
+        known.append(make_row(problem="tile-512-partial", contender=name, figures={"tile": {"bundles": bundles}}))
+    assert markdown(known).splitlines()[-1] == "| p | forward | v5e | 0.20 | 0.50 | 0.80 | 0.50 | 1.50 |"
+
+
+def test_queries_come_scaled_to_peers_whose_users_fold_the_scale():
+    known = contenders("three_way_attention")
+    assert [name for name, contender in known.items() if contender.scaled_queries] == ["jax_splash", "tokamax"]
+    seen = []
+
+    def attend(q, k, v, visible_until):
+        seen.append(float(q[0, 0, 0, 0]))
+        return q
+
+    x, until = np.full((1, 8, 1, 4), 6.0, np.float32), np.full((1, 8), 8, np.int32)
+    for name in ("jax_splash", "jax_flash"):
+        conforming(known[name], attend)(x, x, x, until)
+    assert seen == [3.0, 6.0]
+
+
+def test_ours_on_paths_gets_the_rows_of_the_peers():
+    known = contenders("three_way_attention")
+    job = Job("small", "forward", row_length=512)
+    on_paths, peer = (rows(SMALL, known[name], job) for name in ("pallas_tpu_paths", "jax_splash"))
+    np.testing.assert_array_equal(on_paths, peer)
 
 
 def kernel(bundles, opcode="custom-call", **use):

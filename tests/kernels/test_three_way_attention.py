@@ -366,6 +366,8 @@ def call(
     [
         ({"q": (4, 2, 8)}, r"three_way_attention: q has shape \(4, 2, 8\); it must have rank 4, \[B T N H\]"),
         ({"k": (1, 5, 1, 8)}, r"k has shape \(1, 5, 1, 8\); it must be \[B T K H\] = \(1, 4, 1, 8\)"),
+        ({"axes": "NTBH"}, 'axes is \'NTBH\'; it must be "BTNH" or "BNTH"'),
+        ({"axes": "BNTH", "k": (1, 1, 5, 8)}, r"k has shape \(1, 1, 5, 8\); it must be \[B K T H\] = \(1, 1, 2, 8\)"),
         ({"v": (1, 4, 2, 8)}, r"v has shape \(1, 4, 2, 8\); it must be \[B T K H\] = \(1, 4, 1, 8\)"),
         ({"until": (1, 3)}, r"visible_until has shape \(1, 3\); it must be \[B T\] = \(1, 4\)"),
         ({"until_dtype": jnp.uint32}, r"visible_until has dtype uint32; it must be int32: convert it"),
@@ -423,9 +425,9 @@ def test_stretches_cover_a_row_and_are_the_fewest_that_fit(tokens, width, itemsi
     number, keys = vmem.stretches(tokens, rows)
     assert keys % 256 == 0
     assert (number - 1) * keys < tokens <= number * keys
-    assert vmem.backward_bytes(rows, keys, windows=1, stretch=number > 1) <= device.vmem_bytes()
+    assert vmem.backward_bytes(rows, keys, buffers=1, stretch=number > 1) <= device.vmem_bytes()
     whole = vmem.padded_tokens(tokens, 256)
-    if vmem.backward_bytes(rows, whole, windows=1, stretch=False) <= device.vmem_bytes() and tokens <= 2**14:
+    if vmem.backward_bytes(rows, whole, buffers=1, stretch=False) <= device.vmem_bytes() and tokens <= 2**14:
         assert (number == 1) == (resident is None or tokens <= max(resident, 256))
 
 

@@ -50,7 +50,7 @@ def test_without_triton_a_named_call_says_what_to_install_and_auto_runs(operatio
     call = OPERATIONS[operation].call
     message = (
         rf"^{operation}: triton_gpu cannot serve this call: JAX has no CUDA plugin here; install it: "
-        r"pip install 'pit-jax\[gpu\]'. Ask for implementation=\"auto\" to take what there is$"
+        r"pip install 'pit-jax\[gpu\]'. Ask for implementation=\"auto\" to take what there is: "
     )
     with pytest.raises(UnsupportedImplementationError, match=message):
         call(*arguments(operation), implementation="triton_gpu")

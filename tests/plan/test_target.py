@@ -12,8 +12,8 @@ from pit_kernels.microbench.generations import GENERATIONS
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("v5e", "must be GENERATION:SIDES with one of v4, v5e, v5p, v6e"),
-        ("v9:2x2", "must be GENERATION:SIDES with one of v4, v5e, v5p, v6e"),
+        ("v5e", "must be GENERATION:SIDES with one of v4, v5e, v5p, v6e, v7x"),
+        ("v9:2x2", "must be GENERATION:SIDES with one of v4, v5e, v5p, v6e, v7x"),
         ("v5e:2x", "must be GENERATION:SIDES"),
         ("v5e:2x2x2", "a slice of v5e has 2 sides; for example --target v5e:4x4"),
         ("v4:4x4", "a slice of v4 has 3 sides; for example --target v4:4x4x4"),
@@ -32,8 +32,8 @@ def test_a_mesh_must_have_as_many_devices_as_the_slice_has_chips():
     with pytest.raises(ConfigError) as caught:
         four.mesh(MeshConfig(data=1, fsdp=8, tensor=4))
     assert str(caught.value) == (
-        "mesh = 1 x 8 x 4: takes 32 chips, and v5e:2x2 has 4; set mesh.data, mesh.fsdp and mesh.tensor to a product of "
-        "4, for example --set mesh.data=1 --set mesh.fsdp=4 --set mesh.tensor=1"
+        "mesh = 1 x 8 x 4: takes 32 devices, and v5e:2x2 has 4; set mesh.data, mesh.fsdp and mesh.tensor to a product "
+        "of 4, for example --set mesh.data=1 --set mesh.fsdp=4 --set mesh.tensor=1"
     )
 
 

@@ -41,11 +41,10 @@ def cached_attention(
 
     Slot s sees the first prefix_length[prefix_id[s]] entries of its prefix and suffix_length[s] entries of its suffix,
     the new token's own key included if the caller has written it. Either may be empty (length <= 0; a length beyond the
-    cache counts as all of it); a slot that sees nothing gets exactly 0. Entries that are not held have no effect as
-    long as they are finite: start with caches of zeros (clearing values at every step would double its cost). The
-    queries of all slots of a prefix pass over one copy of its keys. With a window, a slot sees the last `window` of the
-    entries that it holds, the prefix before the suffix. Products accumulate in float32 and the two passes are merged in
-    float32 (float64 stays).
+    cache counts as all of it); a slot that sees nothing gets exactly 0. Entries that are not held have no effect,
+    whatever they are, NaN too. The queries of all slots of a prefix pass over one copy of its keys. With a window, a
+    slot sees the last `window` of the entries that it holds, the prefix before the suffix. Products accumulate in
+    float32 and the two passes are merged in float32 (float64 stays).
 
     Args:
       q: queries of S slots, N heads of width H.

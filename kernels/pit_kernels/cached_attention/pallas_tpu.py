@@ -47,8 +47,6 @@ def block_keys(capacity: int) -> int | None:
 def refuses(settings: Settings, q: Array, prefix_k: Array, *arrays: Array) -> str | None:
     """Return why the kernel cannot serve a call, or None; arguments as of `passes.attend`."""
     suffix_k = arrays[2]
-    if settings.window is not None:
-        return f"it has no sliding window, and the call asks for one of {settings.window}"
     if q.dtype not in (jnp.bfloat16, jnp.float32):
         return f"its inputs are {jnp.dtype(q.dtype).name}, and it computes in bfloat16 and float32"
     for name, cache in (("prefix", prefix_k), ("suffix", suffix_k)):
@@ -92,7 +90,10 @@ def over(
     groups, heads = _step(count, kv_heads, 4 * keys * -(-width // LANES) * LANES * k.dtype.itemsize)
     one = _Pass(groups, heads, keys, capacity, settings.scale, settings.logit_soft_cap)
     start, length = start % capacity, jnp.clip(length, 0, capacity)
-    listed, number = _held_blocks(start, length, one)
+    listed, number = _held_blocks(start, length, first, one)
+    if first is not None:
+        # A row that was added sees nothing. One number per row of queries, a column as the mask's.
+        first = jnp.pad(first, ((0, 0), (0, rows - queries)), constant_values=capacity)[:, None, :, None]
     grid = count // groups, kv_heads // heads, capacity // keys
 
     def block(i: Any, h: Any, j: Any, listed_ref: Any, number_ref: Any, *_: Any) -> Any:
@@ -112,6 +113,7 @@ def over(
                 pl.BlockSpec((*block_rows, width), query_block),
                 pl.BlockSpec((groups, heads, keys, width), block),
                 pl.BlockSpec((groups, heads, keys, width), block),
+                None if first is None else pl.BlockSpec((groups, 1, rows, 1), lambda i, h, j, *_: (i, 0, 0, 0)),
             ],
             out_specs=[
                 pl.BlockSpec((*block_rows, width), query_block),
@@ -128,7 +130,7 @@ def over(
             jax.ShapeDtypeStruct((*grid[:2], 1, math.prod(block_rows)), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=device.vmem_bytes()
+            dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=device.vmem_bytes()
         ),
         cost_estimate=pl.CostEstimate(
             flops=4 * count * kv_heads * rows * capacity * width,
@@ -137,7 +139,7 @@ def over(
         ),
         name="cached_attention",
         interpret=settings.interpret,
-    )(listed, number, start, length, q, k, v)
+    )(listed, number, start, length, q, k, v, first)
     lse = lse.reshape(*grid[:2], *block_rows).swapaxes(1, 2).reshape(count, kv_heads, rows)
     out, lse = out[:, :, :queries], lse[:, :, :queries]
     return Partial(out, jnp.maximum(lse, lowest(q)), None)
@@ -151,26 +153,30 @@ def out_bytes(count: int, kv_heads: int, rows: int, width: int) -> int:
 def _step(count: int, kv_heads: int, nbytes: int) -> tuple[int, int]:
     """Return the groups and heads of a grid step: as many heads as fit, then groups by powers of two.
 
-    The groups divide `count` and the heads divide `kv_heads`.
+    The groups divide `count` and the heads divide `kv_heads`; where a device has two cores, an even number of steps is
+    left, of other groups or else of other heads.
 
     Args:
       count: groups.
       kv_heads: heads.
       nbytes: VMEM of one head of one group.
     """
-    room = int(_SHARE * device.vmem_bytes()) // nbytes
-    heads = max(n for n in range(1, kv_heads + 1) if kv_heads % n == 0 and n <= max(room, 1))
+    room, cores = int(_SHARE * device.vmem_bytes()) // nbytes, device.cores()
+    most = min(room, kv_heads if count % cores == 0 else kv_heads // cores)
+    heads = max(n for n in range(1, kv_heads + 1) if kv_heads % n == 0 and n <= max(most, 1))
     groups = 1
-    while heads == kv_heads and count % (2 * groups) == 0 and 2 * groups * heads <= room:
+    while heads == kv_heads and count % (2 * groups * cores) == 0 and 2 * groups * heads <= room:
         groups *= 2
     return groups, heads
 
 
 def _held_blocks(
-    start: Int32[Array, " G"], length: Int32[Array, " G"], one: _Pass
+    start: Int32[Array, " G"], length: Int32[Array, " G"], first: Int32[Array, "G M"] | None, one: _Pass
 ) -> tuple[Int32[Array, "n b"], Int32[Array, " n"]]:
-    """Return the blocks of each grid row of groups, with blocks that hold an entry first, and the number of these."""
+    """Return the blocks of each grid row of groups, those with an entry that a query sees first, and their number."""
     held, blocks = held_entries(start, length, one.capacity), one.capacity // one.keys
+    if first is not None:
+        held = held & (jnp.arange(one.capacity, dtype=jnp.int32)[None] >= jnp.min(first, axis=1)[:, None])
     needed = jnp.any(held.reshape(-1, one.groups, blocks, one.keys), axis=(1, 3))
     listed = jnp.argsort(~needed, axis=1, stable=True).astype(jnp.int32)
     return listed, jnp.sum(needed, axis=1, dtype=jnp.int32)
@@ -184,6 +190,7 @@ def _kernel(
     q_ref: Any,
     k_ref: Any,
     v_ref: Any,
+    first_ref: Any,
     out_ref: Any,
     lse_ref: Any,
     peak_ref: Any,
@@ -204,8 +211,12 @@ def _kernel(
     def _() -> None:
         first = listed_ref[i, j] * one.keys
         for g in range(one.groups):
-            entry = first + lax.broadcasted_iota(jnp.int32, (1, 1, one.keys), 2) - start_ref[i * one.groups + g]
-            held = jnp.where(entry < 0, entry + one.capacity, entry) < length_ref[i * one.groups + g]
+            start, length = start_ref[i * one.groups + g], length_ref[i * one.groups + g]
+            held = _held(first + lax.broadcasted_iota(jnp.int32, (1, 1, one.keys), 2), start, length, one)
+            if first_ref is not None:
+                # With a window the cache starts at entry 0.
+                held = held & (first + lax.broadcasted_iota(jnp.int32, (1, 1, one.keys), 2) >= first_ref[g])
+            alive = _held(first + lax.broadcasted_iota(jnp.int32, (1, one.keys, 1), 1), start, length, one)
             logits = _dot(q_ref[g], k_ref[g], 2) * one.scale
             if one.logit_soft_cap is not None:
                 logits = one.logit_soft_cap * jnp.tanh(logits / one.logit_soft_cap)
@@ -214,7 +225,7 @@ def _kernel(
             peak = jnp.maximum(before, jnp.max(logits, axis=2, keepdims=True))
             p, kept = jnp.exp(logits - peak), jnp.exp(before - peak)
             total = total_ref[g][:, :, :1] * kept + jnp.sum(p, axis=2, keepdims=True)
-            sum_ref[g] = sum_ref[g] * kept + _dot(p.astype(v_ref.dtype), v_ref[g], 1)
+            sum_ref[g] = sum_ref[g] * kept + _dot(p.astype(v_ref.dtype), jnp.where(alive, v_ref[g], 0), 1)
             peak_ref[g] = jnp.broadcast_to(peak, peak_ref.shape[1:])
             total_ref[g] = jnp.broadcast_to(total, total_ref.shape[1:])
 
@@ -225,6 +236,12 @@ def _kernel(
         # One number per row, rows on lanes: a column would take a register of 128 lanes for each eight of them.
         lse = (peak_ref[...] + jnp.log(total_ref[...])).reshape(-1, LANES)
         lse_ref[...] = lse.T[:1].reshape(lse_ref.shape)
+
+
+def _held(entry: Array, start: Array, length: Array, one: _Pass) -> Array:
+    """Return whether entries of a cache, by their place, are among the `length` ones from `start` on."""
+    number = entry - start
+    return jnp.where(number < 0, number + one.capacity, number) < length
 
 
 def _dot(a: Array, b: Array, contracted: int) -> Array:

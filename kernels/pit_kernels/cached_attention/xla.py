@@ -3,6 +3,7 @@
 import functools
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from pit_kernels import numerics
@@ -21,7 +22,8 @@ def over(
     first: Int32[Array, "G M"] | None = None,
 ) -> Partial:
     """Return the attention of M queries per head over the held keys of the group's cache."""
-    accumulator, held = numerics.accumulator(q), held_entries(start, length, k.shape[2])[:, None, None, :]
+    accumulator, held_GC = numerics.accumulator(q), held_entries(start, length, k.shape[2])
+    held = held_GC[:, None, None, :]
     if first is not None:
         entry = jnp.arange(k.shape[2], dtype=jnp.int32)
         held = held & (entry[None, None, :] >= first[:, :, None])[:, None]
@@ -31,7 +33,14 @@ def over(
     logits = jnp.where(held, logits, -jnp.inf)
     peak = jnp.max(logits, axis=-1, initial=lowest(q))
     p = jnp.exp(logits - peak[..., None])
-    weighted = jnp.einsum("gkmc,gkch->gkmh", p.astype(v.dtype), v, preferred_element_type=accumulator)
+
+    def sums(v: Array) -> Array:
+        return jnp.einsum("gkmc,gkch->gkmh", p.astype(v.dtype), v, preferred_element_type=accumulator)
+
+    # 0 times NaN is NaN. Clearing what nobody holds copies the cache, so that it is done only where it matters.
+    weighted = sums(v)
+    clean = jnp.all(jnp.isfinite(weighted))
+    weighted = lax.cond(clean, lambda: weighted, lambda: sums(jnp.where(held_GC[:, None, :, None], v, 0)))
     return Partial(weighted, peak, jnp.sum(p, axis=-1))
 
 

@@ -17,7 +17,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pit_kernels.microbench.bundles import KernelDump, find_kernels
-from pit_kernels.microbench.generations import GENERATIONS
+from pit_kernels.microbench.generations import GENERATIONS, Generation
+
+_LIBTPU_NAMES = {"v7x": "tpu7x"}
+"""libtpu's names of generations, where they are not ours."""
 
 _FLAG = "--xla_jf_dump_to="
 _FLAGS = "--xla_jf_dump_llo_text=true --xla_jf_emit_annotations=true"
@@ -92,11 +95,27 @@ def prepare() -> Path:
     return folder
 
 
+def devices_of(generation: Generation, slice_name: str) -> tuple[Any, ...]:
+    """Return the devices of a slice, as `GENERATIONS` has them; none is attached.
+
+    Args:
+      generation: generation of the slice.
+      slice_name: name of the generation and sides of the slice, such as "v5e:2x2".
+
+    Raises:
+      Exception: whatever libtpu raises for a slice that it does not know.
+    """
+    name, _, sides = slice_name.partition(":")
+    libtpus = f"{_LIBTPU_NAMES.get(name, name)}:{sides}"
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=libtpus, **generation.chip_config)
+    return tuple(topology.devices)
+
+
 @contextmanager
 def compiled_for(
     function: Callable[..., Any], arguments: Sequence[Any], target: str, keep: Path | None = None
 ) -> Iterator[Compilation]:
-    """Compile `jax.jit(function)(*arguments)` for one TPU core's chip; the dumps live as long as the context.
+    """Compile `jax.jit(function)(*arguments)` for one device of a TPU; the dumps live as long as the context.
 
     Args:
       function: traced with a mesh of one device of the target in context.
@@ -112,8 +131,8 @@ def compiled_for(
         raise ValueError(f"target is {target!r}; it must be one of {', '.join(GENERATIONS)}")
     folder = prepare()
     _empty(folder)
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=GENERATIONS[target].topology)
-    mesh = Mesh([topology.devices[0]], ("core",), axis_types=(AxisType.Auto,))
+    generation = GENERATIONS[target]
+    mesh = Mesh([devices_of(generation, generation.topology)[0]], ("core",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec())
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tuple(arguments))
     jitted = function if hasattr(function, "trace") else jax.jit(function)

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,8 @@ from pit_kernels.dispatch import OTHERS, Backend
 from pit_kernels.gap_reward import tiles as gap_tiles
 from pit_kernels.operations import BACKENDS
 from pit_kernels.three_way_attention import tiles as attention_tiles
+from pit_kernels.three_way_attention.api import Axes
 from pit_kernels.token_logprob import tiles as logprob_tiles
-
-Axes = Literal["BTNH", "BNTH"]
-"""Order of the axes of q, k, v and the output: batch, tokens, heads, width."""
 
 Tiles = Mapping[str, int]
 """Tile sizes by the name that a contender gives them."""
@@ -44,6 +42,7 @@ class Contender:
     absent: reason why it cannot run here, or None.
     needs_interpreter: whether it runs on a CPU only in Pallas' interpreter.
     plain_rows: whether visible_until may be None, for rows of one causal sequence.
+    scaled_queries: whether its q comes multiplied by the scale, which its users fold into their projection.
     ours: whether it is one of this package's backends, whose figures are held to a baseline.
     """
 
@@ -56,6 +55,7 @@ class Contender:
     absent: str | None = None
     needs_interpreter: bool = False
     plain_rows: bool = False
+    scaled_queries: bool = False
     ours: bool = False
 
     @property
@@ -131,16 +131,19 @@ def _ours(operation: str, call: Callable[..., Any], axes: Axes = "BTNH") -> list
 
 
 def _attention() -> list[Contender]:
-    ours = _ours("three_way_attention", _our_attention, "BNTH")
+    ours = _ours("three_way_attention", functools.partial(three_way_attention, axes="BNTH"), "BNTH")
     # The cost for a caller whose projections can only write the tokens before the heads.
     as_called = replace(_ours("three_way_attention", three_way_attention)[0], name="pallas_tpu_btnh")
+    # Ours with the work of the peers, so that sharing prefixes and all else can be told apart.
+    on_paths = replace(ours[0], name="pallas_tpu_paths", serves=ours[0].serves - {"trees"})
     tokamax = _missing("tokamax", "tokamax")
     return [
         *ours,
         as_called,
+        on_paths,
         _peer("jax_flash", _flash, needs_interpreter=True),
-        _peer("jax_splash", _splash),
-        _peer("tokamax", _tokamax_splash, absent=tokamax),
+        _peer("jax_splash", _splash, scaled_queries=True),
+        _peer("tokamax", _tokamax_splash, absent=tokamax, scaled_queries=True),
     ]
 
 
@@ -148,12 +151,6 @@ def _peer(name: str, make: Callable[[Tiles | None, bool], Callable[..., Any]], *
     """Return a published attention kernel: packed sequences and grouped heads, but no trees."""
     serves = frozenset({"grouped"})
     return Contender(name, "three_way_attention", serves, make, "BNTH", ATTENTION_SWEEP, plain_rows=True, **options)
-
-
-def _our_attention(q: Any, k: Any, v: Any, visible_until: Any, **options: Any) -> Any:
-    """Call the operation with the heads before the tokens, as the TPU kernel reads them."""
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    return three_way_attention(q, k, v, visible_until, **options).swapaxes(1, 2)
 
 
 def segment_ids(visible_until: Int32[Array, "B T"]) -> Int32[Array, "B T"]:
@@ -210,7 +207,7 @@ def _splash(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
 
     def attend(q: Any, k: Any, v: Any, visible_until: Any) -> Any:
         size = dict(tiles or ATTENTION_SWEEP[0])
-        _, heads, tokens, width = q.shape
+        _, heads, tokens, _ = q.shape
         block_q, block_kv = _fitting(size["q"], tokens), _fitting(size["kv"], tokens)
         blocks = splash.BlockSizes(
             block_q=block_q,
@@ -223,11 +220,10 @@ def _splash(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
         )
         mask = masks.MultiHeadMask([masks.CausalMask((tokens, tokens)) for _ in range(heads)])
         kernel = splash.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
-        scaled = (q * width**-0.5).astype(q.dtype)
         if visible_until is None:
-            return jax.vmap(kernel)(scaled, k, v)
+            return jax.vmap(kernel)(q, k, v)
         ids = segment_ids(visible_until)
-        return jax.vmap(lambda q, k, v, ids: kernel(q, k, v, splash.SegmentIds(ids, ids)))(scaled, k, v, ids)
+        return jax.vmap(lambda q, k, v, ids: kernel(q, k, v, splash.SegmentIds(ids, ids)))(q, k, v, ids)
 
     return attend
 
@@ -239,7 +235,7 @@ def _tokamax_splash(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
 
     def attend(q: Any, k: Any, v: Any, visible_until: Any) -> Any:
         size = dict(tiles or ATTENTION_SWEEP[0])
-        _, _, tokens, width = q.shape
+        tokens = q.shape[2]
         block_q, block_kv = _fitting(size["q"], tokens), _fitting(size["kv"], tokens)
         config = splash.SplashConfig(
             block_q=block_q,
@@ -251,11 +247,10 @@ def _tokamax_splash(tiles: Tiles | None, interpret: bool) -> Callable[..., Any]:
             interpret=interpret,
         )
         kernel = splash.make_splash_mha(masks.CausalMask((tokens, tokens)), config=config, q_seq_shards=1)
-        scaled = (q * width**-0.5).astype(q.dtype)
         if visible_until is None:
-            return jax.vmap(kernel)(scaled, k, v)
+            return jax.vmap(kernel)(q, k, v)
         ids = segment_ids(visible_until)
-        return jax.vmap(lambda q, k, v, ids: kernel(q, k, v, base.SegmentIds(ids, ids)))(scaled, k, v, ids)
+        return jax.vmap(lambda q, k, v, ids: kernel(q, k, v, base.SegmentIds(ids, ids)))(q, k, v, ids)
 
     return attend
 
@@ -327,16 +322,22 @@ class Judged:
 
 def judged(contender: Contender) -> Judged:
     """Run the cases of its operation on a CPU, TPU kernels in the interpreter."""
-    function = contender.make(None, True)
-    if contender.operation == "three_way_attention" and contender.axes == "BNTH":
-        function = _as_rows_of_tokens(function)
+    function = conforming(contender, contender.make(None, True))
     verdict = judge(function, OPERATIONS[contender.operation].cases(), contender.serves)
     return Judged(contender, None if verdict.failure is None else str(verdict.failure), verdict.skipped)
 
 
-def _as_rows_of_tokens(function: Callable[..., Any]) -> Callable[..., Any]:
-    def attend(q: Any, k: Any, v: Any, visible_until: Any, **options: Any) -> Any:
-        out = function(*(x.swapaxes(1, 2) for x in (q, k, v)), visible_until, **options)
+def conforming(contender: Contender, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a contender's function as conformance calls it: [B, T, N, H], and queries without the scale."""
+    if contender.operation != "three_way_attention":
+        return function
+
+    def attend(q: Any, k: Any, v: Any, visible_until: Any, *position: Any, **options: Any) -> Any:
+        if contender.scaled_queries:
+            q = (q * q.shape[3] ** -0.5).astype(q.dtype)
+        if contender.axes == "BTNH":
+            return function(q, k, v, visible_until, *position, **options)
+        out = function(*(x.swapaxes(1, 2) for x in (q, k, v)), visible_until, *position, **options)
         return out.swapaxes(1, 2)
 
     return attend

@@ -311,6 +311,12 @@ def uncommitted(rows: Sequence[KernelRow], path: Path) -> list[str]:
     return [row.key for row in rows if row.key not in kept]
 
 
+def load(path: Path) -> list[KernelRow]:
+    """Return the rows of a results file; none where there is no file."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return [KernelRow(**row) for row in kept.values()]
+
+
 def save(rows: Sequence[KernelRow], path: Path) -> None:
     """Write rows into a results file, in the place of rows of the same name; other rows stay."""
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from pit_kernels.microbench.static import Hot, Kernel
 
-MATRIX_CYCLES = {"v4": 1024, "v5e": 1024, "v5p": 1024, "v6e": 512}
+MATRIX_CYCLES = {"v4": 1024, "v5e": 1024, "v5p": 1024, "v6e": 512, "v7x": 512}
 """Cycles in which all matrix units of a core make the two forward products of a tile. On v6e half of each unit's 256 x
 256 cells is idle at a width of 128."""
 
-EXPONENTIALS = {"v4": 512, "v5e": 256, "v5p": 256, "v6e": 256}
+EXPONENTIALS = {"v4": 512, "v5e": 256, "v5p": 256, "v6e": 256, "v7x": 256}
 """Operations that the exponentials of all pairs of a tile take: one for a register of 1,024 numbers, two on v4."""
 
 STEP = 0.25

@@ -17,7 +17,7 @@ from jaxtyping import Int32, Int64
 
 from pit_kernels.microbench.bundles import Bundle, Operation
 
-BRANCH_DELAY = {"v4": 1, "v5e": 4, "v5p": 4, "v6e": 4}
+BRANCH_DELAY = {"v4": 1, "v5e": 4, "v5p": 4, "v6e": 4, "v7x": 4}
 """Bundles after a branch that are executed before it takes effect."""
 
 MOST_BLOCKS = 200_000_000

@@ -27,15 +27,20 @@ _SHAPES = tuple(
     f"{name}-{model}" for name in ("packed-4096", "rollout-4096") for model in ("smollm2-135m", "gemma-2-2b")
 )
 
+_NEW = ("v5e", "v6e", "v7x")
+_OWN = ("pallas_tpu_paths", "pallas_tpu_btnh")
+
 PLAN = (
-    Entry("three_way_attention", ("tile-512-full", "tile-512-partial"), ("v4", "v5e", "v6e"), _ALL[:4]),
-    Entry("three_way_attention", _MAIN, ("v5e", "v6e"), _ALL),
-    Entry("three_way_attention", ("packed-4096",), ("v5e", "v6e"), ("pallas_tpu_btnh",)),
+    Entry("three_way_attention", ("packed-4096",), ("v4",), ("pallas_tpu",)),
+    Entry("three_way_attention", ("tile-512-full", "tile-512-partial"), ("v4", *_NEW), _ALL[:4]),
+    Entry("three_way_attention", _MAIN, _NEW, _ALL),
+    Entry("three_way_attention", _MAIN[:2], _NEW, _OWN),
     Entry("three_way_attention", _SHAPES, ("v5e", "v6e"), _FAST),
     Entry("three_way_attention", ("packed-4096", "rollout-4096", "causal-4096"), ("v5p",), _FAST),
     Entry("three_way_attention", ("packed-2048",), ("v4",), _FAST),
-    Entry("token_logprob", ("gemma-2-2b",), ("v5e", "v6e"), ("pallas_tpu", "tokamax", "xla")),
-    Entry("gap_reward", ("gemma-2-2b",), ("v5e", "v6e"), ("pallas_tpu", "xla")),
+    Entry("token_logprob", ("gemma-2-2b",), ("v4", "v5p"), ("pallas_tpu",)),
+    Entry("token_logprob", ("gemma-2-2b",), _NEW, ("pallas_tpu", "tokamax", "xla")),
+    Entry("gap_reward", ("gemma-2-2b",), _NEW, ("pallas_tpu", "xla")),
 )
 """All that the committed results hold."""
 

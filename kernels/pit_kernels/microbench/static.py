@@ -140,7 +140,7 @@ def analyse(
       function: what to call; it is jitted unless it already is.
       arguments: its arguments. Arrays where they steer the program (a mask, lengths, lists of tiles): their values
         decide trip counts. A `jax.ShapeDtypeStruct` will do for the others.
-      target: "v4", "v5e", "v5p" or "v6e".
+      target: a key of `GENERATIONS`.
       keep_dumps: folder for the compiler's dumps; they are deleted when None.
 
     Raises:

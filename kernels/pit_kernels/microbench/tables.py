@@ -10,6 +10,9 @@ from pit_kernels.microbench.suite import Row
 OURS = "pallas_tpu"
 """The contender that others are compared with."""
 
+ON_PATHS, AS_TOKENS = "pallas_tpu_paths", "pallas_tpu_btnh"
+"""Ours on the packed paths that peers get, and ours called with the tokens before the heads."""
+
 ORDER = (OURS, "tokamax", "jax_splash", "jax_flash", "xla")
 """Columns, where a contender of the name has a figure; others follow."""
 
@@ -27,7 +30,36 @@ def markdown(rows: Sequence[Row]) -> str:
         unit = "per tree" if any(row.units > 1 for row in timed) else "per call"
         if timed:
             parts.append(_table(f"Estimated us {unit}, {operation}", timed, us_a_tree, "{:,.2f}"))
+    factors = factors_of(rows)
+    if factors:
+        parts.append("\n".join(["Factors of ours / best other on trees:", "", *factors]))
     return "\n\n".join(parts)
+
+
+def factors_of(rows: Sequence[Row]) -> list[str]:
+    """Return the lines of a table that takes "ours / best other" on trees apart; none without a row of ours on paths.
+
+    Sharing is ours on trees over ours on the paths that the peers get; the tile is the ratio of the hot tiles, ours and
+    the best other in its best blocks, partly visible; what is left is skipping: blocks that no query sees, and all that
+    a kernel does beside its hot tile.
+    """
+    head = (
+        "| problem | direction | target | ours / best other | sharing | tile | skipping | tokens before heads / ours |"
+    )
+    out = [head, "|---|---|---|" + "---:|" * 5]
+    by_tile = groups([row for row in rows if row.figures.get("tile")])
+    for (problem, direction, target), group in groups([row for row in rows if not row.figures.get("tile")]).items():
+        us = {row.contender: us_a_tree(row) for row in group}
+        whole = ratio(group, us_a_tree)
+        if whole is None or ON_PATHS not in us:
+            continue
+        tile = ratio(by_tile.get(("tile-512-partial", direction, target), []), bundles_a_tile)
+        sharing = us[OURS] / us[ON_PATHS]
+        rest = None if tile is None else whole / sharing / tile
+        layout = us[AS_TOKENS] / us[OURS] if AS_TOKENS in us else None
+        cells = ("" if x is None else f"{x:.2f}" for x in (whole, sharing, tile, rest, layout))
+        out.append(f"| {problem} | {direction} | {target} | {' | '.join(cells)} |")
+    return out if len(out) > 2 else []
 
 
 def us_a_tree(row: Row) -> float:

@@ -16,12 +16,15 @@ from pit_kernels.three_way_attention.tiles import Tiles
 
 _NAME = "three_way_attention"
 
+Axes = Literal["BTNH", "BNTH"]
+"""Order of the axes of q, k, v and the output: batch, tokens, heads, width."""
+
 
 @overload
 def three_way_attention(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
+    q: Float[Array, "B _ _ H"],
+    k: Float[Array, "B _ _ H"],
+    v: Float[Array, "B _ _ H"],
     visible_until: Int32[Array, "B T"],
     position: Int32[Array, "B T"] | None = None,
     *,
@@ -32,15 +35,16 @@ def three_way_attention(
     interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
     tiles: Tiles | None = None,
+    axes: Axes = "BTNH",
     return_lse: Literal[False] = False,
-) -> Float[Array, "B T N H"]: ...
+) -> Float[Array, "B _ _ H"]: ...
 
 
 @overload
 def three_way_attention(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
+    q: Float[Array, "B _ _ H"],
+    k: Float[Array, "B _ _ H"],
+    v: Float[Array, "B _ _ H"],
     visible_until: Int32[Array, "B T"],
     position: Int32[Array, "B T"] | None = None,
     *,
@@ -51,14 +55,15 @@ def three_way_attention(
     interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
     tiles: Tiles | None = None,
+    axes: Axes = "BTNH",
     return_lse: Literal[True],
-) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]: ...
+) -> tuple[Float[Array, "B _ _ H"], Float[Array, "B T N"]]: ...
 
 
 def three_way_attention(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
+    q: Float[Array, "B _ _ H"],
+    k: Float[Array, "B _ _ H"],
+    v: Float[Array, "B _ _ H"],
     visible_until: Int32[Array, "B T"],
     position: Int32[Array, "B T"] | None = None,
     *,
@@ -69,8 +74,9 @@ def three_way_attention(
     interpret: dispatch.Interpret = False,
     partition: Partition | None = None,
     tiles: Tiles | None = None,
+    axes: Axes = "BTNH",
     return_lse: bool = False,
-) -> Float[Array, "B T N H"] | tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
+) -> Float[Array, "B _ _ H"] | tuple[Float[Array, "B _ _ H"], Float[Array, "B T N"]]:
     """Return the softmax attention in which query t sees key s exactly when s <= t < visible_until[s] and t is alive.
 
     A token t is alive when visible_until[t] > t; any other token is padding. Padding gets output exactly 0, log-sum-exp
@@ -82,7 +88,7 @@ def three_way_attention(
     gradient is defined for reverse mode only, through the output and through the log-sum-exp.
 
     Args:
-      q: queries; B rows of T flat tokens, N heads of width H.
+      q: queries; B rows of T flat tokens, N heads of width H: [B T N H], or [B N T H] by `axes`.
       k: keys; K heads, each serving the N/K consecutive query heads from N/K times its index.
       v: values.
       visible_until: flat index at which the subtree of the token's segment ends.
@@ -96,6 +102,8 @@ def three_way_attention(
       interpret: whether, and with what parameters, Pallas' interpreter runs the TPU kernel, on any platform.
       partition: axes of the mesh in context (`jax.set_mesh`) that split the rows B, and the heads N and K.
       tiles: block sizes of the TPU kernel; the committed table's when None.
+      axes: order of the axes of q, k, v and the output. "BNTH" is that of the TPU kernels, and of other packages: an
+        array that is stored so is read as it is. The log-sum-exp is [B T N] in both.
       return_lse: whether to return the log-sum-exp too.
 
     Returns:
@@ -115,14 +123,19 @@ def three_way_attention(
       >>> float(lse[0, 2, 0])
       -inf
     """
-    for name, x, letters in (("q", q, "B T N H"), ("k", k, "B T K H"), ("v", v, "B T K H")):
+    if axes not in ("BTNH", "BNTH"):
+        raise ValueError(f'{_NAME}: axes is {axes!r}; it must be "BTNH" or "BNTH"')
+    of_q, of_k = ("B T N H", "B T K H") if axes == "BTNH" else ("B N T H", "B K T H")
+    for name, x, letters in (("q", q, of_q), ("k", k, of_k), ("v", v, of_k)):
         checks.require_rank(_NAME, name, x, letters)
     checks.require_same_float(_NAME, q=q, k=k, v=v)
     checks.require_int32(_NAME, "visible_until", visible_until)
-    batch, tokens, heads, width = q.shape
-    kv_heads = k.shape[2]
-    checks.require_shape(_NAME, "k", k, "B T K H", (batch, tokens, kv_heads, width))
-    checks.require_shape(_NAME, "v", v, "B T K H", (batch, tokens, kv_heads, width))
+    at_tokens, at_heads = axes.index("T"), axes.index("N")
+    batch, tokens, heads, width = q.shape[0], q.shape[at_tokens], q.shape[at_heads], q.shape[3]
+    kv_heads = k.shape[at_heads]
+    like_k = (batch, tokens, kv_heads, width) if axes == "BTNH" else (batch, kv_heads, tokens, width)
+    checks.require_shape(_NAME, "k", k, of_k, like_k)
+    checks.require_shape(_NAME, "v", v, of_k, like_k)
     checks.require_shape(_NAME, "visible_until", visible_until, "B T", (batch, tokens))
     checks.require_grouped_heads(_NAME, heads, kv_heads)
     scale = width**-0.5 if scale is None else scale
@@ -145,8 +158,12 @@ def three_way_attention(
         interpret=dispatch.interpreter(interpret),
         partition=(partition or WHOLE).here([batch], [heads, kv_heads]),
     )
+    if axes == "BNTH":
+        # Views: XLA lays the arrays out as the backend reads them.
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     # Without a window no program takes positions.
     arrays = (q, k, v, visible_until) if window is None else (q, k, v, visible_until, position)
     route = dispatch.choose(_NAME, BACKENDS, implementation, settings, *arrays, interpret=interpret)
     out, lse = autodiff.attend(q, k, v, arrays[3:], settings, route)
+    out = out if axes == "BTNH" else out.swapaxes(1, 2)
     return (out, lse.swapaxes(1, 2)) if return_lse else out

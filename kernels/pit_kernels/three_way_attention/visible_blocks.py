@@ -14,7 +14,37 @@ from jaxtyping import Array, Bool, Int32
 KEYS = 128
 """Tokens of a block of keys: one vector register's lanes, and the finest grain at which nothing is computed."""
 
-_LAST = int(np.iinfo(np.int32).max)
+_LEAST, _LAST = int(np.iinfo(np.int32).min), int(np.iinfo(np.int32).max)
+
+
+class Window(NamedTuple):
+    """A sliding window, as what a kernel compares: query t sees key s only if position[t] <= last[s].
+
+    position: position of each token on its own path.
+    last: last position that sees the token; the least int32 for padding, which nothing sees.
+    """
+
+    position: Int32[Array, "B T"]
+    last: Int32[Array, "B T"]
+
+
+def window_of(visible_until: Int32[Array, "B T"], position: Int32[Array, "B T"], window: int) -> Window:
+    """Return the window in which a query sees `window` positions of its path, its own included.
+
+    Args:
+      visible_until: the mask.
+      position: position of each token on its own path.
+      window: at least 1.
+
+    Example:
+      >>> until, position = jnp.array([[2, 2, 0]], jnp.int32), jnp.array([[0, 2**31 - 1, 7]], jnp.int32)
+      >>> window_of(until, position, 3).last.tolist()
+      [[2, 2147483647, -2147483648]]
+    """
+    ahead = min(window - 1, _LAST)
+    # No int32 overflows: what would lie past the last one is the last one.
+    last = jnp.minimum(position, _LAST - ahead) + ahead
+    return Window(position, jnp.where(alive(visible_until), last, _LEAST))
 
 
 class VisibleBlocks(NamedTuple):
@@ -38,24 +68,30 @@ def alive(visible_until: Int32[Array, "B T"]) -> Bool[Array, "B T"]:
     return visible_until > jnp.arange(visible_until.shape[1], dtype=jnp.int32)[None, :]
 
 
-def visible_blocks(visible_until: Int32[Array, "B T"], queries: int) -> VisibleBlocks:
+def visible_blocks(visible_until: Int32[Array, "B T"], queries: int, window: Window | None = None) -> VisibleBlocks:
     """Return the lists for blocks of `queries` queries.
 
     A block of keys is seen when its largest `visible_until` lies past the first living query; it is full when its
-    smallest one lies past the last query and every query is alive.
+    smallest one lies past the last query and every query is alive. With a window extremes of positions must not rule
+    out a visible pair, or a hidden one, either.
 
     Args:
       visible_until: the mask; T is a multiple of `queries`.
       queries: queries of a block, a multiple of `KEYS`.
+      window: sliding window of the call.
     """
     n, m = visible_until.shape[1] // queries, visible_until.shape[1] // KEYS
     i_n, j_m = jnp.arange(n, dtype=jnp.int32), jnp.arange(m, dtype=jnp.int32)
     before_nm = (j_m[None, :] + 1) * KEYS <= i_n[:, None] * queries
-    return _lists(visible_until, visible_until, before_nm, before_nm)
+    return _lists(visible_until, window, visible_until, None if window is None else window.last, before_nm, before_nm)
 
 
 def visible_blocks_of_stretch(
-    visible_until: Int32[Array, "B T"], queries: int, first_key: Int32[Array, ""], keys: int
+    visible_until: Int32[Array, "B T"],
+    queries: int,
+    first_key: Int32[Array, ""],
+    keys: int,
+    window: Window | None = None,
 ) -> VisibleBlocks:
     """Return the lists of blocks of keys of one stretch of the row; those on the diagonal are listed too, as not full.
 
@@ -66,18 +102,22 @@ def visible_blocks_of_stretch(
       queries: queries of a block, a multiple of `KEYS`.
       first_key: index of the stretch's first key, a multiple of `KEYS`.
       keys: its length, a multiple of `KEYS`.
+      window: sliding window of the call.
     """
     n, m = visible_until.shape[1] // queries, keys // KEYS
     until_of_keys = lax.dynamic_slice_in_dim(visible_until, first_key, keys, axis=1)
+    last_of_keys = None if window is None else lax.dynamic_slice_in_dim(window.last, first_key, keys, axis=1)
     i_n, key_m = jnp.arange(n, dtype=jnp.int32), first_key + jnp.arange(m, dtype=jnp.int32) * KEYS
     before_nm = key_m[None, :] + KEYS <= i_n[:, None] * queries
     reached_nm = key_m[None, :] < (i_n[:, None] + 1) * queries
-    return _lists(visible_until, until_of_keys, before_nm, reached_nm)
+    return _lists(visible_until, window, until_of_keys, last_of_keys, before_nm, reached_nm)
 
 
 def _lists(
     visible_until: Int32[Array, "B T"],
+    window: Window | None,
     until_of_keys: Int32[Array, "B S"],
+    last_of_keys: Int32[Array, "B S"] | None,
     before: Bool[Array, "n m"],
     listed: Bool[Array, "n m"],
 ) -> VisibleBlocks:
@@ -94,6 +134,12 @@ def _lists(
     end_n, j_m = (jnp.arange(n, dtype=jnp.int32) + 1) * queries, jnp.arange(m, dtype=jnp.int32)
     seen_Bnm = listed[None] & (most_B1m > first_Bn[:, :, None])
     full_Bnm = before[None] & whole_Bn[:, :, None] & (least_B1m >= end_n[None, :, None])
+    if window is not None and last_of_keys is not None:
+        position_BnQ, last_BmK = window.position.reshape(batch, n, queries), last_of_keys.reshape(batch, m, KEYS)
+        earliest_Bn1 = jnp.min(jnp.where(alive_BT.reshape(position_BnQ.shape), position_BnQ, _LAST), axis=2)[..., None]
+        latest_Bn1 = jnp.max(position_BnQ, axis=2)[:, :, None]
+        seen_Bnm = seen_Bnm & (earliest_Bn1 <= jnp.max(last_BmK, axis=2)[:, None])
+        full_Bnm = full_Bnm & (latest_Bn1 <= jnp.min(last_BmK, axis=2)[:, None])
     partial_Bnm = seen_Bnm & ~full_Bnm
     full_Bn = jnp.sum(full_Bnm, axis=2, dtype=jnp.int32)
     place_Bnm = jnp.where(

@@ -13,13 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from pit.atomic import require_apart
-from pit.cli.bench_gpu import GPUS, count_for_gpus
+from pit.cli.bench_gpu import GPU_OPERATIONS, GPUS, count_for_gpus, rows_of_gpus, show_across
 from pit.cli.options import PNG
 from pit.errors import PitError
 from pit.terminal import Terminal, styled
 
-TARGETS = ("v4", "v5e", "v5p", "v6e")
+TARGETS = ("v4", "v5e", "v5p", "v6e", "v7x")
 PEERS = ("jax_flash", "jax_splash", "tokamax", "xla")
+VARIANTS = ("pallas_tpu_btnh", "pallas_tpu_paths")
 OPERATIONS = ("three_way_attention", "token_logprob", "gap_reward")
 
 
@@ -30,6 +31,7 @@ Examples:
   pit bench kernels --json bench/results/kernels.json --readme kernels/README.md
   pit bench kernels --check bench/results/kernels.json
   pit bench kernels --target sm_90 --workload packed-4096
+  pit bench kernels --target v6e --target v7x --target sm_90 --workload packed-4096
 """
 
 
@@ -120,10 +122,16 @@ def kernels(
     for name, path in (("--json", out), ("--plot", plot), ("--readme", readme)):
         if path is not None:
             require_apart(name, path, *(source for source in (lengths, check) if source is not None and source != out))
-    if set(targets) & set(GPUS) or op not in OPERATIONS:
+    gpus, tpus = ([name for name in targets if (name in GPUS) == of_gpus] for of_gpus in (True, False))
+    if gpus or op not in OPERATIONS:
         unused = {"--lengths": lengths, "--contender": users, "--plot": plot, "--readme": readme, "--time": timed}
+        options = [name for name, value in unused.items() if value]
         try:
-            count_for_gpus(op, workloads, targets, out, check, [name for name, value in unused.items() if value], _tell)
+            if tpus and op in OPERATIONS:
+                files = [name for name, path in (("--json", out), ("--check", check)) if path]
+                _across(op, workloads, tpus, gpus, options + files)
+            else:
+                count_for_gpus(op, workloads, gpus, out, check, options, _tell)
         except (ValueError, RuntimeError) as error:
             raise BenchError(str(error)) from error
         return
@@ -153,6 +161,34 @@ def kernels(
     worse = suite.regressions(outcome.rows, baseline)
     if worse:
         raise BenchError(f"worse than {check} by more than 3 %: {'; '.join(worse)}")
+
+
+def _across(op: str, workloads: Sequence[str], tpus: Sequence[str], gpus: Sequence[str], unused: Sequence[str]) -> None:
+    """Count our kernels for TPUs and GPUs and print them in one table; problems are those that both have.
+
+    Raises:
+      ValueError: if the options do not fit together.
+    """
+    from pit_kernels.microbench import gpu_static, suite
+    from pit_kernels.microbench.problems import problems
+
+    if op not in GPU_OPERATIONS:
+        raise ValueError(f"--op is {op}, which has no GPU kernels; operations with some: {', '.join(GPU_OPERATIONS)}")
+    if unused:
+        raise ValueError(
+            f"{unused[0]} is given with --target {tpus[0]} and --target {gpus[0]}, which share one table and no file; "
+            "leave it out, or give TPUs and GPUs one after the other"
+        )
+    both = [name for name in problems(op) if name in gpu_static.cases(op)]
+    for name in workloads:
+        if name not in both:
+            raise ValueError(f"--workload is {name!r}; for TPUs and GPUs together it must be one of {', '.join(both)}")
+    chosen = list(workloads) or both
+    of_gpus = rows_of_gpus(op, chosen, gpus, (), _tell)
+    outcome = suite.run_suite(op, ["pallas_tpu"], tpus, chosen, judge=False, tell=_tell)
+    show_across(outcome.rows, of_gpus)
+    for name, why in outcome.left_out:
+        Terminal().print(f"left out: {name}: {why}", highlight=False, markup=False)
 
 
 def _tell(line: str) -> None:
@@ -195,7 +231,7 @@ def _names(op: str, peers: str, users: Sequence[str]) -> list[str]:
     chosen = [name.strip() for name in peers.split(",") if name.strip()]
     for name in chosen:
         if name not in known and name not in PEERS:
-            raise BenchError(f"--peers names {name!r}; it must be one of {', '.join((*PEERS, 'pallas_tpu_btnh'))}")
+            raise BenchError(f"--peers names {name!r}; it must be one of {', '.join((*PEERS, *VARIANTS))}")
     ours = [name for name in ("pallas_tpu",) if known[name].absent is None]
     return [*ours, *(name for name in chosen if name in known), *users]
 

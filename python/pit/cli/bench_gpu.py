@@ -12,6 +12,47 @@ GPUS = ("sm_80", "sm_90", "sm_100")
 GPU_OPERATIONS = ("three_way_attention", "token_logprob", "cached_attention")
 
 
+def rows_of_gpus(
+    op: str, workloads: Sequence[str], targets: Sequence[str], unused: Sequence[str], tell: Callable[[str], None]
+) -> list[Any]:
+    """Count the GPU kernels of an operation.
+
+    Args:
+      op: operation.
+      workloads: problems by name; all of the operation when empty.
+      targets: architectures.
+      unused: names of the options that the caller gave and GPUs do not have.
+      tell: called with a line about every step.
+
+    Returns:
+      One `gpu_static.KernelRow` per kernel of each problem and target.
+
+    Raises:
+      ValueError: if the options do not fit together, or Triton is missing.
+    """
+    from pit_kernels import triton_call
+    from pit_kernels.microbench import gpu_static
+
+    if not targets:
+        raise ValueError(
+            f"--target is v5e for --op {op}, which is counted for GPUs only; give one of {', '.join(GPUS)}"
+        )
+    if op not in GPU_OPERATIONS:
+        raise ValueError(f"--op is {op}, which has no GPU kernels; operations with some: {', '.join(GPU_OPERATIONS)}")
+    if unused:
+        raise ValueError(f"{unused[0]} is given with --target {targets[0]}; only TPUs have it: leave it out")
+    with triton_call.recorded():
+        reason = triton_call.absent_reason()
+    if reason is not None:
+        raise ValueError(f"--target is {targets[0]}: {reason}")
+    rows = []
+    for target in targets:
+        for case in gpu_static.named_cases(op, workloads):
+            tell(f"{op} {case.name}: {target}")
+            rows += gpu_static.count(case, target)
+    return rows
+
+
 def count_for_gpus(
     op: str,
     workloads: Sequence[str],
@@ -35,28 +76,9 @@ def count_for_gpus(
     Raises:
       ValueError: if the options do not fit together, Triton is missing, or a kernel is worse than its ceilings.
     """
-    from pit_kernels import triton_call
     from pit_kernels.microbench import gpu_static
 
-    tpus = [target for target in targets if target not in GPUS]
-    if tpus or not targets:
-        raise ValueError(
-            f"--target is {', '.join(tpus) or 'v5e'} for --op {op} together with GPUs; give GPUs alone: "
-            f"{', '.join(GPUS)}"
-        )
-    if op not in GPU_OPERATIONS:
-        raise ValueError(f"--op is {op}, which has no GPU kernels; operations with some: {', '.join(GPU_OPERATIONS)}")
-    if unused:
-        raise ValueError(f"{unused[0]} is given with --target {targets[0]}; only TPUs have it: leave it out")
-    with triton_call.recorded():
-        reason = triton_call.absent_reason()
-    if reason is not None:
-        raise ValueError(f"--target is {targets[0]}: {reason}")
-    rows = []
-    for target in targets:
-        for case in gpu_static.named_cases(op, workloads):
-            tell(f"{op} {case.name}: {target}")
-            rows += gpu_static.count(case, target)
+    rows = rows_of_gpus(op, workloads, targets, unused, tell)
     show_gpu(rows)
     if out is not None:
         gpu_static.save(rows, out)
@@ -67,6 +89,20 @@ def count_for_gpus(
     found = gpu_static.worse(rows, check)
     if found:
         raise ValueError(f"worse than {check}: {'; '.join(found)}")
+
+
+def show_across(of_tpus: Sequence[Any], of_gpus: Sequence[Any]) -> None:
+    """Print one table of TPUs and GPUs, and what its times are; rows as of `across.lines`."""
+    from pit_kernels.microbench import across
+
+    console = Terminal(width=max(Terminal().width, 150))
+    table = Table()
+    for name in across.COLUMNS:
+        table.add_column(name, justify="right" if name in ("kernels", "spills", "MB", "us at least") else "left")
+    for line in across.lines(of_tpus, of_gpus):
+        table.add_row(*line.cells)
+    console.print(table)
+    console.print(across.NOTE, highlight=False, markup=False)
 
 
 _GPU_COLUMNS = ("programs", "tile", "warps", "stages", "registers", "spills", "shared KiB", "products", "GFLOP")

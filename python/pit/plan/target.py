@@ -7,13 +7,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from pit.config import ConfigError, MeshConfig
 from pit.errors import PitError
 from pit.model.sharding import make_mesh
-from pit_kernels.microbench.compiler import NoCompilerError, without_tpu
+from pit_kernels.microbench.compiler import NoCompilerError, devices_of, without_tpu
 from pit_kernels.microbench.generations import GENERATIONS, Generation
 
 GIB = 2**30
@@ -50,7 +49,7 @@ class Target:
         needed, chips = config.shards * config.tensor, len(self.devices)
         if needed != chips:
             raise ConfigError(
-                f"mesh = {config.data} x {config.fsdp} x {config.tensor}: takes {needed} chips, and {self.name} has "
+                f"mesh = {config.data} x {config.fsdp} x {config.tensor}: takes {needed} devices, and {self.name} has "
                 f"{chips}; set mesh.data, mesh.fsdp and mesh.tensor to a product of {chips}, for example --set "
                 f"mesh.data=1 --set mesh.fsdp={chips} --set mesh.tensor=1"
             )
@@ -99,14 +98,12 @@ def find_target(name: str) -> Target:
             "pit plan: libtpu, whose compiler it uses, is not installed; install it (Linux on x86) with pip install "
             '"pit-jax[tpu]"'
         ) from error
-    # Without the configuration each of the two cores of a chip would be a device.
-    config = {"chip_config_name": "megacore"} if generation.cores > 1 else {}
     try:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=name, **config)
+        devices = devices_of(generation, name)
     except Exception as error:  # Whatever the plugin raises for a shape that it does not know.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
             f"--target = {name!r}: libtpu makes no such slice ({reason}); give one of those that Google's page on "
             f"{generation.name} lists, for example --target {generation.topology}"
         ) from error
-    return Target(name, generation, tuple(topology.devices))
+    return Target(name, generation, devices)

@@ -14,14 +14,13 @@ from pit_kernels.three_way_attention.pallas_tpu import calls, stretches, vmem
 from pit_kernels.three_way_attention.pallas_tpu.shared import Kernel, Shape, lists, make
 from pit_kernels.three_way_attention.settings import Settings
 from pit_kernels.three_way_attention.tiles import default_tiles
+from pit_kernels.three_way_attention.visible_blocks import Window, window_of
 
 
 def refuses(
     settings: Settings, q: Array, k: Array, v: Array, visible_until: Array, position: Array | None = None
 ) -> str | None:
     """Return why these kernels cannot serve a call, or None."""
-    if settings.window is not None:
-        return f"it has no sliding window, and the call asks for one of {settings.window}"
     if q.dtype not in (jnp.bfloat16, jnp.float32):
         return f"its inputs are {jnp.dtype(q.dtype).name}, and it computes in bfloat16 and float32"
     rows, tokens, width = _rows(settings, q, k), q.shape[1], q.shape[3]
@@ -40,14 +39,17 @@ def forward(
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     visible_until: Int32[Array, "B T"],
+    position: Int32[Array, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
     """Return the output and log-sum-exp (natural log, -inf in padding)."""
     kernel = _kernel(settings, q, k)
-    q_in, k_in, v_in, until = _heads(kernel, q), _heads(kernel, k), _heads(kernel, v), _tokens(kernel, visible_until)
+    until, window = _mask(kernel, visible_until, position)
+    q_in, k_in, v_in = _heads(kernel, q), _heads(kernel, k), _heads(kernel, v)
     if kernel.stretch:
-        out, lse = stretches.forward(q_in, k_in, v_in, until, kernel, settings.interpret)
+        out, lse = stretches.forward(q_in, k_in, v_in, until, window, kernel, settings.interpret)
     else:
-        out, lse = calls.forward(q_in, k_in, v_in, until, lists(until, kernel), kernel, settings.interpret)
+        listed = lists(until, window, kernel)
+        out, lse = calls.forward(q_in, k_in, v_in, until, window, listed, kernel, settings.interpret)
     return _without(out, q.shape), lse.reshape(q.shape[0], q.shape[2], -1)[:, :, : q.shape[1]]
 
 
@@ -60,17 +62,18 @@ def backward(
     lse: Float[Array, "B N T"],
     delta: Float[Array, "B N T"],
     d_out: Float[Array, "B T N H"],
+    position: Int32[Array, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     """Return the gradients of q, k and v; `lse` and `delta` are 0 in padding."""
     kernel = _kernel(settings, q, k)
-    until = _tokens(kernel, visible_until)
+    until, window = _mask(kernel, visible_until, position)
     q_in, k_in, v_in, d_out = _heads(kernel, q), _heads(kernel, k), _heads(kernel, v), _heads(kernel, d_out)
     lse, delta = _statistics(kernel, lse), _statistics(kernel, delta)
+    arrays = q_in, k_in, v_in, until, window, lse, delta, d_out
     if kernel.stretch:
-        gradients = stretches.backward(q_in, k_in, v_in, until, lse, delta, d_out, kernel, settings.interpret)
+        gradients = stretches.backward(*arrays, kernel, settings.interpret)
     else:
-        listed = lists(until, kernel)
-        gradients = calls.backward(q_in, k_in, v_in, until, lse, delta, d_out, listed, kernel, settings.interpret)
+        gradients = calls.backward(*arrays, lists(until, window, kernel), kernel, settings.interpret)
     d_q, d_k, d_v = gradients
     return _without(d_q, q.shape), _without(d_k, k.shape), _without(d_v, v.shape)
 
@@ -93,12 +96,16 @@ def _rows(settings: Settings, q: Array, k: Array) -> vmem.Rows:
     tokens, width, itemsize = q.shape[1], q.shape[3], jnp.dtype(q.dtype).itemsize
     group = q.shape[2] // k.shape[2]
     tiles = settings.tiles or default_tiles(vmem.padded_tokens(tokens), group, width, itemsize)
-    return vmem.Rows(group, vmem.padded_width(width), itemsize, tiles)
+    return vmem.Rows(group, vmem.padded_width(width), itemsize, tiles, settings.window is not None)
 
 
-def _tokens(kernel: Kernel, visible_until: Array) -> Array:
-    """Pad `visible_until` with 0: an added token is padding, by the formula."""
-    return jnp.pad(visible_until, ((0, 0), (0, kernel.shape.tokens - visible_until.shape[1])))
+def _mask(kernel: Kernel, visible_until: Array, position: Array | None) -> tuple[Array, Window | None]:
+    """Return the mask and the window, padded with 0: an added token is padding, by the formula."""
+    ends = ((0, 0), (0, kernel.shape.tokens - visible_until.shape[1]))
+    until = jnp.pad(visible_until, ends)
+    if kernel.window is None or position is None:
+        return until, None
+    return until, window_of(until, jnp.pad(position, ends), kernel.window)
 
 
 def _heads(kernel: Kernel, x: Array) -> Array:

@@ -32,6 +32,7 @@ class _Refs(NamedTuple):
     v: Any
     d_out: Any
     until: Any
+    window: Any
     lse: Any
     delta: Any
     d_q: Any
@@ -39,21 +40,24 @@ class _Refs(NamedTuple):
     d_v: Any
     turned_k: Any
     column: Any
+    last: Any
     bits: Any
     turned_d_q: Any
     sum_k: Any
     sum_v: Any
 
 
-def kernel(*refs: Any, kernel: Kernel) -> None:
-    """Return the body of a grid step (row b, key/value head, block of queries i)."""
+def kernel(*refs: Any, kernel: Kernel, head_axis: int) -> None:
+    """Return the body of a grid step: a row, a key/value head and a block of queries, the last two axes of the grid."""
     r = _Refs(*refs)
-    head, i = pl.program_id(1), pl.program_id(2)
+    head, i = pl.program_id(head_axis), pl.program_id(head_axis + 1)
     key_blocks = kernel.shape.key_blocks
 
     @pl.when((head == 0) & (i == 0))
     def _() -> None:
         shared.fill_columns(r.until, r.column, key_blocks)
+        if kernel.windowed:
+            shared.fill_columns(r.window.last, r.last, key_blocks)
         if not kernel.stretch:
             shared.fill_bits(r.until, r.bits, kernel)
 
@@ -169,10 +173,13 @@ def _tile(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], *, masked: bo
 def _visible(r: _Refs, kernel: Kernel, i: Array, blocks: list[Array], diagonal: bool) -> Array:
     """Return whether each token of the block of queries sees each key, [keys, queries]: one mask for all heads."""
     query = _queries(r, kernel, i)
+    position = _positions(r, kernel) if kernel.windowed else None
     parts = []
     for place, block in enumerate(blocks):
-        until = r.column[pl.ds(pl.multiple_of(block * KEYS, KEYS), KEYS), :]
-        visible = shared.across(until, query.shape[1]) > query
+        at = pl.ds(pl.multiple_of(block * KEYS, KEYS), KEYS)
+        visible = shared.across(r.column[at, :], query.shape[1]) > query
+        if position is not None:
+            visible = visible & (shared.across(r.last[at, :], query.shape[1]) >= position)
         if kernel.stretch or (diagonal and place >= len(blocks) - kernel.diagonal):
             visible = visible & (block * KEYS + lax.broadcasted_iota(jnp.int32, visible.shape, 0) <= query)
         parts.append(visible)
@@ -192,6 +199,11 @@ def _queries(r: _Refs, kernel: Kernel, i: Array) -> Array:
     return jnp.concatenate(parts, axis=1)
 
 
+def _positions(r: _Refs, kernel: Kernel) -> Array:
+    """Return the position of each token of the block of queries, [1, queries]."""
+    return jnp.concatenate([r.window.position[0, d] for d in range(kernel.tiles.queries // KEYS)], axis=1)
+
+
 def _row(ref: Any) -> Array:
     """Turn [1, 1, R, 1, 1, Q] to [1, R Q]."""
     return jnp.concatenate([ref[0, 0, head, 0] for head in range(ref.shape[2])], axis=1)
@@ -205,9 +217,11 @@ def _write_d_q(r: _Refs, kernel: Kernel, turned: Array) -> None:
 def scratch(kernel: Kernel) -> list[Any]:
     """Return the scratch buffers, in the order of the kernel's last arguments."""
     keys, width = kernel.shape.keys, kernel.shape.width
+    columns = pltpu.VMEM((keys + KEYS, KEYS), jnp.int32)
     return [
         pltpu.VMEM((kernel.shape.key_blocks, width, KEYS), kernel.shape.dtype),
-        pltpu.VMEM((keys + KEYS, KEYS), jnp.int32),
+        columns,
+        columns if kernel.windowed else None,
         shared.bits_scratch(kernel),
         pltpu.VMEM((width, kernel.rows), jnp.float32),
         pltpu.VMEM((keys, width), jnp.float32),

@@ -34,24 +34,30 @@ class _Refs(NamedTuple):
     k: Any
     v: Any
     until: Any
+    window: Any
     out: Any
     lse: Any
     peak: Any
     total: Any
     acc: Any
     bits: Any
+    position: Any
 
 
-def kernel(*refs: Any, kernel: Kernel) -> None:
-    """Return the body of a grid step (row b, key/value head, block of queries i)."""
+def kernel(*refs: Any, kernel: Kernel, head_axis: int) -> None:
+    """Return the body of a grid step: a row, a key/value head and a block of queries, the last two axes of the grid."""
     r = _Refs(*refs)
-    head, i = pl.program_id(1), pl.program_id(2)
+    head, i = pl.program_id(head_axis), pl.program_id(head_axis + 1)
 
     if not kernel.stretch:
 
         @pl.when((head == 0) & (i == 0))
         def _() -> None:
             shared.fill_bits(r.until, r.bits, kernel)
+
+    if kernel.windowed:
+        for d in range(kernel.tiles.queries // KEYS):
+            r.position[d * KEYS : (d + 1) * KEYS, :] = shared.column(r.window.position[0, d])
 
     number = r.count[0, 0, i]
 
@@ -147,14 +153,20 @@ def _visible(r: _Refs, kernel: Kernel, i: Array, listed: list[Array], diagonal: 
     queries, last = kernel.tiles.queries, kernel.shape.key_blocks - 1
     query = shared.first_query(r.count, kernel, i) + lax.broadcasted_iota(jnp.int32, (queries, KEYS), 0)
     lane = lax.broadcasted_iota(jnp.int32, (1, KEYS), 1)
+
+    def inside(visible: Array, block: Array) -> Array:
+        """Return what the window leaves of a mask."""
+        return visible & (r.position[...] <= r.window.last[0, block]) if kernel.windowed else visible
+
     visible = []
     for block in listed:
-        until = jnp.where(block <= last, r.until[0, jnp.minimum(block, last)], 0)
+        real = jnp.minimum(block, last)
+        seen = query < jnp.where(block <= last, r.until[0, real], 0)
         # A stretch lists its diagonal too.
-        visible.append((query < until) & (query >= block * KEYS + lane) if kernel.stretch else query < until)
+        visible.append(inside(seen & (query >= block * KEYS + lane) if kernel.stretch else seen, real))
     for d in range(kernel.diagonal if diagonal else 0):
         block = i * kernel.diagonal + d
-        visible.append((query < r.until[0, block]) & (query >= block * KEYS + lane))
+        visible.append(inside((query < r.until[0, block]) & (query >= block * KEYS + lane), block))
     return visible
 
 
@@ -199,4 +211,5 @@ def scratch(kernel: Kernel) -> list[Any]:
         pltpu.VMEM((kernel.rows, KEYS), jnp.float32),
         pltpu.VMEM((kernel.rows, kernel.shape.width), jnp.float32),
         shared.bits_scratch(kernel),
+        pltpu.VMEM((kernel.tiles.queries, KEYS), jnp.int32) if kernel.windowed else None,
     ]

@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from pit_kernels.three_way_attention.settings import Settings
 from pit_kernels.three_way_attention.tiles import Tiles
-from pit_kernels.three_way_attention.visible_blocks import KEYS, visible_blocks, visible_blocks_of_stretch
+from pit_kernels.three_way_attention.visible_blocks import KEYS, Window, visible_blocks, visible_blocks_of_stretch
 
 LOG2_E = math.log2(math.e)
 UNSEEN = -0.7 * float(np.finfo(np.float32).max)
@@ -61,12 +61,18 @@ class Kernel(NamedTuple):
     tiles: Tiles
     scale: float
     logit_soft_cap: float | None
+    window: int | None
     on_cpu: bool
 
     @property
     def stretch(self) -> bool:
         """Whether the keys are only a stretch of the row."""
         return self.shape.keys < self.shape.tokens
+
+    @property
+    def windowed(self) -> bool:
+        """Whether queries see the last positions of their path only."""
+        return self.window is not None
 
     @property
     def rows(self) -> int:
@@ -109,14 +115,17 @@ class Kernel(NamedTuple):
 
 def make(shape: Shape, tiles: Tiles, settings: Settings) -> Kernel:
     """Return the part of a call that shapes the bodies of its kernels."""
-    return Kernel(shape, tiles, settings.scale, settings.logit_soft_cap, bool(settings.interpret))
+    return Kernel(shape, tiles, settings.scale, settings.logit_soft_cap, settings.window, bool(settings.interpret))
 
 
-def lists(visible_until: Array, kernel: Kernel, first_key: Array | None = None) -> tuple[Array, Array]:
+def lists(
+    visible_until: Array, window: Window | None, kernel: Kernel, first_key: Array | None = None
+) -> tuple[Array, Array]:
     """Return the list of blocks of keys of each block of queries, and the trips over it.
 
     Args:
       visible_until: mask of the row.
+      window: sliding window of the call.
       kernel: the call.
       first_key: index of the first key of a stretch.
 
@@ -128,10 +137,10 @@ def lists(visible_until: Array, kernel: Kernel, first_key: Array | None = None) 
     """
     queries, wide, tiles = kernel.tiles.queries, kernel.wide, kernel.tiles
     if first_key is None:
-        visits = visible_blocks(visible_until, queries)
+        visits = visible_blocks(visible_until, queries, window)
         busy = visits.alive == 1
     else:
-        visits = visible_blocks_of_stretch(visible_until, queries, first_key, kernel.shape.keys)
+        visits = visible_blocks_of_stretch(visible_until, queries, first_key, kernel.shape.keys, window)
         busy = (visits.alive == 1) & (visits.number > 0)
     whole = visits.full // (wide * tiles.unroll)
     rest = -(-(visits.number - whole * (wide * tiles.unroll)) // wide)
@@ -219,8 +228,8 @@ def fill_bits(until_ref: Any, bits_ref: Any, kernel: Kernel) -> None:
     packed = packing(kernel.shape.dtype)
 
     def block(j: Array) -> None:
-        column = _column(until_ref[0, j])
-        alive = jnp.where(column > j * KEYS + lax.broadcasted_iota(jnp.int32, (KEYS, KEYS), 0), -1, 0)
+        until = column(until_ref[0, j])
+        alive = jnp.where(until > j * KEYS + lax.broadcasted_iota(jnp.int32, (KEYS, KEYS), 0), -1, 0)
         bits = alive if packed == 1 else pltpu.bitcast(alive.astype(jnp.int16), jnp.int32)
         size = KEYS // packed
         bits_ref[pl.ds(pl.multiple_of(j * size, size), size), :] = bits
@@ -246,19 +255,19 @@ def alive_only(x: Array, bits_ref: Any, starts: list[Array], length: int) -> Arr
     return pltpu.bitcast(pltpu.bitcast(x, jnp.int32) & bits, x.dtype)
 
 
-def _column(row: Array) -> Array:
+def column(row: Array) -> Array:
     """Turn [1, 128] to [128, 128] with equal columns."""
     return jnp.broadcast_to(row, (KEYS, KEYS)).T
 
 
-def fill_columns(until_ref: Any, column_ref: Any, key_blocks: int) -> None:
-    """Write `visible_until` of a row as [T + 128, 128] with equal columns, from its blocks [1, m, 1, 128].
+def fill_columns(row_ref: Any, column_ref: Any, key_blocks: int) -> None:
+    """Write numbers of a row's keys as [T + 128, 128] with equal columns, from their blocks [1, m, 1, 128].
 
-    Block m of the columns is the block that nothing sees.
+    Block m of the columns is zeros: as `visible_until`, the block that nothing sees.
     """
 
     def block(j: Array) -> None:
-        column_ref[pl.ds(pl.multiple_of(j * KEYS, KEYS), KEYS), :] = _column(until_ref[0, j])
+        column_ref[pl.ds(pl.multiple_of(j * KEYS, KEYS), KEYS), :] = column(row_ref[0, j])
 
     each_block(key_blocks, block)
     column_ref[key_blocks * KEYS :, :] = jnp.zeros((KEYS, KEYS), jnp.int32)

@@ -31,26 +31,29 @@ class Rows(NamedTuple):
     width: of a head inside.
     itemsize: bytes of a number.
     tiles: block sizes.
+    windowed: whether the call has a sliding window.
     """
 
     group: int
     width: int
     itemsize: int
     tiles: Tiles
+    windowed: bool = False
 
 
-def backward_bytes(rows: Rows, keys: int, *, windows: int, stretch: bool) -> int:
+def backward_bytes(rows: Rows, keys: int, *, buffers: int, stretch: bool) -> int:
     """Return VMEM of the backward kernel, which needs more than the forward one.
 
     Args:
       rows: the call.
       keys: keys that lie in VMEM.
-      windows: buffers of keys, values and their gradients, 1 or 2.
+      buffers: buffers of keys, values and their gradients, 1 or 2.
       stretch: whether the keys are only a stretch of the row.
     """
     lanes, number = max(rows.width, KEYS), rows.itemsize
-    resident = 4 * windows * keys * lanes * number + 2 * keys * lanes * 4 + keys * lanes * number
-    marks = (keys + KEYS) * KEYS * 4 + (0 if stretch else keys * KEYS * number)
+    resident = 4 * buffers * keys * lanes * number + 2 * keys * lanes * 4 + keys * lanes * number
+    # Columns of `visible_until`, and of last positions.
+    marks = (keys + KEYS) * KEYS * 4 * (2 if rows.windowed else 1) + (0 if stretch else keys * KEYS * number)
     stacked = rows.group * rows.tiles.queries
     # Two windows of q, of its gradient and of that of the output, and the sum of the former.
     of_queries = stacked * lanes * (4 * number + (8 if stretch else 2 * number) + 4)
@@ -74,7 +77,7 @@ def stretches(tokens: int, rows: Rows) -> tuple[int, int] | None:
     for number in range(1, blocks + 1):
         keys = -(-blocks // number) * tiles.queries
         lists = blocks * (keys + tiles.keys) // KEYS * 4 * 2
-        vmem = backward_bytes(rows, keys, windows=1, stretch=number > 1)
+        vmem = backward_bytes(rows, keys, buffers=1, stretch=number > 1)
         if keys <= room and lists <= _LISTS and vmem <= device.vmem_bytes():
             return -(-blocks * tiles.queries // keys), keys
     return None
