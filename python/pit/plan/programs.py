@@ -150,11 +150,11 @@ def microbatches(stage: Stage, setting: Setting) -> int:
 
 
 def _rollouts(stage: Stage, setting: Setting, model: Model[Any], alive: Any) -> list[Placed]:
-    """Return the programs that sample: of a step, and of the held-out prompts where they are more."""
+    """Return the programs that sample: of a step, and of the held-out prompts that do not fill a call of its size."""
     config, section = setting.config, stage.settings(setting.config)
     whole = gathered(model)
-    held_out = section.evaluate_prompts if section.evaluate_every else 0
-    calls = {"": section.prompts} | ({"held-out ": held_out} if held_out > section.prompts else {})
+    held_out = section.evaluate_prompts % section.prompts if section.evaluate_every else 0
+    calls = {"": section.prompts} | ({"held-out ": held_out} if held_out else {})
     planned = []
     for name, prompts in calls.items():
         sizes = rollout_sizes(config, stage, setting.template, prompts)

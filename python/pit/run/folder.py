@@ -21,13 +21,13 @@ from pit.data.tokenizer import Tokenizer
 from pit.model.decoder import Decoder
 from pit.model.model import Model
 from pit.model.pretrained import Pretrained
-from pit.model.sharding import make_mesh
+from pit.model.sharding import make_mesh, shards_of
 from pit.records import read_object
 from pit.rollout.sample import Sampler
 from pit.run.base import digest_of_base, load_base, pretrained_of
 from pit.seeds import Seed
 from pit.train.checkpoint import Checkpoints
-from pit.types import FOLDS
+from pit.types import FOLDS, Shards
 
 FORMAT_FILE = "template.json"
 """File of the chat format, in the folder of a run that starts from a pretrained model."""
@@ -155,6 +155,11 @@ class Run:
     def mesh(self) -> Mesh:
         """The device mesh."""
         return make_mesh(self.config.mesh)
+
+    @cached_property
+    def shards(self) -> Shards:
+        """Shards of the rows of a batch, and which of them this process has."""
+        return shards_of(self.mesh)
 
     @cached_property
     def base(self) -> Model[Decoder]:
