@@ -28,7 +28,7 @@ import jax
 
 from _measure import alternate, keep, origin, results_file, size_options, spread
 from _pretrained import prepared, tiny, written
-from pit.data.packing import pack
+from pit.data.local import pack_local
 from pit.data.template import quality
 from pit.model.pretrained import Pretrained
 from pit.model.sharding import row_sharding
@@ -61,7 +61,8 @@ def ours(run: Run, stage: Stage, make_loss: Callable[[Any], LossFunction], pairs
     settings = stage.settings(run.config)
     columns = [list(column) for column in zip(*pairs, strict=True)]
     layout = run.layout(settings.packing)
-    batches = [to_device(batch, row_sharding(run.mesh)) for batch in pack(columns, stage.topology(run.config), layout)]
+    packed = pack_local(columns, stage.topology(run.config), layout, run.shards)
+    batches = [to_device(batch, row_sharding(run.mesh)) for batch in packed]
     model = stage.fresh(run)
     update = Update(make_loss(model.graphdef), make_optimizer(settings.optimizer, 1000), model.frozen)
     states = [update.start(model.trained)]

@@ -61,13 +61,17 @@ class Together:
         outputs = [process.communicate(timeout=timeout_s)[0] for process in self.processes]
         return [process.returncode for process in self.processes], outputs
 
-    def signal_after(self, log: Path, lines: int, process: int, number: signal.Signals) -> None:
-        """Send a signal to one process as soon as a file has so many lines."""
+    # Six parameters: where and when, and what is sent to whom.
+    def signal_after(
+        self, log: Path, lines: int, process: int, number: signal.Signals, *, later_s: float = 0.0
+    ) -> None:
+        """Send a signal to one process as soon as a file has so many lines, or some seconds later."""
         deadline = time.monotonic() + LONG_S
         while not (log.exists() and log.read_bytes().count(b"\n") >= lines):
             assert time.monotonic() < deadline, f"{log} did not get {lines} lines"
             assert all(p.poll() is None for p in self.processes), [p.communicate()[0][-2000:] for p in self.processes]
             time.sleep(0.02)
+        time.sleep(later_s)
         self.processes[process].send_signal(number)
 
     def __enter__(self) -> "Together":

@@ -132,26 +132,49 @@ def test_every_mesh_is_that_of_one_process(mesh: str, tmp_path: Path) -> None:
         require_close(tmp_path / "four", tmp_path / "one", name)
 
 
+KILLS = 20
+
+LONGER = ["sft_policy.steps=400", "sft_policy.checkpoint_every=3", "rl_improver_0.steps=60"]
+"""More steps than are done between all the kills."""
+
+
 @pytest.mark.parametrize("stage", [sft.POLICY.name, rl.IMPROVER_0.name])
-def test_killed_or_stopped_they_end_together_and_another_number_resumes(
-    stage: str, prepared: Path, tmp_path: Path
-) -> None:
+def test_killed_twenty_times_and_resumed_by_other_numbers_they_do_the_same(stage: str, tmp_path: Path) -> None:
     folder, whole, dice = tmp_path / "run", tmp_path / "whole", random.Random(stage)
+    prepare(Run(folder, override(tiny(), [DATA, *SETTINGS, *LONGER])))
+    shutil.copytree(folder, whole)
+    finished([PROGRAM, whole, stage], 1, devices=4)
+    log, done = folder / "stages" / stage / "metrics.jsonl", folder / "stages" / stage / "done.json"
+    kills = 0
+    while kills < KILLS and not done.exists():
+        count = dice.choice([2, 4])
+        lines = (log.read_bytes().count(b"\n") if log.exists() else 0) + dice.choice([1, 2])
+        with Together([PROGRAM, folder, stage], count, devices=4 // count, PIT_HEARTBEAT_S="10") as together:
+            victim = dice.randrange(count)
+            together.signal_after(log, lines, victim, signal.SIGKILL, later_s=dice.uniform(0, 0.3))
+            statuses, outputs = together.wait(300)
+        if done.exists():
+            break
+        kills += 1
+        print(f"kill {kills}: process {victim} of {count}, statuses {statuses}")
+        assert statuses[victim] == -signal.SIGKILL
+        assert 0 not in statuses, outputs
+    finished([PROGRAM, folder, stage], 1, devices=4)
+    require_close(folder, whole, stage)
+    assert record(folder, stage) == record(whole, stage)
+    assert kills >= KILLS // 2, "most of the steps were done between the kills"
+
+
+def test_stopped_they_end_together_and_one_process_resumes(prepared: Path, tmp_path: Path) -> None:
+    folder, whole, stage = tmp_path / "run", tmp_path / "whole", rl.IMPROVER_0.name
     shutil.copytree(prepared, folder)
     shutil.copytree(prepared, whole)
     finished([PROGRAM, whole, stage], 1, devices=4)
     log = folder / "stages" / stage / "metrics.jsonl"
-    for count, number in ((4, signal.SIGKILL), (2, signal.SIGTERM)):
-        lines = (log.read_bytes().count(b"\n") if log.exists() else 0) + dice.choice([1, 2])
-        with Together([PROGRAM, folder, stage], count, devices=4 // count, PIT_HEARTBEAT_S="10") as together:
-            victim = dice.randrange(count)
-            together.signal_after(log, lines, victim, number)
-            statuses, outputs = together.wait(300)
-        if number == signal.SIGTERM:
-            assert statuses == [130] * count, outputs
-        else:
-            assert statuses[victim] == -signal.SIGKILL
-            assert 0 not in statuses, outputs
+    with Together([PROGRAM, folder, stage], 4) as together:
+        together.signal_after(log, 2, 3, signal.SIGTERM)
+        statuses, outputs = together.wait(300)
+    assert statuses == [130] * 4, outputs
     finished([PROGRAM, folder, stage], 1, devices=4)
     require_close(folder, whole, stage)
     assert record(folder, stage) == record(whole, stage)

@@ -17,7 +17,7 @@ from pit.data.loader import Loader
 from pit.data.packing import Layout, empty_batch, materialise
 from pit.data.store import Fold, Store
 from pit.data.template import gap
-from pit.types import Batch
+from pit.types import Shards
 
 SCRIPT = Path(__file__).parents[1] / "data_core.py"
 
@@ -38,7 +38,7 @@ def loader(settings: Settings) -> dict[str, Any]:
         for _ in range(steps):
             materialise(plans.next_step(), 0, 1, table, gap(), layout, out=out)
 
-    live = np.mean([live_tokens(batch) for (batch,) in batches()])
+    live = np.mean([batch.tokens for (batch,) in batches()])
     seconds = alternate({"grain": lambda: sum(1 for _ in batches()), "direct": direct}, settings.rounds)
     return {
         "million_tokens_per_s": {name: spread(steps * live / s / 1e6) for name, s in seconds.items()},
@@ -49,11 +49,7 @@ def loader(settings: Settings) -> dict[str, Any]:
 def make_loader(fold: Fold, layout: Layout, seed: int) -> Loader:
     """Return a loader of steps of one batch, one shard."""
     packing = PackingConfig(row_length=layout.row_length, rows=layout.rows, window=WINDOW, trees=layout.trees)
-    return Loader(fold, gap(), layout, packing, shards=1, seed=seed, config_hash="")
-
-
-def live_tokens(batch: Batch) -> int:
-    return int((batch.visible_until > np.arange(batch.token.shape[1], dtype=np.int32)).sum())
+    return Loader(fold, gap(), layout, packing, shards=Shards.all_local(1), seed=seed, config_hash="")
 
 
 def memory(settings: Settings, copies: int) -> dict[str, float]:

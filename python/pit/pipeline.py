@@ -41,6 +41,7 @@ from pit.evaluate.schema import FILE_NAME, Results, write_results
 from pit.run.folder import Run
 from pit.run.session import identity_of
 from pit.run.stage import Job, Services, Stage
+from pit.stages.change import adopt
 from pit.stages.graph import GRAPH, jobs_of
 from pit.stages.prepare import prepare, require_folds, require_rows
 from pit.stages.stamp import STAMP
@@ -149,7 +150,6 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
         if isinstance(job, Stage):
             job.validate(run.config)
     require(run.config.tracker_names)
-    run.require_config()
     processes.by_first(lambda: _prepare(run, console), "data", run.folder / "config.json", run.folder / STAMP)
     require_folds(run)
     done = {job for job in needs if job.done(run)}
@@ -175,6 +175,8 @@ def _prepare(run: Run, console: Console) -> None:
     data = run.config.data
     source = data.path or f"synthetic task {data.task}"
     console.print(styled(("data", "bold"), f"  {source} -> {run.folder / 'store'}"), soft_wrap=True)
+    for line in adopt(run):
+        console.print(styled(("set", "bold"), f"   {line}"), highlight=False, soft_wrap=True)
     prepared = prepare(run)
     require_rows(run)
     run.save_config()  # parts that may change while a run is on

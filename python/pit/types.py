@@ -202,3 +202,42 @@ class Batch:
     leaf: Int32[np.ndarray, "G L 2"]
     example_id: Int64[np.ndarray, " G"]
     source: UInt8[np.ndarray, " G"]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Shards of the rows of a batch: one per place along the mesh's axes data x fsdp.
+
+    count: number of shards.
+    local: numbers of those on devices of this process, ascending.
+    """
+
+    count: int
+    local: tuple[int, ...]
+
+    @classmethod
+    def all_local(cls, count: int) -> "Shards":
+        """Return shards that all lie on devices of this process."""
+        return cls(count, tuple(range(count)))
+
+
+@dataclass(frozen=True)
+class LocalBatch:
+    """A batch of which a process holds the rows of its own devices, and knows the trees of all.
+
+    local: rows and trees of the local shards, in order; rows in its leaf table count from the first row of the whole
+        batch.
+    shards: shards of the whole batch, one group each.
+    example_id: as in `Batch`, of the whole batch.
+    tokens: tokens of the whole batch that are not padding.
+    """
+
+    local: Batch
+    shards: Shards
+    example_id: Int64[np.ndarray, " G"]
+    tokens: int
+
+    @property
+    def slots(self) -> int:
+        """Token slots of the whole batch, padding included."""
+        return self.local.token.size // len(self.shards.local) * self.shards.count

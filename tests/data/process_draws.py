@@ -17,7 +17,7 @@ from pit.data.loader import Loader
 from pit.data.packing import Layout
 from pit.data.store import Store
 from pit.data.template import gap
-from pit.model.sharding import make_mesh, row_sharding
+from pit.model.sharding import make_mesh, row_sharding, shards_of
 from pit.train.feed import to_device
 from pit.types import Closings
 
@@ -34,15 +34,16 @@ def train(first: int, last: int, folder: Path) -> dict[str, object]:
     """Return this process's draws and batches of steps [first, last); write the state of `last` to the folder."""
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     draws = DrawLoader(curriculum(), COUNT, prefetch=1, **processes)
+    mesh = make_mesh(MeshConfig(data=SHARDS))
     fold = Store.open(folder / "store").fold("reward")
     packing = PackingConfig(row_length=64, rows=2, microbatches=2, window=8, trees=6)
     layout = Layout(closings=Closings.roles(1, 2, 3), pad=0, row_length=64, rows=2, trees=6)
-    batches = Loader(fold, gap(), layout, packing, shards=SHARDS, seed=3, config_hash="c", **processes)
+    batches = Loader(fold, gap(), layout, packing, shards=shards_of(mesh), seed=3, config_hash="c")
     if first:
         draws.restore((folder / f"draws-{first}").read_bytes(), first)
         batches.restore(json.loads((folder / f"batches-{first}").read_text()))
     result = {"draws": [], "tokens": [], "sums": []}
-    sharding = row_sharding(make_mesh(MeshConfig(data=jax.device_count())))
+    sharding = row_sharding(mesh)
     for _ in range(first, last):
         step = next(draws)
         share = draws.share(step)
@@ -50,7 +51,7 @@ def train(first: int, last: int, folder: Path) -> dict[str, object]:
         gaps = multihost_utils.process_allgather(gaps_of(share.ids), tiled=True)
         draws.update(step, np.asarray(gaps))
         microbatches = next(batches)
-        result["tokens"].append([batch.token.tolist() for batch in microbatches])
+        result["tokens"].append([batch.local.token.tolist() for batch in microbatches])
         arrays = to_device(microbatches[0], sharding)
         result["sums"].append([int(arrays["token"].sum()), int(arrays["leaf"].sum())])
     if jax.process_index() == 0:

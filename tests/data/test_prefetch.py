@@ -16,14 +16,14 @@ from pit.data.loader import Loader
 from pit.data.packing import Layout
 from pit.data.store import Store
 from pit.data.template import improver_sft
-from pit.types import Closings
+from pit.types import Closings, Shards
 
 
 def loader_of(folder):
     packing = PackingConfig(row_length=64, rows=4, microbatches=1, window=4, trees=4)
     layout = Layout(closings=Closings.roles(1, 2, 3), pad=0, row_length=64, rows=4, trees=4)
     fold = Store.open(folder).fold("sft")
-    return Loader(fold, improver_sft(), layout, packing, shards=1, seed=0, config_hash="")
+    return Loader(fold, improver_sft(), layout, packing, shards=Shards.all_local(1), seed=0, config_hash="")
 
 
 def draws_of(folder):
@@ -87,4 +87,4 @@ def test_a_closed_loader_resumes_from_its_state(folder):
         resumed.restore(loader.state())
         next(whole)
         for one, other in zip(next(resumed), next(whole), strict=True):
-            assert np.array_equal(one.token, other.token)
+            assert np.array_equal(one.local.token, other.local.token)

@@ -32,7 +32,7 @@ from pit.data.loader import Loader
 from pit.data.packing import Layout
 from pit.data.synthetic import generate
 from pit.data.template import improver_sft
-from pit.types import Closings
+from pit.types import Closings, Shards
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_a_file_that_vanishes_while_mapped_is_refused(built, tmp_path):
 def loader_of(fold):
     packing = PackingConfig(row_length=40, rows=4, microbatches=1, window=4, trees=4)
     layout = Layout(closings=Closings.roles(1, 2, 3), pad=0, row_length=40, rows=4, trees=4)
-    return Loader(fold, improver_sft(), layout, packing, shards=1, seed=0, config_hash="")
+    return Loader(fold, improver_sft(), layout, packing, shards=Shards.all_local(1), seed=0, config_hash="")
 
 
 @pytest.mark.parametrize("how", CHANGES)

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from pit.config import AdapterConfig, FieldError, MeshConfig, OptimizerConfig
+from pit.data.local import pack_local
 from pit.data.packing import pack
 from pit.data.template import gap, improver_sft
 from pit.model.adapters import DROPOUT, MODULES, attach, merged, module_name, targets, trainable_names, with_dropout
@@ -29,6 +30,7 @@ from pit.stages.reward import gap_loss
 from pit.stages.sft import nll
 from pit.train.feed import to_device
 from pit.train.update import Update, make_optimizer
+from pit.types import Shards
 
 ADAPTER = AdapterConfig(rank=3, alpha=6.0)
 DROPS = dataclasses.replace(ADAPTER, dropout=0.5)
@@ -348,7 +350,7 @@ def test_a_bfloat16_base_stays_near_a_float32_one():
 def test_split_adapters_make_the_step_of_whole_ones(mesh):
     model, devices = moved(RewardModel, LLAMA), make_mesh(mesh)
     half = dataclasses.replace(twins.WHOLE, rows=2, trees=2) if mesh.shards == 2 else twins.WHOLE
-    (batch,) = pack(COLUMNS, gap(), half, shards=mesh.shards)
+    (batch,) = pack_local(COLUMNS, gap(), half, Shards.all_local(mesh.shards))
     results = []
     for each, arrays in (
         (model, gap_batch()),

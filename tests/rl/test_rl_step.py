@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sampler_double import Elsewhere
 
 from pit.data.curriculum import Draws, read_history
 from pit.model.params import copy
@@ -87,6 +88,24 @@ def with_advantages(scored, advantage):
         {**arrays, "advantage": by_slot(advantage, batch)}
         for batch, arrays in zip(trees.batches, trees.arrays, strict=True)
     ]
+
+
+def test_more_prompts_than_a_step_has_are_sampled_as_many_at_a_time(step, initial):
+    sizes = []
+
+    class Counted(Elsewhere):
+        def samples(self, model, ids, *columns, **chosen):
+            sizes.append([len(ids), *map(len, columns)])
+            return super().samples(model, ids, *columns, **chosen)
+
+    sampler = Counted(step.sampler.closings, step.sampler.capacity, (3, 9))
+    prompts = step.prompts(step.fold, DRAWS, SEED)
+    at_once = dataclasses.replace(step, sampler=sampler)
+    in_blocks = dataclasses.replace(at_once, config=dataclasses.replace(step.config, prompts=3))
+    one, other = (each.sample(initial, prompts, SEED, 2).samples for each in (at_once, in_blocks))
+    assert sizes == [[4, 4, 4], [3, 3, 3], [1, 1, 1]]
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_references_come_from_the_drawn_source(step, scored):

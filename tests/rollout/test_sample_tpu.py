@@ -16,7 +16,7 @@ from pit.rollout import engine, prefill
 from pit.rollout.sizes import sizes_of
 from pit.rollout.strategy import Temperature
 
-MODEL = ModelConfig(width=256, layers=1, heads=8, kv_heads=4, head_dim=64, mlp=512, compute_dtype="bfloat16")
+MODEL = ModelConfig(width=256, layers=2, heads=8, kv_heads=4, head_dim=64, mlp=512, compute_dtype="bfloat16")
 VOCABULARY, DATA, TENSOR = 1024, 2, 2
 WITHIN_A_SHARD = ("replica_groups=[2,2]<=[4]", "replica_groups={{0,1},{2,3}}", "source_target_pairs=")
 """Groups of collectives between devices 0 and 1, and 2 and 3: the two of a shard, over tensor."""

@@ -1,6 +1,7 @@
 """Settings that may change while a run is on, hashes of stages, optional stages, and the order of jobs."""
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -15,6 +16,7 @@ from pit.run.folder import Run
 from pit.run.session import Session
 from pit.run.stage import Services, Stage
 from pit.stages import refresh, reward, rl, rl_iterated, sft
+from pit.stages.change import adopt
 from pit.stages.graph import GRAPH, STAGES, improver_of, jobs_of, stage_named, stages_of
 from pit.stages.prepare import prepare
 from pit.stages.refresh import make_pairs
@@ -70,6 +72,44 @@ def test_a_hash_follows_what_a_stage_depends_on_and_nothing_else(run):
     assert changed("reward_gap.steps=9") == {reward.GAP, rl.IMPROVER_0, rl_iterated.IMPROVER_1}
     assert changed("seed=9") == set(PAPER)
     assert changed("rl_improver_1.gap=difference") == {rl_iterated.IMPROVER_1}
+
+
+def test_settings_of_stages_that_have_not_begun_may_change_and_others_may_not(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    mine = Run.open(folder)
+    for begun in (sft.POLICY, sft.IMPROVER, reward.GAP, rl.IMPROVER_0):
+        mine.stage_folder(begun.name).mkdir(parents=True)
+    before = {stage: stage.hash(mine) for stage in PAPER}
+    assert adopt(mine) == []
+    changed = with_settings(mine, "rl_improver_1.beta=2", "reward_quality.steps=7", "workers=1")
+    assert adopt(changed) == [
+        f"reward_quality.steps = 7 instead of {run.config.reward_quality.steps}: of a stage that has not begun",
+        f"rl_improver_1.beta = 2.0 instead of {run.config.rl_improver_1.beta}: of a stage that has not begun",
+    ]
+    assert Run.open(folder).config == changed.config
+    assert {stage for stage in PAPER if stage.hash(changed) != before[stage]} == {
+        reward.QUALITY,
+        rl.POLICY,
+        rl_iterated.IMPROVER_1,
+    }
+    for setting, section, job in (
+        ("sft_policy.steps=9", "sft_policy", "sft-policy"),
+        # What has begun depends on stages that train its start, anchor, reward and references.
+        ("rl_improver_0.beta=3", "rl_improver_0", "rl-improver-0"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            adopt(with_settings(changed, setting))
+        assert str(caught.value) == (
+            f"{folder}: is the folder of a run with other {section}, on which {job} depends, and it has begun; choose "
+            "another --out, or repeat the settings it was started with"
+        )
+    shutil.rmtree(mine.stage_folder(reward.GAP.name))
+    with pytest.raises(ConfigError, match=r"other reward_gap, on which rl-improver-0 depends, and it has begun; "):
+        adopt(with_settings(changed, "reward_gap.steps=9"))
+    with pytest.raises(ConfigError, match=r"is the folder of a run with other seed, reward_judge; choose another"):
+        adopt(with_settings(changed, "seed=4", "reward_judge.steps=9"))
+    assert Run.open(folder).config == changed.config
 
 
 def test_optional_stages_are_left_out_by_default_and_change_no_other_stage(run):

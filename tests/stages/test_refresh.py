@@ -25,7 +25,7 @@ from pit.seeds import Seed
 from pit.stages import refresh, reward, rl, rl_iterated, supervised
 from pit.stages.prepare import prepare
 from pit.stages.refresh import Mix, Pair, has_pairs, labelled, make_pairs, read_pairs
-from pit.types import Closings
+from pit.types import Closings, Shards
 
 pytestmark = pytest.mark.usefixtures("fresh_stages")
 
@@ -61,12 +61,13 @@ def larger(inputs, first, second):
 
 def mix(**changes):
     config = dataclasses.replace(RefreshConfig(pairs=4, data_share=0.5), **changes)
-    return Mix(Rows(), NEW, quality(), LAYOUT, config, shards=1, seed=Seed((3,)))
+    return Mix(Rows(), NEW, quality(), LAYOUT, config, shards=Shards.all_local(1), seed=Seed((3,)))
 
 
 def prompts(batches):
     """First tokens of the trees of a step: the prompts, at least 200 in new pairs."""
-    return sorted(int(t) for batch in batches for t in batch.token[(batch.position == 0) & (batch.token > 99)])
+    rows = [batch.local for batch in batches]
+    return sorted(int(t) for batch in rows for t in batch.token[(batch.position == 0) & (batch.token > 99)])
 
 
 def test_pairs_that_are_tied_or_equal_are_left_out_and_the_better_answer_comes_first():

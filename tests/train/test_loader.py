@@ -18,7 +18,7 @@ from pit.data.store import build
 from pit.data.synthetic import generate
 from pit.data.template import RoleTemplate, gap, improver_sft
 from pit.data.tokenizer import Tokenizer
-from pit.types import Closings
+from pit.types import Closings, Shards
 
 ROW = 40
 CONFIG = "config of this test"
@@ -38,14 +38,19 @@ def layout_of(packing):
 
 def loader(fold, packing, *, topology=None, shards=1, seed=0, config_hash=CONFIG):
     tree = topology or improver_sft()
-    return Loader(fold, tree, layout_of(packing), packing, shards=shards, seed=seed, config_hash=config_hash)
+    return Loader(fold, tree, layout_of(packing), packing, shards=held(shards), seed=seed, config_hash=config_hash)
+
+
+def held(shards):
+    """Return shards, all of them on this process's devices where a number is given."""
+    return Shards.all_local(shards) if isinstance(shards, int) else shards
 
 
 def assert_same_step(one, two):
     assert len(one) == len(two)
     for a, b in zip(one, two, strict=True):
-        for field in fields(a):
-            np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name), field.name)
+        for field in fields(a.local):
+            np.testing.assert_array_equal(getattr(a.local, field.name), getattr(b.local, field.name), field.name)
 
 
 packings = st.builds(
@@ -116,7 +121,7 @@ def test_the_batches_are_those_of_the_rows(fold):
         for e in batch.example_id[batch.example_id >= 0].tolist():
             one = pack([[row.tolist()] for row in fold.row(e)], improver_sft(), layout_of(packing))[0]
             live = one.token[0][one.visible_until[0] > np.arange(ROW)].tolist()
-            rows = [row.tolist() for row in batch.token]
+            rows = [row.tolist() for row in batch.local.token]
             assert any(live == row[i : i + len(live)] for row in rows for i in range(ROW))
 
 

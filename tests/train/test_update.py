@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pit.config import FieldError, MeshConfig, OptimizerConfig
+from pit.data.local import pack_local
 from pit.data.packing import pack
 from pit.data.template import gap
 from pit.losses.total import Total
@@ -21,6 +22,7 @@ from pit.model.sharding import make_mesh, row_sharding, shard_params
 from pit.stages.reward import gap_loss
 from pit.train.feed import to_device
 from pit.train.update import Evaluation, Update, make_optimizer
+from pit.types import Shards
 
 SMALL = dataclasses.replace(twins.LLAMA, layers=1)
 TOPOLOGY = gap()
@@ -105,7 +107,7 @@ def test_split_parameters_make_the_step_of_whole_ones(axis):
 
 def check_shards(axis, columns, layout, shards):
     mesh = make_mesh(MESHES[axis])
-    (batch,) = pack(columns, TOPOLOGY, layout, shards=shards)
+    (batch,) = pack_local(columns, TOPOLOGY, layout, Shards.all_local(shards))
     split = [to_device(batch, row_sharding(mesh))]
     (single,) = pack(columns, TOPOLOGY, WHOLE)
     sharded, alone = stepped(split, shard_params(parameters(), mesh)), stepped([twins.arrays_of(single)], parameters())

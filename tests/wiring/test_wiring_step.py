@@ -199,9 +199,10 @@ def slots_of(step, scored, control):
     (minibatch,) = step.algorithm.prepare(scored.trees, scored.measures, control)
     result = {}
     for batch, arrays in zip(scored.trees.batches, minibatch.arrays, strict=True):
-        for slot, leaf in np.argwhere(batch.leaf[:, :, 0] >= 0):
-            row, end = batch.leaf[slot, leaf]
-            path = path_of(batch, int(row), int(end), role_tokens(step.sampler.closings))
+        rows = batch.local
+        for slot, leaf in np.argwhere(rows.leaf[:, :, 0] >= 0):
+            row, end = rows.leaf[slot, leaf]
+            path = path_of(rows, int(row), int(end), role_tokens(step.sampler.closings))
             names = ("advantage", "length", "finished", "anchor_logp")
             result[path] = {name: np.asarray(arrays[name])[slot, leaf] for name in names if name in arrays}
     return result

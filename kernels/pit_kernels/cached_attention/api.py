@@ -122,7 +122,8 @@ def cached_attention(
     return out
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "route"))
+# Inlined: XLA cannot split a function that several layers share, inside of another shard_map.
+@functools.partial(jax.jit, static_argnames=("settings", "route"), inline=True)
 def _attend(*arrays: Array, settings: Settings, route: dispatch.Route) -> Array:
     def run(*local: Array) -> tuple[Array, ...]:
         return (route.forward(settings, *local),)

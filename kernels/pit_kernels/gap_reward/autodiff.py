@@ -15,7 +15,8 @@ _Residuals = tuple[Array, Array, Array, Array, Array | None]
 _Gradients = tuple[Array, None, Array, Array, Array | None]
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "route"))
+# Inlined: XLA cannot split a function that several layers share, inside of another shard_map.
+@functools.partial(jax.jit, static_argnames=("settings", "route"), inline=True)
 def leaf_scores(
     hidden: Float[Array, "B T D"],
     leaf: Int32[Array, "G L 2"],

@@ -22,7 +22,8 @@ ATTENTION_RESULTS = ("attention_output", "attention_log_sum_exp")
 _Residuals = tuple[Array, Array, Array, _Mask, Array, Array]
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "route"))
+# Inlined: XLA cannot split a function that several layers share, inside of another shard_map.
+@functools.partial(jax.jit, static_argnames=("settings", "route"), inline=True)
 def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T K H"],

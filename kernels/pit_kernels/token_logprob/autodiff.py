@@ -21,7 +21,8 @@ from pit_kernels.token_logprob.settings import Partials, RowGradients, Settings
 _Triple = tuple[Array, Array, Array]
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "route"))
+# Inlined: XLA cannot split a function that several layers share, inside of another shard_map.
+@functools.partial(jax.jit, static_argnames=("settings", "route"), inline=True)
 def logprob(
     hidden: Float[Array, "M D"],
     weight: Float[Array, "V D"] | Float[Array, "D V"],

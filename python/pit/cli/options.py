@@ -213,18 +213,36 @@ def make_config(
 
     if recipe is None and file is None:
         raise click.UsageError(f"give a RECIPE ({', '.join(recipes.NAMES)}) or --config FILE.")
-    given = [] if data is None else [f"data.path={data}"]
-    if checkpoints is not None:
-        given.append(f"checkpoints={checkpoints if '://' in checkpoints else Path(checkpoints).absolute()}")
     # Jobs of a run are processes of their own, and may have another working directory: files are named by whole paths.
     place = model if model is None or model.startswith(SCHEME) else str(Path(model).absolute())
     pretrained = None if place is None else open_pretrained(place)
     if recipe is not None:
         # Sizes of a recipe follow from the data and from the chat template that the settings name.
-        named = override(RunConfig(), [*given, *(text for text in settings if text.startswith(("data.", "template.")))])
+        sources = [] if data is None else [f"data.path={data}"]
+        sources += [text for text in settings if text.startswith(("data.", "template."))]
+        named = override(RunConfig(), sources)
         config = recipes.recipe(recipe, pretrained, named.data, named.template)
     else:
         config = RunConfig() if pretrained is None else from_model(RunConfig(), pretrained)
+    return with_options(config, data, checkpoints, settings, file, adapter, reward)
+
+
+# Seven parameters: the options that decide a config.
+def with_options(
+    config: RunConfig,
+    data: Path | None,
+    checkpoints: str | None,
+    settings: Sequence[str],
+    file: Path | None = None,
+    adapter: str | None = None,
+    reward: str | None = None,
+) -> RunConfig:
+    """Return a config with the fields of a file, then those of the options, in the place of its own."""
+    from pit.model.hub import SCHEME
+
+    given = [] if data is None else [f"data.path={data}"]
+    if checkpoints is not None:
+        given.append(f"checkpoints={checkpoints if '://' in checkpoints else Path(checkpoints).absolute()}")
     if file is not None:
         config = read_config(file, config)
     if adapter is not None:

@@ -16,25 +16,38 @@ from pit.cli.options import (
     model_option,
     reward_option,
     set_option,
+    with_options,
 )
 from pit.config import ConfigError, RunConfig
 from pit.terminal import Terminal
 
+FORMAT_TOKENS = 64
+"""Tokens that a chat format adds to a path, where there is no model to ask: those of SmolLM2's are 54."""
 
-def shaped_by(config: RunConfig, folder: Path) -> RunConfig:
-    """Return a config whose models have the shape that a folder's config.json describes; no weight is looked for.
+
+def shaped_by(recipe: str, folder: Path) -> RunConfig:
+    """Return a recipe's config whose models have the shape that a folder's config.json describes.
+
+    Weights and tokenizer are not looked for. Text is laid out in role tokens; the windows are the recipe's own or, for
+    one that sizes itself by preferences, the largest that it takes.
 
     Raises:
+        ConfigError: there is no such recipe.
         ModelFileError: there is no config.json, or no family has its architecture.
     """
-    from pit.model.shape import read_shape
-    from pit.model.source import HfFolder
+    from pit import recipes
+    from pit.config import WindowConfig
+    from pit.model.pretrained import Pretrained
+    from pit.recipes.lengths import LARGEST, Sizes
 
-    shape = read_shape(HfFolder.open(folder).config)
-    kept = {"compute_dtype": config.policy.compute_dtype, "remat": config.policy.remat}
-    model = dataclasses.replace(shape.config, **kept)  # type: ignore[arg-type]
-    tokenizer = dataclasses.replace(config.tokenizer, path=None, vocab_size=shape.vocab_size)
-    return dataclasses.replace(config, policy=model, reward_model=model, tokenizer=tokenizer)
+    model = Pretrained.described(folder)
+    if recipe in recipes.CHAT_RECIPES:
+        config = recipes.CHAT_RECIPES[recipe](model, Sizes(WindowConfig(LARGEST, LARGEST, LARGEST), FORMAT_TOKENS))
+    else:
+        config = recipes.recipe(recipe, model)
+    base = dataclasses.replace(config.base, path=None)
+    tokenizer = dataclasses.replace(config.tokenizer, path=None, vocab_size=model.vocab_size)
+    return dataclasses.replace(config, base=base, tokenizer=tokenizer)
 
 
 @click.command("plan", cls=Verbatim)
@@ -72,7 +85,7 @@ def plan_command(
       pit plan paper --target v4:2x4x4                              the recipe's own mesh, 1 x 8 x 4
       pit plan paper --target v5e:4x8 --stage rl-policy --json plan.json
       pit plan chat --model M/ --data pairs.jsonl --target v5e:4x4 --set mesh.fsdp=16
-      pit plan paper --model M/ --target v5e:4x4 --set mesh.fsdp=16 --set mesh.tensor=1   (M/config.json is enough)
+      pit plan chat --model M/ --target v5e:4x4 --set mesh.fsdp=16   (M/config.json is enough)
     """
     from pit.plan import tables
     from pit.plan.compiling import plan
@@ -84,10 +97,10 @@ def plan_command(
     from pit.stages.prepare import chat_template
     from pit.train.log import make_reporter
 
-    # A folder without weights gives its shape, on any recipe with sizes of its own.
+    # A folder without weights gives its shape.
     bare = Path(model) if model is not None and (Path(model) / "config.json").is_file() else None
-    if bare is not None and not any(bare.glob("*.safetensors")):
-        config = shaped_by(make_config(recipe, data, None, settings, file, None, adapter, reward), bare)
+    if recipe is not None and bare is not None and not any(bare.glob("*.safetensors")):
+        config = with_options(shaped_by(recipe, bare), data, None, settings, file, adapter, reward)
     else:
         config = make_config(recipe, data, None, settings, file, model, adapter, reward)
     stages = {stage.name: stage for stage in stages_of(config)}

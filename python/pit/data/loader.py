@@ -14,10 +14,11 @@ import grain
 from pit.config import PackingConfig
 from pit.data import _core
 from pit.data.errors import DataError
-from pit.data.packing import Layout, core_topology, materialise
+from pit.data.local import materialise_local
+from pit.data.packing import Layout, core_topology
 from pit.data.prefetch import Prefetcher
 from pit.data.store import Fold
-from pit.types import Batch, Source, Topology
+from pit.types import LocalBatch, Shards, Source, Topology
 
 PREFETCH = 2
 """Number of steps that Grain materialises ahead."""
@@ -59,7 +60,7 @@ def short_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-class _PlannedSteps(grain.DatasetIterator[list[Batch]]):
+class _PlannedSteps(grain.DatasetIterator[list[LocalBatch]]):
     """Grain iterator over the planner: an element is the list of microbatches of a step."""
 
     def __init__(
@@ -69,18 +70,20 @@ class _PlannedSteps(grain.DatasetIterator[list[Batch]]):
         topology: Topology,
         layout: Layout,
         microbatches: int,
-        shards: int,
+        shards: Shards,
     ) -> None:
         super().__init__()
         self._planner, self._fold, self._topology = planner, fold, topology
         self._layout, self._microbatches, self._shards = layout, microbatches, shards
 
-    def __next__(self) -> list[Batch]:
+    def __next__(self) -> list[LocalBatch]:
         plan = self._planner.next_step()
         # Before: a truncated file must not be read past its end. After: the bytes read must be the verified ones.
         self._fold.check_unchanged()
         batches = [
-            materialise(plan, i * self._shards, self._shards, self._fold.table, self._topology, self._layout)
+            materialise_local(
+                plan, i * self._shards.count, self._shards, self._fold.table, self._topology, self._layout
+            )
             for i in range(self._microbatches)
         ]
         self._fold.check_unchanged()
@@ -93,7 +96,7 @@ class _PlannedSteps(grain.DatasetIterator[list[Batch]]):
         self._planner.restore(base64.b64decode(state["planner"]))
 
 
-class _PlannedDataset(grain.IterDataset[list[Batch]]):
+class _PlannedDataset(grain.IterDataset[list[LocalBatch]]):
     def __init__(self, *arguments: Any) -> None:
         super().__init__()
         self._arguments = arguments
@@ -102,7 +105,7 @@ class _PlannedDataset(grain.IterDataset[list[Batch]]):
         return _PlannedSteps(*self._arguments)
 
 
-class Loader(Iterator[list[Batch]]):
+class Loader(Iterator[list[LocalBatch]]):
     """Endless iterator over steps of packed microbatches; `state` and `restore` make it resumable at any step.
 
     Close it, or use it as a context manager, to end its thread; otherwise that happens when it is collected or the
@@ -113,7 +116,7 @@ class Loader(Iterator[list[Batch]]):
         topology: the tree of each row.
         layout: static shape of a group.
         packing: microbatches and look-ahead window.
-        shards: data shards; a microbatch has one group per shard.
+        shards: shards of the rows; a microbatch has one group per shard, and this process writes its own.
         seed: seed of the permutations.
         config_hash: part of the state; `restore` raises for a state of another config.
     """
@@ -125,15 +128,15 @@ class Loader(Iterator[list[Batch]]):
         layout: Layout,
         packing: PackingConfig,
         *,
-        shards: int,
+        shards: Shards,
         seed: int,
         config_hash: str,
     ) -> None:
-        planner = make_planner(fold, topology, layout, packing, shards=shards, seed=seed, config_hash=config_hash)
+        planner = make_planner(fold, topology, layout, packing, shards=shards.count, seed=seed, config_hash=config_hash)
         dataset = _PlannedDataset(planner, fold, topology, layout, packing.microbatches, shards)
-        self._steps: Prefetcher[list[Batch]] = Prefetcher(dataset, PREFETCH)
+        self._steps: Prefetcher[list[LocalBatch]] = Prefetcher(dataset, PREFETCH)
 
-    def __next__(self) -> list[Batch]:
+    def __next__(self) -> list[LocalBatch]:
         if self._steps.closed:
             raise DataError("the loader is closed; make a new one and restore its state")
         return next(self._steps)

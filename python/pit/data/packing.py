@@ -56,13 +56,6 @@ def empty_batch(groups: int, topology: Topology, layout: Layout) -> Batch:
     return Batch(**{name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()})
 
 
-def padding_batch(groups: int, topology: Topology, layout: Layout) -> Batch:
-    """Return a batch of `groups` groups without a tree."""
-    batch = empty_batch(groups, topology, layout)
-    _clear_from(batch, 0, layout)
-    return batch
-
-
 def default_threads(tokens: int) -> int:
     """Return the number of threads for a batch of so many tokens: one per million, at most one per core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -110,15 +103,16 @@ def materialise(
     if out is not None:
         _require_shapes(out, groups, topology, layout)
     written = max(0, min(groups, plan.groups - first_group))
-    _core.materialise(
-        plan,
-        first_group,
-        first_group + written,
-        table,
-        pad=layout.pad,
-        threads=default_threads(written * layout.rows * layout.row_length) if threads is None else threads,
-        out=batch if written == groups else _first_groups(batch, written, layout),
-    )
+    if written:
+        _core.materialise(
+            plan,
+            first_group,
+            first_group + written,
+            table,
+            pad=layout.pad,
+            threads=default_threads(written * layout.rows * layout.row_length) if threads is None else threads,
+            out=groups_of(batch, 0, written, layout),
+        )
     if written < groups:
         _clear_from(batch, written, layout)
     return batch
@@ -146,12 +140,12 @@ def _require_shapes(batch: Batch, groups: int, topology: Topology, layout: Layou
             raise DataError(f"out.{name} has shape {given}, must have {shape}; take `empty_batch` of the same sizes")
 
 
-def _first_groups(batch: Batch, groups: int, layout: Layout) -> Batch:
-    """Return views of the rows and trees of the first groups of a batch."""
-    rows, trees = groups * layout.rows, groups * layout.trees
+def groups_of(batch: Batch, first: int, last: int, layout: Layout) -> Batch:
+    """Return views of the rows and trees of groups `first` to `last - 1` of a batch."""
+    rows, trees = slice(first * layout.rows, last * layout.rows), slice(first * layout.trees, last * layout.trees)
     by_row = ("token", "position", "visible_until", "previous", "loss_weight")
     views = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return Batch(**{name: view[: rows if name in by_row else trees] for name, view in views.items()})
+    return Batch(**{name: view[rows if name in by_row else trees] for name, view in views.items()})
 
 
 def _clear_from(batch: Batch, groups: int, layout: Layout) -> None:
@@ -164,6 +158,17 @@ def _clear_from(batch: Batch, groups: int, layout: Layout) -> None:
     batch.leaf[trees:] = -1
     batch.example_id[trees:] = -1
     batch.source[trees:] = 0
+
+
+def plan_trees(lengths: Int32[np.ndarray, "n columns"], topology: Topology, layout: Layout) -> _core.Plan:
+    """Return the place of every tree, from the tokens of its columns."""
+    return _core.plan_trees(
+        lengths,
+        core_topology(topology, layout.closings),
+        row_length=layout.row_length,
+        rows_per_group=layout.rows,
+        trees_per_group=layout.trees,
+    )
 
 
 def pack_trees(
@@ -179,13 +184,7 @@ def pack_trees(
     `example_id` of a batch is the tree's row in `lengths`. Each batch spans `shards` groups; the last one is filled up
     with empty groups.
     """
-    plan = _core.plan_trees(
-        lengths,
-        core_topology(topology, layout.closings),
-        row_length=layout.row_length,
-        rows_per_group=layout.rows,
-        trees_per_group=layout.trees,
-    )
+    plan = plan_trees(lengths, topology, layout)
     return [materialise(plan, first, shards, table, topology, layout) for first in range(0, plan.groups, shards)]
 
 

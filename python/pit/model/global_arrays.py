@@ -1,7 +1,7 @@
 """Arrays that span all devices of all processes: host arrays placed on them, and brought back whole.
 
-Every array of a step goes through these two functions, with one process as with many. No process reads an array of
-which another one holds a part but by `whole`.
+Every array of a step goes through these functions, with one process as with many. No process reads an array of which
+another one holds a part but by `whole`.
 """
 
 from functools import cache
@@ -12,6 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
+
+from pit.types import Shards
 
 
 def put(values: np.ndarray, sharding: Sharding) -> Array:
@@ -27,6 +29,26 @@ def put(values: np.ndarray, sharding: Sharding) -> Array:
         return taken
 
     array: Array = jax.make_array_from_callback(values.shape, sharding, part)
+    return array
+
+
+def put_local(values: np.ndarray, shards: Shards, sharding: Sharding) -> Array:
+    """Return a global array of rows, of which this process has those of its own shards.
+
+    Args:
+        values: rows of the local shards, in order.
+        shards: all shards of the rows, as many rows each.
+        sharding: places of the rows, one shard after the other; other axes are whole.
+    """
+    size = len(values) // len(shards.local)
+    place = {shard: number for number, shard in enumerate(shards.local)}
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        number = place[(index[0].start or 0) // size]
+        return values[number * size : (number + 1) * size]
+
+    array: Array = jax.make_array_from_callback((size * shards.count, *values.shape[1:]), sharding, part)
     return array
 
 

@@ -16,7 +16,8 @@ from pit.model.adapters import trainable_names
 from pit.model.decoder import Decoder
 from pit.model.heads import RewardModel
 from pit.model.params import Params, abstract, build, copy, initial, merge
-from pit.model.sharding import mesh_of, on_mesh, place, shard_params
+from pit.model.sharding import mesh_of, on_mesh, place, shard_params, shards_of
+from pit.types import Shards
 
 M = TypeVar("M", Decoder, RewardModel)
 
@@ -100,6 +101,12 @@ class Model(Generic[M]):
         """Number of devices over which rows are split where the weights lie; 1 for plain arrays."""
         sharding = next(iter(self.params.values())).sharding
         return sharding.mesh.shape["data"] * sharding.mesh.shape["fsdp"] if isinstance(sharding, NamedSharding) else 1
+
+    @property
+    def row_shards(self) -> Shards:
+        """Shards of the rows where the weights lie, and which of them this process has; one for plain arrays."""
+        mesh = mesh_of(self.params)
+        return Shards.all_local(1) if mesh is None else shards_of(mesh)
 
     def on_mesh(self) -> AbstractContextManager[object]:
         """Return the context of the mesh that the weights lie on; of none, for plain arrays."""

@@ -89,6 +89,16 @@ class Pretrained:
             check_tensors(source.path, source.tensors(stack), shape)
         return cls(source, shape, source.token_facts(shape.vocab_size))
 
+    @classmethod
+    def described(cls, path: Path) -> "Pretrained":
+        """Return a model of which only config.json is there; its shape can be asked for, and nothing else.
+
+        Raises:
+            ModelFileError: there is no config.json, or no family has its architecture.
+        """
+        source = HfFolder.open(path)
+        return cls(source, read_shape(source.config), TokenFacts(None, {}, None, ()))
+
     @property
     def path(self) -> Path:
         """The folder or the file."""

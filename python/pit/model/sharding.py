@@ -19,6 +19,7 @@ from pit.config import ConfigError, MeshConfig
 from pit.model.axes import ROWS
 from pit.model.global_arrays import put
 from pit.model.params import Params
+from pit.types import Shards
 
 RULES: tuple[tuple[str, P], ...] = (
     (r"(embedding|output)$", P("tensor", "fsdp")),
@@ -75,10 +76,15 @@ def spec_of(name: str) -> P:
 def shard_params(params: Params, mesh: Mesh) -> Params:
     """Place parameters on the mesh by the rules."""
     placed = {name: _checked(name, value, mesh) for name, value in params.items()}
-    if jax.process_count() > 1:
-        # Every process has the same values: `device_put` would compare them over the network.
-        return {name: put(np.asarray(value), placed[name]) for name, value in params.items()}
-    return {name: jax.device_put(value, placed[name]) for name, value in params.items()}
+    return {name: _put_whole(value, placed[name]) for name, value in params.items()}
+
+
+def _put_whole(value: Array, place: NamedSharding) -> Array:
+    if place.is_fully_addressable:
+        placed: Array = jax.device_put(value, place)
+        return placed
+    # Every process has the same values: `device_put` would compare them over the network.
+    return put(np.asarray(value), place)
 
 
 def by_rules(params: Mapping[str, Array]) -> Params:
@@ -110,9 +116,16 @@ def _checked(name: str, value: Array | jax.ShapeDtypeStruct, mesh: Mesh) -> Name
     return NamedSharding(mesh, spec)
 
 
-def row_sharding(mesh: Mesh) -> NamedSharding:
+def row_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Return the sharding of arrays whose leading axis is rows, or trees, of a batch."""
     return NamedSharding(mesh, ROWS)
+
+
+def shards_of(mesh: Mesh) -> Shards:
+    """Return the shards of the rows on a mesh, and which of them lie on devices of this process."""
+    count = mesh.shape["data"] * mesh.shape["fsdp"]
+    places = row_sharding(mesh).addressable_devices_indices_map((count,)).values()
+    return Shards(count, tuple(sorted({index[0].start or 0 for index in places if index is not None})))
 
 
 def mesh_of(params: Params) -> Mesh | None:

@@ -63,8 +63,14 @@ class StagePlan:
         return self.worst.peak + self.code
 
 
-class _Lowered:
-    """A program on its way to the compiler; equal programs of different stages have equal keys."""
+class Lowered:
+    """A program on its way to the compiler.
+
+    Attributes:
+        placed: the program.
+        key: equal for equal programs of different stages.
+        size: characters of the program as text.
+    """
 
     def __init__(self, placed: Placed, setting: Setting) -> None:
         self.placed = placed
@@ -100,7 +106,7 @@ def plan(stages: Sequence[Stage], setting: Setting, target: Target, reporter: Re
         reporter: receiver of progress; the time left goes by the sizes of the programs.
     """
     reporter.update(0, 0, "tracing")
-    lowered = [(stage, [_Lowered(placed, setting) for placed in programs_of(stage, setting)]) for stage in stages]
+    lowered = [(stage, [Lowered(placed, setting) for placed in programs_of(stage, setting)]) for stage in stages]
     distinct = {each.key: each.size for _, programs in lowered for each in programs}
     total, done, spent_s = sum(distinct.values()), 0, 0.0
     known: dict[str, tuple[Account, str]] = {}

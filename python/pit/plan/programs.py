@@ -1,6 +1,7 @@
 """Programs of a stage, as its owners hand them out, with all that lies on the chips while each of them runs."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +32,10 @@ from pit.types import Closings
 
 STEPS = 1000
 """Steps of a schedule whose number is not known yet; no shape depends on it."""
+
+
+# Stages share few shapes of models, and a deep one takes a second to make.
+_abstract = cache(abstract)
 
 
 class Placed(NamedTuple):
@@ -64,7 +69,7 @@ class Setting:
     def of(cls, config: RunConfig, mesh: Mesh, template: Template | None) -> "Setting":
         """Return the setting of a run on a mesh; `template` is that of its chat format, None in role tokens."""
         vocab_size = vocabulary(config)
-        _, shapes = abstract(DECODER.module, DECODER.config(config), vocab_size)
+        _, shapes = _abstract(DECODER.module, DECODER.config(config), vocab_size, None)
         dtype = jnp.dtype(config.base.dtype)
         base = place({name: jax.ShapeDtypeStruct(x.shape, dtype) for name, x in shapes.items()}, mesh)
         return cls(config, mesh, template, vocab_size, base)  # type: ignore[arg-type]
@@ -82,7 +87,7 @@ class Setting:
     def model(self, stage: Stage) -> Model[Any]:
         """Return the model of a stage, with shapes in the place of its weights."""
         adapter = stage.adapter(self.config)
-        graphdef, shapes = abstract(stage.trains.module, stage.trains.config(self.config), self.vocab_size, adapter)
+        graphdef, shapes = _abstract(stage.trains.module, stage.trains.config(self.config), self.vocab_size, adapter)
         if adapter is None:
             return Model(graphdef, place(shapes, self.mesh))  # type: ignore[arg-type]
         trained = place({name: shapes[name] for name in trainable_names(shapes)}, self.mesh)
@@ -150,11 +155,11 @@ def microbatches(stage: Stage, setting: Setting) -> int:
 
 
 def _rollouts(stage: Stage, setting: Setting, model: Model[Any], alive: Any) -> list[Placed]:
-    """Return the programs that sample: of a step, and of the held-out prompts where they are more."""
+    """Return the programs that sample: of a step, and of the held-out prompts that do not fill a call of its size."""
     config, section = setting.config, stage.settings(setting.config)
     whole = gathered(model)
-    held_out = section.evaluate_prompts if section.evaluate_every else 0
-    calls = {"": section.prompts} | ({"held-out ": held_out} if held_out > section.prompts else {})
+    held_out = section.evaluate_prompts % section.prompts if section.evaluate_every else 0
+    calls = {"": section.prompts} | ({"held-out ": held_out} if held_out else {})
     planned = []
     for name, prompts in calls.items():
         sizes = rollout_sizes(config, stage, setting.template, prompts)

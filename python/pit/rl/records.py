@@ -13,8 +13,7 @@ from pit.data.store import Fold
 from pit.data.tokens import Sequences, Tokens
 from pit.model.global_arrays import whole
 from pit.rollout.sample import Samples
-from pit.train.feed import live_tokens
-from pit.types import Batch
+from pit.types import Batch, LocalBatch
 
 
 class Rows(NamedTuple):
@@ -36,7 +35,7 @@ class Answers(NamedTuple):
     inputs: Tokens
     references: Tokens | None
     outputs: Sequence[Tokens]
-    packed: Sequence[Batch] | None = None
+    packed: Sequence[LocalBatch] | None = None
     rows: Rows | None = None
 
 
@@ -56,6 +55,12 @@ class Prompts(NamedTuple):
     ids: Int64[np.ndarray, " G"]
     inputs: Tokens
     references: Tokens | None
+
+    def block(self, first: int, size: int) -> "Prompts":
+        """Return `size` of the prompts, or as many as are left, from one on."""
+        part = slice(first, first + size)
+        references = None if self.references is None else self.references[part]
+        return Prompts(self.ids[part], self.inputs[part], references)
 
 
 @dataclass(frozen=True)
@@ -85,23 +90,24 @@ class Rollout:
 class Trees(NamedTuple):
     """Rollouts packed for training.
 
-    batches: on the host. arrays: the same on the devices, with facts of the samples by tree slot.
+    batches: on the host, as far as this process has them. arrays: the same on the devices, with facts of the samples by
+    tree slot.
     sharding: places of rows and trees.
     """
 
-    batches: Sequence[Batch]
+    batches: Sequence[LocalBatch]
     arrays: Sequence[dict[str, Array]]
     sharding: NamedSharding
 
     @property
     def tokens(self) -> int:
         """Number of tokens that are not padding."""
-        return sum(map(live_tokens, self.batches))
+        return sum(batch.tokens for batch in self.batches)
 
     @property
     def slots(self) -> int:
         """Number of token slots, padding included."""
-        return sum(batch.token.size for batch in self.batches)
+        return sum(batch.slots for batch in self.batches)
 
     def unpacked(self, values: Sequence[Array], n: int) -> np.ndarray:
         """Return values by tree, from values by tree slot of each batch; 0 for trees that are nowhere.
@@ -117,7 +123,7 @@ class Trees(NamedTuple):
         return result
 
 
-def by_slot(values: np.ndarray, batch: Batch) -> np.ndarray:
+def by_slot(values: np.ndarray, batch: Batch | LocalBatch) -> np.ndarray:
     """Return rows of `values` (one per tree) in the order of the batch's tree slots, 0 where a slot is empty."""
     present = batch.example_id >= 0
     result = np.zeros((len(batch.example_id), *values.shape[1:]), values.dtype)

@@ -16,7 +16,8 @@ from jaxtyping import Float32
 
 from pit.config import RlConfig
 from pit.data.curriculum import Draws
-from pit.data.packing import Layout, pack
+from pit.data.local import pack_local
+from pit.data.packing import Layout
 from pit.data.store import Fold
 from pit.data.template import rollout as rollout_tree
 from pit.losses.total import Total
@@ -33,11 +34,13 @@ from pit.rl.references import References
 from pit.rl.reward import Reward, score
 from pit.rl.shaping import shaped
 from pit.rollout.protocol import SamplerProtocol
+from pit.rollout.sample import joined_samples
 from pit.rollout.strategy import Temperature
 from pit.seeds import Seed
 from pit.train.feed import shapes_of, to_device
 from pit.train.loop import StepError
 from pit.train.update import Arrays, TrainState
+from pit.types import Shards
 
 _SAMPLE_FACTS = {"length": np.int32, "finished": np.bool_}
 """Facts of samples that packed trees carry to the devices, by tree slot, and their dtypes."""
@@ -86,7 +89,7 @@ class RlStep:
     graphdef: definition of the policy. frozen: those of its weights that do not train. sampler: sampler of answers.
     references: maker of references, None for the policy's own stage. reward: reward of the samples.
     models: policy and anchor, for the KL. algorithm: loss and minibatches.
-    layout, shards, sharding: shape of packed rows, and their places on the devices.
+    layout, shards, sharding: shape of packed rows, and their places on processes and devices.
     """
 
     name: str
@@ -101,7 +104,7 @@ class RlStep:
     models: PolicyAndAnchor
     algorithm: Algorithm
     layout: Layout
-    shards: int
+    shards: Shards
     sharding: NamedSharding
 
     def __call__(
@@ -143,12 +146,20 @@ class RlStep:
     def sample(self, params: Params, prompts: Prompts, seed: Seed, updates: int) -> Rollout:
         """Sample N answers of every prefix from the weights after a number of updates.
 
+        More prompts than those of a step are sampled as many at a time, by the programs of a step.
+
         Raises:
             StaleSamplesError: the sampler drew them from other weights.
         """
         policy = Model(self.graphdef, params, version=f"{self.name}@{updates}")
-        strategy = Temperature(self.config.temperature)
-        samples = self.sampler.samples(policy, *prompts, n=self.config.samples, strategy=strategy, seed=seed.number)
+        strategy, size = Temperature(self.config.temperature), self.config.prompts
+        blocks = [prompts.block(first, size) for first in range(0, len(prompts.ids), size)]
+        samples = joined_samples(
+            [
+                self.sampler.samples(policy, *block, n=self.config.samples, strategy=strategy, seed=seed.number)
+                for block in blocks
+            ]
+        )
         if samples.version != policy.version:
             raise StaleSamplesError(
                 f"samples.version = {samples.version!r}: the step trains {policy.version!r}, and its gradient is that "
@@ -159,7 +170,7 @@ class RlStep:
     def pack(self, rollout: Rollout) -> Trees:
         """Pack the trees x -> [reference ->] samples; the batches go to the devices with what the samples add."""
         topology = rollout_tree(self.config.samples, self.references is not None)
-        batches = pack(rollout.columns, topology, self.layout, shards=self.shards)
+        batches = pack_local(rollout.columns, topology, self.layout, self.shards)
         samples = {name: getattr(rollout.samples, name) for name in _SAMPLE_FACTS}
         arrays = []
         for batch in batches:

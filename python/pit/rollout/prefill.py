@@ -12,19 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int32
 
-from pit.data.packing import Layout, pack, padding_batch
+from pit.data import _core
+from pit.data.packing import Layout, materialise, plan_trees, token_table
 from pit.data.template import prefix
-from pit.model.axes import ROWS
 from pit.model.decoder import Cache, Decoder
+from pit.model.global_arrays import put_local
 from pit.model.model import Model
 from pit.model.params import Params, merge
 from pit.model.programs import Program, shape_of
-from pit.model.sharding import each_shard
+from pit.model.sharding import each_shard, mesh_of, row_sharding
 from pit.rollout.sizes import Sizes
-from pit.types import Batch, Closings
+from pit.types import Batch, Closings, Shards
 
 
 class Prefixes(NamedTuple):
@@ -42,24 +42,46 @@ class Prefixes(NamedTuple):
     length: Int32[Array | np.ndarray, "*X G"]
 
 
-def pack_prefixes(prefixes: Sequence[Sequence[Sequence[int]]], sizes: Sizes) -> list[list[Batch]]:
-    """Return packed rows of each shard's prefixes: a list of batches, each with one batch per shard.
+class Packed(NamedTuple):
+    """Packed prefixes of a call.
 
-    `leaf` is where a prefix ends, `example_id` which of its shard's it is.
+    batches: rows of the local shards, a list of batches with one batch per local shard; `leaf` is where a prefix ends,
+        `example_id` which of its shard's it is.
+    first: place of the first token of each prefix in its shard's store, of all shards.
+    """
+
+    batches: list[list[Batch]]
+    first: Int32[np.ndarray, "X G"]
+
+
+def pack_prefixes(prefixes: Sequence[Sequence[Sequence[int]]], sizes: Sizes, shards: Shards) -> Packed:
+    """Plan the rows of the prefixes of all shards, and write those of the local ones.
+
+    Args:
+        prefixes: token ids of the prefixes of every shard.
+        sizes: static sizes.
+        shards: all shards, and which of them this process has.
     """
     layout = Layout(
         closings=Closings.roles(0, 0, 0), pad=0, row_length=sizes.row_tokens, rows=sizes.rows, trees=sizes.requests
     )
-    packed = [_packed(of_shard, layout) for of_shard in prefixes]
-    most = max(map(len, packed))
-    for batches in packed:
-        if len(batches) < most:
-            batches += [padding_batch(1, prefix(), layout)] * (most - len(batches))
-    return [list(shards) for shards in zip(*packed, strict=True)]
+    plans, first = [], np.zeros((shards.count, sizes.requests), np.int32)
+    for x, of_shard in enumerate(prefixes):
+        lengths = np.array([len(tokens) - 1 for tokens in of_shard], np.int32)
+        plan = plan_trees(lengths[:, None], prefix(), layout)
+        row = plan.tree_group[plan.piece_tree] * sizes.rows + plan.piece_row
+        # A prefix is one segment, and so one piece.
+        first[x, plan.tree_example[plan.piece_tree]] = row * sizes.row_tokens + plan.piece_start
+        plans.append(plan)
+    most = max(plan.groups for plan in plans)
+    packed = [_packed(prefixes[x], plans[x], most, layout) for x in shards.local]
+    return Packed([list(batches) for batches in zip(*packed, strict=True)], first)
 
 
-def _packed(prefixes: Sequence[Sequence[int]], layout: Layout) -> list[Batch]:
-    batches = pack([[tokens[:-1] for tokens in prefixes]], prefix(), layout)
+def _packed(prefixes: Sequence[Sequence[int]], plan: _core.Plan, groups: int, layout: Layout) -> list[Batch]:
+    """Return the batches of one shard's prefixes, a group each; those after its last one are padding."""
+    table = token_table([[tokens[:-1] for tokens in prefixes]])
+    batches = [materialise(plan, group, 1, table, prefix(), layout) for group in range(groups)]
     last = np.array([tokens[-1] for tokens in prefixes], np.int32)
     for batch in batches:
         present = batch.example_id >= 0
@@ -72,35 +94,41 @@ def _packed(prefixes: Sequence[Sequence[int]], layout: Layout) -> list[Batch]:
 def prefill(
     graphdef: nnx.GraphDef[Decoder],
     params: Params,
-    batches: Sequence[Sequence[Batch]],
+    packed: Packed,
     length: Int32[np.ndarray, "X G"],
     sizes: Sizes,
+    shards: Shards,
 ) -> Prefixes:
     """Read packed prefixes, batch by batch, by one compiled program.
 
     Args:
         graphdef: definition of the decoder.
         params: its weights.
-        batches: batches of `pack_prefixes`.
-        length: tokens of each prefix.
+        packed: the packed prefixes.
+        length: tokens of each prefix of every shard.
         sizes: static sizes.
+        shards: all shards, and which of them this process has.
     """
-    first = np.zeros_like(length)
+    mesh = mesh_of(params)
+
+    def placed(values: np.ndarray) -> Array | np.ndarray:
+        """Return values of the local shards as an array of all shards."""
+        return values if mesh is None else put_local(values, shards, row_sharding(mesh))
+
+    each = (len(shards.local), sizes.requests)
     stored, last = _empty(graphdef, params, sizes)
-    for number, shards in enumerate(batches):
+    for number, of_shards in enumerate(packed.batches):
         begin = number * sizes.rows * sizes.row_tokens
-        leaf, owner = np.zeros((*length.shape, 2), np.int32), np.zeros(length.shape, np.int32)
-        for x, batch in enumerate(shards):
+        leaf, owner = np.zeros((*each, 2), np.int32), np.zeros(each, np.int32)
+        for x, batch in enumerate(of_shards):
             present = batch.example_id >= 0
-            rows, index = batch.leaf[present, 0].T
-            owners = batch.example_id[present]
-            first[x, owners] = begin + rows * sizes.row_tokens + index + 1 - length[x, owners]
             # Slots of the batch that no prefix fills write nowhere.
             owner[x] = np.where(present, batch.example_id, sizes.requests)
             leaf[x] = np.where(present[:, None], batch.leaf[:, 0], 0)
-        rows_of = (np.stack([getattr(batch, name) for batch in shards]) for name in ROW_ARRAYS)
-        stored, last = _read(graphdef, params, stored, last, (*rows_of, leaf, owner), np.int32(begin), sizes=sizes)
-    return Prefixes(stored, last, first, length)
+        rows_of = [np.stack([getattr(batch, name) for batch in of_shards]) for name in ROW_ARRAYS]
+        read = tuple(map(placed, (*rows_of, leaf, owner)))
+        stored, last = _read(graphdef, params, stored, last, read, np.int32(begin), sizes=sizes)
+    return Prefixes(stored, last, packed.first, length)
 
 
 def prefill_program(model: Model[Decoder], sizes: Sizes) -> tuple[Program, Prefixes]:
@@ -114,14 +142,18 @@ def prefill_program(model: Model[Decoder], sizes: Sizes) -> tuple[Program, Prefi
     assert isinstance(sharding, NamedSharding)
     with model.on_mesh():
         empty = jax.eval_shape(lambda params: _empty(model.graphdef, params, sizes), model.params)
-    place = NamedSharding(sharding.mesh, ROWS if sizes.shards > 1 else P())
+    place = row_sharding(sharding.mesh)
     stored, last = jax.tree.map(lambda x: shape_of(x, place), empty)
     each = (sizes.shards, sizes.requests)
-    rows = [jax.ShapeDtypeStruct((sizes.shards, sizes.rows, sizes.row_tokens), jnp.int32) for _ in ROW_ARRAYS]
-    leaf, owner = jax.ShapeDtypeStruct((*each, 2), jnp.int32), jax.ShapeDtypeStruct(each, jnp.int32)
+    packed = (sizes.shards, sizes.rows, sizes.row_tokens)
+    *rows, leaf, owner = (
+        jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place)
+        for shape in (*[packed] * len(ROW_ARRAYS), (*each, 2), each)
+    )
     begin = jax.ShapeDtypeStruct((), jnp.int32)
     call = (model.graphdef, model.params, stored, last, (*rows, leaf, owner), begin)
-    return Program("prefill", _read, call, {"sizes": sizes}), Prefixes(stored, last, owner, owner)  # type: ignore[arg-type]
+    length = jax.ShapeDtypeStruct(each, jnp.int32)
+    return Program("prefill", _read, call, {"sizes": sizes}), Prefixes(stored, last, length, length)  # type: ignore[arg-type]
 
 
 ROW_ARRAYS = ("token", "position", "visible_until")

@@ -66,6 +66,18 @@ class Samples(NamedTuple):
         return [Tokens.padded(self.token[:, n], content[:, n]) for n in range(content.shape[1])]
 
 
+def joined_samples(parts: Sequence[Samples]) -> Samples:
+    """Return the samples of several calls, in order; `fill` is the mean of theirs, `version` names all of theirs."""
+    if len(parts) == 1:
+        return parts[0]
+    token, length, finished, logp, drawn_logp = (
+        np.concatenate(column) for column in zip(*(part[:5] for part in parts), strict=True)
+    )
+    versions = dict.fromkeys(part.version for part in parts)
+    fill = float(np.mean([part.fill for part in parts]))
+    return Samples(token, length, finished, logp, drawn_logp, fill, " and ".join(versions))
+
+
 def sample(
     model: Model[Decoder],
     prefixes: Sequences,
@@ -106,11 +118,12 @@ def sample(
     lengths = [len(prefix) for _, prefix, _ in distinct]
     if min(lengths, default=0) == 0:
         raise ValueError("prefixes: every request needs at least one token; give each its closing tokens")
-    shards = model.shards
+    local = model.row_shards
+    shards = local.count
     sizes = sizes_of(lengths, n=n, capacity=capacity, config=config, shards=shards)
     dealt = [distinct[x::shards] for x in range(shards)]
-    batches = pack_prefixes([[prefix for _, prefix, _ in requests_X] for requests_X in dealt], sizes)
-    sizes = replace(sizes, batches=few(len(batches)))
+    packed = pack_prefixes([[prefix for _, prefix, _ in requests_X] for requests_X in dealt], sizes, local)
+    sizes = replace(sizes, batches=few(len(packed.batches)))
     ids = np.zeros((shards, sizes.requests), np.uint32)
     held = np.zeros((shards, sizes.requests), np.int32)
     own = np.ones((shards, sizes.requests, 2), np.float32)
@@ -121,7 +134,7 @@ def sample(
     order = _Order(*np.divmod([place[request] for request in requests], shards), shards, sizes.requests, n)
     with model.on_mesh():
         weights = gathered(model).params
-        read = prefill(model.graphdef, weights, batches, held, sizes)
+        read = prefill(model.graphdef, weights, packed, held, sizes, local)
         call = model.graphdef, weights, read, ids, own, np.array([seed >> 32, seed & 0xFFFF_FFFF], np.uint32)
         chosen: dict[str, Any] = {"sizes": sizes, "strategy": shared, "eos_ids": eos_ids}
         results = decode(*call, **chosen) if watch is None else _watched(call, chosen, order, watch)

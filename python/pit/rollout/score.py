@@ -10,17 +10,18 @@ import numpy as np
 from jaxtyping import Array, Float32, Int32
 
 from pit.config import GapForm
-from pit.data.packing import Layout, batch_shapes, pack
+from pit.data.local import pack_local
+from pit.data.packing import Layout, batch_shapes
 from pit.data.template import GapLeaves, gap_scoring, rollout
 from pit.data.tokens import Sequences, Tokens
 from pit.model.decoder import Decoder
-from pit.model.global_arrays import put, whole
+from pit.model.global_arrays import put_local, whole
 from pit.model.heads import RewardModel, row_logprobs
 from pit.model.model import Model
 from pit.model.params import Params, merge
 from pit.model.programs import Program
 from pit.model.sharding import mesh_of, row_sharding
-from pit.types import Batch, Topology
+from pit.types import LocalBatch, Topology
 from pit_kernels import centred_gap, symmetric_gap
 
 
@@ -36,16 +37,18 @@ class Scorer(ABC):
         self.model, self.layout = model, layout
 
     @abstractmethod
-    def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
+    def _scores(self, batch: LocalBatch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
         """Return the scores of a batch's leaves; `contents` counts the tokens of each before its EOS."""
 
-    def _placed(self, *arrays: np.ndarray) -> tuple[np.ndarray | Array, ...]:
+    def _placed(self, batch: LocalBatch, *names: str) -> tuple[np.ndarray | Array, ...]:
         """Return arrays of a batch, their rows or trees split over the devices of the model."""
-        mesh = mesh_of(self.model.params)
-        return arrays if mesh is None else tuple(put(values, row_sharding(mesh)) for values in arrays)
+        mesh, arrays = mesh_of(self.model.params), [getattr(batch.local, name) for name in names]
+        if mesh is None:
+            return tuple(arrays)
+        return tuple(put_local(values, batch.shards, row_sharding(mesh)) for values in arrays)
 
     def leaves(
-        self, columns: Sequence[Sequences], topology: Topology, packed: Sequence[Batch] | None = None
+        self, columns: Sequence[Sequences], topology: Topology, packed: Sequence[LocalBatch] | None = None
     ) -> Float32[np.ndarray, "n L"]:
         """Return the scores of all leaves of the trees that the columns fill.
 
@@ -58,7 +61,8 @@ class Scorer(ABC):
         filled = sorted((segment.leaf, segment.column) for segment in topology.segments if segment.leaf >= 0)
         contents = np.stack([tokens[column].length for _, column in filled], axis=1)
         scores = np.zeros(contents.shape, np.float32)
-        for batch in pack(tokens, topology, self.layout, shards=self.model.shards) if packed is None else packed:
+        parts = pack_local(tokens, topology, self.layout, self.model.row_shards) if packed is None else packed
+        for batch in parts:
             with self.model.on_mesh():
                 of_batch = self._scores(batch, contents[batch.example_id])
             present = batch.example_id >= 0
@@ -71,7 +75,7 @@ class Scorer(ABC):
         references: Sequences,
         outputs: Sequence[Sequences],
         form: GapForm,
-        packed: Sequence[Batch] | None = None,
+        packed: Sequence[LocalBatch] | None = None,
     ) -> Float32[np.ndarray, "G N"]:
         """Return the gap of N outputs over the reference of each input, in one form; `outputs[n][g]`.
 
@@ -125,13 +129,13 @@ class ModelScorer(Scorer):
         arrays = (jax.ShapeDtypeStruct(*shapes[name], sharding=row_sharding(mesh)) for name in _SCORED)
         return Program("scores", self._score, (self.model.params, *arrays))
 
-    def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
-        arrays = self._placed(*(getattr(batch, name) for name in _SCORED))
+    def _scores(self, batch: LocalBatch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
+        arrays = self._placed(batch, *_SCORED)
         scores: Float32[np.ndarray, "G L"] = whole(self._score(self.model.params, *arrays))
         return scores
 
     def quality(
-        self, inputs: Sequences, outputs: Sequence[Sequences], packed: Sequence[Batch] | None = None
+        self, inputs: Sequences, outputs: Sequence[Sequences], packed: Sequence[LocalBatch] | None = None
     ) -> Float32[np.ndarray, "G N"]:
         """Return r_P(x, y) of N outputs of each input; `outputs[n][g]`. `packed` as in `leaves`."""
         return self.leaves([inputs, *outputs], rollout(len(outputs), with_reference=False), packed)
@@ -170,11 +174,11 @@ class LikelihoodScorer(Scorer):
         super().__init__(model, layout)
         self._logprobs = jax.jit(logprobs)
 
-    def _scores(self, batch: Batch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
-        arrays = self._placed(batch.token, batch.position, batch.visible_until, batch.previous)
-        logp = whole(self._logprobs(self.model.params, *arrays))
+    def _scores(self, batch: LocalBatch, contents: Int32[np.ndarray, "G L"]) -> Float32[np.ndarray, "G L"]:
+        *arrays, leaves = self._placed(batch, "token", "position", "visible_until", "previous", "leaf")
+        logp, leaf = whole((self._logprobs(self.model.params, *arrays), leaves))
         before = np.pad(np.cumsum(logp, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
-        row, end = batch.leaf[:, :, 0], batch.leaf[:, :, 1]
+        row, end = leaf[:, :, 0], leaf[:, :, 1]
         # An output is contiguous: its content, and EOS at `end`.
         scores = before[row, end + 1] - before[row, np.maximum(end - contents, 0)]
         return np.asarray(scores, np.float32)

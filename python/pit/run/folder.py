@@ -21,13 +21,13 @@ from pit.data.tokenizer import Tokenizer
 from pit.model.decoder import Decoder
 from pit.model.model import Model
 from pit.model.pretrained import Pretrained
-from pit.model.sharding import make_mesh
+from pit.model.sharding import make_mesh, shards_of
 from pit.records import read_object
 from pit.rollout.sample import Sampler
 from pit.run.base import digest_of_base, load_base, pretrained_of
 from pit.seeds import Seed
 from pit.train.checkpoint import Checkpoints
-from pit.types import FOLDS
+from pit.types import FOLDS, Shards
 
 FORMAT_FILE = "template.json"
 """File of the chat format, in the folder of a run that starts from a pretrained model."""
@@ -81,20 +81,30 @@ class Run:
         words = ["pit", "run", "--config", str(config), "--out", str(out)]
         return shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
 
+    @property
+    def held(self) -> RunConfig | None:
+        """The config in the folder; None for a new one."""
+        path = self.folder / "config.json"
+        return _read(path) if path.is_file() else None
+
+    @property
+    def differing(self) -> list[str]:
+        """Parts of the config that differ from the folder's and may not change at any time."""
+        held = self.held
+        return [] if held is None else [name for name in _differing(self.config, held) if name not in FREE]
+
     def require_config(self) -> None:
         """Raise unless the folder is new, or belongs to a run with this config.
 
         Raises:
             ConfigError: it belongs to a run with another config.
         """
-        path = self.folder / "config.json"
-        if path.is_file():
-            differing = [name for name in _differing(self.config, _read(path)) if name not in FREE]
-            if differing:
-                raise ConfigError(
-                    f"{self.folder}: is the folder of a run with other {', '.join(differing)}; choose another --out, "
-                    "or repeat the settings it was started with"
-                )
+        differing = self.differing
+        if differing:
+            raise ConfigError(
+                f"{self.folder}: is the folder of a run with other {', '.join(differing)}; choose another --out, or "
+                "repeat the settings it was started with"
+            )
 
     def save_config(self) -> None:
         """Write the resolved config.
@@ -103,6 +113,10 @@ class Run:
             ConfigError: the folder belongs to a run with another config.
         """
         self.require_config()
+        self.replace_config()
+
+    def replace_config(self) -> None:
+        """Write the resolved config in the place of the folder's, whatever that says."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_file(self.folder / "config.json", (json.dumps(to_dict(self.config), indent=2) + "\n").encode())
 
@@ -155,6 +169,11 @@ class Run:
     def mesh(self) -> Mesh:
         """The device mesh."""
         return make_mesh(self.config.mesh)
+
+    @cached_property
+    def shards(self) -> Shards:
+        """Shards of the rows of a batch, and which of them this process has."""
+        return shards_of(self.mesh)
 
     @cached_property
     def base(self) -> Model[Decoder]:

@@ -17,7 +17,8 @@ from pit.atomic import write_file
 from pit.config import ConfigError, RefreshConfig, RunConfig, digest
 from pit.data import _core
 from pit.data.errors import DataError
-from pit.data.packing import Layout, pack
+from pit.data.local import pack_local
+from pit.data.packing import Layout
 from pit.data.store import Fold
 from pit.data.template import gap, quality
 from pit.data.tokens import Sequences, Tokens
@@ -30,7 +31,7 @@ from pit.seeds import Seed
 from pit.stages import reward, rl
 from pit.stages.supervised import Batches, supervised_stage
 from pit.train.log import make_reporter
-from pit.types import Batch, Topology
+from pit.types import LocalBatch, Shards, Topology
 
 BLOCK = 128
 """Prompts sampled at once."""
@@ -154,7 +155,7 @@ def _path(run: Run) -> Path:
     return run.folder / "refresh" / "pairs.jsonl"
 
 
-class Mix(Iterator[list[Batch]]):
+class Mix(Iterator[list[LocalBatch]]):
     """Endless steps of data pairs and new pairs; each step is a function of the seed and its number.
 
     Args:
@@ -163,7 +164,7 @@ class Mix(Iterator[list[Batch]]):
         topology: tree that each pair becomes.
         layout: static shape of a group.
         config: pairs per step and the share of data among them.
-        shards: data shards.
+        shards: shards of the rows.
         seed: root of the permutations.
     """
 
@@ -175,7 +176,7 @@ class Mix(Iterator[list[Batch]]):
         layout: Layout,
         config: RefreshConfig,
         *,
-        shards: int,
+        shards: Shards,
         seed: Seed,
     ) -> None:
         self._fold, self._pairs, self._topology, self._layout = fold, pairs, topology, layout
@@ -183,12 +184,12 @@ class Mix(Iterator[list[Batch]]):
         old = round(config.pairs * config.data_share)
         self._counts = {"old": old, "new": config.pairs - old}
 
-    def __next__(self) -> list[Batch]:
+    def __next__(self) -> list[LocalBatch]:
         old = self._fold.columns(self._places("old", len(self._fold)))
         new = [self._pairs[i] for i in self._places("new", len(self._pairs))]
         self._step += 1
         columns = [[*column, *(pair[c] for pair in new)] for c, column in enumerate(old)]
-        return pack(columns, self._topology, self._layout, shards=self._shards)
+        return pack_local(columns, self._topology, self._layout, self._shards)
 
     def _places(self, which: str, size: int) -> list[int]:
         """Return the next rows of one kind: every row once per epoch, in another order each time."""
@@ -219,14 +220,14 @@ def mixed_batches(session: Session, topology: Topology) -> Batches:
     Raises:
         DataError: the pairs have not been made.
     """
-    run, config, shards = session.run, session.settings, session.run.config.mesh.shards
+    run, config, shards = session.run, session.settings, session.run.shards
     pairs, layout = read_pairs(run), run.layout(config.packing)
     held_out = pairs[:: config.held_out_every]
     kept = [pair for i, pair in enumerate(pairs) if i % config.held_out_every] or held_out
     seed = run.seed.of(session.stage.name, "order")
     mix = Mix(run.fold(session.stage.fold), kept, topology, layout, config, shards=shards, seed=seed)
     columns = [[pair[c] for pair in held_out] for c in range(3)]
-    return Batches(mix, pack(columns, topology, layout, shards=shards))
+    return Batches(mix, pack_local(columns, topology, layout, shards))
 
 
 def _label(run: Run, services: Services) -> None:

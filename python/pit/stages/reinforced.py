@@ -120,16 +120,17 @@ def _keep_source(stage: Stage, run: Run) -> None:
         with stage.checkpoints(run, keep=stage.settings(run.config).keep) as checkpoints:
             return checkpoints.latest is not None
 
-    def keep(known: bool | None) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        function.keep_source(name, path, stage.name, trained if known is None else lambda: known)
-
     name = stage.settings(run.config).reward.function
     if name is not None:
         path = _kept(run, stage)
         # All processes open checkpoints together, so that the first one cannot look alone.
-        known = trained() if processes.many() else None
-        processes.by_first(lambda: keep(known), f"reward function of {stage.name}", path)
+        begun = trained()
+
+        def keep() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            function.keep_source(name, path, stage.name, lambda: begun)
+
+        processes.by_first(keep, f"reward function of {stage.name}", path)
 
 
 def _kept(run: Run, stage: Stage) -> Path:
@@ -159,7 +160,7 @@ def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
         models=PolicyAndAnchor(graphdef, config, models["anchor"].params, capacity),
         algorithm=algorithm_of(config, session.stage.section)(graphdef, config, capacity),
         layout=layout,
-        shards=run.config.mesh.shards,
+        shards=run.shards,
         sharding=row_sharding(run.mesh),
     )
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from pit.config import OptimizerConfig, RunConfig
 from pit.data.loader import Loader, count_steps
-from pit.data.packing import pack_trees
+from pit.data.local import pack_trees_local
 from pit.errors import PitError
 from pit.losses.total import Total
 from pit.model.adapters import DROPOUT
@@ -24,7 +24,7 @@ from pit.run.stage import DECODER, REWARD_MODEL, Kind, Role, Services, Stage
 from pit.train.checkpoint import Restored
 from pit.train.feed import Feed, StepLoader, to_device
 from pit.train.update import Arrays, Evaluation, LossFunction, TrainState
-from pit.types import Batch, Topology
+from pit.types import LocalBatch, Topology
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Batches:
     """Batches to train on, and held-out ones to measure by."""
 
     loader: StepLoader
-    held_out: list[Batch]
+    held_out: list[LocalBatch]
 
 
 # Twelve parameters: those of a stage, and what a supervised one adds.
@@ -120,7 +120,7 @@ def order_seed(run: Run, stage: Stage) -> int:
 def fold_batches(session: Session, topology: Topology) -> Batches:
     """Return planned batches of the stage's fold, and trees of the eval fold in the stage's shape, packed once."""
     run, stage, config = session.run, session.stage, session.settings
-    layout, shards = run.layout(config.packing), run.config.mesh.shards
+    layout, shards = run.layout(config.packing), run.shards
     loader = Loader(
         run.fold(stage.fold),
         topology,
@@ -132,7 +132,7 @@ def fold_batches(session: Session, topology: Topology) -> Batches:
     )
     held_out = run.fold("eval")
     trees = min(config.evaluate_trees, len(held_out))
-    return Batches(loader, pack_trees(held_out.table, held_out.lengths()[:trees], topology, layout, shards=shards))
+    return Batches(loader, pack_trees_local(held_out.table, held_out.lengths()[:trees], topology, layout, shards))
 
 
 class SupervisedTask:

@@ -10,19 +10,16 @@ from jax.sharding import NamedSharding
 from jaxtyping import Int64
 
 from pit.data.packing import Layout, batch_shapes
-from pit.model.global_arrays import put
+from pit.model.global_arrays import put_local
 from pit.train.update import Arrays
-from pit.types import Batch, Topology
+from pit.types import LocalBatch, Topology
 
 _MODEL_ARRAYS = ("token", "position", "visible_until", "previous", "loss_weight", "leaf")
 
 
-def to_device(batch: Batch, sharding: NamedSharding) -> dict[str, jax.Array]:
-    """Return the arrays of a batch that models and losses read, rows and trees split over the data shards.
-
-    Every process has the whole batch, and places the rows of its own devices.
-    """
-    return {name: put(getattr(batch, name), sharding) for name in _MODEL_ARRAYS}
+def to_device(batch: LocalBatch, sharding: NamedSharding) -> dict[str, jax.Array]:
+    """Return the arrays of a batch that models and losses read, rows and trees split over the data shards."""
+    return {name: put_local(getattr(batch.local, name), batch.shards, sharding) for name in _MODEL_ARRAYS}
 
 
 def shapes_of(topology: Topology, layout: Layout, sharding: NamedSharding) -> dict[str, jax.ShapeDtypeStruct]:
@@ -30,11 +27,6 @@ def shapes_of(topology: Topology, layout: Layout, sharding: NamedSharding) -> di
     mesh = sharding.mesh
     shapes = batch_shapes(mesh.shape["data"] * mesh.shape["fsdp"], topology, layout)
     return {name: jax.ShapeDtypeStruct(*shapes[name], sharding=sharding) for name in _MODEL_ARRAYS}
-
-
-def live_tokens(batch: Batch) -> int:
-    """Return the number of tokens of a batch that are not padding."""
-    return int(np.count_nonzero(batch.visible_until > np.arange(batch.token.shape[1], dtype=np.int32)))
 
 
 class StepBatches(NamedTuple):
@@ -55,7 +47,7 @@ class StepBatches(NamedTuple):
 class StepLoader(Protocol):
     """Endless steps of microbatches, resumable at any of them by JSON values."""
 
-    def __next__(self) -> list[Batch]:
+    def __next__(self) -> list[LocalBatch]:
         """Return the microbatches of the next step."""
 
     def state(self) -> dict[str, Any]:
@@ -86,8 +78,7 @@ class Feed(Iterator[StepBatches]):
         batches = next(self._loader)
         wait_s = time.perf_counter() - begin
         arrays = [to_device(batch, self._sharding) for batch in batches]
-        tokens = sum(map(live_tokens, batches))
-        slots = sum(b.token.size for b in batches)
+        tokens, slots = sum(batch.tokens for batch in batches), sum(batch.slots for batch in batches)
         step = StepBatches(arrays, [b.example_id for b in batches], tokens, slots, wait_s)
         return step, self._loader.state()
 
