@@ -1,0 +1,202 @@
+"""One training step on trees of shared prefixes against the same sequences apart, in a plain JAX loop.
+
+    python bench/trees.py            # two small problems
+    python bench/trees.py --full     # 2 to 16 answers, 1 to 4 turns, and agents that branch; writes the results
+
+Both layouts come from `pit_kernels.trees.pack`, which packs rows of the same length full, and go through the same
+compiled step: loss and gradients of all sequences. A problem has as many trees as fill its rows. Layouts alternate in
+one process; ratios are taken round by round. The share of a problem is time ratio over token ratio: 1 means that
+computing a token of a tree costs as much as computing one of a separate sequence.
+"""
+
+import argparse
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from _evidence.markdown import table
+from _measure import alternate, keep, origin, results_file, size_options, spread
+from pit_kernels import three_way_attention, trees
+from pit_kernels.microbench.tables import write_place
+from pit_kernels.trees import TreeRows
+
+Params = dict[str, Any]
+Tokens = list[int]
+Forest = list[list[Tokens]]
+"""Trees, each as its paths."""
+
+WIDTH, HEADS, LAYERS, VOCABULARY = 256, 4, 4, 1024
+ROW_LENGTH = 2048
+PROMPT, TURN = 256, 48
+"""Mean tokens of a prompt and of a turn; each is drawn from half of it to one and a half times it."""
+
+PAGE = Path(__file__).parents[1] / "docs/guides/train-on-trees.md"
+
+AGENTS, AGENT_TURNS = 8, 10
+"""Rollouts of an agent's tree, and turns of each."""
+
+
+def tree_of_turns(answers: int, turns: int, rng: np.random.Generator) -> list[Tokens]:
+    """Return paths of a prompt and some turns that branch alike everywhere, as late as they can, into so many answers.
+
+    >>> paths = tree_of_turns(4, 3, np.random.default_rng(0))
+    >>> len(paths), len({tuple(path[:PROMPT // 2]) for path in paths})
+    (4, 1)
+    """
+    factors = [1] * turns
+    for n in range(int(math.log2(answers))):
+        factors[turns - 1 - n % turns] *= 2
+    paths = [_words(PROMPT, rng)]
+    for factor in factors:
+        paths = [[*path, *_words(TURN, rng)] for path in paths for _ in range(factor)]
+    return paths
+
+
+def tree_of_agents(rng: np.random.Generator) -> list[Tokens]:
+    """Return rollouts of an agent: each leaves an earlier one before a random turn and goes on alone."""
+    rollouts = [[_words(PROMPT, rng)] + [_words(TURN, rng) for _ in range(AGENT_TURNS)]]
+    for _ in range(AGENTS - 1):
+        earlier, kept = rollouts[rng.integers(len(rollouts))], int(rng.integers(1, AGENT_TURNS + 1))
+        rollouts.append(earlier[:kept] + [_words(TURN, rng) for _ in range(AGENT_TURNS + 1 - kept)])
+    return [[token for turn in rollout for token in turn] for rollout in rollouts]
+
+
+def _words(mean: int, rng: np.random.Generator) -> Tokens:
+    words: Tokens = rng.integers(0, VOCABULARY, rng.integers(mean // 2, mean * 3 // 2 + 1)).tolist()
+    return words
+
+
+def filled(draw: Callable[[], list[Tokens]], rows: int) -> list[Tokens]:
+    """Return the paths of as many trees as so many rows hold."""
+    paths = draw()
+    while True:
+        more = [*paths, *draw()]
+        if trees.pack(more, row_length=ROW_LENGTH).token.shape[0] > rows:
+            return paths
+        paths = more
+
+
+def initial(seed: int) -> Params:
+    """Return the weights of a small decoder with learned positions."""
+    rng = np.random.default_rng(seed)
+
+    def weight(*shape: int) -> Array:
+        return jnp.asarray(rng.normal(0, shape[0] ** -0.5, shape), jnp.float32)
+
+    sizes = {"qkv": (WIDTH, 3 * WIDTH), "out": (WIDTH, WIDTH), "up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH)}
+    layers = [{name: weight(*size) for name, size in sizes.items()} for _ in range(LAYERS)]
+    return {"token": weight(VOCABULARY, WIDTH), "position": weight(ROW_LENGTH, WIDTH), "layers": layers}
+
+
+def _norm(x: Array) -> Array:
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+
+
+@jax.jit
+@jax.value_and_grad
+def step(params: Params, tree: TreeRows, weight: Array) -> Array:
+    """Return the weighted negative log-likelihood of all paths, and its gradient."""
+    x = params["token"][tree.token] + params["position"][tree.position]
+    for layer in params["layers"]:
+        q, k, v = (part.reshape(*x.shape[:2], HEADS, -1) for part in jnp.split(_norm(x) @ layer["qkv"], 3, axis=-1))
+        x = x + three_way_attention(q, k, v, jnp.asarray(tree.visible_until)).reshape(x.shape) @ layer["out"]
+        x = x + jax.nn.gelu(_norm(x) @ layer["up"]) @ layer["down"]
+    logp = trees.to_paths(trees.row_logprob(_norm(x), params["token"], tree), tree)
+    return -jnp.sum(logp * weight) / jnp.sum(weight)
+
+
+def measure(paths: list[Tokens], params: Params, rounds: int) -> dict[str, Any]:
+    """Return the figures of both layouts of the same paths."""
+    layouts = {
+        "trees": trees.pack(paths, row_length=ROW_LENGTH),
+        "apart": trees.pack(paths, row_length=ROW_LENGTH, share=False),
+    }
+    device = {name: jax.tree.map(jnp.asarray, rows) for name, rows in layouts.items()}
+    weight = jnp.asarray(trees.path_values([1.0] * len(paths), layouts["trees"]))
+
+    def run(rows: TreeRows) -> Any:
+        return jax.block_until_ready(step(params, rows, weight))
+
+    results = {name: run(rows) for name, rows in device.items()}
+    seconds = alternate({name: functools.partial(run, rows) for name, rows in device.items()}, rounds)
+    whole, apart = layouts["trees"], layouts["apart"]
+    tokens = apart.tokens / whole.tokens
+    ratio = seconds["apart"] / seconds["trees"]
+    gradients = [jax.tree.leaves(results[name][1]) for name in layouts]
+    return {
+        "paths": len(paths),
+        "tokens": {"trees": whole.tokens, "apart": apart.tokens},
+        "rows": {"trees": whole.token.shape[0], "apart": apart.token.shape[0]},
+        "seconds": {name: spread(values) for name, values in seconds.items()},
+        "token_ratio": round(tokens, 3),
+        "time_ratio": spread(ratio),
+        "share": spread(ratio / tokens, 3),
+        "loss_difference": abs(float(results["trees"][0] - results["apart"][0])),
+        "gradient_difference": max(float(jnp.abs(a - b).max()) for a, b in zip(*gradients, strict=True)),
+        "kv_bytes_copied": {
+            "trees": 0,
+            "gathered_per_path": 2 * LAYERS * WIDTH * 4 * (apart.tokens - whole.tokens),
+        },
+    }
+
+
+def problems(full: bool, seed: int) -> dict[str, list[Tokens]]:
+    """Return the paths of each problem by its name."""
+    rng, rows = np.random.default_rng(seed), 2 if full else 1
+    sizes = [(answers, turns) for turns in (1, 2, 3, 4) for answers in (2, 4, 8, 16)] if full else [(4, 1)]
+    named = {
+        f"{answers} answers, depth {turns}": filled(functools.partial(tree_of_turns, answers, turns, rng), rows)
+        for answers, turns in sizes
+    }
+    return named | {f"agents: {AGENTS} rollouts, {AGENT_TURNS} turns": filled(lambda: tree_of_agents(rng), rows)}
+
+
+def in_markdown(measured: dict[str, Any]) -> str:
+    """Return the figures as the table of the guide: a line per problem."""
+    lines = [
+        [
+            name,
+            f"{row['token_ratio']:.2f}",
+            "{median:.2f} [{min:.2f}, {max:.2f}]".format(**row["time_ratio"]),
+            f"{row['share']['median']:.2f}",
+            f"{row['kv_bytes_copied']['gathered_per_path'] / 2**20:.0f} MiB",
+        ]
+        for name, row in measured.items()
+    ]
+    head = ["sequences", "tokens, apart over trees", "seconds, apart over trees", "share", "K/V of a gathering layout"]
+    return table(head, lines)
+
+
+def main() -> None:
+    """Measure and report every problem."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, help="timed rounds [2; with --full 5]")
+    parser.add_argument("--seed", type=int, default=0)
+    size_options(parser, "trees")
+    options = parser.parse_args()
+    rounds = options.rounds or (5 if options.full else 2)
+    params = initial(options.seed)
+    named = problems(options.full, options.seed)
+    rows: dict[str, Any] = {
+        "what": "seconds of loss and gradients of all sequences; trees share prefixes, apart is the same without",
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "model": f"{LAYERS} layers of width {WIDTH}, {HEADS} heads, vocabulary {VOCABULARY}, rows of {ROW_LENGTH}",
+        **origin(options.seed, rounds),
+        "problems": {name: measure(paths, params, rounds) for name, paths in named.items()},
+    }
+    if options.full:
+        write_place(PAGE, "trees table", in_markdown(rows["problems"]))
+    shares = [row["share"]["median"] for row in rows["problems"].values()]
+    summary = f"time ratio over token ratio: {min(shares):.2f} to {max(shares):.2f} in {len(shares)} problems"
+    keep(results_file(options, "trees"), rows, summary)
+
+
+if __name__ == "__main__":
+    main()
