@@ -11,7 +11,7 @@ from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pit_kernels import trees
+from pit_kernels import leaf_scores, trees
 from pit_kernels.conformance import judge_model
 
 PATHS, LONGEST, ROWS = 6, 6, 6
@@ -120,3 +120,13 @@ def test_padding_and_first_tokens_send_no_gradient():
     assert np.isfinite(float(value))
     assert np.isfinite(np.asarray(gradient)).all()
     assert not np.asarray(gradient)[:, 1:].any()
+
+
+def test_scores_are_read_at_the_end_of_every_path():
+    (rows,) = trees.pack([[1, 2, 3], [1, 4], [5]], row_length=4).batches(2, paths=4)
+    hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3)), jnp.float32)
+    head = jnp.arange(3, dtype=jnp.float32)
+    scores = leaf_scores(hidden, jnp.asarray(rows.leaf[:, None]), jnp.ones(3, jnp.float32), head, eps=1e-6)
+    last = np.stack([hidden[row, t] for row, t in rows.leaf[:3]])
+    expected = (last / np.sqrt((last**2).mean(axis=1, keepdims=True) + 1e-6)) @ np.asarray(head)
+    np.testing.assert_allclose(scores[:, 0], [*expected, 0.0], atol=1e-5)
