@@ -4,9 +4,10 @@
     python bench/trees.py --full     # 2 to 16 answers, 1 to 4 turns, and agents that branch; writes the results
 
 Both layouts come from `pit_kernels.trees.pack`, which packs rows of the same length full, and go through the same step:
-loss and gradients of all sequences. A problem has as many trees as fill four rows. Layouts alternate in one process,
-and ratios are taken round by round, of processor time, so that other work on the machine counts little. The share of a
-problem is time ratio over token ratio: 1 means that a token of a tree costs as much as one of a separate sequence.
+loss and gradients of all sequences. A problem has as many trees as a row holds. Layouts alternate in one process, and
+ratios are taken round by round, of processor time, so that other work on the machine counts little. The share of a
+problem is time ratio over slot ratio, the ratio of tokens with the padding of rows: 1 means that a slot of a tree's row
+costs as much as one of separate sequences.
 """
 
 import argparse
@@ -30,15 +31,16 @@ from pit_kernels.trees import TreeRows
 
 Params = dict[str, Any]
 Tokens = list[int]
-Forest = list[list[Tokens]]
-"""Trees, each as its paths."""
 
-WIDTH, HEADS, LAYERS, VOCABULARY = 256, 4, 2, 1024
+WIDTH, HEADS, LAYERS, VOCABULARY = 256, 4, 1, 1024
 ROW_LENGTH = 2048
 PROMPT, TURN = 256, 48
 """Mean tokens of a prompt and of a turn; each is drawn from half of it to one and a half times it."""
 
 PAGE = Path(__file__).parents[1] / "docs/guides/train-on-trees.md"
+
+SIZES = [(2, 1), (4, 1), (8, 1), (16, 1), (8, 2), (8, 3), (2, 4), (4, 4), (8, 4), (16, 4)]
+"""Answers and turns of each problem."""
 
 AGENTS, AGENT_TURNS = 8, 10
 """Rollouts of an agent's tree, and turns of each."""
@@ -74,12 +76,12 @@ def _words(mean: int, rng: np.random.Generator) -> Tokens:
     return words
 
 
-def filled(draw: Callable[[], list[Tokens]], rows: int) -> list[Tokens]:
-    """Return the paths of as many trees as so many rows hold, at least of one."""
+def filled(draw: Callable[[], list[Tokens]]) -> list[Tokens]:
+    """Return the paths of as many trees as a row holds, at least of one."""
     paths = draw()
     while True:
         more = [*paths, *draw()]
-        if trees.pack(more, row_length=ROW_LENGTH).token.shape[0] > rows:
+        if trees.pack(more, row_length=ROW_LENGTH).token.shape[0] > 1:
             return paths
         paths = more
 
@@ -121,16 +123,17 @@ def measure(paths: list[Tokens], params: Params, rounds: int) -> dict[str, Any]:
     ones = [1.0] * len(paths)
     weights = {name: trees.to_rows(jnp.asarray(trees.path_values(ones, rows)), rows) for name, rows in layouts.items()}
 
-    def run(name: str) -> Any:
+    results: dict[str, Any] = {}
+
+    def run(name: str) -> None:
         # Without the tables of paths, which no model needs, one program serves all problems with as many rows.
         rows = layouts[name]._replace(leaf=None, place=None, path=None)
-        return jax.block_until_ready(step(params, rows, weights[name]))
+        results[name] = jax.block_until_ready(step(params, rows, weights[name]))
 
-    results = {name: run(name) for name in layouts}
     calls = {name: functools.partial(run, name) for name in layouts}
     seconds = alternate(calls, rounds, time.process_time)
     whole, apart = layouts["trees"], layouts["apart"]
-    tokens = apart.tokens / whole.tokens
+    slots = apart.token.shape[0] / whole.token.shape[0]
     ratio = seconds["apart"] / seconds["trees"]
     gradients = [jax.tree.leaves(results[name][1]) for name in layouts]
     return {
@@ -139,9 +142,10 @@ def measure(paths: list[Tokens], params: Params, rounds: int) -> dict[str, Any]:
         "rows": {"trees": whole.token.shape[0], "apart": apart.token.shape[0]},
         "packed_tokens_per_s": float(f"{packed.path_tokens / packing_s:.3g}"),
         "seconds": {name: spread(values) for name, values in seconds.items()},
-        "token_ratio": round(tokens, 3),
+        "token_ratio": round(apart.tokens / whole.tokens, 3),
+        "slot_ratio": round(slots, 3),
         "time_ratio": spread(ratio),
-        "share": spread(ratio / tokens, 3),
+        "share": spread(ratio / slots, 3),
         "loss_difference": abs(float(results["trees"][0] - results["apart"][0])),
         "gradient_difference": max(float(jnp.abs(a - b).max()) for a, b in zip(*gradients, strict=True)),
         "kv_bytes_copied": {
@@ -153,13 +157,13 @@ def measure(paths: list[Tokens], params: Params, rounds: int) -> dict[str, Any]:
 
 def problems(full: bool, seed: int) -> dict[str, list[Tokens]]:
     """Return the paths of each problem by its name."""
-    rng, rows = np.random.default_rng(seed), 4 if full else 1
-    sizes = [(answers, turns) for turns in (1, 2, 3, 4) for answers in (2, 4, 8, 16)] if full else [(4, 1)]
+    rng = np.random.default_rng(seed)
+    sizes = SIZES if full else SIZES[1:2]
     named = {
-        f"{answers} answers, depth {turns}": filled(functools.partial(tree_of_turns, answers, turns, rng), rows)
+        f"{answers} answers, depth {turns}": filled(functools.partial(tree_of_turns, answers, turns, rng))
         for answers, turns in sizes
     }
-    return named | {f"agents: {AGENTS} rollouts, {AGENT_TURNS} turns": filled(lambda: tree_of_agents(rng), rows)}
+    return named | {f"agents: {AGENTS} rollouts, {AGENT_TURNS} turns": filled(lambda: tree_of_agents(rng))}
 
 
 def in_markdown(measured: dict[str, Any]) -> str:
@@ -168,13 +172,14 @@ def in_markdown(measured: dict[str, Any]) -> str:
         [
             name,
             f"{row['token_ratio']:.2f}",
+            f"{row['slot_ratio']:.2f}",
             "{median:.2f} [{min:.2f}, {max:.2f}]".format(**row["time_ratio"]),
             f"{row['share']['median']:.2f}",
             f"{row['kv_bytes_copied']['gathered_per_path'] / 2**20:.0f} MiB",
         ]
         for name, row in measured.items()
     ]
-    head = ["sequences", "tokens, apart over trees", "seconds, apart over trees", "share", "K/V of a gathering layout"]
+    head = ["sequences", "tokens, apart over trees", "slots", "seconds", "share", "K/V of a gathering layout"]
     return table(head, lines)
 
 
@@ -198,7 +203,7 @@ def main() -> None:
     if options.full:
         write_place(PAGE, "trees table", in_markdown(rows["problems"]))
     shares = [row["share"]["median"] for row in rows["problems"].values()]
-    summary = f"time ratio over token ratio: {min(shares):.2f} to {max(shares):.2f} in {len(shares)} problems"
+    summary = f"time ratio over slot ratio: {min(shares):.2f} to {max(shares):.2f} in {len(shares)} problems"
     keep(results_file(options, "trees"), rows, summary)
 
 
