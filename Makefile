@@ -1,4 +1,5 @@
-# One command a task. Everything runs in .venv, which is made once and remade when what it is built from changes.
+# One command a task. Everything runs in a virtual environment, which is made once and remade when what it is built from
+# changes: .venv, or .venv-3.13 where .venv has another Python than PYTHON=python3.13.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -6,44 +7,67 @@ SHELL := bash
 
 PYTHON ?= python3
 JOBS ?= 2
+# Major and minor version of PYTHON, and of the Python that made .venv; empty where there is none.
+ASKED := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+MADE := $(shell sed -n 's/^version = \([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2>/dev/null)
+# Without PYTHON=, an environment that is there is taken as it is.
+ifeq ($(origin PYTHON),file)
 VENV := .venv
+VERSION := $(or $(MADE),$(ASKED))
+else
+VENV := $(if $(filter-out $(ASKED),$(MADE)),.venv-$(ASKED),.venv)
+VERSION := $(ASKED)
+endif
+# The newest packages have left Python 3.11 behind, so each Python has one set of versions.
+CONSTRAINTS := $(if $(filter 3.11,$(VERSION)),constraints.txt,constraints-newest.txt)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 # A file's tests share what it makes. Files go out in the order of tests/conftest.py, the longest first.
 WORKERS := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 CPP_SOURCES := $(shell find cpp -type f)
-# The virtual environment's tools come first, so that cmake and ninja are those of constraints.txt.
+# The virtual environment's tools come first, so that cmake and ninja have the pinned versions.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test test-gpu test-all properties lint bench sanitize fuzz clean
+.PHONY: help venv demo test test-newest test-gpu test-all properties lint bench sanitize fuzz clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## make .venv: download the pinned packages, compile the C++ core
 
-$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(CPP_SOURCES)
+$(STAMP): pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(CPP_SOURCES)
 	@command -v $(PYTHON) >/dev/null || { echo "PYTHON=$(PYTHON) is not on PATH; name one: make venv PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"PYTHON=$(PYTHON) is Python {sys.version.split()[0]}; PIT needs 3.11 or newer: make venv PYTHON=/path/to/python3.11")'
 	@$(PYTHON) -c 'import os, sys, sysconfig as s; os.path.exists(os.path.join(s.get_path("include"), "Python.h")) or sys.exit("PYTHON=$(PYTHON) has no C headers (Python.h); install the python3-dev package that belongs to it")'
 	@command -v $(firstword $(CXX)) >/dev/null || { echo "CXX=$(CXX) is not a C++ compiler on PATH; install g++ or clang, or name one: make venv CXX=clang++" >&2; exit 1; }
 	@if [ -x $(BIN)/python ]; then echo "venv 1/3: $(VENV) exists and is reused"; else echo "venv 1/3: creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
 	@echo "venv 2/3: build tools (downloads about 31 MB the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt scikit-build-core pybind11 cmake ninja
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) scikit-build-core pybind11 cmake ninja
 	@echo "venv 3/3: PIT with its dependencies (downloads about 536 MB the first time), then compiling the C++ core"
-	@CXX="$(CXX)" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[test,dev]'
+	@CXX="$(CXX)" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c $(CONSTRAINTS) -e '.[test,dev]'
 	@touch $@
 	@echo "venv: ready"
 
 demo: $(STAMP)  ## run the whole method on a small synthetic task; results go to runs/demo
 	$(BIN)/pit run demo --out runs/demo
 
-test: $(STAMP)  ## run the fast tests
+TESTS ?=
+
+test: $(STAMP)  ## run the fast tests (TESTS="tests/kernels tests/model": only these; PYTHON=python3.13: on the newest JAX)
 	@echo "test: all but the tests marked slow (those are part of make test-all)"
-	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS) $(TESTS)
+
+# What JAX, Flax, Optax, Orbax and Grain change shows in these.
+NEWEST ?= python3.13 python3.12
+NEWEST_TESTS := tests/kernels tests/model tests/losses tests/train tests/rollout tests/rl tests/data/test_prefetch.py
+
+test-newest:  ## run the tests that a new JAX may break, with python3.13 or 3.12 and constraints-newest.txt
+	@for python in $(NEWEST); do \
+	  if $$python -c '' 2>/dev/null; then exec $(MAKE) test PYTHON=$$python TESTS="$(NEWEST_TESTS)"; fi; \
+	done; echo "none of $(NEWEST) runs; name one: make test-newest NEWEST=/path/to/python3.13" >&2; exit 1
 
 # Apart from .venv: where JAX finds a CUDA plugin, it looks for a GPU in every command.
-GPU_TEST := $(CURDIR)/build/gpu-test
+GPU_TEST := $(CURDIR)/build/gpu-test$(VENV:.venv%=%)
 
 test-gpu: $(STAMP) $(GPU_TEST)/.stamp  ## interpret and compile the GPU kernels, without a GPU (downloads 470 MB the first time)
 	@echo "test-gpu 1/2: in Triton's interpreter, float32 and float16"
@@ -51,9 +75,9 @@ test-gpu: $(STAMP) $(GPU_TEST)/.stamp  ## interpret and compile the GPU kernels,
 	@echo "test-gpu 2/2: lowered and assembled for sm_80, sm_90 and sm_100"
 	PYTHONPATH=$(GPU_TEST) $(BIN)/python -m pytest $(WORKERS) tests/kernels/test_triton_compiled.py
 
-$(GPU_TEST)/.stamp: constraints.txt
+$(GPU_TEST)/.stamp: $(CONSTRAINTS)
 	@echo "test-gpu: installing Triton into build/gpu-test (1.5 GB on disk)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade -c constraints.txt --target $(GPU_TEST) triton jax-triton jax-cuda12-plugin jax-cuda12-pjrt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade -c $(CONSTRAINTS) --target $(GPU_TEST) triton jax-triton jax-cuda12-plugin jax-cuda12-pjrt
 	@touch $@
 
 test-all: $(STAMP)  ## run every test, the slow ones too
@@ -111,4 +135,4 @@ fuzz: $(STAMP)  ## feed a million damaged stores and states each to their reader
 	@gcov --no-output $(VALIDATORS:%=build/coverage/CMakeFiles/pit_core.dir/cpp/src/%.cpp.gcda) | grep -A1 "cpp/src/" | grep -v "^--"
 
 clean:  ## remove the environment, the builds and the caches; runs/ stays
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

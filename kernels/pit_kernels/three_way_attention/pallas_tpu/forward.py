@@ -14,6 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
+from pit_kernels import versions
 from pit_kernels.three_way_attention.pallas_tpu import shared
 from pit_kernels.three_way_attention.pallas_tpu.shared import UNSEEN, Kernel
 from pit_kernels.three_way_attention.visible_blocks import KEYS
@@ -193,7 +194,7 @@ def _inverse(x: Array, dtype: Any) -> Array:
     """Return 1 / x to the precision of `dtype`: for bfloat16 one Newton step after the hardware's estimate."""
     if dtype != jnp.bfloat16:
         return 1 / x
-    estimate = pl.reciprocal(x, approx=True)
+    estimate = versions.reciprocal(x, approx=True)
     refined: Array = estimate * (2 - x * estimate)
     return refined
 
