@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import jax
 
@@ -20,9 +21,9 @@ from pit.stages.graph import stages_of
 
 @functools.cache
 def shapes_of_model(
-    config: ModelConfig, vocab_size: int, kind: type[Decoder] | type[RewardModel], adapter: AdapterConfig | None = None
+    config: ModelConfig, vocab_size: int, kind: type[Any], adapter: AdapterConfig | None = None
 ) -> Mapping[str, jax.ShapeDtypeStruct]:
-    """Return the shapes of a model's parameters."""
+    """Return the shapes of the parameters of a model of a kind: Decoder or RewardModel."""
     return MappingProxyType(abstract(kind, config, vocab_size, adapter)[1])
 
 
