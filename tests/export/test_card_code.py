@@ -1,5 +1,6 @@
 """The code of model cards, run on stand-ins for transformers and PEFT: it lays out text as the run does."""
 
+import json
 import re
 import sys
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from pit.stages import reward, rl, rl_iterated
 from pit.types import Message
 
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
-PROMPT, REFERENCE, ANSWER = "describe the red lamp, please", "it is small", "it is cheap"
+PROMPT, REFERENCE, ANSWER = "red lamp?", "is small", "is cheap"
 
 
 def score_of(ids):
@@ -30,8 +31,8 @@ class Folder:
     def __init__(self, path, eos_ids):
         self.asked, self.path = [], path
         self.inner = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
-        names = [token.content for token in self.inner.get_added_tokens_decoder().values()]
-        special = {"bos_token": "<s>", "eos_token": "</s>"} if "<s>" in names else {}
+        settings = json.loads((path / "tokenizer_config.json").read_text())
+        special = {name: text for name, text in settings.items() if name.endswith("_token")}
         self.format = ChatFormat((path / "chat_template.jinja").read_text(), special, eos_ids)
 
     def apply_chat_template(self, turns, *, return_tensors, return_dict, add_generation_prompt=False, **options):
@@ -55,11 +56,11 @@ class Folder:
         return SimpleNamespace(logits=np.array([[score_of(input_ids[0])]]))
 
 
-@pytest.fixture(scope="module", params=["chatml", "mistral", "roles"])
+@pytest.fixture(scope="module", params=["mistral", "roles"])
 def run(request, tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "roles":
-        run = finished_run.role_run(folder)
+        run = finished_run.role_run(folder, "tiny")
     else:
         run = finished_run.chat_run(folder, request.param, *finished_run.ADAPTERS)
     return finished_run.finish(run, "rl-policy", "rl-improver-1", "reward-gap", "reward-quality")
@@ -96,15 +97,13 @@ def path(run, *, reference=None, answer=None):
     return ids if answer is None else [*ids, *template.encode_answer(answer), close.eos]
 
 
-@pytest.mark.parametrize("form", ["merged", "adapter"])
-def test_an_improver_is_asked_as_in_the_run(run, card, form):
-    if form == "adapter" and rl.POLICY.adapter(run.config) is None:
-        pytest.skip("this run trains all its weights")
-    says = [*run.template.encode_answer(ANSWER), run.template.closings.eos]
-    names, folder = card(rl_iterated.IMPROVER_1, form)
-    folder.says = says
-    assert names["improve"](PROMPT, REFERENCE) == ANSWER
-    assert folder.asked == [path(run, reference=REFERENCE)]
+def test_an_improver_is_asked_as_in_the_run(run, card):
+    adapted = rl.POLICY.adapter(run.config) is not None
+    for form in ("merged", "adapter") if adapted else ("merged",):
+        names, folder = card(rl_iterated.IMPROVER_1, form)
+        folder.says = [*run.template.encode_answer(ANSWER), run.template.closings.eos]
+        assert names["improve"](PROMPT, REFERENCE) == ANSWER
+        assert folder.asked == [path(run, reference=REFERENCE)]
 
 
 def test_a_policy_is_asked_as_in_the_run(run, card):
