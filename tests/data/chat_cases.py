@@ -1,4 +1,4 @@
-"""Chat formats with small tokenizers: minimal forms of those of SmolLM2, Llama 3, Gemma, Qwen 2.5 and Qwen 3."""
+"""Chat formats with small tokenizers: minimal forms of those of known models."""
 
 import functools
 import json
@@ -26,6 +26,8 @@ WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n
 CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 THINK = ("<think>", "</think>")
 LLAMA = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+SENTENCE = ("<unk>", "<s>", "</s>")
+MISTRAL = (*SENTENCE, "[INST]", "[/INST]")
 GEMMA = ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>")
 
 
@@ -44,11 +46,20 @@ def byte_level(special, plain=(), words=None):
     return inner
 
 
-def sentence_level(special):
-    """Return a BPE over whole texts with spaces as letters and bytes for rare characters, as Gemma's."""
+def sentence_level(special, prefix="none"):
+    """Return a BPE over whole texts with spaces as letters and bytes for rare characters, as Gemma's.
+
+    Llama 2's puts a space before each text between special tokens, "all", and Mistral's newer one before the "first".
+    """
     inner = tokenizers.Tokenizer(models.BPE(byte_fallback=True))
-    inner.normalizer = normalizers.Replace(" ", "\u2581")
-    inner.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    blank = normalizers.Replace(" ", "\u2581")
+    parts = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if prefix == "first":
+        inner.pre_tokenizer = pre_tokenizers.Metaspace("\u2581", prepend_scheme="first", split=False)
+    else:
+        prepend = [normalizers.Prepend("\u2581")] if prefix == "all" else []
+        inner.normalizer = normalizers.Sequence([*prepend, blank]) if prepend else blank
+    inner.decoder = decoders.Sequence([*parts, *([] if prefix == "none" else [decoders.Strip(" ", 1, 0)])])
     names = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=430, special_tokens=names, show_progress=False)
     inner.train_from_iterator(TEXTS, trainer)
@@ -63,6 +74,9 @@ def tokenizer(name):
     """Return the tokenizer of a format."""
     if name.startswith("gemma"):
         return Tokenizer.pretrained(sentence_level(GEMMA).to_str())
+    if name in ("zephyr", "mistral"):
+        special, prefix = (SENTENCE, "all") if name == "zephyr" else (MISTRAL, "first")
+        return Tokenizer.pretrained(sentence_level(special, prefix).to_str())
     if name == "llama3":
         return Tokenizer.pretrained(byte_level(LLAMA, words=WORDS).to_str())
     if name.startswith("qwen"):
@@ -83,6 +97,9 @@ def chat_format(name):
     if name.startswith("gemma"):
         special = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
         return ChatFormat(source, special, ids_of(name, "<eos>", "<end_of_turn>"), DAY)
+    if name in ("zephyr", "mistral"):
+        special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+        return ChatFormat(source, special, ids_of(name, "</s>"), DAY)
     if name == "llama3":
         special = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
         return ChatFormat(source, special, ids_of(name, "<|end_of_text|>", "<|eot_id|>"), DAY)
@@ -90,7 +107,7 @@ def chat_format(name):
     return ChatFormat(source, special, ids_of(name, "<|im_end|>", "<|endoftext|>"), DAY)
 
 
-NAMES = ("chatml", "qwen25", "qwen3", "llama3", "gemma", "gemma3")
+NAMES = ("chatml", "qwen25", "qwen3", "llama3", "gemma", "gemma3", "zephyr", "mistral")
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Trees in chat formats: every path is the conversation that the format writes, and nobody forges a control token."""
 
 import dataclasses
+import json
 import re
 
 import chat_cases as cases
@@ -21,14 +22,15 @@ from pit.types import Message, Preference, SegmentKind
 
 WINDOWS = (4000, 4000, 4000)
 """Sizes at which nothing is cut."""
-SYSTEMS = {"chatml", "qwen25", "qwen3", "llama3", "gemma3"}
+SYSTEMS = {"chatml", "qwen25", "qwen3", "llama3", "gemma3", "zephyr"}
 """Formats that take a system message."""
 
 letters = st.characters(codec="utf-8", exclude_categories=["Cs"])
 plain = st.text(letters, max_size=12).map(str.strip).filter(lambda text: not re.search("[<>\ufffd]", text))
 """Contents as they stand in a conversation: no space around them, and none of the tokens that part turns."""
 typed = st.lists(
-    st.sampled_from(["a", " ", "\n", "<think>", "</s>", *cases.CHATML, *cases.LLAMA, *cases.GEMMA]), max_size=6
+    st.sampled_from(["a", " ", "\n", "<think>", "<|user|>", *cases.MISTRAL, *cases.CHATML, *cases.LLAMA, *cases.GEMMA]),
+    max_size=6,
 )
 forged = st.one_of(plain, typed.map("".join))
 names = st.sampled_from(cases.NAMES)
@@ -145,11 +147,11 @@ def test_what_a_user_types_stays_text(case, answer):
 def test_contents_are_shown_as_the_format_shows_them(name, text):
     template = cases.chat_template(name, WINDOWS)
     shown = template.decode_answer(template.encode_answer(text))
-    assert shown == (
-        text.strip() if name in ("llama3", "gemma", "gemma3") else text.lstrip("\n") if name == "qwen3" else text
-    )
+    trims = ("llama3", "gemma", "gemma3")
+    trimmed = name in (*trims, "mistral")
+    assert shown == (text.strip() if trimmed else text.lstrip("\n") if name == "qwen3" else text)
     (said,) = template.decode_prompt(template.encode_prompt([Message("user", text)]))
-    assert said.content == (text.strip() if name in ("llama3", "gemma", "gemma3") else text)
+    assert said.content == (text.strip() if name in trims else text)
 
 
 def test_thinking_is_left_out_of_answers_where_the_format_drops_it():
@@ -370,13 +372,47 @@ def test_a_system_message_that_moves_is_refused():
         template.encode_prompt([Message("system", "a"), Message("user", "b")])
 
 
-def test_a_tokenizer_that_adds_spaces_to_contents_is_refused():
-    inner = cases.byte_level(cases.CHATML).to_str().replace('"add_prefix_space":false', '"add_prefix_space":true')
-    tokenizer = cases.Tokenizer.pretrained(inner)
+PREFIXED = cases.byte_level(cases.CHATML).to_str().replace('"add_prefix_space":false', '"add_prefix_space":true')
+
+
+def test_contents_have_no_space_that_a_tokenizer_puts_before_a_text_alone():
+    for tokenizer, name in ((cases.Tokenizer.pretrained(PREFIXED), "chatml"), (cases.tokenizer("zephyr"), "zephyr")):
+        template = ChatTemplate(tokenizer, cases.chat_format(name), WINDOWS, cases.REQUEST)
+        assert tokenizer.encode("red") != template.encode_answer("red")
+        assert template.decode_answer(template.encode_answer(" red")) == " red"
+        whole = template.format.render(messages_of([("user", "red"), ("assistant", "lamp")]), opening=False)
+        x, y, close = (
+            template.encode_prompt([Message("user", "red")]),
+            template.encode_answer("lamp"),
+            template.closings,
+        )
+        ids = tokenizer.encode_format(whole)
+        assert ids[: len(x) + len(close.input) + len(y) + 1] == [*x, *close.input, *y, close.eos]
+
+
+def test_a_space_that_the_format_puts_before_contents_belongs_to_them():
+    template = cases.chat_template("mistral")
+    pieces = [template.tokenizer.added.get(token) for token in template.closings.reference]
+    assert (pieces[0], pieces[1], pieces[-1]) == ("</s>", "[INST]", "[/INST]")
+    y = template.encode_answer("red")
+    assert template.tokenizer.decode(y) == "red", "the decoder drops the space too"
+    inner = json.loads(template.tokenizer.to_json())["model"]["vocab"]
+    assert {text: number for text, number in inner.items() if number == y[0]}.popitem()[0].startswith("\u2581")
+    # A model may leave the space out; the next turn shows it.
+    bare = template.tokenizer.without_prefix().encode("red")
+    assert bare != y
+    assert template.decode_answer(bare) == "red"
+    assert template.served(Tokens.of([bare])).rows() == [y]
+
+
+def test_a_tokenizer_that_adds_spaces_to_some_contents_alone_is_refused():
+    # A user's content stands right after a special token, an answer after a line end.
+    opening = "'<|im_start|>' + ('' if turn['role'] == 'user' else turn['role'] + '\\n') +"
+    _, *arguments = changed("chatml", "'<|im_start|>' + turn['role'] + '\\n' +", opening)
     with pytest.raises(
         DataError, match="this tokenizer joins the text of the chat format with contents such as 'red lamp'"
     ):
-        ChatTemplate(tokenizer, cases.chat_format("chatml"), (8, 8, 8), cases.REQUEST)
+        ChatTemplate(cases.Tokenizer.pretrained(PREFIXED), *arguments)
 
 
 def test_a_prompt_ends_in_a_users_message():

@@ -234,6 +234,12 @@ def test_replies_are_kept_by_content_and_paid_for_once(tmp_path: Path) -> None:
         assert len(server.seen) == 12
         judge_of(url, tmp_path).compare([PAIRS[1]._replace(candidate="a longer answer")])
         assert len(server.seen) == 14
+        judge_of(url, tmp_path, max_tokens=9).compare(PAIRS[:1])
+        assert len(server.seen) == 16
+    elsewhere = Server(longer)
+    with elsewhere.started() as url:
+        judge_of(url, tmp_path).compare(PAIRS[:1])
+    assert len(elsewhere.seen) == 2
 
 
 def test_no_reward_takes_a_judge(tmp_path: Path) -> None:

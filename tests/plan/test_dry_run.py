@@ -7,11 +7,13 @@ import pytest
 
 from pit.config import ConfigError, FieldError, override
 from pit.data.tokenizer import Tokenizer
-from pit.plan.dry_run import parameters, rollout_sizes, tables, vocabulary
+from pit.plan.dry_run import tables
+from pit.plan.memory import held_bytes, kept_bytes, trained_bytes, trained_shapes
+from pit.plan.sizes import parameters, rollout_sizes, vocabulary
 from pit.recipes.demo import tiny
 from pit.run.folder import Run
 from pit.run.stage import DECODER
-from pit.stages import rl, rl_iterated
+from pit.stages import rl, rl_iterated, sft
 from pit.stages.graph import stages_of
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
@@ -24,11 +26,13 @@ def cells(table, column):
 
 def test_every_stage_of_the_run_has_a_row_and_nothing_is_written(tmp_path):
     config = override(tiny(), ["references=own", "refresh.prompts=4"])
-    stages, curricula, _, rollouts, resident = tables(config, tmp_path / "run")
-    assert cells(stages, 0) == [stage.name for stage in stages_of(config)]
+    stages, curricula, _, rollouts, memory = tables(config, tmp_path / "run")
+    every = [stage.name for stage in stages_of(config)]
+    assert [cells(table, 0) for table in (stages, memory)] == [every] * 2
     names = ["rl-policy", "rl-improver-0", "rl-improver-1", "rl-improver-2"]
-    assert [cells(table, 0) for table in (curricula, rollouts, resident)] == [names] * 3
-    assert cells(resident, 1)[-1] == (
+    assert [cells(table, 0) for table in (curricula, rollouts)] == [names] * 2
+    assert cells(memory, 1)[0] == "-"
+    assert cells(memory, 1)[every.index("rl-improver-2")] == (
         "start rl-improver-1, anchor sft-improver, reward refresh-gap, writer rl-policy, rewriter rl-improver-1"
     )
     assert not (tmp_path / "run").exists()
@@ -57,16 +61,52 @@ def test_a_config_that_a_stage_refuses_is_refused_before_anything_runs(tmp_path)
     assert (caught.value.path, caught.value.value) == ("rl_policy.algorithm", "ppo")
 
 
-def test_models_with_adapters_hold_their_base_once(tmp_path):
+def test_models_with_adapters_hold_their_base_once():
     sections = ("sft_policy", "reward_quality", "rl_policy")
     settings = [*(f"{section}.adapter.rank=2" for section in sections), "base.dtype=bfloat16"]
     config = override(tiny(), settings)
     # Rank 2, width 16: q, o 2 x 32; k, v 2 x 24; gate, up, down 2 x 48.
     adapters = 2 * 64 + 2 * 48 + 3 * 96
     base = 2 * parameters(config.policy, vocabulary(config), DECODER.module)
-    # Weights, gradient and two moments of the policy, the anchor, and R_P with its head.
-    own = 4 * (4 * adapters + adapters + adapters + 16)
-    assert cells(tables(config, tmp_path)[4], 2)[0] == f"{(base + own) / 2**20:.2f} MiB"
+    # The anchor, and R_P with its head.
+    assert held_bytes(config, rl.POLICY) == base + 4 * (adapters + adapters + 16)
+    # Weights, gradient and two moments, and the optimizer's counters.
+    assert trained_bytes(config, rl.POLICY) == 4 * 4 * adapters + 2 * 4
+    assert sum(shape.size for shape in trained_shapes(config, rl.POLICY).values()) == adapters
+    assert held_bytes(config, sft.POLICY) == base
+
+
+def test_full_models_have_their_gradient_and_the_moments_of_the_optimizer():
+    config = override(tiny(), ["sft_policy.optimizer.moments=factored", "sft_policy.optimizer.b1=0"])
+    size = parameters(config.policy, vocabulary(config), DECODER.module)
+    assert trained_bytes(config, sft.IMPROVER) == 4 * 4 * size + 2 * 4
+    # Adafactor factors no axis below 128: one second moment, and two numbers in the place of its factors.
+    arrays = len(trained_shapes(config, sft.POLICY))
+    assert trained_bytes(config, sft.POLICY) == 4 * (3 * size + 2 * arrays) + 2 * 4
+    assert held_bytes(config, sft.POLICY) == 0
+    assert held_bytes(config, rl_iterated.IMPROVER_1) == 4 * (3 * size + config.policy.width)
+    split = override(config, ["mesh.fsdp=4"])
+    assert trained_bytes(split, sft.IMPROVER) == trained_bytes(config, sft.IMPROVER) // 4
+
+
+def test_a_microbatch_keeps_the_inputs_of_layers_that_are_computed_again():
+    def kept(layers, remat, rows=1):
+        settings = [f"policy.layers={layers}", f"policy.remat={remat}", f"sft_policy.packing.rows={rows}"]
+        config = override(tiny(), settings)
+        return kept_bytes(config, sft.POLICY, None), config
+
+    deep, config = kept(8, "full")
+    shallow, before = kept(4, "full")
+    layer = (parameters(config.policy, 9, DECODER.module) - parameters(before.policy, 9, DECODER.module)) // 4
+    tokens = config.sft_policy.packing.row_length
+    # Layers in a loop are stacked, and so are their inputs.
+    assert deep - shallow == 4 * 4 * (layer + tokens * config.policy.width)
+    assert kept(4, "full", rows=3)[0] - kept(4, "full", rows=2)[0] == kept(4, "full", rows=2)[0] - shallow
+    every, _ = kept(4, "none")
+    # Queries, keys, values, attention's output, and the three of the MLP at the least.
+    heads = 2 * config.policy.heads + 2 * config.policy.kv_heads
+    least = 4 * 4 * tokens * (heads * config.policy.head_dim + 3 * config.policy.mlp)
+    assert every - shallow > least
 
 
 def test_a_chat_format_comes_on_top_of_the_windows(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pit.config import RolloutConfig
 from pit.model.model import Model
 from pit.model.params import merge
-from pit.plan.dry_run import rollout_sizes
+from pit.plan.sizes import rollout_sizes
 from pit.recipes import recipe
 from pit.rollout import engine, prefill
 from pit.rollout.sample import sample

@@ -65,6 +65,7 @@ class Template(ABC):
         special_ids: ids that contents never hold.
         hash: hex digest of all that decides contents.
         facts: what else a tree depends on beyond contents and windows.
+        lead: space that other programs leave before an answer when they decode its tokens, and that is not part of it.
     """
 
     closings: Closings
@@ -75,6 +76,7 @@ class Template(ABC):
     special_ids: frozenset[int]
     hash: str
     facts: tuple[str, ...] = ()
+    lead: str = ""
 
     def __init__(self, tokenizer: Tokenizer, windows: tuple[int, int, int]) -> None:
         if len(windows) != 3 or min(windows) < 3:
@@ -199,7 +201,7 @@ class RoleTemplate(Template):
         self.longest = (windows[0] - 1, windows[1] - 1, windows[2] - 1)
         self.capacity = windows[2] - 1
         self.special_ids = frozenset(ids.values())
-        self.hash = tokenizer.hash
+        self.hash, self.lead = tokenizer.hash, " " if tokenizer.adds_space else ""
         self._opening: dict[RoleName, int] = {role: ids[role] for role in ROLES}
         self._role_of: dict[int, RoleName] = {token: role for role, token in self._opening.items()}
 

@@ -177,6 +177,13 @@ class Tokenizer:
         guarded.require_unreachable(ids)
         return guarded
 
+    def without_prefix(self) -> "Tokenizer":
+        """Return this tokenizer without the space that it puts before a text: one for texts inside of a longer one."""
+        settings: dict[str, Any] = json.loads(self._json)
+        for part in ("normalizer", "pre_tokenizer", "decoder"):
+            settings[part] = _without_prefix(settings.get(part))
+        return Tokenizer(_parsed(json.dumps(settings)), self.roles)
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids, without role and other special tokens; invalid UTF-8 becomes U+FFFD."""
         text = self._inner.decode([int(token_id) for token_id in ids], skip_special_tokens=True)
@@ -243,6 +250,28 @@ def _adds_prefix_space(pre_tokenizer: dict[str, Any] | None) -> bool:
     if pre_tokenizer["type"] == "Sequence":
         return any(_adds_prefix_space(part) for part in pre_tokenizer["pretokenizers"])
     return pre_tokenizer["type"] == "ByteLevel" and bool(pre_tokenizer["add_prefix_space"])
+
+
+_PARTS = ("normalizers", "pretokenizers", "decoders")
+"""Lists of parts of a sequence in a tokenizer.json."""
+
+
+def _without_prefix(part: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a part of a tokenizer.json that puts no space before a text, and takes none away; None where it is none.
+
+    SentencePiece's models have the space as a normalizer (Llama 2) or as Metaspace, and drop it when they decode.
+    """
+    if part is None or part["type"] == "Prepend" or (part["type"] == "Strip" and part.get("start")):
+        return None
+    if part["type"] == "Sequence":
+        return part | {
+            name: [kept for each in part[name] if (kept := _without_prefix(each)) is not None]
+            for name in _PARTS
+            if name in part
+        }
+    if part["type"] == "Metaspace":
+        return part | {"prepend_scheme": "never"}
+    return part | ({"add_prefix_space": False} if "add_prefix_space" in part else {})
 
 
 def _role_ids(inner: tokenizers.Tokenizer, roles: RoleTokens) -> dict[str, int]:

@@ -17,7 +17,7 @@ from pit.model.params import Params, abstract
 from pit.model.programs import Program, shape_of
 from pit.model.sharding import place, row_sharding
 from pit.plan.account import bytes_on_chip
-from pit.plan.dry_run import rollout_sizes, slots_per_step, tree_limit, vocabulary
+from pit.plan.sizes import rollout_sizes, slots_per_step, tree_limit, vocabulary
 from pit.rl.algorithms import algorithm_of
 from pit.rl.readings import PolicyAndAnchor
 from pit.rl.reward import model_programs

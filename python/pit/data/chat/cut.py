@@ -16,6 +16,8 @@ from pit.types import Message, RoleName
 class Cut:
     """Texts of a format around the contents of a conversation, for the roles of the messages of its prompt.
 
+    lead: a space that the format puts before each content, "" for none; tokenizers join it with the word after it, so
+        that it belongs to the content. No text below holds it.
     before: what comes before each content of the prompt; the first is the opening of the format.
     input: from the last content of the prompt to the policy's answer.
     reviewed: from there to an answer that another turn follows.
@@ -23,6 +25,7 @@ class Cut:
     ends: what follows an answer of the policy, and one of the improver.
     """
 
+    lead: str
     before: tuple[str, ...]
     input: str
     reviewed: str
@@ -31,7 +34,13 @@ class Cut:
 
     def prompt(self, contents: Sequence[str]) -> str:
         """Return the conversation up to the policy's answer."""
-        return "".join(text for pair in zip(self.before, contents, strict=True) for text in pair) + self.input
+        pieces = (before + self.lead + text for before, text in zip(self.before, contents, strict=True))
+        return "".join(pieces) + self.input
+
+    def improved(self, contents: Sequence[str], answer: str, better: str) -> str:
+        """Return the whole conversation of the improver."""
+        prompt = self.prompt(contents).removesuffix(self.input)
+        return f"{prompt}{self.reviewed}{self.lead}{answer}{self.reference}{self.lead}{better}{self.ends[1]}"
 
 
 def mark(number: int) -> str:
@@ -57,6 +66,11 @@ def cut(format: ChatFormat, roles: Sequence[RoleName], request: str) -> Cut:
     answered = _pieces(format, [*prompt, answer], k + 1, opening=False)
     reviewed = _pieces(format, [*prompt, answer, asked], k + 1, opening=True)
     improved = _pieces(format, [*prompt, answer, asked, better], k + 2, opening=False)
+    lead = _lead((*before[:k], answered[k], reviewed[k], *improved[k : k + 2]), (before[k], reviewed[k + 1]))
+    before, answered, reviewed, improved = (
+        [*(piece.removesuffix(lead) for piece in pieces[:-1]), pieces[-1]]
+        for pieces in (before, answered, reviewed, improved)
+    )
     if answered[:k] != before[:k] or reviewed[:k] != before[:k]:
         raise _refusal("shows the prompt otherwise once it has an answer", roles)
     if answered[: k + 1] != before:
@@ -65,7 +79,16 @@ def cut(format: ChatFormat, roles: Sequence[RoleName], request: str) -> Cut:
         raise _refusal(f"opens a second answer by {reviewed[-1]!r}, but shows a given one otherwise", roles)
     if request.strip() not in reviewed[k + 1]:
         raise _refusal(f"does not show the request {request!r}", roles)
-    return Cut(tuple(before[:k]), before[k], reviewed[k], reviewed[k + 1], (answered[k + 1], improved[k + 2]))
+    return Cut(lead, tuple(before[:k]), before[k], reviewed[k], reviewed[k + 1], (answered[k + 1], improved[k + 2]))
+
+
+def _lead(befores: Sequence[str], openings: Sequence[str]) -> str:
+    """Return the space at the end of what comes before each given content, "" unless the openings of answers lack it.
+
+    A model that is to answer writes that space itself, in one token with its first word.
+    """
+    given = all(text.endswith(" ") for text in befores)
+    return " " if given and not any(text.endswith(" ") for text in openings) else ""
 
 
 def shown(format: ChatFormat, messages: Sequence[Message], at: int, *, opening: bool) -> str | None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
+from pit.data.chat.contents import PROBES, Contents, contents_of
 from pit.data.chat.cut import Cut, between, cut, mark, shown
 from pit.data.chat.format import ChatFormat
 from pit.data.errors import DataError
@@ -24,9 +25,6 @@ from pit.types import Closings, Message, Preference, RoleName
 BROKEN = "\ufffd"
 """Character of bytes that are not UTF-8, as at a cut inside a character."""
 
-PROBES = ("red lamp", "Is 2 + 2 = 4?", "(a) one;\n\n(b) two.", "Ünïcode, 漢字")
-"""Contents on which encoding apart must agree with encoding the whole conversation."""
-
 _NEIGHBOURS: tuple[tuple[RoleName, ...], ...] = (
     ("user", "assistant", "user"),
     ("system", "user"),
@@ -34,6 +32,9 @@ _NEIGHBOURS: tuple[tuple[RoleName, ...], ...] = (
     ("user", "assistant", "assistant", "user"),
 )
 """Conversations with all pairs of neighbouring roles; a format need not take the last two."""
+
+_SHARED = ("lead", "input", "reviewed", "reference")
+"""Texts of a cut that all conversations share."""
 
 _TRIES = 4
 
@@ -60,6 +61,9 @@ class ChatTemplate(Template):
         windows: most tokens of an (input, reference, output) segment.
         request: user's turn that asks for a better answer.
 
+    Contents are encoded by the tokenizer as it is, or without the space that it puts before a text, whichever gives the
+    tokens of the whole conversation.
+
     Attributes:
         format: the chat format.
         keeps_prefixes: whether policy and improver share x: the format shows a prompt alike before any answer.
@@ -82,7 +86,6 @@ class ChatTemplate(Template):
         self.eos_ids = (self.closings.eos, *(each for each in format.eos_ids if each != self.closings.eos))
         self._openings = self._known_openings()
         self.special_ids = self._control(closings)
-        self._contents = tokenizer.guarding(self.special_ids)
         opening = max(len(ids) for ids in self._openings.values())
         self.longest = (windows[0] + opening, windows[1], windows[2])
         self.capacity = windows[2]
@@ -92,7 +95,9 @@ class ChatTemplate(Template):
         self.pad = self.closings.eos if pad is None else pad
         self.hash, self.facts = f"{tokenizer.hash[:32]}{format.hash[:32]}", (request,)
         self._separators = self._known_separators()
-        self._require_apart()
+        self._contents = contents_of(tokenizer, self.special_ids, self._base.lead, self._apart)
+        (word,) = self._contents.encode([PROBES[0]])
+        self.lead = self._base.lead if tokenizer.decode(word) != PROBES[0] else ""
 
     def prompt_size(self, messages: Sequence[Message]) -> int:
         """Return the tokens of a conversation that the input window counts, before any cut.
@@ -100,12 +105,12 @@ class ChatTemplate(Template):
         Raises:
             DataError: no messages, an unknown role, or the format refuses the conversation.
         """
-        ids = self._contents.encode_batch(self._shown(messages))
+        ids = self._contents.encode(self._shown(messages))
         return self._size(_Texts(tuple(message.role for message in messages), ids))
 
     def answer_size(self, text: str) -> int:
         """Return the tokens of an answer that the output window counts, before any cut."""
-        return len(self._contents.encode(self._shown_answer(text)))
+        return len(self._contents.encode([self._shown_answer(text)])[0])
 
     def encode_rows(self, rows: Sequence[Preference]) -> list[EncodedPreference | None]:
         """Return the contents of many preferences; None for a row that the format does not take."""
@@ -139,13 +144,17 @@ class ChatTemplate(Template):
             else:
                 messages[-1][1].append(tokens[at])
                 at += 1
-        return tuple(Message(role, self.tokenizer.decode(content)) for role, content in messages)
+        return tuple(Message(role, self._contents.decode(content)) for role, content in messages)
+
+    def decode_answer(self, ids: Iterable[int] | Int32[np.ndarray, " _"]) -> str:
+        """Return the text of a reference or output segment's content, without closing and padding tokens."""
+        return self._contents.decode(ids)
 
     # Contents.
 
     def _prompts(self, conversations: Sequence[Sequence[Message]]) -> list[Content]:
         texts = [self._shown(messages) for messages in conversations]
-        encoded = iter(self._contents.encode_batch([text for each in texts for text in each]))
+        encoded = iter(self._contents.encode([text for each in texts for text in each]))
         return [
             self._fitted(_Texts(tuple(message.role for message in messages), [next(encoded) for _ in messages]))
             for messages in conversations
@@ -153,7 +162,7 @@ class ChatTemplate(Template):
 
     def _answers(self, texts: Sequence[str]) -> list[Content]:
         room, contents = self.windows[2], []
-        for ids in self._contents.encode_batch([self._shown_answer(text) for text in texts]):
+        for ids in self._contents.encode([self._shown_answer(text) for text in texts]):
             whole = len(ids) <= room
             contents.append(Content(ids if whole else self._settled(ids[:room], -1, self._shown_answer), not whole))
         return contents
@@ -201,16 +210,17 @@ class ChatTemplate(Template):
             DataError: no text is shown the same in both.
         """
         base, shown_text, user = self._base, text, Message("user", mark(0))
-        before = base.before[0] + user.content
+        before = base.before[0] + base.lead + user.content
         for _ in range(_TRIES):
             answer, asked = Message("assistant", shown_text), Message("user", self._request)
             rendered = self.format.render([user, answer, asked, answer], opening=False)
-            if rendered == before + base.reviewed + shown_text + base.reference + shown_text + base.ends[1]:
+            if rendered == base.improved([user.content], shown_text, shown_text):
                 return shown_text
             rendered = self.format.render([user, answer, asked], opening=True)
-            earlier = between(rendered, before + base.reviewed, base.reference)
+            earlier = between(rendered, before + base.reviewed + base.lead, base.reference)
             answer = Message("assistant", shown_text if earlier is None else earlier)
-            last = between(self.format.render([user, answer], opening=False), before + base.input, base.ends[0])
+            rendered = self.format.render([user, answer], opening=False)
+            last = between(rendered, before + base.input + base.lead, base.ends[0])
             if last is None:
                 break
             shown_text = last
@@ -228,7 +238,7 @@ class ChatTemplate(Template):
             show: returns a text as the format shows it.
         """
         while ids:
-            text = self.tokenizer.decode(ids)
+            text = self._contents.decode(ids)
             if text[end : end + 1 or None] != BROKEN and show(text) == text:
                 break
             ids = ids[1:] if end == 0 else ids[:-1]
@@ -255,7 +265,7 @@ class ChatTemplate(Template):
                 kept = from_turn(at, texts.ids[at])
                 continue
             if room > 0:
-                end = self._settled(texts.ids[at][-room:], 0, self._shown_user)
+                end = self._last(texts.ids[at], room)
                 kept = from_turn(at, end) if end or kept is None else kept
             break
         if kept is None:
@@ -265,10 +275,21 @@ class ChatTemplate(Template):
             )
         return Content(self._joined(kept), True, says(kept.roles, kept.ids))
 
+    def _last(self, ids: list[int], room: int) -> list[int]:
+        """Return the tokens of the end of a user's content that has no room, as the format shows that text."""
+        for begin in range(len(ids) - room, len(ids)):
+            end = self._settled(ids[begin:], 0, self._shown_user)
+            if not (end and self._base.lead):
+                return end
+            (end,) = self._contents.encode([self._contents.decode(end)])
+            if len(end) <= room:
+                return end
+        return []
+
     def _shown_user(self, text: str) -> str:
         """Return a user's text as the format shows it."""
         rendered = self.format.render([Message("user", text)], opening=True)
-        result = between(rendered, self._base.before[0], self._base.input)
+        result = between(rendered, self._base.before[0] + self._base.lead, self._base.input)
         return text if result is None else result
 
     def _size(self, texts: _Texts) -> int:
@@ -290,7 +311,7 @@ class ChatTemplate(Template):
         """
         if roles not in self._cuts:
             texts, base = cut(self.format, roles, self._request), self._base
-            if (texts.input, texts.reviewed, texts.reference) != (base.input, base.reviewed, base.reference):
+            if any(getattr(texts, name) != getattr(base, name) for name in _SHARED):
                 raise DataError(
                     f"the chat template closes a conversation of {', '.join(roles)} by {texts.input!r}, but one of a "
                     f"single turn by {base.input!r}; leave such rows out, or give another chat template"
@@ -358,25 +379,17 @@ class ChatTemplate(Template):
                     separators[roles[at], roles[at + 1]] = piece
         return separators
 
-    def _require_apart(self) -> None:
-        """Raise unless contents encoded apart give the tokens of the whole conversation.
-
-        Raises:
-            DataError: they do not.
-        """
-        for text in PROBES:
-            content, close = self._contents.encode(text), self.closings
-            user, said = Message("user", text), Message("assistant", text)
-            prompt = self._joined(_Texts(("user",), [content]))
-            improved = [*prompt, *close.reviewed, *content, *close.reference, *content, close.eos]
-            for turns, ours in (
-                ([user, said], [*prompt, *close.input, *content, close.eos]),
-                ([user, said, Message("user", self._request), said], improved),
-            ):
-                whole = self.tokenizer.encode_format(self.format.render(turns, opening=False))
-                if whole[: len(ours)] != ours:
-                    raise DataError(
-                        f"this tokenizer joins the text of the chat format with contents such as {text!r}, so trees "
-                        "cannot be put together from parts; give a tokenizer that adds no space and merges nothing "
-                        "across them"
-                    )
+    def _apart(self, contents: Contents, text: str) -> bool:
+        """Return whether a content encoded apart gives the tokens of the whole conversation."""
+        (content,), close = contents.encode([text]), self.closings
+        user, said = Message("user", text), Message("assistant", text)
+        prompt = self._joined(_Texts(("user",), [content]))
+        improved = [*prompt, *close.reviewed, *content, *close.reference, *content, close.eos]
+        for turns, ours in (
+            ([user, said], [*prompt, *close.input, *content, close.eos]),
+            ([user, said, Message("user", self._request), said], improved),
+        ):
+            whole = self.tokenizer.encode_format(self.format.render(turns, opening=False))
+            if whole[: len(ours)] != ours:
+                return False
+        return True

@@ -167,8 +167,21 @@ def _finite(text: str) -> float:
     return number
 
 
-_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
-_LAX = json.JSONDecoder()
+def _whole(text: str) -> int:
+    """Return a whole number.
+
+    Raises:
+        RowError: it has more digits than Python reads.
+    """
+    try:
+        return int(text)
+    except ValueError as error:
+        rule = f"a number has {len(text):,} digits, more than can be read; write it as text"
+        raise RowError(Reason.JSON, rule) from error
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole, parse_constant=_finite)
+_LAX = json.JSONDecoder(parse_int=str)
 
 
 def _object(value: object) -> Record:
