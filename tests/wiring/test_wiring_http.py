@@ -643,4 +643,4 @@ def test_a_search_answers_with_the_best_of_what_it_made() -> None:
         usage = answer["usage"]
         assert usage["completion_tokens"] == sum(map(len, drawn))
         assert usage["completion_tokens_details"] == {"reasoning_tokens": sum(map(len, drawn)) - len(drawn[best])}
-    assert len({record["answers"][-1] == record["made"][-1]["answer"] for record in records}) == 2
+    assert any(record["answers"][-1] != record["made"][-1]["answer"] for record in records)
