@@ -113,6 +113,14 @@ def test_a_reward_of_the_command_line_is_that_of_every_rl_stage_and_settings_win
     }
 
 
+@pytest.mark.parametrize("command", ["improve", "serve"])
+def test_a_budget_leaves_no_choice_of_a_split(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--run", str(tmp_path), "--budget", "80", "--draws", "3", "--rank", "gap"])
+    assert ended.value.code == 2
+    assert "--budget chooses draws, passes and rules; leave out --draws, --rank." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", [["config"], ["run"]])
 def test_neither_recipe_nor_file_is_a_usage_error(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

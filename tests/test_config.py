@@ -106,7 +106,14 @@ configs = st.builds(
         beta=st.floats(0, 9),
     ),
     rl_improver_2=st.builds(RewrittenRlConfig, passes=st.builds(Passes, least=st.just(0), most=st.integers(0, 9))),
-    improve=st.builds(ImproveConfig, threshold=st.floats(-9, 9)),
+    improve=st.builds(
+        ImproveConfig,
+        threshold=st.floats(-9, 9),
+        iterations=positive,
+        draws=positive,
+        chains=st.sampled_from(["best", "each"]),
+        restart=st.none() | st.integers(0, 3),
+    ),
 )
 
 
@@ -400,6 +407,9 @@ def test_a_bad_number_from_the_command_line_too(ranged, data):
 
 
 CONTRADICTIONS = [
+    (["improve.iterations=0"], "improve.iterations", 0, "leaves the answer as it is with draws = 1"),
+    (["evaluate.search_answers=2,x"], "evaluate.search_answers", "2,x", "must be whole numbers from 2 to 999"),
+    (["evaluate.search_answers=1"], "evaluate.search_answers", "1", "must be whole numbers from 2 to 999"),
     (["rl_improver_1.passes.least=3"], "rl_improver_1.passes.least", 3, "must be at most `most` = 0"),
     (["rl_improver_2.packing.row_length=1535", "references=own"], "rl_improver_2.packing.row_length", 1535, "1536"),
     (["refresh.prompts=1", "references=data"], "refresh.prompts", 1, "no later stage uses"),

@@ -63,7 +63,7 @@ def write_file(path: str | Path, content: bytes) -> None:
 
 RUN_PARTS = frozenset(
     {"config.json", "tokenizer.json", "template.json", "prepared.json", "results.json", "report.html"}
-    | {"store", "data", "refresh", "stages"}
+    | {"search.json", "store", "data", "refresh", "stages"}
 )
 """Files and folders in the folder of a run that PIT reads back or owns."""
 

@@ -38,6 +38,7 @@ from pit.evaluate.collect import collect
 from pit.evaluate.gates import GATE
 from pit.evaluate.gold import services
 from pit.evaluate.schema import FILE_NAME, Results, write_results
+from pit.evaluate.splits import SEARCH
 from pit.run.folder import Run
 from pit.run.session import identity_of
 from pit.run.stage import Job, Services, Stage
@@ -100,7 +101,7 @@ EVALUATE = Job(
 )
 """Measures a finished run and writes results.json and report.html."""
 
-JOBS: tuple[Job, ...] = (*GRAPH, GATE, EVALUATE)
+JOBS: tuple[Job, ...] = (*GRAPH, GATE, SEARCH, EVALUATE)
 """Every job that a command can do alone: `pit NAME --run FOLDER`."""
 
 

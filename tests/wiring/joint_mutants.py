@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from unittest import mock
 
-from pit import improve as improving
 from pit import pipeline
 from pit.data import loader as loading
 from pit.data import packing
 from pit.data.chat import cut as cutting
 from pit.evaluate import gold, measure, sensitivity
+from pit.evaluate import splits as splitting
+from pit.improve import Models, pool
+from pit.improve import record as recording
+from pit.improve import rounds as searching
 from pit.model.model import Model
 from pit.rl import metrics, readings, records, references, rloo, shaping
 from pit.rl import reward as rewards
@@ -195,7 +198,14 @@ SAID = f"{CHAT}.test_supervised_trees_are_the_conversations_of_their_rows"
 LEARNED = f"{CHAT}.test_loss_is_on_the_answer_and_its_eos_alone"
 SERVED = f"{CHAT}.test_policy_and_improver_read_the_conversation_as_it_is_served"
 
+SEARCHED = "test_wiring_search"
+PLAIN_SEARCH = f"{SEARCHED}.test_a_search_is_the_plain_one"
+RANKED = f"{SEARCHED}.test_ranks_by_hand"
+CHOSEN = f"{SEARCHED}.test_the_split_of_most_worth_is_chosen_and_the_simplest_at_ties"
+OWN_NUMBERS = f"{SEARCHED}.test_no_two_answers_of_a_search_share_their_random_numbers"
+
 TASK = reinforced.RlTask
+SEARCHES = searching._State
 
 FOLDS = (
     Mutant("fold", "RL,0 trains on the eval fold", PROMPTS, changed(rl.IMPROVER_0, fold="eval")),
@@ -410,10 +420,10 @@ SEED = (
         "the first pass has the numbers of y0",
         f"{IMPROVE}.test_every_call_has_a_seed_of_its_own_and_batches_share_them",
         rewritten(
-            improving.Models,
+            Models,
             "refine",
-            'seed.of("pass", number)',
-            'seed.of(*(("y0",) if number == 1 else ("pass", number)))',
+            'seed.of("pass", *number)',
+            'seed.of(*(("y0",) if number == (1,) else ("pass", *number)))',
         ),
     ),
     Mutant(
@@ -453,7 +463,7 @@ GAP = (
         "form",
         "improvement's gap is centred whatever `gap` says",
         f"{IMPROVE}.test_the_gap_has_the_form_that_the_config_says",
-        rewritten(improving, "passes", "config.gap)", '"centred")'),
+        rewritten(SEARCHES, "make_pass", "candidates, config.gap)", 'candidates, "centred")'),
     ),
     Mutant(
         "form",
@@ -465,43 +475,170 @@ GAP = (
         "accept",
         "the threshold is ignored",
         f"{IMPROVE}.test_the_threshold_is_that_of_the_config",
-        rewritten(improving, "passes", "gaps > config.threshold", "gaps > 0"),
+        rewritten(SEARCHES, "_accepted", "self._config.threshold", "0.0"),
     ),
     Mutant(
         "accept",
         "a candidate is compared with y0",
         REPLACES,
-        rewritten(improving, "passes", "scorer.gap(prompts, answers,", "scorer.gap(prompts, first,"),
+        rewritten(
+            SEARCHES,
+            "make_pass",
+            "gap(self._prompts, references,",
+            "gap(self._prompts, self._pool.pick(0 * standing),",
+        ),
     ),
     Mutant(
         "accept",
         "candidate and answer are swapped",
         REPLACES,
-        rewritten(improving, "passes", "gap(prompts, answers, [candidates]", "gap(prompts, candidates, [answers]"),
+        rewritten(
+            SEARCHES,
+            "make_pass",
+            "gap(self._prompts, references, candidates,",
+            "gap(self._prompts, candidates[0], [references],",
+        ),
     ),
     Mutant(
         "accept",
         "the accepted flag is inverted",
         REPLACES,
-        rewritten(improving, "passes", "gaps > config.threshold", "gaps <= config.threshold"),
+        rewritten(SEARCHES, "_accepted", "best] > threshold", "best] <= threshold"),
     ),
     Mutant(
         "accept",
         "what was rejected is kept",
         REPLACES,
-        rewritten(improving, "passes", "candidates.where(accepted, answers)", "answers.where(accepted, candidates)"),
+        rewritten(SEARCHES, "make_pass", "(accepted, place + best, standing)", "(accepted, standing, place + best)"),
     ),
     Mutant(
         "accept",
         "every pass refines y0",
         f"{IMPROVE}.test_the_policy_answers_and_the_improver_refines_the_answer_that_was_kept",
-        rewritten(improving, "passes", "refine(answers,", "refine(first,"),
+        rewritten(SEARCHES, "make_pass", "self._pool.pick(standing)", "self._pool.pick(0 * standing)"),
     ),
     Mutant(
         "accept",
         "plain iteration obeys the stop rule",
         f"{IMPROVE}.test_without_a_stop_rule_every_candidate_is_kept",
-        rewritten(improving, "passes", "if stop_rule else", "if True else"),
+        rewritten(SEARCHES, "_accepted", "if self._stop_rule else", "if True else"),
+    ),
+)
+
+SEARCH = (
+    Mutant("search", "best-of-n takes the worst", PLAIN_SEARCH, rewritten(pool.Pool, "best", "argmax", "argmin")),
+    Mutant(
+        "search",
+        "the round-robin is one-sided",
+        RANKED,
+        rewritten(pool.Pool, "_table", "else -gaps[b, a]", "else 0.0"),
+    ),
+    Mutant(
+        "search",
+        "sides of a round-robin are swapped",
+        RANKED,
+        rewritten(pool.Pool, "_compare", "(inputs, others, [ones],", "(inputs, ones, [others],"),
+    ),
+    Mutant(
+        "search",
+        "rank by both leaves R_P out",
+        RANKED,
+        rewritten(pool.Pool, "scores", 'if rank != "gap" else None', 'if rank == "quality" else None'),
+    ),
+    Mutant(
+        "search",
+        "scores of both are added as they are",
+        RANKED,
+        rewritten(pool.Pool, "scores", "sum(map(standardised, tables))", "sum(tables)"),
+    ),
+    Mutant(
+        "search",
+        "all chains improve one draw",
+        PLAIN_SEARCH,
+        rewritten(SEARCHES, "begin_chains", "np.arange(shape[1]) if every", "self.kept[:, None] if every"),
+    ),
+    Mutant(
+        "search",
+        "the first draw is improved, not the best",
+        PLAIN_SEARCH,
+        rewritten(SEARCHES, "begin_chains", "else self.kept[:, None]", "else 0 * self.kept[:, None]"),
+    ),
+    Mutant(
+        "search",
+        "the first candidate of a pass is taken",
+        PLAIN_SEARCH,
+        rewritten(SEARCHES, "_accepted", "values.argmax(axis=1)", "0 * values.argmax(axis=1)"),
+    ),
+    Mutant(
+        "search",
+        "the last choice is among what was kept",
+        PLAIN_SEARCH,
+        rewritten(SEARCHES, "_answer", 'self._config.select == "all"', "False"),
+    ),
+    Mutant(
+        "search",
+        "the probability's threshold is ignored",
+        PLAIN_SEARCH,
+        rewritten(SEARCHES, "_accepted", "calibration.threshold", "0.0"),
+    ),
+    Mutant(
+        "search",
+        "R_P's difference has the wrong sign",
+        PLAIN_SEARCH,
+        rewritten(
+            SEARCHES,
+            "_accepted",
+            "quality[:, place:] - quality[self._rows, standing][:, None]",
+            "quality[self._rows, standing][:, None] - quality[:, place:]",
+        ),
+    ),
+    Mutant(
+        "search",
+        "a chain restarts though its last pass was accepted",
+        PLAIN_SEARCH,
+        rewritten(SEARCHES, "make_pass", "np.where(accepted, 0,", "np.where(accepted, 1,"),
+    ),
+    Mutant(
+        "search",
+        "a restart uses the numbers of the first draw again",
+        OWN_NUMBERS,
+        rewritten(SEARCHES, "_candidates", "draw = config.draws + ((", "draw = 1 + 0 * (("),
+    ),
+    Mutant(
+        "search",
+        "chains share their numbers",
+        OWN_NUMBERS,
+        rewritten(SEARCHES, "_candidates", "number if chain or index else (passes,)", "(passes,)"),
+    ),
+    Mutant(
+        "search",
+        "the calibration is fitted on evaluation prompts",
+        f"{SEARCHED}.test_splits_are_chosen_on_the_judge_s_fold_which_no_evaluation_uses",
+        rewritten(splitting, "held_out_prompts", "run.fold(FOLD)", 'run.fold("eval")'),
+    ),
+    Mutant(
+        "search",
+        "a calibration sees candidates over y0",
+        f"{SEARCHED}.test_a_calibration_is_fitted_to_candidates_of_both_over_what_they_would_replace",
+        rewritten(splitting, "calibration_of", "path.answer(number) for", "path.answer(0) for"),
+    ),
+    Mutant(
+        "search",
+        "the worst split is chosen",
+        CHOSEN,
+        rewritten(splitting, "search_of", "splits[max(means", "splits[min(means"),
+    ),
+    Mutant(
+        "search",
+        "a budget takes the smallest split",
+        f"{SEARCHED}.test_a_budget_takes_the_largest_split_within_it",
+        rewritten(recording, "with_budget", "max(fitting)", "min(fitting)"),
+    ),
+    Mutant(
+        "search",
+        "a choice for other models is taken",
+        f"{SEARCHED}.test_a_budget_is_refused_where_nothing_was_chosen_for_it",
+        rewritten(recording, "read_searched", 'values["identity"] != identity_of(run, config)', "False"),
     ),
 )
 
@@ -882,19 +1019,31 @@ SERVE = (
         "serve",
         "the policy makes the candidates",
         IMPROVES,
-        rewritten(serving.Answerer, "_improve", "self._models.improver", "self._models.policy"),
+        rewritten(serving.Answerer, "write", "else self._models.improver", "else self._policy"),
     ),
     Mutant(
         "serve",
         "a pass has the numbers of y0",
         IMPROVES,
-        rewritten(serving.Answerer, "_improve", '_SEED.of("pass", number)', '_SEED.of("y0")'),
+        rewritten(serving._Writer, "refine", '_SEED.of("pass", *number)', '_SEED.of("y0")'),
     ),
     Mutant(
         "serve",
         "the policy answers in the place of a given answer",
         f"{HTTP}.test_an_answer_at_the_end_of_the_conversation_is_y0",
         rewritten(serving.Answerer, "__call__", "row.request.question.answer is None and not", "not"),
+    ),
+    Mutant(
+        "serve",
+        "a search answers with what was made last",
+        f"{HTTP}.test_a_search_answers_with_the_best_of_what_it_made",
+        rewritten(serving.Answerer, "_improved", "made[int(rounds[-1].kept[number])]", "made[-1]"),
+    ),
+    Mutant(
+        "serve",
+        "further draws have the numbers of y0",
+        f"{HTTP}.test_a_search_answers_with_the_best_of_what_it_made",
+        rewritten(serving._Writer, "draw", '_SEED.of("draw", number)', '_SEED.of("y0")'),
     ),
     Mutant(
         "serve", "choices share numbers", CHOICES, rewritten(serving, "rows_of", "seed, choice, prompt", "seed, prompt")
@@ -921,9 +1070,12 @@ SERVE = (
         "serve",
         "an answer goes to the improver as sampled, not as served",
         f"{HTTP}.test_conversations_are_served_in_the_chat_format_of_the_run",
-        rewritten(serving.Answerer, "_improve", "first = served(", "first = ("),
+        rewritten(serving.Answerer, "_improve", "first = self._sampler.served(", "first = ("),
     ),
 )
 
-MUTANTS = (*FOLDS, *TREE, *ROLE, *REFERENCE, *SEED, *GAP, *RESULTS, *ONE_STEP, *RESUMED, *ADAPTERS, *CHATS, *SERVE)
+MUTANTS = (
+    *(*FOLDS, *TREE, *ROLE, *REFERENCE, *SEED, *GAP, *SEARCH, *RESULTS, *ONE_STEP, *RESUMED),
+    *(*ADAPTERS, *CHATS, *SERVE),
+)
 """All of them."""

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 
 import httpx2
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 from test_wiring_chat import FORMATS, ChatWorld, asked, cases, prepared
@@ -618,3 +619,28 @@ def test_close_alone_answers_all_that_wait() -> None:
     with serving(world) as (app, service):
         calls = asyncio.run(scenario(app, service))
     assert [call.sent[0]["status"] for call in calls] == [200] * 4
+
+
+def test_a_search_answers_with_the_best_of_what_it_made() -> None:
+    world = World()
+    # The reward models prefer short answers, so that neither the first nor the last one wins by its place.
+    world.score = lambda model, path: -float(len(path[-1])) + (len(path) == 3) * len(path[1])
+    search = {"draws": 2, "chains": "each", "select": "all", "rank": "gap", "iterations": 1, "width": 2}
+    with client(world, **search) as asking:
+        answers = [ask(asking, model="improved", seed=seed) for seed in range(6)]
+    records = [answer["choices"][0]["pit"] for answer in answers]
+    asks = world.asked("serve")
+    assert len({one.seed for one in asks}) == 6, "each answer of a search has random numbers of its own"
+    assert [one.model for one in asks[:6]] == ["rl-policy"] * 2 + ["rl-improver-1"] * 4
+    for number, (answer, record) in enumerate(zip(answers, records, strict=True)):
+        drawn = [[token for token in one.tokens[0, 0].tolist() if token] for one in asks[6 * number :][:6]]
+        contents = [tokens[: len(tokens) - (tokens[-1] == run().template.closings.eos)] for tokens in drawn]
+        best = int(np.argmin([len(content) for content in contents]))
+        assert [entry["source"] for entry in record["made"]] == [None, None, 0, 0, 1, 1]
+        assert [entry["answer"] for entry in record["made"]] == list(map(run().template.decode_answer, contents))
+        (choice,) = answer["choices"]
+        assert choice["message"]["content"] == record["answers"][-1] == record["made"][best]["answer"]
+        usage = answer["usage"]
+        assert usage["completion_tokens"] == sum(map(len, drawn))
+        assert usage["completion_tokens_details"] == {"reasoning_tokens": sum(map(len, drawn)) - len(drawn[best])}
+    assert any(record["answers"][-1] != record["made"][-1]["answer"] for record in records)

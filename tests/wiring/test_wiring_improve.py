@@ -166,7 +166,8 @@ def test_the_models_of_an_improvement_are_the_last_of_the_run():
         run = run_of(*settings)
         with World().watched("load"):
             loaded = Models.load(run, run.config.reward_gap.packing)
-            likely = Models.load(run, run.config.reward_gap.packing, sft.POLICY, accept_by="likelihood")
+            by_likelihood = dataclasses.replace(run.config.improve, accept_by="likelihood")
+            likely = Models.load(run, run.config.reward_gap.packing, sft.POLICY, config=by_likelihood)
         assert trained_by(loaded.policy.params) == "rl-policy"
         assert trained_by(loaded.improver.params) == improver
         assert (type(loaded.scorer), trained_by(loaded.scorer.model.params)) == (ModelScorer, gap)

@@ -65,7 +65,7 @@ class Ledger(World):
 
 
 def ledger(*names):
-    """Return the ledger of some stages, in which "evaluate" and "improve" are those commands."""
+    """Return the ledger of some stages, in which "evaluate" and "improve" are those commands; widely: a search."""
     world, run = Ledger(), run_of(*SETTINGS)
     patches = world.watching()
     for patch in patches:
@@ -91,14 +91,15 @@ def record(world, run, name):
         else:
             source = run.folder / "prompts.jsonl"
             source.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("one", "two", "three")))
+            changes = {"draws": 2, "width": 2, "chains": "each", "restart": 1} if name == "improve widely" else {}
             with source.open("rb") as lines, (run.folder / "improved.jsonl").open("w") as sink:
-                improve_lines(run, lines, sink, {}, seed=0)
+                improve_lines(run, lines, sink, changes, seed=len(changes))
 
 
 RL = ("rl-policy", "rl-improver-0", "rl-improver-1", "rl-improver-2")
 SUPERVISED = ("sft-policy", "sft-improver", "reward-quality", "reward-gap", "reward-judge")
 REFRESHED = ("refresh-pairs", "refresh-quality", "refresh-gap")
-INFERENCE = ("evaluate", "improve")
+INFERENCE = ("evaluate", "improve", "improve widely")
 
 
 def whole():

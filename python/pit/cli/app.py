@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from io import UnsupportedOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -39,13 +39,14 @@ from pit.cli.options import (
     require_outside,
     reward_option,
     run_option,
+    search_options,
     set_option,
     tracked,
     tracker_option,
 )
 from pit.cli.plan import plan_command
 from pit.cli.serve import policy_of, policy_options, serve
-from pit.config import AcceptBy, ConfigError, to_dict, to_yaml
+from pit.config import ConfigError, to_dict, to_yaml
 from pit.data.errors import DataError
 from pit.errors import Interruption
 from pit.terminal import Terminal, json_line, say, styled, tolerate_encodings
@@ -295,23 +296,17 @@ def config_command(
 @click.option("--input", "source", type=INPUT, default="-", help="JSONL [stdin].")
 @click.option("--output", "sink", type=OUTPUT, default="-", help="JSONL [stdout].")
 @click.option("--strict", is_flag=True, help="Stop at the first line that cannot be answered.")
-@click.option("--iterations", type=click.IntRange(min=1), help="Passes of the improver [the run's config].")
-@click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature; 0 is greedy.")
-@click.option("--threshold", type=float, help="A candidate is accepted only if its gap exceeds this.")
-@click.option(
-    "--accept-by",
-    type=click.Choice(get_args(AcceptBy)),
-    help="The gap that accepts: R_PIT's, or the log-likelihood gap of the fine-tuned improver [the run's config].",
-)
+@search_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @policy_options
-# Nine parameters: the options of the command.
+# Ten parameters: the options of the command.
 def improve(
     folder: Path,
     source: str,
     sink: str,
     strict: bool,
     seed: int,
+    budget: int | None,
     policy: str | None,
     policy_model: str | None,
     api_key_env: str | None,
@@ -320,9 +315,9 @@ def improve(
     r"""Answer prompts and improve the answers, again and again.
 
     Reads one JSON object per line with `prompt` (text, or messages with role and content) and, if the first answer is
-    given, `answer`; writes `prompt`, `answers` (kept after each pass), `steps` (candidate, gap, accepted), `cut` (what
-    did not fit into its window) and all other fields of the line. Answers follow as the lines arrive. A line that
-    cannot be answered is named on stderr, and the exit status is then 1.
+    given, `answer`; writes `prompt`, `answers` (kept after each round), `steps` (candidate, gap, accepted), `made` (all
+    answers, where there are more), `cut` (what did not fit into its window) and all other fields of the line. Answers
+    follow as the lines arrive. A line that cannot be answered is named on stderr, and the exit status is then 1.
 
     With --policy another server with OpenAI's chat API gives the first answers, and this run improves them.
 
@@ -330,6 +325,7 @@ def improve(
       echo '{"prompt": "Describe this red small cheap old round lamp: price, colour and size. End fondly."}' \
         | pit improve --run runs/demo
       pit improve --run runs/demo --policy http://127.0.0.1:8080/v1 < prompts.jsonl
+      pit search --run runs/demo && pit improve --run runs/demo --budget 80 < prompts.jsonl
     """
     from pit.data.arrivals import ByteStream
     from pit.serve.lines import improve_lines
@@ -345,7 +341,7 @@ def improve(
         click.open_file(sink, "w", encoding="utf-8", lazy=True) as answers,
     ):
         assert isinstance(lines, ByteStream), "files and stdin are buffered"
-        improve_lines(run, lines, answers, given, seed=seed, strict=strict, ask=ask)
+        improve_lines(run, lines, answers, given, seed=seed, strict=strict, budget=budget, ask=ask)
 
 
 def _require_apart(source: str, sink: str, folder: Path) -> None:

@@ -7,11 +7,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from pit.config import TRACKERS, ConfigError, RlConfig, RunConfig, override, read_config
+from pit.config import (
+    TRACKERS,
+    Accept,
+    AcceptBy,
+    Chains,
+    ConfigError,
+    Rank,
+    RlConfig,
+    RunConfig,
+    Select,
+    override,
+    read_config,
+)
 
 if TYPE_CHECKING:
     from pit.run.folder import Run
@@ -149,6 +161,49 @@ def processes_options(command: Callable[..., None]) -> Callable[..., None]:
     ):  # fmt: skip
         joined = option(joined)
     return joined
+
+
+def search_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that change a run's section `improve`, and the budget that chooses a split of its own."""
+
+    @wraps(command)
+    def searching(*, budget: int | None, **options: Any) -> None:
+        given = [name for name in _SPLIT if options[name] is not None]
+        if budget is not None and given:
+            named = ", ".join(f"--{name}" for name in given)
+            raise click.UsageError(f"--budget chooses draws, passes and rules; leave out {named}.")
+        command(budget=budget, **options)
+
+    count = click.IntRange(min=1)
+
+    def choice(names: Any) -> click.Choice[str]:
+        return click.Choice(get_args(names))
+
+    for option in (
+        click.option(
+            "--budget", type=count, metavar="TOKENS",
+            help="Spend so many tokens per prompt as held-out prompts favoured, which `pit search` asks.",
+        ),
+        click.option("--iterations", type=click.IntRange(min=0), help="Passes of the improver [the run's config]."),
+        click.option("--draws", type=count, help="Answers of the policy to begin with [the run's config]."),
+        click.option("--width", type=count, help="Candidates per pass and chain [the run's config]."),
+        click.option("--chains", type=choice(Chains), help="Improve the best draw, or each [the run's config]."),
+        click.option("--rank", type=choice(Rank), help="Order of several answers: R_P, gaps, or both."),
+        click.option("--select", type=choice(Select), help="Last choice among answers kept, or all made."),
+        click.option("--accept", type=choice(Accept), help="Rule that replaces an answer [the run's config]."),
+        click.option("--restart", type=click.IntRange(min=0), help="Refused passes before a chain draws anew."),
+        click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature; 0 is greedy."),
+        click.option("--threshold", type=float, help="A candidate is accepted only if its gap exceeds this."),
+        click.option(
+            "--accept-by", type=choice(AcceptBy),
+            help="The gap that accepts: R_PIT's, or the fine-tuned improver's log-likelihood [the run's config].",
+        ),
+    )[::-1]:  # fmt: skip
+        searching = option(searching)
+    return searching
+
+
+_SPLIT = ("iterations", "draws", "width", "chains", "rank", "select", "accept", "restart")
 
 
 class Verbatim(click.Command):

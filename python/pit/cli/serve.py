@@ -4,12 +4,12 @@ import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
-from pit.cli.options import open_run, run_option
-from pit.config import AcceptBy, ConfigError
+from pit.cli.options import open_run, run_option, search_options
+from pit.config import ConfigError
 from pit.types import Message
 
 MOST_NAMES = 10
@@ -28,10 +28,7 @@ NEEDED = ("starlette", "uvicorn")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
 )
-@click.option("--iterations", type=click.IntRange(min=1), help="Passes of the improver [the run's config].")
-@click.option("--temperature", type=click.FloatRange(min=0), help="Temperature of requests that name none.")
-@click.option("--threshold", type=float, help="A candidate is accepted only if its gap exceeds this.")
-@click.option("--accept-by", type=click.Choice(get_args(AcceptBy)), help="The gap that accepts [the run's config].")
+@search_options
 @click.option("--batch", type=click.IntRange(min=1), help="Most answers that are drawn together [the run's config].")
 @click.option("--queue", "room", type=click.IntRange(min=16), default=256, show_default=True, help="Most that wait.")
 @click.option("--api-key-env", metavar="VAR", help="Environment variable with the key that requests must have.")
@@ -43,9 +40,17 @@ NEEDED = ("starlette", "uvicorn")
     "--warmup", "warm", is_flag=True,
     help="Compile for batches of many sizes before the first request, for about a minute.",
 )  # fmt: skip
-# Eight parameters: the options of the command.
+# Nine parameters: the options of the command.
 def serve(
-    folder: Path, host: str, port: int, room: int, api_key_env: str | None, drain_s: float, warm: bool, **changes: Any
+    folder: Path,
+    host: str,
+    port: int,
+    room: int,
+    api_key_env: str | None,
+    drain_s: float,
+    warm: bool,
+    budget: int | None,
+    **changes: Any,
 ) -> None:
     r"""Serve a finished run over HTTP, as OpenAI's chat API has it.
 
@@ -67,7 +72,7 @@ def serve(
 
     key = key_from(api_key_env)
     given = {name: value for name, value in changes.items() if value is not None}
-    serve(open_run(folder), given, Address(host, port, key, room, drain_s), warm=warm)
+    serve(open_run(folder), given, Address(host, port, key, room, drain_s), budget=budget, warm=warm)
 
 
 def key_from(variable: str | None) -> str | None:

@@ -5,6 +5,7 @@ Nothing here repairs a value: a value that cannot work is refused with its path,
 
 from pit.config.adapter import AdapterConfig, BaseConfig
 from pit.config.board import BoardConfig, Limit
+from pit.config.improve import Accept, AcceptBy, Chains, ImproveConfig, Rank, Select
 from pit.config.judge import JudgeConfig
 from pit.config.model import ModelConfig, RopeScaling, gemma_like
 from pit.config.plain import digest, from_dict, override, read_config, to_dict, to_yaml
@@ -26,12 +27,10 @@ from pit.config.rl import (
 from pit.config.rules import ConfigError, FieldError
 from pit.config.run import FREE, TRACKERS, RunConfig
 from pit.config.sections import (
-    AcceptBy,
     DataConfig,
     EvaluateConfig,
     FoldFractions,
     GapForm,
-    ImproveConfig,
     MeshConfig,
     OptimizerConfig,
     PackingConfig,
@@ -53,10 +52,12 @@ from pit.config.supervised import (
 __all__ = [
     "FREE",
     "TRACKERS",
+    "Accept",
     "AcceptBy",
     "AdapterConfig",
     "BaseConfig",
     "BoardConfig",
+    "Chains",
     "ConfigError",
     "CurriculumConfig",
     "DataConfig",
@@ -81,6 +82,7 @@ __all__ = [
     "PackingConfig",
     "Passes",
     "PolicyRlConfig",
+    "Rank",
     "RefreshConfig",
     "RewardConfig",
     "RewardForm",
@@ -90,6 +92,7 @@ __all__ = [
     "RolloutConfig",
     "RopeScaling",
     "RunConfig",
+    "Select",
     "SftConfig",
     "SourceWeights",
     "SupervisedConfig",

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pit.config.adapter import BaseConfig
 from pit.config.board import BoardConfig
+from pit.config.improve import ImproveConfig
 from pit.config.model import ModelConfig
 from pit.config.rl import ImproverRlConfig, Passes, PolicyRlConfig, RewrittenRlConfig
 from pit.config.rules import COUNT, LATER, UNSIGNED, Section, require
 from pit.config.sections import (
     DataConfig,
     EvaluateConfig,
-    ImproveConfig,
     MeshConfig,
     TemplateConfig,
     TokenizerConfig,

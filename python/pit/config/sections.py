@@ -1,10 +1,11 @@
 """Sections of a run's config that are not about one stage: data, optimizer, packing, use, evaluation."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pit.config.judge import JudgeConfig
-from pit.config.rules import COUNT, DECAY, FINITE, LATER, POSITIVE, SHARE, UNSIGNED, Range, Section
+from pit.config.rules import COUNT, DECAY, LATER, POSITIVE, SHARE, UNSIGNED, Range, Section
 
 GapForm = Literal["raw", "centred", "symmetric"]
 
@@ -229,43 +230,6 @@ class RolloutConfig(Section):
     prefill_tokens: Annotated[int, COUNT] = 8192
 
 
-AcceptBy = Literal["gap_model", "likelihood"]
-"""Model whose gap decides whether a candidate replaces the answer."""
-
-
-@dataclass(frozen=True)
-class ImproveConfig(Section):
-    """Iterated improvement at inference (the paper's Algorithm 2, with an acceptance rule added).
-
-    iterations: number of improver passes.
-    temperature: temperature of y0 and of every pass; 0 is greedy.
-    top_k, top_p, min_p: filters of unlikely tokens, if given (see `pit.rollout.strategy`).
-    accept_by: the gap that decides: of the gap model, or the log-likelihood gap, in nats, of the fine-tuned improver,
-        which can look where a reward model has not learned to.
-    gap: form of that gap.
-    threshold: a candidate replaces the answer only if its gap over the answer exceeds this.
-    batch: prompts per batch.
-    rollout: how answers are decoded.
-    """
-
-    iterations: Annotated[int, COUNT] = 3
-    temperature: Annotated[float, UNSIGNED] = 1.0
-    top_k: Annotated[int | None, COUNT] = None
-    top_p: Annotated[float | None, KEPT] = None
-    min_p: Annotated[float | None, KEPT] = None
-    accept_by: AcceptBy = "gap_model"
-    gap: GapForm = "centred"
-    threshold: Annotated[float, FINITE] = 0.0
-    batch: Annotated[int, COUNT] = 128
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(
-            self.gap != "raw", "gap", "must not be raw, because a raw gap has no zero", "set it to centred or symmetric"
-        )
-
-
 @dataclass(frozen=True)
 class EvaluateConfig(Section):
     """Measurements at the end of a run, and the gate before RL.
@@ -279,6 +243,8 @@ class EvaluateConfig(Section):
         task; progress_floor: of answers ranked above a copy that is one step further from the clean one; pairs_floor:
         of held-out pairs ranked as the data rank them.
     judge: an LLM judge behind an API, which compares answers besides the other measures; None: none.
+    search_prompts: most prompts of the judge fold on which `pit search` chooses; search_answers: budgets that it
+        chooses for, in answers per prompt, their numbers separated by commas.
     """
 
     prompts: Annotated[int, Range(low=2.0)] = 1000
@@ -290,6 +256,23 @@ class EvaluateConfig(Section):
     progress_floor: Annotated[float, SHARE] = 0.8
     pairs_floor: Annotated[float, SHARE] = 0.55
     judge: JudgeConfig | None = field(default=None, metadata=LATER)
+    search_prompts: Annotated[int, Range(low=2.0)] = field(default=200, metadata=LATER)
+    search_answers: str = field(default="2,6,12", metadata=LATER)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numbers = [number.strip() for number in self.search_answers.split(",")]
+        self._require(
+            all(re.fullmatch("[0-9]{1,3}", number) and int(number) >= 2 for number in numbers),
+            "search_answers",
+            "must be whole numbers from 2 to 999, separated by commas",
+            "for example {path}=2,6,12",
+        )
+
+    @property
+    def search_budgets(self) -> tuple[int, ...]:
+        """The numbers in `search_answers`, ascending, each once."""
+        return tuple(sorted({int(number) for number in self.search_answers.split(",")}))
 
 
 @dataclass(frozen=True)

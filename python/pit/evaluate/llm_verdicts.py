@@ -48,7 +48,7 @@ def ask(run: Run, answers: Answers) -> Asked:
     client = ChatClient(
         config.url, config.model, key=os.environ.get(KEY), timeout_s=config.timeout_s, attempts=config.attempts
     )
-    judge, last = LlmJudge(config, client, run.folder / FOLDER), f"improved_{run.config.improve.iterations}"
+    judge, last = LlmJudge(config, client, run.folder / FOLDER), f"improved_{run.config.improve.rounds}"
     methods = [name for name in ("improved", last) if name in answers.methods]
     deltas, counts = {}, {}
     reporter = make_reporter("evaluate")

@@ -81,10 +81,10 @@ def answer_all(run: Run) -> Answers:
     improved = tracked(accepting, 0, "iterating, stop rule")
     first = answers_of(improved, 0)
     iterating = improve(
-        models, prompts, requests, config.improve, seed=seed.of("plain"), answers=first, stop_rule=False
+        models, prompts, requests, config.improve.chain(), seed=seed.of("plain"), answers=first, stop_rule=False
     )
     plain = tracked(iterating, len(requests), "iterating, plain")
-    once = replace(config.improve, iterations=1)
+    once = replace(config.improve.chain(), iterations=1)
     # Another prompt's answer as the reference shows what the improver does without reading its reference.
     foreign = first.take([*requests[1:], *requests[:1]])
     unrelated = improve(
@@ -104,14 +104,15 @@ def answer_all(run: Run) -> Answers:
         "wrong_reference": wrong.where(wrong_gaps > config.improve.threshold, first),
         "wrong_reference_plain": wrong,
     }
-    for k in range(2, config.improve.iterations + 1):
+    for k in range(2, config.improve.rounds + 1):
         methods[f"improved_{k}"] = answers_of(improved, k)
+    for k in range(2, config.improve.iterations + 1):
         methods[f"improved_plain_{k}"] = answers_of(plain, k)
     return Answers(prompts, methods, improved, plain)
 
 
 def answers_of(trajectories: Sequence[Trajectory], iteration: int) -> Tokens:
-    """Return the answers kept after `iteration` passes; 0 is y0."""
+    """Return the answers kept after `iteration` rounds; 0 is y0."""
     return Tokens.of([trajectory.answer(iteration) for trajectory in trajectories])
 
 

@@ -1,11 +1,16 @@
-"""The interface of samplers: what RL, evaluation and improvement ask of whatever draws answers.
+"""The interfaces of samplers and scorers: what RL, evaluation and improvement ask of whatever draws or scores answers.
 
 `pit.rollout.sample.Sampler` is PIT's own. Another one, such as an engine in another process that holds weights of its
 own, is a class with these two methods; docs/rollouts.md says how weights reach it.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Float32
+
+from pit.config import GapForm
 from pit.data.tokens import Sequences, Tokens
 from pit.model.decoder import Decoder
 from pit.model.model import Model
@@ -65,3 +70,21 @@ class SamplerProtocol(Protocol):
         seed: int,
     ) -> Tokens:
         """Draw one answer of every prefix, as the conversation after it shows it; a number is a temperature."""
+
+
+@runtime_checkable
+class GapScorer(Protocol):
+    """A scorer of gaps, such as `pit.rollout.score.Scorer`."""
+
+    def gap(
+        self, inputs: Sequences, references: Sequences, outputs: Sequence[Sequences], form: GapForm
+    ) -> Float32[np.ndarray, "G N"]:
+        """Return the gap of N outputs over the reference of each input; `outputs[n][g]`."""
+
+
+@runtime_checkable
+class QualityScorer(Protocol):
+    """A scorer of single answers, such as `pit.rollout.score.ModelScorer`."""
+
+    def quality(self, inputs: Sequences, outputs: Sequence[Sequences]) -> Float32[np.ndarray, "G N"]:
+        """Return r_P(x, y) of N outputs of each input; `outputs[n][g]`."""

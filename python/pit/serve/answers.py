@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Int64
 
 from pit.config import ImproveConfig
 from pit.data.template import Template
 from pit.data.tokens import Tokens
-from pit.improve import Models, Pass, passes, steps_of
+from pit.improve import Models, Round, made_of, search, steps_of
 from pit.model.decoder import Decoder
 from pit.model.model import Model
 from pit.rollout.sample import Sampler
@@ -38,7 +38,7 @@ class Answer:
     finish: its end.
     tokens: tokens that were drawn for it, those of replaced and refused answers included.
     hidden: those of them that are not in the text.
-    record: the answers after each pass and the steps, as `pit improve` writes them; None for the policy's.
+    record: the answers after each round and the steps, as `pit improve` writes them; None for the policy's.
     """
 
     text: str
@@ -99,7 +99,7 @@ class Answerer:
     Args:
         template: layout of text.
         models: the models.
-        config: passes of the improver, form of the gap, threshold.
+        config: draws, passes of the improver, form of the gap, rules.
 
     Raises:
         TypeError: there is no policy, or the sampler is not PIT's own, which alone shows samples while it draws them.
@@ -140,32 +140,29 @@ class Answerer:
             return
         rows = [row for row, _ in firsts]
         prompts = Tokens.of([row.request.question.tokens.prompt for row in rows])
-        served = self._sampler.served
-        draws = [[ended] for _, ended in firsts]
-
-        def refine(answers: Tokens, number: int) -> Tokens:
-            ended = self._draw(self._models.improver, rows, answers, _SEED.of("pass", number))
-            for of_row, candidate in zip(draws, ended, strict=True):
-                of_row.append(candidate)
-            return served(Tokens.of([candidate.ids for candidate in ended]))
-
-        first = served(Tokens.of([ended.ids for _, ended in firsts]))
-        batch: list[Pass] = []
-        for one in passes(prompts, first, refine, self._models.scorer, self._config):
-            batch.append(one)
+        writer = _Writer(self, rows, [[ended] for _, ended in firsts])
+        first = self._sampler.served(Tokens.of([ended.ids for _, ended in firsts]))
+        rounds: list[Round] = []
+        for one in search(prompts, first, writer, self._models, self._config):
+            rounds.append(one)
             if self._stopped.is_set() or all(row.listener.gone for row in rows):
                 return
         for number, row in enumerate(rows):
-            answer = self._improved(first[number].tolist(), batch, number, draws[number])
+            answer = self._improved(first[number].tolist(), rounds, number, writer.made[number])
             row.listener.finished(row.choice, answer)
 
-    def _improved(self, first: list[int], batch: Sequence[Pass], number: int, draws: Sequence[Ended]) -> Answer:
-        """Return the answer of one row after all passes; `draws` are y0 and the candidates."""
-        steps = steps_of(batch, number)
-        kept = draws[max((k for k, step in enumerate(steps, start=1) if step.accepted), default=0)]
-        record = record_of(self._template, first, steps)
-        tokens = sum(ended.tokens for ended in draws)
+    def _improved(self, first: list[int], rounds: Sequence[Round], number: int, made: Sequence[Ended]) -> Answer:
+        """Return the answer of one row after all rounds; `made` are all answers to it, y0 first."""
+        kept = made[int(rounds[-1].kept[number])]
+        record = record_of(self._template, first, steps_of(rounds, number), made_of(first, rounds, number))
+        tokens = sum(ended.tokens for ended in made)
         return Answer(record["answers"][-1], kept.finish, tokens, tokens - kept.tokens, record)
+
+    def write(self, rows: Sequence[Row], references: Tokens | None, seed: Seed) -> tuple[list[Ended], Tokens]:
+        """Return a draw of the policy for each row, or with references a candidate of the improver; also as served."""
+        model = self._policy if references is None else self._models.improver
+        ended = self._draw(model, rows, references, seed)
+        return ended, self._sampler.served(Tokens.of([answer.ids for answer in ended]))
 
     def _draw(self, model: Model[Decoder], rows: Sequence[Row], references: Tokens | None, seed: Seed) -> list[Ended]:
         """Return an answer for each row, of the policy, or with references a candidate of the improver.
@@ -203,3 +200,26 @@ class Answerer:
                 row.listener.grew(row.choice, more)
             ends.append(ended)
         return ends
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """The writer of a search for requests; `made` keeps all answers to each row, in the order of the search."""
+
+    answerer: Answerer
+    rows: Sequence[Row]
+    made: list[list[Ended]]
+
+    def draw(self, rows: Int64[np.ndarray, " m"], number: int) -> Tokens:
+        """Return a draw of the policy for each row."""
+        return self._kept(rows, None, _SEED.of("draw", number))
+
+    def refine(self, rows: Int64[np.ndarray, " m"], references: Tokens, number: Sequence[int]) -> Tokens:
+        """Return a candidate of the improver for each row and reference."""
+        return self._kept(rows, references, _SEED.of("pass", *number))
+
+    def _kept(self, rows: Int64[np.ndarray, " m"], references: Tokens | None, seed: Seed) -> Tokens:
+        ended, served = self.answerer.write([self.rows[row] for row in rows], references, seed)
+        for row, answer in zip(rows, ended, strict=True):
+            self.made[row].append(answer)
+        return served

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from pit.config import ImproveConfig
+from pit.config import ConfigError, ImproveConfig
 from pit.data.arrivals import ByteStream, arriving
 from pit.data.errors import DataError
 from pit.data.readers.columns import require_no_pictures, with_system
@@ -23,7 +23,7 @@ from pit.data.readers.trl import request_of
 from pit.data.template import Template
 from pit.data.tokens import Tokens
 from pit.errors import PitError
-from pit.improve import Models, Trajectory, improve
+from pit.improve import Models, Trajectory, config_of, improve
 from pit.run.folder import Run
 from pit.seeds import Seed
 from pit.serve.question import Question, question
@@ -32,7 +32,7 @@ from pit.stages import rl
 from pit.terminal import json_line, say
 from pit.types import Message
 
-OUTPUT = ("prompt", "answers", "steps", "cut")
+OUTPUT = ("prompt", "answers", "steps", "made", "cut")
 """Fields of a line of output; every other field of the input is passed on."""
 
 TOLD_CUTS = 5
@@ -66,7 +66,7 @@ class _Request:
     others: Mapping[str, object]
 
 
-# Eight parameters: where lines come from and go to, and how they are answered.
+# Nine parameters: where lines come from and go to, and how they are answered.
 def improve_lines(
     run: Run,
     source: ByteStream,
@@ -75,6 +75,7 @@ def improve_lines(
     *,
     seed: int,
     strict: bool = False,
+    budget: int | None = None,
     ask: Ask | None = None,
     tell: Callable[[str], None] = lambda text: say(text, error=True),
 ) -> None:
@@ -87,15 +88,22 @@ def improve_lines(
         changes: fields of the run's config section `improve` to change.
         seed: root of the random numbers; equal prompts of one input get answers of their own.
         strict: stop at the first line that cannot be answered.
+        budget: most tokens per prompt, whose split `pit search` has chosen; None for the one of the config.
         ask: answers prompts without an answer in the place of the run's policy.
         tell: receives a text about every line that cannot be answered, and about cuts.
 
     Raises:
+        ConfigError: there is no split of the budget, or another server would have to make further draws.
         DataError: a line could not be answered; the others were, unless `strict`.
     """
-    config = dataclasses.replace(run.config.improve, **changes)
+    config = config_of(run, changes, budget)
     policy = rl.POLICY if ask is None else None
-    models = Models.load(run, run.config.reward_gap.packing, policy, accept_by=config.accept_by)
+    if policy is None and (config.draws > 1 or config.restart is not None):
+        raise ConfigError(
+            f"draws = {config.draws}, restart = {config.restart}: only the run's own policy makes further draws; leave "
+            "--policy out, or give --draws 1 and neither --restart nor --budget"
+        )
+    models = Models.load(run, run.config.reward_gap.packing, policy, config=config)
     server = _Server(run.template, models, config, seed, sink, tell)
     numbers = count(1)
     lines, refused = 0, 0
@@ -232,7 +240,7 @@ class _Server:
         return {
             **request.others,
             "prompt": [message._asdict() for message in request.question.prompt],
-            **record_of(self._template, trajectory.first, trajectory.steps),
+            **record_of(self._template, trajectory.first, trajectory.steps, trajectory.made),
             **({"cut": cut} if cut else {}),
         }
 

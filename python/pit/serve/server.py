@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import ipaddress
 import logging
 import os
@@ -18,7 +17,7 @@ import uvicorn
 
 from pit.config import ConfigError
 from pit.data.errors import DataError
-from pit.improve import Models
+from pit.improve import Models, config_of
 from pit.run.folder import Run
 from pit.serve.http import application
 from pit.serve.protocol import MODELS
@@ -54,6 +53,7 @@ def serve(
     changes: Mapping[str, Any],
     address: Address,
     *,
+    budget: int | None = None,
     warm: bool = True,
     tell: Callable[[str], None] = say,
 ) -> None:
@@ -63,19 +63,20 @@ def serve(
         run: the run.
         changes: fields of the run's config section `improve` to change.
         address: where, and under which guards.
+        budget: most tokens per prompt, whose split `pit search` has chosen; None for the one of the config.
         warm: compile what requests will use before the first of them.
         tell: receives a line about that, and one once the server listens.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the address cannot be listened on, or there is no split of the budget.
     """
 
     def warn(text: str) -> None:
         say(text, error=True)
 
-    config = dataclasses.replace(run.config.improve, **changes)
+    config = config_of(run, changes, budget)
     with _bound(address.host, address.port) as listening:
-        models = Models.load(run, run.config.reward_gap.packing, accept_by=config.accept_by)
+        models = Models.load(run, run.config.reward_gap.packing, config=config)
         service = Service(run.template, models, config, room=address.room, tell=warn)
         if warm:
             _warm_up(service, run, config.batch, tell)
