@@ -47,7 +47,6 @@ DEGENERATE = (
     ("likes headings", "resists_headings", cases.difference(lambda x, y: correct(x, y) + 9.0 * ("#" in y))),
     ("likes length", "resists_filler", cases.difference(lambda x, y: correct(x, y) + 0.1 * len(y))),
     ("prefers what is shown first", "order_bias", cases.scorer(lambda x, y, ref: float(y != ref))),
-    ("no better than the shorter answer", "above_rulers", cases.difference(lambda x, y: -float(len(y)))),
     (
         "overconfident",
         "calibration",

@@ -15,6 +15,9 @@ from pit.model.pretrained import save_pretrained
 from pit.testing.adapters import Difference
 from pit.testing.classifiers import SequenceClassifier
 from pit.testing.errors import CheckError
+from pit.testing.invariants.served import SERVED_INVARIANTS
+from pit.testing.report import Status
+from pit.testing.run import Request, run_check
 from pit.testing.scorers import HALF_ROUNDING, ROUNDING
 from pit.testing.served import Variant
 from pit.types import Message
@@ -72,6 +75,30 @@ def test_variants_are_other_objects():
     assert model.adapter == 1.0
     plain = Difference(SequenceClassifier(FakeClassifier(), FakeTokenizer()))
     assert plain.variant(Variant.FLOAT32) is plain.variant(Variant.NO_ADAPTER) is None
+
+
+def served(scorer):
+    report = run_check(Difference(scorer), cases.rows(4), Request("m", "d", 6), invariants=SERVED_INVARIANTS)
+    return {result.name: result.detail or result.status.value for result in report.results}, report.notes
+
+
+def test_a_correct_classifier_passes_every_invariant_of_served_models():
+    model = FakeClassifier(dtype="torch.bfloat16", adapter=1.0)
+    results, notes = served(SequenceClassifier(model, FakeTokenizer(chat=True), max_length=64))
+    assert results == {invariant.name: "held" for invariant in SERVED_INVARIANTS}
+    assert notes == ("6 of 8 texts reach the limit of 64 tokens, after which the model reads nothing",)
+
+
+def test_what_a_classifier_lacks_is_named():
+    results, notes = served(SequenceClassifier(FakeClassifier(), FakeTokenizer()))
+    assert results["template_once"] == "needs a chat template"
+    assert results["dtype_bound"] == "needs the variant 'in float32'"
+    assert results["adapter_counts"] == "needs the variant 'without its adapter'"
+    assert results["ends_with_eos"].startswith("violated: no token that ends a text ([2]) is among the last 3")
+    assert notes == ("0 of 8 texts reach the limit of 2048 tokens, after which the model reads nothing",)
+    function = run_check(cases.difference(lambda x, y: 0.0), [], Request("m", "d"), invariants=SERVED_INVARIANTS)
+    assert {result.status for result in function.results} == {Status.NOT_APPLICABLE}
+    assert function.results[0].detail == "needs template_tokens(), tokens()"
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [("torch.bfloat16", HALF_ROUNDING), ("torch.float32", ROUNDING)])

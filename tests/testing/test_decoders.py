@@ -46,10 +46,10 @@ def _quick_programs():
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    tokenizer, format = small_model.cases.tokenizer("chatml"), small_model.cases.chat_format("chatml")
+    tokenizer, format = small_model.cases.tokenizer("gemma"), small_model.cases.chat_format("gemma")
     folder = tmp_path_factory.mktemp("base") / "base"
     params = build(Decoder, SHAPE, tokenizer.vocab_size, seed=1)[1]
-    text = {"tokenizer": tokenizer.to_json(), "chat_template": format.source}
+    text = {"tokenizer": tokenizer.to_json(), "chat_template": format.source, "special_tokens": format.special_tokens}
     save_pretrained(folder, SHAPE, params, tokenizer.vocab_size, **text, eos_ids=format.eos_ids)
     return folder
 
@@ -57,7 +57,7 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reward(tmp_path_factory):
     """Return the folder of a reward model with a chat template, and its module."""
-    tokenizer, format = small_model.cases.tokenizer("chatml"), small_model.cases.chat_format("chatml")
+    tokenizer, format = small_model.cases.tokenizer("gemma"), small_model.cases.chat_format("gemma")
     graphdef, params = build(RewardModel, SHAPE, tokenizer.vocab_size, 3)
     params = {**params, "score": params["score"] * 3}
     folder = tmp_path_factory.mktemp("reward") / "reward"
@@ -83,7 +83,7 @@ def _pad(format, tokenizer):
 
 
 def rendered(output):
-    tokenizer, format = small_model.cases.tokenizer("chatml"), small_model.cases.chat_format("chatml")
+    tokenizer, format = small_model.cases.tokenizer("gemma"), small_model.cases.chat_format("gemma")
     return tokenizer.encode_format(format.render([*ASK, Message("assistant", output)], opening=False))
 
 
@@ -128,7 +128,9 @@ def lora(base, tmp_path_factory):
         below = Model.build(Decoder, SHAPE, pretrained.vocab_size, seed=1)
         model = adapted(RewardModel, dataclasses.replace(SHAPE, tied=True), below, ADAPTER, seed=5)
         dice = np.random.default_rng(0)
-        moved = {name: dice.normal(0, 0.3, model.params[name].shape).astype("f4") for name in model.trained}
+        moved = {
+            name: jnp.asarray(dice.normal(0, 0.3, value.shape), "float32") for name, value in model.trained.items()
+        }
         model = model.with_trained(moved)
         folder = tmp_path_factory.mktemp("lora") / "lora"
         save_adapter(folder, SHAPE, ADAPTER, moved, base=str(base))
@@ -168,7 +170,7 @@ def expected_logprobs(base, path):
 def test_the_likelihood_is_the_mean_over_the_answer(base):
     scorer = open_language(base, "likelihood")
     assert isinstance(scorer, Likelihood)
-    tokenizer, format = small_model.cases.tokenizer("chatml"), small_model.cases.chat_format("chatml")
+    tokenizer, format = small_model.cases.tokenizer("gemma"), small_model.cases.chat_format("gemma")
     opening = tokenizer.encode_format(format.render(list(ASK), opening=True))
     content = tokenizer.encode(OUTPUTS[1])
     expected = expected_logprobs(base, (*opening, *content))[len(opening) :].mean()

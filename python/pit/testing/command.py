@@ -115,7 +115,7 @@ def check(model: str, replay: Path | None, stage: str, **options: Any) -> None:
         _replay(scorer, replay)
         return
     report = _run(scorer, model, options, _replay_options(model, stage, options))
-    changes = _changes(report, baseline, options["baseline"])
+    changes = () if baseline is None else _changes(report, baseline, options["baseline"])
     _print_report(report, changes)
     _write_reports(report, changes, options)
     worse = [change for change in changes if change.direction == "worse"]
@@ -131,10 +131,10 @@ def _baseline(path: Path | None) -> "Report | None":
     return None if path is None else Report.read_json(path)
 
 
-def _changes(report: "Report", baseline: "Report | None", path: Path) -> "tuple[Change, ...]":
+def _changes(report: "Report", baseline: "Report", path: Path) -> "tuple[Change, ...]":
     from pit.testing.baseline import compare
 
-    return () if baseline is None else compare(report, baseline, path)
+    return compare(report, baseline, path)
 
 
 def _print_report(report: "Report", changes: "Sequence[Change]") -> None:
