@@ -138,14 +138,16 @@ def _changes(report: "Report", baseline: "Report", path: Path) -> "tuple[Change,
 
 
 def _print_report(report: "Report", changes: "Sequence[Change]") -> None:
-    from pit.testing.tables import tables_of
+    from pit.testing.findings import findings_of
+    from pit.testing.tables import absent_line, tables_of
 
     console = Terminal()
     for table in tables_of(report, changes):
         console.print(table)
     _print_failures(report)
-    for note in report.notes:
-        say(note)
+    for line in (absent_line(report), *report.notes, *(f"- {finding}" for finding in findings_of(report))):
+        if line:
+            say(line)
     total = f"{len(report.violations)} violated of {len(report.results)} in {report.seconds:.0f} s"
     say(f"{total}; data: {report.data}")
 

@@ -13,6 +13,7 @@ import jinja2
 from pit.atomic import write_file
 from pit.evaluate.stats import Interval
 from pit.testing.baseline import Change, Direction
+from pit.testing.findings import findings_of
 from pit.testing.report import Report, Result, Status, format_interval
 from pit.testing.tables import RULER_COLUMNS, is_matched, ruler_rows
 
@@ -56,12 +57,12 @@ def write_page(path: Path, report: Report, changes: Sequence[Change] = ()) -> No
     figures = [result for result in report.results if result.kind != "exact" and not is_matched(result)]
     page = environment.from_string(source).render(
         report=report,
-        verdict=verdict_of(report),
+        findings=findings_of(report),
         counts=[(status.value, len(report.of_status(status))) for status in Status if report.of_status(status)],
-        exact=[result for result in report.results if result.kind == "exact"],
+        exact=[result for result in report.results if result.kind == "exact" and not _is_absent(result)],
         pairs=[result for result in report.results if is_matched(result)],
-        figures=[result for result in figures if result.interval is not None],
-        absent=[result for result in figures if result.interval is None],
+        figures=[result for result in figures if not _is_absent(result)],
+        absent=[result for result in report.results if _is_absent(result)],
         rulers=next((result for result in figures if result.name == "above_rulers" and result.table), None),
         ruler_columns=RULER_COLUMNS,
         ruler_rows=ruler_rows,
@@ -73,24 +74,14 @@ def write_page(path: Path, report: Report, changes: Sequence[Change] = ()) -> No
     write_file(path, page.encode("utf-8", "backslashreplace"))
 
 
-def verdict_of(report: Report) -> str:
-    """Return the most important finding of a report as one sentence."""
-    if report.violations:
-        first = report.violations[0]
-        count = len(report.violations)
-        return f"{count} exact invariant{'s are' if count > 1 else ' is'} violated, beginning with {first.name}."
-    below = [result.name for result in report.results if result.below_floor]
-    if below:
-        return (
-            f"No exact invariant is violated; {', '.join(below)} lies below the figure of a scorer that knows nothing."
-        )
-    held = len(report.of_status(Status.HELD))
-    return f"All {held} exact invariants that could be checked hold." if held else "No exact invariant was checked."
+def _is_absent(result: Result) -> bool:
+    """Return whether a result belongs into the list of what was not measured."""
+    return result.status == Status.NOT_APPLICABLE or (result.kind != "exact" and result.interval is None)
 
 
 def _bar(result: Result) -> Bar:
     assert result.interval is not None
-    signed = result.interval.low < 0 or result.ideal == 0
+    signed = is_matched(result) or result.interval.low < 0 or 0 in (result.ideal, result.floor)
     return bar_of(result.interval, 0.0 if signed else result.floor, -1.0 if signed else 0.0)
 
 

@@ -22,9 +22,10 @@ def tables_of(report: Report, changes: Sequence[Change] = ()) -> list[Table]:
         changes: changes since a baseline, if there is one; all measured ones are shown, so that a bias that moved from
             one axis to another is seen.
     """
-    exact = [result for result in report.results if result.kind == "exact"]
-    pairs = [result for result in report.results if is_matched(result)]
-    figures = [result for result in report.results if result.kind != "exact" and not is_matched(result)]
+    given = [result for result in report.results if result.status != Status.NOT_APPLICABLE]
+    exact = [result for result in given if result.kind == "exact"]
+    pairs = [result for result in given if is_matched(result)]
+    figures = [result for result in given if result.kind != "exact" and not is_matched(result)]
     tables = [
         (_exact_table(exact), exact),
         (_pair_table(pairs), pairs),
@@ -34,6 +35,21 @@ def tables_of(report: Report, changes: Sequence[Change] = ()) -> list[Table]:
         (_change_table(changes), changes),
     ]
     return [table for table, rows in tables if rows]
+
+
+def absent_line(report: Report) -> str:
+    """Return a line about the invariants that are not applicable, by reason; "" without one.
+
+    >>> one = Result("a", "exact", "", "", Status.NOT_APPLICABLE, "needs draw()")
+    >>> absent_line(Report("m", "d", 0, (one, one), 0.0))
+    'not applicable: 2 (needs draw(): a, a)'
+    """
+    reasons: dict[str, list[str]] = {}
+    for result in report.of_status(Status.NOT_APPLICABLE):
+        reasons.setdefault(result.detail, []).append(result.name)
+    count = sum(map(len, reasons.values()))
+    listed = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in reasons.items())
+    return f"not applicable: {count} ({listed})" if count else ""
 
 
 def is_matched(result: Result) -> bool:
@@ -104,7 +120,7 @@ def _figure_table(results: Sequence[Result]) -> Table:
 
 
 def _ruler_table(result: Result) -> Table:
-    table = _table("Rulers: shares of questions ranked right", *((name, True) for name in RULER_COLUMNS))
+    table = _table("Rulers: shares of questions ranked right", *((name, False) for name in RULER_COLUMNS))
     for subset, cells in ruler_rows(result):
         table.add_row(escape(subset), *map(escape, cells))
     return table
