@@ -70,15 +70,17 @@ class Difference:
 
     def __init__(self, model: QualityScorer) -> None:
         self.model, self.rounding = model, rounding_of(model)
-        # What a check may ask a served model for is asked of the model itself.
-        for name in ("tokens", "template_tokens", "facts"):
-            if hasattr(model, name):
-                setattr(self, name, getattr(model, name))
-        if hasattr(model, "variant"):
-            self.variant = self._variant
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what a check may ask a served model for: its tokens and its variants, if it has them."""
+        if name in ("tokens", "template_tokens", "facts"):
+            return getattr(self.model, name)
+        if name == "variant" and hasattr(self.model, name):
+            return self._variant
+        raise AttributeError(name)
 
     def _variant(self, variant: Variant) -> "Difference | None":
-        other = getattr(self.model, "variant")(variant)  # noqa: B009 - optional, so not in the protocol
+        other = self.model.variant(variant)  # type: ignore[attr-defined] # Optional, so it is not in the protocol.
         return None if other is None else Difference(other)
 
     def gap(self, prompts: Sequence[Prompt], outputs: Sequence[str], references: Sequence[str]) -> np.ndarray:

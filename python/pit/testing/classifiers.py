@@ -110,18 +110,17 @@ class SequenceClassifier:
 
     def variant(self, variant: Variant) -> "SequenceClassifier | None":
         """Return the model with its texts padded on the other side, in float32, or without its adapter."""
-        model, tokenizer, inference = self._model, self._tokenizer, self._inference
+        other = copy.copy(self)
         if variant is Variant.OTHER_PADDING:
-            tokenizer = copy.copy(tokenizer)
-            tokenizer.padding_side = "left" if tokenizer.padding_side == "right" else "right"
+            other._tokenizer = copy.copy(self._tokenizer)
+            other._tokenizer.padding_side = "left" if self._tokenizer.padding_side == "right" else "right"
         elif variant is Variant.FLOAT32 and self._half:
-            model = copy.deepcopy(model).float()
-        elif variant is Variant.NO_ADAPTER and hasattr(model, "disable_adapter"):
-            inference = _both(inference, model.disable_adapter)
+            other._model, other.rounding = copy.deepcopy(self._model).float(), ROUNDING
+        elif variant is Variant.NO_ADAPTER and hasattr(self._model, "disable_adapter"):
+            other._inference = _both(self._inference, self._model.disable_adapter)
         else:
             return None
-        size, length = self._batch_size, self._max_length
-        return SequenceClassifier(model, tokenizer, batch_size=size, max_length=length, inference=inference)
+        return other
 
     @property
     def _chats(self) -> bool:
