@@ -160,7 +160,7 @@ def test_the_tokenizer_has_our_ids(run, tmp_path):
 
 
 def test_a_classifier_of_transformers_and_ours_agree(run, tmp_path):
-    from pit.testing.adapters import SequenceClassifier
+    from pit.testing.classifiers import SequenceClassifier
     from pit.testing.models import open_folder
 
     export(run, reward.QUALITY, tmp_path / "quality")

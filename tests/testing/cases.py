@@ -15,6 +15,7 @@ from pit.model.heads import RewardModel
 from pit.model.params import build
 from pit.testing.adapters import GapFunction
 from pit.testing.checkpoint import CheckpointScorer, RowModelScorer
+from pit.testing.invariants import Case
 from pit.testing.policy import DrawFormat, PolicyScorer
 from pit.testing.rows import RowFormat
 from pit.types import Message, Preference
@@ -45,7 +46,7 @@ def row_model(reads="gap", config=ONE_LAYER, *, programs=quick_programs):
 
 def policy_model(config=ONE_LAYER, *, programs=quick_programs):
     """Return a policy with random weights; some of its answers end before the window."""
-    form = DrawFormat(closing=(twins.ROLES[0],), eos=twins.ROLES[2], content=CONTENT, longest=6, capacity=8)
+    form = DrawFormat((twins.ROLES[0],), eos=twins.ROLES[2], content=CONTENT, longest=6, capacity=8, filters=True)
     with programs():
         return PolicyScorer(*twins.random_decoder(config), form)
 
@@ -105,3 +106,9 @@ def rows(count=40):
         )
         preferences.append(Preference((Message("user", f"What is {i} plus 2?"),), right, wrong))
     return preferences
+
+
+def case():
+    """Return the first of the preferences as a case."""
+    first, second = rows(2)
+    return Case.of(first, second.better, 0)

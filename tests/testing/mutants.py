@@ -15,7 +15,7 @@ import cases
 import jax.numpy as jnp
 import numpy as np
 from degenerate import DEGENERATE
-from test_scorers import FakeClassifier, FakeTokenizer
+from fakes import BOS, FakeClassifier, FakeTokenizer
 
 from pit.data import packing
 from pit.losses import gap as gap_losses
@@ -25,8 +25,9 @@ from pit.rollout import sample as sampling
 from pit.rollout import score as scoring
 from pit.stages import reward
 from pit.testing import policy
-from pit.testing.adapters import Difference, SequenceClassifier
+from pit.testing.adapters import Difference
 from pit.testing.checkpoint import RowModelScorer
+from pit.testing.classifiers import SequenceClassifier
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW
 
 
@@ -182,6 +183,39 @@ def left_padded():
     return Difference(SequenceClassifier(FakeClassifier("counted"), FakeTokenizer("left")))
 
 
+class Doubled(FakeTokenizer):
+    """A tokenizer that adds BOS whether it is wanted or not."""
+
+    def __call__(self, texts, **options):
+        return super().__call__([f"{chr(BOS)}{text}" for text in texts], **options)
+
+
+class TwiceTemplated(FakeTokenizer):
+    """A tokenizer whose text is rendered by the caller, and again here."""
+
+    def apply_chat_template(self, messages, *, tokenize, return_dict=False):
+        if not tokenize:
+            text = super().apply_chat_template(messages, tokenize=False)
+            messages = [{"role": "user", "content": text}]
+        return super().apply_chat_template(messages, tokenize=tokenize)
+
+
+class Endless(FakeTokenizer):
+    """A tokenizer whose texts have no EOS."""
+
+    def __call__(self, texts, **options):
+        return super().__call__([text.replace("\x02\n", "") for text in texts], **options)
+
+
+def served(tokenizer=None, **options):
+    """Return a maker of a served classifier."""
+    return lambda: Difference(SequenceClassifier(FakeClassifier(**options), tokenizer or FakeTokenizer(chat=True)))
+
+
+def short_sighted():
+    return cases.difference(lambda x, y: float(sum(map(ord, y[:500]))))
+
+
 def dropout():
     dice = np.random.default_rng(0)
     return cases.difference(lambda x, y: len(y) * (dice.random() > 0.1))
@@ -215,6 +249,11 @@ def of_loss(fault, caught_by, patch, *, slow=True, reads="gap"):
 def of_function(fault, caught_by, make):
     """Return a mutant whose scorer is wrong itself, without a patch."""
     return Mutant(fault, "scorer", caught_by, no_patch, make)
+
+
+def of_served(fault, caught_by, make):
+    """Return a mutant of a model behind a tokenizer."""
+    return Mutant(fault, "served", caught_by, no_patch, make)
 
 
 def of_policy(fault, caught_by, patch, make=cases.policy_model):
@@ -322,6 +361,14 @@ MUTANTS = (
     ),
     of_function("integer scores", "well_formed", in_batch(lambda s: s.astype(np.int32))),
     of_function("dropout left on", "deterministic", dropout),
+    of_served("BOS doubled", "bos_once", served(Doubled(chat=True))),
+    of_served("chat template applied twice", "template_once", served(TwiceTemplated(chat=True))),
+    of_served("EOS missing", "ends_with_eos", served(Endless(chat=True))),
+    of_served("tokenizer of another model", "ids_in_vocabulary", served(rows=100)),
+    of_served("read at the count of its tokens, padded on the left", "padding_side", served(reads="counted")),
+    of_served("overflow in bfloat16", "dtype_bound", served(dtype="torch.bfloat16", overflows=True)),
+    of_served("adapter not loaded", "adapter_counts", served(adapter=0.0)),
+    of_served("cut after 500 letters without a word", "reads_the_end", short_sighted),
     of_policy("trainer ignores the temperature", "sampler_is_trainer", cold_trainer),
     of_policy("EOS treated as padding", "draws_end", lengths_by_padding, cases.shared_policy_model),
     of_policy("prefix one token too long when decoding", "sampler_is_trainer", prefix_too_long, other_policy),

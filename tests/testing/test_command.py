@@ -84,8 +84,33 @@ def test_a_good_scorer(project):
         "interval": None,
     }
     page = (project / "a.html").read_text()
-    assert page.count("<tr>") == len(by_name) + 1
-    assert "http" not in page.replace("http-equiv", "")
+    assert all(f'<td class="name">{name}' in page for name in by_name)
+    assert "http" not in page
+    assert re.search(r"resists_flattery .* \d\.\d{3} .* \d\.\d{3} .* -?\d\.\d{3} \[", result.output)
+    assert re.search(r"all \(3\) .* 1\.000 ", result.output)
+
+
+def test_a_baseline_fails_on_what_got_worse_alone(project):
+    """A violation that the baseline has too is accepted, a new one is not."""
+    words = ["--data", "pairs.jsonl", "--examples", 30, "--invariant", "batch_size", "--invariant", "accuracy"]
+    assert run("made_up_models:good", *words, "--json", "good.json").exit_code == 0
+    assert run("made_up_models:by_batch", *words, "--json", "bad.json").exit_code == 1
+    worse = run("made_up_models:by_batch", *words, "--baseline", "good.json")
+    assert worse.exit_code == 1
+    assert re.search(r"batch_size .* held .* violated .* worse", worse.output)
+    assert worse.output.endswith("1 of 2 results are clearly worse than in good.json\n")
+    same = run("made_up_models:by_batch", *words, "--baseline", "bad.json")
+    assert same.exit_code == 0
+    assert same.output.endswith("0 of 2 results are clearly worse than in bad.json\n")
+    other = run("made_up_models:good", *words, "--rows", 2, "--baseline", "good.json")
+    assert isinstance(other.exception, CheckError)
+    assert "was measured on other rows (3 of pairs.jsonl, here 2 of pairs.jsonl)" in str(other.exception)
+
+
+def test_a_badge_is_written_and_its_line_printed(project):
+    result = run("made_up_models:good", "--invariant", "batch_size", "--examples", 2, "--badge", "check.svg")
+    assert "![pit check: 1 held](check.svg)\n" in result.output
+    assert "<title>pit check: 1 held</title>" in (project / "check.svg").read_text()
 
 
 def test_a_violation_ends_with_status_1_and_is_replayed(project):
@@ -127,6 +152,12 @@ def test_a_violation_ends_with_status_1_and_is_replayed(project):
         (
             ["made_up_models:good", "--samples-of", "rl-policy"],
             r"--samples-of rl-policy: made_up_models:good is not the folder of a run; .*--data",
+        ),
+        (["made_up_models:good", "--sampler"], r"--sampler: made_up_models:good has no samples; name a policy"),
+        (["made_up_models:good", "--baseline", "pairs.jsonl"], r"pairs\.jsonl: does not hold a report of `pit check"),
+        (
+            ["made_up_models:good", "--json", "a", "--badge", "a"],
+            r"--json and --badge = a: must be two files; name another one",
         ),
         (["made_up_models:good", "--replay", "pairs.jsonl"], r"--replay pairs\.jsonl: .*JSONDecodeError"),
     ],

@@ -31,7 +31,7 @@ def held(scorer, examples, names=None):
 
 
 ROWS = {i.name for i in EXACT if Method.ROWS in i.needs and Method.GAP not in i.needs}
-TEXT = {i.name for i in EXACT if Method.ROWS not in i.needs and Method.SAMPLES not in i.needs}
+TEXT = {i.name for i in EXACT if i.needs <= {Method.GAP, Method.CENTRED}}
 DRAWS = {i.name for i in EXACT if Method.SAMPLES in i.needs}
 CHECKPOINT = TEXT | {"text_is_path", "rows_deterministic", "tree_is_paths", "loss_definition"}
 """Invariants for a model with a tokenizer: text, and the rows and loss of its own format; its gradients are those of

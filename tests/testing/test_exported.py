@@ -53,6 +53,7 @@ def test_a_policy_reads_and_writes_as_in_its_run(run, tmp_path):
 
 def test_adapters_alone_are_not_checked(tmp_path, capsys):
     (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "README.md").write_text("# gap\n\nA reward model trained by PIT.\n")
     with pytest.raises(SystemExit):
         main(["check", str(tmp_path)])
     assert "holds adapters without their base; export the stage with --merged to check it" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pit.testing.errors import CheckError, InvariantError
-from pit.testing.invariants import ALL, BEHAVIOURAL, EXACT, LEARNED, Case
+from pit.testing.invariants import ALL, BEHAVIOURAL, BIASES, CHOICES, EXACT, LEARNED, SAMPLER, Case
 from pit.testing.invariants.behavioural import first_half, repeat_end, replace_words
 from pit.testing.run import cases_of, select
 from pit.testing.scorers import Item
@@ -178,7 +178,7 @@ def test_one_case_is_checked_alone():
 
 
 def test_names_are_unique_and_select_by_name_or_kind():
-    assert len(BY_NAME) == len(ALL) == len(EXACT) + len(BEHAVIOURAL) + len(LEARNED)
+    assert len(BY_NAME) == len(ALL) == sum(map(len, (EXACT, BEHAVIOURAL, BIASES, LEARNED, CHOICES, SAMPLER)))
     assert [invariant.name for invariant in select(["batch_size"])] == ["batch_size"]
     assert select(["learned"]) == LEARNED
     assert select([]) == ALL

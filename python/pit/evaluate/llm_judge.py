@@ -92,6 +92,12 @@ def vote_of(text: str) -> int | None:
     return _VOTES.get(better) if isinstance(better, str) else None
 
 
+def asked(messages: Sequence[Message], a: str, b: str) -> list[Message]:
+    """Return what a judge is asked about two answers, A and B, to a conversation: a system and a user message."""
+    content = {"request": [message._asdict() for message in messages], "A": a, "B": b}
+    return [Message("system", PROMPT), Message("user", json.dumps(content, ensure_ascii=False))]
+
+
 class LlmJudge:
     """A judge that keeps its replies in a folder, by their content, so that none is paid for twice.
 
@@ -132,15 +138,14 @@ class LlmJudge:
 
     def _vote(self, messages: Sequence[Message], a: str, b: str) -> int | None:
         """Return the judge's vote, 1 for A; None where no reply can be read."""
-        content = {"request": [message._asdict() for message in messages], "A": a, "B": b}
-        asked = [Message("system", PROMPT), Message("user", json.dumps(content, ensure_ascii=False))]
+        question = asked(messages, a, b)
         parameters = {"temperature": 0, "max_tokens": self.config.max_tokens}
-        path = self._folder / f"{self._key(asked, parameters)}.json"
+        path = self._folder / f"{self._key(question, parameters)}.json"
         if (kept := _read(path)) is not None:
             self._count(kept, cached=1)
             return vote_of(kept.text)
         for _ in range(self.config.attempts):
-            reply = self._reply(asked, parameters)
+            reply = self._reply(question, parameters)
             if reply is None:
                 return None
             vote = vote_of(reply.text)

@@ -1,13 +1,13 @@
-"""Adapters that make scorers of other things: functions, pairwise reward models, transformers sequence classifiers.
+"""Adapters that make scorers of other things: functions and pairwise reward models.
 
-`as_scorer` picks the adapter for an object, `import_scorer` for the MODULE:NAME of the command line.
+`as_scorer` picks the adapter for an object, `import_scorer` for the MODULE:NAME of the command line. Classifiers have
+modules of their own: `pit.testing.classifiers` for those of transformers, `pit.testing.decoders` for PIT's families.
 """
 
 import importlib
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from pit.testing.errors import CheckError, ShapeError
-from pit.testing.scorers import HALF_ROUNDING, ROUNDING, Prompt, methods_of, prompt_text, rounding_of
+from pit.testing.scorers import ROUNDING, Prompt, methods_of, prompt_text, rounding_of
+from pit.testing.served import Variant
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,18 @@ class Difference:
     def __init__(self, model: QualityScorer) -> None:
         self.model, self.rounding = model, rounding_of(model)
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what a check may ask a served model for: its tokens and its variants, if it has them."""
+        if name in ("tokens", "template_tokens", "facts"):
+            return getattr(self.model, name)
+        if name == "variant" and hasattr(self.model, name):
+            return self._variant
+        raise AttributeError(name)
+
+    def _variant(self, variant: Variant) -> "Difference | None":
+        other = self.model.variant(variant)  # type: ignore[attr-defined] # Optional, so it is not in the protocol.
+        return None if other is None else Difference(other)
+
     def gap(self, prompts: Sequence[Prompt], outputs: Sequence[str], references: Sequence[str]) -> np.ndarray:
         """Return the difference of the two scores, both from one call, in the model's own dtype.
 
@@ -86,86 +99,6 @@ class Difference:
         return difference
 
     centred = gap
-
-
-class SequenceClassifier:
-    """A quality scorer made of a transformers `AutoModelForSequenceClassification` with one label, as commonly used.
-
-    Texts are padded to the longest of a batch, on the tokenizer's own side. transformers reads a decoder at its last
-    token that is not `config.pad_token_id`, which goes wrong with left padding or without a padding token.
-
-    Args:
-        model: the classifier, in evaluation mode.
-        tokenizer: its tokenizer; prompts are rendered by its chat template if it has one.
-        batch_size: texts per call to the model.
-        max_length: tokens at which a text is truncated.
-        inference: context in which the model is called.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        *,
-        batch_size: int = 8,
-        max_length: int = 2048,
-        inference: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    ) -> None:
-        self._model, self._tokenizer, self._inference = model, tokenizer, inference
-        self._batch_size, self._max_length = batch_size, max_length
-        half = str(getattr(model, "dtype", "float32")).rpartition(".")[2] in ("bfloat16", "float16")
-        self.rounding = HALF_ROUNDING if half else ROUNDING
-
-    @classmethod
-    def open(cls, folder: str | Path, *, batch_size: int = 8) -> "SequenceClassifier":
-        """Load a model and its tokenizer, in evaluation mode.
-
-        Args:
-            folder: a folder, or a name that transformers knows.
-            batch_size: texts per call to the model.
-
-        Raises:
-            CheckError: torch or transformers is not installed.
-        """
-        transformers, torch = _import_optional("transformers"), _import_optional("torch")
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
-        return cls(model, tokenizer, batch_size=batch_size, inference=torch.inference_mode)
-
-    def quality(self, prompts: Sequence[Prompt], outputs: Sequence[str]) -> Float32[np.ndarray, " n"]:
-        """Return the model's logit for each prompt with its output."""
-        texts = [self._render(prompt, output) for prompt, output in zip(prompts, outputs, strict=True)]
-        scores = [np.zeros(0, np.float32)]
-        for first in range(0, len(texts), self._batch_size):
-            inputs = self._tokenizer(
-                texts[first : first + self._batch_size],
-                padding=True,
-                truncation=True,
-                max_length=self._max_length,
-                return_tensors="pt",
-            )
-            with self._inference():
-                logits = self._model(**inputs).logits
-            scores.append(np.asarray(logits.float().cpu().numpy())[:, 0])
-        return np.concatenate(scores)
-
-    def _render(self, prompt: Prompt, output: str) -> str:
-        if getattr(self._tokenizer, "chat_template", None) is None:
-            return f"{prompt_text(prompt)}\n\n{output}"
-        messages = [{"role": role, "content": content} for role, content in prompt]
-        text: str = self._tokenizer.apply_chat_template(
-            [*messages, {"role": "assistant", "content": output}], tokenize=False
-        )
-        return text
-
-
-def _import_optional(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise CheckError(
-            f"{name}: is not installed, and a transformers model needs it; pip install torch transformers"
-        ) from error
 
 
 def import_scorer(model: str) -> Any:

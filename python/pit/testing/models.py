@@ -9,14 +9,17 @@ from typing import Any
 
 from pit.evaluate.gold import best_gold
 from pit.evaluate.sensitivity import sampled_pairs
+from pit.model.adapted_source import is_adapter
 from pit.records import read_object
 from pit.run.exported import ExportFacts
 from pit.run.folder import Run
 from pit.run.stage import DECODER
 from pit.seeds import Seed
 from pit.stages.graph import STAGES, stage_named
-from pit.testing.adapters import Difference, SequenceClassifier
+from pit.testing.adapters import Difference
 from pit.testing.checkpoint import CheckpointScorer
+from pit.testing.classifiers import SequenceClassifier
+from pit.testing.decoders import DecoderClassifier, reads
 from pit.testing.errors import CheckError
 from pit.testing.exported import open_exported
 from pit.testing.policy import PolicyScorer
@@ -27,29 +30,40 @@ def open_folder(model: str, stage: str = "reward-gap") -> Any:
     """Load the scorer of a folder.
 
     Args:
-        model: folder of a run, of an exported model, or of a transformers sequence classifier.
+        model: folder of a run, of an exported model, of a transformers sequence classifier, or of a reward model's
+            adapters in the format of PEFT.
         stage: stage of a run; a policy becomes a sampler, a reward model a scorer with every other method.
 
     Raises:
         OSError: the folder has no config.json.
         DamagedFileError: its config.json is damaged.
-        CheckError: the run does not have such a stage.
+        CheckError: the run does not have such a stage, or the adapters are those of a run.
         ConfigError: the folder does not hold a run.
         CheckpointError: the stage has not finished.
         ModelFileError: a file of an exported model is missing or damaged.
     """
     folder = Path(model)
+    if is_adapter(folder):
+        _require_foreign(folder)
+        return Difference(DecoderClassifier.open(folder))
     remedy = "give the folder of a run, or of a transformers sequence classifier"
     values = read_object(folder / "config.json", remedy)
     facts = ExportFacts.of(values, folder / "config.json")
     if facts is not None:
         return open_exported(folder, facts)
     if "architectures" in values:
-        return Difference(SequenceClassifier.open(folder))
+        return Difference(DecoderClassifier.open(folder) if reads(folder) else SequenceClassifier.open(folder))
     named = stage_named(stage)
     if named is not None and named.trains == DECODER:
         return PolicyScorer.open(folder, named)
     return CheckpointScorer.open(folder, stage)
+
+
+def _require_foreign(folder: Path) -> None:
+    """Raise if PIT exported an adapter: its files do not say how its run laid out text."""
+    card = folder / "README.md"
+    if card.is_file() and "trained by PIT" in card.read_text(encoding="utf-8", errors="replace"):
+        raise CheckError(f"{folder}: holds adapters without their base; export the stage with --merged to check it")
 
 
 def rows_of_run(folder: Path, limit: int) -> list[Preference]:

@@ -70,6 +70,8 @@ def pit_invariant(
         settings = run.Request("MODULE:NAME", str(where), examples, 0, _failures(config))
         if invariant.kind == "exact":
             result = run.check_exact(invariant, _module("invariants").Material(scorer, pit_data), settings)
+        elif invariant.kind == "sampler":
+            result = run.check_direct(invariant, scorer, settings)
         elif not invariant.applicable(scorer):
             pytest.skip(f"not applicable: needs {invariant.missing(scorer)}")
         elif not pit_data:

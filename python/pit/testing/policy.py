@@ -3,9 +3,10 @@
 The invariants of `pit.testing.invariants.draws` compare the two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -18,12 +19,17 @@ from pit.model.heads import row_logprobs
 from pit.model.model import Model
 from pit.model.params import Params, merge
 from pit.rollout.sample import Samples, sample
-from pit.rollout.strategy import strategy_at
+from pit.rollout.strategy import Filter, MinP, TopK, TopP, strategy_at
 from pit.run.folder import Run
 from pit.run.stage import Stage
 from pit.testing.checkpoint import content_of
 from pit.testing.scorers import HALF_ROUNDING, ROUNDING
 from pit.types import Batch
+
+FILTERS: Mapping[str, Callable[[float], Filter]] = MappingProxyType(
+    {"top_k": lambda number: TopK(int(number)), "top_p": TopP, "min_p": MinP}
+)
+"""Filters of a sampler by name, made of their number."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class DrawFormat:
     longest: maximum content tokens of a prompt.
     capacity: maximum tokens of an answer, EOS included.
     prefixes: prompts per call, a static shape.
+    filters: whether `draw` takes filters.
     """
 
     closing: tuple[int, ...]
@@ -44,6 +51,7 @@ class DrawFormat:
     longest: int
     capacity: int
     prefixes: int = 4
+    filters: bool = False
 
 
 @runtime_checkable
@@ -53,7 +61,10 @@ class Sampler(Protocol):
     format: DrawFormat
 
     def draw(self, prompts: Sequence[Sequence[int]], temperature: float, seed: int) -> Samples:
-        """Return two samples per prompt, with their log-probs in nats; prompts include the closing tokens."""
+        """Return two samples per prompt, with their log-probs in nats; prompts include the closing tokens.
+
+        Where the format says so, there is a fourth argument, the numbers of filters by name (see `FILTERS`).
+        """
 
     def logprob_rows(self, batch: Batch, temperature: float) -> Float32[np.ndarray, "R T"]:
         """Return the log-prob of each token of packed rows as the trainer computes it, in nats."""
@@ -95,16 +106,23 @@ class PolicyScorer:
         model = stage.load(run)
         return cls(model.graphdef, model.params, draw_format(run.template))
 
-    def draw(self, prompts: Sequence[Sequence[int]], temperature: float, seed: int) -> Samples:
+    def draw(
+        self,
+        prompts: Sequence[Sequence[int]],
+        temperature: float,
+        seed: int,
+        filters: Mapping[str, float] = MappingProxyType({}),
+    ) -> Samples:
         """Return two samples per prompt."""
         form = self.format
+        chosen = [FILTERS[name](number) for name, number in filters.items()]
         return sample(
             Model(self._graphdef, self._params),
             prompts,
             list(range(len(prompts))),
             n=2,
             capacity=form.capacity,
-            strategy=strategy_at(temperature),
+            strategy=strategy_at(temperature, *chosen),
             eos_ids=(form.eos,),
             seed=seed,
         )
@@ -124,4 +142,5 @@ def draw_format(template: Template) -> DrawFormat:
         content=content_of(template),
         longest=template.longest[0],
         capacity=template.capacity,
+        filters=True,
     )

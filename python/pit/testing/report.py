@@ -1,21 +1,21 @@
-"""The report of a check: tables for the terminal, JSON for programs, and a self-contained HTML page.
+"""The report of a check, and its JSON; `pit.testing.tables` and `pit.testing.page` show it.
 
-It holds the results of all invariants, whatever their status.
+It holds the results of all invariants, whatever their status. Fields of the JSON are added within a `SCHEMA` and never
+change their meaning; docs/testing.md lists them.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from rich.markup import escape
-from rich.table import Table
-
 from pit.atomic import write_file
 from pit.evaluate.stats import Interval
+from pit.testing.errors import CheckError
+
+SCHEMA = "pit-check/1"
+"""Name and version of the format of the JSON."""
 
 
 class Status(StrEnum):
@@ -38,6 +38,7 @@ class Result:
     examples: number of examples that were tried, or of usable cases of the data.
     interval: figure of a statistical invariant, with its 95 % interval.
     floor: figure of a scorer that knows nothing.
+    ideal: figure of a perfect scorer; None where larger is better.
     table: further figures with their labels.
     counterexample: smallest counterexample, or worst case, as text.
     replay: command that checks the counterexample again.
@@ -53,6 +54,7 @@ class Result:
     examples: int = 0
     interval: Interval | None = None
     floor: float | None = None
+    ideal: float | None = None
     table: tuple[tuple[str, Interval], ...] = ()
     counterexample: str = ""
     replay: str = ""
@@ -73,6 +75,9 @@ class Report:
     seed: seed of the search.
     results: one result per invariant.
     seconds: duration of the check.
+    rows: number of rows of the data.
+    digest: hex digest of the rows, so that two reports can be compared.
+    notes: further remarks on the check, a line each.
     """
 
     model: str
@@ -80,15 +85,22 @@ class Report:
     seed: int
     results: tuple[Result, ...]
     seconds: float
+    rows: int = 0
+    digest: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def violations(self) -> tuple[Result, ...]:
         """Results whose invariant is violated, or whose scorer failed."""
         return tuple(result for result in self.results if result.status == Status.VIOLATED)
 
+    def of_status(self, status: Status) -> tuple[Result, ...]:
+        """Return the results with a status."""
+        return tuple(result for result in self.results if result.status == status)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as values that JSON can hold; intervals are {value, low, high, n}."""
-        plain = asdict(self)
+        plain = {"schema": SCHEMA, **asdict(self)}
         for values, result in zip(plain["results"], self.results, strict=True):
             values["interval"] = None if result.interval is None else result.interval._asdict()
             values["table"] = [{"label": label, **interval._asdict()} for label, interval in result.table]
@@ -98,16 +110,45 @@ class Report:
         """Write the report to a JSON file."""
         write_file(path, (json.dumps(self.to_dict(), indent=1, ensure_ascii=True) + "\n").encode())
 
-    def write_html(self, path: Path) -> None:
-        """Write the report to a self-contained HTML file."""
-        page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE)
-        write_file(path, page.render(report=self, figure=format_interval).encode("utf-8", "backslashreplace"))
+    @classmethod
+    def read_json(cls, path: Path) -> "Report":
+        """Read a report.
 
-    def tables(self) -> list[Table]:
-        """Return the table of exact invariants and the table of figures, without empty ones."""
-        exact = [r for r in self.results if r.kind == "exact"]
-        figures = [r for r in self.results if r.kind != "exact"]
-        return [table for table, rows in ((_exact_table(exact), exact), (_figure_table(figures), figures)) if rows]
+        Raises:
+            CheckError: the file does not hold one of this schema.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values["schema"] != SCHEMA:
+                raise ValueError(f"its schema is {values['schema']!r}, not {SCHEMA!r}")
+            known = _known(cls, values)
+            known["results"] = tuple(map(_result, values["results"]))
+            known["notes"] = tuple(values.get("notes", ()))
+            return cls(**known)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckError(
+                f"{path}: does not hold a report of `pit check --json` ({type(error).__name__}: {reason}); write one "
+                f"with --json {path}"
+            ) from error
+
+
+def _known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a type among some values; later versions may have more."""
+    return {field.name: values[field.name] for field in fields(kind) if field.name in values}
+
+
+def _result(values: dict[str, Any]) -> Result:
+    interval = values["interval"]
+    table = tuple((row["label"], Interval(row["value"], row["low"], row["high"], row["n"])) for row in values["table"])
+    return Result(
+        **{
+            **_known(Result, values),
+            "status": Status(values["status"]),
+            "interval": None if interval is None else Interval(**interval),
+            "table": table,
+        }
+    )
 
 
 def format_interval(interval: Interval) -> str:
@@ -117,59 +158,3 @@ def format_interval(interval: Interval) -> str:
     '0.500 [0.400, 0.600]'
     """
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
-_COLOURS = {Status.HELD: "green", Status.VIOLATED: "bold red", Status.NOT_CHECKED: "yellow"}
-
-
-def _coloured(result: Result) -> str:
-    colour = _COLOURS.get(result.status, "dim")
-    return f"[{colour}]{result.status}[/]"
-
-
-def _exact_table(results: Sequence[Result]) -> Table:
-    table = Table(title="Exact: a violation is a bug")
-    for name, no_wrap in (("invariant", True), ("result", True), ("examples", True), ("statement, or fault", False)):
-        table.add_column(name, no_wrap=no_wrap)
-    for result in results:
-        examples = str(result.examples) if result.examples else ""
-        table.add_row(result.name, _coloured(result), examples, escape(result.detail or result.statement))
-    return table
-
-
-def _figure_table(results: Sequence[Result]) -> Table:
-    table = Table(title="Figures over the data")
-    for name, no_wrap in (("figure", True), ("value [95 %]", True), ("cases", True), ("statement", False)):
-        table.add_column(name, no_wrap=no_wrap)
-    for kind in dict.fromkeys(result.kind for result in results):
-        table.add_section()
-        table.add_row(f"[bold]{kind}[/]")
-        for result in results:
-            if result.kind == kind:
-                value = _coloured(result) if result.interval is None else format_interval(result.interval)
-                note = f" ({result.detail})" if result.detail else ""
-                table.add_row(result.name, value, str(result.examples or ""), escape(f"{result.statement}{note}"))
-    return table
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>pit check: {{ report.model }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; }
-td, th { text-align: left; padding: .3rem .6rem; vertical-align: top; }
-tr { border-bottom: 1px solid #ddd; } pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f4f4f4; }
-.violated { color: #b00020; font-weight: bold; } .held { color: #1b6e2c; }
-</style></head><body>
-<h1>pit check</h1>
-<p>{{ report.model }} on {{ report.data }}; seed {{ report.seed }}; {{ "%.1f" | format(report.seconds) }} s;
-{{ report.violations | length }} violated</p>
-<table><thead><tr><th>invariant</th><th>kind</th><th>result</th><th>n</th><th>statement</th></tr></thead><tbody>
-{% for r in report.results %}<tr><td>{{ r.name }}</td><td>{{ r.kind }}</td>
-<td class="{{ r.status }}">{{ figure(r.interval) if r.interval else r.status }}</td><td>{{ r.examples or "" }}</td>
-<td>{{ r.statement }} <small>({{ r.source }})</small>{% if r.detail %}<br>{{ r.detail }}{% endif %}
-{% for label, value in r.table %}<br><small>{{ label }}: {{ figure(value) }}</small>{% endfor %}
-{% if r.counterexample %}<details><summary>example</summary><pre>{{ r.counterexample }}</pre>
-{% if r.replay %}<code>{{ r.replay }}</code>{% endif %}</details>{% endif %}</td></tr>
-{% endfor %}</tbody></table></body></html>
-"""

@@ -3,6 +3,8 @@
 `run_check` runs many invariants and shares the scores of their items; `check_exact` and `check_statistical` run one.
 """
 
+import hashlib
+import json
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pit.testing.errors import CheckError, InvariantError, NondeterminismError
-from pit.testing.invariants import ALL, Case, Exact, Invariant, Material, Statistical
+from pit.testing.invariants import ALL, Case, Direct, Exact, Invariant, Material, Statistical
+from pit.testing.invariants.base import Scores
+from pit.testing.questions import Row
 from pit.testing.report import Report, Result, Status
 from pit.testing.scorers import Item, Method, gaps, methods_of
 from pit.testing.search import find_counterexample, format_example, save_example
-from pit.types import Preference
 
 GATES = ("well_formed", "deterministic", "rows_deterministic", "draws_deterministic")
 """Invariants that are checked first, in this order; if one is violated, the other exact ones are not checked."""
@@ -45,11 +48,11 @@ class Request(NamedTuple):
     options: tuple[str, ...] = ()
 
 
-def cases_of(rows: Sequence[Preference], where: str = "the data") -> list[Case]:
-    """Return preferences as cases, each with an answer to another prompt.
+def cases_of(rows: Sequence[Row], where: str = "the data") -> list[Case]:
+    """Return pairs and questions as cases, each with an answer to another prompt.
 
     Args:
-        rows: the preferences.
+        rows: the pairs and questions.
         where: name of the data in messages.
 
     Raises:
@@ -65,10 +68,24 @@ def cases_of(rows: Sequence[Preference], where: str = "the data") -> list[Case]:
             "a better and a worse answer (columns prompt, chosen, rejected), or check exact invariants only "
             "(--invariant exact)"
         )
-    return [
-        Case(row.prompt, row.better, row.worse, other or "", i)
-        for i, (row, other) in enumerate(zip(rows, others, strict=True))
-    ]
+    return [Case.of(row, other or "", i) for i, (row, other) in enumerate(zip(rows, others, strict=True))]
+
+
+def _cut_answers(scorer: Any, rows: Sequence[Row]) -> list[str]:
+    """Return a line if a served model does not read all of the answers of the data."""
+    if Method.TOKENS not in methods_of(scorer) or scorer.facts.max_length is None or not rows:
+        return []
+    limit = scorer.facts.max_length
+    texts = [(row.prompt, answer) for row in rows for answer in (row.better, row.worse)]
+    lengths = map(len, scorer.tokens(*map(list, zip(*texts, strict=True))))
+    cut = sum(length >= limit for length in lengths)
+    return [f"{cut} of {len(texts)} texts reach the limit of {limit} tokens, after which the model reads nothing"]
+
+
+def digest_of(rows: Sequence[Row]) -> str:
+    """Return a hex digest of some rows, so that reports of the same rows are known."""
+    content = json.dumps([list(row) for row in rows], ensure_ascii=True)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def select(names: Sequence[str]) -> tuple[Invariant, ...]:
@@ -93,7 +110,7 @@ def select(names: Sequence[str]) -> tuple[Invariant, ...]:
 
 def run_check(
     scorer: Any,
-    rows: Sequence[Preference],
+    rows: Sequence[Row],
     request: Request,
     *,
     invariants: Sequence[Invariant] = ALL,
@@ -135,8 +152,13 @@ def run_check(
         if invariant.name in GATES and results[invariant.name].status == Status.VIOLATED:
             gate = f"{invariant.name} is violated"
     results |= _measure_all(statistical, scorer, cases, request, progress)
+    for direct in (invariant for invariant in invariants if isinstance(invariant, Direct)):
+        progress(direct.name)
+        results[direct.name] = check_direct(direct, scorer, request)
     ordered = tuple(results[invariant.name] for invariant in invariants)
-    return Report(request.model, request.data, request.seed, ordered, time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
+    notes = (*getattr(scorer, "notes", ()), *_cut_answers(scorer, rows))
+    return Report(request.model, request.data, request.seed, ordered, seconds, len(rows), digest_of(rows), notes)
 
 
 def check_exact(invariant: Exact, material: Material, request: Request) -> Result:
@@ -145,7 +167,7 @@ def check_exact(invariant: Exact, material: Material, request: Request) -> Resul
 
 
 def check_statistical(
-    invariant: Statistical, scorer: Any, rows: Sequence[Preference], request: Request, scores: dict[Item, float]
+    invariant: Statistical, scorer: Any, rows: Sequence[Row], request: Request, scores: dict[Item, float]
 ) -> Result:
     """Measure one statistical invariant and return the result.
 
@@ -166,6 +188,27 @@ def check_statistical(
     except InvariantError as violation:
         return _failed(invariant, violation)
     return _measured(invariant, cases, items, scores, request)
+
+
+def check_direct(invariant: Direct, scorer: Any, request: Request) -> Result:
+    """Measure a figure that needs no data and return the result."""
+    if not invariant.applicable(scorer):
+        return _not_applicable(invariant, scorer)
+    begin = time.perf_counter()
+    try:
+        measurement = invariant.measure(scorer, request.seed)
+    except InvariantError as violation:
+        return _failed(invariant, violation)
+    return _result(
+        invariant,
+        Status.MEASURED,
+        detail=measurement.note,
+        examples=measurement.interval.n,
+        interval=measurement.interval,
+        ideal=invariant.ideal,
+        table=measurement.table,
+        seconds=time.perf_counter() - begin,
+    )
 
 
 def score_items(
@@ -257,24 +300,35 @@ def _measured(
     """Return the result of a statistical invariant; `items` holds the items of each case."""
     if not cases:
         return _result(invariant, Status.NOT_APPLICABLE, detail="no case of the data is usable for it")
-    measurement = invariant.measure(cases, np.array([[scores[item] for item in row] for row in items], np.float64))
+    measurement = invariant.measure(cases, _table_of(items, scores))
     worst = int(np.argmin(measurement.margins))
     failed = bool(measurement.margins[worst] < 0)
+    floor = invariant.floor if measurement.floor is None else measurement.floor
     result = _result(
         invariant,
         Status.MEASURED,
         examples=len(cases),
         interval=measurement.interval,
-        floor=invariant.floor,
+        floor=floor,
+        ideal=invariant.ideal,
         table=measurement.table,
         counterexample=_scored_items(items[worst], scores) if failed else "",
     )
-    if invariant.floor is None:
+    if floor is None:
         return result
-    interval, floor = measurement.interval, invariant.floor
+    interval = measurement.interval
     place = "above" if interval.low > floor else "below" if result.below_floor else "not distinguishable from"
     replay = _keep(invariant, cases[worst], request) if failed and result.below_floor else ""
-    return replace(result, detail=f"{place} {floor:g}", replay=replay)
+    note = f"; {measurement.note}" if measurement.note else ""
+    return replace(result, detail=f"{place} {floor:.4g}{note}", replay=replay)
+
+
+def _table_of(items: Sequence[Sequence[Item]], scores: Mapping[Item, float]) -> Scores:
+    """Return the scores of the items of each case, with NaN after its last one."""
+    table = np.full((len(items), max(map(len, items))), np.nan)
+    for row, of_case in zip(table, items, strict=True):
+        row[: len(of_case)] = [scores[item] for item in of_case]
+    return table
 
 
 def _scored_items(items: Sequence[Item], scores: Mapping[Item, float]) -> str:

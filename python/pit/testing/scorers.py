@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
+from pit.chat_client import ChatError
 from pit.testing.errors import DtypeError, InvariantError, NonFiniteError, ScorerCrashError, ShapeError
 from pit.types import Message
 
@@ -41,6 +42,9 @@ class Method(enum.Enum):
     LOSS = "loss_rows"
     GRADIENTS = "grad_rows"
     SAMPLES = "draw"
+    TOKENS = "tokens"
+    TEMPLATE = "template_tokens"
+    VARIANT = "variant"
 
 
 @runtime_checkable
@@ -81,10 +85,11 @@ def call_scorer(scorer: object, method: Method, *arguments: Any) -> Any:
 
     Raises:
         ScorerCrashError: the method raises.
+        ChatError: a server does not answer, which says nothing about its model.
     """
     try:
         return getattr(scorer, method.value)(*arguments)
-    except InvariantError:
+    except (InvariantError, ChatError):
         raise
     except Exception as error:  # An exception of a user's model is a result of the check and does not end it.
         raise ScorerCrashError(f"{method.value}() raised {type(error).__name__}: {str(error)[:300]}") from error

@@ -84,10 +84,11 @@ def format_example(example: Any) -> str:
         rows = [f"  {name}: {list(column)}" for name, column in enumerate(map(list, example.columns))]
         return "\n".join([f"{example.trees} trees {example.topology.name}; columns of content tokens:", *rows])
     if isinstance(example, Case):
-        example = (Item(example.prompt, example.better, example.worse),)
+        example = tuple(Item(example.prompt, good, bad) for good in example.good for bad in example.bad)
     if isinstance(example, DrawCall):
         prompts = "\n".join(f"  prompt: {list(prompt)}" for prompt in example.prompts)
-        return f"temperature {example.temperature}, seed {example.seed}; content tokens:\n{prompts}"
+        filters = "".join(f", {name} {number}" for name, number in example.filters)
+        return f"temperature {example.temperature}{filters}, seed {example.seed}; content tokens:\n{prompts}"
     lines = []
     for item in example:
         lines += [f"  {role}: {content!r}" for role, content in item.prompt]
@@ -138,11 +139,13 @@ def _items(value: list[Any]) -> tuple[Item, ...]:
 
 
 def _draw_call(value: dict[str, Any]) -> DrawCall:
-    return DrawCall(tuple(map(tuple, value["prompts"])), value["temperature"], value["seed"])
+    filters = tuple((name, number) for name, number in value.get("filters", ()))
+    return DrawCall(tuple(map(tuple, value["prompts"])), value["temperature"], value["seed"], filters)
 
 
 def _case(value: dict[str, Any]) -> Case:
-    return Case(**{**value, "prompt": _messages(value["prompt"])})
+    texts = {name: tuple(value.get(name, ())) for name in ("more_good", "more_bad")}
+    return Case(**{**value, "prompt": _messages(value["prompt"]), **texts})
 
 
 _EXAMPLES: dict[str, Callable[[Any], Any]] = {

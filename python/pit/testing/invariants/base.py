@@ -15,15 +15,15 @@ from jaxtyping import Float64
 
 from pit.evaluate.stats import Interval, accuracy_interval, mean_interval
 from pit.testing.errors import InvariantError
+from pit.testing.questions import Question, Row
 from pit.testing.scorers import Item, Method, Prompt, gaps, methods_of
-from pit.types import Preference
 
 
 class Material(NamedTuple):
     """The material for examples: the scorer, whose format they must have, and the preferences of the data."""
 
     scorer: Any
-    rows: Sequence[Preference]
+    rows: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,12 @@ class Exact(Invariant):
 class Case(NamedTuple):
     """A row of the data, as statistical invariants use it.
 
-    prompt, better, worse: the preference.
+    prompt, better, worse: the preference; of a question, its first good and its first bad answer.
     other: the better answer of a row with another prompt.
     number: index of the row.
+    more_good, more_bad: further answers of a question.
+    subset: part of a benchmark that the row belongs to, "" for none.
+    styled: whether the answers of a question are in the styles of RM-Bench.
     """
 
     prompt: Prompt
@@ -91,6 +94,28 @@ class Case(NamedTuple):
     worse: str
     other: str
     number: int
+    more_good: tuple[str, ...] = ()
+    more_bad: tuple[str, ...] = ()
+    subset: str = ""
+    styled: bool = False
+
+    @classmethod
+    def of(cls, row: Row, other: str, number: int) -> "Case":
+        """Return a row as a case."""
+        case = cls(row.prompt, row.better, row.worse, other, number)
+        if isinstance(row, Question):
+            return case._replace(more_good=row.good[1:], more_bad=row.bad[1:], subset=row.subset, styled=row.styled)
+        return case
+
+    @property
+    def good(self) -> tuple[str, ...]:
+        """All good answers."""
+        return (self.better, *self.more_good)
+
+    @property
+    def bad(self) -> tuple[str, ...]:
+        """All bad answers."""
+        return (self.worse, *self.more_bad)
 
 
 class Measurement(NamedTuple):
@@ -99,15 +124,19 @@ class Measurement(NamedTuple):
     interval: the figure with its 95 % interval.
     margins: distance of each case from failing, negative where it fails; the smallest is the worst counterexample.
     table: further figures with their labels.
+    floor: figure of a scorer that knows nothing, where it depends on the data.
+    note: verdict in words.
     """
 
     interval: Interval
     margins: Float64[np.ndarray, " n"]
     table: tuple[tuple[str, Interval], ...] = ()
+    floor: float | None = None
+    note: str = ""
 
 
 Scores = Float64[np.ndarray, "n q"]
-"""Scores of the items of each case, in the order of `Statistical.items`."""
+"""Scores of the items of each case, in the order of `Statistical.items`; NaN after the last item of a case."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +144,16 @@ class Statistical(Invariant):
     """An invariant that holds to some degree.
 
     floor: figure of a scorer that knows nothing; the interval of a good scorer lies above it. None where no such
-        figure is known.
+        figure is known, or where it depends on the data.
     """
 
     floor: float | None
+    ideal: ClassVar[float | None] = None
+    """Figure of a perfect scorer; None where larger is better."""
 
     @abstractmethod
     def items(self, case: Case) -> tuple[Item, ...]:
-        """Return the items to score for one case; their number is the same for all cases."""
+        """Return the items to score for one case."""
 
     @abstractmethod
     def measure(self, cases: Sequence[Case], scores: Scores) -> Measurement:
@@ -142,6 +173,26 @@ class Statistical(Invariant):
         margin = float(self.measure([example], scores).margins[0])
         if margin < 0:
             raise InvariantError(f"{self.name}: {self.statement} fails by {-margin:.4g}")
+
+
+@dataclass(frozen=True)
+class Direct(Invariant):
+    """A figure of a scorer that needs no data."""
+
+    floor: ClassVar[float | None] = None
+    ideal: ClassVar[float | None] = None
+
+    @abstractmethod
+    def measure(self, scorer: Any, seed: int) -> Measurement:
+        """Return the figure.
+
+        Raises:
+            InvariantError: the scorer fails.
+        """
+
+    def check(self, scorer: Any, example: Any) -> None:
+        """Raise: there are no examples of a figure without data."""
+        raise TypeError(f"{self.name}: has no examples; measure it")
 
 
 def share(margins: Float64[np.ndarray, " n"], table: tuple[tuple[str, Interval], ...] = ()) -> Measurement:

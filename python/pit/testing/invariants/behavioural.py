@@ -4,6 +4,7 @@ Invariance: a change that keeps the meaning keeps the ranking. Directional expec
 the gap. Minimum functionality: pairs that every reward model must rank correctly.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float64
 
-from pit.evaluate.stats import pair_accuracy, paired_mean_difference
+from pit.evaluate.stats import accuracy_interval, mean_interval, pair_accuracy, paired_mean_difference
 from pit.testing.invariants.base import Case, Measurement, Scores, Statistical, share
 from pit.testing.scorers import Item, Method
 from pit.testing.transformations import OUTER_WHITESPACE, POLITENESS, TRANSFORMATIONS, Transformation
@@ -21,6 +22,9 @@ _REWORDBENCH = "reWordBench (arXiv 2503.11751)"
 
 GAP = frozenset({Method.GAP})
 """Needs of every statistical invariant."""
+
+BEFORE, AFTER = "accuracy before", "accuracy after"
+"""Labels in the table of an `AccuracyChange`."""
 
 
 def lead(scores: Scores, first: int, second: int) -> Float64[np.ndarray, " n"]:
@@ -36,8 +40,36 @@ def lead(scores: Scores, first: int, second: int) -> Float64[np.ndarray, " n"]:
 
 
 @dataclass(frozen=True)
-class Invariance(Statistical):
-    """The change of ranking accuracy when answers are transformed, from -1 to 1.
+class AccuracyChange(Statistical):
+    """The change of ranking accuracy when pairs are changed in a way that is no reason to rank them differently."""
+
+    @abstractmethod
+    def changed(self, case: Case) -> Case:
+        """Return the case with its changed prompt or answers."""
+
+    def items(self, case: Case) -> tuple[Item, ...]:
+        """Return both orders of the pair, before and after the change."""
+        pairs = (case, self.changed(case))
+        return tuple(
+            Item(pair.prompt, *order)
+            for pair in pairs
+            for order in ((pair.better, pair.worse), (pair.worse, pair.better))
+        )
+
+    def measure(self, cases: Sequence[Case], scores: Scores) -> Measurement:
+        """Return the paired difference of the two accuracies, from -1 to 1."""
+        before, after = lead(scores, 0, 1), lead(scores, 2, 3)
+        correct = [(np.sign(leads) + 1) / 2 for leads in (before, after)]
+        zero = np.zeros(len(cases))
+        table = ((BEFORE, pair_accuracy(before, zero)), (AFTER, pair_accuracy(after, zero)))
+        # Only a ranking that was correct can be lost.
+        margins = np.where(before > 0, after, np.abs(after))
+        return Measurement(paired_mean_difference(correct[1], correct[0]), margins, table)
+
+
+@dataclass(frozen=True)
+class Invariance(AccuracyChange):
+    """The change of ranking accuracy when answers are transformed.
 
     transformation: the change of an answer.
     both: whether both answers are changed, or the worse one only.
@@ -52,27 +84,10 @@ class Invariance(Statistical):
         texts = (case.better, case.worse) if self.both else (case.worse,)
         return all(self.transformation.applies(text) for text in texts)
 
-    def items(self, case: Case) -> tuple[Item, ...]:
-        """Return both orders of the pair, before and after the change."""
+    def changed(self, case: Case) -> Case:
+        """Return the case with its transformed answers."""
         change = self.transformation.apply
-        better = change(case.better) if self.both else case.better
-        worse = change(case.worse)
-        return (
-            Item(case.prompt, case.better, case.worse),
-            Item(case.prompt, case.worse, case.better),
-            Item(case.prompt, better, worse),
-            Item(case.prompt, worse, better),
-        )
-
-    def measure(self, cases: Sequence[Case], scores: Scores) -> Measurement:
-        """Return the paired difference of the two accuracies."""
-        before, after = lead(scores, 0, 1), lead(scores, 2, 3)
-        correct = [(np.sign(leads) + 1) / 2 for leads in (before, after)]
-        zero = np.zeros(len(cases))
-        table = (("accuracy before", pair_accuracy(before, zero)), ("accuracy after", pair_accuracy(after, zero)))
-        # Only a ranking that was correct can be lost.
-        margins = np.where(before > 0, after, np.abs(after))
-        return Measurement(paired_mean_difference(correct[1], correct[0]), margins, table)
+        return case._replace(better=change(case.better) if self.both else case.better, worse=change(case.worse))
 
 
 @dataclass(frozen=True)
@@ -126,6 +141,50 @@ class Directional(Statistical):
     def measure(self, cases: Sequence[Case], scores: Scores) -> Measurement:
         """Return the share."""
         return share(lead(scores, 0, 1) - lead(scores, 2, 3))
+
+
+LONG = (100, 400, 1600)
+"""Words of the answers whose ends `ReadsTheEnd` changes."""
+
+_LONG_CASES = 20
+"""Cases with long answers, which take long to score."""
+
+
+@dataclass(frozen=True)
+class ReadsTheEnd(Statistical):
+    """The share of long answers whose score depends on how they end; the others are cut, or their end is ignored."""
+
+    kind: ClassVar[str] = "minimum functionality"
+
+    def usable(self, case: Case) -> bool:
+        """Return whether the case is one of the first, and its two ends differ."""
+        return case.number < _LONG_CASES and case.better != case.other
+
+    def items(self, case: Case) -> tuple[Item, ...]:
+        """Return the better answer, repeated up to a number of words, with two ends each."""
+        texts = [lengthened(case.better, words) for words in LONG]
+        pairs = [f"{text}\n\nIn short: {end}" for text in texts for end in (case.better, case.other)]
+        return tuple(Item(case.prompt, text, case.worse) for text in pairs)
+
+    def measure(self, cases: Sequence[Case], scores: Scores) -> Measurement:
+        """Return the share over all lengths, with its table by length."""
+        reads = scores[:, ::2] != scores[:, 1::2]
+        every = np.mean(reads, axis=1)
+        table = tuple(
+            (f"{words} words", accuracy_interval(int(column.sum()), len(cases)))
+            for words, column in zip(LONG, reads.T, strict=True)
+        )
+        return Measurement(mean_interval(every), np.where(every == 1, 1.0, -1.0), table)
+
+
+def lengthened(text: str, words: int) -> str:
+    """Return a text repeated until it has so many words.
+
+    >>> lengthened("one two three", 5)
+    'one two three one two'
+    """
+    of_text = text.split()
+    return " ".join((of_text * (words // max(1, len(of_text)) + 1))[:words])
 
 
 def first_half(text: str) -> str:
@@ -197,5 +256,12 @@ BEHAVIOURAL: tuple[Statistical, ...] = (
     _beats("above_off_topic", "another prompt's answer", lambda case: case.other),
     _beats("above_copy_of_prompt", "the prompt", lambda case: case.prompt[-1].content),
     _beats("above_repetition", "w with its end repeated", lambda case: repeat_end(case.better)),
+    ReadsTheEnd(
+        "reads_the_end",
+        "r(w) changes with the end of w, at 100, 400 and 1,600 words",
+        "models and tokenizers cut long texts without a word",
+        GAP,
+        None,
+    ),
 )
 """Behavioural invariants of every gap scorer."""

@@ -21,11 +21,31 @@ _TOLERANCE = "rounding * max(1, |log p|)"
 
 
 class DrawCall(NamedTuple):
-    """The arguments of one call to `draw`; prompts are token contents without their closing tokens."""
+    """The arguments of one call to `draw`.
+
+    prompts: token contents without their closing tokens.
+    temperature: 0 for the most likely token.
+    seed: seed of the samples.
+    filters: names and numbers of the filters, see `pit.testing.policy.FILTERS`; empty for none.
+    """
 
     prompts: tuple[tuple[int, ...], ...]
     temperature: float
     seed: int
+    filters: tuple[tuple[str, float], ...] = ()
+
+
+PLAIN = ((1.0, ()), (0.5, ()))
+"""Temperatures of samplers without filters."""
+
+SETTINGS: tuple[tuple[float, tuple[tuple[str, float], ...]], ...] = (
+    *PLAIN,
+    (0.0, ()),
+    (1.0, (("top_k", 3),)),
+    (0.5, (("top_p", 0.8),)),
+    (1.0, (("min_p", 0.2),)),
+)
+"""Temperatures and filters that are tried; each compiles a separate program."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +58,12 @@ class DrawInvariant(Exact):
     test: Callable[[Any, DrawCall], None]
 
     def examples(self, material: Material) -> st.SearchStrategy[DrawCall]:
-        """Return a strategy for calls with the format's number of prompts, at two temperatures."""
+        """Return a strategy for calls with the format's number of prompts, under every setting."""
         form = material.scorer.format
         prompt = token_sequences(form.content, form.longest)
         prompts = st.lists(prompt, min_size=form.prefixes, max_size=form.prefixes).map(tuple)
-        # Every temperature compiles a separate program.
-        return st.builds(DrawCall, prompts, st.sampled_from((1.0, 0.5)), st.integers(0, 2**16))
+        setting = st.sampled_from(settings_of(material.scorer))
+        return st.builds(_call, prompts, setting, st.integers(0, 2**16))
 
     def check(self, scorer: Any, example: DrawCall) -> None:
         """Check one call.
@@ -54,9 +74,21 @@ class DrawInvariant(Exact):
         self.test(scorer, example)
 
 
+def settings_of(scorer: Any) -> tuple[tuple[float, tuple[tuple[str, float], ...]], ...]:
+    """Return the temperatures and filters that a sampler knows."""
+    return SETTINGS if scorer.format.filters else PLAIN
+
+
+def _call(
+    prompts: tuple[tuple[int, ...], ...], setting: tuple[float, tuple[tuple[str, float], ...]], seed: int
+) -> DrawCall:
+    return DrawCall(prompts, setting[0], seed, setting[1])
+
+
 def _samples(scorer: Any, call: DrawCall) -> Any:
     prompts = [[*prompt, *scorer.format.closing] for prompt in call.prompts]
-    return call_scorer(scorer, Method.SAMPLES, prompts, call.temperature, call.seed)
+    filters = (dict(call.filters),) if scorer.format.filters else ()
+    return call_scorer(scorer, Method.SAMPLES, prompts, call.temperature, call.seed, *filters)
 
 
 def _deterministic(scorer: Any, call: DrawCall) -> None:
@@ -78,7 +110,14 @@ def _ends(scorer: Any, call: DrawCall) -> None:
             )
 
 
-def _trainer_agrees(scorer: Any, call: DrawCall) -> None:
+def both_logprobs(scorer: Any, call: DrawCall) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the log-probs of each sample's tokens, as the sampler recorded them and as the trainer computes them.
+
+    A greedy sampler records those at temperature 1.
+
+    Raises:
+        InvariantError: the scorer fails.
+    """
     samples, form = _samples(scorer, call), scorer.format
     prompts = [[*prompt, *form.closing] for prompt in call.prompts]
     count = samples.length.shape[1]
@@ -88,11 +127,32 @@ def _trainer_agrees(scorer: Any, call: DrawCall) -> None:
         paths.append((*prompts[tree], *tokens))
         spans.append((len(prompts[tree]), len(tokens)))
     batch = separate_rows(paths, form.prefixes * count, form.longest + len(form.closing) + form.capacity)
-    logp = check_array("logprob_rows()", scorer.logprob_rows(batch, call.temperature), batch.token.shape)
-    for row, (first, length) in enumerate(spans):
-        recorded = samples.logp[row // count, row % count, :length]
-        recomputed = logp[row, first : first + length]
+    logp = check_array("logprob_rows()", scorer.logprob_rows(batch, call.temperature or 1.0), batch.token.shape)
+    return [
+        (samples.logp[row // count, row % count, :length], logp[row, first : first + length])
+        for row, (first, length) in enumerate(spans)
+    ]
+
+
+def _trainer_agrees(scorer: Any, call: DrawCall) -> None:
+    for row, (recorded, recomputed) in enumerate(both_logprobs(scorer, call)):
         require_close(f"log-prob of sample {row}: sampler", recorded, recomputed, rounding_of(scorer))
+
+
+def _drawn(scorer: Any, call: DrawCall) -> None:
+    samples = _samples(scorer, call)
+    for index in np.ndindex(samples.length.shape):
+        length = int(samples.length[index])
+        drawn, logp = samples.drawn_logp[index][:length], samples.logp[index][:length]
+        if call.temperature == 0:
+            require_close(f"log-prob of the greedy draw of sample {list(index)}", drawn, np.zeros_like(drawn), 0.0)
+        elif not call.filters:
+            require_close(f"log-prob of the draw of sample {list(index)}", drawn, logp, 0.0)
+        else:
+            # A filter moves probability to the tokens that it keeps.
+            require_close(
+                f"log-prob of the draw of sample {list(index)}", drawn, np.maximum(drawn, logp), rounding_of(scorer)
+            )
 
 
 def _alone(scorer: Any, call: DrawCall) -> None:
@@ -121,6 +181,12 @@ DRAW_INVARIANTS: tuple[DrawInvariant, ...] = (
         "sampler_is_trainer",
         "log p of the sampler = log p of the trainer, at the temperature",
         _trainer_agrees,
+        _TOLERANCE,
+    ),
+    _draw(
+        "drawn_logp",
+        "log p of the draw = log p of the policy, >= it under a filter, 0 if greedy",
+        _drawn,
         _TOLERANCE,
     ),
     _draw("draws_alone", "the first token of a sample does not depend on other prompts", _alone, _TOLERANCE),

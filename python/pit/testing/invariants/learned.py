@@ -168,6 +168,8 @@ class MatchedLength(Learned):
 class LengthBias(Learned):
     """The share in which the longer answer is preferred minus the share in which it is better; 0 without a bias."""
 
+    ideal: ClassVar[float | None] = 0.0
+
     def usable(self, case: Case) -> bool:
         """Return whether one answer is longer."""
         return len(case.better) != len(case.worse)
@@ -183,6 +185,26 @@ class LengthBias(Learned):
 
 
 @dataclass(frozen=True)
+class OrderBias(Learned):
+    """The share of pairs won by the output in both orders minus the share won by the reference; 0 without a bias.
+
+    An offset that all gaps share is removed by the two gaps of an answer over itself.
+    """
+
+    ideal: ClassVar[float | None] = 0.0
+
+    def measure(self, cases: Sequence[Case], scores: Scores) -> Measurement:
+        """Return the mean of the two signs; the table has the share that one place wins whichever answer it holds."""
+        offset = (scores[:, _WW] + scores[:, _LL]) / 2
+        first, second = scores[:, _WL] - offset, scores[:, _LW] - offset
+        signs = (np.sign(first) + np.sign(second)) / 2
+        table = (("one place wins both orders", mean(np.abs(signs), -np.abs(signs)).interval),)
+        # Both gaps have one sign where a place wins; the smaller one is what an answer would need to win over it.
+        margins = np.where(first * second > 0, -np.minimum(np.abs(first), np.abs(second)), np.abs(first - second))
+        return Measurement(mean(signs, margins).interval, margins, table)
+
+
+@dataclass(frozen=True)
 class Calibration(Learned):
     """Expected calibration error of sigmoid(r(w,l) - r(l,w)) as the probability of being correct (Guo et al. 2017).
 
@@ -192,6 +214,7 @@ class Calibration(Learned):
     """
 
     bins: int = 5
+    ideal: ClassVar[float | None] = 0.0
 
     def measure(self, cases: Sequence[Case], scores: Scores) -> Measurement:
         """Return the error, with a bootstrap interval over cases at fixed bins."""
@@ -244,6 +267,13 @@ LEARNED: tuple[Statistical, ...] = (
     Accuracy("accuracy", "r(w,l) > r(l,w)", "RewardBench (arXiv 2403.13787)", GAP, 0.5),
     MatchedLength("matched_length", "r(w,l) > r(l,w) where lengths differ by <= 10 %", "matched pairs", GAP, 0.5),
     LengthBias("length_bias", "P(longer preferred) - P(longer better)", "matched pairs", GAP, None),
+    OrderBias(
+        "order_bias",
+        "P(output wins both orders) - P(reference wins both orders)",
+        "position bias of judges (arXiv 2306.05685)",
+        GAP,
+        None,
+    ),
     Calibration("calibration", "E |P(correct) - confidence|", "Guo et al. 2017 (arXiv 1706.04599)", GAP, None),
 )
 """Learned invariants of every gap scorer."""
