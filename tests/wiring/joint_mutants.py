@@ -133,14 +133,14 @@ def swapped_sides() -> Any:
 
 def weighed(change: Callable[[Any, Any], None]) -> Callable[[], Any]:
     """Return a patch of packing, which changes the loss weights of a batch under its closings."""
-    real = loading.materialise
+    real = loading.materialise_local
 
-    def materialise(plan: Any, first: int, groups: int, table: Any, topology: Any, layout: Any) -> Any:
-        batch = real(plan, first, groups, table, topology, layout)
-        change(batch, layout.closings)
+    def materialise(plan: Any, first: int, shards: Any, table: Any, topology: Any, layout: Any) -> Any:
+        batch = real(plan, first, shards, table, topology, layout)
+        change(batch.local, layout.closings)
         return batch
 
-    return lambda: mock.patch.object(loading, "materialise", materialise)
+    return lambda: mock.patch.object(loading, "materialise_local", materialise)
 
 
 def closed(old: str, new: str) -> Callable[[], Any]:

@@ -40,6 +40,7 @@ class HandScorer(Scorer):
     """A reward model whose scores are `raw`."""
 
     def _scores(self, batch, contents):
+        batch = batch.local
         result = np.zeros(batch.leaf.shape[:2], np.float32)
         for slot, leaf in np.argwhere(batch.leaf[:, :, 0] >= 0):
             row, end = batch.leaf[slot, leaf]

@@ -281,6 +281,7 @@ class World:
     def scores(self, scorer, batch, contents):
         """Score the leaves of a batch by hand."""
         del contents
+        batch = batch.local
         name, result = trained_by(scorer.model.params), np.zeros(batch.leaf.shape[:2], np.float32)
         for slot, leaf in np.argwhere(batch.leaf[:, :, 0] >= 0):
             row, end = batch.leaf[slot, leaf]
