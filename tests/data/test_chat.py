@@ -405,6 +405,21 @@ def test_a_space_that_the_format_puts_before_contents_belongs_to_them():
     assert template.served(Tokens.of([bare])).rows() == [y]
 
 
+@pytest.mark.parametrize("prefix", ["none", "first", "all"])
+def test_the_space_of_a_format_and_that_of_a_tokenizer_are_told_apart(prefix):
+    tokenizer = cases.Tokenizer.pretrained(cases.sentence_level(cases.MISTRAL, prefix).to_str())
+    template = ChatTemplate(tokenizer, cases.chat_format("mistral"), WINDOWS, cases.REQUEST)
+    for text in ("red", " red", "  ", "two  three"):
+        x = template.encode_prompt([Message("user", text)])
+        whole = template.format.render([Message("user", text)], opening=True)
+        assert [*x, *template.closings.input] == tokenizer.encode_format(whole)
+        assert template.decode_prompt(x) == (Message("user", text),)
+    # Other programs drop the space that a tokenizer adds, and leave the format's.
+    y = template.encode_answer("red")
+    assert tokenizer.decode(y) == template.lead + "red"
+    assert template.lead == ("" if prefix == "first" else " ")
+
+
 def test_a_tokenizer_that_adds_spaces_to_some_contents_alone_is_refused():
     # A user's content stands right after a special token, an answer after a line end.
     opening = "'<|im_start|>' + ('' if turn['role'] == 'user' else turn['role'] + '\\n') +"

@@ -51,8 +51,9 @@ def contents_of(
     Raises:
         DataError: neither encodes them as the whole conversation does, or text could forge a token of the format.
     """
-    joined = ""
-    for text in (tokenizer, tokenizer.without_prefix()):
+    joined, inner = "", tokenizer.without_prefix()
+    # After a space of the format no other one is added, so that none is to be dropped from what is decoded.
+    for text in (inner, tokenizer) if lead else (tokenizer, inner):
         contents = Contents(text, text.guarding(special_ids), lead)
         wrong = next((probe for probe in PROBES if not apart(contents, probe)), None)
         if wrong is None:
