@@ -139,6 +139,7 @@ def lora(base, tmp_path_factory):
     return folder, merge(graphdef, whole)
 
 
+@pytest.mark.slow
 def test_adapters_of_peft_are_merged_into_the_base_that_they_name(lora):
     folder, module = lora
     scorer = open_folder(str(folder))
@@ -151,6 +152,7 @@ def test_adapters_of_peft_are_merged_into_the_base_that_they_name(lora):
     counts.check(scorer, tuple(Item(ASK, output, "no") for output in OUTPUTS))
 
 
+@pytest.mark.slow
 def test_adapters_of_a_language_model_are_no_reward_model(base, tmp_path):
     model = adapted(Decoder, SHAPE, Model.build(Decoder, SHAPE, Pretrained.open(base).vocab_size, 1), ADAPTER, 5)
     trained = {name: model.params[name] for name in trainable_names(model.params)}
@@ -180,6 +182,7 @@ def test_the_likelihood_is_the_mean_over_the_answer(base):
     assert isinstance(as_scorer(scorer, "likelihood"), Difference)
 
 
+@pytest.mark.slow
 def test_the_choice_is_between_two_letters_after_both_answers(base):
     scorer = open_language(base, "choice")
     assert isinstance(scorer, Choice)
@@ -209,6 +212,7 @@ def test_a_language_model_without_a_template_is_refused(tmp_path):
         open_language(folder, "likelihood")
 
 
+@pytest.mark.slow
 def test_the_command_checks_a_language_model(base, tmp_path):
     from pit.testing.command import check
 
