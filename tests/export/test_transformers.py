@@ -50,7 +50,7 @@ def finished(run: Run) -> Run:
     return finished_run.finish(run, *STAGES, spread=1.0)
 
 
-@pytest.fixture(scope="module", params=["chatml", "gemma", "hh", "demo"])
+@pytest.fixture(scope="module", params=["chatml", "gemma", "mistral", "hh", "demo"])
 def run(request, tmp_path_factory) -> Run:
     """Adapters on chat models, and all weights with role tokens: a Llama, and a decoder of PIT's own."""
     folder = tmp_path_factory.mktemp(request.param)
