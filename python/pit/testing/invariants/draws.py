@@ -41,7 +41,7 @@ PLAIN = ((1.0, ()), (0.5, ()))
 SETTINGS: tuple[tuple[float, tuple[tuple[str, float], ...]], ...] = (
     *PLAIN,
     (0.0, ()),
-    (1.0, (("top_k", 3),)),
+    (1.0, (("top_k", 3.0),)),
     (0.5, (("top_p", 0.8),)),
     (1.0, (("min_p", 0.2),)),
 )
