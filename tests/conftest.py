@@ -22,6 +22,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
+import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 from effort import TIMES, examples  # noqa: E402
@@ -44,6 +45,26 @@ settings.load_profile("pit")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort files with whole runs first, because they take longest: the workers then end at about the same time."""
     items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
+_OPTIMISED = ("kernels", "plan")
+"""Folders whose programs are looked at, or compiled for TPUs; so are those of files that end in _tpu."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_programs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let the fast tests compile without optimising, commands that they start too: they take half as long.
+
+    With the slow tests, in `make test-all`, all programs are those that users have.
+    """
+    fast = request.config.option.markexpr == "not slow"
+    quick = fast and request.path.parent.name not in _OPTIMISED and not request.path.stem.endswith("_tpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(quick)))
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", quick)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from pit_kernels import cached_attention
+from pit_kernels.cached_attention.pallas_tpu import block_keys
 from pit_kernels.microbench import GENERATIONS, analyse
 from pit_kernels.microbench.contenders import contenders
 
@@ -170,10 +171,12 @@ def test_a_call_in_a_scan_is_counted_with_the_operands_of_each_turn():
 
 
 def test_calls_of_one_name_are_told_apart_by_their_operands():
-    # Its two passes are two calls, and XLA numbers them in another order than they are traced in.
-    slots, members, heads, kv_heads, width = 16, 4, 8, 2, 128
+    # Its two passes are two calls, and XLA numbers them in another order than they are traced in. The suffixes do not
+    # fit into VMEM, where XLA would put them beforehand.
+    slots, members, heads, kv_heads, width, capacity = 16, 4, 8, 2, 128, 8192
+    keys = block_keys(capacity)
     sixteen = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
-    prefix, suffix = sixteen((slots // members, kv_heads, 384, width)), sixteen((slots, kv_heads, 128, width))
+    prefix, suffix = sixteen((slots // members, kv_heads, 384, width)), sixteen((slots, kv_heads, capacity, width))
     held, slot = np.full(slots // members, 300, np.int32), np.arange(slots, dtype=np.int32)
     q = sixteen((slots, heads, width))
     arguments = q, prefix, prefix, held, suffix, suffix, slot + 1, slot // members, slot
@@ -181,7 +184,7 @@ def test_calls_of_one_name_are_told_apart_by_their_operands():
     assert static.complete, static.notes
     moved = [sum(kernel.hbm_bytes.values()) for kernel in static.kernels if kernel.name.startswith("cached_attention")]
     assert len(moved) == 2
-    assert max(moved) == 2 * slots * kv_heads * 128 * width * 2
+    assert max(moved) == 2 * slots * kv_heads * keys * width * 2
 
 
 def test_trips_of_a_while_loop_come_from_its_inputs():

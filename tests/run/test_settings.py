@@ -204,10 +204,10 @@ def test_the_plan_shows_the_stages_that_a_run_has(run):
         (run.config, PAPER),
         (override(run.config, ["references=own"]), (*PAPER, rl_iterated.IMPROVER_2)),
     ):
-        stages, _, _, rollouts, resident = tables(config, run.folder)
-        assert list(stages.columns[0].cells) == [stage.name for stage in expected]
-        for table in (rollouts, resident):
-            assert list(table.columns[0].cells) == [stage.name for stage in expected if stage in expected[5:]]
+        stages, _, _, rollouts, memory = tables(config, run.folder)
+        for table in (stages, memory):
+            assert list(table.columns[0].cells) == [stage.name for stage in expected]
+        assert list(rollouts.columns[0].cells) == [stage.name for stage in expected if stage in expected[5:]]
 
 
 def test_the_plan_of_a_stage_that_cannot_work_is_refused_under_its_path(run):

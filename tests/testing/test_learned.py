@@ -180,7 +180,7 @@ def test_one_case_is_checked_alone():
 def test_names_are_unique_and_select_by_name_or_kind():
     assert len(BY_NAME) == len(ALL) == sum(map(len, (EXACT, BEHAVIOURAL, BIASES, LEARNED, CHOICES, SAMPLER)))
     assert [invariant.name for invariant in select(["batch_size"])] == ["batch_size"]
-    assert select(["learned"]) == LEARNED
+    assert select(["learned"]) == (*LEARNED, *CHOICES)
     assert select([]) == ALL
     with pytest.raises(CheckError, match=r"^--invariant speed: .*exact, .*batch_size, "):
         select(["speed"])

@@ -79,7 +79,7 @@ class ChatWorld(World):
         return samples._replace(finished=np.ones_like(samples.finished))
 
     def scores(self, scorer, batch, contents):
-        present = batch.leaf[:, :, 0] >= 0
+        present = batch.local.leaf[:, :, 0] >= 0
         return np.where(present, np.float32(contents % 7), np.float32(0)).astype(np.float32)
 
 

@@ -78,7 +78,7 @@ BAD = [
     (r'{"prompt": "\ud800"}', "bad UTF-8: a lone surrogate at character 0"),
     (r'{"prompt": "x", "answer": "\ud83d"}', "bad UTF-8: a lone surrogate at character 0"),
     (b'{"prompt": "caf\xe9"}', "bad UTF-8: byte 15 of the line"),
-    ('{"prompt": "x", "n": ' + "9" * 5000 + "}", "bad JSON: Exceeds the limit"),
+    ('{"prompt": "x", "n": ' + "9" * 5000 + "}", "bad JSON: a number has 5,000 digits"),
     ('{"prompt": "x", "id": 1e999}', "bad JSON: the number 1e999 is not finite"),
     ('{"prompt": "x", "id": [NaN]}', "bad JSON: the number NaN is not finite"),
     ({"prompt": HH, "answer": "A.\n\nHuman: So?"}, "no answer at the end: 'answer' ends with a Human turn"),

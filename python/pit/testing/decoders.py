@@ -28,15 +28,10 @@ from pit.model.peft import load_adapter
 from pit.model.pretrained import load_pretrained
 from pit.model.shape import read_shape
 from pit.model.token_facts import TOKENIZER, TokenFacts, open_tokenizer, read_token_facts
-from pit.testing.paths import separate_rows
+from pit.testing.paths import batches_of_paths
 from pit.testing.scorers import ROUNDING, Prompt, prompt_text
 from pit.testing.served import ServedFacts, Variant
 from pit.types import Message
-
-ROWS = 8
-"""Texts per call to the model."""
-
-_SHORTEST = 64
 
 
 class ChatText:
@@ -144,13 +139,9 @@ class DecoderClassifier:
         """Return the score of each prompt with its output."""
         paths = self.tokens(prompts, outputs)
         scores = np.zeros(len(paths), np.float32)
-        for length in sorted({row_length(path) for path in paths}):
-            places = [index for index, path in enumerate(paths) if row_length(path) == length]
-            for first in range(0, len(places), ROWS):
-                chosen = places[first : first + ROWS]
-                batch = separate_rows([paths[index] for index in chosen], ROWS, length)
-                arrays = batch.token, batch.position, batch.visible_until, batch.leaf
-                scores[chosen] = np.asarray(self._score(self._params, *arrays))[: len(chosen), 0]
+        for chosen, batch in batches_of_paths(paths):
+            arrays = batch.token, batch.position, batch.visible_until, batch.leaf
+            scores[chosen] = np.asarray(self._score(self._params, *arrays))[: len(chosen), 0]
         return scores
 
     def tokens(self, prompts: Sequence[Prompt], outputs: Sequence[str]) -> list[tuple[int, ...]]:
@@ -178,8 +169,3 @@ def reads(folder: Path) -> bool:
 
 def _config(folder: Path) -> ConfigJson:
     return ConfigJson(folder / "config.json", read_json(folder / "config.json"))
-
-
-def row_length(path: Sequence[int]) -> int:
-    """Return the length of the rows for a path: a power of two, so that few programs are compiled."""
-    return max(_SHORTEST, 1 << (len(path) - 1).bit_length())

@@ -19,9 +19,8 @@ from pit.model.params import Params, merge
 from pit.model.pretrained import Pretrained
 from pit.model.sharding import make_mesh
 from pit.model.token_facts import open_tokenizer
-from pit.testing.decoders import ROWS, row_length
 from pit.testing.errors import CheckError
-from pit.testing.paths import separate_rows
+from pit.testing.paths import batches_of_paths
 from pit.testing.scorers import ROUNDING, Prompt
 from pit.types import Message
 
@@ -71,16 +70,12 @@ class LanguageModel:
             last: number of tokens of each that are wanted.
         """
         results: list[np.ndarray] = [np.zeros(0, np.float32)] * len(paths)
-        for length in sorted({row_length(path) for path in paths}):
-            places = [index for index, path in enumerate(paths) if row_length(path) == length]
-            for first in range(0, len(places), ROWS):
-                chosen = places[first : first + ROWS]
-                batch = separate_rows([paths[index] for index in chosen], ROWS, length)
-                arrays = batch.token, batch.position, batch.visible_until, batch.previous
-                logp = np.asarray(self._logprobs(self._params, *arrays))
-                for row, index in enumerate(chosen):
-                    end = len(paths[index])
-                    results[index] = logp[row, end - last[index] : end]
+        for chosen, batch in batches_of_paths(paths):
+            arrays = batch.token, batch.position, batch.visible_until, batch.previous
+            logp = np.asarray(self._logprobs(self._params, *arrays))
+            for row, index in enumerate(chosen):
+                end = len(paths[index])
+                results[index] = logp[row, end - last[index] : end]
         return results
 
 
