@@ -50,6 +50,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 _OPTIMISED = ("kernels", "plan")
 """Folders whose programs are looked at, or compiled for TPUs; so are those of files that end in _tpu."""
 
+_WHOLE_RUNS = "test_run"
+"""File whose runs are compared to the bit with one that is made before its tests."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_programs(request: pytest.FixtureRequest) -> Iterator[None]:
@@ -57,8 +60,9 @@ def quick_programs(request: pytest.FixtureRequest) -> Iterator[None]:
 
     With the slow tests, in `make test-all`, all programs are those that users have.
     """
-    fast = request.config.option.markexpr == "not slow"
-    quick = fast and request.path.parent.name not in _OPTIMISED and not request.path.stem.endswith("_tpu")
+    fast, stem = request.config.option.markexpr == "not slow", request.path.stem
+    whole = request.path.parent.name in _OPTIMISED or stem.endswith("_tpu") or stem == _WHOLE_RUNS
+    quick = fast and not whole
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(quick)))
         before = jax.config.read("jax_disable_most_optimizations")

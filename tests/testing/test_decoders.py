@@ -22,11 +22,12 @@ from pit.model.params import build, merge
 from pit.model.peft import save_adapter
 from pit.model.pretrained import Pretrained, save_pretrained
 from pit.testing.adapters import Difference, as_scorer
-from pit.testing.decoders import DecoderClassifier, reads, row_length
+from pit.testing.decoders import DecoderClassifier, reads
 from pit.testing.errors import CheckError
 from pit.testing.invariants import ALL
 from pit.testing.language import Choice, LanguageModel, Likelihood, open_language
 from pit.testing.models import open_folder
+from pit.testing.paths import batches_of_paths
 from pit.testing.scorers import Item, Method, gaps, methods_of
 from pit.testing.served import Variant
 from pit.types import Message
@@ -117,7 +118,9 @@ def test_it_satisfies_the_exact_invariants(reward, name):
 
 
 def test_rows_have_few_lengths():
-    assert [row_length([0] * count) for count in (1, 64, 65, 128, 129)] == [64, 64, 128, 128, 256]
+    paths = [(0,) * count for count in (1, 64, 65, 128, 129)]
+    lengths = {place: batch.token.shape[1] for places, batch in batches_of_paths(paths) for place in places}
+    assert [lengths[place] for place in range(5)] == [64, 64, 128, 128, 256]
 
 
 @pytest.fixture(scope="module")
