@@ -226,11 +226,11 @@ def test_the_digest_is_of_the_file_and_a_kept_copy_stands_in_for_it(here):
     source.write_text("def f(*_): return 1\n")
     first = digest_of("mine:f", kept)
     for trained in (False, True):
-        keep_source("mine:f", kept, "rl-policy", lambda trained=trained: trained)
+        keep_source("mine:f", kept, "rl-policy", trained)
     source.write_text("def f(*_): return 2\n")
     assert digest_of("mine:f", kept) != first
     with pytest.raises(FunctionError) as caught:
-        keep_source("mine:f", kept, "rl-policy", lambda: True)
+        keep_source("mine:f", kept, "rl-policy", True)
     assert str(caught.value) == (
         f"reward.function = 'mine:f': {source} has changed since rl-policy was trained with it ({kept} is its text of "
         f"then); put that text back, or delete {kept.parent} to train the stage again"
@@ -238,7 +238,7 @@ def test_the_digest_is_of_the_file_and_a_kept_copy_stands_in_for_it(here):
     source.unlink()
     source.with_name("other.py").write_text("def f(*_): return 3\n")
     assert digest_of("mine:f", kept) == first
-    keep_source("other:f", kept, "rl-policy", lambda: False)
+    keep_source("other:f", kept, "rl-policy", False)
     assert digest_of("mine:f", kept) == digest_of("other:f", kept) != first, "nothing was trained with the other text"
     kept.unlink()
     with pytest.raises(FunctionError, match="there is no module 'mine'"):

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from pit.rollout.sample import Samples
+from pit.rollout.strategy import FILTERS
 from pit.testing.invariants import SAMPLER
 from pit.testing.invariants.draws import DRAW_INVARIANTS, PLAIN, SETTINGS, DrawCall
-from pit.testing.policy import FILTERS, DrawFormat
+from pit.testing.policy import DrawFormat
 from pit.testing.report import Status
 from pit.testing.run import Request, run_check
 from pit.testing.search import format_example, load_example, save_example

@@ -91,11 +91,10 @@ def to_rows(values: Float[Array, "P L *d"], tree: TreeRows) -> Float[Array, "B T
     """
     checks.require_shape("to_rows", "values", values, "P L ...", (*tree.place.shape, *values.shape[2:]))
     place, row = jnp.asarray(tree.place), jnp.asarray(tree.leaf)[:, :1]
-    there = (place >= 0).reshape(*place.shape, *(1 for _ in values.shape[2:]))
     # A flat index beyond the row drops what is not there.
     at = jnp.where(place >= 0, place, tree.token.shape[1])
     zeros = jnp.zeros((*tree.token.shape, *values.shape[2:]), values.dtype)
-    return zeros.at[jnp.maximum(row, 0), at].add(jnp.where(there, values, 0), mode="drop")
+    return zeros.at[jnp.maximum(row, 0), at].add(values, mode="drop")
 
 
 def path_values(values: Sequence[Any], tree: TreeRows) -> Float32[np.ndarray, "P L"]:

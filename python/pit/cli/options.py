@@ -24,6 +24,7 @@ from pit.config import (
     override,
     read_config,
 )
+from pit.config.improve import SPLIT
 
 if TYPE_CHECKING:
     from pit.run.folder import Run
@@ -168,7 +169,7 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def searching(*, budget: int | None, **options: Any) -> None:
-        given = [name for name in _SPLIT if options[name] is not None]
+        given = [name for name in SPLIT if options[name] is not None]
         if budget is not None and given:
             named = ", ".join(f"--{name}" for name in given)
             raise click.UsageError(f"--budget chooses draws, passes and rules; leave out {named}.")
@@ -201,9 +202,6 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
     )[::-1]:  # fmt: skip
         searching = option(searching)
     return searching
-
-
-_SPLIT = ("iterations", "draws", "width", "chains", "rank", "select", "accept", "restart")
 
 
 class Verbatim(click.Command):

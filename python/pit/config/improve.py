@@ -112,3 +112,6 @@ class ImproveConfig(Section):
 
 SEARCH = ("draws", "width", "chains", "rank", "select", "accept", "restart")
 """Fields of `ImproveConfig` that make a search of the plain chain."""
+
+SPLIT = ("iterations", *SEARCH)
+"""Fields of it that say how a budget is spent."""

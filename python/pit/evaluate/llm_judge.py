@@ -92,6 +92,10 @@ def vote_of(text: str) -> int | None:
     return _VOTES.get(better) if isinstance(better, str) else None
 
 
+TASK = PROMPT.rpartition("\n\n")[0]
+"""What a judge is told without its last paragraph, the form of the reply."""
+
+
 def asked(messages: Sequence[Message], a: str, b: str) -> list[Message]:
     """Return what a judge is asked about two answers, A and B, to a conversation: a system and a user message."""
     content = {"request": [message._asdict() for message in messages], "A": a, "B": b}

@@ -89,47 +89,65 @@ class RememberedSampler:
         return Tokens.of(recalled(self._answers, keys, make))
 
 
+class _RememberedScores:
+    """Scores of answers by what they are scored for: each text once."""
+
+    def __init__(self) -> None:
+        self._scores: dict[Hashable, Any] = {}
+
+    def of(
+        self,
+        purpose: Sequence[Hashable],
+        outputs: Sequence[Sequences],
+        score: Callable[[list[int], Tokens], Float32[np.ndarray, "m 1"]],
+    ) -> Float32[np.ndarray, "G N"]:
+        """Return the scores of N outputs of each row; `outputs[n][g]`.
+
+        Args:
+            purpose: what else a score depends on, by row.
+            outputs: the answers.
+            score: returns the scores of one answer to each of some rows.
+        """
+        columns = [Tokens.of(column) for column in outputs]
+        texts = [_bytes(column) for column in columns]
+        places = [(row, column) for row in range(len(purpose)) for column in range(len(columns))]
+        keys: list[Hashable] = [(purpose[row], texts[column][row]) for row, column in places]
+
+        def make(missing: list[int]) -> list[float]:
+            rows, numbers = zip(*(places[place] for place in missing), strict=True)
+            answers = Tokens.of([columns[column][row] for row, column in zip(rows, numbers, strict=True)])
+            scores: list[float] = score(list(rows), answers)[:, 0].tolist()
+            return scores
+
+        return np.array(recalled(self._scores, keys, make), np.float32).reshape(len(purpose), len(columns))
+
+
 class RememberedGap:
     """A scorer of gaps that scores every pair once (`pit.rollout.protocol.GapScorer`)."""
 
     def __init__(self, scorer: GapScorer) -> None:
-        self._scorer, self._gaps = scorer, dict[Hashable, Any]()
+        self._scorer, self._gaps = scorer, _RememberedScores()
 
     def gap(
         self, inputs: Sequences, references: Sequences, outputs: Sequence[Sequences], form: GapForm
     ) -> Float32[np.ndarray, "G N"]:
         """Return the gap of N outputs over the reference of each input; `outputs[n][g]`."""
-        xs, refs, columns = Tokens.of(inputs), Tokens.of(references), [Tokens.of(column) for column in outputs]
-        places = [(row, column) for row in range(len(xs)) for column in range(len(columns))]
-        texts = (_bytes(xs), _bytes(refs), [_bytes(column) for column in columns])
-        keys: list[Hashable] = [(form, texts[0][row], texts[1][row], texts[2][column][row]) for row, column in places]
-
-        def make(missing: list[int]) -> list[float]:
-            rows = [places[place][0] for place in missing]
-            answers = Tokens.of([columns[places[place][1]][places[place][0]] for place in missing])
-            gaps: list[float] = self._scorer.gap(xs.take(rows), refs.take(rows), [answers], form)[:, 0].tolist()
-            return gaps
-
-        return np.array(recalled(self._gaps, keys, make), np.float32).reshape(len(xs), len(columns))
+        xs, refs = Tokens.of(inputs), Tokens.of(references)
+        purpose = [(form, x, ref) for x, ref in zip(_bytes(xs), _bytes(refs), strict=True)]
+        return self._gaps.of(
+            purpose, outputs, lambda rows, answers: self._scorer.gap(xs.take(rows), refs.take(rows), [answers], form)
+        )
 
 
 class RememberedQuality:
     """A scorer of answers that scores every answer once (`pit.rollout.protocol.QualityScorer`)."""
 
     def __init__(self, scorer: QualityScorer) -> None:
-        self._scorer, self._scores = scorer, dict[Hashable, Any]()
+        self._scorer, self._qualities = scorer, _RememberedScores()
 
     def quality(self, inputs: Sequences, outputs: Sequence[Sequences]) -> Float32[np.ndarray, "G N"]:
         """Return r_P(x, y) of N outputs of each input; `outputs[n][g]`."""
-        xs, columns = Tokens.of(inputs), [Tokens.of(column) for column in outputs]
-        places = [(row, column) for row in range(len(xs)) for column in range(len(columns))]
-        prompts, texts = _bytes(xs), [_bytes(column) for column in columns]
-        keys: list[Hashable] = [(prompts[row], texts[column][row]) for row, column in places]
-
-        def make(missing: list[int]) -> list[float]:
-            answers = Tokens.of([columns[places[place][1]][places[place][0]] for place in missing])
-            rows = [places[place][0] for place in missing]
-            scores: list[float] = self._scorer.quality(xs.take(rows), [answers])[:, 0].tolist()
-            return scores
-
-        return np.array(recalled(self._scores, keys, make), np.float32).reshape(len(xs), len(columns))
+        xs = Tokens.of(inputs)
+        return self._qualities.of(
+            _bytes(xs), outputs, lambda rows, answers: self._scorer.quality(xs.take(rows), [answers])
+        )

@@ -1,6 +1,6 @@
 """Improvement at inference (PIT, algorithm 2, and the search that it is the simplest case of)."""
 
-from pit.improve.models import Models, sampling, strategy_of
+from pit.improve.models import Models, strategy_of
 from pit.improve.record import config_of
 from pit.improve.rounds import Round, Writer, search
 from pit.improve.trajectory import Made, Step, Trajectory, improve, made_of, steps_of
@@ -15,7 +15,6 @@ __all__ = [
     "config_of",
     "improve",
     "made_of",
-    "sampling",
     "search",
     "steps_of",
     "strategy_of",

@@ -11,7 +11,7 @@ from pit.model.decoder import Decoder
 from pit.model.model import Model
 from pit.rollout.protocol import GapScorer, QualityScorer, SamplerProtocol
 from pit.rollout.score import LikelihoodScorer, ModelScorer
-from pit.rollout.strategy import Filter, MinP, Strategy, TopK, TopP, strategy_at
+from pit.rollout.strategy import Strategy, sampling
 from pit.run.folder import Run
 from pit.run.stage import Stage
 from pit.seeds import Seed
@@ -105,17 +105,3 @@ class Models:
 def strategy_of(config: ImproveConfig) -> Strategy:
     """Return the sampling strategy of a config."""
     return sampling(config.temperature, top_k=config.top_k, top_p=config.top_p, min_p=config.min_p)
-
-
-def sampling(
-    temperature: float, *, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None
-) -> Strategy:
-    """Return the strategy of a temperature, then top-k, top-p and min-p where they are given, in this order."""
-    filters: list[Filter] = []
-    if top_k is not None:
-        filters.append(TopK(top_k))
-    if top_p is not None:
-        filters.append(TopP(top_p))
-    if min_p is not None:
-        filters.append(MinP(min_p))
-    return strategy_at(temperature, *filters)

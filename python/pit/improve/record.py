@@ -14,7 +14,7 @@ from typing import Any
 
 from pit.atomic import write_file
 from pit.config import ConfigError, ImproveConfig, digest, from_dict, to_dict
-from pit.config.improve import SEARCH
+from pit.config.improve import SPLIT
 from pit.improve.calibration import Calibration
 from pit.records import DamagedFileError, read_object
 from pit.run.folder import Run
@@ -23,9 +23,6 @@ from pit.stages.graph import improver_of
 
 FILE = "search.json"
 """Name of the record in the folder of a run."""
-
-SPLIT = ("iterations", *SEARCH)
-"""Fields of the section `improve` that a split of a budget decides."""
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "accept_by", "gap", "threshold")
 """Fields of it that a choice depends on."""

@@ -107,20 +107,20 @@ def digest_of(function: str, kept: Path) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
-def keep_source(function: str, kept: Path, stage: str, trained: Callable[[], bool]) -> None:
+def keep_source(function: str, kept: Path, stage: str, trained: bool) -> None:
     """Copy the file that holds a function to where its stage keeps it.
 
     Args:
         function: its name.
         kept: place of the copy.
         stage: name of the stage.
-        trained: returns whether the stage has a checkpoint.
+        trained: whether the stage has a checkpoint.
 
     Raises:
         FunctionError: the stage was trained with another text of the file.
     """
     source = source_of(function).read_bytes()
-    if not kept.is_file() or (kept.read_bytes() != source and not trained()):
+    if not kept.is_file() or (kept.read_bytes() != source and not trained):
         write_file(kept, source)
     elif kept.read_bytes() != source:
         raise FunctionError(

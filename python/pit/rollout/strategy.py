@@ -8,7 +8,9 @@ the filter forbids. Reinforcement learning therefore draws without filters; they
 that weighs by exp(logp - drawn_logp).
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -261,3 +263,20 @@ def strategy_at(temperature: float, *filters: Filter) -> Strategy:
         return Greedy()
     base = Temperature(temperature)
     return Filtered(base, filters) if filters else base
+
+
+FILTERS: Mapping[str, Callable[[float], Filter]] = MappingProxyType(
+    {"top_k": lambda number: TopK(int(number)), "top_p": TopP, "min_p": MinP}
+)
+"""Filters by the names that configs and requests give their numbers, in the order in which they are applied."""
+
+
+def sampling(temperature: float, **numbers: float | int | None) -> Strategy:
+    """Return the strategy of a temperature, then of the filters of `FILTERS` that have a number.
+
+    Example:
+        >>> sampling(0.7, top_p=0.9, top_k=50, min_p=None)
+        Filtered(base=Temperature(temperature=0.7), filters=(TopK(k=50), TopP(p=0.9)))
+    """
+    given = {name: number for name, number in numbers.items() if number is not None}
+    return strategy_at(temperature, *(FILTERS[name](given[name]) for name in sorted(given, key=list(FILTERS).index)))

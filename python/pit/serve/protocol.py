@@ -15,8 +15,7 @@ from pit.data.readers.report import RowError
 from pit.data.readers.streams import parsed
 from pit.data.template import Template
 from pit.errors import PitError
-from pit.improve import sampling
-from pit.rollout.strategy import Strategy
+from pit.rollout.strategy import Strategy, sampling
 from pit.serve.question import Question, checked, question
 
 ModelName = Literal["policy", "improved"]

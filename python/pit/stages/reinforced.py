@@ -115,22 +115,20 @@ def _sources(stage: Stage, run: Run) -> tuple[str, ...]:
 
 def _keep_source(stage: Stage, run: Run) -> None:
     """Keep the file of the reward function, if there is one."""
+    settings = stage.settings(run.config)
+    name = settings.reward.function
+    if name is None:
+        return
+    path = _kept(run, stage)
+    # All processes open checkpoints together, so that the first one cannot look alone.
+    with stage.checkpoints(run, keep=settings.keep) as checkpoints:
+        trained = checkpoints.latest is not None
 
-    def trained() -> bool:
-        with stage.checkpoints(run, keep=stage.settings(run.config).keep) as checkpoints:
-            return checkpoints.latest is not None
+    def keep() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        function.keep_source(name, path, stage.name, trained)
 
-    name = stage.settings(run.config).reward.function
-    if name is not None:
-        path = _kept(run, stage)
-        # All processes open checkpoints together, so that the first one cannot look alone.
-        begun = trained()
-
-        def keep() -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            function.keep_source(name, path, stage.name, lambda: begun)
-
-        processes.by_first(keep, f"reward function of {stage.name}", path)
+    processes.by_first(keep, f"reward function of {stage.name}", path)
 
 
 def _kept(run: Run, stage: Stage) -> Path:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float32
 
 from pit.config import MeshConfig
 from pit.data.chat import ChatFormat
-from pit.evaluate.llm_judge import asked
+from pit.evaluate.llm_judge import TASK, asked
 from pit.model.heads import row_logprobs
 from pit.model.params import Params, merge
 from pit.model.pretrained import Pretrained
@@ -113,8 +113,8 @@ class Choice:
         """Return the difference of the two log-probs."""
         openings = []
         for prompt, output, reference in zip(prompts, outputs, references, strict=True):
-            system, user = asked(prompt, output, reference)
-            content = f"{system.content.partition('Reply with')[0].strip()}\n\n{user.content}{_CHOICE}"
+            material = asked(prompt, output, reference)[1].content
+            content = f"{TASK}\n\n{material}{_CHOICE}"
             openings.append(self._model.opening([Message("user", content)]))
         first, second = self._letters
         paths = [(*opening, *letter) for opening in openings for letter in (first, second)]

@@ -3,7 +3,7 @@
 The invariants of `pit.testing.invariants.draws` compare the two.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,17 +19,12 @@ from pit.model.heads import row_logprobs
 from pit.model.model import Model
 from pit.model.params import Params, merge
 from pit.rollout.sample import Samples, sample
-from pit.rollout.strategy import Filter, MinP, TopK, TopP, strategy_at
+from pit.rollout.strategy import sampling
 from pit.run.folder import Run
 from pit.run.stage import Stage
 from pit.testing.checkpoint import content_of
 from pit.testing.scorers import HALF_ROUNDING, ROUNDING
 from pit.types import Batch
-
-FILTERS: Mapping[str, Callable[[float], Filter]] = MappingProxyType(
-    {"top_k": lambda number: TopK(int(number)), "top_p": TopP, "min_p": MinP}
-)
-"""Filters of a sampler by name, made of their number."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,8 @@ class Sampler(Protocol):
     def draw(self, prompts: Sequence[Sequence[int]], temperature: float, seed: int) -> Samples:
         """Return two samples per prompt, with their log-probs in nats; prompts include the closing tokens.
 
-        Where the format says so, there is a fourth argument, the numbers of filters by name (see `FILTERS`).
+        Where the format says so, there is a fourth argument, the numbers of filters by name (see
+        `pit.rollout.strategy.FILTERS`).
         """
 
     def logprob_rows(self, batch: Batch, temperature: float) -> Float32[np.ndarray, "R T"]:
@@ -115,14 +111,13 @@ class PolicyScorer:
     ) -> Samples:
         """Return two samples per prompt."""
         form = self.format
-        chosen = [FILTERS[name](number) for name, number in filters.items()]
         return sample(
             Model(self._graphdef, self._params),
             prompts,
             list(range(len(prompts))),
             n=2,
             capacity=form.capacity,
-            strategy=strategy_at(temperature, *chosen),
+            strategy=sampling(temperature, **filters),
             eos_ids=(form.eos,),
             seed=seed,
         )

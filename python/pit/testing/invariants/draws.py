@@ -26,7 +26,7 @@ class DrawCall(NamedTuple):
     prompts: token contents without their closing tokens.
     temperature: 0 for the most likely token.
     seed: seed of the samples.
-    filters: names and numbers of the filters, see `pit.testing.policy.FILTERS`; empty for none.
+    filters: names and numbers of the filters, see `pit.rollout.strategy.FILTERS`; empty for none.
     """
 
     prompts: tuple[tuple[int, ...], ...]
