@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import compiling
+
 # JAX reads these once, when it is first imported.
-_TWO_DEVICES = "--xla_force_host_platform_device_count=2"
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_TWO_DEVICES}".strip()
+os.environ["XLA_FLAGS"] = compiling.with_devices(os.environ.get("XLA_FLAGS", ""), 2)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
@@ -22,11 +22,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
-import jax  # noqa: E402
-import jaxtyping  # noqa: E402
-import pytest  # noqa: E402
-from effort import TIMES, examples  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
+import jax
+import jaxtyping
+import pytest
+from effort import TIMES, examples
+from hypothesis import HealthCheck, settings
 
 # Shapes and types of annotated functions are checked on every call; the hook must precede the packages' first import.
 jaxtyping.install_import_hook(["pit", "pit_kernels"], "beartype.beartype")
@@ -42,6 +42,17 @@ settings.register_profile(
 settings.load_profile("pit")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the compiler before the first program is compiled."""
+    if _is_fast(config):
+        os.environ["XLA_FLAGS"] += f" {compiling.QUICK}"
+
+
+def _is_fast(config: pytest.Config) -> bool:
+    """Return whether only the fast tests run."""
+    return bool(config.option.markexpr == "not slow")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort files with whole runs first, because they take longest: the workers then end at about the same time."""
     items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
@@ -50,9 +61,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 _OPTIMISED = ("kernels", "plan")
 """Folders whose programs are looked at, or compiled for TPUs; so are those of files that end in _tpu."""
 
-_WHOLE_RUNS = "test_run"
-"""File whose runs are compared to the bit with one that is made before its tests."""
-
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_programs(request: pytest.FixtureRequest) -> Iterator[None]:
@@ -60,9 +68,8 @@ def quick_programs(request: pytest.FixtureRequest) -> Iterator[None]:
 
     With the slow tests, in `make test-all`, all programs are those that users have.
     """
-    fast, stem = request.config.option.markexpr == "not slow", request.path.stem
-    whole = request.path.parent.name in _OPTIMISED or stem.endswith("_tpu") or stem == _WHOLE_RUNS
-    quick = fast and not whole
+    whole = request.path.parent.name in _OPTIMISED or request.path.stem.endswith("_tpu")
+    quick = _is_fast(request.config) and not whole
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(quick)))
         before = jax.config.read("jax_disable_most_optimizations")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from compiling import users_environment
+
 from pit.data import _core
 
 ROOT = Path(__file__).parents[1]
@@ -49,13 +51,12 @@ def _environment() -> dict[str, str]:
 
 def run_in(folder: Path, script: str, *arguments: object) -> str:
     """Return the output of a script that imports the copy."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_"))}
     path = os.pathsep.join([str(folder / "python"), str(folder / "kernels"), *sys.path])
     result = subprocess.run(
         [sys.executable, "-c", PREAMBLE + script, str(folder), *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**inherited, "PYTHONPATH": path, "PIT_PROGRESS": "json"},
+        env={**users_environment(), "PYTHONPATH": path, "PIT_PROGRESS": "json"},
         timeout=300,
         check=False,
     )

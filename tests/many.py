@@ -1,6 +1,5 @@
 """Several real processes of one command on this machine, each with its own CPU device, joined by gloo."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -8,6 +7,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from compiling import users_environment
 
 LONG_S = 1500.0
 
@@ -22,13 +23,10 @@ def free_port() -> int:
 
 def environment(devices: int, **more: str) -> dict[str, str]:
     """Return a user's environment with a number of CPU devices per process; every compilation is worth keeping."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_"))}
     return {
-        **inherited,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        **users_environment(devices),
         "JAX_PLATFORMS": "cpu",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": os.pathsep.join(sys.path),
         **more,
     }
 

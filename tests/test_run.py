@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from compiling import users_environment
 
 from pit.cli import main
 from pit.config import override, read_config
@@ -67,16 +68,11 @@ def pit(*words: object, check: bool = True, timeout_s: float = 300) -> subproces
 
 
 def environment() -> dict[str, str]:
-    """A user's environment: without the tests' second device and strictness; every compilation is worth keeping."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_NUMPY_"))}
-    return {
-        **inherited,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
+    """A user's environment, in which every compilation is worth keeping."""
+    return {**users_environment(), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the smallest recipe."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"

@@ -6,6 +6,7 @@
 import json
 from pathlib import Path
 
+import compiling
 import numpy as np
 import pytest
 from many import finished
@@ -27,7 +28,7 @@ SETTINGS = [
 pytestmark = pytest.mark.slow
 
 # Programs that run for milliseconds need not be fast.
-QUICK_COMPILER = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+QUICK_COMPILER = compiling.with_devices(f"{compiling.QUICK} --xla_backend_optimization_level=0", 1)
 
 
 @pytest.fixture(scope="module")
