@@ -22,7 +22,7 @@ from pit.improve import Models, pool
 from pit.improve import record as recording
 from pit.improve import rounds as searching
 from pit.model.model import Model
-from pit.rl import metrics, readings, records, references, rloo, shaping
+from pit.rl import clipped, metrics, readings, records, references, rloo, shaping
 from pit.rl import reward as rewards
 from pit.rl import step as steps
 from pit.rollout import sample as sampling
@@ -170,6 +170,7 @@ IMPROVE = "test_wiring_improve"
 EVALUATION = "test_wiring_evaluation"
 SEEDS = "test_wiring_seeds"
 STEP = "test_wiring_step"
+CLIPPED = "test_wiring_clipped"
 RESUME = "test_wiring_resume"
 CHAT = "test_wiring_chat"
 
@@ -205,6 +206,12 @@ CHOSEN = f"{SEARCHED}.test_the_split_of_most_worth_is_chosen_and_the_simplest_at
 OWN_NUMBERS = f"{SEARCHED}.test_no_two_answers_of_a_search_share_their_random_numbers"
 
 TASK = reinforced.RlTask
+READ_AGAIN = (
+    '[{**arrays, "rollout_logp": self.models.read(state.params, scored.trees, len(rows) - 1).logp[: len(slots)]} '
+    "for arrays, slots in zip(minibatch.arrays, minibatch.examples)],"
+)
+"""Code that reads the rollout under the weights of the moment."""
+
 SEARCHES = searching._State
 
 FOLDS = (
@@ -780,7 +787,37 @@ ONE_STEP = (
         "step",
         "a refused step teaches the controllers",
         f"{RESUME}.test_a_refused_step_teaches_the_controllers_nothing",
-        rewritten(TASK, "step", "if not session.guard.settle():", "if session.guard.settle() or True:"),
+        rewritten(TASK, "step", "if not float(totals[REFUSED].sum):", "if True:"),
+    ),
+    Mutant(
+        "step",
+        "ratios are to the log-probs of another tree",
+        f"{CLIPPED}.test_every_update_compares_with_the_log_probs_that_were_read_before_the_first",
+        rewritten(clipped.Clipped, "prepare", "by_slot(value, batch)", "by_slot(value[::-1], batch)"),
+    ),
+    Mutant(
+        "step",
+        "the rollout is read again before every update",
+        f"{CLIPPED}.test_every_update_compares_with_the_log_probs_that_were_read_before_the_first",
+        rewritten(steps.RlStep, "__call__", "minibatch.arrays,", READ_AGAIN),
+    ),
+    Mutant(
+        "step",
+        "trees of a minibatch have the numbers of the first one's",
+        f"{CLIPPED}.test_every_epoch_takes_every_tree_once_in_an_order_of_its_own",
+        rewritten(steps.RlStep, "pack", "part.start)", "0)"),
+    ),
+    Mutant(
+        "step",
+        "all epochs have one order",
+        f"{CLIPPED}.test_every_epoch_takes_every_tree_once_in_an_order_of_its_own",
+        rewritten(clipped.Clipped, "prepare", "seed.of(epoch)", "Seed((0,))"),
+    ),
+    Mutant(
+        "step",
+        "every update counts as a step",
+        f"{CLIPPED}.test_all_updates_of_a_rollout_are_one_step",
+        rewritten(steps.RlStep, "__call__", "state.step - 1", "state.step"),
     ),
     Mutant(
         "step",

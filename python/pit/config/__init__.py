@@ -10,6 +10,7 @@ from pit.config.judge import JudgeConfig
 from pit.config.model import ModelConfig, RopeScaling, gemma_like
 from pit.config.plain import digest, from_dict, override, read_config, to_dict, to_yaml
 from pit.config.rl import (
+    ClipConfig,
     CurriculumConfig,
     DrawConfig,
     ImproverRlConfig,
@@ -18,6 +19,7 @@ from pit.config.rl import (
     KlPlace,
     Passes,
     PolicyRlConfig,
+    RatioLevel,
     RewardForm,
     RewardMix,
     RewrittenRlConfig,
@@ -58,6 +60,7 @@ __all__ = [
     "BaseConfig",
     "BoardConfig",
     "Chains",
+    "ClipConfig",
     "ConfigError",
     "CurriculumConfig",
     "DataConfig",
@@ -83,6 +86,7 @@ __all__ = [
     "Passes",
     "PolicyRlConfig",
     "Rank",
+    "RatioLevel",
     "RefreshConfig",
     "RewardConfig",
     "RewardForm",

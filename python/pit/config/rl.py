@@ -11,6 +11,7 @@ from pit.config.sections import OptimizerConfig, PackingConfig, RolloutConfig
 RewardForm = Literal["raw", "centred", "symmetric", "difference"]
 KlEstimator = Literal["k1", "k2", "k3", "full"]
 KlPlace = Literal["reward", "loss"]
+RatioLevel = Literal["token", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,26 @@ class KlConfig(Section):
 
 
 @dataclass(frozen=True)
+class ClipConfig(Section):
+    """Several updates per rollout, by `algorithm=clipped`; docs/concepts/rl.md has the objective.
+
+    epochs: passes over the samples of a rollout.
+    minibatches: optimizer steps per epoch, each on as many trees as every other.
+    ratio: probability that is compared with that of the rollout: of each "token", or of the whole answer ("sequence").
+    low, high: the ratio is clipped to [1 - low, 1 + high].
+    kl_limit: KL of the rollout's policy to the current one, nats per answer; no update of a rollout follows one that
+        measured more. None: no limit.
+    """
+
+    epochs: Annotated[int, COUNT] = 2
+    minibatches: Annotated[int, COUNT] = 2
+    ratio: RatioLevel = "token"
+    low: Annotated[float, Range(low=0.0, high=1.0, open_low=True, open_high=True)] = 0.2
+    high: Annotated[float, POSITIVE] = 0.2
+    kl_limit: Annotated[float | None, POSITIVE] = 0.5
+
+
+@dataclass(frozen=True)
 class RewardMix(Section):
     """Reward of an RL stage: model_weight x score of the reward model + function_weight x score of a function.
 
@@ -198,6 +219,7 @@ class RlConfig(Section):
     anchor: model of the KL term: the fine-tuned model ("sft"), or the checkpoint that the stage starts from ("init").
     rollout: how samples are decoded.
     reward: weights of the reward model and of a function of your own.
+    clip: updates per rollout of `algorithm=clipped`.
     adapter: adapters to train on the run's base, those of the stage that it starts from; None trains all weights.
     """
 
@@ -225,6 +247,7 @@ class RlConfig(Section):
     keep: Annotated[int, COUNT] = 2
     adapter: AdapterConfig | None = None
     reward: RewardMix = field(default_factory=RewardMix, metadata=LATER)
+    clip: ClipConfig = field(default_factory=ClipConfig, metadata=LATER)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ rewritten by the improver of RL,1. Nothing here reads or writes a file.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from pit.data.local import pack_local
 from pit.data.packing import Layout
 from pit.data.store import Fold
 from pit.data.template import rollout as rollout_tree
-from pit.losses.total import Total
+from pit.losses.total import Total, added
 from pit.model.decoder import Decoder
 from pit.model.global_arrays import put
 from pit.model.model import Model
@@ -29,7 +30,7 @@ from pit.rl.algorithm import Algorithm
 from pit.rl.controllers import Controllers
 from pit.rl.metrics import metrics
 from pit.rl.readings import PolicyAndAnchor
-from pit.rl.records import Answers, Measures, Prompts, Rollout, Rows, Trees, by_slot
+from pit.rl.records import Answers, Measures, Prompts, Rollout, Rows, Trees, by_slot, renumbered
 from pit.rl.references import References
 from pit.rl.reward import Reward, score
 from pit.rl.shaping import shaped
@@ -40,7 +41,7 @@ from pit.seeds import Seed
 from pit.train.feed import shapes_of, to_device
 from pit.train.loop import StepError
 from pit.train.update import Arrays, TrainState
-from pit.types import Shards
+from pit.types import LocalBatch, Shards
 
 _SAMPLE_FACTS = {"length": np.int32, "finished": np.bool_}
 """Facts of samples that packed trees carry to the devices, by tree slot, and their dtypes."""
@@ -60,6 +61,16 @@ def packed_shapes(
     shapes = shapes_of(rollout_tree(samples, referenced), layout, sharding)
     slots = shapes["leaf"].shape[:2]
     return shapes | {name: jax.ShapeDtypeStruct(slots, of, sharding=sharding) for name, of in _SAMPLE_FACTS.items()}
+
+
+def parts_of(count: int, parts: int) -> list[slice]:
+    """Return so many things as parts of neighbours, of equal sizes or nearly; parts without any are left out.
+
+    >>> parts_of(5, 2), parts_of(1, 2)
+    ([slice(0, 2, None), slice(2, 5, None)], [slice(0, 1, None)])
+    """
+    edges = [count * number // parts for number in range(parts + 1)]
+    return [slice(first, end) for first, end in pairwise(edges) if first < end]
 
 
 class StaleSamplesError(StepError):
@@ -110,13 +121,22 @@ class RlStep:
     def __call__(
         self, state: TrainState, draws: Draws, control: Controllers, update: UpdateFunction
     ) -> tuple[TrainState, dict[str, Total], Scored, Controllers]:
-        """Take the step of some draws; returns also what was sampled, and the controllers that have seen its scores."""
-        seed = self.seed.of("step", draws.step)
+        """Take the step of some draws; returns also what was sampled, and the controllers that have seen its scores.
+
+        All updates of a rollout count as one step; what they report is added up.
+        """
+        seed, algorithm, totals = self.seed.of("step", draws.step), self.algorithm, list[dict[str, Total]]()
         scored, control = self.collect(state.params, self.fold, draws, control, seed)
-        for minibatch in self.algorithm.prepare(scored.trees, scored.measures, control):
-            rows = np.array([*scored.rollout.prompts.ids, -1])
-            state, totals = update(state, minibatch.arrays, [rows[slots] for slots in minibatch.examples])
-        return state, totals, scored, control
+        rows = np.array([*scored.rollout.prompts.ids, -1])
+        for minibatch in algorithm.prepare(scored.trees, scored.measures, control, seed.of("minibatches")):
+            if totals:
+                state = state._replace(step=state.step - 1)
+            state, of_update = update(state, minibatch.arrays, [rows[slots] for slots in minibatch.examples])
+            totals.append(of_update)
+            if not algorithm.proceeds(of_update):
+                break
+        scored.values.update({"policy/updates": float(len(totals))} if algorithm.updates > 1 else {})
+        return state, added(totals), scored, control
 
     def collect(
         self, params: Params, fold: Fold, draws: Draws, control: Controllers, seed: Seed, *, adapt: bool = True
@@ -169,14 +189,18 @@ class RlStep:
 
     def pack(self, rollout: Rollout) -> Trees:
         """Pack the trees x -> [reference ->] samples; the batches go to the devices with what the samples add."""
-        topology = rollout_tree(self.config.samples, self.references is not None)
-        batches = pack_local(rollout.columns, topology, self.layout, self.shards)
+        topology, columns = rollout_tree(self.config.samples, self.references is not None), rollout.columns
+        batches, minibatch = list[LocalBatch](), list[int]()
+        for number, part in enumerate(parts_of(len(rollout.prompts.ids), self.algorithm.minibatches)):
+            packed = pack_local([column[part] for column in columns], topology, self.layout, self.shards)
+            batches += [renumbered(batch, part.start) for batch in packed]
+            minibatch += [number] * len(packed)
         samples = {name: getattr(rollout.samples, name) for name in _SAMPLE_FACTS}
         arrays = []
         for batch in batches:
             slots = {name: put(by_slot(values, batch), self.sharding) for name, values in samples.items()}
             arrays.append({**to_device(batch, self.sharding), **slots})
-        return Trees(batches, arrays, self.sharding)
+        return Trees(batches, arrays, self.sharding, minibatch)
 
     def measure(
         self,
@@ -193,4 +217,4 @@ class RlStep:
         beta = np.float32(control.beta)
         of_samples = shaped(self.config, scaled, beta, logp, anchor_logp, kl, samples.finished, samples.length)
         kl_nats, penalty_nats, entropy_nats, reward = map(np.asarray, of_samples)
-        return Measures(kl_nats, penalty_nats, entropy_nats, reward, np.abs(logp - samples.logp), anchored)
+        return Measures(kl_nats, penalty_nats, entropy_nats, reward, np.abs(logp - samples.logp), logp, anchored)

@@ -41,7 +41,7 @@ from pit.run.session import Session
 from pit.run.stage import DECODER, Role, Services, Stage
 from pit.stages import reward
 from pit.train.checkpoint import Restored
-from pit.train.update import LossFunction, TrainState
+from pit.train.update import REFUSED, LossFunction, TrainState
 from pit.types import Topology
 
 MARGIN_BLOCK = 1_024
@@ -67,7 +67,9 @@ def rl_stage(
         models = stage.models(run)
         task = RlTask(session, models, services.gold(run))
         visits = expected_visits(session.settings, examples_of(session.settings, task.steps.fold))
-        session.train(task, models.pop("start"), session.settings.steps, visits_per_example=round(visits, 3))
+        facts = {"visits_per_example": round(visits, 3)}
+        updates = task.steps.algorithm.updates
+        session.train(task, models.pop("start"), session.settings.steps, updates=updates, **facts)
 
     def topology(config: RunConfig) -> Topology:
         settings = stage.settings(config)
@@ -249,8 +251,9 @@ class RlTask:
         # Whatever steers the next steps follows from these, in every process by itself.
         processes.require_same(f"samples of step {self._done} of {session.stage.name}", _digest_of(scored))
         values = scored.values | self._board.signals(self._done, scored.rollout, scored.scores, scored.values)
-        # The next rollout waits for this step anyway; a refused one teaches the controllers nothing.
-        if not session.guard.settle():
+        # The next rollout waits for this step anyway; one with a refused update teaches the controllers nothing.
+        session.guard.settle()
+        if not float(totals[REFUSED].sum):
             self._control = control.adapted(config, values["objective/kl_penalty"])
         self._draws.update(draws, scored.scores)
         gaps = scored.scores.mean(axis=1) if isinstance(config, ImproverRlConfig) else None
