@@ -171,6 +171,7 @@ EVALUATION = "test_wiring_evaluation"
 SEEDS = "test_wiring_seeds"
 STEP = "test_wiring_step"
 CLIPPED = "test_wiring_clipped"
+REFERENCES = "test_wiring_references"
 RESUME = "test_wiring_resume"
 CHAT = "test_wiring_chat"
 
@@ -351,6 +352,44 @@ REFERENCE = (
         "the last pass is left out",
         f"{ROLES}.test_rewritten_references_went_through_the_improver_of_the_stage_before",
         rewritten(references.References, "_rewritten", "int(count.max()) + 1", "int(count.max())"),
+    ),
+    Mutant(
+        "reference",
+        "the worst draft is the reference",
+        f"{REFERENCES}.test_the_reference_is_the_best_of_the_drafts_by_the_quality_model",
+        rewritten(references.References, "_written", "argmax(axis=1)", "argmin(axis=1)"),
+    ),
+    Mutant(
+        "reference",
+        "R_PIT chooses the draft",
+        f"{REFERENCES}.test_the_reference_is_the_best_of_the_drafts_by_the_quality_model",
+        rewritten(rl, "improver_inputs", 'inputs["ranker"] = quality', 'inputs["ranker"] = gap'),
+    ),
+    Mutant(
+        "reference",
+        "a pass is compared with itself before it",
+        f"{REFERENCES}.test_a_pass_is_kept_only_beyond_the_threshold_of_the_gap",
+        rewritten(
+            references.References, "_rewritten", "(inputs, written, [once_more])", "(inputs, once_more, [written])"
+        ),
+    ),
+    Mutant(
+        "reference",
+        "the threshold of passes is ignored",
+        f"{REFERENCES}.test_a_pass_is_kept_only_beyond_the_threshold_of_the_gap",
+        rewritten(references.References, "_rewritten", "gap > self._passes.threshold", "gap > -np.inf"),
+    ),
+    Mutant(
+        "reference",
+        "the share of own answers is ignored",
+        f"{REFERENCES}.test_own_answers_have_their_share_of_the_policys",
+        rewritten(references.References, "_rewritten", "self._own_share < 1", "self._own_share < 0"),
+    ),
+    Mutant(
+        "reference",
+        "samples have their reference in the place of a peer",
+        f"{REFERENCES}.test_samples_are_scored_over_one_of_their_peers",
+        rewritten(steps.RlStep, "collect", 'self.config.against == "peer"', "False"),
     ),
     Mutant(
         "reference",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pit.config.adapter import AdapterConfig
+from pit.config.references import Passes, SourceWeights
 from pit.config.rules import COUNT, FINITE, LATER, POSITIVE, SHARE, UNSIGNED, FieldError, Range, Section
 from pit.config.sections import OptimizerConfig, PackingConfig, RolloutConfig
 
@@ -12,41 +13,6 @@ RewardForm = Literal["raw", "centred", "symmetric", "difference"]
 KlEstimator = Literal["k1", "k2", "k3", "full"]
 KlPlace = Literal["reward", "loss"]
 RatioLevel = Literal["token", "sequence"]
-
-
-@dataclass(frozen=True)
-class SourceWeights(Section):
-    """Integer weights of the sources that references are drawn from.
-
-    worse, better: the two answers of the data. policy: an answer of M_P^RL.
-    """
-
-    worse: Annotated[int, UNSIGNED] = 0
-    better: Annotated[int, UNSIGNED] = 0
-    policy: Annotated[int, UNSIGNED] = 0
-
-    @property
-    def total(self) -> int:
-        """Sum of the weights."""
-        return self.worse + self.better + self.policy
-
-    @property
-    def by_source(self) -> tuple[int, int, int, int]:
-        """Weight of each `pit.types.Source`, in their order; none is drawn without a reference."""
-        return 0, self.worse, self.better, self.policy
-
-
-@dataclass(frozen=True)
-class Passes(Section):
-    """Number of passes, uniform from `least` to `most`."""
-
-    least: Annotated[int, UNSIGNED] = 0
-    most: Annotated[int, UNSIGNED] = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        rule = f"must be at most `most` = {self.most}"
-        self._require(self.least <= self.most, "least", rule, f"set {{path}}={self.most}, or raise `most`")
 
 
 @dataclass(frozen=True)
@@ -281,12 +247,18 @@ class ImproverRlConfig(RlConfig):
     sources: weights of the reference sources that the curriculum draws from.
     reference_temperature: temperature of the policy's references, 0 is greedy; `improve.temperature` gives those that
         the improver will meet. None: as `temperature`.
+    drafts: answers of M_P^RL per reference, of which the best by R_P is taken (iGRPO, arXiv 2602.09000, takes the best
+        of the trained model's own).
+    against: answer over which a sample is scored: the "reference" that the improver read, or a random "peer", one of
+        the samples of the same prompt (BRPO, arXiv 2506.00103).
     """
 
     gap: RewardForm = "raw"
     sources: SourceWeights = field(default_factory=lambda: SourceWeights(worse=1, better=1))
     reference_temperature: Annotated[float | None, UNSIGNED] = None
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    drafts: Annotated[int, COUNT] = field(default=1, metadata=LATER)
+    against: Literal["reference", "peer"] = field(default="reference", metadata=LATER)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -296,11 +268,43 @@ class ImproverRlConfig(RlConfig):
             "must have a positive weight, because an improver needs references",
             "set {path}.worse, {path}.better or {path}.policy",
         )
+        before, after = self.sources, self.curriculum.sources_after
+        self._require(
+            before.written * after.own == after.written * before.own,
+            "sources",
+            "must have as large a share of own among the references of M_P^RL as curriculum.sources_after",
+            "give {path}.own and curriculum.sources_after.own the same proportion to .policy",
+        )
+        self._require(
+            not self.own_references or isinstance(self, RewrittenRlConfig),
+            "sources",
+            "must have own = 0 in RL,0, which starts from an improver that RL has not trained",
+            "set {path}.own=0, or weigh own answers in rl_improver_1 or rl_improver_2",
+        )
         self._require(
             self.policy_references or self.reference_temperature is None,
             "reference_temperature",
             "applies to references of the policy, and none are drawn",
             "set sources.policy above 0, or {path}=none",
+        )
+        self._require(
+            self.policy_references or self.drafts == 1,
+            "drafts",
+            "applies to references of the policy, and none are drawn",
+            "set sources.policy above 0, or {path}=1",
+        )
+        greedy = (self.temperature if self.reference_temperature is None else self.reference_temperature) == 0
+        self._require(
+            self.drafts == 1 or not greedy,
+            "drafts",
+            "must be 1 at reference_temperature 0, where all drafts are the same",
+            "set {path}=1, or raise reference_temperature",
+        )
+        self._require(
+            not self.curriculum.adaptive or self.against == "reference",
+            "against",
+            f"must be reference with strategy {self.curriculum.strategy}, which learns from gaps over references",
+            "set {path}=reference, or curriculum.strategy=uniform",
         )
         self._require(
             not self.curriculum.adaptive or self.gap != "raw",
@@ -320,7 +324,18 @@ class ImproverRlConfig(RlConfig):
     @property
     def policy_references(self) -> bool:
         """Whether some references are sampled from M_P^RL."""
-        return self.sources.policy > 0 or self.curriculum.sources_after.policy > 0
+        return self.sources.written > 0 or self.curriculum.sources_after.written > 0
+
+    @property
+    def own_references(self) -> bool:
+        """Whether answers after passes have a weight of their own."""
+        return self.sources.own > 0 or self.curriculum.sources_after.own > 0
+
+    @property
+    def own_share(self) -> float:
+        """Share of the references of M_P^RL that go through passes: all, unless own answers have a weight."""
+        written = self.sources if self.sources.written else self.curriculum.sources_after
+        return written.own / written.written if self.own_references else 1.0
 
 
 @dataclass(frozen=True)
@@ -340,4 +355,18 @@ class RewrittenRlConfig(ImproverRlConfig):
             "passes",
             "apply to references of the policy, and none are drawn",
             "set sources.policy above 0, or {path}.most=0",
+        )
+        self._require(
+            not self.own_references or self.passes.most > 0,
+            "passes",
+            "must have a positive `most` with sources.own, whose answers are those after passes",
+            "set {path}.most=1 or more, or sources.own=0",
+        )
+        has_gap = self.gap != "raw" and self.gap != "difference" and self.reward.model_weight > 0
+        self._require(
+            self.passes.threshold is None or has_gap,
+            "gap",
+            "must be symmetric or centred with passes.threshold, and reward.model_weight above 0: the gap model keeps "
+            "passes",
+            "set {path}=symmetric, or passes.threshold=none",
         )

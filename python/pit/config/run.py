@@ -8,7 +8,8 @@ from pit.config.adapter import BaseConfig
 from pit.config.board import BoardConfig
 from pit.config.improve import ImproveConfig
 from pit.config.model import ModelConfig
-from pit.config.rl import ImproverRlConfig, Passes, PolicyRlConfig, RewrittenRlConfig
+from pit.config.references import Passes
+from pit.config.rl import ImproverRlConfig, PolicyRlConfig, RewrittenRlConfig
 from pit.config.rules import COUNT, LATER, UNSIGNED, Section, require
 from pit.config.sections import (
     DataConfig,

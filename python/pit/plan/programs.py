@@ -142,6 +142,10 @@ def _reinforced(stage: Stage, setting: Setting) -> list[Placed]:
         form = section.gap if isinstance(section, ImproverRlConfig) else None
         scores = model_programs(models[inputs["reward"].name], layout, form, section.samples)
         planned += [Placed(program, packed) for program in scores]
+    if "ranker" in inputs:
+        assert isinstance(section, ImproverRlConfig)
+        drafts = model_programs(models[inputs["ranker"].name], layout, None, section.drafts)
+        planned += [Placed(replace(program, name=f"drafts: {program.name}"), alive) for program in drafts]
     planned += [Placed(program, (packed, batch)) for program in reading]
     programs = update.programs(state, microbatch, accumulates=per_update > 1)
     return planned + [Placed(program, (packed, microbatch)) for program in programs]

@@ -15,12 +15,13 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jaxtyping import Float32
 
-from pit.config import RlConfig
+from pit.config import ImproverRlConfig, RlConfig
 from pit.data.curriculum import Draws
 from pit.data.local import pack_local
 from pit.data.packing import Layout
 from pit.data.store import Fold
 from pit.data.template import rollout as rollout_tree
+from pit.data.tokens import Tokens
 from pit.losses.total import Total, added
 from pit.model.decoder import Decoder
 from pit.model.global_arrays import put
@@ -71,6 +72,13 @@ def parts_of(count: int, parts: int) -> list[slice]:
     """
     edges = [count * number // parts for number in range(parts + 1)]
     return [slice(first, end) for first, end in pairwise(edges) if first < end]
+
+
+def peers_of(outputs: Sequence[Tokens], seed: Seed) -> Tokens:
+    """Return one of the answers to each prompt, at random (BRPO, arXiv 2506.00103); `outputs[n][g]`."""
+    count, samples = len(outputs[0]), len(outputs)
+    chosen = np.random.default_rng(seed.number).integers(samples, size=count)
+    return Tokens.of([outputs[n][g] for g, n in enumerate(chosen.tolist())])
 
 
 class StaleSamplesError(StepError):
@@ -151,6 +159,8 @@ class RlStep:
         trees = self.pack(rollout)
         rows = Rows(fold, prompts.ids)
         answers = Answers(prompts.inputs, prompts.references, rollout.outputs, trees.batches, rows)
+        if isinstance(self.config, ImproverRlConfig) and self.config.against == "peer":
+            answers = answers._replace(references=peers_of(rollout.outputs, seed.of("peers")), packed=None)
         scores, parts = score(self.reward, answers)
         control = control.seen(self.config, scores) if adapt else control
         measures = self.measure(params, rollout, trees, scores, control)

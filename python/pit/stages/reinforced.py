@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Float32
 
 from pit import processes
-from pit.config import ImproverRlConfig, OptimizerConfig, RewardForm, RewrittenRlConfig, RlConfig, RunConfig
+from pit.config import ImproverRlConfig, OptimizerConfig, Passes, RewardForm, RewrittenRlConfig, RlConfig, RunConfig
 from pit.data.curriculum import DrawLoader, Draws, History, Visit
 from pit.data.packing import Layout
 from pit.data.store import Fold
@@ -33,7 +33,7 @@ from pit.rl.controllers import Controllers
 from pit.rl.curriculum import difficulty_of, examples_of, expected_visits, make_draws, source_weights
 from pit.rl.readings import PolicyAndAnchor
 from pit.rl.records import Answers, Gold
-from pit.rl.references import References
+from pit.rl.references import Judges, References
 from pit.rl.reward import mixed, model_reward, scored_tree
 from pit.rl.step import RlStep, Scored
 from pit.run.folder import Run
@@ -57,7 +57,7 @@ def rl_stage(
         name: name of the stage.
         title: short description.
         section: its config section.
-        inputs: returns its inputs: "start", "anchor", "reward" and, for references, "writer" and "rewriter".
+        inputs: returns its inputs: "start", "anchor", "reward" and, for references, "writer", "rewriter" and "ranker".
         optional: further fields of the stage.
     """
 
@@ -89,7 +89,7 @@ def rl_stage(
         loss=loss,
         inputs=inputs,
         work=work,
-        scored=lambda config: (scored_tree(stage.settings(config).samples, _form(stage.settings(config))),),
+        scored=lambda config: _scored(stage.settings(config)),
         check=lambda config: _check(stage, config),
         sources=lambda run: _sources(stage, run),
         after=lambda config: (reward.JUDGE,) if config.board.gold == "judge" else (),
@@ -101,6 +101,13 @@ def rl_stage(
 def _form(settings: RlConfig) -> RewardForm | None:
     """Return the form of the gap that an improver's stage maximises, None for a policy's."""
     return settings.gap if isinstance(settings, ImproverRlConfig) else None
+
+
+def _scored(settings: RlConfig) -> tuple[Topology, ...]:
+    """Return the trees in which reward models score samples, and drafts of references where there are several."""
+    tree = scored_tree(settings.samples, _form(settings))
+    drafts = settings.drafts if isinstance(settings, ImproverRlConfig) else 1
+    return (tree,) if drafts == 1 else (tree, scored_tree(drafts, None))
 
 
 def _check(stage: Stage, config: RunConfig) -> None:
@@ -146,7 +153,8 @@ def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
     references = None
     if isinstance(config, ImproverRlConfig):
         passes = config.passes if isinstance(config, RewrittenRlConfig) else None
-        references = References(config, sampler, models.get("writer"), models.get("rewriter"), passes)
+        judges = judges_of(config, passes, layout, models)
+        references = References(config, sampler, models.get("writer"), models.get("rewriter"), passes, judges)
     return RlStep(
         name=session.stage.name,
         config=config,
@@ -163,6 +171,15 @@ def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
         shards=run.shards,
         sharding=row_sharding(run.mesh),
     )
+
+
+def judges_of(
+    config: ImproverRlConfig, passes: Passes | None, layout: Layout, models: Mapping[Role, Model[Any]]
+) -> Judges:
+    """Return the rewards that choose the references of a stage, from the models of its roles."""
+    drafts = model_reward(models["ranker"], layout, None) if "ranker" in models else None
+    keeps = passes is not None and passes.threshold is not None
+    return Judges(drafts, model_reward(models["reward"], layout, config.gap) if keeps else None)
 
 
 def stage_draws(session: Session, step: RlStep, reward_model: Model[RewardModel] | None) -> DrawLoader:

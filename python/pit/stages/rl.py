@@ -26,7 +26,7 @@ def improver_inputs(settings: ImproverRlConfig, start: Stage, quality: Stage, ga
     Args:
         settings: its config section.
         start: stage that it starts from, its anchor where the config says "init", and the rewriter of its references.
-        quality: R_P, the reward of the ablation without a gap model.
+        quality: R_P, the reward of the ablation without a gap model, and the judge of drafts.
         gap: R_PIT, the reward otherwise.
     """
     inputs: dict[Role, Stage] = {
@@ -39,6 +39,8 @@ def improver_inputs(settings: ImproverRlConfig, start: Stage, quality: Stage, ga
         inputs["writer"] = POLICY
     if isinstance(settings, RewrittenRlConfig) and settings.passes.most:
         inputs["rewriter"] = start
+    if settings.drafts > 1:
+        inputs["ranker"] = quality
     return inputs
 
 
