@@ -788,6 +788,20 @@ ONE_STEP = (
     ),
     Mutant(
         "step",
+        "the scale of scores is that of the eval fold",
+        f"{REFERENCES}.test_scores_are_in_log_odds_of_the_pairs_of_the_rl_fold",
+        rewritten(
+            reinforced, "make_step", "run.fold(session.stage.fold), reward_model", 'run.fold("eval"), reward_model'
+        ),
+    ),
+    Mutant(
+        "step",
+        "the scale of scores is not applied",
+        f"{REFERENCES}.test_scores_are_in_log_odds_of_the_pairs_of_the_rl_fold",
+        rewritten(rewards.Scaled, "__call__", " * np.float32(self.factor)", ""),
+    ),
+    Mutant(
+        "step",
         "facts of samples stand in other slots",
         f"{STEP}.test_every_slot_trains_on_the_facts_of_its_own_sample",
         rewritten(steps.RlStep, "pack", "by_slot(values, batch)", "by_slot(values[::-1], batch)"),

@@ -1,10 +1,15 @@
-"""Joints of chosen references: the best draft, passes that the gap keeps, shares of own answers, and random peers."""
+"""Joints of chosen references: the best draft, passes that the gap keeps, shares of own answers, and random peers.
+
+And the scale of the scores over them.
+"""
 
 import numpy as np
+from test_wiring_resume import lines
 from test_wiring_roles import answer
 from world import World, named, remembered, run_of
 
 from pit.rl.references import own_of
+from pit.rl.scale import log_odds_scale
 
 NAME = "rl-improver-1"
 FORM = ("rl_improver_1.gap=symmetric", "rl_improver_1.evaluate_every=0")
@@ -100,3 +105,27 @@ def test_samples_are_scored_over_one_of_their_peers():
             assert len(over) == 1
             peers += over
     assert len(set(peers)) == improved.n
+
+
+def test_scores_are_in_log_odds_of_the_pairs_of_the_rl_fold():
+    world, run = World(), run_of(*FORM, "rl_improver_1.reward.scale=log_odds")
+    rows = [[part.tolist() for part in run.store.fold("rl").row(i)] for i in range(len(run.store.fold("rl")))]
+    better = {tuple(row[1]) for row in rows}
+    world.score = lambda model, path: score(model, path) + 3 * (path[-1] in better)
+    world.work(run, NAME)
+
+    def of(x, ref, y):
+        one, other = (world.score("reward-gap", tuple(map(tuple, path))) for path in ((x, ref, y), (x, y, ref)))
+        return 0 if ref == y else (one - other) / 2
+
+    scale = log_odds_scale(np.array([of(x, w, b) for x, b, w in rows], np.float32), "")
+    samples = named(NAME).settings(run.config).samples
+    asks = [ask for ask in world.asked(NAME) if ask.model == "rl-improver-0" and ask.n == samples][:-1]
+    trained = [line for line in lines(run, NAME) if "loss" in line]
+    for ask, line in zip(asks, trained, strict=True):
+        assert line["rewards/scale"] == scale
+        gaps = []
+        for g in range(len(ask.ids)):
+            x, ref = parts(ask, g, world.closings)
+            gaps += [of(x, ref, column(ask, n, g, world.closings[2])) for n in range(samples)]
+        assert abs(line["objective/reward"] - scale * np.mean(gaps)) < 1e-5 * scale

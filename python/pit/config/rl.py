@@ -139,11 +139,14 @@ class RewardMix(Section):
     function: a Python function of your own, MODULE:NAME or FILE.py:NAME (docs/guides/your-own-reward.md).
     model_weight: weight of the reward model's score; 0 leaves the model out, and the stage then needs none.
     function_weight: weight of the function's score.
+    scale: unit of the reward model's score: its own ("none"), or log-odds ("log_odds"): the score is multiplied by the
+        slope of a logistic regression on pairs of the rl fold, which no reward model is trained on.
     """
 
     function: str | None = None
     model_weight: Annotated[float, UNSIGNED] = 1.0
     function_weight: Annotated[float, FINITE] = 1.0
+    scale: Literal["none", "log_odds"] = field(default="none", metadata=LATER)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,6 +167,12 @@ class RewardMix(Section):
             "function_weight",
             "must not be 0 with a function, which would count for nothing",
             "set it to 1, or the function to none",
+        )
+        self._require(
+            self.scale == "none" or self.model_weight > 0,
+            "scale",
+            "scales the reward model's score, and model_weight = 0 leaves that model out",
+            "set {path}=none, or model_weight above 0",
         )
 
 

@@ -163,6 +163,19 @@ class RunConfig(Section):
                 "needs data.difficulty_column",
                 "set data.difficulty_column to the name of the column that holds it",
             )
+        if self.reward_gap.ordered_pairs == "antisymmetric":
+            forms = {section: getattr(self, section).gap for section in self._improver_sections()}
+            if self.improve.accept_by == "gap_model":
+                forms["improve"] = self.improve.gap
+            for section, form in forms.items():
+                require(
+                    form not in ("raw", "centred"),
+                    f"{section}.gap",
+                    form,
+                    "must not be raw or centred with reward_gap.ordered_pairs=antisymmetric, which trains no single "
+                    "score",
+                    "set {path}=symmetric",
+                )
         require(
             self.refresh.prompts == 0 or self.references != "data",
             "refresh.prompts",

@@ -7,7 +7,7 @@ from pit.config.adapter import AdapterConfig
 from pit.config.rules import COUNT, SHARE, UNSIGNED, Range, Section
 from pit.config.sections import OptimizerConfig, PackingConfig, RolloutConfig
 
-OrderedPairs = Literal["five", "one"]
+OrderedPairs = Literal["five", "one", "antisymmetric"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class GapConfig(SupervisedConfig):
     init: where it starts: the run's "base" (the pretrained model, or random weights) or the fine-tuned "policy", both
         with a fresh head, or R_P ("quality").
     ordered_pairs: pairs that the loss ranks, of the four orders of a preference: the paper's "five", or "one",
-        (w,l) > (l,w).
+        (w,l) > (l,w); or "antisymmetric", which trains the symmetric gap itself as the log-odds of the label.
     """
 
     init: Literal["base", "policy", "quality"] = "base"

@@ -109,6 +109,7 @@ class RlStep:
     references: maker of references, None for the policy's own stage. reward: reward of the samples.
     models: policy and anchor, for the KL. algorithm: loss and minibatches.
     layout, shards, sharding: shape of packed rows, and their places on processes and devices.
+    scale: factor of the reward model's scores; None where they are in their own unit.
     """
 
     name: str
@@ -125,6 +126,7 @@ class RlStep:
     layout: Layout
     shards: Shards
     sharding: NamedSharding
+    scale: float | None = None
 
     def __call__(
         self, state: TrainState, draws: Draws, control: Controllers, update: UpdateFunction
@@ -165,6 +167,7 @@ class RlStep:
         control = control.seen(self.config, scores) if adapt else control
         measures = self.measure(params, rollout, trees, scores, control)
         values = metrics(self.config, rollout, scores, measures, control) | parts
+        values |= {} if self.scale is None else {"rewards/scale": self.scale}
         return Scored(rollout, trees, scores, measures, values), control
 
     def prompts(self, fold: Fold, draws: Draws, seed: Seed) -> Prompts:

@@ -35,6 +35,7 @@ from pit.rl.readings import PolicyAndAnchor
 from pit.rl.records import Answers, Gold
 from pit.rl.references import Judges, References
 from pit.rl.reward import mixed, model_reward, scored_tree
+from pit.rl.scale import log_odds_scale
 from pit.rl.step import RlStep, Scored
 from pit.run.folder import Run
 from pit.run.session import Session
@@ -155,6 +156,11 @@ def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
         passes = config.passes if isinstance(config, RewrittenRlConfig) else None
         judges = judges_of(config, passes, layout, models)
         references = References(config, sampler, models.get("writer"), models.get("rewriter"), passes, judges)
+    scale = None
+    if config.reward.scale == "log_odds":
+        reward_model, form = models["reward"], _form(config) or "difference"
+        pairs = held_out_margins(run.fold(session.stage.fold), reward_model, layout, form)
+        scale = log_odds_scale(pairs, f"{session.stage.section}.reward.scale = {config.reward.scale!r}")
     return RlStep(
         name=session.stage.name,
         config=config,
@@ -164,12 +170,13 @@ def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
         frozen=models["start"].frozen,
         sampler=sampler,
         references=references,
-        reward=mixed(config.reward, run.template, layout, models.get("reward"), _form(config)),
+        reward=mixed(config.reward, run.template, layout, models.get("reward"), _form(config), scale),
         models=PolicyAndAnchor(graphdef, config, models["anchor"].params, capacity),
         algorithm=algorithm_of(config, session.stage.section)(graphdef, config, capacity),
         layout=layout,
         shards=run.shards,
         sharding=row_sharding(run.mesh),
+        scale=scale,
     )
 
 
@@ -208,6 +215,17 @@ def margins(
         inputs, better, worse = fold.columns(range(first, min(first + MARGIN_BLOCK, examples)))
         blocks.append(gap(Answers(inputs, worse, [better]))[:, 0])
     return np.concatenate(blocks)
+
+
+def held_out_margins(
+    fold: Fold, model: Model[RewardModel], layout: Layout, form: RewardForm
+) -> Float32[np.ndarray, " n"]:
+    """Return the margin of the better answer in one form, over the first pairs of a fold, half of it in each order."""
+    inputs, better, worse = fold.columns(range(min(MARGIN_BLOCK, len(fold))))
+    gap = model_reward(model, layout, form)
+    forward, backward = (gap(Answers(inputs, ref, [y])) for ref, y in ((worse, better), (better, worse)))
+    margins: Float32[np.ndarray, " n"] = (forward - backward)[:, 0] / np.float32(2)
+    return margins
 
 
 def _digest_of(scored: Scored) -> str:
