@@ -31,7 +31,7 @@ from pit.run import session as sessions
 from pit.run import stage as stages
 from pit.serve import answers as serving
 from pit.serve import batcher as batching
-from pit.stages import graph, refresh, reinforced, reward, rl, rl_iterated, sft, supervised
+from pit.stages import graph, refresh, reinforced, reward, rl, rl_again, rl_iterated, sft, supervised
 from pit.types import Closings
 
 
@@ -265,6 +265,13 @@ TREE = (
 ROLE = (
     Mutant(
         "role", "references of RL,1 are M_P's", INPUTS, changed(rl_iterated.IMPROVER_1, inputs={"writer": sft.POLICY})
+    ),
+    Mutant("role", "more RLHF starts anew", INPUTS, changed(rl_again.POLICY_AGAIN, inputs={"start": sft.POLICY})),
+    Mutant(
+        "role",
+        "re-anchored RLHF keeps its anchor",
+        INPUTS,
+        rewritten(rl, "policy_inputs", 'sft.POLICY if settings.anchor == "sft" else start', "sft.POLICY"),
     ),
     Mutant("role", "the improver's anchor is M_P", INPUTS, changed(rl.IMPROVER_0, inputs={"anchor": sft.POLICY})),
     Mutant(

@@ -35,6 +35,8 @@ class RunConfig(Section):
     references: how far RL of the improver goes: "data" ends it after RL,0, whose references are the data's; "policy",
         the paper, adds RL,1, whose references M_P^RL writes; "own", beyond the paper, adds RL,2, whose references the
         improver of RL,1 rewrites.
+    rlhf: "again" adds a second RL stage of the policy, with the settings of the first and from its weights: a rival of
+        the improver in the evaluation. With rl_policy.anchor=init it is anchored there too (re-anchored RLHF).
     workers: stages that run at a time; one where they would share an accelerator, and on several hosts.
     trackers: where metrics go besides metrics.jsonl: tensorboard, wandb, trackio, or several with commas between; or
         none. It changes nothing of what is trained.
@@ -69,6 +71,7 @@ class RunConfig(Section):
     workers: Annotated[int, COUNT] = 2
     checkpoints: str | None = None
     trackers: str = field(default="tensorboard", metadata=LATER)
+    rlhf: Literal["once", "again"] = field(default="once", metadata=LATER)
 
     @property
     def tracker_names(self) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from pit.rl.records import Gold
 from pit.rollout.score import LikelihoodScorer, ModelScorer
 from pit.run.folder import Run
 from pit.run.stage import Stage
-from pit.stages import refresh, reward, rl, sft
+from pit.stages import refresh, reward, rl, rl_again, sft
 from pit.stages.graph import improver_of
 from pit.train.log import make_reporter
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW
@@ -93,12 +93,17 @@ def answer_all(run: Run) -> Answers:
     wrong = answers_of(tracked(unrelated, 2 * len(requests), "another prompt's reference"), 1)
     fine_tuned = replace(models, policy=sft.POLICY.load(run))
     by_sft = fine_tuned.respond(prompts, requests, config.improve, seed.of("fine-tuned"))
+    rivals = {}
+    if rl_again.POLICY_AGAIN.included(config):
+        again = replace(models, policy=rl_again.POLICY_AGAIN.load(run))
+        rivals["policy_again"] = again.respond(prompts, requests, config.improve, seed.of("policy again"))
     reporter.update(total, total, "scoring")
     reporter.close()
     wrong_gaps = models.scorer.gap(prompts, first, [wrong], config.improve.gap)[:, 0]
     methods = {
         "sft_policy": by_sft,
         "policy": first,
+        **rivals,
         "improved": answers_of(improved, 1),
         "improved_plain": answers_of(plain, 1),
         "wrong_reference": wrong.where(wrong_gaps > config.improve.threshold, first),
@@ -186,6 +191,10 @@ def deltas(judge: Judge, answers: Answers, *, seed: int, resamples: int) -> dict
             pair = ("policy", "sft_policy") if name == "sft_policy" else (name, "policy")
             key = f"{pair[0]}_over_{pair[1]}/{judge.name}"
             result[key] = delta(scores[pair[0]], scores[pair[1]], seed=seed, resamples=resamples)
+    if "policy_again" in scores:
+        result[f"improved_over_policy_again/{judge.name}"] = delta(
+            scores["improved"], scores["policy_again"], seed=seed, resamples=resamples
+        )
     lengths = {name: answers.methods[name].length.astype(np.float64) for name in ("improved", "policy")}
     result[f"improved_over_policy/{judge.name}/length_controlled"] = length_controlled_delta(
         scores["improved"], scores["policy"], lengths["improved"], lengths["policy"], seed=seed, resamples=resamples
