@@ -756,6 +756,23 @@ RESULTS = (
     ),
     Mutant(
         "labels",
+        "accuracies on own answers are of the first reward models",
+        f"{EVALUATION}.test_accuracies_on_own_answers_are_of_the_last_models_and_of_what_the_labels_say",
+        rewritten(
+            measure,
+            "own_accuracies",
+            "(refresh.last_quality, refresh.last_gap)",
+            "(lambda _: reward.QUALITY, lambda _: reward.GAP)",
+        ),
+    ),
+    Mutant(
+        "labels",
+        "the worse of two own answers counts as the better",
+        f"{EVALUATION}.test_accuracies_on_own_answers_are_of_the_last_models_and_of_what_the_labels_say",
+        rewritten(measure, "own_accuracies", "worth[1][differing] > worth[0]", "worth[1][differing] < worth[0]"),
+    ),
+    Mutant(
+        "labels",
         "held-out pairs are trained on",
         f"{RESUME}.test_held_out_pairs_are_not_trained_on",
         rewritten(refresh, "mixed_batches", "if i % config.held_out_every]", "if True]"),

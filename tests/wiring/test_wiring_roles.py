@@ -1,4 +1,7 @@
-"""Joints between stages: folds, trees, roles, hashes, order and the gate, as a recording run sees them."""
+"""Joints between stages: folds, trees, roles, hashes, order and the gate, as a recording run sees them.
+
+A little over 400 lines, because the inputs of all stages are written down by hand in one table.
+"""
 
 import itertools
 

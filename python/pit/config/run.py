@@ -121,7 +121,7 @@ class RunConfig(Section):
             ConfigError: one does not.
         """
         sections = ["reward_gap", "sft_improver", *self._improver_sections()]
-        paths = dict.fromkeys([*sections, *(["refresh"] if self.refresh.prompts else [])], improver)
+        paths = dict.fromkeys([*sections, *(["refresh"] if self.refresh.asked else [])], improver)
         paths |= dict.fromkeys(("sft_policy", "reward_quality", "reward_judge", "rl_policy"), policy)
         for section, path in paths.items():
             row = getattr(self, section).packing.row_length
@@ -179,10 +179,11 @@ class RunConfig(Section):
                     "score",
                     "set {path}=symmetric",
                 )
+        field, off = ("refresh.prompts", "0") if self.refresh.path is None else ("refresh.path", "none")
         require(
-            self.refresh.prompts == 0 or self.references != "data",
-            "refresh.prompts",
-            self.refresh.prompts,
+            not self.refresh.asked or self.references != "data",
+            field,
+            self.refresh.prompts or self.refresh.path,
             "refreshes reward models that no later stage uses",
-            "set refresh.prompts=0, or references=policy or own",
+            f"set {field}={off}, or references=policy or own",
         )

@@ -180,6 +180,40 @@ def model_accuracies(run: Run) -> dict[str, Interval]:
     return result
 
 
+OWN = "own answers"
+"""End of the names of accuracies on answers of the models themselves."""
+
+
+def own_accuracies(run: Run, answers: Answers, judge: Judge) -> dict[str, Interval]:
+    """Return the accuracy of the last R_P and R_PIT on labelled pairs of the models' own answers.
+
+    With an oracle: y0 and the improver's first pass over it, where their worth differs. Otherwise the held-out pairs of
+    `refresh-pairs`. Nothing where nobody has labelled such answers.
+    """
+    if judge.name == "oracle":
+        worth = [judge.scores[name] for name in ("policy", "improved_plain")]
+        differing = np.flatnonzero(worth[0] != worth[1])
+        first, second = (answers.methods[name].take(differing) for name in ("policy", "improved_plain"))
+        won = worth[1][differing] > worth[0][differing]
+        inputs, better, worse = answers.prompts.take(differing), second.where(won, first), first.where(won, second)
+    elif refresh.PAIRS.included(run.config):
+        pairs = refresh.held_out_of(refresh.read_pairs(run), run.config.refresh)
+        inputs, better, worse = (Tokens.of([pair[column] for pair in pairs]) for column in range(3))
+    else:
+        return {}
+    if not len(inputs):
+        return {}
+    quality, gap = (stage(run.config) for stage in (refresh.last_quality, refresh.last_gap))
+    ranker = ModelScorer(quality.load(run), run.layout(quality.settings(run.config).packing))
+    scores = ranker.quality(inputs, [better, worse]).astype(np.float64)
+    judged = ModelScorer(gap.load(run), run.layout(run.config.reward_gap.packing))
+    gaps = judged.gap(inputs, worse, [better], "symmetric")[:, 0].astype(np.float64)
+    return {
+        f"R_P, {OWN}": pair_accuracy(scores[:, 0], scores[:, 1]),
+        f"R_PIT symmetric, {OWN}": pair_accuracy(gaps, -gaps),
+    }
+
+
 def deltas(judge: Judge, answers: Answers, *, seed: int, resamples: int) -> dict[str, Delta]:
     """Return every comparison with the policy's own answer under one judge, and the headline at equal length."""
     if not judge.verdict:
