@@ -4,7 +4,7 @@
 
 The policy and R_P are trained once per seed. Each contender then takes as many steps as fit into the budget, by the
 time of its compiled steps, under a learning-rate schedule of that length; steps of the contenders alternate, so that a
-busy machine slows all of them. Reported of held-out prompts: the shaped reward that all of them maximise, R_P's score,
+busy machine slows all of them. Rows of a microbatch are those of a rollout, divided by the number of minibatches. Reported of held-out prompts: the shaped reward that all of them maximise, R_P's score,
 the KL to the anchor, and the oracle's quality. A full run takes two idle cores about 20 minutes.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from _measure import keep, origin, results_file, size_options, spread
-from pit.config import override
+from pit.config import RunConfig, override
 from pit.data.curriculum import Draws
 from pit.evaluate import gold
 from pit.recipes import recipe
@@ -102,6 +102,13 @@ class Contender:
         return {**values, "seconds": self.seconds, "steps": self.taken, "updates": self.updates}
 
 
+def packed(config: RunConfig) -> RunConfig:
+    """Return the config with microbatches of a minibatch's size: each would else be padded to that of a rollout."""
+    section = config.rl_policy
+    parts = section.clip.minibatches if section.algorithm == "clipped" else 1
+    return override(config, [f"rl_policy.packing.rows={max(1, section.packing.rows // parts)}"])
+
+
 def measure(name: str, settings: tuple[str, ...], seed: int, budget_s: float, folder: Path) -> dict[str, Any]:
     """Return the figures of all contenders for one seed."""
     shared = (f"seed={seed}", *settings)
@@ -110,7 +117,7 @@ def measure(name: str, settings: tuple[str, ...], seed: int, budget_s: float, fo
     prepare(base)
     for stage in (sft.POLICY, reward.QUALITY):
         stage.work(base, Services())
-    runs = {name: Run(folder, override(base.config, chosen)) for name, chosen in CONTENDERS.items()}
+    runs = {name: Run(folder, packed(override(base.config, chosen))) for name, chosen in CONTENDERS.items()}
     contenders = {name: Contender(run, budget_s) for name, run in runs.items()}
     for turn in range(max(each.steps for each in contenders.values())):
         for each in contenders.values():

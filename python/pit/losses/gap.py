@@ -51,7 +51,7 @@ def antisymmetric(score: Float32[Array, "G 4"], present: Bool[Array, " G"]) -> T
     label at the optimum; `one_pair` is the same function of 2 g.
 
     >>> import jax.numpy as jnp
-    >>> round(float(antisymmetric(jnp.array([[9.0, 2.0, 0.0, -9.0]]), jnp.array([True])).sum), 4)  # log(1 + 1 / e)
+    >>> round(float(antisymmetric(jnp.array([[9.0, 0.0, 2.0, -9.0]]), jnp.array([True])).sum), 4)  # log(1 + 1 / e)
     0.3133
     """
     return masked(-jax.nn.log_sigmoid((score[:, GAP_WL] - score[:, GAP_LW]) / 2), present)
