@@ -4,8 +4,9 @@
 
 The policy and R_P are trained once per seed. Each contender then takes as many steps as fit into the budget, by the
 time of its compiled steps, under a learning-rate schedule of that length; steps of the contenders alternate, so that a
-busy machine slows all of them. Rows of a microbatch are those of a rollout, divided by the number of minibatches. Reported of held-out prompts: the shaped reward that all of them maximise, R_P's score,
-the KL to the anchor, and the oracle's quality. A full run takes two idle cores about 20 minutes.
+busy machine slows all of them. Rows of a microbatch are those of a rollout, divided by the number of minibatches.
+Reported of held-out prompts: the shaped reward that all of them maximise, R_P's score, the KL to the anchor, and the
+oracle's quality. A full run takes two idle cores about 20 minutes.
 """
 
 import argparse
