@@ -110,6 +110,7 @@ def test_a_reward_of_the_command_line_is_that_of_every_rl_stage_and_settings_win
         "function": "pkg.mine:score",
         "model_weight": 1.0,
         "function_weight": 1.0,
+        "scale": "none",
     }
 
 

@@ -80,6 +80,22 @@ def test_one_pair_by_its_definition(score, present):
     assert float(loss.weight) == present.sum()
 
 
+@given_trees(score=matrix(5, 4), present=hnp.arrays(bool, 5))
+def test_the_antisymmetric_loss_is_logistic_in_a_gap_that_changes_its_sign_with_the_order(score, present):
+    gaps = [(float(r[GAP_WL]) - float(r[GAP_LW])) / 2 for r in score]
+    loss = gap.antisymmetric(jnp.asarray(score), jnp.asarray(present))
+    np.testing.assert_allclose(
+        loss.sum, sum(cost(g) for g, there in zip(gaps, present, strict=True) if there), rtol=1e-5
+    )
+    swapped = score.copy()
+    swapped[:, [GAP_WL, GAP_LW]] = score[:, [GAP_LW, GAP_WL]]
+    other = gap.antisymmetric(jnp.asarray(swapped), jnp.asarray(present))
+    # -log sigmoid(-g) = g - log sigmoid(g).
+    expected = float(loss.sum) + sum(g for g, there in zip(gaps, present, strict=True) if there)
+    np.testing.assert_allclose(other.sum, expected, rtol=1e-4, atol=1e-4)
+    assert float(loss.weight) == present.sum()
+
+
 def test_one_pair_worked_out():
     # r(w,l) = 2, r(l,w) = 0; what (w,w) and (l,l) score costs nothing and learns nothing.
     score = jnp.array([[7.0, 0.0, 2.0, -7.0]])

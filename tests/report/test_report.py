@@ -445,7 +445,7 @@ def test_the_command_labels_all_stages_of_rl_and_no_label_covers_another(
     figures[0].draw_without_rendering()
     for panel in figures[0].axes:
         labels = [text for text in panel.texts if text.get_text() != "not measured"]
-        assert [label.get_text() for label in labels] == ["policy", "improver-0", "improver-1", "improver-2"]
+        assert [label.get_text() for label in labels] == [name.removeprefix("rl-") for name in names]
         places = [label.get_window_extent() for label in labels]
         assert all(one.x1 < next_one.x0 for one, next_one in itertools.pairwise(places))
 

@@ -7,11 +7,11 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pit.config import FieldError, ImproverRlConfig, Passes, RewrittenRlConfig, SourceWeights
+from pit.config import CurriculumConfig, FieldError, ImproverRlConfig, Passes, RewrittenRlConfig, SourceWeights
 from pit.data.store import Fold
 from pit.data.tokens import Tokens, joined
 from pit.model.model import Model
-from pit.rl.references import References, passes_of
+from pit.rl.references import References, own_of, passes_of
 from pit.rollout.sample import Sampler, Samples
 from pit.rollout.strategy import Greedy
 from pit.seeds import Seed
@@ -135,3 +135,42 @@ def test_settings_of_references_that_are_never_drawn_are_refused(fields, path):
     with pytest.raises(FieldError, match="none are drawn") as caught:
         RewrittenRlConfig(**fields)
     assert (caught.value.path, caught.value.value) == (path, fields[path])
+
+
+def test_own_answers_have_their_share_by_seed_and_example_alone():
+    chosen = own_of(range(4000), 0.25, Seed((5,)))
+    # Six standard deviations of a binomial.
+    assert abs(chosen.sum() - 1000) < 6 * np.sqrt(4000 * 0.25 * 0.75)
+    np.testing.assert_array_equal(own_of([7, 3], 0.25, Seed((5,))), chosen[[7, 3]])
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"sources": SourceWeights(policy=1, own=1)}, "passes"),
+        ({"sources": SourceWeights(worse=1), "drafts": 2}, "drafts"),
+        ({"reference_temperature": 0.0, "drafts": 2}, "drafts"),
+        ({"passes": Passes(1, 1, 0.0), "gap": "raw"}, "gap"),
+        ({"passes": Passes(1, 1, 0.0), "gap": "difference"}, "gap"),
+        ({"against": "peer", "gap": "symmetric", "curriculum": CurriculumConfig(strategy="gap_band")}, "against"),
+        (
+            {
+                "sources": SourceWeights(policy=1),
+                "passes": Passes(1, 1),
+                "curriculum": CurriculumConfig(strategy="staged", sources_after=SourceWeights(policy=1, own=1)),
+            },
+            "sources",
+        ),
+    ],
+)
+def test_references_that_contradict_each_other_are_refused(fields, path):
+    with pytest.raises(FieldError) as caught:
+        RewrittenRlConfig(**fields)
+    assert caught.value.path == path
+
+
+def test_rl_0_has_no_own_answers_and_passes_without_any_have_no_threshold():
+    with pytest.raises(FieldError, match="must have own = 0"):
+        ImproverRlConfig(sources=SourceWeights(policy=1, own=1))
+    with pytest.raises(FieldError, match="has no effect without passes"):
+        Passes(0, 0, 0.5)

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sampler_double import Elsewhere
 
+from pit.config import ClipConfig
 from pit.data.curriculum import Draws, read_history
 from pit.model.params import copy
 from pit.recipes.demo import tiny
+from pit.rl.clipped import Clipped
 from pit.rl.controllers import Controllers, Moments
 from pit.rl.curriculum import make_draws
 from pit.rl.metrics import metrics
@@ -184,6 +186,74 @@ def test_a_whole_step_updates_once_with_the_rows_of_its_trees(step, initial, sco
     assert np.any(other.rollout.samples.token != result.rollout.samples.token)
 
 
+def clipped_step(step, **clip):
+    """The same step by the clipped algorithm."""
+    config = dataclasses.replace(step.config, algorithm="clipped", clip=ClipConfig(**clip))
+    algorithm = Clipped(step.graphdef, config, step.sampler.capacity)
+    return dataclasses.replace(step, config=config, algorithm=algorithm)
+
+
+def stepped(step, initial, learning_rate, loss=None):
+    """The state after a step, what it reports, and the microbatches of its updates."""
+    update, calls = Update(loss or step.algorithm.loss, optax.sgd(learning_rate)), []
+
+    def recorded(state, arrays, examples):
+        calls.append((arrays, examples))
+        return update(state, arrays)
+
+    state, totals, scored, _ = step(update.start(copy(initial)), DRAWS, CONTROL, recorded)
+    return state, totals, scored, calls
+
+
+def test_one_clipped_update_is_that_of_rloo(step, initial):
+    """Equal gradients in exact arithmetic; here to 1e-6 of the largest, as the two losses are two programs."""
+    rloo, _, scored, _ = stepped(step, initial, 0.5)
+    for level in ("token", "sequence"):
+        one = clipped_step(step, epochs=1, minibatches=1, ratio=level)
+        state, totals, again, ((arrays, _),) = stepped(one, initial, 0.5)
+        np.testing.assert_array_equal(again.rollout.samples.token, scored.rollout.samples.token)
+        for name, value in rloo.params.items():
+            moved, expected = (np.asarray(x - initial[name]) for x in (state.params[name], value))
+            np.testing.assert_allclose(moved, expected, atol=1e-6 * np.abs(expected).max(), err_msg=name)
+        assert float(totals["policy/clipfrac_avg"].sum) == 0
+        assert abs(float(totals["policy/approxkl_avg"].sum)) < 1e-6
+        batch = shapes_by_name(scored.trees.arrays[0])
+        made = one.algorithm.shapes(batch, shapes_by_name(scored.measures.anchored[0]))
+        assert {name: (x.shape, x.dtype) for name, x in made.items()} == {
+            name: (x.shape, x.dtype) for name, x in arrays[0].items()
+        }
+
+
+def shapes_by_name(arrays):
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for name, x in arrays.items()}
+
+
+def test_clipped_updates_take_every_tree_once_an_epoch_against_the_rollouts_log_probs(step, initial):
+    many = clipped_step(step, epochs=2, minibatches=2, kl_limit=None)
+    state, totals, scored, calls = stepped(many, initial, 2.0)
+    assert int(state.step) == 1
+    assert scored.values["policy/updates"] == len(calls) == float(totals["refused"].weight) == 4
+    assert float(totals["policy/approxkl_avg"].sum) > 0
+    assert float(totals["policy/clipfrac_avg"].sum) > 0
+    rows = [np.concatenate(examples) for _, examples in calls]
+    assert all(np.count_nonzero(of_update >= 0) == 2 for of_update in rows)
+    for epoch in (rows[:2], rows[2:]):
+        assert sorted(row for of_update in epoch for row in of_update.tolist() if row >= 0) == [0, 1, 2, 3]
+    before = many.models.read({**many.frozen, **initial}, scored.trees, 4).logp
+    for (arrays,), (examples,) in calls:
+        slots = examples >= 0
+        np.testing.assert_array_equal(np.asarray(arrays["rollout_logp"])[slots], before[examples[slots]])
+
+
+def test_no_clipped_update_follows_one_beyond_the_limit(step, initial):
+    """The first update measures a KL of 0, the second what the first did."""
+    loss = clipped_step(step).algorithm.loss
+    for limit, updates in ((1e-9, 2), (1e9, 6)):
+        bounded = clipped_step(step, epochs=3, minibatches=2, kl_limit=limit)
+        _, _, scored, calls = stepped(bounded, initial, 2.0, loss)
+        assert scored.values["policy/updates"] == len(calls) == updates
+
+
 def test_the_curriculum_draws_every_example_once_an_epoch_from_the_asked_sources(step):
     count, examples = step.config.prompts, len(step.fold)
     loader = make_draws(STAGE.section, step.config, examples, seed=SEED, config_hash="", data_hash="", difficulty=None)
@@ -231,7 +301,7 @@ def test_a_kl_in_the_reward_is_charged_by_its_estimator_and_completed_in_the_los
     expected = scored.scores / np.float32(2) - np.float32(0.1) * measured.penalty_nats - cut_off
     np.testing.assert_allclose(measured.reward, expected, rtol=1e-5, atol=1e-6)
 
-    (minibatch,) = other.algorithm.prepare(scored.trees, measured, control)
+    (minibatch,) = other.algorithm.prepare(scored.trees, measured, control, SEED)
     plain, _ = advantages(jnp.asarray(measured.reward), normalise=False)
     unit, _ = advantages(jnp.asarray(measured.reward), normalise=True)
     for batch, arrays in zip(scored.trees.batches, minibatch.arrays, strict=True):

@@ -1,6 +1,7 @@
 """Refreshing the reward models: pairs of samples, who is preferred, how they are mixed with data, what is trained."""
 
 import dataclasses
+import itertools
 import json
 
 import jax.numpy as jnp
@@ -220,3 +221,43 @@ def test_rewards_from_rl_1_on_are_the_refreshed_ones(run):
     assert set(refresh.GAP.needs(whole)) == {reward.GAP, rl.POLICY, rl.IMPROVER_0, refresh.PAIRS}
     assert refresh.GAP.inputs(whole)["start"] == reward.GAP
     assert refresh.QUALITY.inputs(whole)["start"] == reward.QUALITY
+
+
+def test_a_file_of_own_answers_takes_the_place_of_sampling(tmp_path):
+    path = tmp_path / "own.jsonl"
+    words = ("red", "green", "blue", "green")
+    rows = [
+        {"prompt": f"Say {a}.", "chosen": f"It is {a}.", "rejected": f"It is {b}."}
+        for a, b in itertools.pairwise(words)
+    ]
+    same = {"prompt": "Say x.", "chosen": "x", "rejected": "x"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in (*rows, same)))
+    config = override(tiny(), ["data.synthetic_rows=150", f"refresh.path={path}"])
+    run = Run(tmp_path / "run", config)
+    prepare(run)
+    # Neither labels nor models are asked for.
+    assert refresh.PAIRS.needs(config) == ()
+    assert {role: stage.name for role, stage in refresh.GAP.inputs(config).items()} == {"start": "reward-gap"}
+    assert refresh.last_quality(config) is refresh.QUALITY
+    before = refresh.QUALITY.hash(run)
+    refresh.PAIRS.work(run, Services())
+    decode = run.template.decode_answer
+    assert [(decode(pair.better), decode(pair.worse)) for pair in read_pairs(run)] == [
+        (row["chosen"], row["rejected"]) for row in rows
+    ]
+    assert has_pairs(run)
+    path.write_text(path.read_text().replace("blue", "black"))
+    assert not has_pairs(run)
+    assert refresh.QUALITY.hash(run) != before
+    path.write_text(json.dumps(same) + "\n")
+    with pytest.raises(DataError, match="none of its 1 rows can be used"):
+        refresh.take_pairs(run, path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"^refresh.path = .*own.jsonl': cannot be read \(No such file"):
+        has_pairs(run)
+
+
+def test_pairs_come_from_a_file_or_from_samples():
+    with pytest.raises(FieldError, match="takes the place of sampling") as caught:
+        RefreshConfig(prompts=8, path="own.jsonl")
+    assert caught.value.path == "path"

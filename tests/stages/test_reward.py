@@ -11,7 +11,9 @@ SCORE = jnp.array([[1.0, 0.0, 2.0, 1.0]])
 """r(w,l) = 2, r(w,w) = r(l,l) = 1, r(l,w) = 0: four differences of 1 and one of 2."""
 
 
-@pytest.mark.parametrize(("pairs", "expected"), [("five", 4 * 0.31326169 + 0.12692801), ("one", 0.12692801)])
+@pytest.mark.parametrize(
+    ("pairs", "expected"), [("five", 4 * 0.31326169 + 0.12692801), ("one", 0.12692801), ("antisymmetric", 0.31326169)]
+)
 def test_the_gap_model_ranks_the_pairs_that_its_config_names(monkeypatch, pairs, expected):
     monkeypatch.setattr(reward, "_scores", lambda *_: (SCORE, jnp.array([True])))
     graphdef, _ = random_reward_model(recipe("tiny").reward_model)

@@ -22,7 +22,7 @@ from pit.improve import Models, pool
 from pit.improve import record as recording
 from pit.improve import rounds as searching
 from pit.model.model import Model
-from pit.rl import metrics, readings, records, references, rloo, shaping
+from pit.rl import clipped, metrics, readings, records, references, rloo, shaping
 from pit.rl import reward as rewards
 from pit.rl import step as steps
 from pit.rollout import sample as sampling
@@ -31,7 +31,7 @@ from pit.run import session as sessions
 from pit.run import stage as stages
 from pit.serve import answers as serving
 from pit.serve import batcher as batching
-from pit.stages import graph, refresh, reinforced, reward, rl, rl_iterated, sft, supervised
+from pit.stages import graph, refresh, reinforced, reward, rl, rl_again, rl_iterated, sft, supervised
 from pit.types import Closings
 
 
@@ -170,6 +170,8 @@ IMPROVE = "test_wiring_improve"
 EVALUATION = "test_wiring_evaluation"
 SEEDS = "test_wiring_seeds"
 STEP = "test_wiring_step"
+CLIPPED = "test_wiring_clipped"
+REFERENCES = "test_wiring_references"
 RESUME = "test_wiring_resume"
 CHAT = "test_wiring_chat"
 
@@ -205,6 +207,12 @@ CHOSEN = f"{SEARCHED}.test_the_split_of_most_worth_is_chosen_and_the_simplest_at
 OWN_NUMBERS = f"{SEARCHED}.test_no_two_answers_of_a_search_share_their_random_numbers"
 
 TASK = reinforced.RlTask
+READ_AGAIN = (
+    '[{**arrays, "rollout_logp": self.models.read(state.params, scored.trees, len(rows) - 1).logp[: len(slots)]} '
+    "for arrays, slots in zip(minibatch.arrays, minibatch.examples)],"
+)
+"""Code that reads the rollout under the weights of the moment."""
+
 SEARCHES = searching._State
 
 FOLDS = (
@@ -257,6 +265,13 @@ TREE = (
 ROLE = (
     Mutant(
         "role", "references of RL,1 are M_P's", INPUTS, changed(rl_iterated.IMPROVER_1, inputs={"writer": sft.POLICY})
+    ),
+    Mutant("role", "more RLHF starts anew", INPUTS, changed(rl_again.POLICY_AGAIN, inputs={"start": sft.POLICY})),
+    Mutant(
+        "role",
+        "re-anchored RLHF keeps its anchor",
+        INPUTS,
+        rewritten(rl, "policy_inputs", 'sft.POLICY if settings.anchor == "sft" else start', "sft.POLICY"),
     ),
     Mutant("role", "the improver's anchor is M_P", INPUTS, changed(rl.IMPROVER_0, inputs={"anchor": sft.POLICY})),
     Mutant(
@@ -344,6 +359,44 @@ REFERENCE = (
         "the last pass is left out",
         f"{ROLES}.test_rewritten_references_went_through_the_improver_of_the_stage_before",
         rewritten(references.References, "_rewritten", "int(count.max()) + 1", "int(count.max())"),
+    ),
+    Mutant(
+        "reference",
+        "the worst draft is the reference",
+        f"{REFERENCES}.test_the_reference_is_the_best_of_the_drafts_by_the_quality_model",
+        rewritten(references.References, "_written", "argmax(axis=1)", "argmin(axis=1)"),
+    ),
+    Mutant(
+        "reference",
+        "R_PIT chooses the draft",
+        f"{REFERENCES}.test_the_reference_is_the_best_of_the_drafts_by_the_quality_model",
+        rewritten(rl, "improver_inputs", 'inputs["ranker"] = quality', 'inputs["ranker"] = gap'),
+    ),
+    Mutant(
+        "reference",
+        "a pass is compared with itself before it",
+        f"{REFERENCES}.test_a_pass_is_kept_only_beyond_the_threshold_of_the_gap",
+        rewritten(
+            references.References, "_rewritten", "(inputs, written, [once_more])", "(inputs, once_more, [written])"
+        ),
+    ),
+    Mutant(
+        "reference",
+        "the threshold of passes is ignored",
+        f"{REFERENCES}.test_a_pass_is_kept_only_beyond_the_threshold_of_the_gap",
+        rewritten(references.References, "_rewritten", "gap > self._passes.threshold", "gap > -np.inf"),
+    ),
+    Mutant(
+        "reference",
+        "the share of own answers is ignored",
+        f"{REFERENCES}.test_own_answers_have_their_share_of_the_policys",
+        rewritten(references.References, "_rewritten", "self._own_share < 1", "self._own_share < 0"),
+    ),
+    Mutant(
+        "reference",
+        "samples have their reference in the place of a peer",
+        f"{REFERENCES}.test_samples_are_scored_over_one_of_their_peers",
+        rewritten(steps.RlStep, "collect", 'self.config.against == "peer"', "False"),
     ),
     Mutant(
         "reference",
@@ -703,6 +756,23 @@ RESULTS = (
     ),
     Mutant(
         "labels",
+        "accuracies on own answers are of the first reward models",
+        f"{EVALUATION}.test_accuracies_on_own_answers_are_of_the_last_models_and_of_what_the_labels_say",
+        rewritten(
+            measure,
+            "own_accuracies",
+            "(refresh.last_quality, refresh.last_gap)",
+            "(lambda _: reward.QUALITY, lambda _: reward.GAP)",
+        ),
+    ),
+    Mutant(
+        "labels",
+        "the worse of two own answers counts as the better",
+        f"{EVALUATION}.test_accuracies_on_own_answers_are_of_the_last_models_and_of_what_the_labels_say",
+        rewritten(measure, "own_accuracies", "worth[1][differing] > worth[0]", "worth[1][differing] < worth[0]"),
+    ),
+    Mutant(
+        "labels",
         "held-out pairs are trained on",
         f"{RESUME}.test_held_out_pairs_are_not_trained_on",
         rewritten(refresh, "mixed_batches", "if i % config.held_out_every]", "if True]"),
@@ -739,6 +809,20 @@ ONE_STEP = (
         "the running scale is not applied",
         BY_HAND,
         rewritten(steps.RlStep, "measure", "np.float32(control.scores.deviation)", "np.float32(1)"),
+    ),
+    Mutant(
+        "step",
+        "the scale of scores is that of the eval fold",
+        f"{REFERENCES}.test_scores_are_in_log_odds_of_the_pairs_of_the_rl_fold",
+        rewritten(
+            reinforced, "make_step", "run.fold(session.stage.fold), reward_model", 'run.fold("eval"), reward_model'
+        ),
+    ),
+    Mutant(
+        "step",
+        "the scale of scores is not applied",
+        f"{REFERENCES}.test_scores_are_in_log_odds_of_the_pairs_of_the_rl_fold",
+        rewritten(rewards.Scaled, "__call__", " * np.float32(self.factor)", ""),
     ),
     Mutant(
         "step",
@@ -780,7 +864,37 @@ ONE_STEP = (
         "step",
         "a refused step teaches the controllers",
         f"{RESUME}.test_a_refused_step_teaches_the_controllers_nothing",
-        rewritten(TASK, "step", "if not session.guard.settle():", "if session.guard.settle() or True:"),
+        rewritten(TASK, "step", "if not float(totals[REFUSED].sum):", "if True:"),
+    ),
+    Mutant(
+        "step",
+        "ratios are to the log-probs of another tree",
+        f"{CLIPPED}.test_every_update_compares_with_the_log_probs_that_were_read_before_the_first",
+        rewritten(clipped.Clipped, "prepare", "by_slot(value, batch)", "by_slot(value[::-1], batch)"),
+    ),
+    Mutant(
+        "step",
+        "the rollout is read again before every update",
+        f"{CLIPPED}.test_every_update_compares_with_the_log_probs_that_were_read_before_the_first",
+        rewritten(steps.RlStep, "__call__", "minibatch.arrays,", READ_AGAIN),
+    ),
+    Mutant(
+        "step",
+        "trees of a minibatch have the numbers of the first one's",
+        f"{CLIPPED}.test_every_epoch_takes_every_tree_once_in_an_order_of_its_own",
+        rewritten(steps.RlStep, "pack", "part.start)", "0)"),
+    ),
+    Mutant(
+        "step",
+        "all epochs have one order",
+        f"{CLIPPED}.test_every_epoch_takes_every_tree_once_in_an_order_of_its_own",
+        rewritten(clipped.Clipped, "prepare", "seed.of(epoch)", "Seed((0,))"),
+    ),
+    Mutant(
+        "step",
+        "every update counts as a step",
+        f"{CLIPPED}.test_all_updates_of_a_rollout_are_one_step",
+        rewritten(steps.RlStep, "__call__", "state.step - 1", "state.step"),
     ),
     Mutant(
         "step",

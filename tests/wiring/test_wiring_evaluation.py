@@ -237,6 +237,28 @@ def test_accuracies_are_of_the_eval_fold_with_the_better_answer_first():
     assert halves["long"] != halves["heavy"]
 
 
+def test_accuracies_on_own_answers_are_of_the_last_models_and_of_what_the_labels_say():
+    """y0 against the first plain pass where the oracle tells them apart: R_P is right once of twice, R_PIT never."""
+    answers, judge = by_hand()
+    worth = judge.scores | {"policy": np.array([1.0, 2.0, 3.0]), "improved_plain": np.array([2.0, 2.0, 0.0])}
+    first, second = (answers.methods[name].rows() for name in ("policy", "improved_plain"))
+    better, worse = [second[0], first[2]], [first[0], second[2]]
+    world, run = World(), run_of("refresh.prompts=8")
+    world.score = lambda model, path: (
+        {"refresh-quality": 1.0, "refresh-gap": -1.0}[model]
+        * (list(path[-1]) == better[0] or (len(path) == 3 and list(path[-1]) in better and list(path[1]) in worse))
+        - float(model == "refresh-quality" and list(path[-1]) == better[1])
+    )
+    with world.watched("evaluate"):
+        found = measure.own_accuracies(run, answers, Judge("oracle", worth, True))
+        nothing = measure.own_accuracies(run_of(), answers, Judge("judge", worth, True))
+    assert {name: (each.value, each.n) for name, each in found.items()} == {
+        "R_P, own answers": (0.5, 2),
+        "R_PIT symmetric, own answers": (0.0, 2),
+    }
+    assert nothing == {}
+
+
 def test_a_judge_gives_a_verdict_only_if_it_knows_more_than_length():
     answers, _ = by_hand()
     run, world = run_of(), World()

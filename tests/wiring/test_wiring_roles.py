@@ -1,4 +1,7 @@
-"""Joints between stages: folds, trees, roles, hashes, order and the gate, as a recording run sees them."""
+"""Joints between stages: folds, trees, roles, hashes, order and the gate, as a recording run sees them.
+
+A little over 400 lines, because the inputs of all stages are written down by hand in one table.
+"""
 
 import itertools
 
@@ -25,6 +28,7 @@ FOLDS = {
     "refresh-gap": "reward",
     "rl-improver-1": "rl",
     "rl-improver-2": "rl",
+    "rl-policy-again": "rl",
 }
 """The fold that each stage may learn from; the eval fold is measured on, and learned from by none."""
 
@@ -51,6 +55,14 @@ INPUTS = {
         "reward-quality": {"start": "sft-policy"},
         "reward-gap": {"start": "sft-policy"},
         "reward-judge": {},
+    },
+    ("rlhf=again",): {
+        "rl-policy": {"start": "sft-policy", "anchor": "sft-policy", "reward": "reward-quality"},
+        "rl-policy-again": {"start": "rl-policy", "anchor": "sft-policy", "reward": "reward-quality"},
+    },
+    ("rlhf=again", "rl_policy.anchor=init", "refresh.prompts=8"): {
+        "rl-policy": {"start": "sft-policy", "anchor": "sft-policy", "reward": "reward-quality"},
+        "rl-policy-again": {"start": "rl-policy", "anchor": "rl-policy", "reward": "refresh-quality"},
     },
     ("reward_gap.init=base", "reward_judge.init=policy"): {"reward-gap": {}, "reward-judge": {"start": "sft-policy"}},
     (
@@ -310,10 +322,12 @@ def test_a_hash_changes_exactly_where_an_input_does():
     inputs["refresh-gap"] = {"start": "reward-gap", **refreshed}
     inputs["rl-improver-1"] |= {"reward": "refresh-gap"}
     inputs["rl-improver-2"] = {**inputs["rl-improver-1"], "start": "rl-improver-1", "rewriter": "rl-improver-1"}
+    inputs["rl-policy-again"] = {"start": "rl-policy", "anchor": "sft-policy", "reward": "refresh-quality"}
     later = closure(inputs)
     before = {stage.name: stage.hash(run) for stage in STAGES}
     assert len(set(before.values())) == len(before)
     changes = {f"{stage.section}.optimizer.clip_norm=3": {stage.name} for stage in STAGES if stage.section != "refresh"}
+    changes["rl_policy.optimizer.clip_norm=3"] = {"rl-policy", "rl-policy-again"}
     changes["refresh.optimizer.clip_norm=3"] = {"refresh-quality", "refresh-gap"}
     changes |= {"seed=1": set(NUMBER), "policy.layers=2": {"sft-policy", "sft-improver"}, "mesh.data=2": set(NUMBER)}
     changes["reward_model.layers=2"] = {"reward-quality", "reward-gap", "reward-judge"}

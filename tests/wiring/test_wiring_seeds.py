@@ -12,13 +12,14 @@ from pit.data import _core
 from pit.data import loader as loaders
 from pit.data.curriculum import DrawLoader
 from pit.evaluate import gold, measure
-from pit.rl import curriculum, references
+from pit.rl import clipped, curriculum, references
 from pit.serve.lines import improve_lines
 from pit.stages import refresh
 
 SETTINGS = (
     "references=own",
     "refresh.prompts=8",
+    "rl_policy.algorithm=clipped",
     "rl_improver_0.sources.policy=1",
     "rl_improver_1.passes.most=2",
     "rl_improver_2.passes.least=1",
@@ -27,7 +28,7 @@ SETTINGS = (
     "improve.iterations=2",
     *[f"{name}.evaluate_every=1" for name in ("rl_policy", "rl_improver_0", "rl_improver_1", "rl_improver_2")],
 )
-"""Everything that draws: references of the policy in all stages, passes over them, refreshed models, evaluations."""
+"""Everything that draws: minibatches, references of the policy, passes over them, refreshed models, evaluations."""
 
 
 class Ledger(World):
@@ -38,7 +39,7 @@ class Ledger(World):
 
     def watching(self):
         staged, planner = curriculum.Staged, loaders.make_planner
-        permutation, passes = _core.Permutation, references.passes_of
+        permutation, passes, minibatches = _core.Permutation, references.passes_of, clipped.order_of
 
         def draws(weights, *, seed, examples):
             self.noted("draws", seed)
@@ -56,7 +57,12 @@ class Ledger(World):
             self.noted("passes", seed.number)
             return passes(ids, limits, seed)
 
+        def shuffled(count, seed):
+            self.noted("order of minibatches", seed.number)
+            return minibatches(count, seed)
+
         return [
+            mock.patch.object(clipped, "order_of", shuffled),
             mock.patch.object(curriculum, "Staged", draws),
             mock.patch.object(loaders, "make_planner", order),
             mock.patch.object(refresh._core, "Permutation", mixed),
@@ -215,6 +221,7 @@ def test_weights_orders_and_draws_have_seeds_of_their_own():
     assert kinds["order"] == set(SUPERVISED)
     assert kinds["draws"] == set(RL)
     assert kinds["order of the mix"] == {"refresh-quality", "refresh-gap"}
+    assert kinds["order of minibatches"] == {"rl-policy"}
     assert kinds["passes"] == {"rl-improver-1", "rl-improver-2"}
 
 

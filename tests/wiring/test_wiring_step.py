@@ -196,7 +196,7 @@ def combined(before, scores):
 
 def slots_of(step, scored, control):
     """Return what is trained on of each (x, reference, y), read off the rows of the minibatch."""
-    (minibatch,) = step.algorithm.prepare(scored.trees, scored.measures, control)
+    (minibatch,) = step.algorithm.prepare(scored.trees, scored.measures, control, Seed((6,)))
     result = {}
     for batch, arrays in zip(scored.trees.batches, minibatch.arrays, strict=True):
         rows = batch.local
@@ -299,7 +299,7 @@ def test_log_probs_kl_and_loss_are_those_of_separate_rows():
         np.testing.assert_allclose(value["anchor_logp"], anchor[g, n], rtol=1e-3, atol=1e-3)
     total = np.zeros(2)
     loss = jax.jit(step.algorithm.loss, compiler_options={"xla_backend_optimization_level": 0})
-    (minibatch,) = step.algorithm.prepare(scored.trees, scored.measures, after)
+    (minibatch,) = step.algorithm.prepare(scored.trees, scored.measures, after, Seed((6,)))
     for arrays in minibatch.arrays:
         total += np.array(loss(weights(1).params, arrays)[0])
     expected = -np.sum(advantage * policy.sum(axis=2)) + BETA * k3.sum()

@@ -9,20 +9,21 @@ from pit.config.improve import Accept, AcceptBy, Chains, ImproveConfig, Rank, Se
 from pit.config.judge import JudgeConfig
 from pit.config.model import ModelConfig, RopeScaling, gemma_like
 from pit.config.plain import digest, from_dict, override, read_config, to_dict, to_yaml
+from pit.config.references import Passes, SourceWeights
 from pit.config.rl import (
+    ClipConfig,
     CurriculumConfig,
     DrawConfig,
     ImproverRlConfig,
     KlConfig,
     KlEstimator,
     KlPlace,
-    Passes,
     PolicyRlConfig,
+    RatioLevel,
     RewardForm,
     RewardMix,
     RewrittenRlConfig,
     RlConfig,
-    SourceWeights,
 )
 from pit.config.rules import ConfigError, FieldError
 from pit.config.run import FREE, TRACKERS, RunConfig
@@ -58,6 +59,7 @@ __all__ = [
     "BaseConfig",
     "BoardConfig",
     "Chains",
+    "ClipConfig",
     "ConfigError",
     "CurriculumConfig",
     "DataConfig",
@@ -83,6 +85,7 @@ __all__ = [
     "Passes",
     "PolicyRlConfig",
     "Rank",
+    "RatioLevel",
     "RefreshConfig",
     "RewardConfig",
     "RewardForm",

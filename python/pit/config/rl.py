@@ -5,47 +5,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pit.config.adapter import AdapterConfig
+from pit.config.references import Passes, SourceWeights
 from pit.config.rules import COUNT, FINITE, LATER, POSITIVE, SHARE, UNSIGNED, FieldError, Range, Section
 from pit.config.sections import OptimizerConfig, PackingConfig, RolloutConfig
 
 RewardForm = Literal["raw", "centred", "symmetric", "difference"]
 KlEstimator = Literal["k1", "k2", "k3", "full"]
 KlPlace = Literal["reward", "loss"]
-
-
-@dataclass(frozen=True)
-class SourceWeights(Section):
-    """Integer weights of the sources that references are drawn from.
-
-    worse, better: the two answers of the data. policy: an answer of M_P^RL.
-    """
-
-    worse: Annotated[int, UNSIGNED] = 0
-    better: Annotated[int, UNSIGNED] = 0
-    policy: Annotated[int, UNSIGNED] = 0
-
-    @property
-    def total(self) -> int:
-        """Sum of the weights."""
-        return self.worse + self.better + self.policy
-
-    @property
-    def by_source(self) -> tuple[int, int, int, int]:
-        """Weight of each `pit.types.Source`, in their order; none is drawn without a reference."""
-        return 0, self.worse, self.better, self.policy
-
-
-@dataclass(frozen=True)
-class Passes(Section):
-    """Number of passes, uniform from `least` to `most`."""
-
-    least: Annotated[int, UNSIGNED] = 0
-    most: Annotated[int, UNSIGNED] = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        rule = f"must be at most `most` = {self.most}"
-        self._require(self.least <= self.most, "least", rule, f"set {{path}}={self.most}, or raise `most`")
+RatioLevel = Literal["token", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -146,17 +113,40 @@ class KlConfig(Section):
 
 
 @dataclass(frozen=True)
+class ClipConfig(Section):
+    """Several updates per rollout, by `algorithm=clipped`; docs/concepts/rl.md has the objective.
+
+    epochs: passes over the samples of a rollout.
+    minibatches: optimizer steps per epoch, each on as many trees as every other.
+    ratio: probability that is compared with that of the rollout: of each "token", or of the whole answer ("sequence").
+    low, high: the ratio is clipped to [1 - low, 1 + high].
+    kl_limit: KL of the rollout's policy to the current one, nats per answer; no update of a rollout follows one that
+        measured more. None: no limit.
+    """
+
+    epochs: Annotated[int, COUNT] = 2
+    minibatches: Annotated[int, COUNT] = 2
+    ratio: RatioLevel = "token"
+    low: Annotated[float, Range(low=0.0, high=1.0, open_low=True, open_high=True)] = 0.2
+    high: Annotated[float, POSITIVE] = 0.2
+    kl_limit: Annotated[float | None, POSITIVE] = 0.5
+
+
+@dataclass(frozen=True)
 class RewardMix(Section):
     """Reward of an RL stage: model_weight x score of the reward model + function_weight x score of a function.
 
     function: a Python function of your own, MODULE:NAME or FILE.py:NAME (docs/guides/your-own-reward.md).
     model_weight: weight of the reward model's score; 0 leaves the model out, and the stage then needs none.
     function_weight: weight of the function's score.
+    scale: unit of the reward model's score: its own ("none"), or log-odds ("log_odds"): the score is multiplied by the
+        slope of a logistic regression on pairs of the rl fold, which no reward model is trained on.
     """
 
     function: str | None = None
     model_weight: Annotated[float, UNSIGNED] = 1.0
     function_weight: Annotated[float, FINITE] = 1.0
+    scale: Literal["none", "log_odds"] = field(default="none", metadata=LATER)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -178,6 +168,12 @@ class RewardMix(Section):
             "must not be 0 with a function, which would count for nothing",
             "set it to 1, or the function to none",
         )
+        self._require(
+            self.scale == "none" or self.model_weight > 0,
+            "scale",
+            "scales the reward model's score, and model_weight = 0 leaves that model out",
+            "set {path}=none, or model_weight above 0",
+        )
 
 
 @dataclass(frozen=True)
@@ -198,6 +194,7 @@ class RlConfig(Section):
     anchor: model of the KL term: the fine-tuned model ("sft"), or the checkpoint that the stage starts from ("init").
     rollout: how samples are decoded.
     reward: weights of the reward model and of a function of your own.
+    clip: updates per rollout of `algorithm=clipped`.
     adapter: adapters to train on the run's base, those of the stage that it starts from; None trains all weights.
     """
 
@@ -225,6 +222,7 @@ class RlConfig(Section):
     keep: Annotated[int, COUNT] = 2
     adapter: AdapterConfig | None = None
     reward: RewardMix = field(default_factory=RewardMix, metadata=LATER)
+    clip: ClipConfig = field(default_factory=ClipConfig, metadata=LATER)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -258,12 +256,18 @@ class ImproverRlConfig(RlConfig):
     sources: weights of the reference sources that the curriculum draws from.
     reference_temperature: temperature of the policy's references, 0 is greedy; `improve.temperature` gives those that
         the improver will meet. None: as `temperature`.
+    drafts: answers of M_P^RL per reference, of which the best by R_P is taken (iGRPO, arXiv 2602.09000, takes the best
+        of the trained model's own).
+    against: answer over which a sample is scored: the "reference" that the improver read, or a random "peer", one of
+        the samples of the same prompt (BRPO, arXiv 2506.00103).
     """
 
     gap: RewardForm = "raw"
     sources: SourceWeights = field(default_factory=lambda: SourceWeights(worse=1, better=1))
     reference_temperature: Annotated[float | None, UNSIGNED] = None
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    drafts: Annotated[int, COUNT] = field(default=1, metadata=LATER)
+    against: Literal["reference", "peer"] = field(default="reference", metadata=LATER)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -273,11 +277,43 @@ class ImproverRlConfig(RlConfig):
             "must have a positive weight, because an improver needs references",
             "set {path}.worse, {path}.better or {path}.policy",
         )
+        before, after = self.sources, self.curriculum.sources_after
+        self._require(
+            before.written * after.own == after.written * before.own,
+            "sources",
+            "must have as large a share of own among the references of M_P^RL as curriculum.sources_after",
+            "give {path}.own and curriculum.sources_after.own the same proportion to .policy",
+        )
+        self._require(
+            not self.own_references or isinstance(self, RewrittenRlConfig),
+            "sources",
+            "must have own = 0 in RL,0, which starts from an improver that RL has not trained",
+            "set {path}.own=0, or weigh own answers in rl_improver_1 or rl_improver_2",
+        )
         self._require(
             self.policy_references or self.reference_temperature is None,
             "reference_temperature",
             "applies to references of the policy, and none are drawn",
             "set sources.policy above 0, or {path}=none",
+        )
+        self._require(
+            self.policy_references or self.drafts == 1,
+            "drafts",
+            "applies to references of the policy, and none are drawn",
+            "set sources.policy above 0, or {path}=1",
+        )
+        greedy = (self.temperature if self.reference_temperature is None else self.reference_temperature) == 0
+        self._require(
+            self.drafts == 1 or not greedy,
+            "drafts",
+            "must be 1 at reference_temperature 0, where all drafts are the same",
+            "set {path}=1, or raise reference_temperature",
+        )
+        self._require(
+            not self.curriculum.adaptive or self.against == "reference",
+            "against",
+            f"must be reference with strategy {self.curriculum.strategy}, which learns from gaps over references",
+            "set {path}=reference, or curriculum.strategy=uniform",
         )
         self._require(
             not self.curriculum.adaptive or self.gap != "raw",
@@ -297,7 +333,18 @@ class ImproverRlConfig(RlConfig):
     @property
     def policy_references(self) -> bool:
         """Whether some references are sampled from M_P^RL."""
-        return self.sources.policy > 0 or self.curriculum.sources_after.policy > 0
+        return self.sources.written > 0 or self.curriculum.sources_after.written > 0
+
+    @property
+    def own_references(self) -> bool:
+        """Whether answers after passes have a weight of their own."""
+        return self.sources.own > 0 or self.curriculum.sources_after.own > 0
+
+    @property
+    def own_share(self) -> float:
+        """Share of the references of M_P^RL that go through passes: all, unless own answers have a weight."""
+        written = self.sources if self.sources.written else self.curriculum.sources_after
+        return written.own / written.written if self.own_references else 1.0
 
 
 @dataclass(frozen=True)
@@ -317,4 +364,18 @@ class RewrittenRlConfig(ImproverRlConfig):
             "passes",
             "apply to references of the policy, and none are drawn",
             "set sources.policy above 0, or {path}.most=0",
+        )
+        self._require(
+            not self.own_references or self.passes.most > 0,
+            "passes",
+            "must have a positive `most` with sources.own, whose answers are those after passes",
+            "set {path}.most=1 or more, or sources.own=0",
+        )
+        has_gap = self.gap != "raw" and self.gap != "difference" and self.reward.model_weight > 0
+        self._require(
+            self.passes.threshold is None or has_gap,
+            "gap",
+            "must be symmetric or centred with passes.threshold, and reward.model_weight above 0: the gap model keeps "
+            "passes",
+            "set {path}=symmetric, or passes.threshold=none",
         )

@@ -8,7 +8,8 @@ from pit.config.adapter import BaseConfig
 from pit.config.board import BoardConfig
 from pit.config.improve import ImproveConfig
 from pit.config.model import ModelConfig
-from pit.config.rl import ImproverRlConfig, Passes, PolicyRlConfig, RewrittenRlConfig
+from pit.config.references import Passes
+from pit.config.rl import ImproverRlConfig, PolicyRlConfig, RewrittenRlConfig
 from pit.config.rules import COUNT, LATER, UNSIGNED, Section, require
 from pit.config.sections import (
     DataConfig,
@@ -34,6 +35,8 @@ class RunConfig(Section):
     references: how far RL of the improver goes: "data" ends it after RL,0, whose references are the data's; "policy",
         the paper, adds RL,1, whose references M_P^RL writes; "own", beyond the paper, adds RL,2, whose references the
         improver of RL,1 rewrites.
+    rlhf: "again" adds a second RL stage of the policy, with the settings of the first and from its weights: a rival of
+        the improver in the evaluation. With rl_policy.anchor=init it is anchored there too (re-anchored RLHF).
     workers: stages that run at a time; one where they would share an accelerator, and on several hosts.
     trackers: where metrics go besides metrics.jsonl: tensorboard, wandb, trackio, or several with commas between; or
         none. It changes nothing of what is trained.
@@ -68,6 +71,7 @@ class RunConfig(Section):
     workers: Annotated[int, COUNT] = 2
     checkpoints: str | None = None
     trackers: str = field(default="tensorboard", metadata=LATER)
+    rlhf: Literal["once", "again"] = field(default="once", metadata=LATER)
 
     @property
     def tracker_names(self) -> tuple[str, ...]:
@@ -117,7 +121,7 @@ class RunConfig(Section):
             ConfigError: one does not.
         """
         sections = ["reward_gap", "sft_improver", *self._improver_sections()]
-        paths = dict.fromkeys([*sections, *(["refresh"] if self.refresh.prompts else [])], improver)
+        paths = dict.fromkeys([*sections, *(["refresh"] if self.refresh.asked else [])], improver)
         paths |= dict.fromkeys(("sft_policy", "reward_quality", "reward_judge", "rl_policy"), policy)
         for section, path in paths.items():
             row = getattr(self, section).packing.row_length
@@ -162,10 +166,24 @@ class RunConfig(Section):
                 "needs data.difficulty_column",
                 "set data.difficulty_column to the name of the column that holds it",
             )
+        if self.reward_gap.ordered_pairs == "antisymmetric":
+            forms = {section: getattr(self, section).gap for section in self._improver_sections()}
+            if self.improve.accept_by == "gap_model":
+                forms["improve"] = self.improve.gap
+            for section, form in forms.items():
+                require(
+                    form not in ("raw", "centred"),
+                    f"{section}.gap",
+                    form,
+                    "must not be raw or centred with reward_gap.ordered_pairs=antisymmetric, which trains no single "
+                    "score",
+                    "set {path}=symmetric",
+                )
+        field, off = ("refresh.prompts", "0") if self.refresh.path is None else ("refresh.path", "none")
         require(
-            self.refresh.prompts == 0 or self.references != "data",
-            "refresh.prompts",
-            self.refresh.prompts,
+            not self.refresh.asked or self.references != "data",
+            field,
+            self.refresh.prompts or self.refresh.path,
             "refreshes reward models that no later stage uses",
-            "set refresh.prompts=0, or references=policy or own",
+            f"set {field}={off}, or references=policy or own",
         )

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pit.config.adapter import AdapterConfig
-from pit.config.rules import COUNT, SHARE, UNSIGNED, Range, Section
+from pit.config.rules import COUNT, LATER, SHARE, UNSIGNED, Range, Section
 from pit.config.sections import OptimizerConfig, PackingConfig, RolloutConfig
 
-OrderedPairs = Literal["five", "one"]
+OrderedPairs = Literal["five", "one", "antisymmetric"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class GapConfig(SupervisedConfig):
     init: where it starts: the run's "base" (the pretrained model, or random weights) or the fine-tuned "policy", both
         with a fresh head, or R_P ("quality").
     ordered_pairs: pairs that the loss ranks, of the four orders of a preference: the paper's "five", or "one",
-        (w,l) > (l,w).
+        (w,l) > (l,w); or "antisymmetric", which trains the symmetric gap itself as the log-odds of the label.
     """
 
     init: Literal["base", "policy", "quality"] = "base"
@@ -75,7 +75,9 @@ class GapConfig(SupervisedConfig):
 class RefreshConfig(SupervisedConfig):
     """Further training of R_P and R_PIT on labelled samples of the models, between RL,0 and RL,1.
 
-    prompts: prompts of the rl fold that are answered, two pairs each; 0: no reward model is refreshed.
+    prompts: prompts of the rl fold that are answered, two pairs each; 0: no reward model is refreshed, but for `path`.
+    path: file of preferences between answers of the policy and the improver, labelled by whoever knows, in the place of
+        sampling and labelling; None: no file.
     temperature: temperature of the answers; at 0 they are greedy, and two answers of the policy are the same.
     pairs: pairs per step, of the data and new ones together.
     data_share: share of the data among them.
@@ -90,3 +92,18 @@ class RefreshConfig(SupervisedConfig):
     data_share: Annotated[float, SHARE] = 0.5
     held_out_every: Annotated[int, Range(low=2.0)] = 10
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    path: str | None = field(default=None, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.path is None or self.prompts == 0,
+            "path",
+            f"takes the place of sampling, and prompts = {self.prompts} asks for samples",
+            "set prompts=0, or {path}=none",
+        )
+
+    @property
+    def asked(self) -> bool:
+        """Whether the reward models are refreshed."""
+        return self.prompts > 0 or self.path is not None

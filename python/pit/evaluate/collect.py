@@ -23,6 +23,7 @@ def collect(run: Run) -> Results:
     accuracies = measure.model_accuracies(run)
     model_judge = measure.model_judge(run, answers, accuracies)
     judge = measure.oracle_judge(run, answers) if synthetic else model_judge
+    accuracies |= measure.own_accuracies(run, answers, judge)
     seed, resamples = config.seed, config.evaluate.resamples
     found = measure.deltas(judge, answers, seed=seed, resamples=resamples)
     if judge is not model_judge:
@@ -84,7 +85,8 @@ def _notes(run: Run, judge: measure.Judge, accuracies: dict[str, measure.Interva
     notes = []
     length = accuracies["length"]
     for name, accuracy in accuracies.items():
-        if name != "length" and not judge_verdict_allowed(accuracy, length):
+        # The length rule is of the eval fold's pairs.
+        if name != "length" and not name.endswith(measure.OWN) and not judge_verdict_allowed(accuracy, length):
             rule = length_rule(length)
             notes.append(
                 f"{name} ranks {accuracy.value:.1%} of held-out pairs right [{accuracy.low:.1%}, {accuracy.high:.1%}]; "

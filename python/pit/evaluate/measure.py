@@ -35,7 +35,7 @@ from pit.rl.records import Gold
 from pit.rollout.score import LikelihoodScorer, ModelScorer
 from pit.run.folder import Run
 from pit.run.stage import Stage
-from pit.stages import refresh, reward, rl, sft
+from pit.stages import refresh, reward, rl, rl_again, sft
 from pit.stages.graph import improver_of
 from pit.train.log import make_reporter
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW
@@ -93,12 +93,17 @@ def answer_all(run: Run) -> Answers:
     wrong = answers_of(tracked(unrelated, 2 * len(requests), "another prompt's reference"), 1)
     fine_tuned = replace(models, policy=sft.POLICY.load(run))
     by_sft = fine_tuned.respond(prompts, requests, config.improve, seed.of("fine-tuned"))
+    rivals = {}
+    if rl_again.POLICY_AGAIN.included(config):
+        again = replace(models, policy=rl_again.POLICY_AGAIN.load(run))
+        rivals["policy_again"] = again.respond(prompts, requests, config.improve, seed.of("policy again"))
     reporter.update(total, total, "scoring")
     reporter.close()
     wrong_gaps = models.scorer.gap(prompts, first, [wrong], config.improve.gap)[:, 0]
     methods = {
         "sft_policy": by_sft,
         "policy": first,
+        **rivals,
         "improved": answers_of(improved, 1),
         "improved_plain": answers_of(plain, 1),
         "wrong_reference": wrong.where(wrong_gaps > config.improve.threshold, first),
@@ -175,6 +180,40 @@ def model_accuracies(run: Run) -> dict[str, Interval]:
     return result
 
 
+OWN = "own answers"
+"""End of the names of accuracies on answers of the models themselves."""
+
+
+def own_accuracies(run: Run, answers: Answers, judge: Judge) -> dict[str, Interval]:
+    """Return the accuracy of the last R_P and R_PIT on labelled pairs of the models' own answers.
+
+    With an oracle: y0 and the improver's first pass over it, where their worth differs. Otherwise the held-out pairs of
+    `refresh-pairs`. Nothing where nobody has labelled such answers.
+    """
+    if judge.name == "oracle":
+        worth = [judge.scores[name] for name in ("policy", "improved_plain")]
+        differing = np.flatnonzero(worth[0] != worth[1])
+        first, second = (answers.methods[name].take(differing) for name in ("policy", "improved_plain"))
+        won = worth[1][differing] > worth[0][differing]
+        inputs, better, worse = answers.prompts.take(differing), second.where(won, first), first.where(won, second)
+    elif refresh.PAIRS.included(run.config):
+        pairs = refresh.held_out_of(refresh.read_pairs(run), run.config.refresh)
+        inputs, better, worse = (Tokens.of([pair[column] for pair in pairs]) for column in range(3))
+    else:
+        return {}
+    if not len(inputs):
+        return {}
+    quality, gap = (stage(run.config) for stage in (refresh.last_quality, refresh.last_gap))
+    ranker = ModelScorer(quality.load(run), run.layout(quality.settings(run.config).packing))
+    scores = ranker.quality(inputs, [better, worse]).astype(np.float64)
+    judged = ModelScorer(gap.load(run), run.layout(run.config.reward_gap.packing))
+    gaps = judged.gap(inputs, worse, [better], "symmetric")[:, 0].astype(np.float64)
+    return {
+        f"R_P, {OWN}": pair_accuracy(scores[:, 0], scores[:, 1]),
+        f"R_PIT symmetric, {OWN}": pair_accuracy(gaps, -gaps),
+    }
+
+
 def deltas(judge: Judge, answers: Answers, *, seed: int, resamples: int) -> dict[str, Delta]:
     """Return every comparison with the policy's own answer under one judge, and the headline at equal length."""
     if not judge.verdict:
@@ -186,6 +225,10 @@ def deltas(judge: Judge, answers: Answers, *, seed: int, resamples: int) -> dict
             pair = ("policy", "sft_policy") if name == "sft_policy" else (name, "policy")
             key = f"{pair[0]}_over_{pair[1]}/{judge.name}"
             result[key] = delta(scores[pair[0]], scores[pair[1]], seed=seed, resamples=resamples)
+    if "policy_again" in scores:
+        result[f"improved_over_policy_again/{judge.name}"] = delta(
+            scores["improved"], scores["policy_again"], seed=seed, resamples=resamples
+        )
     lengths = {name: answers.methods[name].length.astype(np.float64) for name in ("improved", "policy")}
     result[f"improved_over_policy/{judge.name}/length_controlled"] = length_controlled_delta(
         scores["improved"], scores["policy"], lengths["improved"], lengths["policy"], seed=seed, resamples=resamples

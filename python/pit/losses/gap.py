@@ -44,6 +44,19 @@ def five_pairs(score: Float32[Array, "G 4"], present: Bool[Array, " G"]) -> Tota
     return masked(-jnp.sum(jax.nn.log_sigmoid(higher - lower), axis=1), present)
 
 
+def antisymmetric(score: Float32[Array, "G 4"], present: Bool[Array, " G"]) -> Total:
+    r"""Return -log sigmoid(g), g = (r(w,l) - r(l,w)) / 2, summed over trees: the logistic loss of the symmetric gap.
+
+    g changes its sign where answer and reference are exchanged, whatever the scores are, and is the log-odds of the
+    label at the optimum; `one_pair` is the same function of 2 g.
+
+    >>> import jax.numpy as jnp
+    >>> round(float(antisymmetric(jnp.array([[9.0, 0.0, 2.0, -9.0]]), jnp.array([True])).sum), 4)  # log(1 + 1 / e)
+    0.3133
+    """
+    return masked(-jax.nn.log_sigmoid((score[:, GAP_WL] - score[:, GAP_LW]) / 2), present)
+
+
 def one_pair(score: Float32[Array, "G 4"], present: Bool[Array, " G"]) -> Total:
     r"""Return -log sigmoid(r(w,l) - r(l,w)), summed over trees: the ablation that leaves (w,w) and (l,l) unranked.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32
 
+from pit.config import RatioLevel
 from pit.losses.total import Total
 
 
@@ -126,6 +127,68 @@ def reinforce(
     loss = -lax.stop_gradient(advantage) * sample_sum(logp, sampled)
     samples = jnp.sum(present.astype(loss.dtype)) * advantage.shape[1]
     return Total(jnp.sum(jnp.where(present[:, None], loss, 0.0)), samples)
+
+
+LARGEST_LOG_RATIO = 20.0
+"""Bound on the log-ratios of `clipped`, far outside of any clip range: beyond it exp(x) could become infinite."""
+
+
+# Seven parameters: what REINFORCE reads, with a ratio in the place of a log-prob, and how the ratio is clipped.
+def clipped(
+    log_ratio: Float[Array, "G N C"],
+    advantage: Float[Array, "G N"],
+    sampled: Bool[Array, "G N C"],
+    present: Bool[Array, " G"],
+    *,
+    level: RatioLevel,
+    low: float,
+    high: float,
+) -> tuple[Total, dict[str, Total]]:
+    r"""Return -min(r A, clip(r, 1 - low, 1 + high) A), summed as `reinforce` does, and how far the policy has moved.
+
+    r = p(.) / p_rollout(.) is of each token or of the whole answer. Where r = 1 the gradient is that of `reinforce`.
+    Outside the clip range it is 0 where a larger step would raise the objective, and only there (Schulman et al., arXiv
+    1707.06347; the ratio of whole answers: Ahmadian et al., arXiv 2402.14740, in TRL).
+
+    Args:
+        log_ratio: log r of each token, nats, differentiable.
+        advantage: Advantage of each sample, a constant.
+        sampled: Whether each of the C places holds a token.
+        present: Trees that are in the batch.
+        level: Whether r is of each "token" or of the "sequence".
+        low: Distance of the range's lower end from 1.
+        high: Distance of its upper end from 1.
+
+    Returns:
+        The loss; and "clipped", the share of tokens (or answers) whose gradient is 0, with "kl", the KL of the policy
+        that sampled to this one by k3, nats per answer.
+
+    >>> import jax.numpy as jnp
+    >>> ratio = jnp.log(jnp.array([[[1.5, 0.5]], [[1.5, 0.5]]]))
+    >>> there = jnp.full((2, 1, 2), True), jnp.full(2, True)
+    >>> loss, moved = clipped(ratio, jnp.array([[1.0], [-1.0]]), *there, level="token", low=0.2, high=0.2)
+    >>> round(float(loss.sum), 4), [float(x) for x in moved["clipped"]]  # -(1.2 + 0.5) + (1.5 + 0.8)
+    (0.6, [2.0, 4.0])
+    """
+    moved_GNC = jnp.clip(jnp.where(sampled, log_ratio, 0.0), -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+    kl = sample_sum(jnp.expm1(moved_GNC) - moved_GNC, sampled)
+    if level == "sequence":
+        whole = jnp.sum(moved_GNC, axis=-1, keepdims=True)
+        moved_GNC = jnp.clip(whole, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+        counted = sampled[:, :, :1]
+    else:
+        counted = sampled
+    ratio, factor = jnp.exp(moved_GNC), lax.stop_gradient(advantage)[:, :, None]
+    rises = factor > 0
+    bounded = jnp.where(rises, jnp.minimum(ratio, 1.0 + high), jnp.maximum(ratio, 1.0 - low))
+    beyond = jnp.where(rises, ratio > 1.0 + high, (ratio < 1.0 - low) & (factor < 0))
+    loss = -sample_sum(factor * bounded, counted)
+    samples = jnp.sum(present.astype(loss.dtype)) * advantage.shape[1]
+    moved = {
+        "clipped": Total(jnp.sum((beyond & counted).astype(loss.dtype)), jnp.sum(counted.astype(loss.dtype))),
+        "kl": Total(jnp.sum(lax.stop_gradient(kl)), samples),
+    }
+    return Total(jnp.sum(jnp.where(present[:, None], loss, 0.0)), samples), moved
 
 
 def adapted_beta(beta: float, kl_nats: float, *, target: float, gain: float) -> float:

@@ -3,6 +3,7 @@
 Pairs are added over microbatches and devices, and the mean is taken once, at the end.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -14,6 +15,21 @@ class Total(NamedTuple):
 
     sum: Float[Array, ""]
     weight: Float[Array, ""]
+
+
+def added(updates: Sequence[Mapping[str, Total]]) -> dict[str, Total]:
+    """Return the totals of several updates that report the same, name by name; those of one as they are.
+
+    >>> import jax.numpy as jnp
+    >>> one, two = ({"loss": Total(jnp.float32(x), jnp.float32(1))} for x in (1.0, 4.0))
+    >>> [float(x) for x in added([one, two])["loss"]]
+    [5.0, 2.0]
+    """
+    first, *others = updates
+    result = dict(first)
+    for totals in others:
+        result = {name: Total(a.sum + totals[name].sum, a.weight + totals[name].weight) for name, a in result.items()}
+    return result
 
 
 def masked(values: Float32[Array, "*b"], present: Bool[Array, "*b"]) -> Total:

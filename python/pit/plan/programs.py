@@ -130,8 +130,9 @@ def _reinforced(stage: Stage, setting: Setting) -> list[Placed]:
     anchor = models[inputs["anchor"].name]
     readings = PolicyAndAnchor(model.graphdef, section, anchor.params, setting.capacity)
     reading, anchored = readings.programs(weights, batch)
-    microbatch = algorithm_of(section, stage.section)(model.graphdef, section, setting.capacity).shapes(batch, anchored)
-    count = microbatches(stage, setting)
+    algorithm = algorithm_of(section, stage.section)(model.graphdef, section, setting.capacity)
+    microbatch, per_update = algorithm.shapes(batch, anchored), microbatches(stage, setting, algorithm.minibatches)
+    count = per_update * algorithm.minibatches
     # The first one is an argument; all others wait on the chips. A table of the anchor's is its own.
     shared = {id(leaf) for leaf in jax.tree.leaves(alive)}
     waiting = [x for x in microbatch.values() if id(x) not in shared]
@@ -141,15 +142,19 @@ def _reinforced(stage: Stage, setting: Setting) -> list[Placed]:
         form = section.gap if isinstance(section, ImproverRlConfig) else None
         scores = model_programs(models[inputs["reward"].name], layout, form, section.samples)
         planned += [Placed(program, packed) for program in scores]
+    if "ranker" in inputs:
+        assert isinstance(section, ImproverRlConfig)
+        drafts = model_programs(models[inputs["ranker"].name], layout, None, section.drafts)
+        planned += [Placed(replace(program, name=f"drafts: {program.name}"), alive) for program in drafts]
     planned += [Placed(program, (packed, batch)) for program in reading]
-    programs = update.programs(state, microbatch, accumulates=count > 1)
+    programs = update.programs(state, microbatch, accumulates=per_update > 1)
     return planned + [Placed(program, (packed, microbatch)) for program in programs]
 
 
-def microbatches(stage: Stage, setting: Setting) -> int:
-    """Return the microbatches of an RL step, if every tree fills its windows."""
+def microbatches(stage: Stage, setting: Setting, minibatches: int) -> int:
+    """Return the microbatches of one of a rollout's minibatches, if every tree fills its windows."""
     section: RlConfig = stage.settings(setting.config)
-    tokens = section.prompts * tree_limit(setting.config, stage, setting.template)
+    tokens = -(-section.prompts // minibatches) * tree_limit(setting.config, stage, setting.template)
     slots = slots_per_step(section.packing, setting.config.mesh.shards) // section.packing.microbatches
     return max(1, -(-tokens // slots))
 

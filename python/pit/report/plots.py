@@ -109,7 +109,8 @@ def rl_png(metrics: StageMetrics, path: Path, titles: Mapping[str, str] = Mappin
                 titles.get(name, name),
                 transform=axes.get_xaxis_transform(),
                 ha="center",
-                fontsize=8,
+                # Labels of more than four stages of equal lengths would meet.
+                fontsize=min(8.0, 32.0 / len(stages)),
             )
         axes.set_xlim(0, starts[-1])
         axes.set_title(title, fontsize=10, color=LIGHT["ink"], pad=16)

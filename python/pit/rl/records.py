@@ -1,7 +1,7 @@
 """Records of an RL step, in the order in which it makes them: prompts, rollout, packed trees, measures."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -93,11 +93,13 @@ class Trees(NamedTuple):
     batches: on the host, as far as this process has them. arrays: the same on the devices, with facts of the samples by
     tree slot.
     sharding: places of rows and trees.
+    minibatch: number of the minibatch of each batch; empty where all are of one.
     """
 
     batches: Sequence[LocalBatch]
     arrays: Sequence[dict[str, Array]]
     sharding: NamedSharding
+    minibatch: Sequence[int] = ()
 
     @property
     def tokens(self) -> int:
@@ -131,11 +133,18 @@ def by_slot(values: np.ndarray, batch: Batch | LocalBatch) -> np.ndarray:
     return result
 
 
+def renumbered(batch: LocalBatch, first: int) -> LocalBatch:
+    """Return a batch of some trees whose numbers begin with another than 0."""
+    present = batch.example_id >= 0
+    return replace(batch, example_id=np.where(present, batch.example_id + first, batch.example_id))
+
+
 class Measures(NamedTuple):
     """Measures of each sample before the update, in nats and in units of the score.
 
     kl_nats: KL to the anchor by k1; penalty_nats: KL by the config's estimator; entropy_nats: -log p(sample).
     reward: shaped reward. logp_gap_nats: |trainer - sampler| of each sampled token, 0 elsewhere.
+    logp_nats: log-probs of the sampled tokens under the policy that sampled, by the trainer's program; 0 elsewhere.
     anchored: of each batch, what the loss needs of the anchor.
     """
 
@@ -144,6 +153,7 @@ class Measures(NamedTuple):
     entropy_nats: Float32[np.ndarray, "G N"]
     reward: Float32[np.ndarray, "G N"]
     logp_gap_nats: Float32[np.ndarray, "G N C"]
+    logp_nats: Float32[np.ndarray, "G N C"]
     anchored: Sequence[dict[str, Array]]
 
 

@@ -5,7 +5,7 @@ is none: it compares texts after training (`pit.evaluate.llm_judge`).
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -72,6 +72,18 @@ class Difference:
         return self.scorer.difference(answers.inputs, answers.references, answers.outputs)
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """A reward in another unit: its scores times a factor."""
+
+    reward: Reward
+    factor: float
+
+    def __call__(self, answers: Answers) -> Float32[np.ndarray, "G N"]:
+        """Return the scores; see `Reward`."""
+        return self.reward(answers) * np.float32(self.factor)
+
+
 def scored_tree(samples: int, form: RewardForm | None) -> Topology:
     """Return the tree in which a reward model scores the samples of a prompt; `form` is None for R_P's quality."""
     if form is None or form == "difference":
@@ -132,13 +144,14 @@ def model_reward(model: Model[RewardModel], layout: Layout, form: RewardForm | N
     return Quality(scorer) if form is None else FORMS[form](scorer)
 
 
-# Five parameters: weights, and what the model and the function need.
+# Six parameters: weights, and what the model and the function need.
 def mixed(
     config: RewardMix,
     template: Template,
     layout: Layout,
     model: Model[RewardModel] | None,
     form: RewardForm | None,
+    scale: float | None = None,
 ) -> Reward:
     """Return the reward of an RL stage: the reward model, a function, or their weighted sum.
 
@@ -148,15 +161,18 @@ def mixed(
         layout: shape of the rows that the reward model reads.
         model: the reward model; None where its weight is 0.
         form: form of the gap; None for R_P.
+        scale: factor of the model's scores; None leaves them as they are.
 
     Raises:
         FunctionError: the function cannot be found or imported.
     """
-    if model is not None and config == RewardMix():
-        return model_reward(model, layout, form)
     parts: dict[str, tuple[float, Reward]] = {}
     if model is not None:
-        parts[MODEL] = config.model_weight, model_reward(model, layout, form)
+        scored = model_reward(model, layout, form)
+        scored = scored if scale is None else Scaled(scored, scale)
+        if replace(config, scale="none") == RewardMix():
+            return scored
+        parts[MODEL] = config.model_weight, scored
     if config.function is not None:
         parts[FUNCTION] = config.function_weight, FunctionReward(config.function, load(config.function), template)
     return Sum(parts)

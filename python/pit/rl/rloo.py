@@ -23,6 +23,7 @@ from pit.rl.algorithm import Algorithm
 from pit.rl.controllers import Controllers
 from pit.rl.readings import full_kl, places, predictions
 from pit.rl.records import Measures, Minibatch, Trees, by_slot
+from pit.seeds import Seed
 from pit.train.update import Arrays, LossFunction
 
 
@@ -105,7 +106,7 @@ class Rloo(Algorithm):
         coefficient = beta * scale if self.config.kl.place == "reward" else beta
         return advantage, jnp.full(reward.shape[0], coefficient)
 
-    def prepare(self, trees: Trees, measures: Measures, control: Controllers) -> Iterator[Minibatch]:
+    def prepare(self, trees: Trees, measures: Measures, control: Controllers, seed: Seed) -> Iterator[Minibatch]:
         """Yield one minibatch: the packed samples with advantages, and the KL's coefficient if the loss charges it."""
         advantage, coefficient = map(np.asarray, self._targets(measures.reward, np.float32(control.beta)))
         values = {"advantage": advantage, **({"kl_coefficient": coefficient} if self._charges_kl else {})}

@@ -6,6 +6,7 @@ rewritten by the improver of RL,1. Nothing here reads or writes a file.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -14,13 +15,14 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jaxtyping import Float32
 
-from pit.config import RlConfig
+from pit.config import ImproverRlConfig, RlConfig
 from pit.data.curriculum import Draws
 from pit.data.local import pack_local
 from pit.data.packing import Layout
 from pit.data.store import Fold
 from pit.data.template import rollout as rollout_tree
-from pit.losses.total import Total
+from pit.data.tokens import Tokens
+from pit.losses.total import Total, added
 from pit.model.decoder import Decoder
 from pit.model.global_arrays import put
 from pit.model.model import Model
@@ -29,7 +31,7 @@ from pit.rl.algorithm import Algorithm
 from pit.rl.controllers import Controllers
 from pit.rl.metrics import metrics
 from pit.rl.readings import PolicyAndAnchor
-from pit.rl.records import Answers, Measures, Prompts, Rollout, Rows, Trees, by_slot
+from pit.rl.records import Answers, Measures, Prompts, Rollout, Rows, Trees, by_slot, renumbered
 from pit.rl.references import References
 from pit.rl.reward import Reward, score
 from pit.rl.shaping import shaped
@@ -40,7 +42,7 @@ from pit.seeds import Seed
 from pit.train.feed import shapes_of, to_device
 from pit.train.loop import StepError
 from pit.train.update import Arrays, TrainState
-from pit.types import Shards
+from pit.types import LocalBatch, Shards
 
 _SAMPLE_FACTS = {"length": np.int32, "finished": np.bool_}
 """Facts of samples that packed trees carry to the devices, by tree slot, and their dtypes."""
@@ -60,6 +62,23 @@ def packed_shapes(
     shapes = shapes_of(rollout_tree(samples, referenced), layout, sharding)
     slots = shapes["leaf"].shape[:2]
     return shapes | {name: jax.ShapeDtypeStruct(slots, of, sharding=sharding) for name, of in _SAMPLE_FACTS.items()}
+
+
+def parts_of(count: int, parts: int) -> list[slice]:
+    """Return so many things as parts of neighbours, of equal sizes or nearly; parts without any are left out.
+
+    >>> parts_of(5, 2), parts_of(1, 2)
+    ([slice(0, 2, None), slice(2, 5, None)], [slice(0, 1, None)])
+    """
+    edges = [count * number // parts for number in range(parts + 1)]
+    return [slice(first, end) for first, end in pairwise(edges) if first < end]
+
+
+def peers_of(outputs: Sequence[Tokens], seed: Seed) -> Tokens:
+    """Return one of the answers to each prompt, at random (BRPO, arXiv 2506.00103); `outputs[n][g]`."""
+    count, samples = len(outputs[0]), len(outputs)
+    chosen = np.random.default_rng(seed.number).integers(samples, size=count)
+    return Tokens.of([outputs[n][g] for g, n in enumerate(chosen.tolist())])
 
 
 class StaleSamplesError(StepError):
@@ -90,6 +109,7 @@ class RlStep:
     references: maker of references, None for the policy's own stage. reward: reward of the samples.
     models: policy and anchor, for the KL. algorithm: loss and minibatches.
     layout, shards, sharding: shape of packed rows, and their places on processes and devices.
+    scale: factor of the reward model's scores; None where they are in their own unit.
     """
 
     name: str
@@ -106,17 +126,27 @@ class RlStep:
     layout: Layout
     shards: Shards
     sharding: NamedSharding
+    scale: float | None = None
 
     def __call__(
         self, state: TrainState, draws: Draws, control: Controllers, update: UpdateFunction
     ) -> tuple[TrainState, dict[str, Total], Scored, Controllers]:
-        """Take the step of some draws; returns also what was sampled, and the controllers that have seen its scores."""
-        seed = self.seed.of("step", draws.step)
+        """Take the step of some draws; returns also what was sampled, and the controllers that have seen its scores.
+
+        All updates of a rollout count as one step; what they report is added up.
+        """
+        seed, algorithm, totals = self.seed.of("step", draws.step), self.algorithm, list[dict[str, Total]]()
         scored, control = self.collect(state.params, self.fold, draws, control, seed)
-        for minibatch in self.algorithm.prepare(scored.trees, scored.measures, control):
-            rows = np.array([*scored.rollout.prompts.ids, -1])
-            state, totals = update(state, minibatch.arrays, [rows[slots] for slots in minibatch.examples])
-        return state, totals, scored, control
+        rows = np.array([*scored.rollout.prompts.ids, -1])
+        for minibatch in algorithm.prepare(scored.trees, scored.measures, control, seed.of("minibatches")):
+            if totals:
+                state = state._replace(step=state.step - 1)
+            state, of_update = update(state, minibatch.arrays, [rows[slots] for slots in minibatch.examples])
+            totals.append(of_update)
+            if not algorithm.proceeds(of_update):
+                break
+        scored.values.update({"policy/updates": float(len(totals))} if algorithm.updates > 1 else {})
+        return state, added(totals), scored, control
 
     def collect(
         self, params: Params, fold: Fold, draws: Draws, control: Controllers, seed: Seed, *, adapt: bool = True
@@ -131,10 +161,13 @@ class RlStep:
         trees = self.pack(rollout)
         rows = Rows(fold, prompts.ids)
         answers = Answers(prompts.inputs, prompts.references, rollout.outputs, trees.batches, rows)
+        if isinstance(self.config, ImproverRlConfig) and self.config.against == "peer":
+            answers = answers._replace(references=peers_of(rollout.outputs, seed.of("peers")), packed=None)
         scores, parts = score(self.reward, answers)
         control = control.seen(self.config, scores) if adapt else control
         measures = self.measure(params, rollout, trees, scores, control)
         values = metrics(self.config, rollout, scores, measures, control) | parts
+        values |= {} if self.scale is None else {"rewards/scale": self.scale}
         return Scored(rollout, trees, scores, measures, values), control
 
     def prompts(self, fold: Fold, draws: Draws, seed: Seed) -> Prompts:
@@ -169,14 +202,18 @@ class RlStep:
 
     def pack(self, rollout: Rollout) -> Trees:
         """Pack the trees x -> [reference ->] samples; the batches go to the devices with what the samples add."""
-        topology = rollout_tree(self.config.samples, self.references is not None)
-        batches = pack_local(rollout.columns, topology, self.layout, self.shards)
+        topology, columns = rollout_tree(self.config.samples, self.references is not None), rollout.columns
+        batches, minibatch = list[LocalBatch](), list[int]()
+        for number, part in enumerate(parts_of(len(rollout.prompts.ids), self.algorithm.minibatches)):
+            packed = pack_local([column[part] for column in columns], topology, self.layout, self.shards)
+            batches += [renumbered(batch, part.start) for batch in packed]
+            minibatch += [number] * len(packed)
         samples = {name: getattr(rollout.samples, name) for name in _SAMPLE_FACTS}
         arrays = []
         for batch in batches:
             slots = {name: put(by_slot(values, batch), self.sharding) for name, values in samples.items()}
             arrays.append({**to_device(batch, self.sharding), **slots})
-        return Trees(batches, arrays, self.sharding)
+        return Trees(batches, arrays, self.sharding, minibatch)
 
     def measure(
         self,
@@ -193,4 +230,4 @@ class RlStep:
         beta = np.float32(control.beta)
         of_samples = shaped(self.config, scaled, beta, logp, anchor_logp, kl, samples.finished, samples.length)
         kl_nats, penalty_nats, entropy_nats, reward = map(np.asarray, of_samples)
-        return Measures(kl_nats, penalty_nats, entropy_nats, reward, np.abs(logp - samples.logp), anchored)
+        return Measures(kl_nats, penalty_nats, entropy_nats, reward, np.abs(logp - samples.logp), logp, anchored)

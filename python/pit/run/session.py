@@ -87,17 +87,18 @@ class Session:
         self._profile_steps = profile_steps
         self._begin_s, self._compile = time.perf_counter(), CompileClock()
 
-    def train(self, task: Task, initial: Model[Any], steps: int, **facts: Any) -> None:
+    def train(self, task: Task, initial: Model[Any], steps: int, *, updates: int = 1, **facts: Any) -> None:
         """Train the stage to its end, from its newest checkpoint if there is one, and write its record.
 
         Args:
             task: the stage's own half.
             initial: model to start from; the buffers of its trained weights are consumed.
             steps: the last step.
+            updates: most optimizer updates of a step; the schedule of the learning rate counts updates.
             facts: more values of the record.
         """
         run, stage, settings = self.run, self.stage, self.settings
-        update = Update(task.loss, make_optimizer(task.optimizer, steps), initial.frozen)
+        update = Update(task.loss, make_optimizer(task.optimizer, steps * updates), initial.frozen)
         state = update.start(initial.trained)
         stage_hash, refused, pending = stage.hash(run), 0, []
         with claimed_by_first(self.folder), stage.checkpoints(run, keep=settings.keep) as checkpoints:

@@ -29,11 +29,12 @@ from pit.types import Topology
 LossOf = Callable[[nnx.GraphDef[Any], RunConfig, int], LossFunction]
 """Makes the loss of a stage from the graph definition of its model, the config, and the most tokens of an answer."""
 
-Role = Literal["start", "anchor", "reward", "writer", "rewriter"]
+Role = Literal["start", "anchor", "reward", "writer", "rewriter", "ranker"]
 """Use that a stage makes of another one's model.
 
 start: weights that training begins with. anchor: model of the KL term. reward: reward model that is maximised. writer:
-policy that writes references or samples. rewriter: improver that rewrites them.
+policy that writes references or samples. rewriter: improver that rewrites them. ranker: reward model that chooses among
+drafts of a reference.
 """
 
 

@@ -5,6 +5,7 @@ label such answers, M_P^RL and RL,0's improver answer prompts of the rl fold, an
 mix of data and these pairs.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,14 +20,16 @@ from pit.data import _core
 from pit.data.errors import DataError
 from pit.data.local import pack_local
 from pit.data.packing import Layout
+from pit.data.readers import read_preferences
 from pit.data.store import Fold
 from pit.data.template import gap, quality
 from pit.data.tokens import Sequences, Tokens
+from pit.data.usable import flaw
 from pit.records import DamagedFileError, read_lines
 from pit.rl.records import Labeller
 from pit.run.folder import Run
 from pit.run.session import Session
-from pit.run.stage import REWARD_MODEL, Job, Services, Stage
+from pit.run.stage import REWARD_MODEL, Job, Role, Services, Stage
 from pit.seeds import Seed
 from pit.stages import reward, rl
 from pit.stages.supervised import Batches, supervised_stage
@@ -79,6 +82,43 @@ def make_pairs(run: Run, labeller: Labeller) -> int | None:
     return len(pairs)
 
 
+def take_pairs(run: Run, path: Path) -> int | None:
+    """Take the pairs of a file of labelled answers; return their number, or None where they were taken already.
+
+    Raises:
+        DataError: the file cannot be read, or no row of it can be used.
+    """
+    if has_pairs(run):
+        return None
+    rows, report = read_preferences(path)
+    encoded = run.template.encode_rows(list(rows))
+    pairs = [Pair(row.prompt, row.better, row.worse) for row in encoded if row is not None and flaw(row) is None]
+    if not pairs:
+        raise DataError(
+            f"refresh.path = {str(path)!r}: none of its {report.rows:,} rows can be used; give preferences between "
+            "different answers (docs/data.md lists the formats)"
+        )
+    processes.by_first(lambda: _write(run, pairs), PAIRS.name, _path(run))
+    return len(pairs)
+
+
+def _file_digest(run: Run) -> tuple[str, ...]:
+    """Return a digest of the file that `refresh.path` names; nothing without one.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    path = run.config.refresh.path
+    if path is None:
+        return ()
+    try:
+        return (hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest(),)
+    except OSError as error:
+        raise DataError(
+            f"refresh.path = {path!r}: cannot be read ({error.strerror}); name a file of preferences"
+        ) from error
+
+
 def _write(run: Run, pairs: Sequence[Pair]) -> None:
     """Write the pairs of a run.
 
@@ -114,6 +154,8 @@ def labelled(
 def pairs_hash(run: Run) -> str:
     """Return a digest of everything that the pairs depend on, except for the labeller."""
     config = run.config
+    if config.refresh.path is not None:
+        return digest(run.store.hash, *_file_digest(run))
     settings = [config.refresh.prompts, config.refresh.temperature]
     return digest(settings, config.seed, run.store.hash, [rl.POLICY.hash(run), rl.IMPROVER_0.hash(run)])
 
@@ -222,7 +264,7 @@ def mixed_batches(session: Session, topology: Topology) -> Batches:
     """
     run, config, shards = session.run, session.settings, session.run.shards
     pairs, layout = read_pairs(run), run.layout(config.packing)
-    held_out = pairs[:: config.held_out_every]
+    held_out = held_out_of(pairs, config)
     kept = [pair for i, pair in enumerate(pairs) if i % config.held_out_every] or held_out
     seed = run.seed.of(session.stage.name, "order")
     mix = Mix(run.fold(session.stage.fold), kept, topology, layout, config, shards=shards, seed=seed)
@@ -230,22 +272,35 @@ def mixed_batches(session: Session, topology: Topology) -> Batches:
     return Batches(mix, pack_local(columns, topology, layout, shards))
 
 
+def held_out_of(pairs: Sequence[Pair], config: RefreshConfig) -> list[Pair]:
+    """Return every n-th of the new pairs, which are measured by and not trained on."""
+    return list(pairs[:: config.held_out_every])
+
+
 def _label(run: Run, services: Services) -> None:
-    if services.labeller is None:
+    if run.config.refresh.path is not None:
+        count = take_pairs(run, Path(run.config.refresh.path))
+    elif services.labeller is None:
         raise ConfigError(f"{PAIRS.name}: needs a labeller; call pit.stages.refresh.make_pairs with one of your own")
-    count = make_pairs(run, services.labeller(run))
+    else:
+        count = make_pairs(run, services.labeller(run))
     make_reporter(PAIRS.name).note("up to date" if count is None else f"{count:,} labelled pairs")
 
 
 def _included(config: RunConfig) -> bool:
-    return config.refresh.prompts > 0
+    return config.refresh.asked
+
+
+def _sampled(config: RunConfig) -> dict[Role, Stage]:
+    """Return the models that write the pairs; none where a file holds them."""
+    return {} if config.refresh.path is not None else {"writer": rl.POLICY, "rewriter": rl.IMPROVER_0}
 
 
 PAIRS = Job(
     name="refresh-pairs",
     title="samples of the models, labelled",
     work=_label,
-    after=lambda config: (rl.POLICY, rl.IMPROVER_0),
+    after=lambda config: tuple(_sampled(config).values()),
     included=_included,
     option="refresh.prompts=256",
     finished=has_pairs,
@@ -259,7 +314,8 @@ QUALITY = supervised_stage(
     fold="reward",
     topology=quality(),
     loss=lambda graphdef, config: reward.quality_loss(graphdef),
-    inputs=lambda config: {"start": reward.QUALITY, "writer": rl.POLICY, "rewriter": rl.IMPROVER_0},
+    inputs=lambda config: {"start": reward.QUALITY, **_sampled(config)},
+    sources=_file_digest,
     batches=mixed_batches,
     after=lambda config: (PAIRS,),
     included=_included,
@@ -274,7 +330,8 @@ GAP = supervised_stage(
     fold="reward",
     topology=gap(),
     loss=lambda graphdef, config: reward.gap_loss(graphdef, config.reward_gap.ordered_pairs),
-    inputs=lambda config: {"start": reward.GAP, "writer": rl.POLICY, "rewriter": rl.IMPROVER_0},
+    inputs=lambda config: {"start": reward.GAP, **_sampled(config)},
+    sources=_file_digest,
     batches=mixed_batches,
     after=lambda config: (PAIRS,),
     included=_included,

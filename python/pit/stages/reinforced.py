@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Float32
 
 from pit import processes
-from pit.config import ImproverRlConfig, OptimizerConfig, RewardForm, RewrittenRlConfig, RlConfig, RunConfig
+from pit.config import ImproverRlConfig, OptimizerConfig, Passes, RewardForm, RewrittenRlConfig, RlConfig, RunConfig
 from pit.data.curriculum import DrawLoader, Draws, History, Visit
 from pit.data.packing import Layout
 from pit.data.store import Fold
@@ -33,15 +33,16 @@ from pit.rl.controllers import Controllers
 from pit.rl.curriculum import difficulty_of, examples_of, expected_visits, make_draws, source_weights
 from pit.rl.readings import PolicyAndAnchor
 from pit.rl.records import Answers, Gold
-from pit.rl.references import References
+from pit.rl.references import Judges, References
 from pit.rl.reward import mixed, model_reward, scored_tree
+from pit.rl.scale import log_odds_scale
 from pit.rl.step import RlStep, Scored
 from pit.run.folder import Run
 from pit.run.session import Session
 from pit.run.stage import DECODER, Role, Services, Stage
 from pit.stages import reward
 from pit.train.checkpoint import Restored
-from pit.train.update import LossFunction, TrainState
+from pit.train.update import REFUSED, LossFunction, TrainState
 from pit.types import Topology
 
 MARGIN_BLOCK = 1_024
@@ -57,7 +58,7 @@ def rl_stage(
         name: name of the stage.
         title: short description.
         section: its config section.
-        inputs: returns its inputs: "start", "anchor", "reward" and, for references, "writer" and "rewriter".
+        inputs: returns its inputs: "start", "anchor", "reward" and, for references, "writer", "rewriter" and "ranker".
         optional: further fields of the stage.
     """
 
@@ -67,7 +68,9 @@ def rl_stage(
         models = stage.models(run)
         task = RlTask(session, models, services.gold(run))
         visits = expected_visits(session.settings, examples_of(session.settings, task.steps.fold))
-        session.train(task, models.pop("start"), session.settings.steps, visits_per_example=round(visits, 3))
+        facts = {"visits_per_example": round(visits, 3)}
+        updates = task.steps.algorithm.updates
+        session.train(task, models.pop("start"), session.settings.steps, updates=updates, **facts)
 
     def topology(config: RunConfig) -> Topology:
         settings = stage.settings(config)
@@ -87,7 +90,7 @@ def rl_stage(
         loss=loss,
         inputs=inputs,
         work=work,
-        scored=lambda config: (scored_tree(stage.settings(config).samples, _form(stage.settings(config))),),
+        scored=lambda config: _scored(stage.settings(config)),
         check=lambda config: _check(stage, config),
         sources=lambda run: _sources(stage, run),
         after=lambda config: (reward.JUDGE,) if config.board.gold == "judge" else (),
@@ -99,6 +102,13 @@ def rl_stage(
 def _form(settings: RlConfig) -> RewardForm | None:
     """Return the form of the gap that an improver's stage maximises, None for a policy's."""
     return settings.gap if isinstance(settings, ImproverRlConfig) else None
+
+
+def _scored(settings: RlConfig) -> tuple[Topology, ...]:
+    """Return the trees in which reward models score samples, and drafts of references where there are several."""
+    tree = scored_tree(settings.samples, _form(settings))
+    drafts = settings.drafts if isinstance(settings, ImproverRlConfig) else 1
+    return (tree,) if drafts == 1 else (tree, scored_tree(drafts, None))
 
 
 def _check(stage: Stage, config: RunConfig) -> None:
@@ -144,7 +154,13 @@ def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
     references = None
     if isinstance(config, ImproverRlConfig):
         passes = config.passes if isinstance(config, RewrittenRlConfig) else None
-        references = References(config, sampler, models.get("writer"), models.get("rewriter"), passes)
+        judges = judges_of(config, passes, layout, models)
+        references = References(config, sampler, models.get("writer"), models.get("rewriter"), passes, judges)
+    scale = None
+    if config.reward.scale == "log_odds":
+        reward_model, form = models["reward"], _form(config) or "difference"
+        pairs = held_out_margins(run.fold(session.stage.fold), reward_model, layout, form)
+        scale = log_odds_scale(pairs, f"{session.stage.section}.reward.scale = {config.reward.scale!r}")
     return RlStep(
         name=session.stage.name,
         config=config,
@@ -154,13 +170,23 @@ def make_step(session: Session, models: Mapping[Role, Model[Any]]) -> RlStep:
         frozen=models["start"].frozen,
         sampler=sampler,
         references=references,
-        reward=mixed(config.reward, run.template, layout, models.get("reward"), _form(config)),
+        reward=mixed(config.reward, run.template, layout, models.get("reward"), _form(config), scale),
         models=PolicyAndAnchor(graphdef, config, models["anchor"].params, capacity),
         algorithm=algorithm_of(config, session.stage.section)(graphdef, config, capacity),
         layout=layout,
         shards=run.shards,
         sharding=row_sharding(run.mesh),
+        scale=scale,
     )
+
+
+def judges_of(
+    config: ImproverRlConfig, passes: Passes | None, layout: Layout, models: Mapping[Role, Model[Any]]
+) -> Judges:
+    """Return the rewards that choose the references of a stage, from the models of its roles."""
+    drafts = model_reward(models["ranker"], layout, None) if "ranker" in models else None
+    keeps = passes is not None and passes.threshold is not None
+    return Judges(drafts, model_reward(models["reward"], layout, config.gap) if keeps else None)
 
 
 def stage_draws(session: Session, step: RlStep, reward_model: Model[RewardModel] | None) -> DrawLoader:
@@ -189,6 +215,17 @@ def margins(
         inputs, better, worse = fold.columns(range(first, min(first + MARGIN_BLOCK, examples)))
         blocks.append(gap(Answers(inputs, worse, [better]))[:, 0])
     return np.concatenate(blocks)
+
+
+def held_out_margins(
+    fold: Fold, model: Model[RewardModel], layout: Layout, form: RewardForm
+) -> Float32[np.ndarray, " n"]:
+    """Return the margin of the better answer in one form, over the first pairs of a fold, half of it in each order."""
+    inputs, better, worse = fold.columns(range(min(MARGIN_BLOCK, len(fold))))
+    gap = model_reward(model, layout, form)
+    forward, backward = (gap(Answers(inputs, ref, [y])) for ref, y in ((worse, better), (better, worse)))
+    margins: Float32[np.ndarray, " n"] = (forward - backward)[:, 0] / np.float32(2)
+    return margins
 
 
 def _digest_of(scored: Scored) -> str:
@@ -249,8 +286,9 @@ class RlTask:
         # Whatever steers the next steps follows from these, in every process by itself.
         processes.require_same(f"samples of step {self._done} of {session.stage.name}", _digest_of(scored))
         values = scored.values | self._board.signals(self._done, scored.rollout, scored.scores, scored.values)
-        # The next rollout waits for this step anyway; a refused one teaches the controllers nothing.
-        if not session.guard.settle():
+        # The next rollout waits for this step anyway; one with a refused update teaches the controllers nothing.
+        session.guard.settle()
+        if not float(totals[REFUSED].sum):
             self._control = control.adapted(config, values["objective/kl_penalty"])
         self._draws.update(draws, scored.scores)
         gaps = scored.scores.mean(axis=1) if isinstance(config, ImproverRlConfig) else None

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float32
 
 from pit.config import OrderedPairs
 from pit.data.template import gap, quality
-from pit.losses.gap import five_pairs, one_pair, pairwise
+from pit.losses.gap import antisymmetric, five_pairs, one_pair, pairwise
 from pit.losses.total import Total, masked
 from pit.model.adapters import with_dropout
 from pit.model.params import Params, merge
@@ -43,9 +43,9 @@ def quality_loss(graphdef: nnx.GraphDef[Any]) -> LossFunction:
 def gap_loss(graphdef: nnx.GraphDef[Any], ordered_pairs: OrderedPairs = "five") -> LossFunction:
     """Return the loss of R_PIT on trees x -> {y_w, y_l} -> {y_w, y_l}, with its accuracy.
 
-    It ranks the paper's five pairs of the four orders, or one.
+    It ranks the paper's five pairs of the four orders, or one, or is the logistic loss of the symmetric gap.
     """
-    ranked = five_pairs if ordered_pairs == "five" else one_pair
+    ranked = {"five": five_pairs, "one": one_pair, "antisymmetric": antisymmetric}[ordered_pairs]
 
     def loss(params: Params, batch: Arrays) -> tuple[Total, dict[str, Total]]:
         score, present = _scores(graphdef, params, batch)

@@ -6,17 +6,23 @@ from pit.stages import reward, sft
 from pit.stages.reinforced import rl_stage
 
 
-def policy_inputs(settings: PolicyRlConfig) -> dict[Role, Stage]:
-    """Return the inputs of the policy's RL stage; R_P is one of them where it has a weight in the reward."""
-    inputs: dict[Role, Stage] = {"start": sft.POLICY, "anchor": sft.POLICY}
-    return {**inputs, "reward": reward.QUALITY} if settings.reward.model_weight else inputs
+def policy_inputs(settings: PolicyRlConfig, start: Stage, quality: Stage) -> dict[Role, Stage]:
+    """Return the inputs of an RL stage of the policy.
+
+    Args:
+        settings: its config section.
+        start: stage that it starts from, its anchor where the config says "init".
+        quality: R_P, the reward where it has a weight.
+    """
+    inputs: dict[Role, Stage] = {"start": start, "anchor": sft.POLICY if settings.anchor == "sft" else start}
+    return {**inputs, "reward": quality} if settings.reward.model_weight else inputs
 
 
 POLICY = rl_stage(
     name="rl-policy",
     title="M_P^RL against R_P",
     section="rl_policy",
-    inputs=lambda config: policy_inputs(config.rl_policy),
+    inputs=lambda config: policy_inputs(config.rl_policy, sft.POLICY, reward.QUALITY),
 )
 
 
@@ -26,7 +32,7 @@ def improver_inputs(settings: ImproverRlConfig, start: Stage, quality: Stage, ga
     Args:
         settings: its config section.
         start: stage that it starts from, its anchor where the config says "init", and the rewriter of its references.
-        quality: R_P, the reward of the ablation without a gap model.
+        quality: R_P, the reward of the ablation without a gap model, and the judge of drafts.
         gap: R_PIT, the reward otherwise.
     """
     inputs: dict[Role, Stage] = {
@@ -39,6 +45,8 @@ def improver_inputs(settings: ImproverRlConfig, start: Stage, quality: Stage, ga
         inputs["writer"] = POLICY
     if isinstance(settings, RewrittenRlConfig) and settings.passes.most:
         inputs["rewriter"] = start
+    if settings.drafts > 1:
+        inputs["ranker"] = quality
     return inputs
 
 
