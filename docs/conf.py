@@ -9,10 +9,11 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
 from docutils import nodes  # noqa: E402
-from site_pages import commands, config_fields, contents, metrics, names, reference, results  # noqa: E402
 from sphinx import addnodes  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 from sphinx.util import logging  # noqa: E402
+
+from site_pages import contents, marks, names, reference  # noqa: E402
 
 project = "PIT"
 author = "the authors of PIT"
@@ -23,8 +24,7 @@ extensions = ["myst_nb", "sphinx_copybutton"]
 root_doc = contents.START
 include_patterns = [f"{page}.md" for page in contents.pages()] + [f"{reference.FOLDER}/*.md"]
 exclude_patterns = ["build", "runs", "dist", ".*", "python", "tests", "bench", "cpp"]
-nitpicky = False
-default_role = None
+add_module_names = False
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
@@ -70,20 +70,16 @@ html_theme_options = {
     "use_download_button": True,
     "use_fullscreen_button": False,
     "home_page_in_toc": True,
+    # The side bar has the search; the theme's header would repeat it.
+    "navbar_start": [],
+    "navbar_center": [],
+    "navbar_end": [],
+    "navbar_persistent": [],
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 
 PUBLIC = frozenset(name for name, _ in names.public_names())
-
-TABLES = {
-    "config": config_fields.config_page,
-    "metrics": metrics.metrics_page,
-    "limits": metrics.limits_page,
-    "commands": commands.commands_page,
-    "results": results.results_page,
-    "packages": reference.packages_table,
-}
 
 
 def write_reference(_: Sphinx) -> None:
@@ -100,7 +96,7 @@ def write_reference(_: Sphinx) -> None:
 
 def read_page(_: Sphinx, page: str, source: list[str]) -> None:
     """Put the generated tables and the contents into a page."""
-    source[0] = contents.for_site(page, source[0], TABLES)
+    source[0] = contents.for_site(page, source[0], marks.TABLES)
 
 
 def link_annotations(_: Sphinx, tree: nodes.document) -> None:

@@ -35,7 +35,7 @@ def config_page() -> str:
 
 def sections() -> list[type]:
     """Return the classes of sections, a run's own first, each once."""
-    found = [RunConfig]
+    found: list[type] = [RunConfig]
     for section in found:
         inside = dict.fromkeys(setting.section for setting in settings(section) if setting.section is not None)
         found += [kind for kind in inside if kind not in found]
@@ -93,7 +93,7 @@ def _kind(hint: Any) -> str:
     """Return the type of a field in words, with its range.
 
     >>> from typing import Annotated
-    >>> _kind(Annotated[float | None, Range(0, 1)]), _kind(Literal["a", "b"]), _kind(int)
+    >>> _kind(Annotated[float | None, Range(0.0, 1.0)]), _kind(Literal["a", "b"]), _kind(int)
     ('number in [0, 1], or none', '`a`, `b`', 'whole number')
     """
     if dataclasses.is_dataclass(hint):

@@ -9,19 +9,33 @@ from collections.abc import Collection, Iterator
 from itertools import pairwise
 from textwrap import dedent
 
+from site_pages.names import ROOT
+
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Example", "Examples")
 _SECTION = re.compile(rf"({'|'.join(SECTIONS)}):[ ]*$")
+_PAGE = re.compile(r"\b((?:docs|kernels)/[\w/-]+\.md)")
 _ENTRY = re.compile(r"(?P<names>\*{0,2}[A-Za-z_][\w.]*(?:, \*{0,2}[A-Za-z_][\w.]*)*): (?P<text>\S.*)", re.S)
 
 
 def escaped(text: str) -> str:
-    r"""Return prose as Markdown that shows it unchanged; backticks keep their meaning.
+    r"""Return prose as Markdown that shows it unchanged; backticks keep their meaning, names of pages become links.
 
     >>> escaped("a * b in `a * b`, <key>")
     'a \\* b in `a * b`, \\<key>'
     """
     parts = re.split(r"(`+[^`]*`+)", text)
-    return "".join(part if part.startswith("`") else re.sub(r"([*_<\[\]$|])", r"\\\1", part) for part in parts)
+    return "".join(
+        part if part.startswith("`") and not _PAGE.fullmatch(part, 1, len(part) - 1) else _plain(part.strip("`"))
+        for part in parts
+    )
+
+
+def _plain(text: str) -> str:
+    """Return text with a backslash before what Markdown would read; the name of a page becomes a link."""
+    pieces = _PAGE.split(text)
+    plain = [re.sub(r"([\\*_<\[\]{&$|])", r"\\\1", piece) for piece in pieces[::2]]
+    links = [f"[{page}](/{page})" if (ROOT / page).is_file() else page for page in pieces[1::2]] + [""]
+    return "".join(piece + link for piece, link in zip(plain, links, strict=True))
 
 
 def entries(doc: str, names: Collection[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ so that shapes in annotations stay as written, and the Triton kernels need no Tr
 """
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -113,6 +113,11 @@ def public_names() -> Iterator[tuple[str, Member]]:
                 yield f"{module.name}.{member.name}.{part.name}", part
 
 
+def undocumented(named: Iterable[tuple[str, Member]]) -> list[str]:
+    """Return the names that say nothing of themselves; a constant without a docstring shows its value."""
+    return [name for name, member in named if not member.doc and (member.kind != "data" or not member.signature)]
+
+
 def full_name(module: str, name: str) -> str | None:
     """Return the public name that a word in an annotation of a module means; None for names of others."""
     return defined_in(modules()[module], name) if module in modules() else None
@@ -193,16 +198,17 @@ def _class(node: ast.ClassDef) -> Member:
 
 def _data(node: ast.Assign | ast.AnnAssign, following: ast.stmt | None) -> Iterator[Member]:
     """Yield the public constants of an assignment; a string that follows it is their docstring."""
-    match node:
-        case ast.Assign(targets=[ast.Tuple(elts=targets) | ast.List(elts=targets)]):
-            value = ""
-        case ast.Assign(targets=targets):
-            value = ast.unparse(node.value)
-        case ast.AnnAssign(target=target):
-            targets, value = [target], "" if node.value is None else ast.unparse(node.value)
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    values = [node.value] * len(targets)
+    if isinstance(targets[0], ast.Tuple):
+        targets = targets[0].elts
+        together = isinstance(node.value, ast.Tuple) and len(node.value.elts) == len(targets)
+        values = (
+            list(node.value.elts) if isinstance(node.value, ast.Tuple) and together else [node.value] * len(targets)
+        )
     doc = ""
     if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
         doc = str(following.value.value)
-    for target in targets:
+    for target, value in zip(targets, values, strict=True):
         if isinstance(target, ast.Name) and not target.id.startswith("_"):
-            yield Member(target.id, "data", value, doc)
+            yield Member(target.id, "data", "" if value is None else ast.unparse(value), doc)

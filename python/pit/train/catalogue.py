@@ -38,7 +38,8 @@ METRICS = (
         "rewards/margin",
         f"{GAP}, {IMPROVER}",
         "score",
-        "score of (w,l) less that of (l,w); in RL the gap of the answer over its reference (not with raw gaps, which have no zero)",
+        "score of (w,l) less that of (l,w); in RL the gap of the answer over its reference (not with raw gaps, which "
+        "have no zero)",
     ),
     Metric("objective/reward", RL, "score", "score of the reward, unchanged"),
     Metric("objective/rlhf_reward", RL, "score", "shaped reward, from which advantages are computed"),
