@@ -146,4 +146,4 @@ fuzz: $(STAMP)  ## feed a million damaged stores and states each to their reader
 	@gcov --no-output $(VALIDATORS:%=build/coverage/CMakeFiles/pit_core.dir/cpp/src/%.cpp.gcda) | grep -A1 "cpp/src/" | grep -v "^--"
 
 clean:  ## remove the environment, the builds and the caches; runs/ stays
-	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* build dist docs/reference/api .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

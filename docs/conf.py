@@ -38,7 +38,8 @@ nb_execution_timeout = 600
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
-nb_merge_streams = True
+# Kernels say that they take colours; commands in a page are no terminal, and show no live progress.
+os.environ["TTY_COMPATIBLE"] = "0"
 
 
 def _sources() -> str:
@@ -111,6 +112,20 @@ def link_annotations(_: Sphinx, tree: nodes.document) -> None:
                 node["reftarget"], node["refspecific"] = known, False
 
 
+def join_output(_: Sphinx, tree: nodes.document) -> None:
+    """Join the pieces in which a cell's text arrived; they end anywhere, and MyST-NB would end a line at each."""
+    for outputs in tree.findall(lambda node: isinstance(node, nodes.container) and "cell_output" in node["classes"]):
+        last = None
+        for piece in list(outputs.children):
+            streams = isinstance(piece, nodes.literal_block) and "stream" in piece["classes"]
+            if streams and last is not None and last["classes"] == piece["classes"]:
+                last.rawsource = last.astext() + piece.astext()
+                last.children = [nodes.Text(last.rawsource)]
+                outputs.remove(piece)
+            else:
+                last = piece if streams else None
+
+
 def check_reference(app: Sphinx, _: object) -> None:
     """Warn, which ends the build, of every public name that the built reference does not hold."""
     held = {name for name, *_ in app.env.get_domain("py").get_objects()}
@@ -124,5 +139,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", write_reference)
     app.connect("source-read", read_page)
     app.connect("doctree-read", link_annotations)
+    app.connect("doctree-read", join_output)
     app.connect("env-check-consistency", lambda app, env: check_reference(app, env))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
