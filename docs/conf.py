@@ -39,7 +39,7 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 # Kernels say that they take colours; commands in a page are no terminal, and show no live progress.
-os.environ["TTY_COMPATIBLE"] = "0"
+os.environ |= {"TTY_COMPATIBLE": "0", "COLUMNS": "100"}
 
 
 def _sources() -> str:

@@ -19,6 +19,7 @@ def conf():
     spec = importlib.util.spec_from_file_location("site_conf", names.ROOT / "docs" / "conf.py")
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "")
         patch.setenv("TTY_COMPATIBLE", "")
         spec.loader.exec_module(module)
     return module
