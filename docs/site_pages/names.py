@@ -21,7 +21,7 @@ Kind = Literal["function", "class", "data", "method", "property", "classmethod",
 
 
 class Field(NamedTuple):
-    """Field of a class: its annotation and default as written; the default is None where there is none."""
+    """Field of a class: its annotation and its default as written; None where there is none."""
 
     name: str
     annotation: str
@@ -180,7 +180,7 @@ def _arguments(node: Function, bound: bool) -> str:
 
 def _class(node: ast.ClassDef) -> Member:
     fields = tuple(
-        Field(item.target.id, ast.unparse(item.annotation), None if item.value is None else ast.unparse(item.value))
+        Field(item.target.id, ast.unparse(item.annotation), _default(item.value))
         for item in node.body
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not item.target.id.startswith("_")
     )
@@ -194,6 +194,16 @@ def _class(node: ast.ClassDef) -> Member:
         members=tuple(_members(node.body, of_class=True)),
         bases=tuple(ast.unparse(base) for base in node.bases),
     )
+
+
+def _default(value: ast.expr | None) -> str | None:
+    """Return the default of a field as written, also in `dataclasses.field`; None where there is none."""
+    if not (isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] == "field"):
+        return None if value is None else ast.unparse(value)
+    given = {keyword.arg: keyword.value for keyword in value.keywords}
+    if (factory := given.get("default_factory")) is not None:
+        return ast.unparse(factory.body) if isinstance(factory, ast.Lambda) else f"{ast.unparse(factory)}()"
+    return ast.unparse(given["default"]) if "default" in given else None
 
 
 def _data(node: ast.Assign | ast.AnnAssign, following: ast.stmt | None) -> Iterator[Member]:

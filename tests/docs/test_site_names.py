@@ -102,6 +102,19 @@ def test_signatures_are_as_written(tmp_path):
     assert (x.signature, x.doc, y.signature, y.doc) == ("1", "Both.", "2", "Both.")
 
 
+def test_defaults_of_fields_are_shown(tmp_path):
+    source = (
+        "class A:\n"
+        "    a: int\n"
+        "    b: int = field(repr=False)\n"
+        "    c: int = field(default=2, repr=False)\n"
+        "    d: B = field(default_factory=B)\n"
+        "    e: B = dataclasses.field(default_factory=lambda: B(1))\n"
+    )
+    (a,) = module(tmp_path, source).members
+    assert [field.default for field in a.fields] == [None, None, "2", "B()", "B(1)"]
+
+
 def test_a_word_of_an_annotation_means_what_its_module_imports():
     assert names.full_name("pit.pipeline", "Run") == "pit.run.folder.Run"
     assert names.full_name("pit.run.folder", "Run") == "pit.run.folder.Run"
