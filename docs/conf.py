@@ -62,6 +62,9 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_additional_pages = {"index": "start.html"}
 templates_path = ["_templates"]
+# The search finds every name; the lists of all names are wider than a phone.
+html_use_index = False
+html_domain_indices = False
 html_copy_source = True
 html_show_sourcelink = False
 html_theme_options = {
