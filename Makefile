@@ -28,7 +28,7 @@ CPP_SOURCES := $(shell find cpp -type f)
 # The virtual environment's tools come first, so that cmake and ninja have the pinned versions.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help venv demo test test-newest test-gpu test-all properties lint bench sanitize fuzz clean
+.PHONY: help venv demo docs test test-newest test-gpu test-all properties lint bench sanitize fuzz clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,17 @@ test-newest:  ## run the tests that a new JAX may break, with python3.13 or 3.12
 	@for python in $(NEWEST); do \
 	  if $$python -c '' 2>/dev/null; then exec $(MAKE) test PYTHON=$$python TESTS="$(NEWEST_TESTS)"; fi; \
 	done; echo "none of $(NEWEST) runs; name one: make test-newest NEWEST=/path/to/python3.13" >&2; exit 1
+
+# The site has a stamp of its own, so that make test downloads none of it.
+docs: $(VENV)/.docs-stamp  ## build the site into build/docs, warnings as errors; notebooks run unless their outputs are kept
+	@echo "docs: notebooks run for minutes where a source has changed since (PIT_NOTEBOOKS=off: show them without outputs)"
+	@JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs . build/docs
+	@echo "docs: open build/docs/index.html"
+
+$(VENV)/.docs-stamp: $(STAMP)
+	@echo "docs: Sphinx, its theme and Jupyter's kernel (downloads about 41 MB the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	@touch $@
 
 # Apart from .venv: where JAX finds a CUDA plugin, it looks for a GPU in every command.
 GPU_TEST := $(CURDIR)/build/gpu-test$(VENV:.venv%=%)
@@ -135,4 +146,4 @@ fuzz: $(STAMP)  ## feed a million damaged stores and states each to their reader
 	@gcov --no-output $(VALIDATORS:%=build/coverage/CMakeFiles/pit_core.dir/cpp/src/%.cpp.gcda) | grep -A1 "cpp/src/" | grep -v "^--"
 
 clean:  ## remove the environment, the builds and the caches; runs/ stays
-	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* build dist docs/reference/api .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -19,6 +19,7 @@ from pit.cli import main
 from pit.config import override, read_config
 from pit.recipes.demo import tiny
 from pit.stages import reward, rl, rl_iterated, sft
+from pit.train.catalogue import METRICS
 
 SETTINGS = [
     "sft_policy.steps=60",
@@ -80,6 +81,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = pit("run", "tiny", "--out", folder, *settings, timeout_s=550)
     assert "done  evaluate" in result.stdout
     return folder
+
+
+def test_every_logged_metric_is_in_the_catalogue(run: Path) -> None:
+    files = sorted((run / "stages").glob("*/metrics.jsonl"))
+    logged = {name for file in files for line in file.read_text().splitlines() for name in json.loads(line)}
+    assert len(files) > 6
+    assert {name.removeprefix("eval/") for name in logged - {"step"}} <= {metric.name for metric in METRICS}
 
 
 class _Page(html.parser.HTMLParser):

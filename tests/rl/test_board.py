@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from pit.data.tokens import Tokens
 from pit.rl.board import WATCHES, Board, BoardState, deep_signals, gold_signals
 from pit.rl.records import Prompts, Rollout
 from pit.rollout.sample import Samples
+from pit.train.catalogue import METRICS
 
 NONE = BoardConfig(**{watch.limit: Limit() for watch in WATCHES})
 
@@ -82,20 +81,20 @@ def test_signals_of_a_step_by_hand():
     }
 
 
-def test_names_and_limits_are_those_that_the_documentation_explains():
+def test_names_and_limits_are_those_that_the_catalogue_explains():
     made = board(dataclasses.replace(NONE, every=1), gold=length_of)
     names = {*made.signals(1, rollout(), SCORES, {"objective/kl": 1.0}), *(watch.metric for watch in WATCHES)}
-    (page,) = (Path(__file__).parents[2] / "docs").rglob("rl.md")
-    text = page.read_text()
-    text = text[text.index("## The hacking board") :]
-    table = re.findall(r"^\| `([a-z0-9_/]+)` \| (?:`([a-z_]+)` (\S+))? *\| (\w*) *\|", text, re.M)
-    assert {metric for metric, *_ in table} == names
-    explained = {(metric, limit, side, value) for metric, limit, value, side in table if limit}
-    assert explained == {
-        (watch.metric, watch.limit, watch.side, "none" if limit is None else f"{limit:g}")
-        for watch in WATCHES
-        for limit in [getattr(BoardConfig(), watch.limit).limit]
-    }
+    explained = {metric.name for metric in METRICS}
+    assert names <= explained
+    assert {name for name in explained if name.startswith("board/")} <= names
+    limits = {field.name for field in dataclasses.fields(BoardConfig) if isinstance(getattr(NONE, field.name), Limit)}
+    assert {watch.limit for watch in WATCHES} == limits
+
+
+def test_deep_metrics_are_those_that_every_step_does_not_log():
+    made = board(dataclasses.replace(NONE, every=2), gold=length_of)
+    plain, deep = (set(made.signals(step, rollout(), SCORES, {"objective/kl": 1.0})) for step in (1, 2))
+    assert deep - plain == {metric.name for metric in METRICS if metric.deep}
 
 
 def test_the_policy_has_no_reference_to_copy():

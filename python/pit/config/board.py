@@ -21,7 +21,7 @@ class Limit(Section):
 
 @dataclass(frozen=True)
 class BoardConfig(Section):
-    """An audit of reward hacking in every RL stage; docs/concepts/rl.md explains each signal. No default stops a run.
+    """An audit of reward hacking in every RL stage (docs/reference/metrics.md). No default stops a run.
 
     The board describes the last samples, predicts nothing, and changes nothing of what is trained: its settings may
     change while a run is on.

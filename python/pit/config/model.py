@@ -35,6 +35,10 @@ class RopeScaling(Section):
 class ModelConfig(Section):
     """Shape of a decoder. The defaults are Llama-like; `gemma_like` lists Gemma's differences.
 
+    width: width of the residual stream. layers: number of layers.
+    heads, kv_heads: query heads, and key and value heads, per layer.
+    head_dim: width of a head. mlp: width of the MLP.
+    norm_eps: number added to the mean square in every norm. rope_theta: base of the rotary frequencies.
     rope_scaling: change of the rotary frequencies for paths longer than those of pretraining, if any.
     rotary_fraction: share of each head's width that is rotated by position; the rest compares content alone.
     window: most tokens of its path that a token of a local layer sees, itself included; None: no layer is local.
@@ -45,6 +49,14 @@ class ModelConfig(Section):
     qkv_bias: whether queries, keys and values have a bias (Qwen 2).
     qk_norm: whether each head of queries and keys is normalised before it is rotated (Qwen 3, Gemma 3).
     learned_positions: size of a learned table of positions that is added to the embedding (GPT-2); 0 for none.
+    tied: whether the output table is the embedding.
+    activation: nonlinearity of the gated MLP.
+    norm_offset: scale norms by 1 + w instead of w (Gemma).
+    embed_scale: multiply embeddings by the square root of the width (Gemma).
+    post_norm: normalise the output of attention and MLP too (Gemma 2 and 3).
+    attention_soft_cap, final_soft_cap: bound of attention scores, and of logits, by tanh (Gemma 2); None for none.
+    query_scale: factor of attention scores; None for 1 / sqrt(head_dim).
+    compute_dtype: type of activations and products.
     remat: activations that the backward pass computes again: "none"; "full", all of a layer but its input;
         "save_attention", all but that and the output of attention.
     matched_heads: KV heads per layer whose key projection starts equal to the query projection, so that equal tokens

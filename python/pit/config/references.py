@@ -42,6 +42,7 @@ class SourceWeights(Section):
 class Passes(Section):
     """Number of passes, uniform from `least` to `most`.
 
+    least, most: bounds, both included.
     threshold: gap over the answer before that a pass must exceed to be kept, as `improve.threshold` at inference, in
         the form of the stage's `gap`; None keeps every pass.
     """

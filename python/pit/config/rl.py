@@ -181,6 +181,7 @@ class RlConfig(Section):
     """Fields of every RL stage.
 
     algorithm: name of the policy-gradient algorithm, one of `pit.rl.algorithms.ALGORITHMS`.
+    steps: updates of the stage.
     prompts, samples: trees per step, and samples per tree.
     beta: KL coefficient, score per nat (the paper leaves it open); the first one where kl.target makes it adaptive.
     kl: how the KL is estimated and charged.
@@ -193,6 +194,10 @@ class RlConfig(Section):
     curriculum: which prompts come when.
     anchor: model of the KL term: the fine-tuned model ("sft"), or the checkpoint that the stage starts from ("init").
     rollout: how samples are decoded.
+    evaluate_every: interval, in steps, of metrics of held-out prompts (`eval/`); 0: only at the end.
+    evaluate_prompts: number of these prompts.
+    checkpoint_every: interval, in steps, of checkpoints; 0: only at the end.
+    keep: number of checkpoints that are kept.
     reward: weights of the reward model and of a function of your own.
     clip: updates per rollout of `algorithm=clipped`.
     adapter: adapters to train on the run's base, those of the stage that it starts from; None trains all weights.

@@ -32,6 +32,8 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 class RunConfig(Section):
     """Everything that a run depends on. `workers` and `mesh` change no result beyond rounding, `board` none at all.
 
+    name: name of the run, such as that of its recipe.
+    seed: root of all random numbers of the run.
     references: how far RL of the improver goes: "data" ends it after RL,0, whose references are the data's; "policy",
         the paper, adds RL,1, whose references M_P^RL writes; "own", beyond the paper, adds RL,2, whose references the
         improver of RL,1 rewrites.

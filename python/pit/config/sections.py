@@ -18,7 +18,11 @@ WINDOW = Range(low=3.0)
 
 @dataclass(frozen=True)
 class FoldFractions(Section):
-    """Share of the conversations in each fold: the paper's thirds, then two folds that no trained model sees."""
+    """Share of the conversations in each fold: the paper's thirds, then two folds that no trained model sees.
+
+    sft, reward, rl: share for fine-tuning, for the reward models, and for prompts of RL.
+    judge: share for the reward model that judges alone. eval: share for evaluation.
+    """
 
     sft: Annotated[float, POSITIVE] = 0.28
     reward: Annotated[float, POSITIVE] = 0.28
@@ -155,6 +159,8 @@ class WindowConfig(Section):
 
     With role tokens the closing one is counted. In a chat format a window counts contents, and what the format adds
     comes on top.
+
+    input, reference, output: most tokens of a prompt, of a reference and of an answer.
     """
 
     input: Annotated[int, WINDOW] = 512
@@ -177,6 +183,10 @@ class OptimizerConfig(Section):
 
     moments: states per weight: "full", AdamW's two, in float32; or "factored", Adafactor's second moment by rows and
         columns alone (Shazeer, Stern, arXiv 1804.04235), which decays as its authors set it, with b1 = 0.
+    learning_rate: peak, reached after the warm-up. warmup_steps: steps of the linear warm-up.
+    end_fraction: share of the peak at the last step.
+    weight_decay: AdamW's, per unit of the learning rate.
+    clip_norm: largest norm of a gradient; longer ones are scaled down to it.
     b1, b2: decay of the first and of AdamW's second moment.
     refusals: number of consecutive steps with a loss or gradient that is not finite after which a stage stops; each is
         refused, so that weights and optimizer stay as they were.
@@ -206,6 +216,7 @@ class OptimizerConfig(Section):
 class PackingConfig(Section):
     """Packing of trees: `rows` rows of `row_length` tokens per shard and microbatch.
 
+    row_length: tokens per row. rows: rows per shard and microbatch.
     microbatches: number of microbatches per step (gradient accumulation).
     window: trees that the planner may look ahead to fill a row.
     trees: most trees per microbatch and shard (the static size of its leaf table).
@@ -277,7 +288,12 @@ class EvaluateConfig(Section):
 
 @dataclass(frozen=True)
 class MeshConfig(Section):
-    """Sizes of the device mesh (data, fsdp, tensor); 1, 1, 1 is a single device."""
+    """Sizes of the device mesh (data, fsdp, tensor); 1, 1, 1 is a single device.
+
+    data: copies of the weights; each takes a share of the rows.
+    fsdp: shards of weights and optimizer; each takes a share of the rows.
+    tensor: shards of heads and of the width of the MLP.
+    """
 
     data: Annotated[int, COUNT] = 1
     fsdp: Annotated[int, COUNT] = 1

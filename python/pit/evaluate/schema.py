@@ -61,7 +61,11 @@ class QualityPoint:
 
 @dataclass(frozen=True)
 class SensitivityRow:
-    """Accuracy of a model on pairs of answers with one kind of difference, with Wilson's interval; shares 0 to 1."""
+    """Accuracy of a model on pairs of answers with one kind of difference, with Wilson's interval; shares 0 to 1.
+
+    model: name of the model. aspect: kind of difference.
+    accuracy: share of pairs in the right order. low, high: ends of its interval. n: number of pairs.
+    """
 
     model: str
     aspect: str
@@ -75,6 +79,8 @@ class SensitivityRow:
 class StageCost:
     """Cost of one stage.
 
+    name: name of the stage. steps: its steps. tokens: tokens that it trained on, without padding.
+    compile_seconds: time in which XLA compiled.
     seconds: wall-clock time; it includes `compile_seconds`.
     peak_memory_bytes: peak device memory; None if it is not known.
     """
@@ -91,7 +97,9 @@ class StageCost:
 class ExampleStep:
     """One answer to the prompt of an example.
 
-    gap: centred gap of this answer over its reference; None for the policy's own answer.
+    text: the answer; in a search the best candidate of the round.
+    gap: gap of this answer over its reference, in the form of `improve.gap` or by likelihood; None for the policy's
+        own answer.
     accepted: whether the stop rule accepted it; None for the policy's own answer.
     quality: score by the oracle; None if there is no oracle.
     reference: index of the step that is its reference; None for the policy's own answer.
@@ -106,7 +114,10 @@ class ExampleStep:
 
 @dataclass(frozen=True)
 class Example:
-    """Prompt with its answers y_0, y_1, ...; y_0 is the policy's own."""
+    """Prompt with its answers y_0, y_1, ...; y_0 is the policy's own.
+
+    prompt: text of the prompt. steps: its answers, in order.
+    """
 
     prompt: str
     steps: tuple[ExampleStep, ...]
@@ -129,6 +140,7 @@ class Comparisons:
 class LlmJudgeRecord:
     """What an LLM judge was asked, and its cost.
 
+    url, model: address of the server, and name of the model there.
     prompt: digest of its instructions. comparisons: name of a delta's two methods to its counts.
     calls: replies that the server gave. cached: replies from an earlier evaluation. unreadable: replies that were none
     of those asked for. failed: replies that did not come.
@@ -151,16 +163,18 @@ class LlmJudgeRecord:
 class Results:
     """All measurements of a run. Raises `ResultsError` for values that contradict each other.
 
-    version: `SCHEMA_VERSION`.
-    recipe, dataset, device: names for the reader.
+    version: version of this schema, 1.
+    recipe, dataset, device: recipe, data and hardware, as text for the reader.
     seeds: all seeds that the figures depend on.
-    config_hash, config: hash of the configuration, and the configuration as plain JSON.
+    config_hash: hash of the configuration. config: the configuration as plain JSON.
     versions: package name to version.
     delta: "<candidate>_over_<baseline>/<measure>" to win rate minus lose rate, in points. The key of a figure with
         length control ends in "/length_controlled". A report opens with one of `HEADLINES`.
-    quality: series name (`RAW`, `STOP_RULE`, or another improver's) to its points, iterations ascending.
+    quality: series name ("raw", "stop_rule", or another improver's) to its points, iterations ascending; of a search,
+        by round.
     quality_measure: description of the quality, such as "oracle score, 0 to 1".
-    accuracies: model name to pair accuracy, 0 to 1; must hold `LENGTH_BASELINE` if it holds any other.
+    accuracies: model name to pair accuracy, 0 to 1; ", own answers" at its end: on labelled answers of the models. Holds
+        "length", the accuracy of "the longer answer is better", if it holds any other.
     perplexity: model name to perplexity, per token, of the better answers of held-out pairs.
     sensitivity: accuracies by kind of difference.
     llm_judge: counts and cost of the LLM judge; None without one.

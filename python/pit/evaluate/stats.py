@@ -30,7 +30,10 @@ Scores = Float[np.ndarray, " _"] | Int[np.ndarray, " _"]
 
 
 class Interval(NamedTuple):
-    """Estimate, the ends of its 95 % interval, and the number of items behind it."""
+    """Estimate, the ends of its 95 % interval, and the number of items behind it.
+
+    value: the estimate. low, high: ends of its interval. n: number of items, such as pairs or answers.
+    """
 
     value: float
     low: float
@@ -41,6 +44,7 @@ class Interval(NamedTuple):
 class Delta(NamedTuple):
     """Win rate minus lose rate, in points (-100 to 100), with its 95 % interval.
 
+    value: 100 (win rate - lose rate). low, high: ends of its interval.
     n: number of prompts compared.
     win, lose, tie: number of prompts that the candidate won, lost and tied; they add up to n.
     method: description of how value and interval were computed, for the report.

@@ -25,17 +25,22 @@ INDEX = "model.safetensors.index.json"
 
 @runtime_checkable
 class Tensor(Protocol):
-    """A tensor of an open file, as the header describes it.
-
-    path: the file; dtype: its dtype there, in the words of safetensors; shape: as transformers keeps it.
-    """
+    """A tensor of an open file, as the header describes it."""
 
     @property
-    def path(self) -> Path: ...  # noqa: D102
+    def path(self) -> Path:
+        """The file."""
+        ...
+
     @property
-    def dtype(self) -> str: ...  # noqa: D102
+    def dtype(self) -> str:
+        """Its dtype in the file, in the words of safetensors."""
+        ...
+
     @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    def shape(self) -> tuple[int, ...]:
+        """Its shape as transformers keeps it."""
+        ...
 
     def read(self) -> np.ndarray:
         """Return its data."""

@@ -1,6 +1,6 @@
 """Readers of the metrics that stages log: `RUN/stages/<stage>/metrics.jsonl`, one JSON object per line.
 
-`docs/results.md` describes the files.
+`docs/reference/metrics.md` describes the files.
 """
 
 import json

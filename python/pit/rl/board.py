@@ -1,7 +1,7 @@
 """The hacking board of an RL stage: its signals step by step, the limits that they cross, and when it stops the stage.
 
 It is an audit, not an early warning: each signal describes the last samples. The signals are in `signals.py`, the
-limits in `pit.config.BoardConfig`; docs/concepts/rl.md has the table of both.
+limits in `pit.config.BoardConfig`; docs/reference/metrics.md has the table of both.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Metrics of an RL step, under the names that TRL's users know; docs/concepts/rl.md explains each."""
+"""Metrics of an RL step, under the names that TRL's users know; `pit.train.catalogue` explains each."""
 
 import numpy as np
 from jaxtyping import Float32
