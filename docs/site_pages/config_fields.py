@@ -6,6 +6,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Literal
 
 from pit.config import RunConfig
@@ -33,6 +34,7 @@ def config_page() -> str:
     return "\n\n".join(part for section in sections() for part in _section(section))
 
 
+@cache
 def sections() -> list[type]:
     """Return the classes of sections, a run's own first, each once."""
     found: list[type] = [RunConfig]
@@ -42,6 +44,7 @@ def sections() -> list[type]:
     return found
 
 
+@cache
 def settings(section: type) -> list[Setting]:
     """Return the fields of a section; what base classes say of a field counts where the section says nothing."""
     hints = typing.get_type_hints(section, include_extras=True)
@@ -62,6 +65,7 @@ def settings(section: type) -> list[Setting]:
     ]
 
 
+@cache
 def paths(section: type) -> list[str]:
     """Return where a section stands in a run's config, as `--set` names it; empty for the run itself."""
     found = []
