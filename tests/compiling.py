@@ -7,6 +7,9 @@ import sys
 QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 """Flags of XLA under which the fast tests compile in 6 tenths of the time; the programs are slower."""
 
+USERS = {"xla_cpu_use_fusion_emitters": True}
+"""Compiler options of a program whose very bits a test looks at: those that users have."""
+
 _DEVICES = "--xla_force_host_platform_device_count"
 
 
