@@ -173,8 +173,8 @@ class Results:
     quality: series name ("raw", "stop_rule", or another improver's) to its points, iterations ascending; of a search,
         by round.
     quality_measure: description of the quality, such as "oracle score, 0 to 1".
-    accuracies: model name to pair accuracy, 0 to 1; ", own answers" at its end: on labelled answers of the models. Holds
-        "length", the accuracy of "the longer answer is better", if it holds any other.
+    accuracies: model name to pair accuracy, 0 to 1; ", own answers" at its end: on labelled answers of the models.
+        Holds "length", the accuracy of "the longer answer is better", if it holds any other.
     perplexity: model name to perplexity, per token, of the better answers of held-out pairs.
     sensitivity: accuracies by kind of difference.
     llm_judge: counts and cost of the LLM judge; None without one.
