@@ -15,6 +15,7 @@ from sampler_double import Elsewhere
 
 from pit.config import ClipConfig
 from pit.data.curriculum import Draws, read_history
+from pit.losses.total import Total
 from pit.model.params import copy
 from pit.recipes.demo import tiny
 from pit.rl.clipped import Clipped
@@ -32,9 +33,9 @@ from pit.seeds import Seed
 from pit.stages import rl, sft
 from pit.stages.prepare import prepare
 from pit.stages.reinforced import make_step
-from pit.train.catalogue import FUNCTION, METRICS
+from pit.train.catalogue import FUNCTION, METRICS, SCALED
 from pit.train.guard import DivergedError
-from pit.train.update import Update
+from pit.train.update import REFUSED, Update
 from pit.types import Source
 
 pytestmark = pytest.mark.usefixtures("fresh_stages")
@@ -253,6 +254,11 @@ def test_no_clipped_update_follows_one_beyond_the_limit(step, initial):
         assert scored.values["policy/updates"] == len(calls) == updates
 
 
+def test_no_clipped_update_follows_a_refused_one(step):
+    algorithm, weight = clipped_step(step, kl_limit=None).algorithm, jnp.float32(1.0)
+    assert [algorithm.proceeds({REFUSED: Total(jnp.float32(refused), weight)}) for refused in (0, 1)] == [True, False]
+
+
 def test_the_curriculum_draws_every_example_once_an_epoch_from_the_asked_sources(step):
     count, examples = step.config.prompts, len(step.fold)
     loader = make_draws(STAGE.section, step.config, examples, seed=SEED, config_hash="", data_hash="", difficulty=None)
@@ -317,7 +323,7 @@ def test_metrics_have_the_names_that_the_catalogue_explains(step, scored):
     names = set(metrics(step.config, scored.rollout, scored.scores, scored.measures, CONTROL))
     assert names == set(scored.values)
     groups = ("objective/", "rewards/", "completions/", "rollout/")
-    explained = {m.name for m in METRICS if m.name.startswith(groups) and m.stages != FUNCTION}
+    explained = {m.name for m in METRICS if m.name.startswith(groups) and m.stages not in (FUNCTION, SCALED)}
     assert names == explained
 
 

@@ -24,7 +24,7 @@ from pit.rl.readings import places, predictions
 from pit.rl.records import Measures, Minibatch, Trees, by_slot
 from pit.rl.rloo import Rloo
 from pit.seeds import Seed
-from pit.train.update import Arrays, LossFunction
+from pit.train.update import REFUSED, Arrays, LossFunction
 
 CLIPPED, KL = "policy/clipfrac_avg", "policy/approxkl_avg"
 """Metrics of an update, under TRL's names."""
@@ -109,8 +109,11 @@ class Clipped(Rloo):
                 yield parts[number]
 
     def proceeds(self, totals: Mapping[str, Total]) -> bool:
-        """Return whether the last update, before it, was within `kl_limit` of the policy that sampled."""
-        limit, kl = self.config.clip.kl_limit, totals.get(KL)
+        """Return whether the last update was taken, and began within `kl_limit` of the policy that sampled."""
+        limit, kl, refused = self.config.clip.kl_limit, totals.get(KL), totals.get(REFUSED)
+        if refused is not None and float(refused.sum):
+            # What made it NaN is likely to make the next one so; it counts once against `optimizer.refusals`.
+            return False
         if limit is None or kl is None:
             return True
         return float(kl.sum) <= limit * float(kl.weight)

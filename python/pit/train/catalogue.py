@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 EVERY, SUPERVISED, RL = "every stage", "supervised stages", "RL stages"
 REWARD, GAP, IMPROVER, FUNCTION = "reward models", "the gap model", "the improver's RL stages", "runs with `--reward`"
-CLIPPED = "RL stages with `algorithm=clipped`"
+CLIPPED, SCALED = "RL stages with `algorithm=clipped`", "RL stages with `reward.scale=log_odds`"
 
 Unit = Literal["nats", "tokens", "share", "score", "number", "seconds", "tokens/s"]
 
@@ -62,7 +62,7 @@ METRICS = (
     Metric("rewards/model_std", FUNCTION, "score", "spread of the model's scores within a tree"),
     Metric("rewards/function_std", FUNCTION, "score", "spread of your function's scores within a tree"),
     Metric("rewards/agreement", FUNCTION, "share", "pairs of siblings that model and function rank alike"),
-    Metric("rewards/scale", RL, "number", "factor of the model's scores with `reward.scale=log_odds`"),
+    Metric("rewards/scale", SCALED, "number", "factor of the reward model's scores"),
     Metric(
         "policy/approxkl_avg",
         CLIPPED,
