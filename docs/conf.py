@@ -34,7 +34,8 @@ source_suffix = {".md": "myst-nb"}
 
 # The outputs of a notebook are kept for as long as nothing that it can import changes.
 nb_execution_mode = os.environ.get("PIT_NOTEBOOKS", "cache")
-nb_execution_timeout = 600
+# A slow machine may take ten minutes for a training that takes two.
+nb_execution_timeout = 1800
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
