@@ -82,7 +82,7 @@ def oracle_of(run: Run) -> Gold:
     """Return the hidden quality of the synthetic task's answers, 0 to 1."""
     template, task = run.template, run.config.data.task
     if task is None:
-        raise ConfigError("data.task = None: only a synthetic task has an oracle; set data.task=describe or relay")
+        raise ConfigError("data.task = None: only a synthetic task has an oracle; set data.task=describe, for example")
     oracle = ORACLES[task]
 
     def quality(inputs: Sequences, answers: Sequences) -> Float64[np.ndarray, " n"]:

@@ -232,7 +232,10 @@ def _source(run: Run) -> Path:
     folder = run.folder / "data"
     if not folder.exists():
         run.save_config()
-        write_synthetic(folder, data.synthetic_rows, run.config.seed, task=data.task)
+        folds = dataclasses.asdict(data.folds)
+        write_synthetic(
+            folder, data.synthetic_rows, run.config.seed, task=data.task, fractions=folds, key=data.fold_key
+        )
     return folder
 
 
