@@ -5,6 +5,7 @@ import sys
 import types
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -60,18 +61,18 @@ TRICKY = [
 @cache
 def peers() -> Any:
     """Return the modules of IFEval's and IFBench's checkers; packages that are absent are stood in for."""
-    for name in ABSENT:
-        if importlib.util.find_spec(name) is None:
-            sys.modules[name] = _stand_in(name)
-    from if_verifiable.ifbench import instructions as ifbench
-    from if_verifiable.ifeval import instructions as ifeval
-
+    absent = {name: _stand_in(name) for name in ABSENT if importlib.util.find_spec(name) is None}
+    with patch.dict(sys.modules, absent):
+        from if_verifiable.ifbench import instructions as ifbench
+        from if_verifiable.ifeval import instructions as ifeval
     return ifeval, ifbench
 
 
 def _stand_in(name: str) -> types.ModuleType:
     class Module(types.ModuleType):
         def __getattr__(self, attribute: str) -> Any:
+            if attribute.startswith("__"):
+                raise AttributeError(attribute)
             return _stand_in(attribute)
 
         def __call__(self, *arguments: Any, **options: Any) -> Any:
