@@ -211,6 +211,18 @@ def require_rows(run: Run) -> None:
                 raise FieldError(f"{stage.section}.packing.rows", layout.rows, rule, f"set {{path}}={rows}")
 
 
+def require_prompts(run: Run) -> None:
+    """Raise if a window cut prompts of a synthetic task, whose oracle reads whole ones.
+
+    Raises:
+        FieldError: it did.
+    """
+    data, cut, window = run.config.data, run.store.manifest["truncated"]["prompt"], run.config.windows.input
+    if data.synthetic and cut:
+        rule = f"must hold all prompts of the task {data.task}, because its oracle reads them; it cuts {cut:,}"
+        raise FieldError("windows.input", window, rule, f"set {{path}}={2 * window}")
+
+
 class _Rows(NamedTuple):
     """Preferences of a run as they were read."""
 
