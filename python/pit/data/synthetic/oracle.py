@@ -5,13 +5,14 @@ Only the synthetic generators and `pit.evaluate` may import this module: trainin
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pit.data.synthetic.describe import oracle as describe
 from pit.data.synthetic.instruct import oracle as instruct
 from pit.data.synthetic.relay import oracle as relay
 
 
+@runtime_checkable
 class Oracle(Protocol):
     """Judgement of the answers of a family; modules implement it."""
 

@@ -26,6 +26,7 @@ def aspects(prompt: str, answer: str) -> dict[str, float]:
     enough words: 1 if it has at least 15 words.
     on topic: 1 if at least two different words of the topic occur, in the singular or the plural.
     fluent: 1 if the last three are.
+    holds KIND: for the kind of each of its constraints, 1 if the answer holds it.
 
     Args:
         prompt: a prompt of this family.
@@ -43,8 +44,9 @@ def aspects(prompt: str, answer: str) -> dict[str, float]:
         "enough words": len(words) >= LEAST_WORDS,
         "on topic": len(topic_words(request.topic) & set(map(_stem, words))) >= LEAST_TOPIC,
     }
-    shares = {"held": sum(held) / len(held), "all held": float(all(held))}
-    return {**shares, **{name: float(passed) for name, passed in checks.items()}, "fluent": float(all(checks.values()))}
+    kinds = {f"holds {each.kind}": holds for each, holds in zip(request.constraints, held, strict=True)}
+    gates = {"all held": all(held), **checks, "fluent": all(checks.values()), **kinds}
+    return {"held": sum(held) / len(held), **{name: float(passed) for name, passed in gates.items()}}
 
 
 def quality(prompt: str, answer: str) -> float:
