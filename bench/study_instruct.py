@@ -59,8 +59,8 @@ SMALL = (
         for name in ("rl_policy", "rl_improver_0", "rl_improver_1")
         for field in ("steps=1", "prompts=2", "samples=2", "evaluate_prompts=2")
     ),
-    *("refresh.steps=2", "refresh.prompts=64", "refresh.pairs=4"),
-    *("evaluate.prompts=8", "evaluate.sensitivity_prompts=2", "improve.iterations=2"),
+    *("refresh.prompts=0", "improve.iterations=2"),
+    *("evaluate.prompts=8", "evaluate.search_prompts=8", "evaluate.sensitivity_prompts=2"),
 )
 """Settings under which all code runs in minutes."""
 

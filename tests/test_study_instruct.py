@@ -4,8 +4,11 @@ import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_model import write_model
+
+from pit.evaluate import splits
 
 BENCH = Path(__file__).parents[1] / "bench"
 
@@ -15,6 +18,11 @@ def study(monkeypatch):
     """The script, which is in no package."""
     monkeypatch.syspath_prepend(str(BENCH))
     return importlib.import_module("study_instruct")
+
+
+def sum_of_tokens(inputs, answers):
+    """Return a worth that differs from answer to answer."""
+    return np.array([float(sum(map(int, answer)) % 101) for answer in answers], np.float64)
 
 
 def made_trial(study, seed, better, passes=2):
@@ -64,13 +72,15 @@ def test_the_table_has_every_method_subset_and_example(study):
 
 
 @pytest.mark.slow
-def test_all_of_the_study_runs_on_a_tiny_model(study, tmp_path):
+def test_all_of_the_study_runs_on_a_tiny_model(study, tmp_path, monkeypatch):
     model = write_model(tmp_path / "model")
-    study.main(["run", "--small", "--model", str(model), "--seeds", "1", "2", "--work", str(tmp_path / "work")])
+    # A random model writes nothing fluent, and a search cannot be chosen among answers of equal worth.
+    monkeypatch.setattr(splits, "best_gold", lambda run: (sum_of_tokens, "sum of tokens"))
+    study.main(["run", "--small", "--model", str(model), "--seeds", "1", "--work", str(tmp_path / "work")])
     results = json.loads((tmp_path / "work" / "instruct.json").read_text())
-    (first, second) = results["trials"]
+    (first,) = results["trials"]
     columns = study.methods_of(first["passes"])
     absent = {columns["recombination"]}
-    assert set(columns.values()) - absent <= set(first["aspects"]) == set(second["aspects"])
+    assert set(columns.values()) - absent <= set(first["aspects"])
     assert {len(values["held"]) for values in first["aspects"].values()} == {8}
     assert set(first["perplexity"]) >= {"untrained", "y0", "pit_stop_2"}

@@ -40,7 +40,7 @@ class Numbers(Constraint):
         "Your answer must hold exactly {value} numbers in digits.",
         "Mention exactly {value} numbers and write them in digits.",
     )
-    values, pattern = ("1", "2"), r"\d+"
+    values, pattern = ("2",), r"\d+"
 
     def holds(self, text: str) -> bool:
         """Return whether there are so many numbers; punctuation inside of a number does not part it."""
@@ -51,8 +51,8 @@ class Numbers(Constraint):
         return self._with(draft, way, self.number)
 
     def violate(self, draft: Draft, way: float) -> Draft:
-        """Return the draft with no numbers, or one too many."""
-        return self._with(draft, way, pick((0, self.number + 1), way))
+        """Return the draft with no numbers, or one too few or too many."""
+        return self._with(draft, way, pick((0, self.number - 1, self.number + 1), way))
 
     def _with(self, draft: Draft, way: float, count: int) -> Draft:
         tallies = [TALLIES[place].format(number=3 + place + int(7 * way)) for place in range(count)]
