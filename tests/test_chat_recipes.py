@@ -11,11 +11,14 @@ from small_model import SHAPE, write_model, write_preferences
 from pit.cli import main
 from pit.cli.app import cli
 from pit.config import AdapterConfig, ConfigError, DataConfig, TemplateConfig, WindowConfig, read_config, to_dict
+from pit.data.chat import ChatTemplate
+from pit.data.synthetic import generate
 from pit.evaluate.schema import read_results
 from pit.model.pretrained import Pretrained
 from pit.recipes import CHAT_RECIPES, OWN_DATA, chat_model, lengths, recipe
 from pit.recipes.lengths import Sizes
 from pit.rl.reward import scored_tree
+from pit.run.base import chat_of
 from pit.run.folder import Run
 from pit.stages import reward, sft
 
@@ -95,6 +98,25 @@ def test_a_chat_recipe_asks_for_its_model_and_data(name, model, data):
     config = recipe(name, pretrained, DataConfig(task=None, path=str(data)))
     assert (config.name, config.base.path) == (name, str(model))
     assert config.policy == config.reward_model == dataclasses.replace(SHAPE, compute_dtype=config.policy.compute_dtype)
+
+
+def test_a_recipe_may_bring_its_own_preferences(model, data, monkeypatch):
+    monkeypatch.setattr(lengths, "SAMPLED", 60)
+    with pytest.raises(ConfigError, match=r"recipe instruct: starts from a pretrained model; .* --model PATH"):
+        recipe("instruct")
+    pretrained = Pretrained.open(model)
+    config = recipe("instruct", pretrained, DataConfig())
+    assert config.data == OWN_DATA["instruct"]
+    assert config.data.synthetic
+    # The window holds the longest prompt, but not every answer: the tokenizer of the test knows few words.
+    tokenizer, format = chat_of(pretrained, TemplateConfig())
+    chat = ChatTemplate(tokenizer, format, (999, 999, 999), config.template.request)
+    sizes = [chat.prompt_size(row.prompt) for row in generate(60, 0, task="instruct")]
+    assert config.windows.input - 32 < max(sizes) <= config.windows.input
+    assert config.windows.output == 96
+    assert config.rl_policy.steps == config.rl_improver_0.steps + config.rl_improver_1.steps
+    given = recipe("instruct", pretrained, DataConfig(path=str(data)))
+    assert given.windows.input < config.windows.input
 
 
 def test_any_recipe_starts_from_a_model(model):
