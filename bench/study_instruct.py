@@ -40,6 +40,7 @@ from pit.improve.record import write_searched
 from pit.rollout.score import LikelihoodScorer
 from pit.run.folder import Run
 from pit.stages import rl_again, sft
+from pit.terminal import printable
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "instruct.json"
@@ -173,7 +174,9 @@ def drift(run: Run, answered: Answered, columns: Sequence[str]) -> dict[str, dic
     result = {}
     for name in columns:
         outputs = answered.outputs[name]
-        nll = -scorer.leaves((answered.prompts, outputs), rollout_topology(1))[:, 0].astype(np.float64)
+        nll = -scorer.leaves((answered.prompts, outputs), rollout_topology(1, with_reference=False))[:, 0].astype(
+            np.float64
+        )
         result[name] = perplexity_interval(nll, outputs.length + 1)._asdict()
     return result
 
@@ -290,7 +293,9 @@ def table(results: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | {values} |")
     for example in trials[0]["examples"]:
         lines += ["", f"**{example['prompt']}**", "", "| answers | text |", "|---|---|"]
-        cells = {name: text.replace("\n", "<br>").replace("|", "\\|") for name, text in example["answers"].items()}
+        cells = {
+            name: printable(text).replace("\n", "<br>").replace("|", "\\|") for name, text in example["answers"].items()
+        }
         lines += [f"| {name} | {text} |" for name, text in cells.items()]
     return "\n".join(lines)
 

@@ -16,7 +16,7 @@ from pit.data.template import quality as quality_topology
 from pit.data.template import rollout as rollout_topology
 from pit.data.tokens import Tokens
 from pit.evaluate.gold import judge_of, oracle_of
-from pit.evaluate.schema import STOP_RULE, Example, ExampleStep, QualityPoint
+from pit.evaluate.schema import Example, ExampleStep, QualityPoint
 from pit.evaluate.stats import (
     CopyRate,
     Delta,
@@ -272,7 +272,7 @@ def subset_series(run: Run, judge: Judge, answers: Answers, *, seed: int) -> dic
     assert run.config.data.task is not None
     prompts = [run.template.decode_prompt(x)[0].content for x in answers.prompts]
     return {
-        f"{STOP_RULE}, {name}": quality_series(judge, answers, stop_rule=True, seed=seed, rows=rows)
+        f"{name}, stop rule": quality_series(judge, answers, stop_rule=True, seed=seed, rows=rows)
         for name, rows in subsets(run.config.data.task, prompts).items()
     }
 

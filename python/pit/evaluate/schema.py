@@ -158,7 +158,8 @@ class Results:
     versions: package name to version.
     delta: "<candidate>_over_<baseline>/<measure>" to win rate minus lose rate, in points. The key of a figure with
         length control ends in "/length_controlled". A report opens with one of `HEADLINES`.
-    quality: series name (`RAW`, `STOP_RULE`, or another improver's) to its points, iterations ascending.
+    quality: series name (`RAW`, `STOP_RULE`, "SUBSET, stop rule", or another improver's) to its points, iterations
+        ascending.
     quality_measure: description of the quality, such as "oracle score, 0 to 1".
     accuracies: model name to pair accuracy, 0 to 1; must hold `LENGTH_BASELINE` if it holds any other.
     perplexity: model name to perplexity, per token, of the better answers of held-out pairs.

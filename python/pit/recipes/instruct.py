@@ -38,7 +38,7 @@ def instruct(model: Pretrained, sizes: Sizes) -> RunConfig:
         "checkpoint_every": 15,
     }
     # The oracle judges; the judge model only has to exist.
-    steps = {"sft_policy": 40, "sft_improver": 60, "reward_quality": 90, "reward_gap": 120, "reward_judge": 5}
+    steps = {"sft_policy": 40, "sft_improver": 60, "reward_quality": 80, "reward_gap": 80, "reward_judge": 5}
     sections: dict[str, Any] = {
         name: dataclasses.replace(getattr(config, name), steps=count, **supervised) for name, count in steps.items()
     }
@@ -61,7 +61,7 @@ def instruct(model: Pretrained, sizes: Sizes) -> RunConfig:
             optimizer=dataclasses.replace(own.optimizer, learning_rate=2 * own.optimizer.learning_rate),
             **rl,
         )
-    sections["refresh"] = dataclasses.replace(config.refresh, prompts=256, steps=30, pairs=16, **supervised)
+    sections["refresh"] = dataclasses.replace(config.refresh, prompts=256, steps=20, pairs=16, **supervised)
     improve = ImproveConfig(iterations=5, temperature=0.8, gap="symmetric", batch=64, rollout=config.rl_policy.rollout)
     return dataclasses.replace(
         config,
