@@ -11,11 +11,14 @@ from small_model import SHAPE, write_model, write_preferences
 from pit.cli import main
 from pit.cli.app import cli
 from pit.config import AdapterConfig, ConfigError, DataConfig, TemplateConfig, WindowConfig, read_config, to_dict
+from pit.data.chat import ChatTemplate
+from pit.data.synthetic import generate
 from pit.evaluate.schema import read_results
 from pit.model.pretrained import Pretrained
-from pit.recipes import CHAT_RECIPES, chat_model, lengths, recipe
+from pit.recipes import CHAT_RECIPES, OWN_DATA, chat_model, lengths, recipe
 from pit.recipes.lengths import Sizes
 from pit.rl.reward import scored_tree
+from pit.run.base import chat_of
 from pit.run.folder import Run
 from pit.stages import reward, sft
 
@@ -69,9 +72,12 @@ def test_large_models_train_adapters_and_small_ones_all_weights(model, monkeypat
 def test_a_group_holds_all_trees_in_which_samples_are_scored(name, model):
     # Eight leaves of 533 tokens: no row of 640 holds two.
     sizes = Sizes(WindowConfig(224, 128, 128), 53)
-    config = getattr(chat_model, name)(Pretrained.open(model), sizes)
-    assert sizes.rows(scored_tree(4, "symmetric")) == config.rl_improver_0.packing.rows == 8
-    assert config.rl_improver_1.packing.rows == config.rl_improver_2.packing.rows == 8
+    if name == "instruct":
+        sizes = sizes.within(prompt=224, answer=96)
+    config = CHAT_RECIPES[name](Pretrained.open(model), sizes)
+    needed = sizes.rows(scored_tree(4, "symmetric"))
+    assert config.rl_improver_0.packing.rows == needed == 8
+    assert config.rl_improver_1.packing.rows == config.rl_improver_2.packing.rows == needed
     assert config.rl_policy.packing.rows == config.sft_policy.packing.rows < 8
 
 
@@ -82,7 +88,7 @@ def test_a_sliding_window_is_told_the_longest_path(model):
     assert chat_model.chat(dataclasses.replace(pretrained, shape=shape), sizes).policy.longest_path == 136
 
 
-@pytest.mark.parametrize("name", CHAT_RECIPES)
+@pytest.mark.parametrize("name", [name for name in CHAT_RECIPES if name not in OWN_DATA])
 def test_a_chat_recipe_asks_for_its_model_and_data(name, model, data):
     pretrained = Pretrained.open(model)
     with pytest.raises(ConfigError, match=f"recipe {name}: starts from a pretrained model; .* --model PATH"):
@@ -92,6 +98,25 @@ def test_a_chat_recipe_asks_for_its_model_and_data(name, model, data):
     config = recipe(name, pretrained, DataConfig(task=None, path=str(data)))
     assert (config.name, config.base.path) == (name, str(model))
     assert config.policy == config.reward_model == dataclasses.replace(SHAPE, compute_dtype=config.policy.compute_dtype)
+
+
+def test_a_recipe_may_bring_its_own_preferences(model, data, monkeypatch):
+    monkeypatch.setattr(lengths, "SAMPLED", 60)
+    with pytest.raises(ConfigError, match=r"recipe instruct: starts from a pretrained model; .* --model PATH"):
+        recipe("instruct")
+    pretrained = Pretrained.open(model)
+    config = recipe("instruct", pretrained, DataConfig())
+    assert config.data == OWN_DATA["instruct"]
+    assert config.data.synthetic
+    # The window holds the longest prompt, but not every answer: the tokenizer of the test knows few words.
+    tokenizer, format = chat_of(pretrained, TemplateConfig())
+    chat = ChatTemplate(tokenizer, format, (999, 999, 999), config.template.request)
+    sizes = [chat.prompt_size(row.prompt) for row in generate(60, 0, task="instruct")]
+    assert config.windows.input - 32 < max(sizes) <= config.windows.input
+    assert config.windows.output == 96
+    assert config.rl_policy.steps == config.rl_improver_0.steps + config.rl_improver_1.steps
+    given = recipe("instruct", pretrained, DataConfig(path=str(data)))
+    assert given.windows.input < config.windows.input
 
 
 def test_any_recipe_starts_from_a_model(model):

@@ -86,7 +86,7 @@ configs = st.builds(
     data=st.builds(
         DataConfig,
         path=st.none() | st.text(max_size=9),
-        task=st.sampled_from([None, "describe", "relay"]),
+        task=st.sampled_from([None, "describe", "relay", "instruct"]),
         strict=st.booleans(),
     ),
     policy=models,

@@ -24,7 +24,7 @@ from pit.rollout.score import ModelScorer
 from pit.run.folder import Run
 from pit.run.stage import Stage
 from pit.seeds import Seed
-from pit.stages import reward, rl, sft
+from pit.stages import refresh, rl, sft
 from pit.stages.prepare import prepare
 
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -129,8 +129,9 @@ def best_draws(answered: Answered, run: Run, models: Models, config: ImproveConf
     prompts, firsts = answered.prompts, answered.outputs["y0"]
     requests, count = list(range(len(prompts))), 1 + config.iterations
     draws = [firsts, *(models.respond(prompts, requests, config, seed.of("draw", k)) for k in range(1, count))]
-    layout = run.layout(run.config.reward_quality.packing)
-    scores = ModelScorer(reward.QUALITY.load(run), layout).quality(prompts, draws)
+    ranker = refresh.last_quality(run.config)
+    layout = run.layout(ranker.settings(run.config).packing)
+    scores = ModelScorer(ranker.load(run), layout).quality(prompts, draws)
     spent = np.cumsum([cost_of(draw) for draw in draws])
     for n in range(2, count + 1):
         best = scores[:, :n].argmax(axis=1)

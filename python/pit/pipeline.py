@@ -44,7 +44,7 @@ from pit.run.session import identity_of
 from pit.run.stage import Job, Services, Stage
 from pit.stages.change import adopt
 from pit.stages.graph import GRAPH, jobs_of
-from pit.stages.prepare import prepare, require_folds, require_rows
+from pit.stages.prepare import prepare, require_folds, require_prompts, require_rows
 from pit.stages.stamp import STAMP
 from pit.terminal import say, styled
 from pit.train.log import PROGRESS_VARIABLE
@@ -180,6 +180,7 @@ def _prepare(run: Run, console: Console) -> None:
         console.print(styled(("set", "bold"), f"   {line}"), highlight=False, soft_wrap=True)
     prepared = prepare(run)
     require_rows(run)
+    require_prompts(run)
     run.save_config()  # parts that may change while a run is on
     for line in prepared.lines() if prepared is not None else ():
         console.print(styled(f"      {line}"), highlight=False)

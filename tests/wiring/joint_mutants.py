@@ -716,6 +716,12 @@ RESULTS = (
     ),
     Mutant(
         "results",
+        "a subset has the quality of all prompts",
+        f"{EVALUATION}.test_quality_of_a_subset_is_that_of_its_prompts_alone",
+        rewritten(measure, "quality_series", "if rows is None else list(rows)", "if rows is None else [0, 1, 2]"),
+    ),
+    Mutant(
+        "results",
         "the length baseline says shorter is better",
         ACCURACIES,
         rewritten(

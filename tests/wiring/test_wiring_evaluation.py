@@ -190,6 +190,18 @@ def test_quality_is_that_of_the_answer_after_each_pass():
     assert [p.mean_tokens for p in plain] == [1.0, 2.0, 3.0]
 
 
+def test_quality_of_a_subset_is_that_of_its_prompts_alone():
+    answers, judge = by_hand()
+    stopped = measure.quality_series(judge, answers, stop_rule=True, seed=0, rows=[2, 1])
+    assert [p.mean for p in stopped] == [2.0, 2.5, 3.5]
+    assert [p.accepted_share for p in stopped] == [None, 0.0, 1.0]
+    assert [p.mean_tokens for p in stopped] == [1.0, 1.0, 3.0]
+    kinds = ("Write without commas.", 'Do not forget a "P.S." at the end.', "Use small letters only.")
+    prompts = [f"Write a short note about a harbour at dawn. {statement}" for statement in kinds]
+    assert measure.subsets("instruct", prompts) == {"seen combinations": [0, 2], "unseen kinds": [1]}
+    assert measure.subsets("instruct", prompts[::2]) == {}
+
+
 def test_copies_are_counted_against_the_reference_that_was_read():
     answers, _ = by_hand()
     rates = measure.copy_rates(answers)

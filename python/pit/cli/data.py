@@ -108,9 +108,9 @@ def _template_of(tokenizer: Path | None, model: str | None) -> "Template | None"
 @click.option("--out", type=LocalPath(path_type=Path), required=True, help="Folder to make (absent or empty).")
 @click.option("--rows", type=click.IntRange(min=1), default=48_000, show_default=True, help="Rows to write.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the data set.")
-@click.option("--task", type=click.Choice(["describe", "relay"]), default="describe", show_default=True)
+@click.option("--task", type=click.Choice(["describe", "relay", "instruct"]), default="describe", show_default=True)
 def data_synthetic(out: Path, rows: int, seed: int, task: str) -> None:
-    """Write synthetic preferences, the demo's or the relay's, as JSONL with TRL's columns prompt, chosen, rejected."""
+    """Write a task's synthetic preferences as JSONL with TRL's columns prompt, chosen, rejected."""
     from pit.data.synthetic import write
 
     for file in write(out, rows, seed, task=task):

@@ -50,8 +50,8 @@ class DataConfig(Section):
     """Preferences, and how they are split into folds.
 
     path: folder or file of preferences; None means the synthetic task.
-    task: synthetic task: "describe", the demonstration's, or "relay", in which a second look at an answer has a reason
-        to help; None: the recipe needs `path`.
+    task: synthetic task: "describe", the demonstration's; "relay", in which a second look at an answer has a reason
+        to help; "instruct", writing under constraints for a pretrained model; None: the recipe needs `path`.
     format: reader; "auto" looks at the content.
     eval_split: split of the data, "test" or "validation", whose rows are the eval fold; the other folds then share the
         training split in proportion. None folds the training split alone.
@@ -67,7 +67,7 @@ class DataConfig(Section):
     """
 
     path: str | None = None
-    task: Literal["describe", "relay"] | None = "describe"
+    task: Literal["describe", "relay", "instruct"] | None = "describe"
     format: str = "auto"
     eval_split: Literal["test", "validation"] | None = None
     synthetic_rows: Annotated[int, Range(low=100.0)] = 48_000

@@ -32,6 +32,7 @@ def collect(run: Run) -> Results:
         STOP_RULE: measure.quality_series(judge, answers, stop_rule=True, seed=seed),
         RAW: measure.quality_series(judge, answers, stop_rule=False, seed=seed),
     }
+    series |= measure.subset_series(run, judge, answers, seed=seed) if synthetic else {}
     asked = llm_verdicts.ask(run, answers)
     found |= asked.deltas
     return Results(

@@ -4,11 +4,13 @@ The hacking board compares rewards with it, and only logged figures come of that
 oracle also stands for the people who would label samples: it says which of two answers is better, and nothing more.
 """
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from pit.config import ConfigError, FieldError
-from pit.data.synthetic.oracle import ORACLES
+from pit.data.synthetic.oracle import ORACLES, Oracle
 from pit.data.tokens import Sequences, Tokens
 from pit.rl.records import Gold, Labeller
 from pit.rollout.score import ModelScorer
@@ -80,14 +82,29 @@ def labeller_of(run: Run) -> Labeller:
 
 def oracle_of(run: Run) -> Gold:
     """Return the hidden quality of the synthetic task's answers, 0 to 1."""
-    template, task = run.template, run.config.data.task
-    if task is None:
-        raise ConfigError("data.task = None: only a synthetic task has an oracle; set data.task=describe or relay")
-    oracle = ORACLES[task]
+    oracle = _oracle(run)
 
     def quality(inputs: Sequences, answers: Sequences) -> Float64[np.ndarray, " n"]:
-        pairs = zip(Tokens.of(inputs).rows(), Tokens.of(answers).rows(), strict=True)
-        values = [oracle.quality(template.decode_prompt(x)[0].content, template.decode_answer(y)) for x, y in pairs]
-        return np.array(values, np.float64)
+        return np.array([oracle.quality(*texts) for texts in _texts(run, inputs, answers)], np.float64)
 
     return quality
+
+
+def aspects_of(run: Run) -> Callable[[Sequences, Sequences], list[dict[str, float]]]:
+    """Return the function that gives the aspects of the synthetic task's answers, each 0 to 1, by name."""
+    oracle = _oracle(run)
+    return lambda inputs, answers: [oracle.aspects(*texts) for texts in _texts(run, inputs, answers)]
+
+
+def _oracle(run: Run) -> Oracle:
+    task = run.config.data.task
+    if task is None:
+        raise ConfigError("data.task = None: only a synthetic task has an oracle; set data.task=describe, for example")
+    return ORACLES[task]
+
+
+def _texts(run: Run, inputs: Sequences, answers: Sequences) -> Iterator[tuple[str, str]]:
+    """Yield each prompt and answer as texts, in role tokens or in a chat format; a synthetic prompt is one message."""
+    template = run.template
+    for x, y in zip(Tokens.of(inputs).rows(), Tokens.of(answers).rows(), strict=True):
+        yield template.decode_prompt(x)[0].content, template.decode_answer(y)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64
 
+from pit.data.synthetic import FAMILIES
 from pit.data.template import gap as gap_topology
 from pit.data.template import quality as quality_topology
 from pit.data.template import rollout as rollout_topology
@@ -236,18 +237,51 @@ def deltas(judge: Judge, answers: Answers, *, seed: int, resamples: int) -> dict
     return result
 
 
-def quality_series(judge: Judge, answers: Answers, *, stop_rule: bool, seed: int) -> tuple[QualityPoint, ...]:
-    """Return the mean quality of the answer after each pass, with bootstrap intervals over prompts."""
+# Five parameters: whose scores of what, under which rule, and of which prompts.
+def quality_series(
+    judge: Judge, answers: Answers, *, stop_rule: bool, seed: int, rows: Sequence[int] | None = None
+) -> tuple[QualityPoint, ...]:
+    """Return the mean quality of the answer after each pass, with bootstrap intervals over prompts.
+
+    Args:
+        judge: the scores.
+        answers: the answers.
+        stop_rule: take the answers that the stop rule kept, otherwise every candidate.
+        seed: seed of the bootstrap.
+        rows: numbers of the prompts; None for all.
+    """
     trajectories = answers.improved if stop_rule else answers.plain
+    places = list(range(len(trajectories))) if rows is None else list(rows)
+    trajectories = [trajectories[place] for place in places]
     points = []
     for k in range(len(trajectories[0].steps) + 1):
         stem = "improved" if stop_rule else "improved_plain"
         name = "policy" if k == 0 else stem if k == 1 else f"{stem}_{k}"
-        mean = mean_interval(judge.scores[name], seed=seed)
+        mean = mean_interval(judge.scores[name][places], seed=seed)
         accepted = float(np.mean([t.steps[k - 1].accepted for t in trajectories])) if k and stop_rule else None
         tokens = float(np.mean([len(t.answer(k)) for t in trajectories]))
         points.append(QualityPoint(k, mean.value, mean.low, mean.high, accepted, tokens))
     return tuple(points)
+
+
+def subset_series(run: Run, judge: Judge, answers: Answers, *, seed: int) -> dict[str, tuple[QualityPoint, ...]]:
+    """Return the quality by pass with the stop rule on each evaluation subset of a synthetic task, if it has several.
+
+    A family may hold out kinds of prompts from training, so that one sees what carries over to them.
+    """
+    assert run.config.data.task is not None
+    prompts = [run.template.decode_prompt(x)[0].content for x in answers.prompts]
+    return {
+        f"{name}, stop rule": quality_series(judge, answers, stop_rule=True, seed=seed, rows=rows)
+        for name, rows in subsets(run.config.data.task, prompts).items()
+    }
+
+
+def subsets(task: str, prompts: Sequence[str]) -> dict[str, list[int]]:
+    """Return the rows of each evaluation subset of a synthetic task by its name; nothing where there is one subset."""
+    names = [FAMILIES[task].subset_of(prompt) for prompt in prompts]
+    kinds = sorted(set(names))
+    return {kind: [row for row, name in enumerate(names) if name == kind] for kind in kinds} if len(kinds) > 1 else {}
 
 
 def copy_rates(answers: Answers) -> dict[str, CopyRate]:

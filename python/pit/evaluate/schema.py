@@ -171,7 +171,7 @@ class Results:
     delta: "<candidate>_over_<baseline>/<measure>" to win rate minus lose rate, in points. The key of a figure with
         length control ends in "/length_controlled". A report opens with one of `HEADLINES`.
     quality: series name ("raw", "stop_rule", or another improver's) to its points, iterations ascending; of a search,
-        by round.
+        by round. Of a synthetic task with several evaluation subsets also "SUBSET, stop rule".
     quality_measure: description of the quality, such as "oracle score, 0 to 1".
     accuracies: model name to pair accuracy, 0 to 1; ", own answers" at its end: on labelled answers of the models.
         Holds "length", the accuracy of "the longer answer is better", if it holds any other.

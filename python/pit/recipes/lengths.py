@@ -10,6 +10,7 @@ from pit.data.chat import ChatTemplate
 from pit.data.errors import DataError
 from pit.data.packing import Layout, rows_needed
 from pit.data.readers import Reason, read_preferences
+from pit.data.synthetic import generate
 from pit.data.usable import DETAILS
 from pit.model.pretrained import Pretrained
 from pit.run.base import chat_of
@@ -19,7 +20,7 @@ SAMPLED = 2_000
 """Preferences whose texts are counted, spread evenly over the data."""
 
 HELD = 0.95
-"""Share of the prompts, and of the answers, that their window holds whole."""
+"""Share of given prompts, and of answers, that their window holds whole; prompts of a synthetic task are all held."""
 
 LARGEST = 512
 """Largest window, as in the paper."""
@@ -65,15 +66,18 @@ def measure(model: Pretrained, data: DataConfig, template: TemplateConfig) -> Si
 
     Args:
         model: the pretrained model.
-        data: the preferences; `path` names them.
+        data: the preferences, of which `path` names a file or folder, or else `task` a synthetic task.
         template: the chat template, where it is not the model's own, and the request.
 
     Raises:
         ConfigError: the model has no chat template.
         DataError: the preferences cannot be read or used, or the chat format cannot be used.
     """
-    assert data.path is not None
-    rows = list(read_preferences(data.path, data.format, "train", data.strict, None)[0])
+    if data.path is not None:
+        rows = list(read_preferences(data.path, data.format, "train", data.strict, None)[0])
+    else:
+        assert data.task is not None
+        rows = list(generate(SAMPLED, 0, task=data.task))
     if not rows:
         raise DataError(f"{data.path}: holds no usable preferences; `pit data check {data.path}` says why")
     tokenizer, format = chat_of(model, template)
@@ -84,12 +88,13 @@ def measure(model: Pretrained, data: DataConfig, template: TemplateConfig) -> Si
     if not encoded:
         raise DataError(f"{data.path}: holds no conversation that the chat format takes; {DETAILS[Reason.FORMAT]}")
     opening = chat.longest[0] - _UNBOUNDED
-    prompt = _window([len(row.prompt) - opening for row in encoded])
-    answer = _window([len(ids) for row in encoded for ids in (row.better, row.worse)])
+    # An oracle reads whole prompts.
+    prompt = _window([len(row.prompt) - opening for row in encoded], 1.0 if data.synthetic else HELD)
+    answer = _window([len(ids) for row in encoded for ids in (row.better, row.worse)], HELD)
     return Sizes(WindowConfig(prompt, answer, answer), chat.path(referenced=True) - sum(open_ended))
 
 
-def _window(lengths: list[int]) -> int:
-    """Return the window that holds most texts of these lengths whole."""
-    held = math.ceil(float(np.quantile(lengths, HELD)) / _STEP)
+def _window(lengths: list[int], share: float) -> int:
+    """Return the window that holds a share of the texts of these lengths whole."""
+    held = math.ceil(float(np.quantile(lengths, share)) / _STEP)
     return min(LARGEST, _STEP * max(1, held))

@@ -211,6 +211,18 @@ def require_rows(run: Run) -> None:
                 raise FieldError(f"{stage.section}.packing.rows", layout.rows, rule, f"set {{path}}={rows}")
 
 
+def require_prompts(run: Run) -> None:
+    """Raise if a window cut prompts of a synthetic task, whose oracle reads whole ones.
+
+    Raises:
+        FieldError: it did.
+    """
+    data, cut, window = run.config.data, run.store.manifest["truncated"]["prompt"], run.config.windows.input
+    if data.synthetic and cut:
+        rule = f"must hold all prompts of the task {data.task}, because its oracle reads them; it cuts {cut:,}"
+        raise FieldError("windows.input", window, rule, f"set {{path}}={2 * window}")
+
+
 class _Rows(NamedTuple):
     """Preferences of a run as they were read."""
 
@@ -232,7 +244,10 @@ def _source(run: Run) -> Path:
     folder = run.folder / "data"
     if not folder.exists():
         run.save_config()
-        write_synthetic(folder, data.synthetic_rows, run.config.seed, task=data.task)
+        folds = dataclasses.asdict(data.folds)
+        write_synthetic(
+            folder, data.synthetic_rows, run.config.seed, task=data.task, fractions=folds, key=data.fold_key
+        )
     return folder
 
 

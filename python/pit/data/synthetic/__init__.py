@@ -1,4 +1,4 @@
-"""Synthetic instructions with a hidden quality, in two families: the data of the demo and of the evidence.
+"""Synthetic instructions with a hidden quality, in families: the data of the demo and of the evidence.
 
 The oracle is not exported here; see `pit.data.synthetic.oracle`.
 """

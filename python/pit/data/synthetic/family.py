@@ -1,4 +1,4 @@
-"""Interface of a family of synthetic instructions, and the two families.
+"""Interface of a family of synthetic instructions, and the families.
 
 Training code may use everything here, but not the quality of an answer, which is in `pit.data.synthetic.oracle`.
 """
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
-from pit.data.synthetic import describe, relay
+from pit.data.synthetic import describe, instruct, relay
 from pit.types import Preference
 
 
@@ -36,6 +36,9 @@ class Family(Protocol):
     def progress(self, prompt: str, answer: str, rng: random.Random) -> list[str]:
         """Return a clean answer and copies of strictly falling quality, best first."""
 
+    def subset_of(self, prompt: str) -> str:
+        """Return the name of the evaluation subset of a prompt, such as one that holds what no training prompt has."""
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({"describe": describe, "relay": relay})
+
+FAMILIES: Mapping[str, Family] = MappingProxyType({"describe": describe, "relay": relay, "instruct": instruct})
 """The families, by their name in `data.task`."""

@@ -5,26 +5,23 @@ Only the synthetic generators and `pit.evaluate` may import this module: trainin
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pit.data.synthetic.describe import oracle as describe
+from pit.data.synthetic.instruct import oracle as instruct
 from pit.data.synthetic.relay import oracle as relay
 
 
+@runtime_checkable
 class Oracle(Protocol):
-    """Judgement of the answers of a family; modules implement it.
-
-    WEIGHTS: share of each aspect in the quality; they sum to 1.
-    """
-
-    WEIGHTS: Mapping[str, float]
+    """Judgement of the answers of a family; modules implement it."""
 
     def aspects(self, prompt: str, answer: str) -> dict[str, float]:
         """Return each aspect of the answer, in [0, 1]; raise ValueError if the prompt is of another family."""
 
     def quality(self, prompt: str, answer: str) -> float:
-        """Return the hidden quality of the answer in [0, 1], the weighted mean of its aspects."""
+        """Return the hidden quality of the answer in [0, 1], a function of its aspects."""
 
 
-ORACLES: Mapping[str, Oracle] = MappingProxyType({"describe": describe, "relay": relay})
+ORACLES: Mapping[str, Oracle] = MappingProxyType({"describe": describe, "relay": relay, "instruct": instruct})
 """The oracles, by the name of their family in `data.task`."""

@@ -58,7 +58,14 @@ def stutter(text: str, place: float, times: int) -> str:
     return " ".join([*words[:index], *[words[index]] * times, *words[index:]])
 
 
-def label(prompt: str, answers: tuple[str, str], advantage: float, dice: Dice) -> Preference:
+def subset_of(prompt: str) -> str:
+    """Return the one evaluation subset of a family whose prompts are all of a kind."""
+    return "all prompts"
+
+
+def label(
+    prompt: str, answers: tuple[str, str], advantage: float, dice: Dice, sharpness: float = SHARPNESS
+) -> Preference:
     """Return the pair as a preference, labelled by a logistic coin: the larger the advantage, the surer the label.
 
     Args:
@@ -66,8 +73,9 @@ def label(prompt: str, answers: tuple[str, str], advantage: float, dice: Dice) -
         answers: the two answers.
         advantage: hidden quality of the first answer minus that of the second.
         dice: source of the coin.
+        sharpness: slope of the coin per unit of quality.
     """
     first, second = answers
-    if not dice.chance(1 / (1 + math.exp(-SHARPNESS * advantage))):
+    if not dice.chance(1 / (1 + math.exp(-sharpness * advantage))):
         first, second = second, first
     return Preference((Message("user", prompt),), first, second)

@@ -7,5 +7,6 @@ here; see `pit.data.synthetic.oracle`.
 
 from pit.data.synthetic.relay.corruptions import RUNGS, clean_answer, corruptions, progress
 from pit.data.synthetic.relay.task import preference_at, prompt_at
+from pit.data.synthetic.shared import subset_of
 
-__all__ = ["RUNGS", "clean_answer", "corruptions", "preference_at", "progress", "prompt_at"]
+__all__ = ["RUNGS", "clean_answer", "corruptions", "preference_at", "progress", "prompt_at", "subset_of"]
