@@ -1,0 +1,14 @@
+"""The page of plans shows what the committed plans say."""
+
+import importlib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_has_the_rows_of_the_committed_plans(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    rows = importlib.import_module("plans").table()
+    page = (ROOT / "docs" / "guides" / "plan.md").read_text(encoding="utf-8").splitlines()
+    assert rows
+    assert rows == [line for line in page if line.startswith("| `v")]
