@@ -253,6 +253,12 @@ def interval(values: Sequence[float]) -> str:
     return f"{over.value:.3f} [{over.low:.3f}, {over.high:.3f}]"
 
 
+def share(trial: Mapping[str, Any], column: str, aspect: str, subset: str | None) -> float:
+    """Return the mean of an aspect of a method's answers; `subset` None takes the prompts of all subsets."""
+    values = zip(trial["aspects"][column][aspect], trial["subsets"], strict=True)
+    return float(np.mean([value for value, name in values if subset in (None, name)]))
+
+
 def table(results: Mapping[str, Any]) -> str:
     """Return Markdown: shares by method and pass, comparisons, subsets, drift, and examples side by side."""
     trials = results["trials"]
@@ -261,20 +267,7 @@ def table(results: Mapping[str, Any]) -> str:
     named = [name for name in dict.fromkeys((*series, *methods_of(passes).values())) if name in trials[0]["aspects"]]
 
     def mean(name: str, aspect: str, subset: str | None = None) -> str:
-        return interval(
-            [
-                float(
-                    np.mean(
-                        [
-                            value
-                            for value, of in zip(trial["aspects"][name][aspect], trial["subsets"], strict=True)
-                            if subset in (None, of)
-                        ]
-                    )
-                )
-                for trial in trials
-            ]
-        )
+        return interval([share(trial, name, aspect, subset) for trial in trials])
 
     lines = ["| answers | share held | all held | fluent | tokens per prompt |", "|---|---|---|---|---|"]
     for name in named:

@@ -181,7 +181,7 @@ class RlConfig(Section):
     """Fields of every RL stage.
 
     algorithm: name of the policy-gradient algorithm, one of `pit.rl.algorithms.ALGORITHMS`.
-    steps: updates of the stage.
+    steps: rollouts of the stage, an update each; `algorithm=clipped` makes several.
     prompts, samples: trees per step, and samples per tree.
     beta: KL coefficient, score per nat (the paper leaves it open); the first one where kl.target makes it adaptive.
     kl: how the KL is estimated and charged.

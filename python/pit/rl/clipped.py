@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int64
 
-from pit.config import FieldError, RlConfig
+from pit.config import RlConfig
+from pit.config.rules import require
 from pit.losses.rl import clipped
 from pit.losses.total import Total
 from pit.model.decoder import Decoder
@@ -89,11 +90,12 @@ class Clipped(Rloo):
     def check(cls, config: RlConfig) -> None:
         """Raise where minibatches would differ in size, or a term holds for samples of the current policy alone."""
         rule = f"must divide prompts = {config.prompts}, because every minibatch has as many trees"
-        _require(config.prompts % config.clip.minibatches == 0, "clip.minibatches", config.clip.minibatches, rule)
+        parts, remedy = config.clip.minibatches, "set {path}=1, or another divisor"
+        require(config.prompts % parts == 0, "clip.minibatches", parts, rule, remedy)
         why = "with algorithm clipped, whose later updates read samples of an earlier policy"
-        _require(config.kl.estimator == "k1", "kl.estimator", config.kl.estimator, f"must be k1 {why}", "k1")
-        _require(config.kl.place == "reward", "kl.place", config.kl.place, f"must be reward {why}", "reward")
-        _require(config.entropy == 0, "entropy", config.entropy, f"must be 0 {why}", "0")
+        require(config.kl.estimator == "k1", "kl.estimator", config.kl.estimator, f"must be k1 {why}", "set {path}=k1")
+        require(config.kl.place == "reward", "kl.place", config.kl.place, f"must be reward {why}", "set {path}=reward")
+        require(config.entropy == 0, "entropy", config.entropy, f"must be 0 {why}", "set {path}=0")
 
     def prepare(self, trees: Trees, measures: Measures, control: Controllers, seed: Seed) -> Iterator[Minibatch]:
         """Yield the parts of the trees, with advantages over the whole rollout, epoch by epoch."""
@@ -127,8 +129,3 @@ class Clipped(Rloo):
             "advantage": jax.ShapeDtypeStruct((slots, n), jnp.float32, sharding=place),
             "rollout_logp": jax.ShapeDtypeStruct((slots, n, capacity), jnp.float32, sharding=place),
         }
-
-
-def _require(ok: bool, field: str, value: object, rule: str, remedy: str = "") -> None:
-    if not ok:
-        raise FieldError(field, value, rule, f"set {{path}}={remedy}" if remedy else "set {path}=1, or another divisor")

@@ -145,7 +145,8 @@ class RlStep:
             totals.append(of_update)
             if not algorithm.proceeds(of_update):
                 break
-        scored.values.update({"policy/updates": float(len(totals))} if algorithm.updates > 1 else {})
+        if algorithm.updates > 1:
+            scored.values["policy/updates"] = float(len(totals))
         return state, added(totals), scored, control
 
     def collect(
@@ -167,7 +168,8 @@ class RlStep:
         control = control.seen(self.config, scores) if adapt else control
         measures = self.measure(params, rollout, trees, scores, control)
         values = metrics(self.config, rollout, scores, measures, control) | parts
-        values |= {} if self.scale is None else {"rewards/scale": self.scale}
+        if self.scale is not None:
+            values["rewards/scale"] = self.scale
         return Scored(rollout, trees, scores, measures, values), control
 
     def prompts(self, fold: Fold, draws: Draws, seed: Seed) -> Prompts:

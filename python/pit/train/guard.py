@@ -77,18 +77,18 @@ class Guard:
         self._last = _Step(state.step, state.params, batches, examples, metrics[REFUSED].sum)
         return state, metrics
 
-    def settle(self) -> bool:
-        """Return whether the last step was refused; its cause is then on disk. Later calls return False.
+    def settle(self) -> None:
+        """Count the last step if it was refused, and write its cause to disk; later calls do nothing.
 
         Raises:
             DivergedError: it was the last in a row that may be.
         """
         last, self._last = self._last, None
         if last is None:
-            return False
+            return
         if not float(last.refused):
             self._in_a_row = 0
-            return False
+            return
         self._in_a_row += 1
         path = self._save_cause(last)
         if self._in_a_row >= self._limit:
@@ -98,7 +98,6 @@ class Guard:
                 f"fault is in {path}: look at it and at the models that read it, lower optimizer.learning_rate, or "
                 "raise optimizer.refusals"
             )
-        return True
 
     def state(self) -> dict[str, int]:
         """Return the state of the guard for a checkpoint."""
