@@ -7,10 +7,10 @@ is then another KL. The slope of a logistic regression on held-out pairs (Platt,
 
 import numpy as np
 from jaxtyping import Float32, Float64
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from pit.errors import PitError
-
-_ROUNDS = 200
 
 
 class ScaleError(PitError):
@@ -40,16 +40,12 @@ def log_odds_scale(margins: Float32[np.ndarray, " n"], what: str) -> float:
             "model that ranks no better than chance has no scale; train the reward model longer, or set it to none"
         )
     target = (len(exact) + 1) / (len(exact) + 2)
-    low, high = 0.0, 1.0 / float(np.abs(exact).mean())
+    high = 1.0 / float(np.abs(exact).mean())
     while _slope(high, exact, target) < 0:
-        low, high = high, 2 * high
-    for _ in range(_ROUNDS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if _slope(middle, exact, target) < 0 else (low, middle)
-    return high
+        high *= 2
+    return float(brentq(_slope, 0.0, high, args=(exact, target)))
 
 
 def _slope(factor: float, margins: Float64[np.ndarray, " n"], target: float) -> float:
     """Return the derivative of the mean loss by the factor, which rises with it."""
-    chance = 0.5 * (1.0 + np.tanh(0.5 * factor * margins))
-    return float(np.mean(margins * (chance - target)))
+    return float(np.mean(margins * (expit(factor * margins) - target)))
