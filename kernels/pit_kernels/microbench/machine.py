@@ -17,11 +17,14 @@ from jaxtyping import Int32, Int64
 
 from pit_kernels.microbench.bundles import Bundle, Operation
 
-BRANCH_DELAY = {"v4": 1, "v5e": 4, "v5p": 4, "v6e": 4, "v7x": 4}
+BRANCH_DELAY = {"v4": 1, "v5e": 4, "v5p": 4, "v6e": 4, "v7x": 6}
 """Bundles after a branch that are executed before it takes effect."""
 
 MOST_BLOCKS = 200_000_000
 """Blocks executed before a run is given up: minutes of Python."""
+
+LANES = 128
+"""Words of a row of vector memory."""
 
 _SPACE_STRIDE = {"smem": 2**16, "vmem": 2**18, "hbm": 2**21, "cmem": 2**18, "sflag": 2**10}
 _POINTER = re.compile(r"(?:int_to_ptr|scalar_lea|inlined_call_operand)\.(\w+)")
@@ -399,7 +402,7 @@ class _Memory(dict[Any, Any]):
         self.spills = spills
         self.operands = operands
         self.granule_words = granule_bytes // 4
-        self.sources = {base: index for index, (_, base) in places.items()}
+        self.sources = {base: (index, space) for index, (space, base) in places.items()}
         for index, (space, base) in places.items():
             if space == "smem" and index in operands:
                 self.update(enumerate(operands[index].tolist(), base))
@@ -424,12 +427,18 @@ class _Memory(dict[Any, Any]):
         return int(self.operands[index][0]) if index in self.operands else UNKNOWN
 
     def copy(self, source: Any, destination: Any, granules: Any) -> None:  # type: ignore[override]
-        """Run a DMA into scalar memory. Its pointers count granules; on v5e and v6e those of operands count sixteen."""
+        """Run a DMA into scalar memory. Its pointers count granules; those of operands count sixteen on v5e and v6e.
+
+        A pointer into vector memory counts rows of `LANES` words, unless it was multiplied to granules.
+        """
         if source is UNKNOWN or destination is UNKNOWN or granules is UNKNOWN:
             return
-        for base, index in self.sources.items():
-            for origin in (base, base << 4):
-                offset = (source - origin) * self.granule_words
+        for base, (index, space) in self.sources.items():
+            for origin, words in (
+                (base, LANES if space == "vmem" else self.granule_words),
+                (base << 4, self.granule_words),
+            ):
+                offset = (source - origin) * words
                 if index in self.operands and 0 <= offset < len(self.operands[index]):
                     copied = self.operands[index][offset : offset + granules * self.granule_words]
                     self.update(enumerate(copied.tolist(), destination))
