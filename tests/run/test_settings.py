@@ -172,7 +172,9 @@ def test_a_stage_that_the_run_has_not_is_refused(run):
 
 
 def test_jobs_of_a_run_wait_for_what_they_read(run):
-    needs = needs_of(override(run.config, ["references=own", "refresh.prompts=4", "board.gold=judge", "rlhf=again"]))
+    needs = needs_of(
+        override(run.config, ["references=own", "refresh.prompts=4", "board.gold=judge", "rlhf=again", "offline=both"])
+    )
     assert set(needs[refresh.PAIRS]) == {rl.IMPROVER_0, rl.POLICY}
     assert {refresh.PAIRS, reward.GAP} <= set(needs[refresh.GAP])
     assert {refresh.GAP, reward.JUDGE, GATE} <= set(needs[rl_iterated.IMPROVER_1])
@@ -196,7 +198,7 @@ def test_names_of_jobs_and_their_sections_are_distinct():
         assert stage_named(stage.name) is stage
         assert stage.settings(tiny()) == getattr(tiny(), stage.section)
     assert stage_named("gate") is None
-    assert jobs_of(override(tiny(), ["references=own", "refresh.prompts=1", "rlhf=again"])) == GRAPH
+    assert jobs_of(override(tiny(), ["references=own", "refresh.prompts=1", "rlhf=again", "offline=both"])) == GRAPH
 
 
 def test_the_plan_shows_the_stages_that_a_run_has(run):

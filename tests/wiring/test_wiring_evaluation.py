@@ -16,6 +16,7 @@ from pit.rl.records import Prompts, Rollout
 from pit.rollout.sample import Samples
 
 ITERATIONS = 3
+OFFLINE = ("dpo_policy", "srpo_improved")
 
 
 def answered(*settings):
@@ -101,6 +102,29 @@ def test_methods_hold_the_answers_of_their_pass():
     accepted = [step.accepted for path in answers.improved for step in path.steps]
     assert any(accepted)
     assert not all(accepted)
+
+
+def test_offline_rivals_answer_as_the_policy_and_as_the_improver_of_its_answers():
+    world, _, answers = answered(*SETTINGS, "offline=both")
+    first = answers.methods["policy"].rows()
+    (dpo,) = [ask for ask in world.asks if ask.model == "dpo-policy"]
+    passes = [ask for ask in world.asks if ask.model == "srpo-improver"]
+    assert answers.methods["dpo_policy"].rows() == [reply(dpo, g, world.closings[2]) for g in range(6)]
+    assert all(len(segments(prefix, world.closings)) == 1 for prefix in dpo.prefixes)
+    read, names = first, ["srpo_improved", "srpo_improved_2", "srpo_improved_3"]
+    for name, ask in zip(names, passes, strict=True):
+        assert [segments(prefix, world.closings)[1] for prefix in ask.prefixes] == read
+        read = [reply(ask, g, world.closings[2]) for g in range(6)]
+        assert answers.methods[name].rows() == read
+    seeds = {ask.seed for ask in (dpo, *passes)}
+    assert len(seeds) == 4
+    assert not seeds & {ask.seed for ask in world.asks if ask.model not in (dpo.model, passes[0].model)}
+    judge = Judge("oracle", {name: np.arange(6.0) + len(name) for name in answers.methods}, True)
+    rows = measure.deltas(judge, answers, seed=0, resamples=10)
+    wanted = ["dpo_policy_over_policy", "srpo_improved_3_over_policy", *(f"improved_over_{n}" for n in OFFLINE)]
+    assert {f"{name}/oracle" for name in wanted} <= rows.keys()
+    # "srpo_improved" is longer than "improved", and that is worth more.
+    assert rows["improved_over_srpo_improved/oracle"].value == -100.0
 
 
 def reply(ask, g, eos):

@@ -13,6 +13,7 @@ from pit.config import override
 from pit.evaluate import sensitivity
 from pit.evaluate.gates import GATE
 from pit.pipeline import EVALUATE, needs_of
+from pit.run.stage import ANCHORED
 from pit.stages import refresh
 from pit.stages.graph import improver_of, jobs_of, stages_of
 
@@ -29,8 +30,12 @@ FOLDS = {
     "rl-improver-1": "rl",
     "rl-improver-2": "rl",
     "rl-policy-again": "rl",
+    "dpo-policy": "reward",
+    "srpo-improver": "reward",
 }
 """The fold that each stage may learn from; the eval fold is measured on, and learned from by none."""
+
+OFFLINE = ("dpo-policy", "srpo-improver")
 
 PAPER = ("sft-policy", "sft-improver", "reward-quality", "reward-gap", "reward-judge", "rl-policy", "rl-improver-0")
 
@@ -63,6 +68,11 @@ INPUTS = {
     ("rlhf=again", "rl_policy.anchor=init", "refresh.prompts=8"): {
         "rl-policy": {"start": "sft-policy", "anchor": "sft-policy", "reward": "reward-quality"},
         "rl-policy-again": {"start": "rl-policy", "anchor": "rl-policy", "reward": "refresh-quality"},
+    },
+    ("offline=both",): {
+        "dpo-policy": {"start": "sft-policy", "anchor": "sft-policy"},
+        "srpo-improver": {"start": "sft-improver", "anchor": "sft-improver"},
+        "rl-policy": {"start": "sft-policy", "anchor": "sft-policy", "reward": "reward-quality"},
     },
     ("reward_gap.init=base", "reward_judge.init=policy"): {"reward-gap": {}, "reward-judge": {"start": "sft-policy"}},
     (
@@ -182,12 +192,16 @@ def test_supervised_stages_start_from_the_weights_that_their_config_names():
 def expected_trees(name, row, closings):
     """Tokens of the tree of a row of the store, depth first: the layout of the paper's stages, written down by hand."""
     (x, better, worse), (i, r, o) = ([part.tolist() for part in row]), closings
+    pair = [*x, i, *better, o, *worse, o]
+    orders = [*x, i, *better, r, *better, o, *worse, o, *worse, r, *better, o, *worse, o]
     return {
         "sft-policy": [*x, i, *better, o],
         "sft-improver": [*x, i, *worse, r, *better, o],
-        "reward-quality": [*x, i, *better, o, *worse, o],
-        "reward-judge": [*x, i, *better, o, *worse, o],
-        "reward-gap": [*x, i, *better, r, *better, o, *worse, o, *worse, r, *better, o, *worse, o],
+        "reward-quality": pair,
+        "reward-judge": pair,
+        "reward-gap": orders,
+        "dpo-policy": pair,
+        "srpo-improver": orders,
     }[name]
 
 
@@ -199,8 +213,8 @@ def places_of(tokens, rows):
 
 
 def test_supervised_stages_train_on_trees_of_their_fold():
-    for name in ("sft-policy", "sft-improver", "reward-quality", "reward-judge", "reward-gap"):
-        world, run = worked(name)
+    for name in ("sft-policy", "sft-improver", "reward-quality", "reward-judge", "reward-gap", *OFFLINE):
+        world, run = worked(name, "offline=both")
         fold = run.store.fold(FOLDS[name])
         trees = 0
         for group in world.of(name):
@@ -227,9 +241,25 @@ def test_fine_tuning_learns_the_better_answer_alone():
                 np.testing.assert_array_equal(weight, arrays["loss_weight"])
 
 
+def test_offline_rivals_learn_both_answers_of_a_pair_against_the_model_that_they_start_from():
+    for name, start, outputs in (("dpo-policy", "sft-policy", 2), ("srpo-improver", "sft-improver", 4)):
+        world, run = worked(name, "offline=both")
+        assert world.starts == {name: start}
+        assert {anchor for _, _, anchor in world.kls} == {start}
+        fold, (_, _, eos) = run.store.fold("reward"), world.closings
+        for group in (*world.of(name), *world.of(name, "held out")):
+            for arrays in group.arrays:
+                assert arrays[ANCHORED].shape == arrays["leaf"].shape[:2] == (len(arrays["leaf"]), outputs)
+        for group in world.of(name):
+            for arrays, examples in zip(group.arrays, group.examples, strict=True):
+                learned = [sum(len(fold.row(i)[column]) + 1 for column in (1, 2)) for i in examples if i >= 0]
+                assert arrays["loss_weight"].sum() == sum(learned) * outputs / 2
+                assert (arrays["token"][arrays["loss_weight"] > 0] == eos).sum() == len(learned) * outputs
+
+
 def test_held_out_measures_are_of_the_eval_fold_alone():
-    for name in ("sft-policy", "sft-improver", "reward-quality", "reward-judge"):
-        world, run = worked(name)
+    for name in ("sft-policy", "sft-improver", "reward-quality", "reward-judge", *OFFLINE):
+        world, run = worked(name, "offline=both")
         (held_out,) = world.of(name, "held out")
         fold = run.store.fold("eval")
         count = min(named(name).settings(run.config).evaluate_trees, len(fold))
@@ -322,6 +352,7 @@ def test_a_hash_changes_exactly_where_an_input_does():
     inputs["refresh-gap"] = {"start": "reward-gap", **refreshed}
     inputs["rl-improver-1"] |= {"reward": "refresh-gap"}
     inputs["rl-improver-2"] = {**inputs["rl-improver-1"], "start": "rl-improver-1", "rewriter": "rl-improver-1"}
+    inputs |= INPUTS["offline=both",]
     inputs["rl-policy-again"] = {"start": "rl-policy", "anchor": "sft-policy", "reward": "refresh-quality"}
     later = closure(inputs)
     before = {stage.name: stage.hash(run) for stage in STAGES}
@@ -364,6 +395,8 @@ def test_the_jobs_of_a_config_are_those_that_it_asks_for():
         ((), ("rl-improver-1",)),
         (("references=own",), ("rl-improver-1", "rl-improver-2")),
         (("refresh.prompts=4",), ("refresh-pairs", "refresh-quality", "refresh-gap", "rl-improver-1")),
+        (("offline=dpo",), ("rl-improver-1", "dpo-policy")),
+        (("offline=srpo", "rlhf=again"), ("rl-improver-1", "rl-policy-again", "srpo-improver")),
     ):
         chosen = config(*settings)
         assert names(jobs_of(chosen)) == (*PAPER, *more)

@@ -58,6 +58,8 @@ STEPS = 3
 
 ROWS = 240
 
+OFFLINE = ("dpo", "srpo")
+
 
 def named(name: str) -> Stage:
     """Return a stage by its name."""
@@ -67,7 +69,7 @@ def named(name: str) -> Stage:
 @functools.cache
 def config(*settings: str) -> RunConfig:
     """Return the config of a world: the smallest recipe, a few steps per stage, with more settings."""
-    supervised_sections = ("sft_policy", "sft_improver", "reward_quality", "reward_gap", "reward_judge")
+    supervised_sections = ("sft_policy", "sft_improver", "reward_quality", "reward_gap", "reward_judge", *OFFLINE)
     rl_sections = ("rl_policy", "rl_improver_0", "rl_improver_1", "rl_improver_2")
     steps = [f"{name}.steps={STEPS}" for name in (*supervised_sections, *rl_sections, "refresh")]
     saved = [f"{name}.checkpoint_every=1" for name in (*supervised_sections, *rl_sections, "refresh")]
@@ -81,7 +83,7 @@ def _base() -> RunConfig:
     rows = PackingConfig(row_length=256, rows=4, window=16, trees=16)
     packed = {
         name: dataclasses.replace(getattr(base, name), packing=rows)
-        for name in ("sft_policy", "sft_improver", "reward_quality", "reward_gap", "reward_judge", "refresh")
+        for name in ("sft_policy", "sft_improver", "reward_quality", "reward_gap", "reward_judge", "refresh", *OFFLINE)
     }
     assert isinstance(packed["sft_improver"], ImproverSftConfig)
     return dataclasses.replace(base, data=dataclasses.replace(base.data, synthetic_rows=ROWS), **packed)
@@ -305,6 +307,11 @@ class World:
         of_anchor = trees.unpacked([extra["anchor_logp"] for extra in anchored], n)
         return readings.Readings(whole, of_anchor, np.zeros_like(whole), anchored)
 
+    def anchored(self, anchor, batch):
+        """Give every output 1 nat under the anchor."""
+        self.kls.append((self.where, self.starts.get(self.where, ""), trained_by(anchor.model.params)))
+        return {**batch, stages.ANCHORED: jnp.full(batch["leaf"].shape[:2], jnp.float32(-1))}
+
     def group(self, kind, arrays, examples):
         """Keep microbatches."""
         kept = [{name: np.asarray(value) for name, value in part.items()} for part in arrays]
@@ -385,6 +392,7 @@ class World:
             contextlib.nullcontext()
             if reads
             else mock.patch.object(readings.PolicyAndAnchor, "read", lambda reader, *rest: self.read(reader, *rest)),
+            mock.patch.object(supervised.Anchor, "__call__", lambda anchor, batch: self.anchored(anchor, batch)),
             mock.patch.object(sessions, "Update", self.update()),
             mock.patch.object(sessions, "Guard", self.guard()),
             mock.patch.object(supervised, "Evaluation", self.evaluation()),

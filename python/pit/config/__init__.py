@@ -43,6 +43,7 @@ from pit.config.sections import (
 from pit.config.supervised import (
     GapConfig,
     ImproverSftConfig,
+    OfflineConfig,
     OrderedPairs,
     RefreshConfig,
     RewardConfig,
@@ -79,6 +80,7 @@ __all__ = [
     "Limit",
     "MeshConfig",
     "ModelConfig",
+    "OfflineConfig",
     "OptimizerConfig",
     "OrderedPairs",
     "PackingConfig",

@@ -19,7 +19,14 @@ from pit.config.sections import (
     TokenizerConfig,
     WindowConfig,
 )
-from pit.config.supervised import GapConfig, ImproverSftConfig, RefreshConfig, RewardConfig, SftConfig
+from pit.config.supervised import (
+    GapConfig,
+    ImproverSftConfig,
+    OfflineConfig,
+    RefreshConfig,
+    RewardConfig,
+    SftConfig,
+)
 
 FREE = ("workers", "board", "evaluate", "trackers")
 """Parts of a config that change nothing of what is trained, so that they may change while a run is on."""
@@ -39,6 +46,7 @@ class RunConfig(Section):
         improver of RL,1 rewrites.
     rlhf: "again" adds a second RL stage of the policy, with the settings of the first and from its weights: a rival of
         the improver in the evaluation. With rl_policy.anchor=init it is anchored there too (re-anchored RLHF).
+    offline: adds rivals that are trained on pairs alone: a policy by "dpo", an improver by "srpo", or "both".
     workers: stages that run at a time; one where they would share an accelerator, and on several hosts.
     trackers: where metrics go besides metrics.jsonl: tensorboard, wandb, trackio, or several with commas between; or
         none. It changes nothing of what is trained.
@@ -74,6 +82,9 @@ class RunConfig(Section):
     checkpoints: str | None = None
     trackers: str = field(default="tensorboard", metadata=LATER)
     rlhf: Literal["once", "again"] = field(default="once", metadata=LATER)
+    offline: Literal["none", "dpo", "srpo", "both"] = field(default="none", metadata=LATER)
+    dpo: OfflineConfig = field(default_factory=OfflineConfig, metadata=LATER)
+    srpo: OfflineConfig = field(default_factory=OfflineConfig, metadata=LATER)
 
     @property
     def tracker_names(self) -> tuple[str, ...]:
@@ -125,6 +136,8 @@ class RunConfig(Section):
         sections = ["reward_gap", "sft_improver", *self._improver_sections()]
         paths = dict.fromkeys([*sections, *(["refresh"] if self.refresh.asked else [])], improver)
         paths |= dict.fromkeys(("sft_policy", "reward_quality", "reward_judge", "rl_policy"), policy)
+        paths |= {"dpo": policy} if self.offline in ("dpo", "both") else {}
+        paths |= {"srpo": improver} if self.offline in ("srpo", "both") else {}
         for section, path in paths.items():
             row = getattr(self, section).packing.row_length
             require(

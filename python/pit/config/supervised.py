@@ -1,10 +1,10 @@
-"""Sections of the supervised stages: fine-tuning, reward models, and reward models refreshed with labelled samples."""
+"""Sections of the supervised stages: fine-tuning, offline rivals, reward models, their refreshment by own samples."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pit.config.adapter import AdapterConfig
-from pit.config.rules import COUNT, LATER, SHARE, UNSIGNED, Range, Section
+from pit.config.rules import COUNT, LATER, POSITIVE, SHARE, UNSIGNED, Range, Section
 from pit.config.sections import OptimizerConfig, PackingConfig, RolloutConfig
 
 OrderedPairs = Literal["five", "one", "antisymmetric"]
@@ -44,6 +44,16 @@ class ImproverSftConfig(SupervisedConfig):
     """
 
     init: Literal["base", "policy"] = "base"
+
+
+@dataclass(frozen=True)
+class OfflineConfig(SupervisedConfig):
+    """Training of a decoder on labelled pairs alone: no reward model, no samples. Its anchor is where it starts.
+
+    beta: unit of the log-ratio of decoder and anchor, per nat; the larger, the nearer the decoder stays to the anchor.
+    """
+
+    beta: Annotated[float, POSITIVE] = 0.1
 
 
 @dataclass(frozen=True)

@@ -320,6 +320,14 @@ def improver_sft() -> Topology:
     return tree.topology("improver_sft")
 
 
+def policy_pair() -> Topology:
+    """Return x -> {y_w, y_l}, whose outputs carry loss; leaf 0 is the better answer, leaf 1 the worse."""
+    tree = _Tree()
+    for answer in (_BETTER, _WORSE):
+        tree.output(0, answer, loss=True)
+    return tree.topology("policy_pair")
+
+
 def quality() -> Topology:
     """Return x -> {y_w, y_l}, the tree of R_P; leaf 0 scores the better answer, leaf 1 the worse."""
     tree = _Tree()
@@ -330,12 +338,21 @@ def quality() -> Topology:
 
 def gap() -> Topology:
     """Return x -> {y_w, y_l} -> {y_w, y_l}, the four orders of R_PIT; leaves GAP_WW, GAP_LW, GAP_WL, GAP_LL."""
+    return _orders("gap", loss=False)
+
+
+def improver_orders() -> Topology:
+    """Return the tree of `gap` with loss on its outputs: each answer as the improver's, given each as the reference."""
+    return _orders("improver_orders", loss=True)
+
+
+def _orders(name: str, *, loss: bool) -> Topology:
     tree = _Tree()
     for reference in (_BETTER, _WORSE):
         parent = tree.reference(reference)
-        tree.output(parent, _BETTER)
-        tree.output(parent, _WORSE)
-    return tree.topology("gap")
+        tree.output(parent, _BETTER, loss=loss)
+        tree.output(parent, _WORSE, loss=loss)
+    return tree.topology(name)
 
 
 @cache

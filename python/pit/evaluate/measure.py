@@ -36,7 +36,7 @@ from pit.rl.records import Gold
 from pit.rollout.score import LikelihoodScorer, ModelScorer
 from pit.run.folder import Run
 from pit.run.stage import Stage
-from pit.stages import refresh, reward, rl, rl_again, sft
+from pit.stages import offline, refresh, reward, rl, rl_again, sft
 from pit.stages.graph import improver_of
 from pit.train.log import make_reporter
 from pit.types import GAP_LL, GAP_LW, GAP_WL, GAP_WW
@@ -98,6 +98,14 @@ def answer_all(run: Run) -> Answers:
     if rl_again.POLICY_AGAIN.included(config):
         again = replace(models, policy=rl_again.POLICY_AGAIN.load(run))
         rivals["policy_again"] = again.respond(prompts, requests, config.improve, seed.of("policy again"))
+    if offline.POLICY.included(config):
+        by_dpo = replace(models, policy=offline.POLICY.load(run))
+        rivals["dpo_policy"] = by_dpo.respond(prompts, requests, config.improve, seed.of("dpo policy"))
+    if offline.IMPROVER.included(config):
+        by_srpo = replace(models, improver=offline.IMPROVER.load(run))
+        chain, of_srpo = config.improve.chain(), seed.of("srpo improver")
+        passes = list(improve(by_srpo, prompts, requests, chain, seed=of_srpo, answers=first, stop_rule=False))
+        rivals |= {_numbered("srpo_improved", k): answers_of(passes, k) for k in range(1, chain.iterations + 1)}
     reporter.update(total, total, "scoring")
     reporter.close()
     wrong_gaps = models.scorer.gap(prompts, first, [wrong], config.improve.gap)[:, 0]
@@ -111,10 +119,15 @@ def answer_all(run: Run) -> Answers:
         "wrong_reference_plain": wrong,
     }
     for k in range(2, config.improve.rounds + 1):
-        methods[f"improved_{k}"] = answers_of(improved, k)
+        methods[_numbered("improved", k)] = answers_of(improved, k)
     for k in range(2, config.improve.iterations + 1):
-        methods[f"improved_plain_{k}"] = answers_of(plain, k)
+        methods[_numbered("improved_plain", k)] = answers_of(plain, k)
     return Answers(prompts, methods, improved, plain)
+
+
+def _numbered(stem: str, k: int) -> str:
+    """Return the name of the answers after k passes."""
+    return stem if k == 1 else f"{stem}_{k}"
 
 
 def answers_of(trajectories: Sequence[Trajectory], iteration: int) -> Tokens:
@@ -226,10 +239,11 @@ def deltas(judge: Judge, answers: Answers, *, seed: int, resamples: int) -> dict
             pair = ("policy", "sft_policy") if name == "sft_policy" else (name, "policy")
             key = f"{pair[0]}_over_{pair[1]}/{judge.name}"
             result[key] = delta(scores[pair[0]], scores[pair[1]], seed=seed, resamples=resamples)
-    if "policy_again" in scores:
-        result[f"improved_over_policy_again/{judge.name}"] = delta(
-            scores["improved"], scores["policy_again"], seed=seed, resamples=resamples
-        )
+    for rival in ("policy_again", "dpo_policy", "srpo_improved"):
+        if rival in scores:
+            result[f"improved_over_{rival}/{judge.name}"] = delta(
+                scores["improved"], scores[rival], seed=seed, resamples=resamples
+            )
     lengths = {name: answers.methods[name].length.astype(np.float64) for name in ("improved", "policy")}
     result[f"improved_over_policy/{judge.name}/length_controlled"] = length_controlled_delta(
         scores["improved"], scores["policy"], lengths["improved"], lengths["policy"], seed=seed, resamples=resamples
@@ -255,8 +269,7 @@ def quality_series(
     trajectories = [trajectories[place] for place in places]
     points = []
     for k in range(len(trajectories[0].steps) + 1):
-        stem = "improved" if stop_rule else "improved_plain"
-        name = "policy" if k == 0 else stem if k == 1 else f"{stem}_{k}"
+        name = _numbered("improved" if stop_rule else "improved_plain", k) if k else "policy"
         mean = mean_interval(judge.scores[name][places], seed=seed)
         accepted = float(np.mean([t.steps[k - 1].accepted for t in trajectories])) if k and stop_rule else None
         tokens = float(np.mean([len(t.answer(k)) for t in trajectories]))

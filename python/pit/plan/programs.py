@@ -25,7 +25,7 @@ from pit.rl.step import packed_shapes
 from pit.rollout.engine import decode_program
 from pit.rollout.prefill import prefill_program
 from pit.rollout.strategy import Temperature
-from pit.run.stage import DECODER, Stage
+from pit.run.stage import ANCHORED, DECODER, Stage
 from pit.train.feed import shapes_of
 from pit.train.update import Evaluation, Update, make_optimizer
 from pit.types import Closings
@@ -102,13 +102,21 @@ def programs_of(stage: Stage, setting: Setting) -> list[Placed]:
     section, model = stage.settings(setting.config), setting.model(stage)
     loss = stage.loss(model.graphdef, setting.config, setting.capacity)
     batch = shapes_of(stage.topology(setting.config), setting.layout(section), row_sharding(setting.mesh))
+    anchor: list[Program] = []
+    if stage.anchored is not None:
+        reference = setting.model(stage.inputs(setting.config)["anchor"])
+        read = jax.jit(stage.anchored(reference.graphdef))
+        with reference.on_mesh():
+            values = jax.eval_shape(read, reference.params, batch)
+        anchor.append(Program("anchor", read, (reference.params, batch)))
+        batch = batch | {ANCHORED: shape_of(values, row_sharding(setting.mesh))}
     trained = batch
     if section.adapter is not None and section.adapter.dropout:
         trained = batch | {DROPOUT: jax.ShapeDtypeStruct((2,), jnp.uint32)}
     update = Update(loss, make_optimizer(section.optimizer, section.steps or STEPS), model.frozen)
     state = update.shapes(model.trained)  # type: ignore[arg-type]
-    programs = update.programs(state, trained, accumulates=section.packing.microbatches > 1)
-    alive = state, model.frozen, batch
+    programs = anchor + update.programs(state, trained, accumulates=section.packing.microbatches > 1)
+    alive = state, model.frozen, batch, [program.arguments[0] for program in anchor]
     programs.append(Evaluation(loss, model.frozen).program(state.params, batch))
     return [Placed(program, alive) for program in programs]
 

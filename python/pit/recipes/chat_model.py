@@ -13,6 +13,7 @@ from pit.config import (
     ImproveConfig,
     ImproverRlConfig,
     ImproverSftConfig,
+    OfflineConfig,
     OptimizerConfig,
     PackingConfig,
     Passes,
@@ -58,6 +59,7 @@ def chat(model: Pretrained, sizes: Sizes) -> RunConfig:
     }
     sft = supervised | {"optimizer": OptimizerConfig(learning_rate=2e-4 * rate, warmup_steps=10)}
     reward = supervised | {"optimizer": OptimizerConfig(learning_rate=1e-4 * rate, warmup_steps=10), "init": "policy"}
+    offline = supervised | {"optimizer": OptimizerConfig(learning_rate=5e-5 * rate, warmup_steps=10)}
     rl: dict[str, Any] = {
         "steps": 100,
         "prompts": 16,
@@ -89,6 +91,8 @@ def chat(model: Pretrained, sizes: Sizes) -> RunConfig:
         reward_quality=RewardConfig(**reward),
         reward_gap=GapConfig(**reward),
         reward_judge=RewardConfig(**reward),
+        dpo=OfflineConfig(**offline),
+        srpo=OfflineConfig(**offline),
         rl_policy=PolicyRlConfig(**rl),
         rl_improver_0=ImproverRlConfig(**improver),
         rl_improver_1=RewrittenRlConfig(**improver, anchor="init"),

@@ -13,6 +13,7 @@ from pit.config import (
     ImproverSftConfig,
     Limit,
     ModelConfig,
+    OfflineConfig,
     OptimizerConfig,
     PackingConfig,
     Passes,
@@ -82,6 +83,10 @@ def describe() -> RunConfig:
         reward_quality=RewardConfig(**supervised),
         reward_gap=GapConfig(**supervised | {"packing": large}, init="quality"),
         reward_judge=RewardConfig(**supervised | {"steps": 400}),
+        dpo=OfflineConfig(**supervised | {"optimizer": OptimizerConfig(learning_rate=5e-4, warmup_steps=20)}),
+        srpo=OfflineConfig(
+            **supervised | {"packing": large, "optimizer": OptimizerConfig(learning_rate=5e-4, warmup_steps=20)}
+        ),
         rl_policy=PolicyRlConfig(**rl, beta=0.8, optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=5)),
         rl_improver_0=ImproverRlConfig(**improver),
         refresh=RefreshConfig(

@@ -10,6 +10,7 @@ from pit.config import (
     ImproverRlConfig,
     ImproverSftConfig,
     ModelConfig,
+    OfflineConfig,
     OptimizerConfig,
     PackingConfig,
     Passes,
@@ -41,6 +42,7 @@ def hh() -> RunConfig:
     }
     sft = supervised | {"optimizer": OptimizerConfig(learning_rate=2e-3)}
     reward = supervised | {"optimizer": OptimizerConfig(learning_rate=1e-3), "init": "policy"}
+    offline = supervised | {"optimizer": OptimizerConfig(learning_rate=2e-4, warmup_steps=10)}
     rl: dict[str, Any] = {
         "steps": 12,
         "prompts": 16,
@@ -64,6 +66,8 @@ def hh() -> RunConfig:
         reward_quality=RewardConfig(**reward),
         reward_gap=GapConfig(**reward),
         reward_judge=RewardConfig(**reward),
+        dpo=OfflineConfig(**offline),
+        srpo=OfflineConfig(**offline),
         rl_policy=PolicyRlConfig(**rl),
         rl_improver_0=ImproverRlConfig(**rl),
         rl_improver_1=RewrittenRlConfig(**rl),

@@ -11,6 +11,7 @@ from pit.config import (
     ImproverSftConfig,
     MeshConfig,
     ModelConfig,
+    OfflineConfig,
     OptimizerConfig,
     PackingConfig,
     Passes,
@@ -55,6 +56,7 @@ def paper() -> RunConfig:
         "optimizer": OptimizerConfig(learning_rate=3e-4, b2=0.95, warmup_steps=100),
         "init": "policy",
     }
+    offline = supervised | {"optimizer": OptimizerConfig(learning_rate=5e-6, b2=0.95, warmup_steps=50)}
     rl: dict[str, Any] = {
         "steps": 1000,
         "prompts": 256,
@@ -79,6 +81,8 @@ def paper() -> RunConfig:
         reward_quality=RewardConfig(**reward),
         reward_gap=GapConfig(**reward),
         reward_judge=RewardConfig(**reward),
+        dpo=OfflineConfig(**offline),
+        srpo=OfflineConfig(**offline),
         rl_policy=PolicyRlConfig(**rl),
         rl_improver_0=ImproverRlConfig(**rl),
         rl_improver_1=RewrittenRlConfig(**rl),

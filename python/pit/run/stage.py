@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from flax import nnx
+from jaxtyping import Array
 
 from pit.config import AdapterConfig, ConfigError, FieldError, ModelConfig, RunConfig, digest
 from pit.model.adapters import targets
@@ -23,7 +24,7 @@ from pit.records import read_object
 from pit.rl.records import Gold, Labeller
 from pit.run.folder import Run
 from pit.train.checkpoint import CheckpointError, Checkpoints
-from pit.train.update import LossFunction
+from pit.train.update import Arrays, LossFunction
 from pit.types import Topology
 
 LossOf = Callable[[nnx.GraphDef[Any], RunConfig, int], LossFunction]
@@ -62,6 +63,9 @@ class Kind(NamedTuple):
         shape: ModelConfig = getattr(config, self.shape)
         return shape
 
+
+ANCHORED = "anchored"
+"""What a loss needs of the anchor, among the arrays of its batches."""
 
 DECODER = Kind(Decoder, "policy")
 REWARD_MODEL = Kind(RewardModel, "reward_model")
@@ -158,6 +162,8 @@ class Stage(Job):
     scored: returns further trees that it packs, in which a reward model scores what it trains on.
     check: raises a ConfigError where the config cannot work, before anything is trained.
     sources: returns digests of code of the user that the result depends on.
+    anchored: makes, from the anchor's graph definition, the function of its weights and a batch whose values the loss
+        finds in the batch as `ANCHORED`; None where the loss reads no anchor there.
 
     With an adapter in its section, a stage trains adapters, and a head, on the run's base.
     """
@@ -171,6 +177,7 @@ class Stage(Job):
     scored: Callable[[RunConfig], tuple[Topology, ...]] = _nothing
     check: Callable[[RunConfig], None] = _unchecked
     sources: Callable[[Run], tuple[str, ...]] = _no_sources
+    anchored: Callable[[nnx.GraphDef[Any]], Callable[[Params, Arrays], Array]] | None = None
 
     def needs(self, config: RunConfig) -> tuple[Job, ...]:
         """Return the stages of the inputs, and the other jobs that must be finished before."""

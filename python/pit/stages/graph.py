@@ -5,7 +5,7 @@ The pipeline, the plan and the command line follow this tuple; adding a stage is
 
 from pit.config import RunConfig
 from pit.run.stage import Job, Stage
-from pit.stages import refresh, reward, rl, rl_again, rl_iterated, sft
+from pit.stages import offline, refresh, reward, rl, rl_again, rl_iterated, sft
 
 GRAPH: tuple[Job, ...] = (
     sft.POLICY,
@@ -21,6 +21,8 @@ GRAPH: tuple[Job, ...] = (
     rl_iterated.IMPROVER_1,
     rl_iterated.IMPROVER_2,
     rl_again.POLICY_AGAIN,
+    offline.POLICY,
+    offline.IMPROVER,
 )
 
 STAGES = tuple(job for job in GRAPH if isinstance(job, Stage))

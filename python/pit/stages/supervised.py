@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array
 
 from pit.config import OptimizerConfig, RunConfig
 from pit.data.loader import Loader, count_steps
@@ -20,7 +21,7 @@ from pit.model.params import Params, key_of
 from pit.model.sharding import row_sharding
 from pit.run.folder import Run
 from pit.run.session import Session
-from pit.run.stage import DECODER, REWARD_MODEL, Kind, Role, Services, Stage
+from pit.run.stage import ANCHORED, DECODER, REWARD_MODEL, Kind, Role, Services, Stage
 from pit.train.checkpoint import Restored
 from pit.train.feed import Feed, StepLoader, to_device
 from pit.train.update import Arrays, Evaluation, LossFunction, TrainState
@@ -68,7 +69,10 @@ def supervised_stage(
         session = Session(run, stage, profile_steps=services.profile_steps)
         model = initial_model(stage, run)
         made = (batches or fold_batches)(session, topology)
-        task = SupervisedTask(session, loss(model.graphdef, run.config), made, model.frozen)
+        anchor = (
+            None if stage.anchored is None else Anchor(stage.inputs(run.config)["anchor"].load(run), stage.anchored)
+        )
+        task = SupervisedTask(session, loss(model.graphdef, run.config), made, model.frozen, anchor)
         session.train(task, model, session.settings.steps or steps_of_fold(stage, run))
 
     stage = Stage(
@@ -135,6 +139,23 @@ def fold_batches(session: Session, topology: Topology) -> Batches:
     return Batches(loader, pack_trees_local(held_out.table, held_out.lengths()[:trees], topology, layout, shards))
 
 
+class Anchor:
+    """A frozen model that adds to batches what a loss needs of it.
+
+    Args:
+        model: the model.
+        anchored: makes, from its graph definition, the function of its weights and a batch.
+    """
+
+    def __init__(self, model: Model[Any], anchored: Callable[[nnx.GraphDef[Any]], Callable[[Params, Arrays], Array]]):
+        self.model, self._read = model, jax.jit(anchored(model.graphdef))
+
+    def __call__(self, batch: Arrays) -> Arrays:
+        """Return the batch with `ANCHORED`."""
+        with self.model.on_mesh():
+            return {**batch, ANCHORED: self._read(self.model.params, batch)}
+
+
 class SupervisedTask:
     """The own half of a supervised stage: one optimizer step per planned step.
 
@@ -143,12 +164,21 @@ class SupervisedTask:
         loss: its loss.
         batches: batches to train on and to measure by.
         frozen: the weights that do not train.
+        anchor: adds to batches what the loss needs of it; None where it reads none.
     """
 
     log_every = 5
 
-    def __init__(self, session: Session, loss: LossFunction, batches: Batches, frozen: Params) -> None:
+    def __init__(
+        self,
+        session: Session,
+        loss: LossFunction,
+        batches: Batches,
+        frozen: Params,
+        anchor: Anchor | None = None,
+    ) -> None:
         self.loss, self._session, self._batches = loss, session, batches
+        self._anchored: Callable[[Arrays], Arrays] = anchor or (lambda batch: batch)
         self._adapter = session.settings.adapter
         self._noise = session.run.seed.of(session.stage.name, "dropout")
         self.optimizer: OptimizerConfig = session.settings.optimizer
@@ -169,7 +199,8 @@ class SupervisedTask:
     def step(self, state: TrainState) -> tuple[TrainState, Mapping[str, Total | float]]:
         """Take the next planned step."""
         batch = next(self._feed)
-        state, metrics = self._session.guard(state, self._with_noise(batch.arrays), batch.examples)
+        microbatches = self._with_noise([self._anchored(arrays) for arrays in batch.arrays])
+        state, metrics = self._session.guard(state, microbatches, batch.examples)
         self._done += 1
         self._session.tokens += batch.tokens
         begin_s, self._last_s = self._last_s, time.perf_counter()
@@ -189,7 +220,7 @@ class SupervisedTask:
 
     def evaluate(self, state: TrainState) -> Mapping[str, float]:
         """Return the loss and metrics of the held-out batches."""
-        arrays = (to_device(batch, self._sharding) for batch in self._batches.held_out)
+        arrays = (self._anchored(to_device(batch, self._sharding)) for batch in self._batches.held_out)
         return self._evaluation(state.params, arrays)
 
     def loader_state(self) -> Mapping[str, Any]:
