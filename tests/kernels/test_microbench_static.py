@@ -99,6 +99,31 @@ def test_an_excerpt_without_its_list_says_which_branch_it_cannot_take():
         run(parse_bundles(LOOP), {}, "v4", 512)
 
 
+COPY = """
+     0   :  { %s1_s1 = inlined_call_operand.vmem [shape: s32[2,128], index: 0] }
+   0x1   :  { %s2_s2 = scalar_lea.vmem %s1_s1, 1  ;;  %s3_s3 = scalar_lea.smem [#allocation3], 0 }
+   0x2   :  { %4 = dma.vmem_to_smem [thread:$0]  /*vmem=*/%s2_s2, /*size_in_granules=*/16, /*smem=*/%s3_s3 }
+   0x3   :  { %s5_s5 = sld [smem:[#allocation3]] }
+   0x4   :  { %p6_p6 = scmp.eq.s32.totalorder %s5_s5, 7 }
+   0x5   :  { %7 = sbr.rel (%p6_p6) target bundleno = 13 (0xd), region = 1 }
+   0x6   :  {}
+   0x7   :  {}
+   0x8   :  {}
+   0x9   :  {}
+   0xa   :  {}
+   0xb   :  {}
+   0xc   :  { %8 = vsyncpa [#allocation6], 1 }
+   0xd   :  {}
+"""
+
+
+@pytest.mark.parametrize("word", [7, 8])
+def test_a_list_in_vector_memory_is_copied_row_by_row_and_branches_of_v7x_wait_six_bundles(word):
+    rows = np.arange(256, dtype=np.int32) + (word - 128)
+    ran = run(parse_bundles(COPY), {0: rows}, "v7x", 32)
+    assert ran.executed.tolist() == [1] * 12 + [int(word != 7), 1]
+
+
 def test_a_store_somewhere_in_an_allocation_leaves_nothing_known_of_it():
     text = """
    0   :  {{ %s1_s1 = smov 0  ;;  %2 = sst [smem:[#allocation1]] 7  ;;  %3 = sst [smem:[#allocation2]] 7 }}

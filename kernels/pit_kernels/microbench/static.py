@@ -251,7 +251,7 @@ def _pallas_calls(module: Module, steering: Control) -> dict[str, Call]:
     for instruction, _ in module.walk():
         if _is_kernel(instruction):
             shapes = tuple(parse_layout(module.by_name[name].shape).shape for name in instruction.operands)
-            compiled[re.sub(r"\.\d+$", "", instruction.name), shapes].append(instruction.name)
+            compiled[kernel_name(instruction.name), shapes].append(instruction.name)
     traced: dict[Any, list[Call]] = defaultdict(list)
     for call in steering.calls:
         traced[re.sub(r"\W", "_", call.name), call.shapes].append(call)
@@ -261,6 +261,18 @@ def _pallas_calls(module: Module, steering: Control) -> dict[str, Call]:
             ordered = sorted(names, key=lambda name: int(name.rpartition(".")[2]) if "." in name else 0)
             matched.update(zip(ordered, traced[key], strict=True))
     return matched
+
+
+def kernel_name(instruction: str) -> str:
+    """Return the name that a Pallas call has in the program, from that of its instruction.
+
+    >>> kernel_name("transpose_jvp_my_kernel__.3")
+    'my_kernel'
+    """
+    name = re.sub(r"\.\d+$", "", instruction)
+    while (within := re.fullmatch(r"(?:jvp|transpose|vmap)_(.+)_", name)) is not None:
+        name = within[1]
+    return name
 
 
 def _is_kernel(instruction: Instruction) -> bool:
