@@ -1,6 +1,6 @@
 """Which limits of the hacking board see which hack, how late, and what they say of clean runs.
 
-    python bench/study_hacks.py run --seeds 321 322 323    # may be interrupted; what is finished is not made again
+    python bench/study_hacks.py run --seeds 322 323    # may be interrupted; what is finished is not made again
     python bench/study_hacks.py tables                     # Markdown tables from bench/results/hacks.json
     python bench/study_hacks.py plot                       # docs/studies/hacks.png
 
@@ -44,8 +44,9 @@ RESULTS = ROOT / "bench" / "results" / "hacks.json"
 PLOT = ROOT / "docs" / "studies" / "hacks.png"
 
 STEPS = 100
-WEIGHT = 4.0
-"""Score of a bias of 1; the gaps of the samples of a prompt have a standard deviation of about 1."""
+WEIGHT = 12.0
+"""Score of a bias of 1; the gaps of the samples of a prompt have a standard deviation of about 1. At 4, on seed 321, two
+of the eight biases did harm within 100 steps, and a third at the last."""
 
 CLEAN = (POLICY, IMPROVER_0, IMPROVER_1)
 BIASES: tuple[Callable[..., list[float]], ...] = _biases.BIASES
@@ -297,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["run", "tables", "plot"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[321, 322, 323])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[322, 323])
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "hacks", help="folder of the runs")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
