@@ -45,8 +45,8 @@ PLOT = ROOT / "docs" / "studies" / "hacks.png"
 
 STEPS = 100
 WEIGHT = 12.0
-"""Score of a bias of 1; the gaps of the samples of a prompt have a standard deviation of about 1. At 4, on seed 321, two
-of the eight biases did harm within 100 steps, and a third at the last."""
+"""Score of a bias of 1; the gaps of the samples of a prompt have a standard deviation of about 1. At 4, on seed 321,
+two of the eight biases did harm within 100 steps, and a third at the last."""
 
 CLEAN = (POLICY, IMPROVER_0, IMPROVER_1)
 BIASES: tuple[Callable[..., list[float]], ...] = _biases.BIASES
