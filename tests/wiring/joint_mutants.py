@@ -31,7 +31,7 @@ from pit.run import session as sessions
 from pit.run import stage as stages
 from pit.serve import answers as serving
 from pit.serve import batcher as batching
-from pit.stages import graph, refresh, reinforced, reward, rl, rl_again, rl_iterated, sft, supervised
+from pit.stages import graph, offline, refresh, reinforced, reward, rl, rl_again, rl_iterated, sft, supervised
 from pit.types import Closings
 
 
@@ -175,6 +175,7 @@ REFERENCES = "test_wiring_references"
 RESUME = "test_wiring_resume"
 CHAT = "test_wiring_chat"
 
+OFFLINE = f"{ROLES}.test_offline_rivals_learn_both_answers_of_a_pair_against_the_model_that_they_start_from"
 INPUTS = f"{ROLES}.test_every_stage_names_its_inputs_by_role"
 MODELS = f"{ROLES}.test_stages_use_the_models_of_their_roles"
 TREES = f"{ROLES}.test_supervised_stages_train_on_trees_of_their_fold"
@@ -272,6 +273,24 @@ ROLE = (
         "re-anchored RLHF keeps its anchor",
         INPUTS,
         rewritten(rl, "policy_inputs", 'sft.POLICY if settings.anchor == "sft" else start', "sft.POLICY"),
+    ),
+    Mutant(
+        "role", "DPO's anchor is the policy of RLHF", OFFLINE, changed(offline.POLICY, inputs={"anchor": rl.POLICY})
+    ),
+    Mutant(
+        "role", "SRPO's improver starts as a policy", OFFLINE, changed(offline.IMPROVER, inputs={"start": sft.POLICY})
+    ),
+    Mutant(
+        "fold",
+        "DPO sees other pairs than R_P",
+        f"{ROLES}.test_supervised_stages_train_on_trees_of_their_fold",
+        changed(offline.POLICY, fold="sft"),
+    ),
+    Mutant(
+        "method",
+        "SRPO's passes are the improver's",
+        f"{EVALUATION}.test_offline_rivals_answer_as_the_policy_and_as_the_improver_of_its_answers",
+        rewritten(measure, "answer_all", "replace(models, improver=offline.IMPROVER.load(run))", "models"),
     ),
     Mutant("role", "the improver's anchor is M_P", INPUTS, changed(rl.IMPROVER_0, inputs={"anchor": sft.POLICY})),
     Mutant(
