@@ -29,7 +29,7 @@ GATES = ("well_formed", "deterministic", "rows_deterministic", "draws_determinis
 """Invariants that are checked first, in this order; if one is violated, the other exact ones are not checked."""
 
 _EXACT_SHARE, _DEAR_SHARE = 0.3, 0.15
-"""Shares of the time that exact invariants and dear figures may take where there are others too."""
+"""Shares of the time that exact invariants and dear figures have at least where there are others too."""
 
 
 class Request(NamedTuple):
@@ -151,12 +151,12 @@ def run_check(
     figures = any(i.applicable(scorer) for i in statistical)
     cases = cases_of(rows, request.data)[: request.measured] if figures else []
     ends = math.inf if request.seconds is None else begin + request.seconds
-    exact_ends = begin + _EXACT_SHARE * (ends - begin) if figures else ends
-    results = _exact_all(
-        invariants, Material(scorer, rows, longest_text(scorer, request.seconds)), request, exact_ends, progress
-    )
-    measured, count = _measure_all(statistical, scorer, cases, request, ends, progress)
-    results |= measured
+    exact = any(isinstance(i, Exact) and i.applicable(scorer) for i in invariants)
+    # Figures have an end, and a search has none: it gets what they leave.
+    reserve = _EXACT_SHARE * request.seconds if exact and request.seconds is not None else 0.0
+    results, count = _measure_all(statistical, scorer, cases, request, ends - reserve, progress)
+    material = Material(scorer, rows, longest_text(scorer, request.seconds))
+    results |= _exact_all(invariants, material, request, ends, progress)
     for direct in (invariant for invariant in invariants if isinstance(invariant, Direct)):
         progress(direct.name)
         results[direct.name] = check_direct(direct, scorer, request)
