@@ -100,6 +100,7 @@ def test_a_reward_model_reads_its_score_at_the_end_of_an_answer(run, gap):
     fields = json.loads((gap / "config.json").read_text())
     assert fields["architectures"] == ["LlamaForSequenceClassification"]
     assert fields["pit"]["reads_reference"] is True
+    assert fields["pit"]["request"] == "Write it once more."
     assert fields["eos_token_id"] == run.template.closings.eos
     assert fields["pad_token_id"] not in run.template.eos_ids[:1]
     assert not (gap / "generation_config.json").exists()
