@@ -37,8 +37,9 @@ CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
-    """Adapters in every stage, on a chat model."""
-    run = finished_run.chat_run(tmp_path_factory.mktemp("chat"), "chatml", *finished_run.ADAPTERS)
+    """Adapters in every stage, on a chat model, and a request that is not the default."""
+    changes = *finished_run.ADAPTERS, "template.request=Write it once more."
+    run = finished_run.chat_run(tmp_path_factory.mktemp("chat"), "chatml", *changes)
     return finished_run.finish(run, "rl-policy", "rl-improver-1", "reward-gap")
 
 
@@ -98,6 +99,8 @@ def test_a_folder_holds_the_format_and_the_ends_of_the_run(run, improver):
 def test_a_reward_model_reads_its_score_at_the_end_of_an_answer(run, gap):
     fields = json.loads((gap / "config.json").read_text())
     assert fields["architectures"] == ["LlamaForSequenceClassification"]
+    assert fields["pit"]["reads_reference"] is True
+    assert fields["pit"]["request"] == "Write it once more."
     assert fields["eos_token_id"] == run.template.closings.eos
     assert fields["pad_token_id"] not in run.template.eos_ids[:1]
     assert not (gap / "generation_config.json").exists()

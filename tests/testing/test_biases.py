@@ -18,7 +18,7 @@ def correct(x, y):
 
 
 def measured(name, quality):
-    return check_statistical(BY_NAME[name], cases.difference(quality), cases.rows(), Request("m", "d"), {})
+    return check_statistical(BY_NAME[name], cases.difference(quality), cases.rows(), Request("m", "d"))
 
 
 TASTES = {
@@ -80,7 +80,7 @@ def test_a_claim_follows_the_last_message():
     ids=["knows", "output", "reference", "an offset of all gaps"],
 )
 def test_order_bias_has_the_sign_of_the_favoured_place(vote, value, swayed):
-    result = check_statistical(BY_NAME["order_bias"], cases.scorer(vote), cases.rows(), Request("m", "d"), {})
+    result = check_statistical(BY_NAME["order_bias"], cases.scorer(vote), cases.rows(), Request("m", "d"))
     assert result.interval.value == value
     assert result.table[0][1].value == swayed
     assert result.ideal == 0

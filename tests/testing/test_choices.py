@@ -29,7 +29,7 @@ def question(number, good, bad, subset="", styled=False):
 def measured(name, rows, quality):
     """Return the result of a figure for a quality of a prompt's text and an answer."""
     function = QualityFunction(lambda xs, ys: np.array([quality(x, y) for x, y in zip(xs, ys, strict=True)], "f4"))
-    return check_statistical(BY_NAME[name], Difference(function), rows, Request("m", "d"), {})
+    return check_statistical(BY_NAME[name], Difference(function), rows, Request("m", "d"))
 
 
 def table(result):

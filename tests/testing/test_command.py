@@ -264,3 +264,38 @@ def test_a_run_is_checked_on_its_eval_fold(project):
         refused = run("run", *words)
         assert isinstance(refused.exception, CheckError)
         assert re.match(pattern, str(refused.exception)), str(refused.exception)
+
+
+def test_a_check_without_time_says_what_it_left_out_and_is_a_baseline(project):
+    words = ["made_up_models:good", "--data", "pairs.jsonl", "--invariant", "accuracy"]
+    short = run(*words, "--minutes", 1e-9, "--json", "short.json")
+    assert "figures are of 2 of 3 rows, for which there was time\n" in short.output
+    again = run(*words, "--baseline", "short.json")
+    assert again.exit_code == 0, again.exception
+    assert "figures are of" not in again.output
+    assert again.output.endswith("0 of 1 results are clearly worse than in short.json\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def f(:", "the import of broken raised SyntaxError: invalid syntax"),
+        ("raise ValueError('no key')", "the import of broken raised ValueError: no key; mend the module"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_error(project, text, message):
+    (project / "broken.py").write_text(text)
+    result = run("broken:f", "--data", "pairs.jsonl")
+    assert isinstance(result.exception, CheckError)
+    assert message in str(result.exception)
+
+
+def test_a_folder_that_holds_neither_a_model_nor_a_run(project):
+    (project / "odd").mkdir()
+    (project / "odd" / "config.json").write_text("{}")
+    result = run("odd", "--data", "pairs.jsonl")
+    assert isinstance(result.exception, CheckError)
+    assert str(result.exception) == (
+        "odd: its config.json names no architecture of a model, and it is not the folder of a run (no store, no "
+        "stages); give the folder of a run, or of a transformers sequence classifier"
+    )

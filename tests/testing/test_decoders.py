@@ -27,7 +27,6 @@ from pit.testing.errors import CheckError
 from pit.testing.invariants import ALL
 from pit.testing.language import Choice, LanguageModel, Likelihood, open_language
 from pit.testing.models import open_folder
-from pit.testing.paths import batches_of_paths
 from pit.testing.scorers import Item, Method, gaps, methods_of
 from pit.testing.served import Variant
 from pit.types import Message
@@ -115,12 +114,6 @@ def test_it_satisfies_the_exact_invariants(reward, name):
     BY_NAME[name].check(scorer, items)
     assert not BY_NAME["adapter_counts"].applicable(scorer)
     assert BY_NAME["adapter_counts"].missing(scorer) == "the variant 'without its adapter'"
-
-
-def test_rows_have_few_lengths():
-    paths = [(0,) * count for count in (1, 64, 65, 128, 129)]
-    lengths = {place: batch.token.shape[1] for places, batch in batches_of_paths(paths) for place in places}
-    assert [lengths[place] for place in range(5)] == [64, 64, 128, 128, 256]
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def test_a_judge_that_prefers_a_place_is_seen_in_both_orders():
     for vote, bias, accuracy in ((longer, 0.0, 1.0), (lambda a, b: "tie" if a == b else "A", 1.0, 0.5)):
         scorer = JudgeScorer(Client(vote))
         measured = {
-            name: check_statistical(BY_NAME[name], scorer, ROWS, Request("m", "d"), {}).interval.value
+            name: check_statistical(BY_NAME[name], scorer, ROWS, Request("m", "d")).interval.value
             for name in ("order_bias", "accuracy")
         }
         assert measured == {"order_bias": bias, "accuracy": accuracy}

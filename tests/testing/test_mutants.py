@@ -24,7 +24,7 @@ def is_caught(scorer, name):
     if isinstance(invariant, Exact):
         material = Material(scorer, cases.rows())
         return find_counterexample(invariant, material, examples=40, seed=0, shrink=False) is not None
-    result = check_statistical(invariant, scorer, cases.rows(), Request("mutant", "data"), {})
+    result = check_statistical(invariant, scorer, cases.rows(), Request("mutant", "data"))
     assert result.interval is not None, result.detail
     if name == "reads_the_end":
         return result.interval.high < 1

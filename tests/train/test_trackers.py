@@ -77,6 +77,7 @@ def test_every_line_reaches_the_tracker_with_run_stage_and_config(tmp_path, pack
     assert (options["project"], options["group"], options["config"]) == ("pit", "mine", {"seed": 3})
     assert options["resume"] == "allow"
     assert "mine/rl-policy" in options["name"]
+    assert options.get("job_type") == ("rl-policy" if package.__name__ == "wandb" else None)
     assert package.finished == 1
     assert list((tmp_path / "tensorboard").iterdir())
 

@@ -19,6 +19,7 @@ from pit.config import ConfigError
 from pit.data.errors import DataError
 from pit.improve import Models, config_of
 from pit.run.folder import Run
+from pit.serve.connection import Connection
 from pit.serve.http import application
 from pit.serve.protocol import MODELS
 from pit.serve.service import Service
@@ -155,7 +156,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=Connection,
                 ws="none",
                 loop="asyncio",
                 lifespan="off",

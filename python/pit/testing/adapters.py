@@ -121,6 +121,11 @@ def import_scorer(model: str) -> Any:
             f"{model}: cannot be imported ({error}); give MODULE:NAME of an object in the working directory or on "
             "PYTHONPATH"
         ) from error
+    except Exception as error:  # The module is a user's, and may raise anything.
+        raise CheckError(
+            f"{model}: the import of {module_name} raised {type(error).__name__}: {str(error)[:300]}; mend the module "
+            f"so that `python -c 'import {module_name}'` succeeds"
+        ) from error
     return as_scorer(value, model)
 
 

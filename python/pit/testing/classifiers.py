@@ -60,17 +60,25 @@ class SequenceClassifier:
             batch_size: texts per call to the model.
 
         Raises:
-            CheckError: torch or transformers is not installed, or the model has several labels.
+            CheckError: torch or transformers is not installed, transformers cannot load the model or its tokenizer, or
+                the model has several labels.
         """
         transformers, torch = _import_optional("transformers"), _import_optional("torch")
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
+        try:
+            model = transformers.AutoModelForSequenceClassification.from_pretrained(str(folder)).eval()
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+        except Exception as error:  # transformers raises errors of many types for a folder that lacks something.
+            reason = " ".join(str(error).split())[:300]
+            raise CheckError(
+                f"{folder}: transformers cannot load it ({type(error).__name__}: {reason}); save the model and its "
+                "tokenizer there again, with save_pretrained"
+            ) from error
         labels = int(getattr(model.config, "num_labels", 1))
         if labels != 1:
             raise CheckError(
                 f"{folder}: num_labels = {labels}: must be 1, a score; for a classifier give MODULE:NAME of a function "
                 "of (prompts, outputs) that returns the logit of the label that you mean"
             )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
         return cls(model, tokenizer, batch_size=batch_size, inference=torch.inference_mode)
 
     def quality(self, prompts: Sequence[Prompt], outputs: Sequence[str]) -> Float32[np.ndarray, " n"]:

@@ -87,6 +87,13 @@ _COUNT = click.IntRange(min=1)
     "--rows", type=click.IntRange(min=2), default=200, show_default=True, help="Maximum number of pairs of the data."
 )
 @click.option(
+    "--minutes",
+    type=click.FloatRange(min=0),
+    default=5,
+    show_default=True,
+    help="Time for the check; what it has no time for is left out and named. 0 for no limit; a --baseline sets none.",
+)
+@click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the search and of samples."
 )
 @click.option(
@@ -114,7 +121,7 @@ def check(model: str, replay: Path | None, stage: str, **options: Any) -> None:
     if replay is not None:
         _replay(scorer, replay)
         return
-    report = _run(scorer, model, options, _replay_options(model, stage, options))
+    report = _run(scorer, model, options, _replay_options(model, stage, options), baseline)
     changes = () if baseline is None else _changes(report, baseline, options["baseline"])
     _print_report(report, changes)
     _write_reports(report, changes, options)
@@ -227,7 +234,9 @@ def _print_failures(report: "Report") -> None:
             say(f"check it again: {result.replay}")
 
 
-def _run(scorer: Any, model: str, options: dict[str, Any], of_stage: tuple[str, ...]) -> "Report":
+def _run(
+    scorer: Any, model: str, options: dict[str, Any], of_stage: tuple[str, ...], baseline: "Report | None"
+) -> "Report":
     from pit.testing.invariants import ALL, Statistical
     from pit.testing.run import Request, run_check, select
     from pit.testing.scorers import Method, methods_of
@@ -244,7 +253,17 @@ def _run(scorer: Any, model: str, options: dict[str, Any], of_stage: tuple[str, 
         raise CheckError(
             f"--sampler: {model} has no samples; name a policy: a run with --stage rl-policy, or its export"
         )
-    request = Request(model, where, options["examples"], options["seed"], options["failures"], of_stage)
+    seconds = 60 * options["minutes"] if options["minutes"] and baseline is None else None
+    request = Request(
+        model,
+        where,
+        options["examples"],
+        options["seed"],
+        options["failures"],
+        of_stage,
+        seconds,
+        None if baseline is None else baseline.rows,
+    )
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=Terminal(stderr=True), transient=True) as progress:
         task = progress.add_task("start", total=None)

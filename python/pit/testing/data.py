@@ -24,7 +24,8 @@ _MOST_ROWS = 50_000
 def read_rows(path: Path, limit: int) -> list[Row]:
     """Read at most `limit` rows from a file or folder: pairs, or questions with several good or bad answers.
 
-    The first pairs are taken; of rows with a subset, about as many of each subset, spread over the file.
+    The first pairs are taken; of rows with a subset, about as many of each subset, spread over the file. Subsets take
+    turns, so that any number of first rows has about as many of each.
 
     Raises:
         CheckError: the format is unknown, or no row is a pair.
@@ -61,16 +62,17 @@ def _with_subset(row: Preference) -> Row:
 
 
 def _chosen(stream: Iterator[Row], limit: int) -> list[Row]:
-    """Return the first rows, or some of each subset in the order of the file."""
+    """Return the first rows, or some of each subset, which take turns."""
     rows = list(itertools.islice(stream, limit))
-    if len(rows) < limit or not all(isinstance(row, Question) and row.subset for row in rows):
+    if not all(isinstance(row, Question) and row.subset for row in rows):
         return rows
-    rows += itertools.islice(stream, _MOST_ROWS)
+    if len(rows) == limit:
+        rows += itertools.islice(stream, _MOST_ROWS)
     places: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         places.setdefault(row.subset if isinstance(row, Question) else "", []).append(index)
-    chosen: list[int] = []
+    chosen: list[tuple[int, int]] = []
     for number, of_subset in enumerate(sorted(places.values(), key=len)):
         count = min(len(of_subset), (limit - len(chosen)) // (len(places) - number))
-        chosen += [of_subset[k * len(of_subset) // count] for k in range(count)]
-    return [rows[index] for index in sorted(chosen)]
+        chosen += [(turn, of_subset[turn * len(of_subset) // count]) for turn in range(count)]
+    return [rows[index] for _, index in sorted(chosen)]

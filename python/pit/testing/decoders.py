@@ -28,9 +28,9 @@ from pit.model.peft import load_adapter
 from pit.model.pretrained import load_pretrained
 from pit.model.shape import read_shape
 from pit.model.token_facts import TOKENIZER, TokenFacts, open_tokenizer, read_token_facts
-from pit.testing.paths import batches_of_paths
 from pit.testing.scorers import ROUNDING, Prompt, prompt_text
 from pit.testing.served import ServedFacts, Variant
+from pit.testing.shared import shared_rows
 from pit.types import Message
 
 
@@ -139,9 +139,10 @@ class DecoderClassifier:
         """Return the score of each prompt with its output."""
         paths = self.tokens(prompts, outputs)
         scores = np.zeros(len(paths), np.float32)
-        for chosen, batch in batches_of_paths(paths):
+        for row in shared_rows(paths):
+            batch = row.batch
             arrays = batch.token, batch.position, batch.visible_until, batch.leaf
-            scores[chosen] = np.asarray(self._score(self._params, *arrays))[: len(chosen), 0]
+            scores[row.paths] = np.asarray(self._score(self._params, *arrays))[0, : len(row.paths)]
         return scores
 
     def tokens(self, prompts: Sequence[Prompt], outputs: Sequence[str]) -> list[tuple[int, ...]]:

@@ -20,8 +20,8 @@ from pit.model.pretrained import Pretrained
 from pit.model.sharding import make_mesh
 from pit.model.token_facts import open_tokenizer
 from pit.testing.errors import CheckError
-from pit.testing.paths import batches_of_paths
 from pit.testing.scorers import ROUNDING, Prompt
+from pit.testing.shared import shared_rows
 from pit.types import Message
 
 Reading = Literal["likelihood", "choice"]
@@ -70,12 +70,12 @@ class LanguageModel:
             last: number of tokens of each that are wanted.
         """
         results: list[np.ndarray] = [np.zeros(0, np.float32)] * len(paths)
-        for chosen, batch in batches_of_paths(paths):
+        for row in shared_rows(paths):
+            batch = row.batch
             arrays = batch.token, batch.position, batch.visible_until, batch.previous
-            logp = np.asarray(self._logprobs(self._params, *arrays))
-            for row, index in enumerate(chosen):
-                end = len(paths[index])
-                results[index] = logp[row, end - last[index] : end]
+            logp = np.asarray(self._logprobs(self._params, *arrays))[0]
+            for place, tokens in zip(row.paths, row.tokens, strict=True):
+                results[place] = logp[tokens[len(tokens) - last[place] :]]
         return results
 
 

@@ -37,7 +37,8 @@ def open_folder(model: str, stage: str = "reward-gap") -> Any:
     Raises:
         OSError: the folder has no config.json.
         DamagedFileError: its config.json is damaged.
-        CheckError: the run does not have such a stage, or the adapters are those of a run.
+        CheckError: the folder holds neither a model nor a run, the run does not have such a stage, or the adapters are
+            those of a run.
         ConfigError: the folder does not hold a run.
         CheckpointError: the stage has not finished.
         ModelFileError: a file of an exported model is missing or damaged.
@@ -53,6 +54,11 @@ def open_folder(model: str, stage: str = "reward-gap") -> Any:
         return open_exported(folder, facts)
     if "architectures" in values:
         return Difference(DecoderClassifier.open(folder) if reads(folder) else SequenceClassifier.open(folder))
+    if not any((folder / name).is_dir() for name in ("store", "stages")):
+        raise CheckError(
+            f"{folder}: its config.json names no architecture of a model, and it is not the folder of a run (no store, "
+            f"no stages); {remedy}"
+        )
     named = stage_named(stage)
     if named is not None and named.trains == DECODER:
         return PolicyScorer.open(folder, named)

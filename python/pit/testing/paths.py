@@ -5,7 +5,7 @@ root to it, so packed and separate results are both keyed by that tuple, whereve
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from pit.types import Batch, Closings, Topology
 
 Path = tuple[int, ...]
 """Tokens from the root of a tree to one of its tokens."""
-
-_ROWS = 8
 
 Columns = Sequence[Sequence[Sequence[int]]]
 """Token contents: `columns[c][i]` fills the segments of tree i that name column c."""
@@ -106,22 +104,6 @@ def separate_rows(paths: Sequence[Path], rows: int, length: int, *, leaf_at: Seq
         example_id=np.where(np.arange(rows) < len(paths), np.arange(rows), -1).astype(np.int64),
         source=np.zeros(rows, np.uint8),
     )
-
-
-def batches_of_paths(paths: Sequence[Path]) -> Iterator[tuple[list[int], Batch]]:
-    """Yield the places of up to eight paths of about the same length, and their batch of separate rows.
-
-    Rows are as long as a power of two, at least 64, so that few programs are compiled.
-
-    >>> [(places, batch.token.shape) for places, batch in batches_of_paths([(5,) * 80, (6, 7)])]
-    [([1], (8, 64)), ([0], (8, 128))]
-    """
-    lengths = [max(64, 1 << (len(path) - 1).bit_length()) for path in paths]
-    for length in sorted(set(lengths)):
-        places = [place for place, of_path in enumerate(lengths) if of_path == length]
-        for first in range(0, len(places), _ROWS):
-            chosen = places[first : first + _ROWS]
-            yield chosen, separate_rows([paths[place] for place in chosen], _ROWS, length)
 
 
 def packed_path(batch: Batch, row: int, index: int) -> Path:

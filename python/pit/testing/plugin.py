@@ -50,20 +50,19 @@ def pit_data(pytestconfig: pytest.Config) -> Any:
 
 
 @pytest.fixture(scope="session")
-def _pit_scores() -> dict[Any, float]:
-    """Return the scores of items, which tests share."""
-    return {}
+def _pit_checked(pit_scorer: Any) -> tuple[Any, Any]:
+    """Return the scorer, and the scores of its items, which tests share."""
+    scorer = _module("adapters").as_scorer(pit_scorer, "pit_scorer")
+    return scorer, _module("scoring").ItemScores(scorer)
 
 
 @pytest.fixture
-def pit_invariant(
-    request: pytest.FixtureRequest, pit_scorer: Any, pit_data: Any, _pit_scores: dict[Any, float]
-) -> Callable[[], None]:
+def pit_invariant(request: pytest.FixtureRequest, pit_data: Any, _pit_checked: tuple[Any, Any]) -> Callable[[], None]:
     """Return a function that checks one invariant of `pit_scorer`; it skips an invariant that is not applicable."""
     invariant, config = request.param, request.config
 
     def check() -> None:
-        scorer = _module("adapters").as_scorer(pit_scorer, "pit_scorer")
+        scorer, scores = _pit_checked
         run, status = _module("run"), _module("report").Status
         where = config.getini("pit_data") or "the fixture pit_data"
         examples = int(config.getini("pit_examples") or 30)
@@ -77,7 +76,7 @@ def pit_invariant(
         elif not pit_data:
             pytest.skip("not applicable: needs preferences; name a file in the setting pit_data")
         else:
-            result = run.check_statistical(invariant, scorer, pit_data, settings, _pit_scores)
+            result = run.check_statistical(invariant, scorer, pit_data, settings, scores)
         if result.status == status.NOT_APPLICABLE:
             pytest.skip(f"not applicable: {result.detail}")
         _assert_passed(result, status, _floors(config).get(invariant.name, result.floor))

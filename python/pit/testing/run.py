@@ -5,28 +5,31 @@
 
 import hashlib
 import json
+import math
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pit.testing.budget import left_out, longest_text
 from pit.testing.errors import CheckError, InvariantError, NondeterminismError
 from pit.testing.invariants import ALL, Case, Direct, Exact, Invariant, Material, Statistical
 from pit.testing.invariants.base import Scores
 from pit.testing.questions import Row
 from pit.testing.report import Report, Result, Status
-from pit.testing.scorers import Item, Method, gaps, methods_of
-from pit.testing.search import find_counterexample, format_example, save_example
+from pit.testing.scorers import Item, Method, methods_of
+from pit.testing.scoring import LEAST_ROWS, ItemScores, score_cases
+from pit.testing.search import Timed, find_counterexample, format_example, save_example
 
 GATES = ("well_formed", "deterministic", "rows_deterministic", "draws_deterministic")
 """Invariants that are checked first, in this order; if one is violated, the other exact ones are not checked."""
 
-_ITEMS_PER_CALL = 256
-"""Items per call to the scorer, so that progress is reported."""
+_EXACT_SHARE, _DEAR_SHARE = 0.3, 0.15
+"""Shares of the time that exact invariants and dear figures have at least where there are others too."""
 
 
 class Request(NamedTuple):
@@ -38,6 +41,8 @@ class Request(NamedTuple):
     seed: seed of the search.
     failures: folder for counterexamples; None keeps none.
     options: further words of a replay command that name the model, such as its stage.
+    seconds: time that the check may take; what it has no time for is left out, and notes say so. None for no limit.
+    measured: number of rows, from the first on, that figures are of; None for as many as there is time for.
     """
 
     model: str
@@ -46,6 +51,8 @@ class Request(NamedTuple):
     seed: int = 0
     failures: Path | None = None
     options: tuple[str, ...] = ()
+    seconds: float | None = None
+    measured: int | None = None
 
 
 def cases_of(rows: Sequence[Row], where: str = "the data") -> list[Case]:
@@ -141,33 +148,61 @@ def run_check(
         )
     begin = time.perf_counter()
     statistical = [invariant for invariant in invariants if isinstance(invariant, Statistical)]
-    cases = cases_of(rows, request.data) if any(i.applicable(scorer) for i in statistical) else []
-    results: dict[str, Result] = {}
-    material = Material(scorer, rows)
-    gate = ""
-    exact = [invariant for invariant in invariants if isinstance(invariant, Exact)]
-    for invariant in sorted(exact, key=lambda i: GATES.index(i.name) if i.name in GATES else len(GATES)):
-        progress(invariant.name)
-        results[invariant.name] = _exact(invariant, material, request, gate)
-        if invariant.name in GATES and results[invariant.name].status == Status.VIOLATED:
-            gate = f"{invariant.name} is violated"
-    results |= _measure_all(statistical, scorer, cases, request, progress)
+    figures = any(i.applicable(scorer) for i in statistical)
+    cases = cases_of(rows, request.data)[: request.measured] if figures else []
+    ends = math.inf if request.seconds is None else begin + request.seconds
+    exact = any(isinstance(i, Exact) and i.applicable(scorer) for i in invariants)
+    # Figures have an end, and a search has none: it gets what they leave.
+    reserve = _EXACT_SHARE * request.seconds if exact and request.seconds is not None else 0.0
+    results, count = _measure_all(statistical, scorer, cases, request, ends - reserve, progress)
+    material = Material(scorer, rows, longest_text(scorer, request.seconds))
+    results |= _exact_all(invariants, material, request, ends, progress)
     for direct in (invariant for invariant in invariants if isinstance(invariant, Direct)):
         progress(direct.name)
         results[direct.name] = check_direct(direct, scorer, request)
     ordered = tuple(results[invariant.name] for invariant in invariants)
     seconds = time.perf_counter() - begin
-    notes = (*getattr(scorer, "notes", ()), *_cut_answers(scorer, rows))
+    rows = rows[:count] if figures else rows
+    notes = (
+        *getattr(scorer, "notes", ()),
+        *left_out(ordered, request.examples, count, len(cases)),
+        *_cut_answers(scorer, rows),
+    )
     return Report(request.model, request.data, request.seed, ordered, seconds, len(rows), digest_of(rows), notes)
+
+
+def _exact_all(
+    invariants: Sequence[Invariant],
+    material: Material,
+    request: Request,
+    ends: float,
+    progress: Callable[[str], None],
+) -> dict[str, Result]:
+    """Return the results of the exact invariants, which share the time that is left."""
+    results: dict[str, Result] = {}
+    gate = ""
+    exact = [invariant for invariant in invariants if isinstance(invariant, Exact)]
+    exact.sort(key=lambda i: GATES.index(i.name) if i.name in GATES else len(GATES))
+    waiting = [invariant.name for invariant in exact if invariant.applicable(material.scorer)]
+    for invariant in exact:
+        now = time.perf_counter()
+        progress(f"{invariant.name}, {len(waiting)} exact invariants left")
+        share = max(0.0, ends - now) / max(1, len(waiting))
+        results[invariant.name] = _exact(invariant, material, request, gate, now + share)
+        if invariant.name in waiting:
+            waiting.remove(invariant.name)
+        if invariant.name in GATES and results[invariant.name].status == Status.VIOLATED:
+            gate = f"{invariant.name} is violated"
+    return results
 
 
 def check_exact(invariant: Exact, material: Material, request: Request) -> Result:
     """Search for a counterexample of one exact invariant and return the result."""
-    return _exact(invariant, material, request, "")
+    return _exact(invariant, material, request, "", math.inf)
 
 
 def check_statistical(
-    invariant: Statistical, scorer: Any, rows: Sequence[Row], request: Request, scores: dict[Item, float]
+    invariant: Statistical, scorer: Any, rows: Sequence[Row], request: Request, scores: ItemScores | None = None
 ) -> Result:
     """Measure one statistical invariant and return the result.
 
@@ -176,15 +211,16 @@ def check_statistical(
         scorer: the scorer.
         rows: the preferences.
         request: the settings.
-        scores: scores of earlier calls, which are used; new scores are added.
+        scores: scores of the same scorer from earlier calls, which are used; new scores are added.
 
     Raises:
         CheckError: there are too few pairs.
     """
+    scores = ItemScores(scorer) if scores is None else scores
     cases = [case for case in cases_of(rows, request.data) if invariant.usable(case)]
     items = [invariant.items(case) for case in cases]
     try:
-        scores.update(score_items(scorer, [item for row in items for item in row if item not in scores]))
+        scores.add(item for row in items for item in row)
     except InvariantError as violation:
         return _failed(invariant, violation)
     return _measured(invariant, cases, items, scores, request)
@@ -211,23 +247,6 @@ def check_direct(invariant: Direct, scorer: Any, request: Request) -> Result:
     )
 
 
-def score_items(
-    scorer: Any, items: Sequence[Item], progress: Callable[[str], None] = lambda text: None
-) -> dict[Item, float]:
-    """Return the gap of each distinct item; every item is scored once.
-
-    Raises:
-        InvariantError: the scorer fails.
-    """
-    distinct = list(dict.fromkeys(items))
-    scores: dict[Item, float] = {}
-    for first in range(0, len(distinct), _ITEMS_PER_CALL):
-        batch = distinct[first : first + _ITEMS_PER_CALL]
-        scores.update(zip(batch, map(float, gaps(scorer, batch)), strict=True))
-        progress(f"{len(scores)} of {len(distinct)} items")
-    return scores
-
-
 def _result(invariant: Invariant, status: Status, **more: Any) -> Result:
     return Result(invariant.name, invariant.kind, invariant.statement, invariant.source, status, **more)
 
@@ -240,16 +259,17 @@ def _failed(invariant: Invariant, violation: InvariantError) -> Result:
     return _result(invariant, Status.VIOLATED, detail=f"{violation.fault}: {violation}")
 
 
-def _exact(invariant: Exact, material: Material, request: Request, gate: str) -> Result:
+def _exact(invariant: Exact, material: Material, request: Request, gate: str, ends: float) -> Result:
     if not invariant.applicable(material.scorer):
         return _not_applicable(invariant, material.scorer)
     if gate:
         return _result(invariant, Status.NOT_CHECKED, detail=gate)
-    begin = time.perf_counter()
-    counterexample = find_counterexample(invariant, material, examples=request.examples, seed=request.seed)
+    begin, timed = time.perf_counter(), Timed(invariant, ends)
+    counterexample = find_counterexample(timed, material, examples=request.examples, seed=request.seed)
     seconds = time.perf_counter() - begin
     if counterexample is None:
-        return _result(invariant, Status.HELD, examples=request.examples, seconds=seconds)
+        tried = max(0, timed.tried - len(invariant.always())) if timed.cut else request.examples
+        return _result(invariant, Status.HELD, examples=tried, seconds=seconds)
     fault = counterexample.fault
     if invariant.name in GATES[1:] and fault == InvariantError.fault:
         fault = NondeterminismError.fault
@@ -272,29 +292,43 @@ def _keep(invariant: Invariant, example: Any, request: Request) -> str:
     return shlex.join(["pit", "check", request.model, *request.options, "--replay", str(path)])
 
 
+# Six parameters: those of the check, and the time at which it ends.
 def _measure_all(
     invariants: Sequence[Statistical],
     scorer: Any,
     cases: Sequence[Case],
     request: Request,
+    ends: float,
     progress: Callable[[str], None],
-) -> dict[str, Result]:
+) -> tuple[dict[str, Result], int]:
+    """Return the results of the statistical invariants, and the number of rows that they are of."""
     results = {i.name: _not_applicable(i, scorer) for i in invariants if not i.applicable(scorer)}
     applicable = {i.name: i for i in invariants if i.applicable(scorer)}
-    usable = {name: [case for case in cases if i.usable(case)] for name, i in applicable.items()}
-    items = {name: [i.items(case) for case in usable[name]] for name, i in applicable.items()}
-    try:
-        scores = score_items(scorer, [item for rows in items.values() for row in rows for item in row], progress)
-    except InvariantError as violation:
-        return results | {name: _failed(i, violation) for name, i in applicable.items()}
-    return results | {name: _measured(i, usable[name], items[name], scores, request) for name, i in applicable.items()}
+    scores, count = ItemScores(scorer), len(cases)
+    reserve = 0.0 if request.seconds is None else _DEAR_SHARE * request.seconds
+    for dear in (False, True):
+        chosen = {name: i for name, i in applicable.items() if i.dear == dear}
+        of_rows = cases[:count]
+        items = [[item for i in chosen.values() if i.usable(case) for item in i.items(case)] for case in of_rows]
+        try:
+            done = score_cases(
+                scores, items, ends - (0.0 if dear else reserve), progress, least=1 if dear else LEAST_ROWS
+            )
+        except InvariantError as violation:
+            return results | {name: _failed(i, violation) for name, i in applicable.items()}, count
+        for name, invariant in chosen.items():
+            usable = [case for case in of_rows[:done] if invariant.usable(case)]
+            of_each = [invariant.items(case) for case in usable]
+            results[name] = _measured(invariant, usable, of_each, scores, request)
+        count = count if dear else done
+    return results, count
 
 
 def _measured(
     invariant: Statistical,
     cases: Sequence[Case],
     items: Sequence[Sequence[Item]],
-    scores: Mapping[Item, float],
+    scores: ItemScores,
     request: Request,
 ) -> Result:
     """Return the result of a statistical invariant; `items` holds the items of each case."""
@@ -323,7 +357,7 @@ def _measured(
     return replace(result, detail=f"{place} {floor:.4g}{note}", replay=replay)
 
 
-def _table_of(items: Sequence[Sequence[Item]], scores: Mapping[Item, float]) -> Scores:
+def _table_of(items: Sequence[Sequence[Item]], scores: ItemScores) -> Scores:
     """Return the scores of the items of each case, with NaN after its last one."""
     table = np.full((len(items), max(map(len, items))), np.nan)
     for row, of_case in zip(table, items, strict=True):
@@ -331,7 +365,7 @@ def _table_of(items: Sequence[Sequence[Item]], scores: Mapping[Item, float]) -> 
     return table
 
 
-def _scored_items(items: Sequence[Item], scores: Mapping[Item, float]) -> str:
+def _scored_items(items: Sequence[Item], scores: ItemScores) -> str:
     """Return the items of one case, which share a prompt, and their scores as text."""
     lines = [f"  {role}: {content!r}" for role, content in items[0].prompt]
     lines += [f"  {scores[item]:+.4g} for {item.output!r} over {item.reference!r}" for item in items]

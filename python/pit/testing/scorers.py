@@ -5,7 +5,7 @@ wrong shape or dtype and NaN are reported as such and not as wrong scores.
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -87,12 +87,22 @@ def call_scorer(scorer: object, method: Method, *arguments: Any) -> Any:
         ScorerCrashError: the method raises.
         ChatError: a server does not answer, which says nothing about its model.
     """
+    return guarded(method.value, getattr(scorer, method.value), *arguments)
+
+
+def guarded(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of a scorer and return its result, unchecked.
+
+    Raises:
+        ScorerCrashError: the function raises.
+        ChatError: a server does not answer, which says nothing about its model.
+    """
     try:
-        return getattr(scorer, method.value)(*arguments)
+        return function(*arguments)
     except (InvariantError, ChatError):
         raise
     except Exception as error:  # An exception of a user's model is a result of the check and does not end it.
-        raise ScorerCrashError(f"{method.value}() raised {type(error).__name__}: {str(error)[:300]}") from error
+        raise ScorerCrashError(f"{name}() raised {type(error).__name__}: {str(error)[:300]}") from error
 
 
 def check_array(name: str, value: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:

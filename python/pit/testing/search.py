@@ -4,6 +4,7 @@ Hypothesis searches and shrinks; a saved example is JSON and does not depend on 
 """
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,8 +30,47 @@ class Counterexample(NamedTuple):
     message: str
 
 
+class Timed:
+    """An exact invariant that is checked until a time; at least one example is.
+
+    After that time examples pass unseen, so that search and shrinking end, but for the last counterexample.
+
+    Args:
+        invariant: the invariant.
+        ends: time of the clock.
+        clock: returns the time in seconds.
+
+    Attributes:
+        tried: number of examples that were checked.
+        cut: whether there was no time for some.
+    """
+
+    def __init__(self, invariant: Exact, ends: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.examples, self.always, self._check = invariant.examples, invariant.always, invariant.check
+        self.tried, self.cut, self._ends, self._clock = 0, False, ends, clock
+        self._failed: tuple[Any, InvariantError] | None = None
+
+    def check(self, scorer: Any, example: Any) -> None:
+        """Check one example if there is time.
+
+        Raises:
+            InvariantError: the invariant does not hold on it.
+        """
+        if self.tried and self._clock() > self._ends:
+            self.cut = True
+            if self._failed is not None and self._failed[0] == example:
+                raise self._failed[1]
+            return
+        self.tried += 1
+        try:
+            self._check(scorer, example)
+        except InvariantError as violation:
+            self._failed = example, violation
+            raise
+
+
 def find_counterexample(
-    invariant: Exact, material: Material, *, examples: int, seed: int, shrink: bool = True
+    invariant: Exact | Timed, material: Material, *, examples: int, seed: int, shrink: bool = True
 ) -> Counterexample | None:
     """Search for a counterexample; return None if all examples pass.
 

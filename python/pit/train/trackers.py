@@ -85,7 +85,7 @@ class Wandb:
 
         if not _logged_in():
             raise PermissionError("not logged in; run `wandb login`, or set WANDB_MODE=offline")
-        self._run = wandb.init(
+        self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             group=identity.run,
             name=f"{identity.run}/{identity.stage}",
@@ -124,7 +124,7 @@ class Trackio:
         import trackio
 
         del folder
-        self._run = trackio.init(
+        self._run: Any = trackio.init(
             project=os.environ.get("TRACKIO_PROJECT", PROJECT),
             name=f"{identity.run}/{identity.stage} {identity.id}",
             group=identity.run,

@@ -17,13 +17,18 @@ from pit.evaluate.stats import Interval, accuracy_interval, mean_interval
 from pit.testing.errors import InvariantError
 from pit.testing.questions import Question, Row
 from pit.testing.scorers import Item, Method, Prompt, gaps, methods_of
+from pit.testing.strategies.text import LONGEST
 
 
 class Material(NamedTuple):
-    """The material for examples: the scorer, whose format they must have, and the preferences of the data."""
+    """The material for examples: the scorer, whose format they must have, and the preferences of the data.
+
+    longest: maximum length of a text, in characters.
+    """
 
     scorer: Any
     rows: Sequence[Row]
+    longest: int = LONGEST
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,8 @@ class Statistical(Invariant):
     floor: float | None
     ideal: ClassVar[float | None] = None
     """Figure of a perfect scorer; None where larger is better."""
+    dear: ClassVar[bool] = False
+    """Whether its items are long, so that it is measured last, on as many rows as there is time for."""
 
     @abstractmethod
     def items(self, case: Case) -> tuple[Item, ...]:

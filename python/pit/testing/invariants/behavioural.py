@@ -155,6 +155,7 @@ class ReadsTheEnd(Statistical):
     """The share of long answers whose score depends on how they end; the others are cut, or their end is ignored."""
 
     kind: ClassVar[str] = "minimum functionality"
+    dear: ClassVar[bool] = True
 
     def usable(self, case: Case) -> bool:
         """Return whether the case is one of the first, and its two ends differ."""

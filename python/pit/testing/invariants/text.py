@@ -38,8 +38,10 @@ class TextInvariant(Exact):
         """Return a strategy for 1 to 4 items, made of the data and of odd texts."""
         prompts = [row.prompt for row in material.rows]
         answers = [text for row in material.rows for text in (row.better, row.worse)]
-        prompt = st.one_of(st.sampled_from(prompts), conversations()) if prompts else conversations()
-        item = st.builds(Item, prompt, texts(answers), texts(answers))
+        made_up = conversations(longest=material.longest)
+        prompt = st.one_of(st.sampled_from(prompts), made_up) if prompts else made_up
+        answer = texts(answers, material.longest)
+        item = st.builds(Item, prompt, answer, answer)
         return st.lists(item, min_size=1, max_size=4).map(tuple)
 
     def always(self) -> tuple[Items, ...]:

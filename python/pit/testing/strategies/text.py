@@ -74,14 +74,17 @@ def _changed(draw: DrawFn, seeds: Sequence[str]) -> str:
     return text[:cut] + draw(st.sampled_from(ODD_TEXTS)) + (text[cut:] if draw(st.booleans()) else "")
 
 
-def conversations(seeds: Sequence[str] = (), turns: int = 5) -> st.SearchStrategy[tuple[Message, ...]]:
+def conversations(
+    seeds: Sequence[str] = (), turns: int = 5, longest: int = LONGEST
+) -> st.SearchStrategy[tuple[Message, ...]]:
     """Return a strategy for conversations: perhaps a system message, then alternating turns, first and last a user's.
 
     Args:
         seeds: real texts for the contents; see `texts`.
         turns: maximum number of turns without the system message.
+        longest: maximum length of a message, in characters.
     """
-    return _conversations(texts(seeds), turns)
+    return _conversations(texts(seeds, longest), turns)
 
 
 @st.composite
