@@ -46,10 +46,6 @@ SLICES = {
 """Mesh data x fsdp x tensor of each slice."""
 
 
-KINDS = ("all-gather", "reduce-scatter", "all-reduce")
-"""Kinds of collectives that the table shows."""
-
-
 def measure(name: str) -> dict[str, Any]:
     """Return the account of the gradient's program on a slice."""
     axes = dict(zip(("data", "fsdp", "tensor"), SLICES[name], strict=True))
@@ -83,9 +79,8 @@ def table() -> list[str]:
 
 def _row(row: dict[str, Any]) -> str:
     mesh = " x ".join(str(row["mesh"][axis]) for axis in ("data", "fsdp", "tensor"))
-    kinds = (f"{row['collectives'].get(kind, 0) / MIB:,.0f}" for kind in KINDS)
     sizes = (f"{row[part] / MIB:,.0f}" for part in ("sent", "temporaries", "code"))
-    return f"| `{row['slice']}` | {row['chips']:,} | {mesh} | {' | '.join((*kinds, *sizes))} |"
+    return f"| `{row['slice']}` | {row['chips']:,} | {mesh} | {' | '.join(sizes)} |"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:

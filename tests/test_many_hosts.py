@@ -48,7 +48,9 @@ MESHES = [
     "mesh.data=2,mesh.fsdp=2",
     "mesh.data=2,mesh.tensor=2",
     "mesh.fsdp=2,mesh.tensor=2",
+    "mesh.tensor=4,policy.heads=4,policy.kv_heads=4,reward_model.heads=4,reward_model.kv_heads=4",
 ]
+"""Every shape of a mesh over four devices."""
 
 
 def words(*settings: str) -> list[str]:
@@ -100,7 +102,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("mesh", MESHES)
 def test_every_mesh_is_that_of_one_process(mesh: str, tmp_path: Path) -> None:
     names = [sft.POLICY.name, reward.GAP.name, rl.IMPROVER_0.name]
-    settings = [*mesh.split(","), *SETTINGS, "sft_policy.steps=3", "rl_improver_0.steps=3"]
+    settings = [*SETTINGS, *mesh.split(","), "sft_policy.steps=3", "rl_improver_0.steps=3"]
     prepare(Run(tmp_path / "one", override(tiny(), settings)))
     shutil.copytree(tmp_path / "one", tmp_path / "four")
     finished([PROGRAM, tmp_path / "one", *names], 1, devices=4)
