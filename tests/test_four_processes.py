@@ -4,17 +4,17 @@
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import compiling
 import numpy as np
 import pytest
-from many import finished, require_close
+from many import environment, finished, require_close
 
-from pit.cli import main
 from pit.run.folder import Run
 from pit.stages.graph import stages_of
-from pit.train.log import PROGRESS_VARIABLE
 
 PROGRAM = Path(__file__).parent / "run_together.py"
 
@@ -67,19 +67,20 @@ def test_they_draw_and_measure_what_one_process_does(run: Run, tmp_path: Path) -
         require_close(run.folder, tmp_path / "run", stage.name)
 
 
-def test_one_process_improves_answers_by_their_models(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv(PROGRESS_VARIABLE, "json")
-    prompts = tmp_path / "prompts.jsonl"
+def alone(*words: object) -> None:
+    """Run a command in one process that has the four devices of the mesh."""
+    subprocess.run([sys.executable, "-m", "pit", *map(str, words)], env=environment(4), check=True)
+
+
+def test_one_process_improves_answers_by_their_models(run: Run, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
     prompts.write_text('{"prompt": "Describe this red lamp: price and size."}\n')
-    out = tmp_path / "out.jsonl"
-    main(["improve", "--run", str(run.folder), "--input", str(prompts), "--output", str(out), "--iterations", "1"])
+    alone("improve", "--run", run.folder, "--input", prompts, "--output", out, "--iterations", 1)
     (line,) = map(json.loads, out.read_text().splitlines())
     assert len(line["answers"]) == 2
     assert np.isfinite(line["steps"][0]["gap"])
 
 
 def test_one_process_exports_their_models(run: Run, tmp_path: Path) -> None:
-    main(["export", "--run", str(run.folder), "rl-improver-1", str(tmp_path / "model")])
+    alone("export", "--run", run.folder, "rl-improver-1", tmp_path / "model")
     assert (tmp_path / "model" / "model.safetensors").exists()
