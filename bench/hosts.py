@@ -1,4 +1,4 @@
-"""Host time per step of one process among many: planning, which every process does whole, and writing its share.
+"""Processor time per step of one process among many: planning, which every process does whole, and writing its share.
 
     python bench/hosts.py [--full]
 
@@ -8,6 +8,7 @@ batch grows with the processes. `write_all_s` is the time to write the whole bat
 """
 
 import argparse
+import time
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def columns(rng: np.random.Generator) -> list[Tokens]:
 
 
 def measure(processes: int, table: _core.TokenTable, rounds: int) -> dict[str, Any]:
-    """Return the seconds that a process spends on a step among so many."""
+    """Return the processor seconds that a process spends on a step among so many."""
     count = SHARDS * processes
     shards = Shards(count, tuple(range(count - SHARDS, count)))
     planner = _core.Planner(
@@ -64,7 +65,7 @@ def measure(processes: int, table: _core.TokenTable, rounds: int) -> dict[str, A
     }
     if processes <= WRITTEN_WHOLE:
         calls["write_all_s"] = lambda: materialise_local(plan, 0, Shards.all_local(count), table, gap(), LAYOUT)
-    seconds = alternate(calls, rounds)
+    seconds = alternate(calls, rounds, time.process_time)
     trees = len(plan.tree_example)
     return {"processes": processes, "trees": trees, **{name: spread(values) for name, values in seconds.items()}}
 

@@ -1,9 +1,10 @@
-"""Plans of the recipe `paper` for slices of 32 chips: does every stage fit, what is sent, how long does planning take.
+"""Plans of the recipe `paper` for slices of 32 chips, and of Llama-3-8B with adapters: does every stage fit?
 
     python bench/plans.py [--full]
 
 `--full` compiles all stages for every slice and writes bench/results/plan-GENERATION.json, about ten minutes of one
-core each. Otherwise one stage of `tiny` is planned. `table` makes the rows of docs/guides/plan.md from the files.
+core each, then those of Llama-3-8B on 16 chips of 16 GB. Otherwise one stage of `tiny` is planned. `table` and
+`adapters_table` make the rows of docs/guides/plan.md from the files.
 """
 
 import argparse
@@ -16,8 +17,21 @@ from pit.cli import main as pit
 
 RESULTS = Path(__file__).parent / "results"
 
+SHAPES = Path(__file__).parent / "shapes"
+
 SLICES = ("v4:2x4x4", "v5e:4x8", "v5p:2x4x4", "v6e:4x8")
 """Slices of 32 chips, as the recipe's mesh of 1 x 8 x 4 has."""
+
+LLAMA = "llama-3-8b"
+"""Name of the plan with adapters, and of its shape: the fields of the model's config.json that a shape needs."""
+
+LLAMA_SETTINGS = (
+    "mesh.fsdp=4",
+    "mesh.tensor=4",
+    "base.dtype=bfloat16",
+    *(f"{model}.compute_dtype=bfloat16" for model in ("policy", "reward_model")),
+    *(f"{model}.remat=save_attention" for model in ("policy", "reward_model")),
+)
 
 SHOWN = ("reward-gap", "rl-improver-1")
 """Stages of the table: the gap model's, and the one that needs most."""
@@ -37,6 +51,12 @@ def table() -> list[str]:
             limit = plan["chip"]["hbm_bytes"] / 2**30
             rows += [_row(target, limit, stage) for stage in plan["stages"] if stage["name"] in SHOWN]
     return rows
+
+
+def adapters_table() -> list[str]:
+    """Return a row of Markdown per stage of the committed plan with adapters."""
+    plan = json.loads(file_of(LLAMA).read_text(encoding="utf-8"))
+    return [_row(plan["target"], plan["chip"]["hbm_bytes"] / 2**30, stage) for stage in plan["stages"]]
 
 
 def _row(target: str, limit: float, stage: dict[str, Any]) -> str:
@@ -63,12 +83,16 @@ def main() -> None:
     """Plan, and print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="the recipe paper on every slice")
-    parser.add_argument("--slices", nargs="+", choices=SLICES, default=SLICES, help="of --full [all]")
+    parser.add_argument("--slices", nargs="+", choices=(*SLICES, LLAMA), help="plans of --full [all]")
     options = parser.parse_args()
     if options.full:
-        for target in options.slices:
-            pit(["plan", "paper", "--target", target, "--json", str(file_of(target))])
-        print(*table(), sep="\n")
+        for target in options.slices or (*SLICES, LLAMA):
+            which = ["paper", "--target", target]
+            if target == LLAMA:
+                settings = [word for setting in LLAMA_SETTINGS for word in ("--set", setting)]
+                which = ["chat", "--model", str(SHAPES / LLAMA), "--target", "v5e:4x4", *settings]
+            pit(["plan", *which, "--json", str(file_of(target))])
+        print(*table(), *adapters_table(), sep="\n")
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.json"

@@ -4,10 +4,12 @@
 
 The program is the gradient of a microbatch of R_PIT in the recipe `paper`: two rows of 4,096 tokens per shard, four
 chips per shard. Up to 32 chips the weights are split further (fsdp 1, 4, 8); beyond, shards are added along `data`.
-Each slice takes the compiler a few minutes.
+Of 26 layers 6 are compiled: a loop over layers has one body however many they are, and what it sends grows with its
+trips. Each slice takes the compiler a minute or two. `table` makes the rows of docs/guides/plan.md from the file.
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,11 @@ from pit.stages import reward
 
 MIB = 2**20
 
+RESULTS = Path(__file__).parent / "results" / "plan-growth.json"
+
+LAYERS = 6
+"""Layers of the compiled model: three trips of a loop over a local and a global one."""
+
 SLICES = {
     "v5e:2x2": (1, 1, 4),
     "v5e:4x4": (1, 4, 4),
@@ -39,10 +46,11 @@ SLICES = {
 """Mesh data x fsdp x tensor of each slice."""
 
 
-def measure(name: str, settings: list[str]) -> dict[str, Any]:
+def measure(name: str) -> dict[str, Any]:
     """Return the account of the gradient's program on a slice."""
     axes = dict(zip(("data", "fsdp", "tensor"), SLICES[name], strict=True))
-    config = override(recipe("paper"), [*(f"mesh.{axis}={size}" for axis, size in axes.items()), *settings])
+    depth = [f"{model}.layers={LAYERS}" for model in ("policy", "reward_model")]
+    config = override(recipe("paper"), [*(f"mesh.{axis}={size}" for axis, size in axes.items()), *depth])
     target = find_target(name)
     setting = Setting.of(config, target.mesh(config.mesh), None)
     placed = next(each for each in programs_of(reward.GAP, setting) if each.program.name.startswith("gradient"))
@@ -52,6 +60,7 @@ def measure(name: str, settings: list[str]) -> dict[str, Any]:
         "slice": name,
         "chips": len(target.devices),
         "mesh": axes,
+        "layers": LAYERS,
         "sent": account.sent_bytes,
         "collectives": account.by_kind(),
         "temporaries": account.temporaries,
@@ -60,6 +69,18 @@ def measure(name: str, settings: list[str]) -> dict[str, Any]:
         "refused": account.refused or None,
         "seconds": round(time.perf_counter() - begin, 1),
     }
+
+
+def table() -> list[str]:
+    """Return a row of Markdown per committed slice."""
+    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    return [_row(kept[name]) for name in SLICES if name in kept]
+
+
+def _row(row: dict[str, Any]) -> str:
+    mesh = " x ".join(str(row["mesh"][axis]) for axis in ("data", "fsdp", "tensor"))
+    sizes = (f"{row[part] / MIB:,.0f}" for part in ("sent", "temporaries", "code"))
+    return f"| `{row['slice']}` | {row['chips']:,} | {mesh} | {' | '.join(sizes)} |"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -81,21 +102,22 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Compile for each slice in turn; a file of results keeps those of earlier calls."""
+    """Compile for each slice in turn; a file of results keeps those of earlier calls, and the plot shows them too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slice", dest="slices", action="append", choices=SLICES, help="one slice; repeatable [all]")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     parser.add_argument("--out", type=Path, help="write the figures to this file")
     parser.add_argument("--plot", type=Path, help="also draw them")
     options = parser.parse_args()
-    rows = []
-    for name in options.slices or SLICES:
-        rows.append(measure(name, options.settings))
-        row = rows[-1]
+    rows: dict[str, dict[str, Any]] = {}
+    if options.out is not None and options.out.exists():
+        rows = json.loads(options.out.read_text(encoding="utf-8"))
+    for name in SLICES if options.slices is None else options.slices:
+        row = measure(name)
+        rows[name] = {**row, **origin(0, 1)}
         summary = f"{name}: {row['sent'] / MIB:,.0f} MiB sent per chip, {row['code'] / MIB:.0f} MiB of program"
-        keep(options.out, {name: {**row, **origin(0, 1)}}, summary)
+        keep(options.out, {name: rows[name]}, summary)
     if options.plot is not None:
-        draw(rows, options.plot)
+        draw([rows[name] for name in SLICES if name in rows], options.plot)
 
 
 if __name__ == "__main__":

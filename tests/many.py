@@ -1,5 +1,6 @@
 """Several real processes of one command on this machine, each with its own CPU device, joined by gloo."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from compiling import users_environment
 
 LONG_S = 1500.0
@@ -90,3 +92,27 @@ def finished(command: Sequence[object], count: int, *, devices: int = 1, **more:
         statuses, outputs = together.wait()
     assert statuses == [0] * count, "\n".join(output[-2000:] for output in outputs)
     return outputs
+
+
+def metrics(folder: Path, stage: str) -> list[dict[str, float]]:
+    """Return what a stage of a run measured, line by line, times apart."""
+    lines = (folder / "stages" / stage / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith("perf/")} for line in lines]
+
+
+def draws(folder: Path, stage: str) -> list[tuple[list[int], list[int]]]:
+    """Return the examples and sources that a stage of a run drew, step by step."""
+    path = folder / "stages" / stage / "draws.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [(line["id"], line["source"]) for line in lines]
+
+
+def require_close(one: Path, other: Path, stage: str) -> None:
+    """Raise unless a stage of two runs drew the same and measured the same, up to the rounding of sums."""
+    assert draws(one, stage) == draws(other, stage)
+    lines, like = metrics(one, stage), metrics(other, stage)
+    assert [line.keys() for line in lines] == [line.keys() for line in like]
+    for line, reference in zip(lines, like, strict=True):
+        for name, value in line.items():
+            message = f"{stage}: {name} of step {line['step']}"
+            np.testing.assert_allclose(value, reference[name], rtol=1e-2, atol=1e-3, err_msg=message)

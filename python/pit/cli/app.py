@@ -46,6 +46,7 @@ from pit.cli.options import (
 )
 from pit.cli.plan import plan_command
 from pit.cli.serve import policy_of, policy_options, serve
+from pit.compiler import share_code
 from pit.config import ConfigError, to_dict, to_yaml
 from pit.data.errors import DataError
 from pit.errors import Interruption
@@ -113,6 +114,7 @@ def _prepare_environment() -> None:
     accelerators = ("accel*", "vfio/*", "nvidia*", "kfd")
     if sys.platform == "linux" and not any(any(Path("/dev").glob(pattern)) for pattern in accelerators):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    share_code()
     _keep_freed_memory()
     # A failed write is raised where it is waited for; log lines from the threads of Orbax would bury that message.
     # Suspicions of gcsfs are not errors: a bucket that cannot be used raises one.

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich import box
 from rich.table import Table
 
 from pit.atomic import write_file
+from pit.compiler import TPU_FLAGS
 from pit.plan.compiling import Row, StagePlan
 from pit.plan.programs import Setting
 from pit.plan.target import GIB, Target
@@ -78,6 +80,7 @@ def as_json(
             "network_bytes_per_s": generation.network_bytes_per_s,
         },
         "versions": {name: _version(name) for name in ("jax", "libtpu")},
+        "flags": os.environ.get(TPU_FLAGS, ""),
         "stages": [_stage(plan, verdict, target) for plan, verdict in zip(plans, verdicts, strict=True)],
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from pit.compiler import share_code
 from pit.config import ConfigError, MeshConfig
 from pit.errors import PitError
 from pit.model.sharding import make_mesh
@@ -91,6 +92,8 @@ def find_target(name: str) -> Target:
         NoTpuCompilerError: libtpu is not installed.
     """
     generation, _ = parse(name)
+    # As the commands that train do.
+    share_code()
     try:
         without_tpu()
     except NoCompilerError as error:
