@@ -35,7 +35,11 @@ def test_kernels_conform_in_float32_and_float16(operation):
     known = OPERATIONS[operation]
     cases = [dataclasses.replace(c, dtype=jnp.float16) if c.dtype == jnp.bfloat16 else c for c in known.cases()]
     cases = [case for case in cases if case.needs <= known.serves]
-    verdict = judge(functools.partial(known.call, implementation="triton_gpu"), cases, known.serves)
+
+    def call(*arrays, **options):
+        return known.call(*map(jnp.asarray, arrays), implementation="triton_gpu", **options)
+
+    verdict = judge(call, cases, known.serves)
     assert (verdict.failure, verdict.passed, verdict.skipped) == (None, len(cases), ()), str(verdict.failure)
 
 
