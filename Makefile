@@ -69,7 +69,7 @@ test-newest:  ## run the tests that a new JAX may break, with python3.13 or 3.12
 # The site has a stamp of its own, so that make test downloads none of it.
 docs: $(VENV)/.docs-stamp  ## build the site into build/docs, warnings as errors; notebooks run unless their outputs are kept
 	@echo "docs: notebooks run for minutes where a source has changed since (PIT_NOTEBOOKS=off: show them without outputs)"
-	@JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs . build/docs
+	@JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --jobs $(JOBS) --conf-dir docs . build/docs
 	@echo "docs: open build/docs/index.html"
 
 $(VENV)/.docs-stamp: $(STAMP)

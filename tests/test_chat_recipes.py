@@ -63,7 +63,7 @@ def test_large_models_train_adapters_and_small_ones_all_weights(model, monkeypat
     monkeypatch.setattr(chat_model, "FULL_BELOW", 1)
     large = chat_model.chat(pretrained, sizes)
     sections = [name for name in to_dict(large) if name != "base" and hasattr(getattr(large, name), "adapter")]
-    assert len(sections) == 10
+    assert len(sections) == 12
     assert {getattr(large, name).adapter for name in sections} == {AdapterConfig()}
     assert large.policy == large.reward_model == SHAPE
 

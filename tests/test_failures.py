@@ -291,7 +291,7 @@ def test_every_option_that_a_message_names_exists() -> None:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
                 named |= dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z-]*", node.value), file)
     assert {"--set", "--data", "--out", "--full", "--strict"} <= named.keys()
-    foreign = {"--merge"}  # of llama-gguf-split
+    foreign = {"--merge", "--xla"}  # of llama-gguf-split, and how flags of XLA begin
     assert {option: str(file) for option, file in named.items() if option not in known | foreign} == {}
 
 

@@ -167,7 +167,7 @@ def test_the_gap_model_keeps_the_pairs_that_its_config_names_when_it_is_refreshe
 ):
     losses = []
 
-    def task(session, loss, batches, frozen):
+    def task(session, loss, batches, frozen, anchor):
         losses.append(loss)
         raise _StopError
 

@@ -40,8 +40,8 @@ def shared_rows(paths: Sequence[Path], length: int = _LENGTH) -> Iterator[Shared
         paths: token sequences.
         length: tokens up to which a row is filled; a row that begins with a longer path is as long as that path needs.
 
-    >>> [(row.paths, row.batch.token.shape, [list(t) for t in row.tokens]) for row in shared_rows([(5, 6), (5, 7, 8)])]
-    [([1, 0], (1, 64), [[0, 1, 2], [0, 3]])]
+    >>> [(row.paths, [tokens.tolist() for tokens in row.tokens]) for row in shared_rows([(5, 6), (5, 7, 8)])]
+    [([1, 0], [[0, 1, 2], [0, 3]])]
     """
     tree = _Tree()
     for place in sorted(range(len(paths)), key=lambda place: paths[place], reverse=True):
