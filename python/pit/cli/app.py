@@ -112,9 +112,11 @@ def _prepare_environment() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     # The TPU compiler of the tests would look for a TPU, and warn, on machines that have no accelerator at all.
     accelerators = ("accel*", "vfio/*", "nvidia*", "kfd")
-    if sys.platform == "linux" and not any(any(Path("/dev").glob(pattern)) for pattern in accelerators):
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    share_code()
+    if sys.platform == "linux":
+        if any(any(Path("/dev").glob(pattern)) for pattern in accelerators):
+            share_code()
+        else:
+            os.environ.setdefault("JAX_PLATFORMS", "cpu")
     _keep_freed_memory()
     # A failed write is raised where it is waited for; log lines from the threads of Orbax would bury that message.
     # Suspicions of gcsfs are not errors: a bucket that cannot be used raises one.

@@ -91,6 +91,10 @@ class RunConfig(Section):
         """The names in `trackers`; empty for none."""
         return () if self.trackers == "none" else tuple(name.strip() for name in self.trackers.split(","))
 
+    def adds_rival(self, name: str) -> bool:
+        """Return whether `offline` adds the rival of a name, "dpo" or "srpo"."""
+        return self.offline in (name, "both")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         windows = self.windows
@@ -136,8 +140,8 @@ class RunConfig(Section):
         sections = ["reward_gap", "sft_improver", *self._improver_sections()]
         paths = dict.fromkeys([*sections, *(["refresh"] if self.refresh.asked else [])], improver)
         paths |= dict.fromkeys(("sft_policy", "reward_quality", "reward_judge", "rl_policy"), policy)
-        paths |= {"dpo": policy} if self.offline in ("dpo", "both") else {}
-        paths |= {"srpo": improver} if self.offline in ("srpo", "both") else {}
+        offline = {"dpo": policy, "srpo": improver}
+        paths |= {name: path for name, path in offline.items() if self.adds_rival(name)}
         for section, path in paths.items():
             row = getattr(self, section).packing.row_length
             require(

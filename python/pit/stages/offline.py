@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from pit.config import RunConfig
 from pit.data.template import improver_orders, policy_pair
 from pit.losses.offline import dpo, output_sums, srpo_improvement
 from pit.losses.total import Total, masked
@@ -69,10 +68,6 @@ def srpo_loss(graphdef: nnx.GraphDef[Any], beta: float) -> LossFunction:
     return loss
 
 
-def _asks_for(config: RunConfig, loss: str) -> bool:
-    return config.offline in (loss, "both")
-
-
 POLICY = supervised_stage(
     name="dpo-policy",
     title="M_P on pairs alone (DPO), a rival of M_P^RL",
@@ -83,7 +78,7 @@ POLICY = supervised_stage(
     loss=lambda graphdef, config: dpo_loss(graphdef, config.dpo.beta),
     inputs=lambda config: {"start": sft.POLICY, "anchor": sft.POLICY},
     anchored=output_logps,
-    included=lambda config: _asks_for(config, "dpo"),
+    included=lambda config: config.adds_rival("dpo"),
     option="offline=dpo",
 )
 
@@ -97,6 +92,6 @@ IMPROVER = supervised_stage(
     loss=lambda graphdef, config: srpo_loss(graphdef, config.srpo.beta),
     inputs=lambda config: {"start": sft.IMPROVER, "anchor": sft.IMPROVER},
     anchored=output_logps,
-    included=lambda config: _asks_for(config, "srpo"),
+    included=lambda config: config.adds_rival("srpo"),
     option="offline=srpo",
 )

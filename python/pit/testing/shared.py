@@ -8,10 +8,11 @@ from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int32
 
 from pit.testing.paths import Path
 from pit.types import Batch
+from pit_kernels import trees
 
 _LENGTH = 1024
 _LEAVES = 64
@@ -27,7 +28,7 @@ class SharedRow(NamedTuple):
 
     batch: Batch
     paths: list[int]
-    tokens: list[Int64[np.ndarray, " t"]]
+    tokens: list[Int32[np.ndarray, " t"]]
 
 
 def shared_rows(paths: Sequence[Path], length: int = _LENGTH) -> Iterator[SharedRow]:
@@ -41,83 +42,46 @@ def shared_rows(paths: Sequence[Path], length: int = _LENGTH) -> Iterator[Shared
         length: tokens up to which a row is filled; a row that begins with a longer path is as long as that path needs.
 
     >>> [(row.paths, [tokens.tolist() for tokens in row.tokens]) for row in shared_rows([(5, 6), (5, 7, 8)])]
-    [([1, 0], [[0, 1, 2], [0, 3]])]
+    [([1, 0], [[0, 2, 3], [0, 1]])]
     """
-    tree = _Tree()
+    held: list[int] = []
+    used = 0
     for place in sorted(range(len(paths)), key=lambda place: paths[place], reverse=True):
-        room = max(length, _length(len(tree.path)))
-        if tree.paths and (tree.size_with(paths[place]) > room or len(tree.paths) == _LEAVES):
-            yield tree.row()
-            tree = _Tree()
-        tree.add(place, paths[place])
-    if tree.paths:
-        yield tree.row()
+        path = paths[place]
+        added = len(path) - (_common(path, paths[held[-1]]) if held else 0)
+        if held and (used + added > max(length, _length(len(paths[held[0]]))) or len(held) == _LEAVES):
+            yield _row(paths, held, used)
+            held, used, added = [], 0, len(path)
+        held.append(place)
+        used += added
+    if held:
+        yield _row(paths, held, used)
 
 
-class _Tree:
-    """A growing row.
+def _common(first: Path, second: Path) -> int:
+    """Return the number of tokens that two paths begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
-    path: its first path.
-    token, parent: token and index of the parent of each place; -1 without one.
-    paths, tokens: as in `SharedRow`.
-    """
 
-    def __init__(self) -> None:
-        self.path: Path = ()
-        self.token: list[int] = []
-        self.parent: list[int] = []
-        self.paths: list[int] = []
-        self.tokens: list[list[int]] = []
-        self._last: Path = ()
-
-    def _common(self, path: Path) -> int:
-        """Return the number of tokens that a path shares with the last one."""
-        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, self._last, strict=False)))
-
-    def size_with(self, path: Path) -> int:
-        """Return the number of tokens of the row with one more path."""
-        return len(self.token) + len(path) - self._common(path)
-
-    def add(self, place: int, path: Path) -> None:
-        """Add a path."""
-        indices = self.tokens[-1][: self._common(path)] if self.tokens else []
-        for token in path[len(indices) :]:
-            self.parent.append(indices[-1] if indices else -1)
-            indices.append(len(self.token))
-            self.token.append(token)
-        self.path = self.path or path
-        self._last = path
-        self.paths.append(place)
-        self.tokens.append(indices)
-
-    def row(self) -> SharedRow:
-        """Return the row."""
-        used, length = len(self.token), _length(len(self.token))
-        index = np.arange(length, dtype=np.int32)
-        token, position, until = (np.zeros((1, length), np.int32) for _ in range(3))
-        previous = index[None].copy()
-        token[0, :used], until[0, :used] = self.token, index[:used] + 1
-        for place, parent in enumerate(self.parent):
-            if parent >= 0:
-                previous[0, place], position[0, place] = parent, position[0, parent] + 1
-        for place in reversed(range(used)):
-            if (parent := self.parent[place]) >= 0:
-                until[0, parent] = max(until[0, parent], until[0, place])
-        leaf = np.full((1, _LEAVES, 2), -1, np.int32)
-        for slot, indices in enumerate(self.tokens):
-            if indices:
-                leaf[0, slot] = 0, indices[-1]
-        batch = Batch(
-            token=token,
-            position=position,
-            visible_until=until,
-            previous=previous,
-            loss_weight=np.zeros(token.shape, np.float32),
-            leaf=leaf,
-            example_id=np.zeros(1, np.int64),
-            source=np.zeros(1, np.uint8),
-        )
-        return SharedRow(batch, self.paths, [np.array(indices, np.int64) for indices in self.tokens])
+def _row(paths: Sequence[Path], held: list[int], used: int) -> SharedRow:
+    """Return the row of some paths, which fill so many tokens; those without tokens come last and have no leaf."""
+    length, spoken = _length(used), [paths[place] for place in held if paths[place]]
+    # A row of nothing but paths without tokens is padding: that of some path, whose tokens nobody sees.
+    packed = trees.pack(spoken or [(0,)], row_length=length)
+    (tree,) = packed.batches(1, paths=_LEAVES)
+    there = bool(spoken)
+    batch = Batch(
+        token=tree.token,
+        position=tree.position,
+        visible_until=tree.visible_until * there,
+        previous=tree.previous,
+        loss_weight=np.zeros(tree.token.shape, np.float32),
+        leaf=np.where(there, tree.leaf, np.int32(-1))[None],
+        example_id=np.zeros(1, np.int64),
+        source=np.zeros(1, np.uint8),
+    )
+    tokens = [tree.place[slot, : len(paths[place])] for slot, place in enumerate(held)]
+    return SharedRow(batch, held, tokens)
 
 
 def _length(tokens: int) -> int:
