@@ -37,7 +37,7 @@ class Together:
     """Processes of one program; killed at the end of the block if they still run.
 
     Args:
-        command: Python's arguments, without those that say which process it is.
+        command: Python's arguments, without those that say which process it is; "{process}" in one is its number.
         count: number of processes.
         devices: devices of each.
         more: environment variables.
@@ -47,7 +47,12 @@ class Together:
         group = [f"--coordinator=localhost:{free_port()}", f"--processes={count}"]
         self.processes = [
             subprocess.Popen(
-                [sys.executable, *map(str, command), *group, f"--process={number}"],
+                [
+                    sys.executable,
+                    *(str(word).replace("{process}", str(number)) for word in command),
+                    *group,
+                    f"--process={number}",
+                ],
                 env=environment(devices, **more),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

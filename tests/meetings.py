@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from pit import processes
+from pit.atomic import write_file
 from pit.errors import PitError
 
 
@@ -32,7 +33,7 @@ def agreement(process: int, folder: Path) -> None:
     assert processes.first() == (process == 0)
     print(processes.agreed(False, "one"), processes.agreed(process == 1, "two"), processes.agreed(False, "three"))
     print(processes.from_first(lambda: f"of {process}".encode(), "four").decode())
-    processes.by_first(lambda: (folder / f"by-{process}").touch(), "five", folder / "by-0")
+    processes.by_first(lambda: (folder / f"by-{process}").touch(), "five")
     processes.require_same("value", "equal")
     print(sorted(path.name for path in folder.iterdir()))
     # Values of meetings that all have left are gone: a long training holds as many meetings as steps.
@@ -65,7 +66,42 @@ def killed(process: int, folder: Path) -> None:
     processes.meet("step 3")
 
 
-CASES = {"agreement": agreement, "difference": difference, "alone": alone, "absent": absent, "killed": killed}
+def copies(process: int, folder: Path) -> None:
+    """Two hosts without a common disk, and files that pass through a bucket."""
+    from pit.config import override
+    from pit.recipes import recipe
+    from pit.run import copies
+    from pit.run.folder import Run
+
+    own, bucket = folder / f"host-{process}", folder / "bucket"
+    run = Run(own, override(recipe("tiny"), [f"checkpoints={bucket}"]))
+
+    def make() -> None:
+        for name in FILES:
+            write_file(own / name, f"{name} of {process}".encode())
+
+    copies.made_by_first(run, make, "files")
+    for name in FILES:
+        assert (own / name).read_text() == f"{name} of 0"
+    print(sorted(copies.listing(own)), (own / "stages" / "before" / "metrics.jsonl").exists())
+    # A file that differs in nothing but its content is copied again.
+    copies.made_by_first(run, lambda: write_file(own / "config.json", b"config.json OF 0"), "one more")
+    assert (own / "config.json").read_bytes() == b"config.json OF 0"
+    copies.VISIBLE_S = 0.2
+    copies.made_by_first(Run(own, recipe("tiny")), lambda: write_file(own / "config.json", b"a"), "no bucket")
+    processes.meet("the end")
+
+
+FILES = ("config.json", "store/manifest.json", "store/input.arrow", "stages/sft/done.json", "refresh/pairs.jsonl")
+
+CASES = {
+    "agreement": agreement,
+    "difference": difference,
+    "alone": alone,
+    "absent": absent,
+    "killed": killed,
+    "copies": copies,
+}
 
 if __name__ == "__main__":
     main()

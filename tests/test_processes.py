@@ -18,6 +18,22 @@ def test_two_processes_agree_and_the_first_works_for_both(tmp_path: Path) -> Non
         assert output.splitlines()[-3:] == ["False True False", "of 0", "['by-0']"]
 
 
+def test_hosts_without_a_common_disk_get_copies_through_the_bucket(tmp_path: Path) -> None:
+    stale = tmp_path / "host-1" / "stages" / "before"
+    stale.mkdir(parents=True)
+    (stale / "done.json").touch()
+    (stale / "metrics.jsonl").touch()
+    with Together([PROGRAM, "copies", tmp_path], 2) as together:
+        statuses, outputs = together.wait(120)
+    assert statuses == [1, 1]
+    names = "['config.json', 'refresh/pairs.jsonl', 'stages/sft/done.json', 'store/input.arrow', 'store/manifest.json']"
+    assert f"{names} False\n" in outputs[0]
+    # What process 0 has not is no part of the run; logs of a host's own are left alone.
+    assert f"{names} True\n" in outputs[1]
+    message = f"{tmp_path}/host-1/config.json: is not as process 0 wrote it; give a folder that all hosts share: --out"
+    assert f"error: {message} FOLDER, or a bucket" in outputs[1]
+
+
 def test_all_hear_that_one_has_another_value(tmp_path: Path) -> None:
     with Together([PROGRAM, "difference", tmp_path], 2) as together:
         statuses, outputs = together.wait()
@@ -82,7 +98,7 @@ def test_a_program_of_one_process_waits_for_nobody(tmp_path: Path) -> None:
     assert processes.agreed(True, "stop")
     assert not processes.agreed(False, "stop")
     assert processes.from_first(lambda: b"own", "value") == b"own"
-    processes.by_first(lambda: (tmp_path / "made").touch(), "file", tmp_path / "made")
+    processes.by_first(lambda: (tmp_path / "made").touch(), "file")
     processes.meet("end")
     processes.require_same("config", "any")
     assert (tmp_path / "made").exists()

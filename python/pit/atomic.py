@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from pit.errors import PitError
 
@@ -44,14 +45,18 @@ def _default_mode(base: int) -> int:
     return base & ~umask
 
 
-def write_file(path: str | Path, content: bytes) -> None:
-    """Write `content` to `path`; a reader sees the old file or the new one, never a part."""
+@contextmanager
+def new_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Yield a new file to write; it takes the place of `path` on success and is removed on failure.
+
+    A reader of `path` sees the old file or the new one, never a part.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent)
     try:
         with naming(path), os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(_default_mode(0o666))
@@ -59,6 +64,12 @@ def write_file(path: str | Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_file(path: str | Path, content: bytes) -> None:
+    """Write `content` to `path`; a reader sees the old file or the new one, never a part."""
+    with new_file(path) as file:
+        file.write(content)
 
 
 RUN_PARTS = frozenset(

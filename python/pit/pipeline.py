@@ -39,13 +39,13 @@ from pit.evaluate.gates import GATE
 from pit.evaluate.gold import services
 from pit.evaluate.schema import FILE_NAME, Results, write_results
 from pit.evaluate.splits import SEARCH
+from pit.run.copies import made_by_first
 from pit.run.folder import Run
 from pit.run.session import identity_of
 from pit.run.stage import Job, Services, Stage
 from pit.stages.change import adopt
 from pit.stages.graph import GRAPH, jobs_of
 from pit.stages.prepare import prepare, require_folds, require_prompts, require_rows
-from pit.stages.stamp import STAMP
 from pit.terminal import say, styled
 from pit.train.log import PROGRESS_VARIABLE
 from pit.train.loop import InterruptFlag
@@ -151,7 +151,7 @@ def run_pipeline(run: Run, *, console: Console, profile_steps: int = 0) -> None:
         if isinstance(job, Stage):
             job.validate(run.config)
     require(run.config.tracker_names)
-    processes.by_first(lambda: _prepare(run, console), "data", run.folder / "config.json", run.folder / STAMP)
+    made_by_first(run, lambda: _prepare(run, console), "data")
     require_folds(run)
     done = {job for job in needs if job.done(run)}
     names = sorted(job.name for job in done)

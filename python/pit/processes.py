@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pit.errors import PitError
@@ -39,9 +38,6 @@ LATER_S = 60.0
 
 GRACE_S = 5.0
 """Seconds that a process gets to end by itself after another one has failed."""
-
-VISIBLE_S = 60.0
-"""Seconds until a file that one process wrote must be visible to all: network disks remember what was not there."""
 
 VARIABLES = ("PIT_COORDINATOR", "PIT_PROCESSES", "PIT_PROCESS", "PIT_DISTRIBUTED")
 """Environment variables that say who this process is."""
@@ -297,11 +293,11 @@ def from_first(make: Callable[[], bytes], purpose: str) -> bytes:
     return _group.values(_group.meet(purpose, ALONE_S))[0]
 
 
-def by_first(make: Callable[[], None], purpose: str, *files: Path) -> None:
-    """Let the first process alone make something, and wait for it until its files are there.
+def by_first(make: Callable[[], None], purpose: str) -> None:
+    """Let the first process alone do something, and wait for it.
 
     Raises:
-        ProcessError: a process did not come in time, or does not see a file.
+        ProcessError: a process did not come in time.
         Exception: the first process's own.
     """
     if _group is None:
@@ -310,15 +306,6 @@ def by_first(make: Callable[[], None], purpose: str, *files: Path) -> None:
     if _group.process == 0:
         _alone(_group, make)
     _group.meet(purpose, ALONE_S)
-    deadline = time.monotonic() + VISIBLE_S
-    for file in files:
-        while not file.exists():
-            if time.monotonic() > deadline:
-                raise ProcessError(
-                    f"{file}: process 0 wrote it, but process {_group.process} does not see it; give a folder that all "
-                    "hosts share: --out FOLDER"
-                )
-            time.sleep(0.1)
 
 
 def _alone(group: _Group, make: Callable[[], Any]) -> Any:

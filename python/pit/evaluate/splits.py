@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float64
 
-from pit import processes
 from pit.config import ConfigError, ImproveConfig, Rank
 from pit.data.tokens import Tokens
 from pit.evaluate.gold import best_gold
@@ -21,6 +20,7 @@ from pit.improve import Models, Trajectory, improve
 from pit.improve.calibration import Calibration, fit
 from pit.improve.record import Searched, changes_of, identity_of, write_searched
 from pit.rl.records import Gold
+from pit.run.copies import made_by_first
 from pit.run.folder import Run
 from pit.run.stage import Job, Services
 from pit.seeds import Seed
@@ -168,7 +168,7 @@ def _work(run: Run, services: Services) -> None:
                 say(f"  {name:<44} {means[name]:.4f}")
         say(str(path))
 
-    processes.by_first(publish, "search")
+    made_by_first(run, publish, "search")
 
 
 SEARCH = Job(

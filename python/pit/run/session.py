@@ -20,6 +20,7 @@ from pit.atomic import write_file
 from pit.config import OptimizerConfig, to_dict
 from pit.errors import PitError
 from pit.model.model import Model
+from pit.run.copies import made_by_first
 from pit.run.folder import Run
 from pit.run.stage import Stage
 from pit.train.checkpoint import Restored
@@ -146,7 +147,7 @@ class Session:
             **facts,
         }
         path, content = self.folder / "done.json", (json.dumps(record, indent=2) + "\n").encode()
-        processes.by_first(lambda: write_file(path, content), f"record of {self.stage.name}", path)
+        made_by_first(self.run, lambda: write_file(path, content), f"record of {self.stage.name}")
 
 
 def identity_of(run: Run, stage: str) -> Identity:

@@ -27,6 +27,7 @@ from pit.data.tokens import Sequences, Tokens
 from pit.data.usable import flaw
 from pit.records import DamagedFileError, read_lines
 from pit.rl.records import Labeller
+from pit.run.copies import made_by_first
 from pit.run.folder import Run
 from pit.run.session import Session
 from pit.run.stage import REWARD_MODEL, Job, Role, Services, Stage
@@ -78,7 +79,7 @@ def make_pairs(run: Run, labeller: Labeller) -> int | None:
             pairs += labelled(inputs, one, other, labeller)
         reporter.update(first + len(ids), count, f"{len(pairs):,} pairs")
     reporter.close()
-    processes.by_first(lambda: _write(run, pairs), PAIRS.name, _path(run))
+    made_by_first(run, lambda: _write(run, pairs), PAIRS.name)
     return len(pairs)
 
 
@@ -98,7 +99,7 @@ def take_pairs(run: Run, path: Path) -> int | None:
             f"refresh.path = {str(path)!r}: none of its {report.rows:,} rows can be used; give preferences between "
             "different answers (docs/data.md lists the formats)"
         )
-    processes.by_first(lambda: _write(run, pairs), PAIRS.name, _path(run))
+    made_by_first(run, lambda: _write(run, pairs), PAIRS.name)
     return len(pairs)
 
 

@@ -37,6 +37,7 @@ from pit.rl.references import Judges, References
 from pit.rl.reward import mixed, model_reward, scored_tree
 from pit.rl.scale import log_odds_scale
 from pit.rl.step import RlStep, Scored
+from pit.run.copies import made_by_first
 from pit.run.folder import Run
 from pit.run.session import Session
 from pit.run.stage import DECODER, Role, Services, Stage
@@ -138,7 +139,7 @@ def _keep_source(stage: Stage, run: Run) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         function.keep_source(name, path, stage.name, trained)
 
-    processes.by_first(keep, f"reward function of {stage.name}", path)
+    made_by_first(run, keep, f"reward function of {stage.name}")
 
 
 def _kept(run: Run, stage: Stage) -> Path:

@@ -31,6 +31,17 @@ class CheckpointError(PitError):
     """A checkpoint that is damaged, or does not belong to this model or run."""
 
 
+def unreachable(place: epath.Path, error: Exception) -> Exception:
+    """Return what to raise where a place cannot be read or written: an error of this machine's disk as it is."""
+    if isinstance(error, OSError) and "://" not in os.fspath(place):
+        return error
+    return CheckpointError(
+        f"{place}: cannot be reached ({type(error).__name__}: {str(error)[:200]}); check the bucket's name, your "
+        "credentials (`gcloud auth application-default login`), and that gcsfs is installed "
+        "(`pip install 'etils[epath-gcs]'`)"
+    )
+
+
 class Restored(NamedTuple):
     """Contents of a checkpoint."""
 
@@ -67,11 +78,7 @@ class Checkpoints:
                 if isinstance(error, OSError):
                     raise
                 raise self._damaged(_damaged_step(self._folder), _words(error)) from error
-            raise CheckpointError(
-                f"{self._folder}: cannot be reached ({type(error).__name__}: {str(error)[:200]}); check the bucket's "
-                "name, your credentials (`gcloud auth application-default login`), and that gcsfs is installed "
-                "(`pip install 'etils[epath-gcs]'`)"
-            ) from error
+            raise unreachable(self._folder, error) from error
 
     @property
     def latest(self) -> int | None:

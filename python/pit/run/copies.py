@@ -1,0 +1,142 @@
+"""What process 0 makes in the folder of a run, and all processes read.
+
+On a disk that all hosts share nothing is copied. Elsewhere every host has a folder of its own, which is kept a copy of
+process 0's: files pass through the root of the checkpoints, which all hosts reach.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from etils import epath
+
+from pit import processes
+from pit.atomic import new_file
+from pit.processes import ProcessError
+from pit.run.folder import Run
+from pit.train.checkpoint import unreachable
+
+READ = (
+    "config.json",
+    "tokenizer.json",
+    "template.json",
+    "store/*",
+    "prepared.json",
+    "search.json",
+    "refresh/*.jsonl",
+    "stages/*/reward.py",
+    "stages/*/done.json",
+)
+"""Files in the folder of a run that every process reads, in the order of their copies: what vouches for others last."""
+
+VISIBLE_S = 60.0
+"""Seconds until a file that process 0 wrote must be visible to all: network disks remember what was not there."""
+
+VISIBLE_OR_COPIED_S = 3.0
+"""The same where the file can be copied instead."""
+
+PLACE = "run"
+"""Folder of the files under the root of the checkpoints."""
+
+_PART = 1 << 24
+
+Listing = dict[str, tuple[int, str]]
+"""Size in bytes and digest of files by name; those of the store have no digest but that of the manifest."""
+
+
+def made_by_first(run: Run, make: Callable[[], None], purpose: str) -> None:
+    """Let the first process alone make files in the run's folder, and wait until all processes have them.
+
+    Where hosts have folders of their own, a file of `READ` that process 0 has not is removed from the others'.
+
+    Args:
+        run: the run; with `config.checkpoints` its folder may be another one on each host.
+        make: makes the files.
+        purpose: what is made, for messages.
+
+    Raises:
+        ProcessError: a process did not come in time, or does not see the files and has no way to copy them.
+        CheckpointError: the bucket, through which they are copied, cannot be reached.
+        Exception: the first process's own.
+    """
+
+    def listed() -> bytes:
+        make()
+        return json.dumps(listing(run.folder)).encode()
+
+    wanted: Listing = {name: tuple(facts) for name, facts in json.loads(processes.from_first(listed, purpose)).items()}
+    root = run.config.checkpoints
+    limit_s = VISIBLE_S if root is None else VISIBLE_OR_COPIED_S
+    # Other programs may write in the folder meanwhile, as the jobs of one `pit run` do.
+    differing = [] if processes.first() else _differing_in_time(run.folder, wanted, limit_s)
+    if root is None:
+        if differing:
+            raise ProcessError(
+                f"{run.folder / differing[0]}: is not as process 0 wrote it; give a folder that all hosts share: "
+                "--out FOLDER, or a bucket through which each gets a copy: --checkpoints gs://BUCKET/FOLDER"
+            )
+        return
+    if not processes.agreed(bool(differing), f"need of copies of {purpose}"):
+        return
+    place = epath.Path(root) / PLACE
+    processes.by_first(lambda: _send(run.folder, place, list(wanted)), f"copies of {purpose}")
+    _fetch(run.folder, place, wanted, differing)
+
+
+def listing(folder: Path) -> Listing:
+    """Return the files of `READ` in a folder, in its order, the manifest of the store after the tables."""
+    listed: Listing = {}
+    for pattern in READ:
+        for path in sorted(folder.glob(pattern), key=lambda path: (path.name == "manifest.json", path)):
+            if path.is_file() and not path.name.startswith("."):
+                whole = path.parent.name != "store" or path.name == "manifest.json"
+                digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() if whole else ""
+                listed[path.relative_to(folder).as_posix()] = (path.stat().st_size, digest)
+    return listed
+
+
+def _differing(folder: Path, wanted: Listing) -> list[str]:
+    """Return names of files that are not as wanted, in the order of the listing, then those that should not be."""
+    held = listing(folder)
+    return [name for name in (*wanted, *(held.keys() - wanted.keys())) if held.get(name) != wanted.get(name)]
+
+
+def _differing_in_time(folder: Path, wanted: Listing, limit_s: float) -> list[str]:
+    deadline = time.monotonic() + limit_s
+    while (differing := _differing(folder, wanted)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return differing
+
+
+def _send(folder: Path, place: epath.Path, names: list[str]) -> None:
+    for name in names:
+        target = place / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with (folder / name).open("rb") as file, target.open("wb") as out:
+                shutil.copyfileobj(file, out, _PART)
+        except Exception as error:  # gcsfs, google-auth and aiohttp have no error in common.
+            raise unreachable(target, error) from error
+
+
+def _fetch(folder: Path, place: epath.Path, wanted: Listing, names: list[str]) -> None:
+    """Make files as wanted.
+
+    Raises:
+        ProcessError: what came is not what process 0 has.
+    """
+    for name in names:
+        if name not in wanted:
+            (folder / name).unlink(missing_ok=True)
+            continue
+        try:
+            with (place / name).open("rb") as file, new_file(folder / name) as out:
+                shutil.copyfileobj(file, out, _PART)
+        except Exception as error:  # gcsfs, google-auth and aiohttp have no error in common.
+            raise unreachable(place / name, error) from error
+    wrong = _differing(folder, wanted)
+    if wrong:
+        raise ProcessError(f"{place / wrong[0]}: is not what process 0 sent; give each run a --checkpoints of its own")
