@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+import jax
 from jax import lax
 from jax.custom_batching import sequential_vmap
 from jax.experimental.pallas import tpu as pltpu
@@ -76,12 +77,23 @@ class Route:
         return self._run("backward", settings, *arrays)
 
     def _run(self, direction: Literal["forward", "backward"], settings: Any, *arrays: Any) -> Any:
-        """Trace the direction of every backend of the route; only that of the program's platform is compiled."""
+        """Trace the direction of the backend of the mesh in context; without one, of all that the route has.
+
+        Of several, only that of the platform that the program is lowered for is compiled.
+        """
+        platform = _platform_of_mesh()
+        alone = self.default if not self.platforms else None if platform is None else self.on(platform)
+        if alone is not None:
+            return getattr(alone, direction)(settings, *arrays)
         default = functools.partial(getattr(self.default, direction), settings)
-        if not self.platforms:
-            return default(*arrays)
         branches = {name: functools.partial(getattr(of, direction), settings) for name, of in self.platforms}
         return lax.platform_dependent(*arrays, default=default, **branches)
+
+
+def _platform_of_mesh() -> str | None:
+    """Return the platform of the devices of the mesh in context; None without one, or where JAX's name fits several."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return None if device is None or device.platform == "gpu" else device.platform
 
 
 class UnsupportedImplementationError(ValueError):

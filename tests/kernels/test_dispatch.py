@@ -1,8 +1,11 @@
 """The choice of a backend follows from an operation's list: platforms, refusals, the interpreter."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType
 
 from pit_kernels import UnsupportedImplementationError, unsupported_reason
 from pit_kernels.dispatch import OTHERS, Backend, Route, choose
@@ -91,3 +94,36 @@ def test_a_route_lowers_to_the_backend_of_the_platform():
     (tpu,) = (program.trace(jnp.float32(1)).lower(lowering_platforms=(name,)).as_text() for name in ("tpu",))
     assert "2.000000e+00" in tpu
     assert "3.000000e+00" not in tpu
+
+
+def recording(backends, traced):
+    """A route of backends that note their names when they are traced."""
+
+    def forward(name):
+        return lambda settings, x: traced.append(name) or x
+
+    return chosen([Backend(each.name, each.platforms, each.refuses, forward(each.name)) for each in backends])
+
+
+def test_under_a_mesh_only_the_backend_of_its_devices_is_traced():
+    traced = []
+    route = recording((TPU, XLA), traced)
+    program = jax.jit(lambda x: route.forward(1.0, x))
+    program(jnp.float32(1))
+    assert set(traced) == {"pallas_tpu", "xla"}
+    traced.clear()
+    with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))):
+        program(jnp.float32(1))
+    assert traced == ["xla"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "names"), [("tpu", ["pallas_tpu"]), ("gpu", ["pallas_tpu", "triton_gpu", "xla"]), ("cpu", ["xla"])]
+)
+def test_a_mesh_of_gpus_may_be_of_several_kinds(platform, names, monkeypatch):
+    mesh = types.SimpleNamespace(abstract_device=types.SimpleNamespace(platform=platform))
+    monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: mesh)
+    traced = []
+    route = recording((TPU, backend("triton_gpu", ("cuda",)), XLA), traced)
+    jax.eval_shape(lambda x: route.forward(1.0, x), jnp.float32(1))
+    assert sorted(set(traced)) == names

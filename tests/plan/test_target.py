@@ -54,6 +54,10 @@ def test_slices_have_their_chips_and_others_are_refused():
     assert len(megacore.devices) == 16
     mesh = megacore.mesh(MeshConfig(data=1, fsdp=8, tensor=2))
     assert mesh.shape == {"data": 1, "fsdp": 8, "tensor": 2}
+    # No axis of 8 is a product of sides of a cube of 4.
+    cube = find_target("v5p:4x4x4").mesh(MeshConfig(data=2, fsdp=8, tensor=4))
+    assert cube.shape == {"data": 2, "fsdp": 8, "tensor": 4}
+    assert len({device.id for device in cube.devices.flat}) == 64
     with pytest.raises(ConfigError, match="libtpu makes no such slice"):
         find_target("v5e:3x5")
     assert megacore.hbm_bytes < 32 * target.GIB

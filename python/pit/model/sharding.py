@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
@@ -58,7 +59,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"mesh = {shape}: has {needed} devices, but the {jax.process_count()} processes have {len(devices)}, and "
             "each must take part; raise mesh.data, mesh.fsdp or mesh.tensor"
         )
-    return jax.make_mesh(shape, ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=devices[:needed])
+    axes, devices = ("data", "fsdp", "tensor"), devices[:needed]
+    try:
+        return jax.make_mesh(shape, axes, (AxisType.Auto,) * 3, devices=devices)
+    except NotImplementedError:
+        # No axis is a product of whole sides of the slice, as 2 x 8 x 4 on one of 4 x 4 x 4: a side is divided.
+        placed = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(placed, axes, (AxisType.Auto,) * 3)
 
 
 def spec_of(name: str) -> P:
