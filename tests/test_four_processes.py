@@ -1,6 +1,6 @@
 """`pit run` by four processes, a device each: a whole run equal to that of one process, whose commands work on it.
 
-`test_many_hosts.py` has more steps, every mesh, and kills.
+The run itself is one of the fast tests. `test_many_hosts.py` has more steps, every mesh, and kills.
 """
 
 import json
@@ -26,8 +26,6 @@ SETTINGS = [
     "evaluate.prompts=8",
     "evaluate.sensitivity_prompts=4",
 ]
-
-pytestmark = pytest.mark.slow
 
 # Programs that run for milliseconds need not be fast.
 QUICK_COMPILER = {
@@ -60,6 +58,7 @@ def test_four_processes_leave_what_a_run_leaves(run: Run) -> None:
         assert record["devices"] == "4 x cpu"
 
 
+@pytest.mark.slow
 def test_they_draw_and_measure_what_one_process_does(run: Run, tmp_path: Path) -> None:
     flags = compiling.with_devices(QUICK_COMPILER["XLA_FLAGS"], 4)
     finished(command(tmp_path / "run"), 1, devices=4, **{**QUICK_COMPILER, "XLA_FLAGS": flags})
@@ -72,6 +71,7 @@ def alone(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "pit", *map(str, words)], env=environment(4), check=True)
 
 
+@pytest.mark.slow
 def test_one_process_improves_answers_by_their_models(run: Run, tmp_path: Path) -> None:
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
     prompts.write_text('{"prompt": "Describe this red lamp: price and size."}\n')
@@ -81,6 +81,7 @@ def test_one_process_improves_answers_by_their_models(run: Run, tmp_path: Path) 
     assert np.isfinite(line["steps"][0]["gap"])
 
 
+@pytest.mark.slow
 def test_one_process_exports_their_models(run: Run, tmp_path: Path) -> None:
     alone("export", "--run", run.folder, "rl-improver-1", tmp_path / "model")
     assert (tmp_path / "model" / "model.safetensors").exists()
