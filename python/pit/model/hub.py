@@ -7,9 +7,6 @@ import os
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
-
 from pit.model.errors import ModelFileError, refusal
 from pit.model.tensor_files import INDEX
 from pit.model.token_facts import FILES
@@ -42,6 +39,10 @@ def fetch(name: str) -> Path:
     Raises:
         ModelFileError: the name has another form, or the model cannot be fetched.
     """
+    # Imported here, because a process that fetches nothing starts sooner without it.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
+
     parts = _NAME.fullmatch(name)
     if parts is None:
         rule = "must have the form hf:owner/name, hf:owner/name@revision, or hf:owner/name/FILE.gguf"

@@ -7,8 +7,6 @@ is then another KL. The slope of a logistic regression on held-out pairs (Platt,
 
 import numpy as np
 from jaxtyping import Float32, Float64
-from scipy.optimize import brentq
-from scipy.special import expit
 
 from pit.errors import PitError
 
@@ -33,6 +31,9 @@ def log_odds_scale(margins: Float32[np.ndarray, " n"], what: str) -> float:
     >>> [round(log_odds_scale(c * right_three_times_of_four, ""), 2) for c in (1, 2)]  # log 3, and half of it
     [1.1, 0.55]
     """
+    # Imported here, because a process that asks for no scale starts sooner without it.
+    from scipy.optimize import brentq
+
     exact = margins.astype(np.float64)
     if not exact.mean() > 0:
         raise ScaleError(
@@ -48,4 +49,6 @@ def log_odds_scale(margins: Float32[np.ndarray, " n"], what: str) -> float:
 
 def _slope(factor: float, margins: Float64[np.ndarray, " n"], target: float) -> float:
     """Return the derivative of the mean loss by the factor, which rises with it."""
+    from scipy.special import expit
+
     return float(np.mean(margins * (expit(factor * margins) - target)))

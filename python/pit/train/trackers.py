@@ -17,8 +17,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from tensorboardX import SummaryWriter
-
 from pit.atomic import write_file
 from pit.errors import PitError
 from pit.terminal import printable
@@ -65,6 +63,9 @@ class TensorBoard:
     """TensorBoard's event files in a folder; events after the resumed step are hidden."""
 
     def __init__(self, folder: Path, resumed_step: int) -> None:
+        # Imported here: it brings Google's storage client where that is installed, half a second.
+        from tensorboardX import SummaryWriter
+
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step or None)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
