@@ -1,9 +1,9 @@
 """Does a search of draws and passes beat either alone, at the same number of answers?
 
-    python bench/study_search.py run --seeds 311 312 313     # train, choose splits, answer; may be interrupted
+    python bench/study_search.py run                         # train, choose splits, answer; may be interrupted
     python bench/study_search.py tables                      # Markdown tables from bench/results/search.json
 
-A study of most of an hour on one core, so `make bench` does not run it. Each seed is a demo run of its own. Rivals are
+A study of over an hour on one core, so `make bench` does not run it. Each seed is a demo run of its own. Rivals are
 as free as the search: the ranking of best-of-n and the rule of the chain are chosen on the same held-out prompts as the
 split of the search, whose options hold all of them. Figures are of prompts of the eval fold.
 """
@@ -159,6 +159,18 @@ def compared(trials: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return result
 
 
+def in_short(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial with the mean quality in the place of that of every prompt."""
+    budgets = {
+        answers: {
+            method: {**entry, "quality": round(float(np.mean(entry["quality"])), 6)}
+            for method, entry in methods.items()
+        }
+        for answers, methods in trial["budgets"].items()
+    }
+    return {**trial, "budgets": budgets}
+
+
 def table(results: Mapping[str, Any]) -> str:
     """Return Markdown tables: search over rivals by budget with mean qualities, and what each method chose."""
     lines = [
@@ -172,7 +184,7 @@ def table(results: Mapping[str, Any]) -> str:
             over = row["over_seeds"]
             mean = "{value:+.1f} [{low:+.1f}, {high:+.1f}]".format(**over) if over else ""
             means = [
-                np.mean([np.mean(trial["budgets"][answers][method]["quality"]) for trial in results["trials"]])
+                np.mean([trial["budgets"][answers][method]["quality"] for trial in results["trials"]])
                 for method in (rival, SEARCH)
             ]
             lines.append(f"| {answers} | {rival} | {seeds} | {mean} | {means[0]:.3f}, {means[1]:.3f} |")
@@ -194,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["run", "tables"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[311, 312, 313])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[311, 312, 313, 314, 315])
     parser.add_argument("--prompts", type=int, default=1000, help="most prompts of the eval fold")
     parser.add_argument("--held-out", type=int, default=200, help="most prompts of the judge fold, for the choice")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "search", help="folder of the runs")
@@ -209,8 +221,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     json.dumps(trial(trained(options.work / str(seed), seed), options.prompts, options.held_out))
                 )
             )
-            results = {"commit": measured, "versions": versions(), "search_over": compared(trials), "trials": trials}
-            write_file(options.out, (json.dumps(results) + "\n").encode())
+            results = {
+                "commit": measured,
+                "versions": versions(),
+                "search_over": compared(trials),
+                "trials": [in_short(trial) for trial in trials],
+            }
+            write_file(options.out, (json.dumps(results, indent=1) + "\n").encode())
     print(table(json.loads(options.out.read_text(encoding="utf-8"))))
 
 

@@ -52,7 +52,7 @@ def test_rivals_are_chosen_on_held_out_prompts_and_judged_on_others(study):
     row = compared["6"]["best of n"]
     ours, theirs = (np.array(trial["budgets"]["6"][name]["quality"]) for name in (study.SEARCH, "best of n"))
     assert row["over_seeds"]["value"] == pytest.approx(100 * np.mean(np.sign(ours - theirs)))
-    text = study.table({"search_over": compared, "trials": [trial, trial]})
+    text = study.table({"search_over": compared, "trials": [study.in_short(trial)] * 2})
     assert text.count("\n| 6 |") == len(study.RIVALS) + len(methods)
 
 
