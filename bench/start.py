@@ -3,9 +3,9 @@
     python bench/start.py [--full --file MODEL --data DATA]
 
 Runs `pit sft-policy` of the recipe tiny, or with `--full` of smollm2 on a model's file and preferences, for three steps
-in a process of its own. `ready_s` ends when the first step would begin if its program were there: the time of the first
-step's end, less a step and less compiling. `compile_s` is the time in XLA's compiler, of everything up to the end; a
-process traces and lowers programs as well, and `first_step_s`, the end of the first step, has it all.
+in a process of its own, twice a round: `cold` compiles, `warm` finds the programs on disk. `ready_s` is when the first
+step of the warm one begins: its end, less a step. `compile_s` is the time in XLA's compiler of the cold one, over all
+its programs; a process traces and lowers them as well, and `first_step_s`, the end of its first step, has it all.
 """
 
 import argparse
@@ -29,18 +29,26 @@ from pit.train.log import PROGRESS_VARIABLE
 STAGE, STEPS = "sft-policy", 3
 
 
-def started(run: Run, folder: Path) -> dict[str, float]:
-    """Return the seconds of one start, in a copy of the run without its stages."""
+def measured(run: Run, folder: Path) -> dict[str, float]:
+    """Return the seconds of a cold and a warm start."""
+    cold, warm = (started(run, folder / name, folder / "cache") for name in ("cold", "warm"))
+    return {
+        "ready_s": warm["first_step_s"] - warm["step_s"],
+        **{name: cold[name] for name in ("compile_s", "first_step_s", "step_s")},
+    }
+
+
+def started(run: Run, folder: Path, cache: Path) -> dict[str, float]:
+    """Return the seconds of one start, in a copy of the run without its stages; a cache holds compiled programs."""
     copy = Run(folder, override(run.config, [f"sft_policy.{name}={n}" for name, n in CUT.items()]))
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for path in run.folder.iterdir():
         if path.name not in ("stages", "config.json"):
             (folder / path.name).symlink_to(path.resolve())
     copy.save_config()
     command = [sys.executable, "-m", "pit", STAGE, "--run", str(folder)]
     begin, ends = time.perf_counter(), []
-    # Programs that an earlier round left on disk are not found.
-    environment = {**os.environ, PROGRESS_VARIABLE: "json", "PIT_CACHE": str(folder / "cache")}
+    environment = {**os.environ, PROGRESS_VARIABLE: "json", "PIT_CACHE": str(cache)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -50,12 +58,7 @@ def started(run: Run, folder: Path) -> dict[str, float]:
         raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}")
     compile_s = json.loads((copy.stage_folder(STAGE) / "done.json").read_text())["compile_seconds"]
     step_s = ends[-1] - ends[0] if len(ends) < STEPS else ends[1] - ends[0]
-    return {
-        "ready_s": ends[0] - step_s - compile_s,
-        "compile_s": compile_s,
-        "first_step_s": ends[0],
-        "step_s": step_s,
-    }
+    return {"compile_s": compile_s, "first_step_s": ends[0], "step_s": step_s}
 
 
 CUT = {"steps": STEPS, "evaluate_every": 1000, "checkpoint_every": 1000}
@@ -77,7 +80,7 @@ def main() -> None:
             run = _pretrained.prepared(Pretrained.open(options.file), options.data, place / "run")
         else:
             run = _pretrained.tiny(place / "run")
-        rounds = [started(run, place / str(number)) for number in range(options.rounds)]
+        rounds = [measured(run, place / str(number)) for number in range(options.rounds)]
     name = options.file.name if options.full else "tiny"
     row = {key: spread(np.array([each[key] for each in rounds])) for key in rounds[0]}
     ready, compiling, first = (row[key]["median"] for key in ("ready_s", "compile_s", "first_step_s"))
