@@ -8,7 +8,6 @@ from pathlib import Path
 
 import finished_run
 import huggingface_hub
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
@@ -110,14 +109,16 @@ def test_a_reward_model_reads_its_score_at_the_end_of_an_answer(run, gap):
     np.testing.assert_array_equal(load_pretrained(gap)[2]["score"], model.params["score"])
 
 
-def test_half_precision_halves_the_file(run, tmp_path):
-    export(run, rl.POLICY, tmp_path / "half", dtype="bfloat16")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_halves_the_file(run, dtype, tmp_path):
+    """Every weight is the trained one, merged in float32 and rounded once; what no adapter touches is the base's."""
+    main(["export", "--run", str(run.folder), "rl-policy", str(tmp_path / "half"), "--dtype", dtype])
     tensors = load_file(tmp_path / "half" / "model.safetensors")
-    assert {str(value.dtype) for value in tensors.values()} == {"bfloat16"}
-    expected = merged(rl.POLICY.load(run).params, rl.POLICY.adapter(run.config))["layers.1.mlp.up"]
-    np.testing.assert_array_equal(
-        load_pretrained(tmp_path / "half")[2]["layers.1.mlp.up"], expected.astype(jnp.bfloat16)
-    )
+    assert {str(value.dtype) for value in tensors.values()} == {dtype}
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["torch_dtype"] == dtype
+    read = load_pretrained(tmp_path / "half")[2]
+    for name, value in merged(rl.POLICY.load(run).params, rl.POLICY.adapter(run.config)).items():
+        np.testing.assert_array_equal(read[name], value.astype(dtype), err_msg=name)
 
 
 def test_a_run_from_an_export_exports_the_same(run, improver, tmp_path):

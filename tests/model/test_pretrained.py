@@ -133,6 +133,23 @@ def test_bfloat16_is_written_rounded_and_read_as_float32(tmp_path: Path) -> None
         assert (np.asarray(value) == 1.0).all()
 
 
+def test_float16_is_written_rounded_and_a_number_that_it_does_not_hold_is_refused(tmp_path: Path) -> None:
+    params = {
+        name: jnp.full(shape, 2.0**-14 + 2.0**-26) for name, shape in parameter_shapes(Decoder, SMALL, 3).items()
+    }
+    save_pretrained(tmp_path / "m", SMALL, params, 3, dtype="float16")
+    assert {str(value.dtype) for value in load_file(tmp_path / "m" / WEIGHTS).values()} == {"float16"}
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["torch_dtype"] == "float16"
+    for value in load_pretrained(tmp_path / "m")[2].values():
+        assert (np.asarray(value) == 2.0**-14).all()
+    params["layers.0.mlp.down"] = params["layers.0.mlp.down"].at[0, 0].set(-70_000.0)
+    words = r"a number of 'layers.0.mlp.down' = 70000.0: would be infinite in float16; write the model in bfloat16"
+    with pytest.raises(ModelFileError, match=words):
+        save_pretrained(tmp_path / "n", SMALL, params, 3, dtype="float16")
+    assert not (tmp_path / "n").exists()
+    save_pretrained(tmp_path / "n", SMALL, params, 3, dtype="bfloat16")
+
+
 def test_float16_is_read(tmp_path: Path) -> None:
     folder = copy_golden("tied", tmp_path)
     edit_tensors(folder, lambda tensors: tensors.update({n: t.astype(np.float16) for n, t in tensors.items()}))

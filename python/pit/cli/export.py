@@ -19,7 +19,7 @@ from pit.config import ConfigError
 @click.option("--adapter", "form", flag_value="adapter", help="The adapters alone, for PEFT.")
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
+    type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
     show_default=True,
     help="Dtype of the weights in the file.",
@@ -31,7 +31,7 @@ def export_command(
     stage: str,
     folder: Path,
     form: Literal["merged", "adapter"] | None,
-    dtype: Literal["float32", "bfloat16"],
+    dtype: Literal["float32", "bfloat16", "float16"],
     base: str | None,
 ) -> None:
     """Write the model of STAGE as a new FOLDER that transformers loads without PIT.

@@ -12,7 +12,7 @@ from pit.export.speech import Speech, format_of, generation_config, speech_of
 from pit.model.adapters import merged
 from pit.model.hub import hub_name
 from pit.model.peft import save_adapter
-from pit.model.saving import save_pretrained, tokenizer_settings, written_shape
+from pit.model.saving import FileDtype, save_pretrained, tokenizer_settings, written_shape
 from pit.model.token_facts import GENERATION, SETTINGS, TEMPLATE, TOKENIZER
 from pit.run.exported import FIELD, ExportFacts
 from pit.run.folder import Run
@@ -63,7 +63,7 @@ def export(
     folder: Path,
     *,
     form: Form = "merged",
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: FileDtype = "float32",
     base: str | None = None,
 ) -> None:
     """Write the model of a finished stage; the folder appears whole or not at all.
@@ -81,7 +81,7 @@ def export(
         ConfigError: the run does not include the stage.
         PlaceError: the folder is a link, or not empty.
         ExportError: the stage has no adapters, PEFT could not find their base, or a base is named where there is none.
-        ModelFileError: no family of transformers can express the model.
+        ModelFileError: no family of transformers can express the model, or a weight is too large for the dtype.
     """
     stage.require(run.config)
     require_absent_or_empty(folder)
@@ -97,7 +97,7 @@ def export(
     (_write_adapter if task.form == "adapter" else _write_merged)(task, speech, text, dtype)
 
 
-def _write_merged(task: _Export, speech: Speech, card: str, dtype: Literal["float32", "bfloat16"]) -> None:
+def _write_merged(task: _Export, speech: Speech, card: str, dtype: FileDtype) -> None:
     run, stage = task.run, task.stage
     model, adapter = stage.load(run), stage.adapter(run.config)
     files = {CARD: card}
