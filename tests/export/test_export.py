@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load_file
-from small_model import write_preferences
+from small_model import cases, write_preferences
 
 from pit.atomic import PlaceError
 from pit.cli import main
 from pit.config import ConfigError, DataConfig, digest, override
+from pit.data.chat import ChatFormat
 from pit.evaluate.schema import Results, write_results
 from pit.evaluate.stats import Delta, Interval
 from pit.export import ExportError, export
@@ -30,6 +31,7 @@ from pit.recipes import recipe
 from pit.run.folder import Run
 from pit.stages import reward, rl, rl_iterated, sft
 from pit.train.checkpoint import CheckpointError
+from pit.types import Message
 
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -274,6 +276,18 @@ def test_greedy_sampling_is_written_as_such(run):
     filtered = dataclasses.replace(run.config.improve, temperature=0.5, top_k=4, top_p=0.75, min_p=0.125)
     values = json.loads(generation_config(speech, filtered, 7))
     assert [values[name] for name in ("temperature", "top_k", "top_p", "min_p")] == [0.5, 4, 0.75, 0.125]
+
+
+@pytest.mark.parametrize("reward", [False, True])
+def test_a_template_that_tells_the_day_tells_that_of_the_run(reward):
+    """Whoever renders the exported template, on whatever day, gives the model the tokens of its training."""
+    template = cases.chat_template("llama3")
+    speech = speech_of(template, "Again.", reward=reward)
+    turns = [Message("user", "red?"), Message("assistant", "no")]
+    later = ChatFormat(speech.chat_template, dict(speech.special_tokens), date="2031-01-02")
+    text = template.format.render(turns, opening=False)
+    assert "Today Date: 26 Jul 2024" in text
+    assert later.render(turns, opening=False) == text
 
 
 # Refusals.

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import path_twins as twins
 import pytest
+from small_model import cases
 
 from pit.cli import main
 from pit.export import export
 from pit.rollout.score import ModelScorer
-from pit.run.folder import Run
+from pit.run.folder import FORMAT_FILE, Run
 from pit.stages import reward, rl, rl_iterated
 from pit.testing.checkpoint import CheckpointScorer
 from pit.types import Message
@@ -50,13 +51,15 @@ def finished(run: Run) -> Run:
     return finished_run.finish(run, *STAGES, spread=1.0)
 
 
-@pytest.fixture(scope="module", params=["chatml", "gemma", "mistral", "hh", "demo"])
+@pytest.fixture(scope="module", params=["chatml", "llama3", "gemma", "mistral", "hh", "demo"])
 def run(request, tmp_path_factory) -> Run:
     """Adapters on chat models, and all weights with role tokens: a Llama, and a decoder of PIT's own."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param in ("hh", "demo"):
         short = ("windows.input=48", "windows.reference=24", "windows.output=24") if request.param == "hh" else ()
         return finished(finished_run.role_run(folder, request.param, *short))
+    # A run of another day than that of the test.
+    cases.chat_format("llama3").save(folder / "run" / FORMAT_FILE)
     return finished(finished_run.chat_run(folder, request.param, *finished_run.ADAPTERS))
 
 

@@ -134,9 +134,7 @@ def test_bfloat16_is_written_rounded_and_read_as_float32(tmp_path: Path) -> None
 
 
 def test_float16_is_written_rounded_and_a_number_that_it_does_not_hold_is_refused(tmp_path: Path) -> None:
-    params = {
-        name: jnp.full(shape, 2.0**-14 + 2.0**-26) for name, shape in parameter_shapes(Decoder, SMALL, 3).items()
-    }
+    params = {name: jnp.full(shape, 2.0**-14 + 2.0**-26) for name, shape in parameter_shapes(Decoder, SMALL, 3).items()}
     save_pretrained(tmp_path / "m", SMALL, params, 3, dtype="float16")
     assert {str(value.dtype) for value in load_file(tmp_path / "m" / WEIGHTS).values()} == {"float16"}
     assert json.loads((tmp_path / "m" / "config.json").read_text())["torch_dtype"] == "float16"

@@ -52,7 +52,7 @@ def test_every_job_of_a_run_draws_with_a_second_sampler():
         handed[name] = {version.partition("@")[0] for version in engine.handed}
         engine.handed.clear()
 
-    with mock.patch.object(Run, "sampler", lambda run, rollout: sampler):
+    with mock.patch.object(Run, "sampler", return_value=sampler):
         for stage in stages_of(run.config):
             if stage.name == refresh.QUALITY.name:
                 with world.watched("refresh-pairs"):
