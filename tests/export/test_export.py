@@ -178,6 +178,39 @@ def test_adapters_are_a_model_on_the_base_that_they_name(run, adapter, tmp_path)
     assert (opened.chat_template, opened.eos_ids) == (run.format.source, run.template.eos_ids)
 
 
+@pytest.fixture(scope="module")
+def again(adapter, tmp_path_factory) -> Run:
+    """A run that starts from adapters, those of the first one, and trains adapters of its own at other places."""
+    fields = ("rank=3", r"targets=.*\.(q|v|down)_proj")
+    stages = [setting.removesuffix("rank=2") for setting in finished_run.ADAPTERS]
+    changes = [f"{stage}{field}" for stage in stages for field in fields]
+    run = finished_run.chat_run(tmp_path_factory.mktemp("again"), adapter, *changes)
+    return finished_run.finish(run, "rl-policy", "reward-gap")
+
+
+@pytest.mark.parametrize("stage", [rl.POLICY, reward.GAP], ids=["policy", "gap"])
+def test_adapters_over_adapters_fit_the_model_under_both(again, run, stage, tmp_path):
+    """Whole weights and base + adapters are the trained model, and not that without the first adapters."""
+    model, base = stage.load(again), load_pretrained(Path(run.config.base.path))[2]
+    trained = merged(model.params, stage.adapter(again.config))
+    export(again, stage, tmp_path / "whole")
+    export(again, stage, tmp_path / "lora", form="adapter")
+    whole, read = load_pretrained(tmp_path / "whole")[2], load_adapter(tmp_path / "lora", run.config.policy)
+    assert read.base == run.config.base.path
+    # The output table of a reward model is no part of it.
+    on_that = {"decoder." + name if stage is reward.GAP else name: value for name, value in base.items()}
+    of_both = merged({**on_that, **read.params}, read.config)
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, trained[name], err_msg=name)
+        np.testing.assert_allclose(of_both[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+    own = merged({**on_that, **model.trained}, stage.adapter(again.config))
+    up = "layers.1.mlp.up" if stage is rl.POLICY else "decoder.layers.1.mlp.up"
+    assert np.abs(own[up] - whole[up]).max() > 1e-2
+    card = " ".join((tmp_path / "lora" / "README.md").read_text().split())
+    assert "| base | base, under the adapters lora, which these files include |" in card
+    assert f'.from_pretrained("{run.config.base.path}"' in card
+
+
 # The card.
 
 FRONT = {

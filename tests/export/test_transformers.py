@@ -94,6 +94,18 @@ def test_the_code_of_the_card_improves_as_the_run_does(run, forms, tmp_path):
         assert [as_served(run, improve(*asked)) for asked in ASKED] == expected, form
 
 
+def test_adapters_over_adapters_are_used_as_the_run_does(tmp_path):
+    first = finished_run.chat_run(tmp_path / "first", "chatml", *finished_run.ADAPTERS)
+    export(finished_run.finish(first, "rl-policy", spread=1.0), rl.POLICY, tmp_path / "lora", form="adapter")
+    run = finished(finished_run.chat_run(tmp_path / "second", tmp_path / "lora", *finished_run.ADAPTERS))
+    expected = [answers[1] for answers in answers_of(run, tmp_path)]
+    assert len(set(expected)) > 1
+    for form in ("merged", "adapter"):
+        export(run, rl_iterated.IMPROVER_1, tmp_path / form, form=form)
+        improve = card(tmp_path / form)["improve"]
+        assert [as_served(run, improve(*asked)) for asked in ASKED] == expected, form
+
+
 def test_the_code_of_the_card_scores_as_the_run_does(run, forms, tmp_path):
     template, model = run.template, reward.GAP.load(run)
     scorer = ModelScorer(model, run.layout(run.config.reward_gap.packing))
