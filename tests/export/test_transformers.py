@@ -95,6 +95,7 @@ def test_the_code_of_the_card_improves_as_the_run_does(run, forms, tmp_path):
 
 
 def test_adapters_over_adapters_are_used_as_the_run_does(tmp_path):
+    (tmp_path / "second").mkdir()
     first = finished_run.chat_run(tmp_path / "first", "chatml", *finished_run.ADAPTERS)
     export(finished_run.finish(first, "rl-policy", spread=1.0), rl.POLICY, tmp_path / "lora", form="adapter")
     run = finished(finished_run.chat_run(tmp_path / "second", tmp_path / "lora", *finished_run.ADAPTERS))
