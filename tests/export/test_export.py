@@ -27,7 +27,8 @@ from pit.model.adapters import merged
 from pit.model.errors import ModelFileError
 from pit.model.peft import load_adapter, save_adapter
 from pit.model.pretrained import Pretrained, load_pretrained, save_pretrained
-from pit.recipes import recipe
+from pit.model.saving import written_shape
+from pit.recipes import RECIPES, recipe
 from pit.run.folder import Run
 from pit.stages import reward, rl, rl_iterated, sft
 from pit.train.checkpoint import CheckpointError
@@ -211,6 +212,18 @@ def test_adapters_over_adapters_fit_the_model_under_both(again, run, stage, tmp_
     assert f'.from_pretrained("{run.config.base.path}"' in card
 
 
+def test_the_models_of_every_recipe_have_a_family_in_which_they_leave():
+    """As docs/guides/export.md says; those of recipes that start from a model leave in the family of that model."""
+    families = {}
+    for name in RECIPES:
+        config = recipe(name)
+        for shape, reward_model in ((config.policy, False), (config.reward_model, True)):
+            families.setdefault(name, set()).add(written_shape(shape, 300, reward=reward_model)[0].architecture)
+    both = "ForCausalLM", "ForSequenceClassification"
+    expected = {"hh": "Llama", "tiny": "Llama", "paper": "Gemma2", "demo": "Pit", "describe": "Pit", "relay": "Pit"}
+    assert families == {name: {f"{family}{kind}" for kind in both} for name, family in expected.items()}
+
+
 # The card.
 
 FRONT = {
@@ -256,6 +269,9 @@ def test_the_card_says_data_settings_and_acceptance(run, improver):
     assert f"| eval | {len(run.store.fold('eval'))} |" in card
     assert "pit export --run RUN reward-gap FOLDER" in card
     assert "beta: 0.025" in card
+    windows = run.config.windows
+    row = f"| {windows.input} tokens of a prompt, {windows.reference} of a reference, {windows.output} of an answer |"
+    assert f"| windows {row}" in card
     assert "The run has not been evaluated." in card
     assert str(run.folder) not in card
 

@@ -117,9 +117,10 @@ def _tensor(weight: Weight, params: Params, dtype: FileDtype) -> np.ndarray:
     value = np.asarray(params[weight.name])
     with np.errstate(over="ignore"):
         tensor = weight.to_file(value, dtype)
-    if np.isinf(tensor).any() and np.isfinite(value).all():
+    if np.isinf(tensor).sum() > np.isinf(value).sum():
+        finite = value[np.isfinite(value)].astype(np.float32)
         rule, remedy = f"would be infinite in {dtype}", "write the model in bfloat16 or float32"
-        raise refusal(f"params: a number of {weight.name!r}", float(np.abs(value).max()), rule, remedy)
+        raise refusal(f"params: a number of {weight.name!r}", float(np.abs(finite).max()), rule, remedy)
     return tensor
 
 
