@@ -16,6 +16,7 @@ from small_model import cases, write_preferences
 
 from pit.atomic import PlaceError
 from pit.cli import main
+from pit.cli.options import make_config
 from pit.config import ConfigError, DataConfig, digest, override
 from pit.data.chat import ChatFormat
 from pit.evaluate.schema import Results, write_results
@@ -135,6 +136,18 @@ def test_a_run_from_an_export_exports_the_same(run, improver, tmp_path):
     assert first["generation_config.json"] == again["generation_config.json"]
     one, two = (json.loads(files["config.json"]) for files in (first, again))
     assert {**one, "pit": None} == {**two, "pit": None}
+
+
+def test_a_run_from_an_export_asks_for_a_better_answer_in_the_words_of_the_first(improver, tmp_path):
+    data = write_preferences(tmp_path / "pairs.jsonl", rows=40)
+    (tmp_path / "more.json").write_text('{"template": {"request": "From a file."}}')
+
+    def request(*settings, file=None):
+        return make_config("chat", data, None, settings, file, model=str(improver)).template.request
+
+    assert request() == "Write it once more."
+    assert request("template.request=Better.") == "Better."
+    assert request(file=tmp_path / "more.json") == "From a file."
 
 
 def test_an_export_read_and_written_is_the_same_to_the_byte(improver, tmp_path):

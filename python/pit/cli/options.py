@@ -261,21 +261,24 @@ def make_config(
     """Return a recipe's config, with the fields of a file, then those of the options, in the place of its own."""
     from pit import recipes
     from pit.recipes.chat_model import from_model
-    from pit.run.base import open_pretrained
+    from pit.run.base import exported_facts, open_pretrained
 
     if recipe is None and file is None:
         raise click.UsageError(f"give a RECIPE ({', '.join(recipes.NAMES)}) or --config FILE.")
     # Adapters may bring a tokenizer and a chat template that the model lacks, or that differ from its own.
     pretrained = None if model is None else open_pretrained(_place(model), None if adapter is None else _place(adapter))
+    # An exported improver is asked in the words of its run.
+    facts = None if pretrained is None else exported_facts(pretrained)
+    asked = [] if facts is None else [f"template.request={facts.request}"]
     if recipe is not None:
         # Sizes of a recipe follow from the data and from the chat template that the settings name.
-        sources = [] if data is None else [f"data.path={data}"]
+        sources = asked + ([] if data is None else [f"data.path={data}"])
         sources += [text for text in settings if text.startswith(("data.", "template."))]
         named = override(RunConfig(), sources)
         config = recipes.recipe(recipe, pretrained, named.data, named.template)
     else:
         config = RunConfig() if pretrained is None else from_model(RunConfig(), pretrained)
-    return with_options(config, data, checkpoints, settings, file, adapter, reward)
+    return with_options(override(config, asked), data, checkpoints, settings, file, adapter, reward)
 
 
 # Seven parameters: the options that decide a config.
