@@ -419,6 +419,9 @@ def test_the_command_exports_and_names_the_stages(run, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "lora")
     assert (tmp_path / "lora" / "adapter_model.safetensors").is_file()
     with pytest.raises(SystemExit):
+        main([*words, "rl-policy", str(tmp_path / "both"), "--adapter", "--merged"])
+    assert "--merged and --adapter are two forms of a model; give one of them." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
         main([*words, "policy", str(tmp_path / "other")])
     assert "STAGE = 'policy': is not a stage; give one of sft-policy, sft-improver" in capsys.readouterr().err
 
