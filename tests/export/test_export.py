@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-from pathlib import Path
 
 import finished_run
 import huggingface_hub
@@ -12,59 +11,25 @@ import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load_file
-from small_model import cases, write_preferences
+from small_model import write_preferences
 
 from pit.atomic import PlaceError
 from pit.cli import main
 from pit.cli.options import make_config
-from pit.config import ConfigError, DataConfig, digest, override
-from pit.data.chat import ChatFormat
+from pit.config import ConfigError, digest
 from pit.evaluate.schema import Results, write_results
 from pit.evaluate.stats import Delta, Interval
 from pit.export import ExportError, export
 from pit.export.speech import generation_config, speech_of
 from pit.model import tensor_files
 from pit.model.adapters import merged
-from pit.model.errors import ModelFileError
-from pit.model.peft import load_adapter, save_adapter
+from pit.model.peft import load_adapter
 from pit.model.pretrained import Pretrained, load_pretrained, save_pretrained
-from pit.model.saving import written_shape
-from pit.recipes import RECIPES, recipe
 from pit.run.folder import Run
 from pit.stages import reward, rl, rl_iterated, sft
 from pit.train.checkpoint import CheckpointError
-from pit.types import Message
 
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Run:
-    """Adapters in every stage, on a chat model, and a request that is not the default."""
-    changes = *finished_run.ADAPTERS, "template.request=Write it once more."
-    run = finished_run.chat_run(tmp_path_factory.mktemp("chat"), "chatml", *changes)
-    return finished_run.finish(run, "rl-policy", "rl-improver-1", "reward-gap")
-
-
-@pytest.fixture(scope="module")
-def improver(run, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("exports") / "improver"
-    export(run, rl_iterated.IMPROVER_1, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def gap(run, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("exports") / "gap"
-    export(run, reward.GAP, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def adapter(run, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("exports") / "lora"
-    export(run, rl.POLICY, folder, form="adapter")
-    return folder
 
 
 def texts(folder):
@@ -170,73 +135,6 @@ def test_an_export_read_and_written_is_the_same_to_the_byte(improver, tmp_path):
     assert {name: first[name] for name in again} == again
 
 
-def test_adapters_come_back_the_same_to_the_byte(run, adapter, tmp_path):
-    read = load_adapter(adapter, run.config.policy)
-    for name, value in rl.POLICY.load(run).trained.items():
-        np.testing.assert_array_equal(read.params[name], value, err_msg=name)
-    assert read.base == run.config.base.path
-    save_adapter(tmp_path / "again", run.config.policy, read.config, read.params, base=read.base)
-    first, again = texts(adapter), texts(tmp_path / "again")
-    assert {name: first[name] for name in again} == again
-    assert first.keys() - again.keys() == {
-        *("README.md", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
-    }
-
-
-def test_adapters_are_a_model_on_the_base_that_they_name(run, adapter, tmp_path):
-    export(run, rl.POLICY, tmp_path / "merged")
-    opened, expected = Pretrained.open(adapter), load_pretrained(tmp_path / "merged")[2]
-    loaded = opened.load(run.mesh).params
-    for name, value in expected.items():
-        np.testing.assert_allclose(loaded[name], value, rtol=1e-6, atol=1e-6, err_msg=name)
-    assert (opened.chat_template, opened.eos_ids) == (run.format.source, run.template.eos_ids)
-
-
-@pytest.fixture(scope="module")
-def again(adapter, tmp_path_factory) -> Run:
-    """A run that starts from adapters, those of the first one, and trains adapters of its own at other places."""
-    fields = ("rank=3", r"targets=.*\.(q|v|down)_proj")
-    stages = [setting.removesuffix("rank=2") for setting in finished_run.ADAPTERS]
-    changes = [f"{stage}{field}" for stage in stages for field in fields]
-    run = finished_run.chat_run(tmp_path_factory.mktemp("again"), adapter, *changes)
-    return finished_run.finish(run, "rl-policy", "reward-gap")
-
-
-@pytest.mark.parametrize("stage", [rl.POLICY, reward.GAP], ids=["policy", "gap"])
-def test_adapters_over_adapters_fit_the_model_under_both(again, run, stage, tmp_path):
-    """Whole weights and base + adapters are the trained model, and not that without the first adapters."""
-    model, base = stage.load(again), load_pretrained(Path(run.config.base.path))[2]
-    trained = merged(model.params, stage.adapter(again.config))
-    export(again, stage, tmp_path / "whole")
-    export(again, stage, tmp_path / "lora", form="adapter")
-    whole, read = load_pretrained(tmp_path / "whole")[2], load_adapter(tmp_path / "lora", run.config.policy)
-    assert read.base == run.config.base.path
-    # The output table of a reward model is no part of it.
-    on_that = {"decoder." + name if stage is reward.GAP else name: value for name, value in base.items()}
-    of_both = merged({**on_that, **read.params}, read.config)
-    for name, value in whole.items():
-        np.testing.assert_array_equal(value, trained[name], err_msg=name)
-        np.testing.assert_allclose(of_both[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
-    own = merged({**on_that, **model.trained}, stage.adapter(again.config))
-    up = "layers.1.mlp.up" if stage is rl.POLICY else "decoder.layers.1.mlp.up"
-    assert np.abs(own[up] - whole[up]).max() > 1e-2
-    card = " ".join((tmp_path / "lora" / "README.md").read_text().split())
-    assert "| base | base, under the adapters lora, which these files include |" in card
-    assert f'.from_pretrained("{run.config.base.path}"' in card
-
-
-def test_the_models_of_every_recipe_have_a_family_in_which_they_leave():
-    """As docs/guides/export.md says; those of recipes that start from a model leave in the family of that model."""
-    families = {}
-    for name in RECIPES:
-        config = recipe(name)
-        for shape, reward_model in ((config.policy, False), (config.reward_model, True)):
-            families.setdefault(name, set()).add(written_shape(shape, 300, reward=reward_model)[0].architecture)
-    both = "ForCausalLM", "ForSequenceClassification"
-    expected = {"hh": "Llama", "tiny": "Llama", "paper": "Gemma2", "demo": "Pit", "describe": "Pit", "relay": "Pit"}
-    assert families == {name: {f"{family}{kind}" for kind in both} for name, family in expected.items()}
-
-
 # The card.
 
 FRONT = {
@@ -340,16 +238,15 @@ def test_greedy_sampling_is_written_as_such(run):
     assert [values[name] for name in ("temperature", "top_k", "top_p", "min_p")] == [0.5, 4, 0.75, 0.125]
 
 
-@pytest.mark.parametrize("reward", [False, True])
-def test_a_template_that_tells_the_day_tells_that_of_the_run(reward):
-    """Whoever renders the exported template, on whatever day, gives the model the tokens of its training."""
-    template = cases.chat_template("llama3")
-    speech = speech_of(template, "Again.", reward=reward)
-    turns = [Message("user", "red?"), Message("assistant", "no")]
-    later = ChatFormat(speech.chat_template, dict(speech.special_tokens), date="2031-01-02")
-    text = template.format.render(turns, opening=False)
-    assert "Today Date: 26 Jul 2024" in text
-    assert later.render(turns, opening=False) == text
+@pytest.mark.parametrize("declared", [8, 100_000])
+def test_an_export_declares_as_long_an_input_as_its_base_and_as_its_run_reads(run, declared, tmp_path, monkeypatch):
+    monkeypatch.setitem(run.pretrained.source.config.values, "max_position_embeddings", declared)
+    export(run, reward.GAP, tmp_path / "gap")
+    export(run, rl.POLICY, tmp_path / "lora", form="adapter")
+    longest = max(declared, run.template.path(referenced=True))
+    assert json.loads((tmp_path / "gap" / "config.json").read_text())["max_position_embeddings"] == longest
+    for folder in ("gap", "lora"):
+        assert json.loads((tmp_path / folder / "tokenizer_config.json").read_text())["model_max_length"] == longest
 
 
 # Refusals.
@@ -424,35 +321,3 @@ def test_the_command_exports_and_names_the_stages(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*words, "policy", str(tmp_path / "other")])
     assert "STAGE = 'policy': is not a stage; give one of sft-policy, sft-improver" in capsys.readouterr().err
-
-
-def test_an_adapter_of_a_reward_model_is_no_start(run, tmp_path):
-    export(run, reward.GAP, tmp_path / "gap", form="adapter")
-    with pytest.raises(ModelFileError, match=r"task_type = 'SEQ_CLS': a run starts from a language model"):
-        Pretrained.open(tmp_path / "gap")
-
-
-def test_a_run_starts_from_an_export_with_role_tokens(tmp_path):
-    first = finished_run.finish(finished_run.role_run(tmp_path / "first", "tiny"), "rl-policy")
-    folder = tmp_path / "policy"
-    export(first, rl.POLICY, folder)
-    config = recipe("tiny", Pretrained.open(folder))
-    second = finished_run.prepared(Run(tmp_path / "second", override(config, ["data.synthetic_rows=400"])))
-    assert second.template.hash == first.template.hash
-    trained, started = rl.POLICY.load(first).params, sft.POLICY.fresh(second).params
-    assert trained.keys() == started.keys()
-    for name, value in trained.items():
-        np.testing.assert_array_equal(started[name], value, err_msg=name)
-
-
-def test_the_tokenizer_of_an_export_with_role_tokens_must_be_named(tmp_path):
-    first = finished_run.finish(finished_run.role_run(tmp_path / "first", "tiny"), "rl-policy")
-    folder = tmp_path / "policy"
-    export(first, rl.POLICY, folder)
-    config = override(recipe("tiny"), [f"base.path={folder}", "data.synthetic_rows=400"])
-    with pytest.raises(ConfigError, match=f"tokenizer.path = None: .*--set tokenizer.path={folder}/tokenizer.json"):
-        finished_run.prepared(Run(tmp_path / "second", config))
-    with pytest.raises(ConfigError, match="has role tokens and no chat format; start from it with another recipe"):
-        recipe(
-            "chat", Pretrained.open(folder), DataConfig(task=None, path=str(write_preferences(tmp_path / "p.jsonl")))
-        )

@@ -48,6 +48,13 @@ def test_what_is_read_is_what_was_written_byte_for_byte(kind, tmp_path):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
+def test_the_scale_of_rank_stabilised_adapters_is_written_and_read(tmp_path):
+    adapter = dataclasses.replace(ADAPTER, rank_stabilised=True)
+    read = load_adapter(saved(tmp_path / "one", Decoder, adapter), SHAPE).config
+    assert (read, read.scale) == (adapter, adapter.scale)
+    assert read.scale != ADAPTER.scale
+
+
 def test_names_shapes_and_fields_are_those_of_peft(tmp_path):
     fields = json.loads((saved(tmp_path / "one", RewardModel) / CONFIG).read_text())
     named = ("peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "bias")
