@@ -146,6 +146,22 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 REFUSED = {
     "another kind": (lambda f: edit(f, peft_type="IA3"), f"{CONFIG}: peft_type = 'IA3': only 'LORA' is supported"),
     "DoRA": (lambda f: edit(f, use_dora=True), "use_dora = True: only False is supported"),
+    "a base that changed": (
+        lambda f: edit(f, init_lora_weights="pissa_niter_4"),
+        "init_lora_weights = 'pissa_niter_4': its training changed the base too, and the files add to that base alone",
+    ),
+    "another base, as PEFT spells it too": (
+        lambda f: edit(f, init_lora_weights="OLoRA"),
+        "init_lora_weights = 'OLoRA': its training",
+    ),
+    "adapters from a token on": (
+        lambda f: edit(f, alora_invocation_tokens=[5, 6]),
+        "alora_invocation_tokens = [5, 6]: only None is supported",
+    ),
+    "repeated layers": (
+        lambda f: edit(f, layer_replication=[[0, 1], [0, 1]]),
+        "layer_replication = [[0, 1], [0, 1]]: only None",
+    ),
     "ranks by name": (lambda f: edit(f, rank_pattern={"q_proj": 4}), "rank_pattern = {'q_proj': 4}: only {}"),
     "a whole embedding": (
         lambda f: edit(f, modules_to_save=["embed_tokens"]),
@@ -199,6 +215,12 @@ def test_weights_of_another_adapter_are_not_written(tmp_path):
         with pytest.raises(ModelFileError, match=f"^{re.escape(message)}"):
             save_adapter(tmp_path / "one", SHAPE, ADAPTER, changed)
         assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", "eva", "orthogonal", "lora_ga"])
+def test_initial_weights_that_leave_the_base_alone_are_no_matter(start, tmp_path):
+    edit(saved(tmp_path / "one", Decoder), init_lora_weights=start)
+    assert load_adapter(tmp_path / "one", SHAPE).config == ADAPTER
 
 
 def test_half_precision_is_read_as_float32(tmp_path):
