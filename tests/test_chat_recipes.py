@@ -4,17 +4,33 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 from click.testing import CliRunner
-from small_model import SHAPE, write_model, write_preferences
+from small_model import SHAPE, cases, write_model, write_preferences
 
 from pit.cli import main
 from pit.cli.app import cli
-from pit.config import AdapterConfig, ConfigError, DataConfig, TemplateConfig, WindowConfig, read_config, to_dict
+from pit.cli.options import make_config
+from pit.config import (
+    AdapterConfig,
+    BaseConfig,
+    ConfigError,
+    DataConfig,
+    TemplateConfig,
+    WindowConfig,
+    read_config,
+    to_dict,
+)
 from pit.data.chat import ChatTemplate
 from pit.data.synthetic import generate
 from pit.evaluate.schema import read_results
+from pit.model.adapters import trainable_names
+from pit.model.decoder import Decoder
+from pit.model.params import abstract
+from pit.model.peft import save_adapter
 from pit.model.pretrained import Pretrained
+from pit.model.token_facts import SETTINGS, TEMPLATE, TOKENIZER
 from pit.recipes import CHAT_RECIPES, OWN_DATA, chat_model, lengths, recipe
 from pit.recipes.lengths import Sizes
 from pit.rl.reward import scored_tree
@@ -45,6 +61,21 @@ def test_windows_hold_most_texts_and_rows_the_longest_path(model, data):
     assert longer.path == sum(dataclasses.astuple(longer.windows)) + longer.added
     assert longer.row_length >= longer.path
     assert longer.row_length % 128 == 0
+
+
+def test_a_recipe_sizes_itself_by_the_chat_format_that_adapters_bring(model, data, tmp_path):
+    """As those of a base model without one, tuned with TRL."""
+    base, lora, adapter = write_model(tmp_path / "base", template=False), tmp_path / "lora", AdapterConfig(rank=1)
+    shapes = abstract(Decoder, SHAPE, cases.tokenizer("chatml").vocab_size, adapter)[1]
+    params = {name: jnp.zeros(shapes[name].shape) for name in trainable_names(shapes)}
+    files = {name: (model / name).read_text() for name in (TOKENIZER, TEMPLATE, SETTINGS)}
+    save_adapter(lora, SHAPE, adapter, params, base="some/base", files=files)
+    config = make_config("chat", data, None, [], model=str(base), adapter=str(lora))
+    assert config.base == BaseConfig(str(base), str(lora))
+    whole = make_config("chat", data, None, [], model=str(model))
+    assert (config.windows, config.sft_policy) == (whole.windows, whole.sft_policy)
+    with pytest.raises(ConfigError, match="the model has no chat template"):
+        make_config("chat", data, None, [], model=str(base))
 
 
 def test_sizes_are_bounded(model, tmp_path):

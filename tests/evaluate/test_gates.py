@@ -21,7 +21,7 @@ from pit.evaluate.sensitivity import HELD_OUT, PROGRESS, corrupted_pairs, held_o
 from pit.model.decoder import Decoder
 from pit.model.model import Model
 from pit.recipes.demo import tiny
-from pit.rollout.sample import Sampler, Samples
+from pit.rollout.sample import Samples
 from pit.rollout.score import ModelScorer
 from pit.run.folder import Run
 from pit.run.stage import Stage
@@ -154,7 +154,11 @@ def test_the_gates_of_the_relay_ask_for_its_own_faults_and_ladder(tmp_path, monk
 def test_samples_are_ordered_by_the_gold_and_ties_are_left_out(run, monkeypatch):
     """The gold is the sum of an answer's tokens; three of every four prompts' samples are made alike."""
 
-    class Spoken(Sampler):
+    class Spoken:
+        """A sampler that has what its interface has, and nothing else."""
+
+        capacity = run.template.capacity
+
         def samples(self, model, ids, inputs, references=None, *, n, strategy, seed):
             assert (model, references, n, self.capacity, seed) == (policy, None, 2, 27, Seed((0,)).number)
             answers = [([g + 1], [g + 1] if g % 4 else [2 * g + 9]) for g in ids]
@@ -163,7 +167,7 @@ def test_samples_are_ordered_by_the_gold_and_ties_are_left_out(run, monkeypatch)
             return Samples(token, length, np.zeros(token.shape[:2], bool), nothing, nothing, 1.0)
 
     policy = Model.build(Decoder, run.config.policy, run.tokenizer.vocab_size, 0)
-    monkeypatch.setattr(run, "sampler", lambda rollout: Spoken(run.template.closings, run.config.windows.output - 1))
+    monkeypatch.setattr(run, "sampler", lambda rollout: Spoken())
     pairs = sensitivity.sampled_pairs(
         run,
         policy,

@@ -4,11 +4,9 @@ import dataclasses
 import json
 import re
 import shutil
-from pathlib import Path
 
 import finished_run
 import huggingface_hub
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
@@ -17,51 +15,21 @@ from small_model import write_preferences
 
 from pit.atomic import PlaceError
 from pit.cli import main
-from pit.config import ConfigError, DataConfig, digest, override
+from pit.cli.options import make_config
+from pit.config import ConfigError, digest
 from pit.evaluate.schema import Results, write_results
 from pit.evaluate.stats import Delta, Interval
 from pit.export import ExportError, export
 from pit.export.speech import generation_config, speech_of
 from pit.model import tensor_files
 from pit.model.adapters import merged
-from pit.model.errors import ModelFileError
-from pit.model.peft import load_adapter, save_adapter
+from pit.model.peft import load_adapter
 from pit.model.pretrained import Pretrained, load_pretrained, save_pretrained
-from pit.recipes import recipe
 from pit.run.folder import Run
 from pit.stages import reward, rl, rl_iterated, sft
 from pit.train.checkpoint import CheckpointError
 
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Run:
-    """Adapters in every stage, on a chat model, and a request that is not the default."""
-    changes = *finished_run.ADAPTERS, "template.request=Write it once more."
-    run = finished_run.chat_run(tmp_path_factory.mktemp("chat"), "chatml", *changes)
-    return finished_run.finish(run, "rl-policy", "rl-improver-1", "reward-gap")
-
-
-@pytest.fixture(scope="module")
-def improver(run, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("exports") / "improver"
-    export(run, rl_iterated.IMPROVER_1, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def gap(run, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("exports") / "gap"
-    export(run, reward.GAP, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def adapter(run, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("exports") / "lora"
-    export(run, rl.POLICY, folder, form="adapter")
-    return folder
 
 
 def texts(folder):
@@ -110,14 +78,16 @@ def test_a_reward_model_reads_its_score_at_the_end_of_an_answer(run, gap):
     np.testing.assert_array_equal(load_pretrained(gap)[2]["score"], model.params["score"])
 
 
-def test_half_precision_halves_the_file(run, tmp_path):
-    export(run, rl.POLICY, tmp_path / "half", dtype="bfloat16")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_halves_the_file(run, dtype, tmp_path):
+    """Every weight is the trained one, merged in float32 and rounded once; what no adapter touches is the base's."""
+    main(["export", "--run", str(run.folder), "rl-policy", str(tmp_path / "half"), "--dtype", dtype])
     tensors = load_file(tmp_path / "half" / "model.safetensors")
-    assert {str(value.dtype) for value in tensors.values()} == {"bfloat16"}
-    expected = merged(rl.POLICY.load(run).params, rl.POLICY.adapter(run.config))["layers.1.mlp.up"]
-    np.testing.assert_array_equal(
-        load_pretrained(tmp_path / "half")[2]["layers.1.mlp.up"], expected.astype(jnp.bfloat16)
-    )
+    assert {str(value.dtype) for value in tensors.values()} == {dtype}
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["torch_dtype"] == dtype
+    read = load_pretrained(tmp_path / "half")[2]
+    for name, value in merged(rl.POLICY.load(run).params, rl.POLICY.adapter(run.config)).items():
+        np.testing.assert_array_equal(read[name], value.astype(dtype), err_msg=name)
 
 
 def test_a_run_from_an_export_exports_the_same(run, improver, tmp_path):
@@ -131,6 +101,18 @@ def test_a_run_from_an_export_exports_the_same(run, improver, tmp_path):
     assert first["generation_config.json"] == again["generation_config.json"]
     one, two = (json.loads(files["config.json"]) for files in (first, again))
     assert {**one, "pit": None} == {**two, "pit": None}
+
+
+def test_a_run_from_an_export_asks_for_a_better_answer_in_the_words_of_the_first(improver, tmp_path):
+    data = write_preferences(tmp_path / "pairs.jsonl", rows=40)
+    (tmp_path / "more.json").write_text('{"template": {"request": "From a file."}}')
+
+    def request(*settings, file=None):
+        return make_config("chat", data, None, settings, file, model=str(improver)).template.request
+
+    assert request() == "Write it once more."
+    assert request("template.request=Better.") == "Better."
+    assert request(file=tmp_path / "more.json") == "From a file."
 
 
 def test_an_export_read_and_written_is_the_same_to_the_byte(improver, tmp_path):
@@ -151,28 +133,6 @@ def test_an_export_read_and_written_is_the_same_to_the_byte(improver, tmp_path):
     first, again = texts(improver), texts(tmp_path / "again")
     assert first.keys() - again.keys() == {"README.md", "generation_config.json"}
     assert {name: first[name] for name in again} == again
-
-
-def test_adapters_come_back_the_same_to_the_byte(run, adapter, tmp_path):
-    read = load_adapter(adapter, run.config.policy)
-    for name, value in rl.POLICY.load(run).trained.items():
-        np.testing.assert_array_equal(read.params[name], value, err_msg=name)
-    assert read.base == run.config.base.path
-    save_adapter(tmp_path / "again", run.config.policy, read.config, read.params, base=read.base)
-    first, again = texts(adapter), texts(tmp_path / "again")
-    assert {name: first[name] for name in again} == again
-    assert first.keys() - again.keys() == {
-        *("README.md", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
-    }
-
-
-def test_adapters_are_a_model_on_the_base_that_they_name(run, adapter, tmp_path):
-    export(run, rl.POLICY, tmp_path / "merged")
-    opened, expected = Pretrained.open(adapter), load_pretrained(tmp_path / "merged")[2]
-    loaded = opened.load(run.mesh).params
-    for name, value in expected.items():
-        np.testing.assert_allclose(loaded[name], value, rtol=1e-6, atol=1e-6, err_msg=name)
-    assert (opened.chat_template, opened.eos_ids) == (run.format.source, run.template.eos_ids)
 
 
 # The card.
@@ -220,6 +180,9 @@ def test_the_card_says_data_settings_and_acceptance(run, improver):
     assert f"| eval | {len(run.store.fold('eval'))} |" in card
     assert "pit export --run RUN reward-gap FOLDER" in card
     assert "beta: 0.025" in card
+    windows = run.config.windows
+    row = f"| {windows.input} tokens of a prompt, {windows.reference} of a reference, {windows.output} of an answer |"
+    assert f"| windows {row}" in card
     assert "The run has not been evaluated." in card
     assert str(run.folder) not in card
 
@@ -273,6 +236,17 @@ def test_greedy_sampling_is_written_as_such(run):
     filtered = dataclasses.replace(run.config.improve, temperature=0.5, top_k=4, top_p=0.75, min_p=0.125)
     values = json.loads(generation_config(speech, filtered, 7))
     assert [values[name] for name in ("temperature", "top_k", "top_p", "min_p")] == [0.5, 4, 0.75, 0.125]
+
+
+@pytest.mark.parametrize("declared", [8, 100_000])
+def test_an_export_declares_as_long_an_input_as_its_base_and_as_its_run_reads(run, declared, tmp_path, monkeypatch):
+    monkeypatch.setitem(run.pretrained.source.config.values, "max_position_embeddings", declared)
+    export(run, reward.GAP, tmp_path / "gap")
+    export(run, rl.POLICY, tmp_path / "lora", form="adapter")
+    longest = max(declared, run.template.path(referenced=True))
+    assert json.loads((tmp_path / "gap" / "config.json").read_text())["max_position_embeddings"] == longest
+    for folder in ("gap", "lora"):
+        assert json.loads((tmp_path / folder / "tokenizer_config.json").read_text())["model_max_length"] == longest
 
 
 # Refusals.
@@ -342,37 +316,8 @@ def test_the_command_exports_and_names_the_stages(run, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "lora")
     assert (tmp_path / "lora" / "adapter_model.safetensors").is_file()
     with pytest.raises(SystemExit):
+        main([*words, "rl-policy", str(tmp_path / "both"), "--adapter", "--merged"])
+    assert "--merged and --adapter are two forms of a model; give one of them." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
         main([*words, "policy", str(tmp_path / "other")])
     assert "STAGE = 'policy': is not a stage; give one of sft-policy, sft-improver" in capsys.readouterr().err
-
-
-def test_an_adapter_of_a_reward_model_is_no_start(run, tmp_path):
-    export(run, reward.GAP, tmp_path / "gap", form="adapter")
-    with pytest.raises(ModelFileError, match=r"task_type = 'SEQ_CLS': a run starts from a language model"):
-        Pretrained.open(tmp_path / "gap")
-
-
-def test_a_run_starts_from_an_export_with_role_tokens(tmp_path):
-    first = finished_run.finish(finished_run.role_run(tmp_path / "first", "tiny"), "rl-policy")
-    folder = tmp_path / "policy"
-    export(first, rl.POLICY, folder)
-    config = recipe("tiny", Pretrained.open(folder))
-    second = finished_run.prepared(Run(tmp_path / "second", override(config, ["data.synthetic_rows=400"])))
-    assert second.template.hash == first.template.hash
-    trained, started = rl.POLICY.load(first).params, sft.POLICY.fresh(second).params
-    assert trained.keys() == started.keys()
-    for name, value in trained.items():
-        np.testing.assert_array_equal(started[name], value, err_msg=name)
-
-
-def test_the_tokenizer_of_an_export_with_role_tokens_must_be_named(tmp_path):
-    first = finished_run.finish(finished_run.role_run(tmp_path / "first", "tiny"), "rl-policy")
-    folder = tmp_path / "policy"
-    export(first, rl.POLICY, folder)
-    config = override(recipe("tiny"), [f"base.path={folder}", "data.synthetic_rows=400"])
-    with pytest.raises(ConfigError, match=f"tokenizer.path = None: .*--set tokenizer.path={folder}/tokenizer.json"):
-        finished_run.prepared(Run(tmp_path / "second", config))
-    with pytest.raises(ConfigError, match="has role tokens and no chat format; start from it with another recipe"):
-        recipe(
-            "chat", Pretrained.open(folder), DataConfig(task=None, path=str(write_preferences(tmp_path / "p.jsonl")))
-        )

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import path_twins as twins
 import pytest
+from small_model import cases
 
 from pit.cli import main
 from pit.export import export
 from pit.rollout.score import ModelScorer
-from pit.run.folder import Run
+from pit.run.folder import FORMAT_FILE, Run
 from pit.stages import reward, rl, rl_iterated
 from pit.testing.checkpoint import CheckpointScorer
 from pit.types import Message
@@ -50,13 +51,15 @@ def finished(run: Run) -> Run:
     return finished_run.finish(run, *STAGES, spread=1.0)
 
 
-@pytest.fixture(scope="module", params=["chatml", "gemma", "mistral", "hh", "demo"])
+@pytest.fixture(scope="module", params=["chatml", "llama3", "gemma", "mistral", "hh", "demo"])
 def run(request, tmp_path_factory) -> Run:
     """Adapters on chat models, and all weights with role tokens: a Llama, and a decoder of PIT's own."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param in ("hh", "demo"):
         short = ("windows.input=48", "windows.reference=24", "windows.output=24") if request.param == "hh" else ()
         return finished(finished_run.role_run(folder, request.param, *short))
+    # A run of another day than that of the test.
+    cases.chat_format("llama3").save(folder / "run" / FORMAT_FILE)
     return finished(finished_run.chat_run(folder, request.param, *finished_run.ADAPTERS))
 
 
@@ -86,6 +89,19 @@ def test_the_code_of_the_card_improves_as_the_run_does(run, forms, tmp_path):
     # In a chat format the next turn would show broken bytes otherwise.
     assert run.format is None or "\ufffd" not in "".join(expected)
     for form in forms:
+        export(run, rl_iterated.IMPROVER_1, tmp_path / form, form=form)
+        improve = card(tmp_path / form)["improve"]
+        assert [as_served(run, improve(*asked)) for asked in ASKED] == expected, form
+
+
+def test_adapters_over_adapters_are_used_as_the_run_does(tmp_path):
+    (tmp_path / "second").mkdir()
+    first = finished_run.chat_run(tmp_path / "first", "chatml", *finished_run.ADAPTERS)
+    export(finished_run.finish(first, "rl-policy", spread=1.0), rl.POLICY, tmp_path / "lora", form="adapter")
+    run = finished(finished_run.chat_run(tmp_path / "second", tmp_path / "lora", *finished_run.ADAPTERS))
+    expected = [answers[1] for answers in answers_of(run, tmp_path)]
+    assert len(set(expected)) > 1
+    for form in ("merged", "adapter"):
         export(run, rl_iterated.IMPROVER_1, tmp_path / form, form=form)
         improve = card(tmp_path / form)["improve"]
         assert [as_served(run, improve(*asked)) for asked in ASKED] == expected, form

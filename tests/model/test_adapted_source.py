@@ -70,6 +70,19 @@ def test_a_run_names_what_it_was_given(base, lora):
     assert Pretrained.open(base, lora).path == base
 
 
+def test_adapters_of_an_adapted_model_are_merged_too_and_the_model_under_both_is_known(base, lora, tmp_path):
+    more = AdapterConfig(rank=1, targets=r".*\.k_proj")
+    params = weights(Decoder, SHAPE, more, seed=1)
+    save_adapter(tmp_path / "more", SHAPE, more, {name: params[name] for name in trainable_names(params)})
+    opened = Pretrained.open(lora, tmp_path / "more")
+    assert [source.folder.name for source in opened.adapted] == ["more", "lora"]
+    assert opened.unadapted == Pretrained.open(base).unadapted == base
+    over = {name: params[name] for name in trainable_names(params)}
+    expected = merged({**merged(PARAMS, ADAPTER), **over}, more)
+    for name, value in opened.load(make_mesh(MeshConfig())).params.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
 def test_the_digest_depends_on_both(base, lora, tmp_path):
     other = {name: value + 1 for name, value in TRAINED.items()}
     save_adapter(tmp_path / "other", SHAPE, ADAPTER, other, base=str(base))

@@ -16,7 +16,17 @@ from pit.config import AdapterConfig, FieldError, MeshConfig, OptimizerConfig
 from pit.data.local import pack_local
 from pit.data.packing import pack
 from pit.data.template import gap, improver_sft
-from pit.model.adapters import DROPOUT, MODULES, attach, merged, module_name, targets, trainable_names, with_dropout
+from pit.model.adapters import (
+    DROPOUT,
+    MODULES,
+    attach,
+    merged,
+    module_name,
+    stacked,
+    targets,
+    trainable_names,
+    with_dropout,
+)
 from pit.model.decoder import Decoder
 from pit.model.families import FAMILIES
 from pit.model.heads import RewardModel
@@ -378,3 +388,22 @@ def test_attaching_adds_parameters_and_renames_none():
     after = {".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(module, nnx.Param))}
     assert after - trainable_names(after) == before
     assert trainable_names(after) == after - before != set()
+
+
+@pytest.mark.parametrize("kind", [Decoder, RewardModel], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("lower_targets", [ADAPTER.targets, r".*\.(q|o|up)_proj"])
+@pytest.mark.parametrize("upper_targets", [ADAPTER.targets, r".*\.(v|o|down)_proj"])
+def test_one_adapter_adds_what_two_add(kind, lower_targets, upper_targets):
+    """Merged at once, or one after the other: the same weights."""
+    lower = dataclasses.replace(ADAPTER, rank_stabilised=True, targets=lower_targets)
+    upper = AdapterConfig(rank=2, alpha=5.0, dropout=0.25, targets=upper_targets)
+    under, over = moved(Decoder, LLAMA, lower).trained, moved(kind, LLAMA, upper).trained
+    first = Model(base(LLAMA).graphdef, merged({**base(LLAMA).params, **under}, lower), frozenset())
+    expected = merged(on_base(first, over), upper)
+    adapter, params = stacked(under, lower, over, upper)
+    assert (adapter.rank, adapter.scale, adapter.dropout) == (5, 1.0, 0.25)
+    assert params.keys() == fresh(kind, LLAMA, adapter).trained.keys()
+    together = merged(on_base(base(LLAMA), params), adapter)
+    assert together.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(together[name], value, rtol=1e-5, atol=1e-5, err_msg=name)

@@ -48,6 +48,13 @@ def test_what_is_read_is_what_was_written_byte_for_byte(kind, tmp_path):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
+def test_the_scale_of_rank_stabilised_adapters_is_written_and_read(tmp_path):
+    adapter = dataclasses.replace(ADAPTER, rank_stabilised=True)
+    read = load_adapter(saved(tmp_path / "one", Decoder, adapter), SHAPE).config
+    assert (read, read.scale) == (adapter, adapter.scale)
+    assert read.scale != ADAPTER.scale
+
+
 def test_names_shapes_and_fields_are_those_of_peft(tmp_path):
     fields = json.loads((saved(tmp_path / "one", RewardModel) / CONFIG).read_text())
     named = ("peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "bias")
@@ -139,6 +146,22 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 REFUSED = {
     "another kind": (lambda f: edit(f, peft_type="IA3"), f"{CONFIG}: peft_type = 'IA3': only 'LORA' is supported"),
     "DoRA": (lambda f: edit(f, use_dora=True), "use_dora = True: only False is supported"),
+    "a base that changed": (
+        lambda f: edit(f, init_lora_weights="pissa_niter_4"),
+        "init_lora_weights = 'pissa_niter_4': its training changed the base too, and the files add to that base alone",
+    ),
+    "another base, as PEFT spells it too": (
+        lambda f: edit(f, init_lora_weights="OLoRA"),
+        "init_lora_weights = 'OLoRA': its training",
+    ),
+    "adapters from a token on": (
+        lambda f: edit(f, alora_invocation_tokens=[5, 6]),
+        "alora_invocation_tokens = [5, 6]: only None is supported",
+    ),
+    "repeated layers": (
+        lambda f: edit(f, layer_replication=[[0, 1], [0, 1]]),
+        "layer_replication = [[0, 1], [0, 1]]: only None",
+    ),
     "ranks by name": (lambda f: edit(f, rank_pattern={"q_proj": 4}), "rank_pattern = {'q_proj': 4}: only {}"),
     "a whole embedding": (
         lambda f: edit(f, modules_to_save=["embed_tokens"]),
@@ -192,6 +215,12 @@ def test_weights_of_another_adapter_are_not_written(tmp_path):
         with pytest.raises(ModelFileError, match=f"^{re.escape(message)}"):
             save_adapter(tmp_path / "one", SHAPE, ADAPTER, changed)
         assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", "eva", "orthogonal", "lora_ga"])
+def test_initial_weights_that_leave_the_base_alone_are_no_matter(start, tmp_path):
+    edit(saved(tmp_path / "one", Decoder), init_lora_weights=start)
+    assert load_adapter(tmp_path / "one", SHAPE).config == ADAPTER
 
 
 def test_half_precision_is_read_as_float32(tmp_path):

@@ -11,7 +11,8 @@ from small_model import write_preferences
 from pit.cli import main
 from pit.config import ConfigError
 from pit.export import export
-from pit.run.exported import ExportFacts
+from pit.model.config_json import read_json
+from pit.run.exported import ExportFacts, exported_template
 from pit.stages import reward, rl
 from pit.testing.checkpoint import CheckpointScorer
 from pit.testing.models import open_folder
@@ -46,6 +47,10 @@ def test_a_policy_reads_and_writes_as_in_its_run(run, tmp_path):
     ours = open_folder(str(tmp_path / "exported"))
     assert isinstance(ours, PolicyScorer)
     assert ours.format == PolicyScorer.open(run.folder, rl.POLICY).format
+    facts = ExportFacts.of(read_json(tmp_path / "exported" / "config.json"), tmp_path)
+    if run.format is not None:
+        # A template that works out its pattern tells the day of the run too.
+        assert exported_template(tmp_path / "exported", facts).format.date == run.format.date
     # Qwen 3 would think otherwise, which it never did in training.
     card = (tmp_path / "exported" / "README.md").read_text()
     assert ("enable_thinking=False" in card) == (run.format is not None)

@@ -15,23 +15,24 @@ from pit.config import ConfigError
 )
 @click.argument("stage")
 @click.argument("folder", type=FOLDER)
-@click.option("--merged", "form", flag_value="merged", help="Whole weights, for transformers; the default.")
-@click.option("--adapter", "form", flag_value="adapter", help="The adapters alone, for PEFT.")
+@click.option("--merged", is_flag=True, help="Whole weights, for transformers; the default.")
+@click.option("--adapter", is_flag=True, help="The adapters alone, for PEFT.")
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
+    type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
     show_default=True,
     help="Dtype of the weights in the file.",
 )
 @click.option("--base", metavar="NAME", help="Name of the pretrained model, for the card and for PEFT [the run's].")
-# Six parameters: the options of the command.
+# Seven parameters: the options of the command.
 def export_command(
     source: Path,
     stage: str,
     folder: Path,
-    form: Literal["merged", "adapter"] | None,
-    dtype: Literal["float32", "bfloat16"],
+    merged: bool,
+    adapter: bool,
+    dtype: Literal["float32", "bfloat16", "float16"],
     base: str | None,
 ) -> None:
     """Write the model of STAGE as a new FOLDER that transformers loads without PIT.
@@ -51,10 +52,12 @@ def export_command(
     from pit.stages.graph import stage_named, stages_of
     from pit.terminal import say
 
+    if merged and adapter:
+        raise click.UsageError("--merged and --adapter are two forms of a model; give one of them.")
     run = open_run(source)
     named = stage_named(stage)
     if named is None:
         names = ", ".join(each.name for each in stages_of(run.config))
         raise ConfigError(f"STAGE = {stage!r}: is not a stage; give one of {names}")
-    export(run, named, folder, form=form or "merged", dtype=dtype, base=base)
+    export(run, named, folder, form="adapter" if adapter else "merged", dtype=dtype, base=base)
     say(str(folder))

@@ -260,24 +260,25 @@ def make_config(
 ) -> RunConfig:
     """Return a recipe's config, with the fields of a file, then those of the options, in the place of its own."""
     from pit import recipes
-    from pit.model.hub import SCHEME
     from pit.recipes.chat_model import from_model
-    from pit.run.base import open_pretrained
+    from pit.run.base import exported_facts, open_pretrained
 
     if recipe is None and file is None:
         raise click.UsageError(f"give a RECIPE ({', '.join(recipes.NAMES)}) or --config FILE.")
-    # Jobs of a run are processes of their own, and may have another working directory: files are named by whole paths.
-    place = model if model is None or model.startswith(SCHEME) else str(Path(model).absolute())
-    pretrained = None if place is None else open_pretrained(place)
+    # Adapters may bring a tokenizer and a chat template that the model lacks, or that differ from its own.
+    pretrained = None if model is None else open_pretrained(_place(model), None if adapter is None else _place(adapter))
+    # An exported improver is asked in the words of its run.
+    facts = None if pretrained is None else exported_facts(pretrained)
+    asked = [] if facts is None else [f"template.request={facts.request}"]
     if recipe is not None:
         # Sizes of a recipe follow from the data and from the chat template that the settings name.
-        sources = [] if data is None else [f"data.path={data}"]
+        sources = asked + ([] if data is None else [f"data.path={data}"])
         sources += [text for text in settings if text.startswith(("data.", "template."))]
         named = override(RunConfig(), sources)
         config = recipes.recipe(recipe, pretrained, named.data, named.template)
     else:
         config = RunConfig() if pretrained is None else from_model(RunConfig(), pretrained)
-    return with_options(config, data, checkpoints, settings, file, adapter, reward)
+    return with_options(override(config, asked), data, checkpoints, settings, file, adapter, reward)
 
 
 # Seven parameters: the options that decide a config.
@@ -291,18 +292,26 @@ def with_options(
     reward: str | None = None,
 ) -> RunConfig:
     """Return a config with the fields of a file, then those of the options, in the place of its own."""
-    from pit.model.hub import SCHEME
-
     given = [] if data is None else [f"data.path={data}"]
     if checkpoints is not None:
         given.append(f"checkpoints={checkpoints if '://' in checkpoints else Path(checkpoints).absolute()}")
     if file is not None:
         config = read_config(file, config)
     if adapter is not None:
-        given.append(f"base.adapter={adapter if adapter.startswith(SCHEME) else Path(adapter).absolute()}")
+        given.append(f"base.adapter={_place(adapter)}")
     if reward is not None:
         file_or_module, colon, name = reward.rpartition(":")
         where = str(Path(file_or_module).absolute()) if file_or_module.endswith(".py") else file_or_module
         sections = [field.name for field in fields(config) if isinstance(getattr(config, field.name), RlConfig)]
         given += [f"{section}.reward.function={where}{colon}{name}" for section in sections]
     return override(config, [*given, *settings])
+
+
+def _place(name: str) -> str:
+    """Return a name on a hub as it is, and the whole path of a file or folder.
+
+    Jobs of a run are processes of their own, and may have another working directory.
+    """
+    from pit.model.hub import SCHEME
+
+    return name if name.startswith(SCHEME) else str(Path(name).absolute())

@@ -90,7 +90,7 @@ def sampled_pairs(run: Run, policy: Model[Decoder], gold: Gold, prompts: Sequenc
     config, inputs = run.config.improve, Tokens.of(prompts)
     sampler = run.sampler(config.rollout)
     samples = sampler.samples(policy, range(len(inputs)), inputs, n=2, strategy=strategy_of(config), seed=seed.number)
-    first, second = map(sampler.served, samples.answers())
+    first, second = map(run.template.served, samples.answers())
     pairs = Pairs([], [], [])
     lead = gold(inputs, first) - gold(inputs, second)
     for x, one, other, ahead in zip(inputs.rows(), first.rows(), second.rows(), lead.tolist(), strict=True):

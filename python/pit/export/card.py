@@ -48,6 +48,7 @@ class Card:
     base: name of the pretrained model on a hub, None where it has none.
     base_to_load: name or path from which PEFT loads the base of adapters.
     base_file: name of the pretrained model's folder or file, None for random weights.
+    base_adapters: names of the folders of adapters that the run found merged into that model.
     thinks: whether the chat template knows the switch for thinking.
     pad_id: token of padding.
     own_code: whether the folder holds code of its own, because transformers has no such model.
@@ -62,6 +63,7 @@ class Card:
     base: str | None
     base_to_load: str | None
     base_file: str | None
+    base_adapters: tuple[str, ...]
     thinks: bool
     pad_id: int
     own_code: bool

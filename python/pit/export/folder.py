@@ -9,10 +9,10 @@ from pit.atomic import RUN_PARTS, require_absent_or_empty
 from pit.export.card import Card, card_of
 from pit.export.errors import ExportError
 from pit.export.speech import Speech, format_of, generation_config, speech_of
-from pit.model.adapters import merged
+from pit.model.adapters import merged, stacked
 from pit.model.hub import hub_name
 from pit.model.peft import save_adapter
-from pit.model.saving import save_pretrained, tokenizer_settings, written_shape
+from pit.model.saving import FileDtype, save_pretrained, tokenizer_settings, written_shape
 from pit.model.token_facts import GENERATION, SETTINGS, TEMPLATE, TOKENIZER
 from pit.run.exported import FIELD, ExportFacts
 from pit.run.folder import Run
@@ -63,7 +63,7 @@ def export(
     folder: Path,
     *,
     form: Form = "merged",
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: FileDtype = "float32",
     base: str | None = None,
 ) -> None:
     """Write the model of a finished stage; the folder appears whole or not at all.
@@ -81,7 +81,7 @@ def export(
         ConfigError: the run does not include the stage.
         PlaceError: the folder is a link, or not empty.
         ExportError: the stage has no adapters, PEFT could not find their base, or a base is named where there is none.
-        ModelFileError: no family of transformers can express the model.
+        ModelFileError: no family of transformers can express the model, or a weight is too large for the dtype.
     """
     stage.require(run.config)
     require_absent_or_empty(folder)
@@ -97,7 +97,7 @@ def export(
     (_write_adapter if task.form == "adapter" else _write_merged)(task, speech, text, dtype)
 
 
-def _write_merged(task: _Export, speech: Speech, card: str, dtype: Literal["float32", "bfloat16"]) -> None:
+def _write_merged(task: _Export, speech: Speech, card: str, dtype: FileDtype) -> None:
     run, stage = task.run, task.stage
     model, adapter = stage.load(run), stage.adapter(run.config)
     files = {CARD: card}
@@ -131,8 +131,12 @@ def _write_adapter(task: _Export, speech: Speech, card: str, dtype: str) -> None
     files = {CARD: card, TOKENIZER: tokenizer, TEMPLATE: speech.chat_template, SETTINGS: settings}
     if not task.reward:
         files[GENERATION] = generation_config(speech, run.config.improve, run.template.capacity)
-    shape = stage.trains.config(run.config)
-    save_adapter(task.folder, shape, adapter, model.trained, base=_base_for_peft(task), files=files)
+    shape, params = stage.trains.config(run.config), model.trained
+    # What the run found merged into its base comes along, so that the files fit the model under it.
+    for source in () if run.pretrained is None else run.pretrained.adapted:
+        under = source.adapter()
+        adapter, params = stacked(under.params, under.config, params, adapter)
+    save_adapter(task.folder, shape, adapter, params, base=_base_for_peft(task), files=files)
 
 
 def _require_adapter(task: _Export, dtype: str) -> None:
@@ -151,15 +155,10 @@ def _require_adapter(task: _Export, dtype: str) -> None:
         raise ExportError(
             f"--adapter: the base of stage {name} has random weights that no file holds; export it with --merged"
         )
-    if path.endswith(".gguf") and task.base is None:
+    if task.base is None and _bottom(path, task.run).endswith(".gguf"):
         raise ExportError(
             f"--adapter: base.path = {path}: PEFT loads no GGUF file; name the model that it was made from with --base "
             "OWNER/NAME, or export with --merged"
-        )
-    if task.run.pretrained is not None and task.run.pretrained.adapted:
-        raise ExportError(
-            f"--adapter: base.path = {path}: the base has adapters of its own, which PEFT would not load under these; "
-            "export with --merged"
         )
 
 
@@ -177,13 +176,19 @@ def _require_outside(run: Run, folder: Path) -> None:
 def _base_name(task: _Export) -> str | None:
     """Return the name of the base on a hub, None where it has none or is not known."""
     path = task.run.config.base.path
-    return task.base or (None if path is None else hub_name(path))
+    return task.base or (None if path is None else hub_name(_bottom(path, task.run)))
 
 
 def _base_for_peft(task: _Export) -> str:
     path = task.run.config.base.path
     assert path is not None, "required before"
-    return _base_name(task) or str(Path(path).resolve())
+    return _base_name(task) or str(Path(_bottom(path, task.run)).resolve())
+
+
+def _bottom(path: str, run: Run) -> str:
+    """Return the path, or the name on a hub, of the model under all adapters; `path` is that of the run's base."""
+    pretrained = None if path.endswith(".gguf") else run.pretrained
+    return str(pretrained.unadapted) if pretrained is not None and pretrained.adapted else path
 
 
 def _max_positions(task: _Export) -> int:
@@ -210,7 +215,7 @@ def _facts(task: _Export) -> ExportFacts:
 
 
 def _card(task: _Export, speech: Speech, record: Mapping[str, Any]) -> Card:
-    path = task.run.config.base.path
+    path, pretrained = task.run.config.base.path, task.run.pretrained
     return Card(
         run=task.run,
         stage=task.stage,
@@ -219,7 +224,8 @@ def _card(task: _Export, speech: Speech, record: Mapping[str, Any]) -> Card:
         adapter=task.form == "adapter",
         base=_base_name(task),
         base_to_load=_base_for_peft(task) if task.form == "adapter" else None,
-        base_file=None if path is None else Path(path).name,
+        base_file=None if path is None else Path(_bottom(path, task.run)).name,
+        base_adapters=() if pretrained is None else tuple(source.folder.name for source in pretrained.adapted),
         thinks=speech.thinks,
         pad_id=speech.pad_id,
         own_code=task.own_code,

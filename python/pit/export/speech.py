@@ -13,7 +13,8 @@ from pit.export.errors import ExportError
 class Speech(NamedTuple):
     """Facts about the tokens of an exported model, as `pit.model.pretrained.save_pretrained` takes them.
 
-    chat_template: jinja text; that of a reward model shows nothing after the token at which a score is read.
+    chat_template: jinja text, which tells the day that the run was told; that of a reward model shows nothing after the
+        token at which a score is read.
     special_tokens: texts of special tokens by their names.
     eos_ids: ids that end an answer.
     bos_id: token that opens a text, or None.
@@ -47,11 +48,11 @@ def speech_of(template: Template, request: str, *, reward: bool) -> Speech:
     ids = {text: token_id for token_id, text in template.tokenizer.added.items()}
     bos = ids.get(format.special_tokens.get("bos_token", ""))
     if not reward:
-        return Speech(format.source, format.special_tokens, template.eos_ids, bos, template.pad)
+        return Speech(format.dated_source, format.special_tokens, template.eos_ids, bos, template.pad)
     eos = template.closings.eos
     pad = _padding(format, ids, eos)
     special = {**format.special_tokens, "pad_token": template.tokenizer.added[pad]}
-    return Speech(scored_source(format.source, template.tokenizer.added[eos]), special, (eos,), bos, pad)
+    return Speech(scored_source(format.dated_source, template.tokenizer.added[eos]), special, (eos,), bos, pad)
 
 
 def format_of(template: Template, request: str) -> ChatFormat:

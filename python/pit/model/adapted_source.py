@@ -16,7 +16,7 @@ from pit.model.adapters import module_name, targets
 from pit.model.config_json import ConfigJson, read_json
 from pit.model.errors import ModelFileError
 from pit.model.hub import SCHEME
-from pit.model.peft import CONFIG, WEIGHTS, adapter_tensors, load_adapter
+from pit.model.peft import CONFIG, WEIGHTS, PeftAdapter, adapter_tensors, load_adapter
 from pit.model.shape import read_shape
 from pit.model.source import Source
 from pit.model.tensor_files import Tensor
@@ -97,13 +97,7 @@ class AdaptedSource:
         Raises:
             ModelFileError: the adapters are of another model, or of a kind that is not supported.
         """
-        shape = read_shape(self.base.config)
-        adapter = load_adapter(self.folder, shape.config)
-        if "score" in adapter.params:
-            raise ModelFileError(
-                f"{self.folder / CONFIG}: task_type = 'SEQ_CLS': a run starts from a language model; name adapters of "
-                "one (CAUSAL_LM)"
-            )
+        shape, adapter = read_shape(self.base.config), self.adapter()
         parts = adapter_tensors(shape.config, adapter.config, adapter.params)
         tensors = dict(self.base.tensors(stack))
         for layer, projection in targets(adapter.config, shape.config.layers):
@@ -113,6 +107,20 @@ class AdaptedSource:
                 a, b = parts[f"{stem}.lora_A.weight"], parts[f"{stem}.lora_B.weight"]
                 tensors[name] = MergedTensor(tensors[name], a, b, adapter.config.scale)
         return tensors
+
+    def adapter(self) -> PeftAdapter:
+        """Return the adapters of the folder.
+
+        Raises:
+            ModelFileError: they are of another model, or of a kind that is not supported.
+        """
+        adapter = load_adapter(self.folder, read_shape(self.base.config).config)
+        if "score" in adapter.params:
+            raise ModelFileError(
+                f"{self.folder / CONFIG}: task_type = 'SEQ_CLS': a run starts from a language model; name adapters of "
+                "one (CAUSAL_LM)"
+            )
+        return adapter
 
     def _own_files(self) -> list[str]:
         return [name for name in FILES if (self.folder / name).is_file()]

@@ -110,6 +110,35 @@ def merged(params: Mapping[str, Array], adapter: AdapterConfig) -> dict[str, Arr
     return weights
 
 
+def stacked(
+    under: Mapping[str, Array], lower: AdapterConfig, over: Mapping[str, Array], upper: AdapterConfig
+) -> tuple[AdapterConfig, dict[str, Array]]:
+    """Return one adapter that adds what two together add, as if their ranks stood side by side; its scale is 1.
+
+    Args:
+        under: adapters of a Decoder by name, which its base has merged into its weights.
+        lower: their config.
+        over: adapters of a Decoder or a RewardModel on that base, and the head of the latter.
+        upper: their config; its dropout is that of the result.
+    """
+    prefix, rank = "decoder." if "score" in over else "", lower.rank + upper.rank
+    parts = [({f"{prefix}{name}": value for name, value in under.items()}, lower), (over, upper)]
+    params = {name: value for name, value in over.items() if name == "score"}
+    for stem in sorted({name[:-2] for of, _ in parts for name in of if name.endswith(".a")}):
+        columns = []
+        for of, config in parts:
+            there = of if f"{stem}.a" in of else next(other for other, _ in parts if f"{stem}.a" in other)
+            a, b = there[f"{stem}.a"], there[f"{stem}.b"] * jnp.float32(config.scale)
+            # Where one of the two has no such projection, it adds nothing.
+            none = (*a.shape[:-1], config.rank), (config.rank, *b.shape[1:])
+            columns.append((a, b) if there is of else tuple(map(jnp.zeros, none)))
+        (a, b), (more_a, more_b) = columns
+        params[f"{stem}.a"] = jnp.concatenate([a, more_a], axis=-1)
+        params[f"{stem}.b"] = jnp.concatenate([b, more_b], axis=0)
+    pattern = upper.targets if lower.targets == upper.targets else f"(?:{lower.targets})|(?:{upper.targets})"
+    return AdapterConfig(rank=rank, alpha=float(rank), dropout=upper.dropout, targets=pattern), params
+
+
 def with_dropout(model: M, batch: Mapping[str, Any]) -> M:
     """Return the module for a training pass: its adapters drop inputs if the batch holds a key for it.
 

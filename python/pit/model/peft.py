@@ -46,6 +46,20 @@ _ONLY: dict[str, Any] = {
 }
 """Fields of a config that change what an adapter computes, with the one value that is read."""
 
+_ABSENT: dict[str, Any] = {
+    "alora_invocation_tokens": None,
+    "arrow_config": None,
+    "kasa_config": None,
+    "layer_replication": None,
+    "monteclora_config": None,
+    "use_bdlora": None,
+    "use_qalora": False,
+}
+"""More of them, which are not written: older versions of PEFT do not know them."""
+
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")
+"""Beginnings of the names of initial weights that PEFT takes out of the base, which is then another one."""
+
 
 class PeftAdapter(NamedTuple):
     """Contents of a folder of PEFT.
@@ -138,7 +152,12 @@ def load_adapter(folder: str | Path, config: ModelConfig) -> PeftAdapter:
     """
     folder = Path(folder)
     file = ConfigJson(folder / CONFIG, read_json(folder / CONFIG))
-    file.require(**_ONLY)
+    file.require(**_ONLY, **_ABSENT)
+    start = file.values.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_CHANGE_THE_BASE):
+        rule = "its training changed the base too, and the files add to that base alone"
+        remedy = "save it as plain LoRA: PEFT's save_pretrained with path_initial_model_for_weight_conversion"
+        raise file.refusal("init_lora_weights", start, rule, remedy)
     adapter, reward = _adapter(file, config), _is_reward(file)
     tensors = _tensors(folder / WEIGHTS)
     weights = _weights(config, adapter, reward=reward)

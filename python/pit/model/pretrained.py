@@ -146,9 +146,19 @@ class Pretrained:
         return total.hexdigest()
 
     @property
-    def adapted(self) -> bool:
-        """Whether adapters are merged into the model."""
-        return isinstance(self.source, AdaptedSource)
+    def adapted(self) -> tuple[AdaptedSource, ...]:
+        """Folders of adapters that are merged into the model, the last one first."""
+        folders: list[AdaptedSource] = []
+        source = self.source
+        while isinstance(source, AdaptedSource):
+            folders.append(source)
+            source = source.base
+        return tuple(folders)
+
+    @property
+    def unadapted(self) -> Path:
+        """The folder or the file of the model under all adapters."""
+        return self.adapted[-1].base.path if self.adapted else self.path
 
     @property
     def dequantised(self) -> tuple[str, ...]:

@@ -25,6 +25,9 @@ from pit.model.shape import Shape
 from pit.model.tensor_files import write_tensors
 from pit.model.token_facts import SETTINGS, TEMPLATE, TOKENIZER
 
+FileDtype = Literal["float32", "bfloat16", "float16"]
+"""Dtype of the weights in a file."""
+
 SHARD_BYTES = 5 * 10**9
 """Size above which weights are split over several files, as transformers splits them."""
 
@@ -41,7 +44,7 @@ def save_pretrained(
     eos_ids: Sequence[int] = (),
     bos_id: int | None = None,
     pad_id: int | None = None,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: FileDtype = "float32",
     max_positions: int = 4096,
     shard_bytes: int = SHARD_BYTES,
     fields: Mapping[str, Any] = MappingProxyType({}),
@@ -71,7 +74,7 @@ def save_pretrained(
 
     Raises:
         ModelFileError: the folder is not empty, no family can express the config, the parameters are not those of the
-            config, or a token id or the tokenizer does not fit.
+            config, a token id or the tokenizer does not fit, or a weight is too large for the dtype.
 
     Example:
         >>> import tempfile
@@ -105,8 +108,20 @@ def save_pretrained(
         )
 
 
-def _tensor(weight: Weight, params: Params, dtype: str) -> np.ndarray:
-    return weight.to_file(np.asarray(params[weight.name]), dtype)
+def _tensor(weight: Weight, params: Params, dtype: FileDtype) -> np.ndarray:
+    """Return what a file holds of a parameter.
+
+    Raises:
+        ModelFileError: a number of it would become infinite.
+    """
+    value = np.asarray(params[weight.name])
+    with np.errstate(over="ignore"):
+        tensor = weight.to_file(value, dtype)
+    if np.isinf(tensor).sum() > np.isinf(value).sum():
+        finite = value[np.isfinite(value)].astype(np.float32)
+        rule, remedy = f"would be infinite in {dtype}", "write the model in bfloat16 or float32"
+        raise refusal(f"params: a number of {weight.name!r}", float(np.abs(finite).max()), rule, remedy)
+    return tensor
 
 
 def written_shape(config: ModelConfig, vocab_size: int, *, reward: bool) -> tuple[Shape, dict[str, Any]]:

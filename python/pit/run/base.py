@@ -39,9 +39,18 @@ def pretrained_of(config: RunConfig) -> Pretrained | None:
     return None if config.base.path is None else open_pretrained(config.base.path, config.base.adapter)
 
 
+def exported_facts(model: Pretrained) -> ExportFacts | None:
+    """Return the facts of the run that a model was exported from; None where `pit export` did not write it.
+
+    Raises:
+        ConfigError: its config.json holds something else in their place.
+    """
+    return ExportFacts.of(model.source.config.values, model.source.config.path)
+
+
 def has_role_tokens(model: Pretrained) -> bool:
     """Return whether a model was exported from a run with PIT's own tokenizer, whose role tokens lay out text."""
-    facts = ExportFacts.of(model.source.config.values, model.source.config.path)
+    facts = exported_facts(model)
     return facts is not None and facts.roles
 
 

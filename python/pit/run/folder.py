@@ -23,6 +23,7 @@ from pit.model.model import Model
 from pit.model.pretrained import Pretrained
 from pit.model.sharding import make_mesh, shards_of
 from pit.records import read_object
+from pit.rollout.protocol import SamplerProtocol
 from pit.rollout.sample import Sampler
 from pit.run.base import digest_of_base, load_base, pretrained_of
 from pit.seeds import Seed
@@ -239,8 +240,8 @@ class Run:
             trees=packing.trees,
         )
 
-    def sampler(self, rollout: RolloutConfig) -> Sampler:
-        """Return the sampler of answers in the run's output window."""
+    def sampler(self, rollout: RolloutConfig) -> SamplerProtocol:
+        """Return the sampler of answers in the run's output window, as the interface that all jobs ask."""
         template = self.template
         return Sampler(template.closings, template.capacity, rollout, template.eos_ids[1:], template.served)
 

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,9 @@ from pit.types import Message
 
 FAULTS = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 """Exceptions of a template: those of jinja, and those of the expressions in it."""
+
+_TELLS_DAY = re.compile(r"""strftime_now\(\s*(["'])((?:(?!\1)[^\\\n])*)\1\s*\)""")
+"""Call of a template that tells the day, and its pattern."""
 
 
 class _Generation(Extension):
@@ -89,6 +93,16 @@ class ChatFormat:
                 f"the chat template refuses a conversation of {roles}: {error}; change the prompt's messages, or give "
                 "another chat template"
             ) from error
+
+    @property
+    def dated_source(self) -> str:
+        """The source with the day of the format written out, so that other programs render the same on every day.
+
+        >>> ChatFormat("It is {{ strftime_now('%d %b %Y') }}.", {}, date="2024-07-26").dated_source
+        "It is {{ '26 Jul 2024' }}."
+        """
+        tell = self._strftime()
+        return _TELLS_DAY.sub(lambda call: f"{call[1]}{tell(call[2])}{call[1]}", self.source)
 
     @property
     def hash(self) -> str:
