@@ -46,7 +46,7 @@ def started(run: Run, folder: Path, cache: Path) -> dict[str, float]:
         if path.name not in ("stages", "config.json"):
             (folder / path.name).symlink_to(path.resolve())
     copy.save_config()
-    command = [sys.executable, "-m", "pit", STAGE, "--run", str(folder)]
+    command = [sys.executable, "-c", PROGRAM, STAGE, "--run", str(folder)]
     begin, ends = time.perf_counter(), []
     environment = {**os.environ, PROGRESS_VARIABLE: "json", "PIT_CACHE": str(cache)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -61,8 +61,14 @@ def started(run: Run, folder: Path, cache: Path) -> dict[str, float]:
     return {"compile_s": compile_s, "first_step_s": ends[0], "step_s": step_s}
 
 
-CUT = {"steps": STEPS, "evaluate_every": 1000, "checkpoint_every": 1000, "log_every": 1}
-"""A line of metrics waits for its step; progress alone may run ahead of the device."""
+CUT = {"steps": STEPS, "evaluate_every": 1000, "checkpoint_every": 1000}
+
+PROGRAM = """
+from pit.stages.supervised import SupervisedTask
+SupervisedTask.log_every = 1  # a line of metrics waits for its step; progress alone runs ahead of it
+from pit.cli import main
+main()
+"""
 
 
 def main() -> None:
