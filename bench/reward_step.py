@@ -38,7 +38,7 @@ from pit.stages import reward
 from pit.train.feed import to_device
 from pit.train.update import LossFunction, Update, make_optimizer
 
-BATCHES = (4, 8, 16)
+BATCHES = (2, 4, 8)
 """Pairs of a batch that TRL is tried with."""
 
 DTYPES = ("float32", "bfloat16 under autocast", "bfloat16 base")
