@@ -88,7 +88,7 @@ def copies(process: int, folder: Path) -> None:
     copies.made_by_first(run, lambda: write_file(own / "config.json", b"config.json OF 0"), "one more")
     assert (own / "config.json").read_bytes() == b"config.json OF 0"
     copies.VISIBLE_S = 0.2
-    copies.made_by_first(Run(own, recipe("tiny")), lambda: write_file(own / "config.json", b"a"), "no bucket")
+    copies.made_by_first(Run(own, recipe("tiny")), lambda: write_file(own / "search.json", b"{}"), "no bucket")
     processes.meet("the end")
 
 

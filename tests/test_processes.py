@@ -30,8 +30,8 @@ def test_hosts_without_a_common_disk_get_copies_through_the_bucket(tmp_path: Pat
     assert f"{names} False\n" in outputs[0]
     # What process 0 has not is no part of the run; logs of a host's own are left alone.
     assert f"{names} True\n" in outputs[1]
-    message = f"{tmp_path}/host-1/config.json: is not as process 0 wrote it; give a folder that all hosts share: --out"
-    assert f"error: {message} FOLDER, or a bucket" in outputs[1]
+    message = "process 0 has it, and this process does not see it; give a folder that all hosts share: --out FOLDER, or"
+    assert f"error: {tmp_path}/host-1/search.json: {message}" in outputs[1]
 
 
 def test_all_hear_that_one_has_another_value(tmp_path: Path) -> None:

@@ -63,27 +63,36 @@ def made_by_first(run: Run, make: Callable[[], None], purpose: str) -> None:
         Exception: the first process's own.
     """
 
-    def listed() -> bytes:
+    def made() -> bytes:
         make()
-        return json.dumps(listing(run.folder)).encode()
+        return _in_json(listing(run.folder))
 
-    wanted: Listing = {name: tuple(facts) for name, facts in json.loads(processes.from_first(listed, purpose)).items()}
+    wanted = _of_json(processes.from_first(made, purpose))
     root = run.config.checkpoints
-    limit_s = VISIBLE_S if root is None else VISIBLE_OR_COPIED_S
     # Other programs may write in the folder meanwhile, as the jobs of one `pit run` do.
-    differing = [] if processes.first() else _differing_in_time(run.folder, wanted, limit_s)
+    differing = [] if processes.first() else _differing_in_time(run.folder, wanted, root)
     if root is None:
-        if differing:
+        missing = [name for name in differing if name in wanted and not (run.folder / name).is_file()]
+        if missing:
             raise ProcessError(
-                f"{run.folder / differing[0]}: is not as process 0 wrote it; give a folder that all hosts share: "
-                "--out FOLDER, or a bucket through which each gets a copy: --checkpoints gs://BUCKET/FOLDER"
+                f"{run.folder / missing[0]}: process 0 has it, and this process does not see it; give a folder that "
+                "all hosts share: --out FOLDER, or a bucket through which each gets a copy: --checkpoints "
+                "gs://BUCKET/FOLDER"
             )
         return
     if not processes.agreed(bool(differing), f"need of copies of {purpose}"):
         return
     place = epath.Path(root) / PLACE
-    processes.by_first(lambda: _send(run.folder, place, list(wanted)), f"copies of {purpose}")
-    _fetch(run.folder, place, wanted, differing)
+    sent = _of_json(processes.from_first(lambda: _in_json(_send(run.folder, place)), f"copies of {purpose}"))
+    _fetch(run.folder, place, sent, [] if processes.first() else _differing(run.folder, sent))
+
+
+def _in_json(listed: Listing) -> bytes:
+    return json.dumps(listed).encode()
+
+
+def _of_json(text: bytes) -> Listing:
+    return {name: (size, digest) for name, (size, digest) in json.loads(text).items()}
 
 
 def listing(folder: Path) -> Listing:
@@ -104,15 +113,17 @@ def _differing(folder: Path, wanted: Listing) -> list[str]:
     return [name for name in (*wanted, *(held.keys() - wanted.keys())) if held.get(name) != wanted.get(name)]
 
 
-def _differing_in_time(folder: Path, wanted: Listing, limit_s: float) -> list[str]:
-    deadline = time.monotonic() + limit_s
+def _differing_in_time(folder: Path, wanted: Listing, root: str | None) -> list[str]:
+    deadline = time.monotonic() + (VISIBLE_S if root is None else VISIBLE_OR_COPIED_S)
     while (differing := _differing(folder, wanted)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return differing
 
 
-def _send(folder: Path, place: epath.Path, names: list[str]) -> None:
-    for name in names:
+def _send(folder: Path, place: epath.Path) -> Listing:
+    """Copy the files of a folder into the bucket; return what they are now."""
+    listed = listing(folder)
+    for name in listed:
         target = place / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -120,6 +131,7 @@ def _send(folder: Path, place: epath.Path, names: list[str]) -> None:
                 shutil.copyfileobj(file, out, _PART)
         except Exception as error:  # gcsfs, google-auth and aiohttp have no error in common.
             raise unreachable(target, error) from error
+    return listed
 
 
 def _fetch(folder: Path, place: epath.Path, wanted: Listing, names: list[str]) -> None:
@@ -137,6 +149,6 @@ def _fetch(folder: Path, place: epath.Path, wanted: Listing, names: list[str]) -
                 shutil.copyfileobj(file, out, _PART)
         except Exception as error:  # gcsfs, google-auth and aiohttp have no error in common.
             raise unreachable(place / name, error) from error
-    wrong = _differing(folder, wanted)
+    wrong = _differing(folder, wanted) if names else []
     if wrong:
         raise ProcessError(f"{place / wrong[0]}: is not what process 0 sent; give each run a --checkpoints of its own")
