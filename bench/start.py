@@ -48,7 +48,8 @@ def started(run: Run, folder: Path, cache: Path) -> dict[str, float]:
     copy.save_config()
     command = [sys.executable, "-c", PROGRAM, STAGE, "--run", str(folder)]
     begin, ends = time.perf_counter(), []
-    environment = {**os.environ, PROGRESS_VARIABLE: "json", "PIT_CACHE": str(cache)}
+    # Jax reads the variable when the program imports it, before the command would set it.
+    environment = {**os.environ, PROGRESS_VARIABLE: "json", "JAX_COMPILATION_CACHE_DIR": str(cache)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         for line in process.stdout:
