@@ -84,9 +84,20 @@ def copies(process: int, folder: Path) -> None:
     for name in FILES:
         assert (own / name).read_text() == f"{name} of 0"
     print(sorted(copies.listing(own)), (own / "stages" / "before" / "metrics.jsonl").exists())
-    # A file that differs in nothing but its content is copied again.
+    # A file that differs in nothing but its content is copied again; what is in the bucket is not sent again.
+    table = bucket / copies.PLACE / "store" / "input.arrow"
+    before = table.stat().st_mtime_ns
     copies.made_by_first(run, lambda: write_file(own / "config.json", b"config.json OF 0"), "one more")
     assert (own / "config.json").read_bytes() == b"config.json OF 0"
+    assert table.stat().st_mtime_ns == before
+
+    # Another store's tables may have the same sizes: its manifest tells.
+    def again() -> None:
+        write_file(own / "store/input.arrow", b"store/input.arrow OF 0")
+        write_file(own / "store/manifest.json", b"store/manifest.json OF 0")
+
+    copies.made_by_first(run, again, "another store")
+    assert (own / "store/input.arrow").read_bytes() == b"store/input.arrow OF 0"
     copies.VISIBLE_S = 0.2
     copies.made_by_first(Run(own, recipe("tiny")), lambda: write_file(own / "search.json", b"{}"), "no bucket")
     processes.meet("the end")

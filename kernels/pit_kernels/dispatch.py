@@ -82,9 +82,8 @@ class Route:
         Of several, only that of the platform that the program is lowered for is compiled.
         """
         platform = _platform_of_mesh()
-        alone = self.default if not self.platforms else None if platform is None else self.on(platform)
-        if alone is not None:
-            return getattr(alone, direction)(settings, *arrays)
+        if platform is not None or not self.platforms:
+            return getattr(self.on(platform or OTHERS), direction)(settings, *arrays)
         default = functools.partial(getattr(self.default, direction), settings)
         branches = {name: functools.partial(getattr(of, direction), settings) for name, of in self.platforms}
         return lax.platform_dependent(*arrays, default=default, **branches)

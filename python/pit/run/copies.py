@@ -44,7 +44,10 @@ PLACE = "run"
 _PART = 1 << 24
 
 Listing = dict[str, tuple[int, str]]
-"""Size in bytes and digest of files by name; those of the store have no digest but that of the manifest."""
+"""Size in bytes and digest of files by name; tables of the store, which can be large, have that of its manifest."""
+
+SENT = "sent.json"
+"""File in the bucket that lists the others there, so that each is sent once."""
 
 
 def made_by_first(run: Run, make: Callable[[], None], purpose: str) -> None:
@@ -98,11 +101,12 @@ def _of_json(text: bytes) -> Listing:
 def listing(folder: Path) -> Listing:
     """Return the files of `READ` in a folder, in its order, the manifest of the store after the tables."""
     listed: Listing = {}
+    manifest = folder / "store" / "manifest.json"
     for pattern in READ:
-        for path in sorted(folder.glob(pattern), key=lambda path: (path.name == "manifest.json", path)):
+        for path in sorted(folder.glob(pattern), key=lambda path: (path == manifest, path)):
             if path.is_file() and not path.name.startswith("."):
-                whole = path.parent.name != "store" or path.name == "manifest.json"
-                digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() if whole else ""
+                vouches = manifest if path.parent == manifest.parent else path
+                digest = hashlib.blake2b(vouches.read_bytes(), digest_size=16).hexdigest() if vouches.is_file() else ""
                 listed[path.relative_to(folder).as_posix()] = (path.stat().st_size, digest)
     return listed
 
@@ -121,16 +125,20 @@ def _differing_in_time(folder: Path, wanted: Listing, root: str | None) -> list[
 
 
 def _send(folder: Path, place: epath.Path) -> Listing:
-    """Copy the files of a folder into the bucket; return what they are now."""
-    listed = listing(folder)
-    for name in listed:
-        target = place / name
-        try:
+    """Copy the files of a folder into the bucket, but for those that are there; return what they are now."""
+    listed, index = listing(folder), place / SENT
+    try:
+        there = _of_json(index.read_bytes()) if index.exists() else {}
+        # Until all are there, nothing says what is.
+        index.unlink(missing_ok=True)
+        for name in (name for name in listed if there.get(name) != listed[name]):
+            target = place / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with (folder / name).open("rb") as file, target.open("wb") as out:
                 shutil.copyfileobj(file, out, _PART)
-        except Exception as error:  # gcsfs, google-auth and aiohttp have no error in common.
-            raise unreachable(target, error) from error
+        index.write_bytes(_in_json(listed))
+    except Exception as error:  # gcsfs, google-auth and aiohttp have no error in common.
+        raise unreachable(place, error) from error
     return listed
 
 
