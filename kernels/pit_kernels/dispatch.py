@@ -81,7 +81,7 @@ class Route:
 
         Of several, only that of the platform that the program is lowered for is compiled.
         """
-        platform = _platform_of_mesh()
+        platform = platform_of_mesh()
         if platform is not None or not self.platforms:
             return getattr(self.on(platform or OTHERS), direction)(settings, *arrays)
         default = functools.partial(getattr(self.default, direction), settings)
@@ -89,7 +89,7 @@ class Route:
         return lax.platform_dependent(*arrays, default=default, **branches)
 
 
-def _platform_of_mesh() -> str | None:
+def platform_of_mesh() -> str | None:
     """Return the platform of the devices of the mesh in context; None without one, or where JAX's name fits several."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     return None if device is None or device.platform == "gpu" else device.platform

@@ -62,7 +62,8 @@ def forward(
         return _forward_block(tiles, i, settings)
 
     out_nBKRQH, lse_nBKRQ = lax.map(query_block, jnp.arange(tiles.q.shape[0], dtype=jnp.int32))
-    out_BTNH = _untile(out_nBKRQH, q.shape[1])
+    # Narrowed here: XLA's CPU backend widens the whole of a bfloat16 array for each block that is written into it.
+    out_BTNH = _untile(out_nBKRQH, q.shape[1]).astype(q.dtype)
     lse_BTN = _untile(lse_nBKRQ[..., None], q.shape[1])[..., 0]
     return out_BTNH, lse_BTN.swapaxes(1, 2)
 
@@ -92,7 +93,7 @@ def backward(
     (d_k, d_v), d_q = lax.scan(query_block, (zeros, zeros), jnp.arange(tiles.q.shape[0], dtype=jnp.int32))
     tokens = q.shape[1]
     d_k, d_v = (_untile(x[:, :, :, None], tokens) for x in (d_k, d_v))
-    return _untile(d_q, tokens), d_k.astype(k.dtype), d_v.astype(v.dtype)
+    return _untile(d_q, tokens).astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype)
 
 
 def _without_padding(visible_until: Int32[Array, "B T"], *arrays: Float[Array, "B T _ H"]) -> tuple[Array, ...]:
@@ -205,7 +206,7 @@ def _forward_block(
     total = jnp.where(alive_BKRQ, total, 1)
     out = acc / total[..., None]
     lse = jnp.where(alive_BKRQ, peak + jnp.log(total), -jnp.inf)
-    return out.astype(tiles.q.dtype), lse
+    return out, lse
 
 
 def _backward_block(
@@ -238,7 +239,7 @@ def _backward_block(
         return d_q, d_k.at[j].add(d_k_j), d_v.at[j].add(d_v_j)
 
     d_q, d_k, d_v = lax.fori_loop(0, count, visit, (jnp.zeros(q.shape, accumulator), *d_kv))
-    return (d_k, d_v), d_q.astype(q.dtype)
+    return (d_k, d_v), d_q
 
 
 BACKEND = Backend("xla", (OTHERS,), serves_all, forward, backward)

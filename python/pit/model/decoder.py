@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from pit.config import ModelConfig, RopeScaling
 from pit.model.axes import PARTITION, on_rows
+from pit.model.bits import written
 from pit.model.linear import linear
 from pit.model.loops import in_loops, recomputed
 from pit.model.low_rank import Adaptable
@@ -233,7 +234,12 @@ class Layer(nnx.Module):
     ) -> tuple[Float[Array, "S D"], Cache]:
         """Return one token of every slot after the block, and the suffixes with its keys and values."""
         q, k, v = self.attention.project(self.attention_norm(x)[:, None], step.position[:, None])
-        suffix = Cache(*(_write(cache, new, step.write_at) for cache, new in zip(suffix, (k, v), strict=True)))
+        suffix = Cache(
+            *(
+                written(cache, new.swapaxes(1, 2), step.write_at, axis=2)
+                for cache, new in zip(suffix, (k, v), strict=True)
+            )
+        )
         out = cached_attention(
             q[:, 0],
             prefix.k,
@@ -251,11 +257,6 @@ class Layer(nnx.Module):
             partition=PARTITION,
         )
         return self.finish(x, self.attention.output(out)), suffix
-
-
-def _write(cache: Float[Array, "S K C H"], new: Float[Array, "S 1 K H"], at: Int32[Array, ""]) -> Array:
-    written: Array = jax.lax.dynamic_update_slice_in_dim(cache, new.swapaxes(1, 2), at, axis=2)
-    return written
 
 
 class Decoder(nnx.Module):

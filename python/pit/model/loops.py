@@ -4,6 +4,7 @@ The weights of a loop are stacked inside the program; everywhere else each layer
 gathers the weights of one layer at a time.
 """
 
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -11,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pit.model.bits import on_cpu
+from pit.model.loops_in_bits import scan_in_bits
 from pit_kernels import ATTENTION_RESULTS
 
 M = TypeVar("M", bound=nnx.Module)
@@ -69,10 +72,18 @@ def in_loops(layers: Sequence[M], carry: C, apply: Callable[[M, C], tuple[C, E]]
             carry, made = body(carry, [state for _, state in own])
             results += made
             continue
-        stacked = [jax.tree.map(_stack, *(state for _, state in own[k::period])) for k in range(period)]
-        carry, of_times = jax.lax.scan(body, carry, stacked)
-        results += [jax.tree.map(lambda x, i=i: x[i], of_times[k]) for i in range(times) for k in range(period)]
+        states = [state for _, state in own]
+        carry, of_times = _scan(body, carry, [states[i : i + period] for i in range(0, len(states), period)])
+        results += itertools.chain.from_iterable(of_times)
     return carry, results
+
+
+def _scan(body: Callable[[C, Any], tuple[C, E]], carry: C, states: Sequence[Any]) -> tuple[C, list[E]]:
+    """Return the last carry and the results of a scan over states, which are stacked inside."""
+    if on_cpu() and any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves((carry, states))):
+        return scan_in_bits(body, carry, states)
+    carry, results = jax.lax.scan(body, carry, jax.tree.map(lambda *x: jnp.stack(x), *states))
+    return carry, [jax.tree.map(lambda x, i=i: x[i], results) for i in range(len(states))]
 
 
 def recomputed(block: Callable[[jax.Array], jax.Array], remat: Literal["none", "full", "save_attention"]) -> Any:
@@ -87,7 +98,3 @@ def recomputed(block: Callable[[jax.Array], jax.Array], remat: Literal["none", "
         return block
     kept = ATTENTION_RESULTS if remat == "save_attention" else ()
     return jax.checkpoint(block, policy=jax.checkpoint_policies.save_only_these_names(*kept))
-
-
-def _stack(*values: jax.Array) -> jax.Array:
-    return jnp.stack(values)

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float32, Int32, UInt32
 
+from pit.model.bits import written
 from pit.model.decoder import Cache, Decoder, DecodeStep
 from pit.model.model import Model
 from pit.model.params import Params, merge
@@ -304,7 +305,7 @@ def _refill(
 
         def cut(held: Float[Array, "P K C H"], stored: Float[Array, "K A H"]) -> Array:
             own = jax.lax.dynamic_slice_in_dim(stored, prefixes.first[owner], sizes.prefix_tokens, axis=1)
-            return jax.lax.dynamic_update_slice_in_dim(held, own[None], place, axis=0)
+            return written(held, own[None], place, axis=0)
 
         caches = tuple(
             Cache(cut(old.k, stored.k), cut(old.v, stored.v))

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int32
 from pit.data import _core
 from pit.data.packing import Layout, materialise, plan_trees, token_table
 from pit.data.template import prefix
+from pit.model.bits import written
 from pit.model.decoder import Cache, Decoder
 from pit.model.global_arrays import put_local
 from pit.model.model import Model
@@ -208,7 +209,7 @@ def _read_shard(
 
     def write(kept: Float[Array, "K A H"], new: Float[Array, "R T K H"]) -> Array:
         flat = new.reshape(-1, *new.shape[2:]).swapaxes(0, 1)
-        return jax.lax.dynamic_update_slice_in_dim(kept, flat, begin, axis=1)
+        return written(kept, flat, begin, axis=1)
 
-    written = tuple(Cache(write(old.k, new.k), write(old.v, new.v)) for old, new in zip(stored, caches, strict=True))
-    return written, last.at[owner].set(hidden[leaf[:, 0], leaf[:, 1]], mode="drop")
+    filled = tuple(Cache(write(old.k, new.k), write(old.v, new.v)) for old, new in zip(stored, caches, strict=True))
+    return filled, last.at[owner].set(hidden[leaf[:, 0], leaf[:, 1]], mode="drop")
