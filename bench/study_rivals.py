@@ -1,0 +1,198 @@
+"""Which training answers best at the same number of answers, from the same pairs?
+
+    python bench/study_rivals.py run       # train five demo runs with all rivals, answer; may be interrupted
+    python bench/study_rivals.py tables    # Markdown tables from bench/results/rivals.json
+
+A study of an hour on two cores, so `make bench` does not run it. A policy spends its answers on best of n by R_P, an
+improver on a chain of accepted passes over answers of M_P^RL. Figures are of prompts of the eval fold, by the oracle;
+seeds, budgets and rankings were fixed before the first run.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from scipy import stats
+
+from _measure import commit
+from pit.atomic import write_file
+from pit.evaluate.across import across_seeds
+from pit.evaluate.collect import versions
+from pit.evaluate.gold import oracle_of
+from pit.evaluate.splits import remembering, splits_of, tokens_per_answer, worths
+from pit.evaluate.stats import delta
+from pit.improve import Models
+from pit.run.folder import Run
+from pit.run.stage import Stage
+from pit.stages import offline, rl, rl_again, sft
+from pit.stages.graph import improver_of, stages_of
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results" / "rivals.json"
+
+SETTINGS = ("rlhf=again", "rl_policy.anchor=init", "offline=both", "workers=1", "evaluate.gate=warn")
+"""What a run has besides the recipe demo: the second RL of the policy is anchored where it starts, as RL,1 is."""
+
+BUDGETS = (2, 6)
+"""Answers per prompt."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A trained model and how it spends a budget of answers."""
+
+    role: Literal["policy", "improver"]
+    stage: Stage
+
+    def models(self, run: Run, models: Models) -> Models:
+        """Return the models of the run with this one in its role."""
+        loaded = self.stage.load(run)
+        return replace(models, policy=loaded) if self.role == "policy" else replace(models, improver=loaded)
+
+    def split(self, answers: int) -> str:
+        """Return the description of its split of a budget."""
+        return f"best of {answers}, quality" if self.role == "policy" else f"chain of {answers - 1}"
+
+
+def contenders(run: Run) -> dict[str, Contender]:
+    """Return PIT's improver and its rivals."""
+    return {
+        "PIT": Contender("improver", improver_of(run.config)),
+        "PIT before RL,1": Contender("improver", rl.IMPROVER_0),
+        "fine-tuned improver": Contender("improver", sft.IMPROVER),
+        "SRPO's improver": Contender("improver", offline.IMPROVER),
+        "RLHF": Contender("policy", rl.POLICY),
+        "RLHF, re-anchored": Contender("policy", rl_again.POLICY_AGAIN),
+        "DPO": Contender("policy", offline.POLICY),
+        "fine-tuned policy": Contender("policy", sft.POLICY),
+    }
+
+
+OURS, *RIVALS = (
+    "PIT",
+    "PIT before RL,1",
+    "fine-tuned improver",
+    "SRPO's improver",
+    "RLHF",
+    "RLHF, re-anchored",
+    "DPO",
+    "fine-tuned policy",
+)
+
+
+def trained(folder: Path, seed: int) -> Run:
+    """Return the finished demo run of a seed with all rivals; what is finished is not made again."""
+    if not (folder / "config.json").is_file() or not all(
+        stage.done(Run.open(folder)) for stage in stages_of(Run.open(folder).config)
+    ):
+        settings = [word for setting in (f"seed={seed}", *SETTINGS) for word in ("--set", setting)]
+        subprocess.run([sys.executable, "-m", "pit", "run", "demo", "--out", str(folder), *settings], check=True)
+    return Run.open(folder)
+
+
+def trial(run: Run, wanted: int) -> dict[str, Any]:
+    """Return the oracle's value of each contender's answers and the tokens that it made, by budget."""
+    config, fold, worth = run.config.improve, run.fold("eval"), oracle_of(run)
+    prompts = fold.columns(range(min(wanted, len(fold))))[0]
+    models = Models.load(run, run.config.reward_gap.packing, config=replace(config, rank="both", select="all"))
+    models = remembering(models)
+    budgets: dict[int, dict[str, Any]] = {answers: {} for answers in BUDGETS}
+    for name, contender in contenders(run).items():
+        own = contender.models(run, models)
+        for answers in BUDGETS:
+            split = contender.split(answers)
+            splits = {split: splits_of(answers, config)[split]}
+            ((_, quality, paths),) = worths(own, prompts, splits, worth, run.seed.of("study rivals"))
+            spent = tokens_per_answer(paths) * answers
+            budgets[answers][name] = {"quality": quality.round(4).tolist(), "tokens_per_prompt": round(spent, 2)}
+    return {"seed": run.config.seed, "prompts": len(prompts), "budgets": budgets}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for their number (Holm 1979).
+
+    >>> [round(p, 2) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    order, adjusted, least = np.argsort(p_values), [0.0] * len(p_values), 0.0
+    for rank, at in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[at]))
+        adjusted[at] = least
+    return adjusted
+
+
+def compared(trials: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return PIT over each rival by budget: points by seed, a t-interval over seeds, and Holm's p over all rows."""
+    rows: list[dict[str, Any]] = []
+    for answers in trials[0]["budgets"]:
+        for rival in RIVALS:
+            sides = [[np.array(trial["budgets"][answers][m]["quality"]) for m in (OURS, rival)] for trial in trials]
+            per_seed = [delta(ours, theirs) for ours, theirs in sides]
+            values = [d.value for d in per_seed]
+            row = {"answers": int(answers), "rival": rival, "seeds": [[d.value, d.low, d.high] for d in per_seed]}
+            if len(trials) > 1:
+                row |= {"over_seeds": across_seeds(values)._asdict(), "p": float(stats.ttest_1samp(values, 0).pvalue)}
+            rows.append(row)
+    if len(trials) > 1:
+        for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+            row["p_holm"] = adjusted
+    return rows
+
+
+def in_short(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial with the mean quality in the place of that of every prompt."""
+    budgets = {
+        answers: {name: {**entry, "quality": round(float(np.mean(entry["quality"])), 6)} for name, entry in of.items()}
+        for answers, of in trial["budgets"].items()
+    }
+    return {**trial, "budgets": budgets}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Return Markdown tables: PIT over each rival, and each contender's quality and tokens."""
+    lines = ["| answers | PIT over | points by seed [95 % over prompts] | mean [95 % over seeds] | p, Holm |"]
+    lines.append("|---|---|---|---|---|")
+    for row in results["compared"]:
+        seeds = ", ".join("{:+.1f} [{:+.1f}, {:+.1f}]".format(*values) for values in row["seeds"])
+        mean = "{value:+.1f} [{low:+.1f}, {high:+.1f}]".format(**row["over_seeds"]) if "over_seeds" in row else ""
+        p = f"{row['p_holm']:.3f}" if "p_holm" in row else ""
+        lines.append(f"| {row['answers']} | {row['rival']} | {seeds} | {mean} | {p} |")
+    lines += ["", "| answers | contender | quality | tokens per prompt |", "|---|---|---|---|"]
+    for answers in results["trials"][0]["budgets"]:
+        for name in (OURS, *RIVALS):
+            entries = [trial["budgets"][answers][name] for trial in results["trials"]]
+            quality, tokens = (np.mean([entry[key] for entry in entries]) for key in ("quality", "tokens_per_prompt"))
+            lines.append(f"| {answers} | {name} | {quality:.3f} | {tokens:.1f} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "tables"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[331, 332, 333, 334, 335])
+    parser.add_argument("--prompts", type=int, default=1000, help="most prompts of the eval fold")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "rivals", help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    if options.command == "run":
+        jax.config.update("jax_compilation_cache_dir", str(options.work / "xla"))
+        measured, trials = commit(), []
+        for seed in options.seeds:
+            made = trial(trained(options.work / str(seed), seed), options.prompts)
+            trials.append(json.loads(json.dumps(made)))
+            short = [in_short(trial) for trial in trials]
+            results = {"commit": measured, "versions": versions(), "compared": compared(trials), "trials": short}
+            write_file(options.out, (json.dumps(results, indent=1) + "\n").encode())
+    print(table(json.loads(options.out.read_text(encoding="utf-8"))))
+
+
+if __name__ == "__main__":
+    main()
