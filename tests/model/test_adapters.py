@@ -206,8 +206,10 @@ def test_samples_come_from_the_adapted_model():
         (*prefixes[g], *drawn.token[g, n, :length].tolist()) for (g, n), length in zip(taken, lengths, strict=True)
     ]
 
+    rows = jax.tree.map(jnp.asarray, twins.rows_of(paths))
+
     def logp(params):
-        return twins.jit(lambda p: twins.path_logp(merge(base(LLAMA).graphdef, p), twins.rows_of(paths)))(params)
+        return twins.jit(lambda p: twins.path_logp(merge(base(LLAMA).graphdef, p), rows))(params)
 
     by_merged, by_base = jax.device_get((logp(merged(model.params, ADAPTER)), logp(base(LLAMA).params)))
     for row, ((g, n), length) in enumerate(zip(taken, lengths, strict=True)):

@@ -1,5 +1,7 @@
 """Projections accumulate in float32: right against float64, gradients unrounded, float32 bits unchanged."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,3 +56,17 @@ def test_a_float32_product_has_the_bits_of_the_plain_one() -> None:
     np.testing.assert_array_equal(linear(x, weight), jnp.einsum("btd,dm->btm", x, weight))
     d_weight = jax.grad(lambda w: linear(x, w).sum())(weight)
     np.testing.assert_array_equal(d_weight, jax.grad(lambda w: jnp.einsum("btd,dm->btm", x, w).sum())(weight))
+
+
+@pytest.mark.parametrize(("d", "n"), [(4, 64), (64, 4)])
+def test_no_product_of_a_gradient_reads_its_first_operand_across_rows(d: int, n: int) -> None:
+    x, weight = _operands(0, (256, d), (d, n))
+    d_out = jnp.ones((256, n), jnp.bfloat16)
+
+    def gradient(x: jax.Array, weight: jax.Array, d_out: jax.Array) -> tuple[jax.Array, jax.Array]:
+        pulled: tuple[jax.Array, jax.Array] = jax.vjp(linear, x, weight)[1](d_out)
+        return pulled
+
+    program = jax.jit(gradient).lower(x, weight, d_out).compile().as_text()
+    assert program is not None
+    assert set(re.findall(r" dot\(.*lhs_contracting_dims={(\d)}", program)) == {"1"}
