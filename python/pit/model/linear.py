@@ -56,7 +56,8 @@ def _summed_over_rows(x: Float[Array, "m d"], y: Float[Array, "m n"]) -> Float[A
     if x.shape[1] <= y.shape[1]:
         return _product(_transposed(x), y, 1, 0)
     # Without the barrier XLA would turn this into the product that it has no matrix unit for.
-    return lax.optimization_barrier(_product(_transposed(y), x, 1, 0)).T
+    flipped: Array = lax.optimization_barrier(_product(_transposed(y), x, 1, 0))
+    return flipped.T
 
 
 def _transposed(x: Float[Array, "m d"]) -> Float[Array, "d m"]:
