@@ -27,8 +27,10 @@ WORKERS := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 CPP_SOURCES := $(shell find cpp -type f)
 # The virtual environment's tools come first, so that cmake and ninja have the pinned versions.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Images of containers often forbid bytecode, and every command of hundreds would then compile all modules.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo docs test test-newest test-gpu test-all properties lint bench sanitize fuzz clean
+.PHONY: help venv demo docs docs-venv test test-newest test-gpu test-all properties lint bench sanitize fuzz clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +73,8 @@ docs: $(VENV)/.docs-stamp  ## build the site into build/docs, warnings as errors
 	@echo "docs: notebooks run for minutes where a source has changed since (PIT_NOTEBOOKS=off: show them without outputs)"
 	@JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --jobs $(JOBS) --conf-dir docs . build/docs
 	@echo "docs: open build/docs/index.html"
+
+docs-venv: $(VENV)/.docs-stamp
 
 $(VENV)/.docs-stamp: $(STAMP)
 	@echo "docs: Sphinx, its theme and Jupyter's kernel (downloads about 41 MB the first time)"

@@ -1,6 +1,7 @@
 """Settings of every test: two CPU devices, strict promotion, run-time shape checks, a Hypothesis profile."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -56,6 +57,13 @@ def _is_fast(config: pytest.Config) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort files with whole runs first, because they take longest: the workers then end at about the same time."""
     items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector pass over what was imported, and come less often: traces make many objects and few cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 _OPTIMISED = ("kernels", "plan")

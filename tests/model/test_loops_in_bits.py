@@ -1,6 +1,7 @@
 """A scan in bits computes what a scan computes, saves each array once, and widens no stack."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -26,7 +27,7 @@ from pit.stages.sft import nll
 COLUMNS = [[[4, 5, 6], [7]], [[8, 9], [10, 11, 12]], [[13], [14, 15, 16, 17]]]
 ROWS = twins.arrays_of(pack(COLUMNS, improver_sft(), twins.SPLIT)[0])
 SMALL = dataclasses.replace(
-    twins.LLAMA, width=8, heads=2, kv_heads=1, mlp=8, layers=4, compute_dtype="bfloat16", remat="none"
+    twins.LLAMA, width=8, heads=2, kv_heads=1, mlp=8, layers=3, compute_dtype="bfloat16", remat="none"
 )
 EVERYWHERE = AdapterConfig(rank=2, targets=".*proj")
 WIDENED = re.compile(r" convert\(%dynamic.update.slice")
@@ -70,21 +71,29 @@ def _loss(scan, carry, states):
     return total
 
 
+@functools.cache
+def _gradients(layers, by):
+    """Return a program for the losses of both scans and their gradients by some of the values."""
+
+    def gradients(carry, states):
+        values = {"x": carry[0], "shift": carry[1], **{key: [state[key] for state in states] for key in "wb"}}
+
+        def loss(scan, chosen):
+            every = values | chosen
+            own = [state | {key: every[key][i] for key in "wb"} for i, state in enumerate(states)]
+            return _loss(scan, (every["x"], every["shift"]), own)
+
+        chosen = {name: values[name] for name in by}
+        return [jax.value_and_grad(functools.partial(loss, scan))(chosen) for scan in (scan_in_bits, _plain)]
+
+    return twins.jit(gradients)
+
+
 @settings(max_examples=examples(8))
 @given(LAYERS, st.integers(0, 2**16), st.sets(st.sampled_from(["x", "shift", "w", "b"]), min_size=1))
 def test_it_is_a_scan(layers, seed, by):
-    carry, states = _case(layers, seed)
-    values = {"x": carry[0], "shift": carry[1], **{key: [state[key] for state in states] for key in "wb"}}
-
-    def loss(scan):
-        def of(chosen):
-            all_values = values | chosen
-            own = [state | {key: all_values[key][i] for key in "wb"} for i, state in enumerate(states)]
-            return _loss(scan, (all_values["x"], all_values["shift"]), own)
-
-        return jax.value_and_grad(of)({name: values[name] for name in by})
-
-    for a, b in zip(jax.tree.leaves(loss(scan_in_bits)), jax.tree.leaves(loss(_plain)), strict=True):
+    in_bits, plain = _gradients(layers, frozenset(by))(*_case(layers, seed))
+    for a, b in zip(jax.tree.leaves(in_bits), jax.tree.leaves(plain), strict=True):
         assert a.dtype == b.dtype
         a, b = (np.asarray(x, np.float32) for x in (a, b))
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-2 * max(1, np.max(np.abs(b))))
@@ -143,7 +152,9 @@ def _gradient(graphdef, frozen):
 def test_a_decoder_learns_the_same_and_widens_no_stack(adapter, remat, monkeypatch):
     graphdef, frozen, params = _decoder(adapter, remat)
     assert bool(frozen) == bool(adapter)
-    in_bits = _gradient(graphdef, frozen).lower(params).compile()
+    lowered = _gradient(graphdef, frozen).lower(params)
+    assert "ui16" in lowered.as_text(), "what test_other_platforms_see_no_bits looks for"
+    in_bits = lowered.compile()
     assert not WIDENED.search(in_bits.as_text())
     monkeypatch.setattr(loops, "on_cpu", lambda: False)
     plain = _gradient(graphdef, frozen).lower(params).compile()
@@ -182,13 +193,15 @@ def test_a_part_is_written_in_place(dtype, axis):
 
 def test_other_platforms_see_no_bits(monkeypatch):
     graphdef, frozen, params = _decoder(EVERYWHERE, "none")
+    monkeypatch.setattr(bits, "platform_of_mesh", lambda: "tpu")
+    assert "ui16" not in _gradient(graphdef, frozen).lower(params).as_text()
+
+
+def test_a_part_is_written_as_bits_on_cpus_alone(monkeypatch):
+    part = jnp.zeros((1, 2), jnp.bfloat16)
 
     def text():
-        update = str(jax.make_jaxpr(_gradient(graphdef, frozen))(params))
-        part = jnp.zeros((1, 2), jnp.bfloat16)
-        return update + str(
-            jax.make_jaxpr(lambda x: written(x, part, jnp.int32(0), 0))(jnp.zeros((2, 2), jnp.bfloat16))
-        )
+        return str(jax.make_jaxpr(lambda x: written(x, part, jnp.int32(0), 0))(jnp.zeros((2, 2), jnp.bfloat16)))
 
     assert "uint16" in text()
     monkeypatch.setattr(bits, "platform_of_mesh", lambda: "tpu")

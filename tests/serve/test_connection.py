@@ -14,7 +14,7 @@ from pit.serve import server
 from pit.serve.connection import Connection
 from pit.serve.service import Service
 
-LIMIT_S = 0.3
+LIMIT_S = 0.5
 GET = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nhost: here\r\ncontent-length: 4\r\n\r\n"
 
