@@ -33,6 +33,7 @@ from pit.run.folder import Run
 from pit.run.stage import Stage
 from pit.stages import offline, rl, rl_again, sft
 from pit.stages.graph import improver_of, stages_of
+from study_search import in_short
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "rivals.json"
@@ -144,15 +145,6 @@ def compared(trials: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
             row["p_holm"] = adjusted
     return rows
-
-
-def in_short(trial: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a trial with the mean quality in the place of that of every prompt."""
-    budgets = {
-        answers: {name: {**entry, "quality": round(float(np.mean(entry["quality"])), 6)} for name, entry in of.items()}
-        for answers, of in trial["budgets"].items()
-    }
-    return {**trial, "budgets": budgets}
 
 
 def table(results: Mapping[str, Any]) -> str:
