@@ -10,8 +10,6 @@ seeds, budgets and rankings were fixed before the first run.
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,14 +29,13 @@ from pit.evaluate.stats import delta
 from pit.improve import Models
 from pit.run.folder import Run
 from pit.run.stage import Stage
-from pit.stages import offline, rl, rl_again, sft
-from pit.stages.graph import improver_of, stages_of
-from study_search import in_short
+from pit.stages import offline, rl, rl_again, rl_iterated, sft
+from study_search import in_short, trained
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "rivals.json"
 
-SETTINGS = ("rlhf=again", "rl_policy.anchor=init", "offline=both", "workers=1", "evaluate.gate=warn")
+SETTINGS = ("rlhf=again", "rl_policy.anchor=init", "offline=both")
 """What a run has besides the recipe demo: the second RL of the policy is anchored where it starts, as RL,1 is."""
 
 BUDGETS = (2, 6)
@@ -62,40 +59,21 @@ class Contender:
         return f"best of {answers}, quality" if self.role == "policy" else f"chain of {answers - 1}"
 
 
-def contenders(run: Run) -> dict[str, Contender]:
-    """Return PIT's improver and its rivals."""
-    return {
-        "PIT": Contender("improver", improver_of(run.config)),
-        "PIT before RL,1": Contender("improver", rl.IMPROVER_0),
-        "fine-tuned improver": Contender("improver", sft.IMPROVER),
-        "SRPO's improver": Contender("improver", offline.IMPROVER),
-        "RLHF": Contender("policy", rl.POLICY),
-        "RLHF, re-anchored": Contender("policy", rl_again.POLICY_AGAIN),
-        "DPO": Contender("policy", offline.POLICY),
-        "fine-tuned policy": Contender("policy", sft.POLICY),
-    }
+OURS = "PIT"
 
+CONTENDERS = {
+    OURS: Contender("improver", rl_iterated.IMPROVER_1),
+    "PIT before RL,1": Contender("improver", rl.IMPROVER_0),
+    "fine-tuned improver": Contender("improver", sft.IMPROVER),
+    "SRPO's improver": Contender("improver", offline.IMPROVER),
+    "RLHF": Contender("policy", rl.POLICY),
+    "RLHF, re-anchored": Contender("policy", rl_again.POLICY_AGAIN),
+    "DPO": Contender("policy", offline.POLICY),
+    "fine-tuned policy": Contender("policy", sft.POLICY),
+}
+"""PIT's improver and its rivals."""
 
-OURS, *RIVALS = (
-    "PIT",
-    "PIT before RL,1",
-    "fine-tuned improver",
-    "SRPO's improver",
-    "RLHF",
-    "RLHF, re-anchored",
-    "DPO",
-    "fine-tuned policy",
-)
-
-
-def trained(folder: Path, seed: int) -> Run:
-    """Return the finished demo run of a seed with all rivals; what is finished is not made again."""
-    if not (folder / "config.json").is_file() or not all(
-        stage.done(Run.open(folder)) for stage in stages_of(Run.open(folder).config)
-    ):
-        settings = [word for setting in (f"seed={seed}", *SETTINGS) for word in ("--set", setting)]
-        subprocess.run([sys.executable, "-m", "pit", "run", "demo", "--out", str(folder), *settings], check=True)
-    return Run.open(folder)
+RIVALS = [name for name in CONTENDERS if name != OURS]
 
 
 def trial(run: Run, wanted: int) -> dict[str, Any]:
@@ -105,7 +83,7 @@ def trial(run: Run, wanted: int) -> dict[str, Any]:
     models = Models.load(run, run.config.reward_gap.packing, config=replace(config, rank="both", select="all"))
     models = remembering(models)
     budgets: dict[int, dict[str, Any]] = {answers: {} for answers in BUDGETS}
-    for name, contender in contenders(run).items():
+    for name, contender in CONTENDERS.items():
         own = contender.models(run, models)
         for answers in BUDGETS:
             split = contender.split(answers)
@@ -158,7 +136,7 @@ def table(results: Mapping[str, Any]) -> str:
         lines.append(f"| {row['answers']} | {row['rival']} | {seeds} | {mean} | {p} |")
     lines += ["", "| answers | contender | quality | tokens per prompt |", "|---|---|---|---|"]
     for answers in results["trials"][0]["budgets"]:
-        for name in (OURS, *RIVALS):
+        for name in CONTENDERS:
             entries = [trial["budgets"][answers][name] for trial in results["trials"]]
             quality, tokens = (np.mean([entry[key] for entry in entries]) for key in ("quality", "tokens_per_prompt"))
             lines.append(f"| {answers} | {name} | {quality:.3f} | {tokens:.1f} |")
@@ -178,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         jax.config.update("jax_compilation_cache_dir", str(options.work / "xla"))
         measured, trials = commit(), []
         for seed in options.seeds:
-            made = trial(trained(options.work / str(seed), seed), options.prompts)
+            made = trial(trained(options.work / str(seed), seed, *SETTINGS), options.prompts)
             trials.append(json.loads(json.dumps(made)))
             short = [in_short(trial) for trial in trials]
             results = {"commit": measured, "versions": versions(), "compared": compared(trials), "trials": short}

@@ -96,9 +96,10 @@ def recombined(models: Models, prompts: Tokens, answers: int, config: ImproveCon
     return Tokens.of([members[majority(members)] for members in rows]), spent
 
 
-def trained(folder: Path, seed: int) -> Run:
-    """Return the finished demo run of a seed, one stage at a time; what is finished is not made again."""
-    options = ["--out", str(folder), "--set", f"seed={seed}", "--set", "workers=1", "--set", "evaluate.gate=warn"]
+def trained(folder: Path, seed: int, *more: str) -> Run:
+    """Return the finished demo run of a seed with more settings; what is finished is not made again."""
+    settings = (f"seed={seed}", "workers=1", "evaluate.gate=warn", *more)
+    options = ["--out", str(folder), *(word for setting in settings for word in ("--set", setting))]
     finished = (folder / "config.json").is_file() and Run.open(folder)
     if not finished or not all(stage.done(finished) for stage in stages_of(finished.config)):
         subprocess.run([sys.executable, "-m", "pit", "run", "demo", *options], check=True)

@@ -36,10 +36,9 @@ def study(monkeypatch):
 def test_each_contender_is_its_own_model_at_the_same_number_of_answers(study, name):
     world, run = World(), run_of("rlhf=again", "offline=both", "improve.gap=symmetric", "improve.batch=64")
     world.score = lambda model, path: float(sum(path[-1]) % 7 - (sum(path[-2]) % 5 if len(path) == 3 else 0))
-    chosen = study.contenders(run)[name]
     patches = (
         mock.patch.object(study, "oracle_of", return_value=sum_of_tokens),
-        mock.patch.object(study, "contenders", return_value={name: chosen}),
+        mock.patch.object(study, "CONTENDERS", {name: study.CONTENDERS[name]}),
     )
     with world.watched("study"), patches[0], patches[1]:
         trial = study.trial(run, 5)
