@@ -13,7 +13,7 @@ from pit.config import override
 from pit.recipes.demo import tiny
 from pit.run.folder import Run
 from pit.stages import reward, rl, sft
-from pit.stages.graph import STAGES
+from pit.stages.graph import stages_of
 from pit.stages.prepare import prepare
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * LONG_S)]
@@ -79,7 +79,7 @@ def test_a_run_of_four_processes_leaves_what_a_run_leaves(four: Path) -> None:
 def test_other_numbers_of_processes_draw_and_measure_the_same(count: int, four: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     finished(["-m", "pit", "run", "tiny", "--out", folder, *words(DATA, *SETTINGS)], count, devices=4 // count)
-    for stage in STAGES:
+    for stage in stages_of(Run.open(four).config):
         require_close(folder, four, stage.name)
         assert record(folder, stage.name) == record(four, stage.name)
 
@@ -102,7 +102,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("mesh", MESHES)
 def test_every_mesh_is_that_of_one_process(mesh: str, tmp_path: Path) -> None:
     names = [sft.POLICY.name, reward.GAP.name, rl.IMPROVER_0.name]
-    settings = [*SETTINGS, *mesh.split(","), "sft_policy.steps=3", "rl_improver_0.steps=3"]
+    settings = [*SETTINGS, *mesh.split(","), "sft_policy.steps=3", "rl_improver_0.steps=4"]
     prepare(Run(tmp_path / "one", override(tiny(), settings)))
     shutil.copytree(tmp_path / "one", tmp_path / "four")
     finished([PROGRAM, tmp_path / "one", *names], 1, devices=4)
