@@ -48,7 +48,8 @@ MESHES = [
     "mesh.data=2,mesh.fsdp=2",
     "mesh.data=2,mesh.tensor=2",
     "mesh.fsdp=2,mesh.tensor=2",
-    "mesh.tensor=4,policy.heads=4,policy.kv_heads=4,reward_model.heads=4,reward_model.kv_heads=4",
+    "mesh.tensor=4,tokenizer.vocab_size=448,policy.heads=4,policy.kv_heads=4,reward_model.heads=4,"
+    "reward_model.kv_heads=4",
 ]
 """Every shape of a mesh over four devices."""
 
