@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(CPP_SOURCES)
 	@command -v $(firstword $(CXX)) >/dev/null || { echo "CXX=$(CXX) is not a C++ compiler on PATH; install g++ or clang, or name one: make venv CXX=clang++" >&2; exit 1; }
 	@if [ -x $(BIN)/python ]; then echo "venv 1/3: $(VENV) exists and is reused"; else echo "venv 1/3: creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
 	@echo "venv 2/3: build tools (downloads about 31 MB the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) scikit-build-core pybind11 cmake ninja
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) scikit-build-core pybind11 cmake ninja jaxlib
 	@echo "venv 3/3: PIT with its dependencies (downloads about 536 MB the first time), then compiling the C++ core"
 	@CXX="$(CXX)" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c $(CONSTRAINTS) -e '.[test,dev]'
 	@touch $@
@@ -115,7 +115,7 @@ lint: $(STAMP)  ## check style, types, layers and the extension's stub
 	@echo "lint 5/6: clang-format"
 	@$(BIN)/clang-format --dry-run -Werror $(filter %.hpp %.cpp,$(CPP_SOURCES))
 	@echo "lint 6/6: the stub of pit.data._core against the module"
-	@$(BIN)/python -m mypy.stubtest pit.data._core --mypy-config-file pyproject.toml --allowlist cpp/bindings/stubtest_allowlist.txt
+	@$(BIN)/python -m mypy.stubtest pit.data._core --mypy-config-file pyproject.toml --allowlist cpp/bindings/core/stubtest_allowlist.txt
 
 bench: $(STAMP)  ## run every scenario of bench/ at a small size, a line each (full size: python bench/NAME.py --full)
 	@failed=0; log=$$(mktemp); trap 'rm -f $$log' EXIT; \
