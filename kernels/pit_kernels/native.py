@@ -3,6 +3,8 @@
 from types import ModuleType
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array
 
 try:
     from pit_kernels import _native
@@ -12,9 +14,17 @@ else:
     _MODULE = _native
     jax.ffi.register_ffi_target("pit_attention_forward", _native.forward(), platform="cpu")
     jax.ffi.register_ffi_target("pit_attention_backward", _native.backward(), platform="cpu")
+    jax.ffi.register_ffi_target("pit_cached_attention", _native.cached(), platform="cpu")
 
 MISSING = None if _MODULE else "this install of pit_kernels has no C++ part, which pip install pit-jax builds"
 """Why the C++ part cannot serve; None where it is there."""
+
+
+def refusal(q: Array) -> str | None:
+    """Return why the C++ part cannot serve queries; None where it can."""
+    if MISSING is None and q.dtype not in (jnp.float32, jnp.bfloat16):
+        return f"its inputs are {q.dtype}, and it computes in bfloat16 and float32"
+    return MISSING
 
 
 def instructions() -> str | None:

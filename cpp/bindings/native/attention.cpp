@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <exception>
@@ -67,12 +68,16 @@ Executor on(ffi::ThreadPool pool) {
     };
 }
 
+Element element_of(ffi::AnyBuffer x) {
+    return x.element_type() == ffi::DataType::BF16 ? Element::kBfloat16 : Element::kFloat32;
+}
+
 Inputs inputs_of(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::AnyBuffer visible_until,
                  ffi::AnyBuffer position, float scale, float soft_cap, std::int64_t window) {
     const auto of_q = q.dimensions();
     return {{of_q[0], of_q[1], of_q[2], k.dimensions()[2], of_q[3]},
             {scale, soft_cap, window},
-            q.element_type() == ffi::DataType::BF16 ? Element::kBfloat16 : Element::kFloat32,
+            element_of(q),
             q.untyped_data(),
             k.untyped_data(),
             v.untyped_data(),
@@ -111,6 +116,26 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer k, ff
     });
 }
 
+// `first` has no element where every query sees all entries.
+ffi::Error cached(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::AnyBuffer start,
+                  ffi::AnyBuffer length, ffi::AnyBuffer first, ffi::Result<ffi::AnyBuffer> weighted,
+                  ffi::Result<ffi::AnyBuffer> peak, ffi::Result<ffi::AnyBuffer> total, float scale, float soft_cap) {
+    return checked([&] {
+        const auto of_q = q.dimensions();
+        pit::attention::cached({{of_q[0], of_q[1], of_q[2], k.dimensions()[2], of_q[3]},
+                                {scale, soft_cap, 0},
+                                element_of(q),
+                                q.untyped_data(),
+                                k.untyped_data(),
+                                v.untyped_data(),
+                                start.typed_data<std::int32_t>(),
+                                length.typed_data<std::int32_t>(),
+                                first.element_count() == 0 ? nullptr : first.typed_data<std::int32_t>()},
+                               on(pool), weighted->typed_data<float>(), peak->typed_data<float>(),
+                               total->typed_data<float>());
+    });
+}
+
 XLA_FFI_DEFINE_HANDLER(kForward, forward,
                        ffi::Ffi::Bind()
                            .Ctx<ffi::ThreadPool>()
@@ -143,6 +168,21 @@ XLA_FFI_DEFINE_HANDLER(kBackward, backward,
                            .Attr<float>("soft_cap")
                            .Attr<std::int64_t>("window"));
 
+XLA_FFI_DEFINE_HANDLER(kCached, cached,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Ret<ffi::AnyBuffer>()
+                           .Attr<float>("scale")
+                           .Attr<float>("soft_cap"));
+
 py::capsule capsule(XLA_FFI_Handler* handler) {
     return py::capsule(reinterpret_cast<void*>(handler));
 }
@@ -153,5 +193,6 @@ PYBIND11_MODULE(_native, m) {
     m.doc() = "Attention on CPUs in C++, as handlers of XLA's foreign function interface.";
     m.def("forward", [] { return capsule(kForward); });
     m.def("backward", [] { return capsule(kBackward); });
+    m.def("cached", [] { return capsule(kCached); });
     m.def("instructions", &pit::attention::instructions, "The instructions that the kernels of this machine use.");
 }

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <memory>
 #include <vector>
 
+#include "elements.hpp"
 #include "tiles.hpp"
 
 namespace pit::attention {
@@ -17,41 +17,6 @@ namespace {
 // The number follows from the shape alone, so that the sums do.
 constexpr std::int64_t kParts = 16;
 
-const TileFunctions& best() {
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
-        return kAvx512;
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        return kAvx2;
-    }
-#endif
-    return kBaseline;
-}
-
-float read(const float* from) {
-    return *from;
-}
-
-float read(const std::uint16_t* from) {
-    const std::uint32_t bits = static_cast<std::uint32_t>(*from) << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof(value));
-    return value;
-}
-
-void write(float value, float* to) {
-    *to = value;
-}
-
-// To the nearest bfloat16, ties to even; NaN stays NaN.
-void write(float value, std::uint16_t* to) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, sizeof(bits));
-    const std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    *to = static_cast<std::uint16_t>(std::isnan(value) ? (bits >> 16) | 0x40 : rounded);
-}
-
 // What all parts of a call share: sizes, and visible_until and position padded to whole blocks.
 struct Plan {
     Shape shape;
@@ -59,11 +24,13 @@ struct Plan {
     std::int64_t blocks;
     std::int64_t group;   // heads that share keys
     std::int64_t padded;  // width
+    const TileFunctions& tiles;
     std::vector<std::int32_t> visible_until;
     std::vector<std::int32_t> position;
     std::vector<std::int32_t> reach;  // [B, n]: largest visible_until of a block
 
-    explicit Plan(const Inputs& in) : shape(in.shape), settings(in.settings) {
+    explicit Plan(const Inputs& in)
+        : shape(in.shape), settings(in.settings), tiles(in.tiles == nullptr ? best() : *in.tiles) {
         blocks = (shape.tokens + kBlock - 1) / kBlock;
         group = shape.heads / shape.kv_heads;
         padded = (shape.width + kPad - 1) / kPad * kPad;
@@ -146,13 +113,6 @@ void transpose(const Plan& plan, const float* from, float* to) {
     }
 }
 
-using Floats = std::unique_ptr<float[]>;
-
-// Not set to anything: every element is written before it is read.
-Floats floats(std::int64_t count) {
-    return Floats(new float[static_cast<std::size_t>(count)]);
-}
-
 // A block of queries, packed, with the blocks of keys that it visits.
 struct Packed {
     std::int64_t row;
@@ -169,9 +129,15 @@ Packed pack(const Plan& plan, const T* q, std::int64_t row, std::int64_t kv_head
         gather(plan, q, plan.shape.heads, row, kv_head * plan.group + r, i * kBlock, kBlock, plan.settings.scale,
                made.q.get() + r * kBlock * plan.padded);
     }
-    made.queries = {plan.group,          i * kBlock,          plan.padded,
-                    plan.settings.soft_cap, plan.settings.window, plan.until(row),
-                    plan.positions(row), made.visited.data(), static_cast<std::int64_t>(made.visited.size()),
+    made.queries = {plan.group,
+                    i * kBlock,
+                    plan.padded,
+                    plan.settings.soft_cap,
+                    plan.settings.window,
+                    plan.until(row),
+                    plan.positions(row),
+                    made.visited.data(),
+                    static_cast<std::int64_t>(made.visited.size()),
                     made.q.get()};
     return made;
 }
@@ -205,7 +171,7 @@ void forward_block(const Plan& plan, const T* q, const Keys& keys, std::int64_t 
     std::vector<float> peak(static_cast<std::size_t>(rows), -std::numeric_limits<float>::max());
     std::vector<float> total(static_cast<std::size_t>(rows), 0.0f);
     std::vector<float> sum(static_cast<std::size_t>(rows * plan.padded), 0.0f);
-    best().forward({of.queries, keys, p.get(), peak.data(), total.data(), sum.data()});
+    plan.tiles.forward({of.queries, keys, p.get(), {plan.padded, sum.data(), peak.data(), total.data()}});
     for_queries(plan, of, [&](std::int64_t m, std::int64_t head, std::int64_t t) {
         const bool alive = plan.alive(row, t);
         const auto at = static_cast<std::size_t>(m);
@@ -267,8 +233,8 @@ void backward_block(const Plan& plan, const T* q, const Keys& keys, std::int64_t
         lse[static_cast<std::size_t>(m)] = plan.alive(row, t) ? of.lse[from] : 0.0f;
         delta[static_cast<std::size_t>(m)] = plan.alive(row, t) ? of.delta[from] : 0.0f;
     });
-    best().backward({packed.queries, keys, lse.data(), delta.data(), d_out.get(), p.get(), d_p.get(), d_q.data(), d_k,
-                     d_v});
+    plan.tiles.backward(
+        {packed.queries, keys, lse.data(), delta.data(), d_out.get(), p.get(), d_p.get(), d_q.data(), d_k, d_v});
     for_queries(plan, packed, [&](std::int64_t m, std::int64_t head, std::int64_t t) {
         const bool alive = plan.alive(row, t);
         const float* const from = d_q.data() + m * plan.padded;
@@ -352,10 +318,6 @@ void backward(const Inputs& in, const float* lse, const float* delta, const void
     } else {
         as(float{});
     }
-}
-
-const char* instructions() {
-    return best().name;
 }
 
 }  // namespace pit::attention

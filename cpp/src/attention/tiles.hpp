@@ -20,24 +20,42 @@ struct Keys {
 // A block of queries of all heads that share the keys: M = heads * kBlock rows, head after head.
 struct Queries {
     std::int64_t heads;
-    std::int64_t first;                   // flat index of the first token
-    std::int64_t padded;                  // P
-    float soft_cap;                       // 0 for none
-    std::int64_t window;                  // 0 for none
-    const std::int32_t* visible_until;    // of the whole row, padded with zeros to whole blocks
-    const std::int32_t* position;         // of the whole row; read with a window only
-    const std::int32_t* visited;          // blocks of keys, in order
+    std::int64_t first;                 // flat index of the first token
+    std::int64_t padded;                // P
+    float soft_cap;                     // 0 for none
+    std::int64_t window;                // 0 for none
+    const std::int32_t* visible_until;  // of the whole row, padded with zeros to whole blocks
+    const std::int32_t* position;       // of the whole row; read with a window only
+    const std::int32_t* visited;        // blocks of keys, in order
     std::int64_t visits;
-    const float* q;                       // [M, P], scaled, zeros in padding
+    const float* q;  // [M, P], scaled, zeros in padding
+};
+
+// Sums of M queries over keys: of exp(logit - peak) times the values, and of exp(logit - peak).
+struct Sums {
+    std::int64_t padded;  // P
+    float* weighted;      // [M, P]
+    float* peak;          // [M]
+    float* total;         // [M]
 };
 
 struct ForwardTile {
     Queries queries;
     Keys keys;
-    float* p;      // [M, kBlock], scratch
-    float* peak;   // [M]
-    float* total;  // [M]
-    float* out;    // [M, P]: the output before it is divided by total
+    float* p;  // [M, kBlock], scratch
+    Sums sums;
+};
+
+// Queries of one head over the first `length` keys of a cache.
+struct CacheTile {
+    std::int64_t rows;  // M, even
+    std::int64_t length;
+    const std::int32_t* first;  // [M]: first key that a query sees; null for all
+    float soft_cap;             // 0 for none
+    const float* q;             // [M, P], scaled
+    Keys keys;
+    float* p;  // [M, kBlock], scratch
+    Sums sums;
 };
 
 struct BackwardTile {
@@ -55,6 +73,7 @@ struct BackwardTile {
 
 struct TileFunctions {
     void (*forward)(const ForwardTile& tile);
+    void (*cache)(const CacheTile& tile);
     void (*backward)(const BackwardTile& tile);
     const char* name;
 };
@@ -64,5 +83,9 @@ extern const TileFunctions kBaseline;
 extern const TileFunctions kAvx2;
 extern const TileFunctions kAvx512;
 #endif
+
+// The best ones for this machine, and whether it has the instructions of some.
+const TileFunctions& best();
+bool runs(const TileFunctions& tiles);
 
 }  // namespace pit::attention

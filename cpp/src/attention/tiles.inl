@@ -87,7 +87,7 @@ template <int rows, bool add>
 void product_strip(const float* a, std::int64_t row, std::int64_t step, const float* b, std::int64_t b_row, float* c,
                    std::int64_t c_row, std::int64_t depth) {
     Vector sum[rows][2];
-    #pragma GCC unroll 16
+#pragma GCC unroll 16
     for (int m = 0; m < rows; ++m) {
         sum[m][0] = add ? load(c + m * c_row) : Vector{};
         sum[m][1] = add ? load(c + m * c_row + kLanes) : Vector{};
@@ -96,21 +96,22 @@ void product_strip(const float* a, std::int64_t row, std::int64_t step, const fl
         const Vector b0 = load(b + d * b_row);
         const Vector b1 = load(b + d * b_row + kLanes);
         const float* const from = a + d * step;
-    #pragma GCC unroll 16
-    for (int m = 0; m < rows; ++m) {
+#pragma GCC unroll 16
+        for (int m = 0; m < rows; ++m) {
             const Vector x = all(from[m * row]);
             sum[m][0] += x * b0;
             sum[m][1] += x * b1;
         }
     }
-    #pragma GCC unroll 16
+#pragma GCC unroll 16
     for (int m = 0; m < rows; ++m) {
         store(c + m * c_row, sum[m][0]);
         store(c + m * c_row + kLanes, sum[m][1]);
     }
 }
 
-// c [rows, columns] = or += a [rows, depth] b [depth, columns], strip by strip; rows are even, columns multiples of kPad.
+// c [rows, columns] = or += a [rows, depth] b [depth, columns], strip by strip; rows are even, columns multiples of
+// kPad.
 template <bool add>
 void product(const float* a, std::int64_t row, std::int64_t step, const float* b, std::int64_t b_row, float* c,
              std::int64_t c_row, std::int64_t rows, std::int64_t depth, std::int64_t columns) {
@@ -163,50 +164,70 @@ Integers lane_index() {
     return index;
 }
 
+// Turns logits [rows, kBlock] into weights exp(logit - peak), and what was summed under an older peak fades. `seen(m,
+// s)` tells which of the keys s, s + 1 ... query m sees.
+template <typename Seen>
+void softmax(float* p, std::int64_t rows, float soft_cap, const Sums& sums, bool masked, const Seen& seen) {
+    for (std::int64_t m = 0; m < rows; ++m, p += kBlock) {
+        Vector most = all(kLowest);
+        for (std::int64_t s = 0; s < kBlock; s += kLanes) {
+            Vector x = load(p + s);
+            x = soft_cap != 0.0f ? capped(x, soft_cap) : x;
+            x = masked ? select(seen(m, s), x, all(kLowest)) : x;
+            store(p + s, x);
+            most = larger(most, x);
+        }
+        const float before = sums.peak[m], now = largest_of(most);
+        const float peak = now > before ? now : before;
+        if (peak > before) {
+            const Vector fade = exponential(all(before - peak));
+            sums.total[m] *= fade[0];
+            sums.peak[m] = peak;
+            for (std::int64_t h = 0; h < sums.padded; h += kLanes) {
+                float* const at = sums.weighted + m * sums.padded + h;
+                store(at, load(at) * fade);
+            }
+        }
+        Vector sum = Vector{};
+        for (std::int64_t s = 0; s < kBlock; s += kLanes) {
+            const Vector x = load(p + s);
+            // A query that has seen nothing yet has the peak kLowest, as has all that it does not see.
+            const Vector weight = select(x <= kLowest, Vector{}, exponential(x - peak));
+            store(p + s, weight);
+            sum += weight;
+        }
+        sums.total[m] += sum_of(sum);
+    }
+}
+
 void forward_tile(const ForwardTile& tile) {
     const Queries& of = tile.queries;
-    const std::int64_t rows = of.heads * kBlock;
     const Integers index = lane_index();
     for (std::int64_t visit = 0; visit < of.visits; ++visit) {
         const std::int64_t first_key = of.visited[visit] * kBlock;
-        product<false>(of.q, of.padded, 1, tile.keys.k_t + first_key * of.padded, kBlock, tile.p, kBlock, rows,
-                       of.padded, kBlock);
-        const bool masked = !sees_all(of, first_key);
-        for (std::int64_t m = 0; m < rows; ++m) {
-            float* const p = tile.p + m * kBlock;
-            const std::int64_t query = of.first + m % kBlock;
-            Vector most = all(kLowest);
-            for (std::int64_t s = 0; s < kBlock; s += kLanes) {
-                Vector x = load(p + s);
-                x = of.soft_cap != 0.0f ? capped(x, of.soft_cap) : x;
-                if (masked) {
-                    x = select(seen(of, query, first_key + s, index), x, all(kLowest));
-                }
-                store(p + s, x);
-                most = larger(most, x);
-            }
-            const float before = tile.peak[m], now = largest_of(most);
-            const float peak = now > before ? now : before;
-            if (peak > before) {
-                const Vector fade = exponential(all(before - peak));
-                tile.total[m] *= fade[0];
-                tile.peak[m] = peak;
-                for (std::int64_t h = 0; h < of.padded; h += kLanes) {
-                    store(tile.out + m * of.padded + h, load(tile.out + m * of.padded + h) * fade);
-                }
-            }
-            Vector sum = Vector{};
-            for (std::int64_t s = 0; s < kBlock; s += kLanes) {
-                const Vector x = load(p + s);
-                // A row that has seen nothing yet has the peak kLowest, as all that it does not see.
-                const Vector weight = select(x <= kLowest, Vector{}, exponential(x - peak));
-                store(p + s, weight);
-                sum += weight;
-            }
-            tile.total[m] += sum_of(sum);
-        }
-        product<true>(tile.p, kBlock, 1, tile.keys.v + first_key * of.padded, of.padded, tile.out, of.padded, rows,
-                      kBlock, of.padded);
+        product<false>(of.q, of.padded, 1, tile.keys.k_t + first_key * of.padded, kBlock, tile.p, kBlock,
+                       of.heads * kBlock, of.padded, kBlock);
+        softmax(tile.p, of.heads * kBlock, of.soft_cap, tile.sums, !sees_all(of, first_key),
+                [&](std::int64_t m, std::int64_t s) { return seen(of, of.first + m % kBlock, first_key + s, index); });
+        product<true>(tile.p, kBlock, 1, tile.keys.v + first_key * of.padded, of.padded, tile.sums.weighted, of.padded,
+                      of.heads * kBlock, kBlock, of.padded);
+    }
+}
+
+void cache_tile(const CacheTile& tile) {
+    const std::int64_t padded = tile.sums.padded;
+    const Integers index = lane_index();
+    for (std::int64_t first_key = 0; first_key < tile.length; first_key += kBlock) {
+        product<false>(tile.q, padded, 1, tile.keys.k_t + first_key * padded, kBlock, tile.p, kBlock, tile.rows, padded,
+                       kBlock);
+        const bool masked = tile.first != nullptr || first_key + kBlock > tile.length;
+        softmax(tile.p, tile.rows, tile.soft_cap, tile.sums, masked, [&](std::int64_t m, std::int64_t s) {
+            const Integers key = index + static_cast<std::int32_t>(first_key + s);
+            const Integers held = key < static_cast<std::int32_t>(tile.length);
+            return tile.first == nullptr ? held : held & (key >= tile.first[m]);
+        });
+        product<true>(tile.p, kBlock, 1, tile.keys.v + first_key * padded, padded, tile.sums.weighted, padded,
+                      tile.rows, kBlock, padded);
     }
 }
 

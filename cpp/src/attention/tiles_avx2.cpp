@@ -6,8 +6,7 @@
 
 namespace pit::attention {
 
-const TileFunctions kAvx2{forward_tile, backward_tile, "avx2"};
+const TileFunctions kAvx2{forward_tile, cache_tile, backward_tile, "avx2"};
 
 }  // namespace pit::attention
 #endif
-

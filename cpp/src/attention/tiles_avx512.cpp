@@ -6,8 +6,7 @@
 
 namespace pit::attention {
 
-const TileFunctions kAvx512{forward_tile, backward_tile, "avx512"};
+const TileFunctions kAvx512{forward_tile, cache_tile, backward_tile, "avx512"};
 
 }  // namespace pit::attention
 #endif
-

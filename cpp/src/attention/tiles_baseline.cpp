@@ -5,7 +5,6 @@
 
 namespace pit::attention {
 
-const TileFunctions kBaseline{forward_tile, backward_tile, "baseline"};
+const TileFunctions kBaseline{forward_tile, cache_tile, backward_tile, "baseline"};
 
 }  // namespace pit::attention
-

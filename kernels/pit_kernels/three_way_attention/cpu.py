@@ -12,11 +12,7 @@ from pit_kernels.three_way_attention.settings import Settings
 
 def refuses(settings: Settings, q: Float[Array, "B T N H"], *arrays: Array) -> str | None:
     """Return why the backend cannot serve a call, or None."""
-    if native.MISSING is not None:
-        return native.MISSING
-    if q.dtype not in (jnp.float32, jnp.bfloat16):
-        return f"q is {q.dtype}; the C++ code takes float32 and bfloat16"
-    return None
+    return native.refusal(q)
 
 
 def forward(
