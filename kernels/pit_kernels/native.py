@@ -28,5 +28,5 @@ def refusal(q: Array) -> str | None:
 
 
 def instructions() -> str | None:
-    """Return the instructions that the C++ part uses on this machine ("avx512", "avx2", "baseline"); None without it."""
+    """Return the instructions that the C++ part uses here ("avx512", "avx2", "baseline"); None without it."""
     return None if _MODULE is None else str(_MODULE.instructions())

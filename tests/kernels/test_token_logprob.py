@@ -312,7 +312,7 @@ def call(hidden=(3, 4), weight=(5, 4), target=(3,), dtype=jnp.float32, target_dt
         ({"bias": jnp.zeros(4)}, r"bias has shape \(4,\); it must be \[V\] = \(5,\)"),
         ({"valid": jnp.ones(2, bool)}, r"valid has shape \(2,\); it must be \[M\] = \(3,\)"),
         ({"valid": jnp.ones(3)}, r"valid has dtype float32; it must be bool: compare it"),
-        ({"implementation": "sparse"}, r"token_logprob has no sparse backend; available: pallas_tpu, triton_gpu, cpu, xla"),
+        ({"implementation": "sparse"}, r"token_logprob has no sparse backend; available: pallas_tpu, triton_gpu, xla"),
         ({"implementation": "xla", "interpret": True}, r"interpret is for TPU kernels, and implementation is 'xla'"),
         (
             {"implementation": "pallas_tpu", "hidden": (0, 4), "target": (0,)},

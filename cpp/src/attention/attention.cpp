@@ -265,6 +265,9 @@ template <typename T>
 void backward_as(const Inputs& in, const Executor& run, const Gradient<T>& of, T* d_k, T* d_v) {
     const Plan plan(in);
     const std::int64_t heads = plan.shape.batch * plan.shape.kv_heads, size = plan.row_tokens() * plan.padded;
+    if (heads * plan.blocks == 0) {
+        return;
+    }
     const std::int64_t parts = std::min(plan.blocks, (kParts + heads - 1) / heads);
     const Floats k = floats(heads * size), k_t = floats(heads * size), v_t = floats(heads * size);
     run(heads, [&](std::int64_t n) {

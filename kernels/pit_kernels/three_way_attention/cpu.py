@@ -55,7 +55,7 @@ def _attributes(settings: Settings) -> dict[str, np.generic]:
     return {
         "scale": np.float32(settings.scale),
         "soft_cap": np.float32(settings.logit_soft_cap or 0),
-        "window": np.int64(settings.window or 0),
+        "window": np.int64(min(settings.window or 0, np.iinfo(np.int32).max)),
     }
 
 
