@@ -89,7 +89,9 @@ struct Problem {
     std::vector<float> q, k, v, d_out, d_lse;
     std::vector<std::int32_t> until, position;
 
-    Problem(pit_test::Dice& dice, const Shape& of, const Settings& with) : shape(of), settings(with) {
+    // Rows of trees; with a length, one chain of so many tokens a row.
+    Problem(pit_test::Dice& dice, const Shape& of, const Settings& with, std::int32_t chain = 0)
+        : shape(of), settings(with) {
         const std::int64_t tokens = of.batch * of.tokens;
         q = draw(dice, tokens * of.heads * of.width);
         k = draw(dice, tokens * of.kv_heads * of.width);
@@ -97,6 +99,10 @@ struct Problem {
         d_out = draw(dice, tokens * of.heads * of.width);
         d_lse = draw(dice, tokens * of.heads);
         draw_rows(dice, of, until, position);
+        for (std::int64_t t = 0; chain != 0 && t < tokens; ++t) {
+            until[static_cast<std::size_t>(t)] = t % of.tokens < chain ? chain : 0;
+            position[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(t % of.tokens);
+        }
         for (std::int64_t t = 0; t < tokens; ++t) {
             if (!alive(t / of.tokens, t % of.tokens)) {
                 for (std::vector<float>* x : {&q, &k, &v, &d_out}) {
@@ -343,6 +349,9 @@ int main() {
     check(Problem(dice, {1, 260, 5, 1, 33}, {0.1f, 0, 40}));
     check(Problem(dice, {3, 64, 1, 1, 16}, {0.5f, 2.0f, 7}));
     check(Problem(dice, {1, 5, 2, 1, 4}, {1.0f, 0, 0}));
+    // One token past a block's edge, alone and in a window that holds one token before it.
+    check(Problem(dice, {1, 130, 2, 1, 8}, {0.3f, 0, 0}, 65));
+    check(Problem(dice, {1, 130, 2, 1, 8}, {0.3f, 0, 2}, 65));
     check_cache(dice, {{3, 2, 5, 70, 64}, {0.125f, 0, 0}, false});
     check_cache(dice, {{2, 1, 48, 130, 16}, {0.3f, 4.0f, 0}, false});
     check_cache(dice, {{4, 2, 3, 150, 33}, {0.2f, 0, 0}, true});

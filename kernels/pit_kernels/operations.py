@@ -34,7 +34,7 @@ def unsupported_reason(operation: str, implementation: str) -> str | None:
       >>> unsupported_reason("token_logprob", "xla") is None
       True
       >>> print(unsupported_reason("token_logprob", "sparse"))
-      token_logprob has no sparse backend; available: pallas_tpu, triton_gpu, cpu, xla
+      token_logprob has no sparse backend; available: pallas_tpu, triton_gpu, xla
     """
     if operation not in BACKENDS:
         raise ValueError(f"operation is {operation!r}; it must be one of {', '.join(BACKENDS)}")
