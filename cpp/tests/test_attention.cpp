@@ -13,8 +13,6 @@
 #include "pit/attention/attention.hpp"
 #include "pit/support/parts.hpp"
 
-// A vector of 16 lanes as a parameter would be passed otherwise with AVX-512; all are inside of this file.
-#pragma GCC diagnostic ignored "-Wpsabi"
 #define PIT_LANES 16
 #define PIT_ROWS 12
 #include "../src/attention/tiles.inl"
