@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(CPP_SOURCES)
 	@command -v $(firstword $(CXX)) >/dev/null || { echo "CXX=$(CXX) is not a C++ compiler on PATH; install g++ or clang, or name one: make venv CXX=clang++" >&2; exit 1; }
 	@if [ -x $(BIN)/python ]; then echo "venv 1/3: $(VENV) exists and is reused"; else echo "venv 1/3: creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
 	@echo "venv 2/3: build tools (downloads about 31 MB the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) scikit-build-core pybind11 cmake ninja
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) scikit-build-core pybind11 cmake ninja jaxlib
 	@echo "venv 3/3: PIT with its dependencies (downloads about 536 MB the first time), then compiling the C++ core"
 	@CXX="$(CXX)" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c $(CONSTRAINTS) -e '.[test,dev]'
 	@touch $@
@@ -103,7 +103,7 @@ TIMES ?= 20
 properties: $(STAMP)  ## test properties on 20 times as many examples (TIMES=N: N times), where they fix no number: most on 2000
 	PIT_EXAMPLES_TIMES=$(TIMES) $(BIN)/python -m pytest -m hypothesis $(WORKERS) --timeout=7200
 
-lint: $(STAMP)  ## check style, types, layers and the extension's stub
+lint: $(STAMP)  ## check style, types, layers and the extensions' stubs
 	@echo "lint 1/6: ruff check"
 	@$(BIN)/ruff check .
 	@echo "lint 2/6: ruff format"
@@ -113,9 +113,9 @@ lint: $(STAMP)  ## check style, types, layers and the extension's stub
 	@echo "lint 4/6: import layers"
 	@$(BIN)/lint-imports
 	@echo "lint 5/6: clang-format"
-	@$(BIN)/clang-format --dry-run -Werror $(filter %.hpp %.cpp,$(CPP_SOURCES))
-	@echo "lint 6/6: the stub of pit.data._core against the module"
-	@$(BIN)/python -m mypy.stubtest pit.data._core --mypy-config-file pyproject.toml --allowlist cpp/bindings/stubtest_allowlist.txt
+	@$(BIN)/clang-format --dry-run -Werror $(filter %.hpp %.cpp %.inl,$(CPP_SOURCES))
+	@echo "lint 6/6: the stubs of the extension modules against them"
+	@$(BIN)/python -m mypy.stubtest pit.data._core pit_kernels._native --mypy-config-file pyproject.toml --allowlist cpp/bindings/core/stubtest_allowlist.txt
 
 bench: $(STAMP)  ## run every scenario of bench/ at a small size, a line each (full size: python bench/NAME.py --full)
 	@failed=0; log=$$(mktemp); trap 'rm -f $$log' EXIT; \
@@ -131,8 +131,8 @@ sanitize: $(STAMP)  ## run the C++ tests with address and undefined-behaviour sa
 	@ctest --test-dir build/sanitize --parallel $(JOBS) --output-on-failure
 	@echo "sanitize 2/2: threads; building in build/sanitize-thread"
 	@cmake -S . -B build/sanitize-thread -G Ninja -DPIT_BUILD_TESTS=ON -DPIT_SANITIZE=thread >/dev/null
-	@cmake --build build/sanitize-thread --parallel $(JOBS) --target test_threads test_store
-	@ctest --test-dir build/sanitize-thread --tests-regex 'test_(threads|store)' --output-on-failure
+	@cmake --build build/sanitize-thread --parallel $(JOBS) --target test_threads test_store test_attention
+	@ctest --test-dir build/sanitize-thread --tests-regex 'test_(threads|store|attention)' --output-on-failure
 
 FUZZ_INPUTS ?= 1000000
 VALIDATORS := store/arrow store/token_table support/state curriculum/curriculum curriculum/feedback packing/planner

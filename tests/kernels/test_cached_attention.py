@@ -165,7 +165,7 @@ def call(slots=6, prefixes=3, **changes):
         ({"suffix_v": jnp.zeros((6, K, C1, H), jnp.bfloat16)}, r"dtypes are .*suffix_v bfloat16; they must be one"),
         (
             {"implementation": "sparse"},
-            "has no sparse backend; available: pallas_tpu, triton_gpu, xla",
+            "has no sparse backend; available: pallas_tpu, triton_gpu, cpu, xla",
         ),
     ],
 )

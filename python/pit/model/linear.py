@@ -19,12 +19,18 @@ def linear(x: Float[Array, "..."], weight: Float[Array, "..."], inputs: int = 1)
     The result has the dtype of x, to which the weight is cast; the gradient of the weight has the weight's own dtype
     and is never rounded to that of x.
     """
-    if x.dtype != jnp.bfloat16:
+    if x.dtype != jnp.bfloat16 and not on_cpu():
         return jnp.tensordot(x, weight.astype(x.dtype), axes=inputs)
-    # As matrices: XLA's CPU backend has no bfloat16 product with float32 sums for every arrangement of more axes.
+    # As matrices: of more axes, XLA's CPU backend has not every bfloat16 product with float32 sums, and it transposes
+    # d_out in memory for a weight's gradient, which takes as long as all products of the layer.
     rows, outputs = x.shape[: x.ndim - inputs], weight.shape[inputs:]
     width = math.prod(weight.shape[:inputs])
-    return _accumulated(x.reshape(-1, width), weight.reshape(width, -1)).reshape(*rows, *outputs)
+    product = _accumulated if x.dtype == jnp.bfloat16 else _plain
+    return product(x.reshape(-1, width), weight.reshape(width, -1)).reshape(*rows, *outputs)
+
+
+def _plain(x: Float[Array, "m d"], weight: Float[Array, "d n"]) -> Float[Array, "m n"]:
+    return jnp.dot(x, weight.astype(x.dtype))
 
 
 @custom_vjp
