@@ -122,7 +122,7 @@ lint: $(STAMP)  ## check style, types, layers and the extension's stub
 	@echo "lint 5/6: clang-format"
 	@$(BIN)/clang-format --dry-run -Werror $(filter %.hpp %.cpp,$(CPP_SOURCES))
 	@echo "lint 6/6: the stub of pit.data._core against the module"
-	@$(BIN)/python -m mypy.stubtest pit.data._core --mypy-config-file pyproject.toml --allowlist cpp/bindings/stubtest_allowlist.txt
+	@$(BIN)/python -m mypy.stubtest pit.data._core --mypy-config-file cpp/bindings/stubtest.ini --allowlist cpp/bindings/stubtest_allowlist.txt
 
 bench: $(STAMP)  ## run every scenario of bench/ at a small size, a line each (full size: python bench/NAME.py --full)
 	@failed=0; log=$$(mktemp); trap 'rm -f $$log' EXIT; \
