@@ -22,6 +22,7 @@ endif
 CONSTRAINTS := $(if $(filter 3.11,$(VERSION)),constraints.txt,constraints-newest.txt)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+TOOLS := $(VENV)/.tools-stamp
 # A file's tests share what it makes. Files go out in the order of tests/conftest.py, the longest first.
 WORKERS := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 CPP_SOURCES := $(shell find cpp -type f)
@@ -30,14 +31,17 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Images of containers often forbid bytecode, and every command of hundreds would then compile all modules.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo docs docs-venv test test-newest test-gpu test-all properties lint bench sanitize fuzz clean
+.PHONY: help venv build-tools demo docs docs-venv test test-newest test-gpu test-all properties lint bench sanitize fuzz clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## make .venv: download the pinned packages, compile the C++ core
 
-$(STAMP): pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(CPP_SOURCES)
+build-tools: $(TOOLS)
+
+# What compiles the core: the sanitizers need no more.
+$(TOOLS): pyproject.toml $(CONSTRAINTS)
 	@command -v $(PYTHON) >/dev/null || { echo "PYTHON=$(PYTHON) is not on PATH; name one: make venv PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"PYTHON=$(PYTHON) is Python {sys.version.split()[0]}; PIT needs 3.11 or newer: make venv PYTHON=/path/to/python3.11")'
 	@$(PYTHON) -c 'import os, sys, sysconfig as s; os.path.exists(os.path.join(s.get_path("include"), "Python.h")) or sys.exit("PYTHON=$(PYTHON) has no C headers (Python.h); install the python3-dev package that belongs to it")'
@@ -45,6 +49,9 @@ $(STAMP): pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(CPP_SOURCES)
 	@if [ -x $(BIN)/python ]; then echo "venv 1/3: $(VENV) exists and is reused"; else echo "venv 1/3: creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
 	@echo "venv 2/3: build tools (downloads about 31 MB the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) scikit-build-core pybind11 cmake ninja jaxlib
+	@touch $@
+
+$(STAMP): $(TOOLS) pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(CPP_SOURCES)
 	@echo "venv 3/3: PIT with its dependencies (downloads about 536 MB the first time), then compiling the C++ core"
 	@CXX="$(CXX)" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c $(CONSTRAINTS) -e '.[test,dev]'
 	@touch $@
@@ -124,7 +131,7 @@ bench: $(STAMP)  ## run every scenario of bench/ at a small size, a line each (f
 	  else cat $$log; echo "bench: $$scenario: failed"; failed=1; fi; \
 	done; exit $$failed
 
-sanitize: $(STAMP)  ## run the C++ tests with address and undefined-behaviour sanitizers, those of threads with the thread sanitizer
+sanitize: $(TOOLS)  ## run the C++ tests with address and undefined-behaviour sanitizers, those of threads with the thread sanitizer
 	@echo "sanitize 1/2: address, undefined behaviour; building in build/sanitize"
 	@cmake -S . -B build/sanitize -G Ninja -DPIT_BUILD_TESTS=ON -DPIT_SANITIZE=address,undefined >/dev/null
 	@cmake --build build/sanitize --parallel $(JOBS)
