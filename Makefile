@@ -47,12 +47,12 @@ $(TOOLS): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import os, sys, sysconfig as s; os.path.exists(os.path.join(s.get_path("include"), "Python.h")) or sys.exit("PYTHON=$(PYTHON) has no C headers (Python.h); install the python3-dev package that belongs to it")'
 	@command -v $(firstword $(CXX)) >/dev/null || { echo "CXX=$(CXX) is not a C++ compiler on PATH; install g++ or clang, or name one: make venv CXX=clang++" >&2; exit 1; }
 	@if [ -x $(BIN)/python ]; then echo "venv 1/3: $(VENV) exists and is reused"; else echo "venv 1/3: creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
-	@echo "venv 2/3: build tools (downloads about 31 MB the first time)"
+	@echo "venv 2/3: what compiles the C++ core (downloads about 162 MB the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) scikit-build-core pybind11 cmake ninja jaxlib
 	@touch $@
 
 $(STAMP): $(TOOLS) pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(CPP_SOURCES)
-	@echo "venv 3/3: PIT with its dependencies (downloads about 536 MB the first time), then compiling the C++ core"
+	@echo "venv 3/3: PIT with its dependencies (downloads about 405 MB the first time), then compiling the C++ core"
 	@CXX="$(CXX)" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c $(CONSTRAINTS) -e '.[test,dev]'
 	@touch $@
 	@echo "venv: ready"
