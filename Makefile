@@ -40,18 +40,23 @@ venv: $(STAMP)  ## make .venv: download the pinned packages, compile the C++ cor
 
 build-tools: $(TOOLS)
 
+define require_compiler
+@command -v $(firstword $(CXX)) >/dev/null || { echo "CXX=$(CXX) is not a C++ compiler on PATH; install g++ or clang, or name one: make venv CXX=clang++" >&2; exit 1; }
+endef
+
 # What compiles the core: the sanitizers need no more.
 $(TOOLS): pyproject.toml $(CONSTRAINTS)
 	@command -v $(PYTHON) >/dev/null || { echo "PYTHON=$(PYTHON) is not on PATH; name one: make venv PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"PYTHON=$(PYTHON) is Python {sys.version.split()[0]}; PIT needs 3.11 or newer: make venv PYTHON=/path/to/python3.11")'
 	@$(PYTHON) -c 'import os, sys, sysconfig as s; os.path.exists(os.path.join(s.get_path("include"), "Python.h")) or sys.exit("PYTHON=$(PYTHON) has no C headers (Python.h); install the python3-dev package that belongs to it")'
-	@command -v $(firstword $(CXX)) >/dev/null || { echo "CXX=$(CXX) is not a C++ compiler on PATH; install g++ or clang, or name one: make venv CXX=clang++" >&2; exit 1; }
+	$(require_compiler)
 	@if [ -x $(BIN)/python ]; then echo "venv 1/3: $(VENV) exists and is reused"; else echo "venv 1/3: creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
 	@echo "venv 2/3: what compiles the C++ core (downloads about 162 MB the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) scikit-build-core pybind11 cmake ninja jaxlib
 	@touch $@
 
 $(STAMP): $(TOOLS) pyproject.toml $(CONSTRAINTS) CMakeLists.txt $(CPP_SOURCES)
+	$(require_compiler)
 	@echo "venv 3/3: PIT with its dependencies (downloads about 405 MB the first time), then compiling the C++ core"
 	@CXX="$(CXX)" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c $(CONSTRAINTS) -e '.[test,dev]'
 	@touch $@
