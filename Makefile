@@ -127,7 +127,7 @@ lint: $(STAMP)  ## check style, types, layers and the extensions' stubs
 	@echo "lint 5/6: clang-format"
 	@$(BIN)/clang-format --dry-run -Werror $(filter %.hpp %.cpp %.inl,$(CPP_SOURCES))
 	@echo "lint 6/6: the stubs of the extension modules against them"
-	@$(BIN)/python -m mypy.stubtest pit.data._core pit_kernels._native --mypy-config-file pyproject.toml --allowlist cpp/bindings/core/stubtest_allowlist.txt
+	@$(BIN)/python -m mypy.stubtest pit.data._core pit_kernels._native --mypy-config-file cpp/bindings/stubtest.ini --allowlist cpp/bindings/stubtest_allowlist.txt
 
 bench: $(STAMP)  ## run every scenario of bench/ at a small size, a line each (full size: python bench/NAME.py --full)
 	@failed=0; log=$$(mktemp); trap 'rm -f $$log' EXIT; \
