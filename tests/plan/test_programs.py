@@ -18,18 +18,24 @@ from pit.stages import reward, rl, sft
 from pit.stages.prepare import prepare
 from pit.train.update import Update, make_optimizer
 
-MESH = ["mesh.fsdp=2"]
+# The texts of the recipe fill a vocabulary of this size, so that a plan knows it before there is a tokenizer.
+MESH = ["mesh.fsdp=2", "tokenizer.vocab_size=448"]
 
 
 def summary(tree):
     """Return shapes, dtypes and places (where an argument has one on a mesh) of arrays, or of shapes."""
 
+    def place(sharding, rank):
+        # A spec may leave out trailing axes that are whole, and mesh axes of one device.
+        sizes = sharding.mesh.shape
+        split = (*sharding.spec, *(None,) * (rank - len(sharding.spec)))
+        names = [() if axis is None else (axis,) if isinstance(axis, str) else axis for axis in split]
+        return tuple(tuple(name for name in axis if sizes[name] > 1) for axis in names)
+
     def of(x):
         sharding = getattr(x, "sharding", None)
-        split = sharding.spec if isinstance(sharding, jax.sharding.NamedSharding) else None
-        # Trailing axes that are whole may be left out of a spec.
-        spec = None if split is None else (*split, *(None,) * (len(x.shape) - len(split)))
-        return tuple(x.shape), str(jnp.dtype(x.dtype)), spec
+        on_mesh = isinstance(sharding, jax.sharding.NamedSharding)
+        return tuple(x.shape), str(jnp.dtype(x.dtype)), place(sharding, len(x.shape)) if on_mesh else None
 
     return jax.tree.map(of, tree)
 

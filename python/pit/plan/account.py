@@ -46,7 +46,7 @@ class Account:
     @property
     def sent_bytes(self) -> float:
         """Bytes that a chip sends."""
-        return sum(each.sent_bytes * each.trips for each in self.collectives)
+        return sum((each.sent_bytes * each.trips for each in self.collectives), 0.0)
 
     def by_kind(self) -> dict[str, float]:
         """Return the bytes of collectives by kind, all trips together."""
