@@ -7,8 +7,8 @@
 One optimizer step on the same pairs from the same weights, with LoRA of rank 16 on every projection. R_P reads a pair
 as one tree x -> {y_w, y_l}, R_PIT its four orders as one tree; trees are packed into rows. TRL reads two padded
 sequences per pair, in batches of pairs sorted by length. Before the rounds, TRL's batch and dtype are chosen by one
-trial of each; ours are those of the recipe smollm2. Contenders alternate in one process. `seen_tokens` go through the
-layers, padding included.
+trial of each; ours take microbatches of the recipe smollm2, in bfloat16 and in float32. Contenders alternate in one
+process. `seen_tokens` go through the layers, padding included.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -37,6 +37,14 @@ from pit.run.stage import Stage
 from pit.stages import reward
 from pit.train.feed import to_device
 from pit.train.update import LossFunction, Update, make_optimizer
+
+MODELS = {"R_P": (reward.QUALITY, reward.quality_loss), "R_PIT": (reward.GAP, reward.gap_loss)}
+"""Stages of ours with their losses."""
+
+Dtype = Literal["bfloat16", "float32"]
+
+OUR_DTYPES: tuple[Dtype, ...] = ("bfloat16", "float32")
+"""Arithmetic of ours; bfloat16 is the recipe's."""
 
 BATCHES = (2, 4, 8)
 """Pairs of a batch that TRL is tried with."""
@@ -141,9 +149,9 @@ def best_trl(folder: Path, rows: list[dict[str, list[int]]]) -> tuple[Contender,
     return trl_trainer(folder, rows, *best), named
 
 
-def in_float32(run: Run) -> Run:
-    """Return the run in float32 throughout."""
-    shape, base = replace(run.config.policy, compute_dtype="float32"), replace(run.config.base, dtype="float32")
+def in_dtype(run: Run, dtype: Dtype) -> Run:
+    """Return the run in one dtype throughout."""
+    shape, base = replace(run.config.policy, compute_dtype=dtype), replace(run.config.base, dtype=dtype)
     return Run(run.folder, replace(run.config, policy=shape, reward_model=shape, base=base))
 
 
@@ -156,9 +164,9 @@ def measure(model: Pretrained | None, data: str, count: int, rounds: int) -> dic
         rows = ([part.tolist() for part in fold.row(i)] for i in range(count))
         pairs = [(x, better, worse) for x, better, worse in rows]
         contenders = {
-            "R_P": ours(run, reward.QUALITY, reward.quality_loss, pairs),
-            "R_PIT": ours(run, reward.GAP, reward.gap_loss, pairs),
-            "R_P in float32": ours(in_float32(run), reward.QUALITY, reward.quality_loss, pairs),
+            f"{name} in {dtype}": ours(in_dtype(run, dtype), stage, loss, pairs)
+            for dtype in OUR_DTYPES
+            for name, (stage, loss) in MODELS.items()
         }
         tried: dict[str, float] = {}
         if model is None or any(importlib.util.find_spec(module) is None for module in ("torch", "trl", "peft")):
