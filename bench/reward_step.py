@@ -18,7 +18,7 @@ import importlib.util
 import io
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -134,10 +134,12 @@ def trl_trainer(folder: Path, rows: list[dict[str, list[int]]], batch: int, dtyp
     return Contender(step, 2 * batch * sum(widths))
 
 
-def best_trl(folder: Path, rows: list[dict[str, list[int]]]) -> tuple[Contender, dict[str, float]]:
+def best_trl(
+    folder: Path, rows: list[dict[str, list[int]]], dtypes: Sequence[str]
+) -> tuple[Contender, dict[str, float]]:
     """Return TRL's fastest contender, and the seconds of one step of each that was tried."""
     tried: dict[tuple[int, str], float] = {}
-    for dtype in DTYPES:
+    for dtype in dtypes:
         for batch in (size for size in BATCHES if size <= len(rows)):
             contender = trl_trainer(folder, rows, batch, dtype)
             begin = time.perf_counter()
@@ -155,8 +157,8 @@ def in_dtype(run: Run, dtype: Dtype) -> Run:
     return Run(run.folder, replace(run.config, policy=shape, reward_model=shape, base=base))
 
 
-def measure(model: Pretrained | None, data: str, count: int, rounds: int) -> dict[str, Any]:
-    """Return the figures of all contenders on the first pairs of the reward fold."""
+def measure(model: Pretrained | None, data: str, count: int, rounds: int, dtypes: Sequence[str]) -> dict[str, Any]:
+    """Return the figures of all contenders on the first pairs of the reward fold; `dtypes` are tried with TRL."""
     with TemporaryDirectory() as name:
         place = Path(name) / "run"
         run = tiny(place) if model is None else prepared(model, data, place)
@@ -172,7 +174,7 @@ def measure(model: Pretrained | None, data: str, count: int, rounds: int) -> dic
         if model is None or any(importlib.util.find_spec(module) is None for module in ("torch", "trl", "peft")):
             print("left out: TRL: needs --model, and torch, trl and peft", file=sys.stderr)
         else:
-            contenders["TRL"], tried = best_trl(written(run, Path(name) / "model"), sequences(run, pairs))
+            contenders["TRL"], tried = best_trl(written(run, Path(name) / "model"), sequences(run, pairs), dtypes)
         seconds = alternate({name: contender.step for name, contender in contenders.items()}, rounds)
     named = "recipe tiny" if model is None else f"LoRA of rank 16, {model.path.name}"
     return {
@@ -200,13 +202,15 @@ def main() -> None:
     parser.add_argument("--data", help="preferences")
     parser.add_argument("--pairs", type=int, help="pairs of a step, a multiple of 16 [16; with --full 32]")
     parser.add_argument("--rounds", type=int, help="timed rounds [1; with --full 3]")
+    dtypes = "arithmetic that TRL is tried with [all; without AMX a step in bfloat16 takes it minutes]"
+    parser.add_argument("--trl-dtypes", nargs="+", choices=DTYPES, default=DTYPES, help=dtypes)
     size_options(parser, "reward_step")
     options = parser.parse_args()
     if (options.model is None) != (options.data is None) or (options.full and options.model is None):
         parser.error("--model and --data go together, and --full needs them")
     count, rounds = options.pairs or (32 if options.full else 16), options.rounds or (3 if options.full else 1)
     model = None if options.model is None else Pretrained.open(options.model)
-    row = measure(model, options.data, count, rounds) | origin(0, rounds)
+    row = measure(model, options.data, count, rounds, options.trl_dtypes) | origin(0, rounds)
     rates = {name: figures["pairs_per_s"]["median"] for name, figures in row["contenders"].items()}
     summary = ", ".join(f"{name} {rate:.2f}" for name, rate in rates.items()) + " pairs per second"
     keep(results_file(options, "reward_step"), {"tiny" if model is None else model.path.stem: row}, summary)

@@ -1,11 +1,12 @@
 """Which training answers best at the same number of answers, from the same pairs?
 
     python bench/study_rivals.py run       # train five demo runs with all rivals, answer; may be interrupted
-    python bench/study_rivals.py tables    # Markdown tables from bench/results/rivals.json
+    python bench/study_rivals.py tables    # a Markdown table from bench/results/rivals.json
+    python bench/study_rivals.py plot      # docs/studies/rivals.png
 
-A study of an hour on two cores, so `make bench` does not run it. A policy spends its answers on best of n by R_P, an
-improver on a chain of accepted passes over answers of M_P^RL. Figures are of prompts of the eval fold, by the oracle;
-seeds, budgets and rankings were fixed before the first run.
+A study of about 40 minutes on two cores, so `make bench` does not run it. A policy spends its answers on best of n by
+R_P, an improver on a chain of accepted passes over answers of M_P^RL. Figures are of prompts of the eval fold, by the
+oracle; seeds, budgets and rankings were fixed before the first run.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from scipy import stats
 
 from _measure import commit
@@ -34,6 +37,7 @@ from study_search import in_short, trained
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "rivals.json"
+PLOT = ROOT / "docs" / "studies" / "rivals.png"
 
 SETTINGS = ("rlhf=again", "rl_policy.anchor=init", "offline=both")
 """What a run has besides the recipe demo: the second RL of the policy is anchored where it starts, as RL,1 is."""
@@ -126,27 +130,50 @@ def compared(trials: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Return Markdown tables: PIT over each rival, and each contender's quality and tokens."""
-    lines = ["| answers | PIT over | points by seed [95 % over prompts] | mean [95 % over seeds] | p, Holm |"]
-    lines.append("|---|---|---|---|---|")
+    """Return a Markdown table: PIT over each rival, with the qualities and the tokens of both."""
+
+    def means(answers: int, name: str) -> tuple[float, float]:
+        entries = [trial["budgets"][str(answers)][name] for trial in results["trials"]]
+        quality, tokens = (float(np.mean([e[key] for e in entries])) for key in ("quality", "tokens_per_prompt"))
+        return quality, tokens
+
+    lines = [
+        "| answers | PIT over | points, mean [95 % over seeds] | seeds above 0 | p, Holm | quality | tokens |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in results["compared"]:
-        seeds = ", ".join("{:+.1f} [{:+.1f}, {:+.1f}]".format(*values) for values in row["seeds"])
+        (ours, our_tokens), (theirs, tokens) = (means(row["answers"], name) for name in (OURS, row["rival"]))
         mean = "{value:+.1f} [{low:+.1f}, {high:+.1f}]".format(**row["over_seeds"]) if "over_seeds" in row else ""
+        above = f"{sum(low > 0 for _, low, _ in row['seeds'])} of {len(row['seeds'])}"
         p = f"{row['p_holm']:.3f}" if "p_holm" in row else ""
-        lines.append(f"| {row['answers']} | {row['rival']} | {seeds} | {mean} | {p} |")
-    lines += ["", "| answers | contender | quality | tokens per prompt |", "|---|---|---|---|"]
-    for answers in results["trials"][0]["budgets"]:
-        for name in CONTENDERS:
-            entries = [trial["budgets"][answers][name] for trial in results["trials"]]
-            quality, tokens = (np.mean([entry[key] for entry in entries]) for key in ("quality", "tokens_per_prompt"))
-            lines.append(f"| {answers} | {name} | {quality:.3f} | {tokens:.1f} |")
+        ends = f"{ours:.3f} over {theirs:.3f} | {our_tokens:.0f}, {tokens:.0f}"
+        lines.append(f"| {row['answers']} | {row['rival']} | {mean} | {above} | {p} | {ends} |")
     return "\n".join(lines)
+
+
+def draw(trials: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the quality of each contender by seed, a panel per number of answers."""
+    figure = Figure(figsize=(9.6, 3.2), dpi=150, facecolor="white", layout="constrained")
+    panels = figure.subplots(1, len(BUDGETS), sharex=True, sharey=True)
+    rows = list(reversed(CONTENDERS))
+    for axes, answers in zip(panels, BUDGETS, strict=True):
+        for at, name in enumerate(rows):
+            values = [trial["budgets"][str(answers)][name]["quality"] for trial in trials]
+            colour = "#ee6677" if name == OURS else "#4477aa"
+            axes.plot(values, [at] * len(values), "o", color=colour, markersize=4, alpha=0.5)
+            axes.plot(np.mean(values), at, "|", color=colour, markersize=16, markeredgewidth=2)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_title(f"{answers} answers per prompt", fontsize=9)
+        axes.set_xlabel("quality by the oracle: seeds, and their mean")
+        axes.spines[["top", "right"]].set_visible(False)
+    FigureCanvasAgg(figure)
+    figure.savefig(path, metadata={"Software": None})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["run", "tables"])
+    parser.add_argument("command", choices=["run", "tables", "plot"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[331, 332, 333, 334, 335])
     parser.add_argument("--prompts", type=int, default=1000, help="most prompts of the eval fold")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "rivals", help="folder of the runs")
@@ -161,7 +188,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             short = [in_short(trial) for trial in trials]
             results = {"commit": measured, "versions": versions(), "compared": compared(trials), "trials": short}
             write_file(options.out, (json.dumps(results, indent=1) + "\n").encode())
-    print(table(json.loads(options.out.read_text(encoding="utf-8"))))
+    results = json.loads(options.out.read_text(encoding="utf-8"))
+    if options.command == "plot":
+        draw(results["trials"], PLOT)
+    else:
+        print(table(results))
 
 
 if __name__ == "__main__":
