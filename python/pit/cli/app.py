@@ -247,6 +247,7 @@ def run_command(
       pit run hh --out /shared/hh --coordinator host0:1234 --processes 4 --process 0 ...   (on host 0 of four)
     """
     from pit.pipeline import run_pipeline
+    from pit.plan.advice import advice
     from pit.plan.dry_run import tables
     from pit.run.folder import Run
     from pit.stages.prepare import require_data
@@ -256,6 +257,8 @@ def run_command(
     chosen = [*tracked(trackers), *settings]
     config = make_config(recipe, data, checkpoints, chosen, file, model, adapter, reward)
     folder = out or Path("runs") / config.name
+    for line in advice(config):
+        console.print(styled(("note", "bold"), f"  {line}"), highlight=False, soft_wrap=True)
     if dry_run:
         for table in tables(config, folder):
             console.print(table)
